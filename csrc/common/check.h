@@ -1,0 +1,60 @@
+// Guards of the memory behind every operator, for callers that go past the Python functions.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace diffreg {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_of(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t k = 0; k < tensor.dim(); ++k) {
+    text += (k ? ", " : "") + std::to_string(tensor.size(k));
+  }
+  return text + "]";
+}
+
+inline void check_image(const char* name, const Tensor& image) {
+  STD_TORCH_CHECK(image.dim() == 4, name, " must be (N, C, H, W), got ", shape_of(image));
+  STD_TORCH_CHECK(image.is_cpu(), name, " must be on the CPU");
+}
+
+inline void check_displacement(const Tensor& displacement) {
+  STD_TORCH_CHECK(displacement.dim() == 4 && displacement.size(1) == 2,
+                  "displacement must be (N, 2, H, W), got ", shape_of(displacement));
+  STD_TORCH_CHECK(displacement.is_cpu(), "displacement must be on the CPU");
+}
+
+inline void check_shape(const char* name, const Tensor& tensor, const std::vector<int64_t>& shape) {
+  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
+  for (int64_t k = 0; same && k < tensor.dim(); ++k) same = tensor.size(k) == shape[k];
+  STD_TORCH_CHECK(same, name, " has the wrong shape: ", shape_of(tensor));
+  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
+}
+
+inline void check_dtype(const char* name, const Tensor& tensor, ScalarType dtype) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have the dtype of the other inputs");
+}
+
+inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
+  return {tensor.sizes().begin(), tensor.sizes().end()};
+}
+
+// Calls run(T{}) with T = float or double.
+template <typename Run>
+void dispatch_floating(const char* name, const Tensor& tensor, const Run& run) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return run(float{});
+    case ScalarType::Double: return run(double{});
+    default: STD_TORCH_CHECK(false, name, " must be float32 or float64");
+  }
+}
+
+}  // namespace diffreg

@@ -1,0 +1,70 @@
+// CPU only: central differences with a replicated border, g_k[i] = (I[min(i+1,n-1)] - I[max(i-1,0)])/2,
+// row by row, and their adjoint. Called by the drivers of gradient_scale and parallel_level_sets.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace diffreg {
+
+// One channel of an image, (H, W).
+template <typename T>
+struct Plane {
+  const T* data;
+  int64_t height, width;
+
+  const T* row(int64_t y) const { return data + y * width; }
+
+  // Gradient along both axes at row y into g0 and g1, each (W).
+  void gradient_row(int64_t y, T* g0, T* g1) const {
+    const T half = T(0.5);
+    const T *below = row(std::min(y + 1, height - 1)), *above = row(std::max<int64_t>(y - 1, 0));
+    const T* here = row(y);
+    for (int64_t x = 0; x < width; ++x) g0[x] = half * (below[x] - above[x]);
+    for (int64_t x = 1; x + 1 < width; ++x) g1[x] = half * (here[x + 1] - here[x - 1]);
+    g1[0] = half * (here[std::min<int64_t>(1, width - 1)] - here[0]);
+    g1[width - 1] = half * (here[width - 1] - here[std::max<int64_t>(width - 2, 0)]);
+  }
+};
+
+// (D^T p)[j] = (p[j-1][j>=1] - p[j+1][j<=n-2] + p[n-1][j=n-1] - p[0][j=0]) / 2, along axis 0:
+// what the row `from` of p0 adds to row y of the image, for from = y-1, y, y+1 in this order.
+template <typename T>
+void add_adjoint_axis0(int64_t y, int64_t from, int64_t height, int64_t width, const T* p0,
+                       T* image_row) {
+  T weight = 0;
+  if (from == y - 1) weight += T(0.5);
+  if (from == y + 1) weight -= T(0.5);
+  if (from == y && y == height - 1) weight += T(0.5);
+  if (from == y && y == 0) weight -= T(0.5);
+  if (weight == 0) return;
+  for (int64_t x = 0; x < width; ++x) image_row[x] += weight * p0[x];
+}
+
+// The same along axis 1, within the row.
+template <typename T>
+void add_adjoint_axis1(int64_t width, const T* p1, T* image_row) {
+  const T half = T(0.5);
+  for (int64_t x = 1; x < width; ++x) image_row[x] += half * p1[x - 1];
+  for (int64_t x = 0; x + 1 < width; ++x) image_row[x] -= half * p1[x + 1];
+  image_row[width - 1] += half * p1[width - 1];
+  image_row[0] -= half * p1[0];
+}
+
+// Image gradient by the adjoint for the rows [first, end): p(y, p0, p1) fills the gradient to both
+// derivatives at row y. p is evaluated once a row, and again for one row beside each strip.
+template <typename T, typename FillRow>
+void add_image_gradient(int64_t height, int64_t width, int64_t first, int64_t end,
+                        T* p0, T* p1,   // scratch, (W) each
+                        T* gradient,    // (H, W)
+                        const FillRow& fill) {
+  for (int64_t from = std::max<int64_t>(first - 1, 0); from < std::min(end + 1, height); ++from) {
+    fill(from, p0, p1);
+    for (int64_t y = std::max(from - 1, first); y < std::min(from + 2, end); ++y) {
+      add_adjoint_axis0(y, from, height, width, p0, gradient + y * width);
+    }
+    if (from >= first && from < end) add_adjoint_axis1(width, p1, gradient + from * width);
+  }
+}
+
+}  // namespace diffreg

@@ -1,0 +1,34 @@
+// 1 - cc of W and R from centred moments, and its gradient, which is affine in (W, R).
+// Called by correlation_cpu.cpp.
+#pragma once
+
+#include "../common/host_device.h"
+
+#include <cmath>
+
+namespace diffreg::correlation {
+
+// Weighted means, and sums of squares and products of a = R - mean R, b = W - mean W.
+struct Moments {
+  double mean_warped, mean_fixed;
+  double warped_warped, fixed_fixed, product;
+
+  // (8 eps)^2 sum R^2 is what rounding alone leaves of a constant image.
+  DIFFREG_HD static double without_rounding(double centred, double raw, double epsilon) {
+    return centred <= 64 * epsilon * epsilon * raw ? 0 : centred;
+  }
+  DIFFREG_HD bool constant() const { return warped_warped == 0 || fixed_fixed == 0; }
+  DIFFREG_HD double coefficient() const {
+    return constant() ? 0 : product / (std::sqrt(warped_warped) * std::sqrt(fixed_fixed));
+  }
+  DIFFREG_HD double value() const { return 1 - coefficient(); }
+
+  // d(1 - cc)/dW = -(a / (|a||b|) - cc b / |b|^2); to the fixed image with the roles exchanged.
+  DIFFREG_HD double slope(double own, double own_own, double other) const {
+    if (constant()) return 0;
+    const double norms = std::sqrt(warped_warped) * std::sqrt(fixed_fixed);
+    return coefficient() * own / own_own - other / norms;
+  }
+};
+
+}  // namespace diffreg::correlation

@@ -1,0 +1,149 @@
+// Schema and CPU driver of diffreg::correlation and diffreg::correlation_backward.
+#include "correlation.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+#include <tuple>
+
+#include "../common/mask.h"
+
+namespace diffreg::correlation {
+namespace {
+
+constexpr int kMoments = 5;
+
+void check(const Tensor& warped, const Tensor& fixed) {
+  check_image("warped", warped);
+  check_shape("fixed", fixed, sizes_of(warped));
+  check_dtype("fixed", fixed, warped.scalar_type());
+}
+
+// Calls run(y, row of warped, row of fixed, row of weights or null) for the rows of every channel.
+template <typename T, typename Run>
+void for_rows(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, int64_t n,
+              int64_t first, int64_t end, const Run& run) {
+  const int64_t C = warped.size(1), H = warped.size(2), W = warped.size(3);
+  for (int64_t c = 0; c < C; ++c) {
+    for (int64_t y = first; y < end; ++y) {
+      const int64_t at = ((n * C + c) * H + y) * W;
+      run(at, warped.const_data_ptr<T>() + at, fixed.const_data_ptr<T>() + at, mask.row(n, y));
+    }
+  }
+}
+
+// Two passes, all sums in double: raw moments in float32 drift on images with a large offset.
+template <typename T>
+void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
+            double* moments) {  // (N, 5)
+  const int64_t N = warped.size(0), C = warped.size(1), H = warped.size(2), W = warped.size(3);
+  const auto weighted = [](const T* m, int64_t x, double value) { return m ? m[x] * value : value; };
+  StripSums<4> raw(N, strip_count(H));
+  for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    double* sum = raw.at(n, strip);
+    for_rows<T>(warped, fixed, mask, n, first, end, [&](int64_t, const T* w, const T* r, const T* m) {
+      const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
+      sum[0] += add([&](int64_t x) { return weighted(m, x, w[x]); });
+      sum[1] += add([&](int64_t x) { return weighted(m, x, r[x]); });
+      sum[2] += add([&](int64_t x) { return weighted(m, x, double(w[x]) * w[x]); });
+      sum[3] += add([&](int64_t x) { return weighted(m, x, double(r[x]) * r[x]); });
+    });
+  });
+  for (int64_t n = 0; n < N; ++n) {
+    moments[n * kMoments] = raw.total(n, 0) * mask.per_voxel(n) / C;
+    moments[n * kMoments + 1] = raw.total(n, 1) * mask.per_voxel(n) / C;
+  }
+  StripSums<3> centred(N, strip_count(H));
+  for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    double* sum = centred.at(n, strip);
+    const double mean_w = moments[n * kMoments], mean_r = moments[n * kMoments + 1];
+    for_rows<T>(warped, fixed, mask, n, first, end, [&](int64_t, const T* w, const T* r, const T* m) {
+      const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
+      const auto b = [&](int64_t x) { return w[x] - mean_w; };
+      const auto a = [&](int64_t x) { return r[x] - mean_r; };
+      sum[0] += add([&](int64_t x) { return weighted(m, x, b(x) * b(x)); });
+      sum[1] += add([&](int64_t x) { return weighted(m, x, a(x) * a(x)); });
+      sum[2] += add([&](int64_t x) { return weighted(m, x, a(x) * b(x)); });
+    });
+  });
+  const double epsilon = std::numeric_limits<T>::epsilon();
+  for (int64_t n = 0; n < N; ++n) {
+    double* out = moments + n * kMoments;
+    out[2] = Moments::without_rounding(centred.total(n, 0), raw.total(n, 2), epsilon);
+    out[3] = Moments::without_rounding(centred.total(n, 1), raw.total(n, 3), epsilon);
+    out[4] = centred.total(n, 2);
+  }
+}
+
+Moments read(const double* from) { return {from[0], from[1], from[2], from[3], from[4]}; }
+
+// The moments go to the backward pass, which then needs no reduction.
+std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
+                                   std::optional<Tensor> mask) {
+  check(warped, fixed);
+  const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
+  const int64_t N = w.size(0);
+  Tensor value = torch::stable::new_empty(w, {N});
+  Tensor moments = torch::stable::new_zeros(w, {N, kMoments}, ScalarType::Double);
+  dispatch_floating("warped", w, [&](auto zero) {
+    using T = decltype(zero);
+    double* all = moments.mutable_data_ptr<double>();
+    if (w.numel() > 0) reduce<T>(w, r, Mask<T>(mask, w), all);
+    T* out = value.mutable_data_ptr<T>();
+    for (int64_t n = 0; n < N; ++n) out[n] = static_cast<T>(read(all + n * kMoments).value());
+  });
+  return {value, moments};
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moments,
+                                    const Tensor& warped, const Tensor& fixed,
+                                    std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
+  check(warped, fixed);
+  check_shape("gradient", gradient, {warped.size(0)});
+  check_dtype("gradient", gradient, warped.scalar_type());
+  check_shape("moments", moments, {warped.size(0), kMoments});
+  const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
+  const Tensor upstream = torch::stable::contiguous(gradient);
+  const Tensor held = torch::stable::contiguous(moments);
+  const auto output = [&](bool need) {
+    return need ? torch::stable::new_empty(w, w.sizes()) : torch::stable::new_empty(w, {0});
+  };
+  Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
+  if (w.numel() == 0) return {grad_warped, grad_fixed};
+  dispatch_floating("warped", w, [&](auto zero) {
+    using T = decltype(zero);
+    const Mask<T> weights(mask, w);
+    const int64_t W = w.size(3);
+    T* to_w = need_warped ? grad_warped.mutable_data_ptr<T>() : nullptr;
+    T* to_r = need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr;
+    for_each_strip(w.size(0), w.size(2), [&](int64_t n, int64_t, int64_t first, int64_t end) {
+      const Moments moment = read(held.const_data_ptr<double>() + n * kMoments);
+      const double g = upstream.const_data_ptr<T>()[n];
+      for_rows<T>(w, r, weights, n, first, end,
+                  [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
+        for (int64_t x = 0; x < W; ++x) {
+          const double b = warped_row[x] - moment.mean_warped, a = fixed_row[x] - moment.mean_fixed;
+          const double weight = m ? g * m[x] : g;
+          if (to_w) to_w[at + x] = static_cast<T>(weight * moment.slope(b, moment.warped_warped, a));
+          if (to_r) to_r[at + x] = static_cast<T>(weight * moment.slope(a, moment.fixed_fixed, b));
+        }
+      });
+    });
+  });
+  return {grad_warped, grad_fixed};
+}
+
+}  // namespace
+}  // namespace diffreg::correlation
+
+STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
+  library.def("correlation(Tensor warped, Tensor fixed, Tensor? mask) -> (Tensor, Tensor)");
+  library.def(
+      "correlation_backward(Tensor gradient, Tensor moments, Tensor warped, Tensor fixed, "
+      "Tensor? mask, bool need_warped, bool need_fixed) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
+  library.impl("correlation", TORCH_BOX(&diffreg::correlation::forward));
+  library.impl("correlation_backward", TORCH_BOX(&diffreg::correlation::backward));
+}

@@ -1,0 +1,119 @@
+// Schema and CPU driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
+#include "gradient_scale.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <limits>
+
+#include "../common/image_gradient.h"
+#include "../common/mask.h"
+
+namespace diffreg::gradient_scale {
+namespace {
+
+// eta * mean and the floor of every sample; the scale is the larger one.
+struct Scale {
+  double mean, floor;
+};
+
+template <typename T>
+std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask) {
+  const int64_t N = image.size(0), C = image.size(1), H = image.size(2), W = image.size(3);
+  const T* data = image.const_data_ptr<T>();
+  StripSums<1> sums(N, strip_count(H));
+  std::vector<T> largest(N * strip_count(H), T(0));
+  for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    std::vector<T> g0(W), g1(W);
+    T& most = largest[n * strip_count(H) + strip];
+    for (int64_t c = 0; c < C; ++c) {
+      const Plane<T> plane{data + (n * C + c) * H * W, H, W};
+      for (int64_t y = first; y < end; ++y) {
+        plane.gradient_row(y, g0.data(), g1.data());
+        const T* m = mask.row(n, y);
+        *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
+          return m ? m[x] * magnitude(g0[x], g1[x]) : magnitude(g0[x], g1[x]);
+        });
+        const T* row = plane.row(y);
+        for (int64_t x = 0; x < W; ++x) most = std::abs(row[x]) > most ? std::abs(row[x]) : most;
+      }
+    }
+  });
+  std::vector<Scale> scales(N);
+  for (int64_t n = 0; n < N; ++n) {
+    const T* strips = &largest[n * strip_count(H)];
+    const double most = *std::max_element(strips, strips + strip_count(H));
+    scales[n] = {eta * sums.total(n, 0) * mask.per_voxel(n) / C,
+                 floor_of(most, std::numeric_limits<T>::min())};
+  }
+  return scales;
+}
+
+Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
+  check_image("image", image);
+  const Tensor held = torch::stable::contiguous(image);
+  Tensor scale = torch::stable::new_empty(held, {held.size(0)});
+  dispatch_floating("image", held, [&](auto zero) {
+    using T = decltype(zero);
+    T* out = scale.mutable_data_ptr<T>();
+    std::fill(out, out + held.size(0), std::numeric_limits<T>::min());
+    if (held.numel() == 0) return;
+    const auto scales = measure<T>(held, eta, Mask<T>(mask, held));
+    for (int64_t n = 0; n < held.size(0); ++n) {
+      out[n] = static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
+    }
+  });
+  return scale;
+}
+
+Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
+                std::optional<Tensor> mask) {
+  check_image("image", image);
+  check_shape("gradient", gradient, {image.size(0)});
+  check_dtype("gradient", gradient, image.scalar_type());
+  const Tensor held = torch::stable::contiguous(image);
+  const Tensor upstream = torch::stable::contiguous(gradient);
+  Tensor grad_image = torch::stable::new_zeros(held, held.sizes());
+  if (held.numel() == 0) return grad_image;
+  dispatch_floating("image", held, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t C = held.size(1), H = held.size(2), W = held.size(3);
+    const Mask<T> weights(mask, held);
+    const auto scales = measure<T>(held, eta, weights);
+    for_each_strip(held.size(0), H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+      if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
+      const T factor = static_cast<T>(upstream.const_data_ptr<T>()[n] * eta *
+                                      weights.per_voxel(n) / C);
+      std::vector<T> p0(W), p1(W);
+      for (int64_t c = 0; c < C; ++c) {
+        const Plane<T> plane{held.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
+        T* out = grad_image.mutable_data_ptr<T>() + (n * C + c) * H * W;
+        add_image_gradient(H, W, first, end, p0.data(), p1.data(), out,
+                           [&](int64_t y, T* g0, T* g1) {
+          plane.gradient_row(y, g0, g1);
+          const T* m = weights.row(n, y);
+          for (int64_t x = 0; x < W; ++x) {
+            const T length = magnitude(g0[x], g1[x]);
+            const T weight = m ? factor * m[x] : factor;
+            g0[x] = weight * direction(g0[x], length);
+            g1[x] = weight * direction(g1[x], length);
+          }
+        });
+      }
+    });
+  });
+  return grad_image;
+}
+
+}  // namespace
+}  // namespace diffreg::gradient_scale
+
+STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
+  library.def("gradient_scale(Tensor image, float eta, Tensor? mask) -> Tensor");
+  library.def(
+      "gradient_scale_backward(Tensor gradient, Tensor image, float eta, Tensor? mask) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
+  library.impl("gradient_scale", TORCH_BOX(&diffreg::gradient_scale::forward));
+  library.impl("gradient_scale_backward", TORCH_BOX(&diffreg::gradient_scale::backward));
+}

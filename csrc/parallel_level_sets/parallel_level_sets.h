@@ -1,0 +1,43 @@
+// f = 1 - Q / (A B) at one voxel, g = grad W, h = grad R, A = |g|^2 + eW^2, B = |h|^2 + eR^2,
+// G = <g, h>; pls: Q = (|G| + eW eR)^2, smooth: Q = G^2 + (eW eR)^2, ngf: Q = G^2.
+// Called by parallel_level_sets_cpu.cpp; exchanging (g, eW) and (h, eR) gives the other gradient.
+#pragma once
+
+#include "../common/host_device.h"
+
+#include <cmath>
+
+namespace diffreg::parallel_level_sets {
+
+enum class Variant { pls, smooth, ngf };
+
+template <typename T, Variant variant>
+struct Voxel {
+  T A, B, G, Q, slope;  // slope = dQ/dG
+
+  DIFFREG_HD Voxel(const T* g, const T* h, T eps_g, T eps_h) {
+    A = g[0] * g[0] + g[1] * g[1] + eps_g * eps_g;
+    B = h[0] * h[0] + h[1] * h[1] + eps_h * eps_h;
+    G = g[0] * h[0] + g[1] * h[1];
+    const T floor = variant == Variant::ngf ? T(0) : eps_g * eps_h;
+    if constexpr (variant == Variant::pls) {
+      const T root = std::abs(G) + floor;
+      Q = root * root;
+      slope = G > 0 ? 2 * root : (G < 0 ? -2 * root : (G == 0 ? T(0) : G));
+    } else {
+      Q = G * G + floor * floor;
+      slope = 2 * G;
+    }
+  }
+
+  // Two level sets that cannot be told from rounding count as parallel.
+  DIFFREG_HD T value() const { return A * B == 0 ? T(0) : 1 - Q / (A * B); }
+
+  // df/dg = -dQ/dG h / (A B) + 2 Q g / (A^2 B)
+  DIFFREG_HD T derivative(T g, T h) const {
+    const T product = A * B;
+    return product == 0 ? T(0) : 2 * (Q / product) * (g / A) - slope / product * h;
+  }
+};
+
+}  // namespace diffreg::parallel_level_sets

@@ -1,0 +1,178 @@
+// Schema and CPU driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
+#include "parallel_level_sets.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "../common/image_gradient.h"
+#include "../common/mask.h"
+
+namespace diffreg::parallel_level_sets {
+namespace {
+
+template <Variant value>
+struct VariantTag {};
+
+// Calls run(VariantTag<variant>) for the variant of that name.
+template <typename Run>
+void dispatch_variant(const std::string& name, const Run& run) {
+  if (name == "pls") return run(VariantTag<Variant::pls>{});
+  if (name == "smooth") return run(VariantTag<Variant::smooth>{});
+  if (name == "ngf") return run(VariantTag<Variant::ngf>{});
+  STD_TORCH_CHECK(false, "variant must be 'pls', 'smooth' or 'ngf', got '", name, "'");
+}
+
+void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
+           const Tensor& eps_fixed) {
+  check_image("warped", warped);
+  check_shape("fixed", fixed, sizes_of(warped));
+  check_dtype("fixed", fixed, warped.scalar_type());
+  check_shape("eps_warped", eps_warped, {warped.size(0)});
+  check_dtype("eps_warped", eps_warped, warped.scalar_type());
+  check_shape("eps_fixed", eps_fixed, {warped.size(0)});
+  check_dtype("eps_fixed", eps_fixed, warped.scalar_type());
+}
+
+// The gradients of both images along one row.
+template <typename T>
+class GradientRows {
+ public:
+  explicit GradientRows(int64_t width) : width_(width), values_(4 * width) {}
+
+  void read(const Plane<T>& warped, const Plane<T>& fixed, int64_t y) {
+    warped.gradient_row(y, at(0), at(1));
+    fixed.gradient_row(y, at(2), at(3));
+  }
+  template <Variant variant>
+  Voxel<T, variant> voxel(int64_t x, T eps_warped, T eps_fixed, T* g, T* h) const {
+    for (int k = 0; k < 2; ++k) {
+      g[k] = values_[k * width_ + x];
+      h[k] = values_[(2 + k) * width_ + x];
+    }
+    return Voxel<T, variant>(g, h, eps_warped, eps_fixed);
+  }
+
+ private:
+  T* at(int k) { return &values_[k * width_]; }
+  int64_t width_;
+  std::vector<T> values_;
+};
+
+Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
+               const Tensor& eps_fixed, std::string variant_name, std::optional<Tensor> mask) {
+  check(warped, fixed, eps_warped, eps_fixed);
+  const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
+  const Tensor ew = torch::stable::contiguous(eps_warped), er = torch::stable::contiguous(eps_fixed);
+  const int64_t N = w.size(0), C = w.size(1), H = w.size(2), W = w.size(3);
+  Tensor value = torch::stable::new_zeros(w, {N});
+  const auto run = [&]<typename T, Variant variant>(T, VariantTag<variant>) {
+    if (w.numel() == 0) return;
+    const Mask<T> weights(mask, w);
+    StripSums<1> sums(N, strip_count(H));
+    for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+      const T eps_w = ew.const_data_ptr<T>()[n], eps_r = er.const_data_ptr<T>()[n];
+      GradientRows<T> rows(W);
+      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+        const Plane<T> moved{w.const_data_ptr<T>() + c * H * W, H, W};
+        const Plane<T> still{r.const_data_ptr<T>() + c * H * W, H, W};
+        for (int64_t y = first; y < end; ++y) {
+          rows.read(moved, still, y);
+          const T* m = weights.row(n, y);
+          *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
+            T g[2], h[2];
+            const T f = rows.template voxel<variant>(x, eps_w, eps_r, g, h).value();
+            return m ? m[x] * f : f;
+          });
+        }
+      }
+    });
+    T* out = value.mutable_data_ptr<T>();
+    for (int64_t n = 0; n < N; ++n) {
+      out[n] = static_cast<T>(sums.total(n, 0) * weights.per_voxel(n) / C);
+    }
+  };
+  dispatch_variant(variant_name, [&](auto variant) {
+    dispatch_floating("warped", w, [&](auto zero) { run(zero, variant); });
+  });
+  return value;
+}
+
+// Gradient to one image; `own` and `other` are the warped and the fixed image or the reverse.
+template <typename T, Variant variant>
+void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const T* eps_other,
+                 const T* upstream, const Mask<T>& weights, T* gradient) {
+  const int64_t N = own.size(0), C = own.size(1), H = own.size(2), W = own.size(3);
+  for_each_strip(N, H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    const T factor = static_cast<T>(upstream[n] * weights.per_voxel(n) / C);
+    GradientRows<T> rows(W);
+    std::vector<T> p0(W), p1(W);
+    for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+      const Plane<T> plane{own.const_data_ptr<T>() + c * H * W, H, W};
+      const Plane<T> beside{other.const_data_ptr<T>() + c * H * W, H, W};
+      add_image_gradient(H, W, first, end, p0.data(), p1.data(), gradient + c * H * W,
+                         [&](int64_t y, T* to0, T* to1) {
+        rows.read(plane, beside, y);
+        const T* m = weights.row(n, y);
+        for (int64_t x = 0; x < W; ++x) {
+          T g[2], h[2];
+          const auto voxel = rows.template voxel<variant>(x, eps_own[n], eps_other[n], g, h);
+          const T weight = m ? factor * m[x] : factor;
+          to0[x] = weight * voxel.derivative(g[0], h[0]);
+          to1[x] = weight * voxel.derivative(g[1], h[1]);
+        }
+      });
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
+                                    const Tensor& fixed, const Tensor& eps_warped,
+                                    const Tensor& eps_fixed, std::string variant_name,
+                                    std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
+  check(warped, fixed, eps_warped, eps_fixed);
+  check_shape("gradient", gradient, {warped.size(0)});
+  check_dtype("gradient", gradient, warped.scalar_type());
+  const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
+  const Tensor ew = torch::stable::contiguous(eps_warped), er = torch::stable::contiguous(eps_fixed);
+  const Tensor upstream = torch::stable::contiguous(gradient);
+  const auto output = [&](bool need) {
+    return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
+  };
+  Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
+  const auto run = [&]<typename T, Variant variant>(T, VariantTag<variant>) {
+    if (w.numel() == 0) return;
+    const Mask<T> weights(mask, w);
+    const T *eps_w = ew.const_data_ptr<T>(), *eps_r = er.const_data_ptr<T>();
+    const T* g = upstream.const_data_ptr<T>();
+    if (need_warped) {
+      gradient_to<T, variant>(w, r, eps_w, eps_r, g, weights, grad_warped.mutable_data_ptr<T>());
+    }
+    if (need_fixed) {
+      gradient_to<T, variant>(r, w, eps_r, eps_w, g, weights, grad_fixed.mutable_data_ptr<T>());
+    }
+  };
+  dispatch_variant(variant_name, [&](auto variant) {
+    dispatch_floating("warped", w, [&](auto zero) { run(zero, variant); });
+  });
+  return {grad_warped, grad_fixed};
+}
+
+}  // namespace
+}  // namespace diffreg::parallel_level_sets
+
+STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
+  library.def(
+      "parallel_level_sets(Tensor warped, Tensor fixed, Tensor eps_warped, Tensor eps_fixed, "
+      "str variant, Tensor? mask) -> Tensor");
+  library.def(
+      "parallel_level_sets_backward(Tensor gradient, Tensor warped, Tensor fixed, "
+      "Tensor eps_warped, Tensor eps_fixed, str variant, Tensor? mask, bool need_warped, "
+      "bool need_fixed) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
+  library.impl("parallel_level_sets", TORCH_BOX(&diffreg::parallel_level_sets::forward));
+  library.impl("parallel_level_sets_backward",
+               TORCH_BOX(&diffreg::parallel_level_sets::backward));
+}

@@ -1,0 +1,118 @@
+// W(p) = moving(p + u(p)): where one coordinate falls, and the tensor product over the D axes.
+// Called by warp_cpu.cpp for the value, both gradients and the nearest-neighbour variant.
+#pragma once
+
+#include "../common/host_device.h"
+
+#include <cmath>
+#include <cstdint>
+
+namespace diffreg::warp {
+
+enum class Padding { border, zeros };
+
+// The two voxels of one axis beside a coordinate, with the weights of a convex combination and the
+// weights' derivatives. Both indices always lie inside the axis; a voxel that is outside has weight 0.
+template <typename T>
+struct Neighbours {
+  int64_t low, high;
+  T low_weight, high_weight;
+  T low_slope, high_slope;
+
+  // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit.
+  DIFFREG_HD T interpolate(T at_low, T at_high) const {
+    if (high_weight == 0) return low_weight == 0 ? T(0) : low_weight * at_low;
+    if (low_weight == 0) return high_weight * at_high;
+    return low_weight * at_low + high_weight * at_high;
+  }
+  DIFFREG_HD T differentiate(T at_low, T at_high) const {
+    return (low_slope == 0 ? T(0) : low_slope * at_low) +
+           (high_slope == 0 ? T(0) : high_slope * at_high);
+  }
+};
+
+// Neighbours of a coordinate that is not finite: safe indices, NaN in value and gradient.
+template <typename T>
+DIFFREG_HD Neighbours<T> not_finite(int64_t size) {
+  const T nan = static_cast<T>(NAN);
+  return {0, size > 1 ? 1 : 0, nan, nan, nan, nan};
+}
+
+template <typename T>
+DIFFREG_HD Neighbours<T> linear(T coordinate, int64_t size, Padding padding) {
+  if (!std::isfinite(coordinate)) return not_finite<T>(size);
+  const T last = static_cast<T>(size - 1);
+  if (padding == Padding::border) {
+    // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
+    const T slope = coordinate > 0 && coordinate < last ? T(1) : T(0);
+    const T inside = coordinate > 0 ? (coordinate < last ? coordinate : last) : T(0);
+    const int64_t low = static_cast<int64_t>(std::floor(inside));
+    const T fraction = inside - static_cast<T>(low);
+    return {low, low + 1 < size ? low + 1 : low, 1 - fraction, fraction, -slope, slope};
+  }
+  // One voxel beyond the image everything is 0; clamping there makes the cast safe.
+  const bool near = coordinate >= -1 && coordinate < last + 1;
+  const T inside = near ? coordinate : T(-1);
+  const int64_t low = static_cast<int64_t>(std::floor(inside));
+  const T fraction = inside - static_cast<T>(low);
+  const T has_low = near && low >= 0 ? T(1) : T(0);
+  const T has_high = near && low + 1 < size ? T(1) : T(0);
+  return {low >= 0 ? low : 0,       low + 1 < size ? low + 1 : low,
+          has_low * (1 - fraction), has_high * fraction,
+          -has_low,                 has_high};
+}
+
+// floor(coordinate + 1/2); constant almost everywhere, hence without slope.
+template <typename T>
+DIFFREG_HD Neighbours<T> nearest(T coordinate, int64_t size, Padding padding) {
+  if (!std::isfinite(coordinate)) return not_finite<T>(size);
+  const T last = static_cast<T>(size - 1);
+  const T rounded = std::floor(coordinate + T(0.5));
+  const T inside = rounded > 0 ? (rounded < last ? rounded : last) : T(0);
+  const int64_t index = static_cast<int64_t>(inside);
+  const T weight = padding == Padding::border || inside == rounded ? T(1) : T(0);
+  return {index, index, weight, 0, 0, 0};
+}
+
+// Value at a point: the product of the axes' interpolations. stride[k] is that of axis k.
+template <int D, int Axis = 0, typename T>
+DIFFREG_HD T value(const T* image, const int64_t* stride, const Neighbours<T>* at) {
+  if constexpr (Axis == D) {
+    return *image;
+  } else {
+    return at[Axis].interpolate(
+        value<D, Axis + 1>(image + at[Axis].low * stride[Axis], stride, at),
+        value<D, Axis + 1>(image + at[Axis].high * stride[Axis], stride, at));
+  }
+}
+
+// Derivative of the value by the coordinate of axis `By`.
+template <int D, int By, int Axis = 0, typename T>
+DIFFREG_HD T derivative(const T* image, const int64_t* stride, const Neighbours<T>* at) {
+  if constexpr (Axis == D) {
+    return *image;
+  } else {
+    const T low = derivative<D, By, Axis + 1>(image + at[Axis].low * stride[Axis], stride, at);
+    const T high = derivative<D, By, Axis + 1>(image + at[Axis].high * stride[Axis], stride, at);
+    return Axis == By ? at[Axis].differentiate(low, high) : at[Axis].interpolate(low, high);
+  }
+}
+
+// The adjoint of value(): adds weight * gradient to each corner whose index on axis 0 is in
+// [first, end), the rows that the caller owns.
+template <int D, int Axis = 0, typename T>
+DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, T gradient,
+                      int64_t first, int64_t end) {
+  if constexpr (Axis == D) {
+    *image += gradient;
+  } else {
+    const auto add = [&](int64_t index, T weight) {
+      if (weight == 0 || (Axis == 0 && (index < first || index >= end))) return;
+      splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end);
+    };
+    add(at[Axis].low, at[Axis].low_weight);
+    add(at[Axis].high, at[Axis].high_weight);
+  }
+}
+
+}  // namespace diffreg::warp

@@ -1,0 +1,298 @@
+// Schema and CPU driver of diffreg::warp and diffreg::warp_backward.
+#include <torch/csrc/stable/library.h>
+
+#include <cstring>
+#include <limits>
+#include <tuple>
+
+#include "../common/check.h"
+#include "../common/parallel.h"
+#include "warp.h"
+
+namespace diffreg::warp {
+namespace {
+
+constexpr int D = 2;
+
+struct Sampling {
+  bool linear;
+  Padding padding;
+};
+
+Sampling parse(const std::string& interpolation, const std::string& padding) {
+  STD_TORCH_CHECK(interpolation == "linear" || interpolation == "nearest",
+                  "interpolation must be 'linear' or 'nearest', got '", interpolation, "'");
+  STD_TORCH_CHECK(padding == "border" || padding == "zeros",
+                  "padding must be 'border' or 'zeros', got '", padding, "'");
+  return {interpolation == "linear", padding == "border" ? Padding::border : Padding::zeros};
+}
+
+// Sizes and strides of contiguous tensors; `from` is the moving grid, `to` the fixed grid.
+struct Grids {
+  int64_t samples, channels;
+  int64_t from[D], to[D];
+  int64_t stride[D];                // of the moving grid
+  int64_t from_voxels, to_voxels;
+
+  Grids(const Tensor& moving, const Tensor& displacement)
+      : samples(moving.size(0)), channels(moving.size(1)), from_voxels(1), to_voxels(1) {
+    for (int k = D - 1; k >= 0; --k) {
+      from[k] = moving.size(2 + k);
+      to[k] = displacement.size(2 + k);
+      stride[k] = from_voxels;
+      from_voxels *= from[k];
+      to_voxels *= to[k];
+    }
+  }
+  int64_t row_voxels() const { return to_voxels / to[0]; }
+};
+
+void check(const Tensor& moving, const Tensor& displacement) {
+  check_image("moving", moving);
+  check_displacement(displacement);
+  STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
+                  " samples, displacement ", displacement.size(0));
+  const bool nothing_to_read = moving.size(2) == 0 || moving.size(3) == 0;
+  STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0, "moving has no voxels: ",
+                  shape_of(moving));
+}
+
+// Where voxel (row, offset) of the fixed grid lands on the moving grid.
+template <typename T>
+void locate(const Grids& grids, const Sampling& sampling,
+            const T* displacement,  // (D, *to) of one sample
+            int64_t row, int64_t offset, Neighbours<T>* at) {
+  int64_t index[D];
+  index[0] = row;
+  int64_t rest = offset;
+  for (int k = D - 1; k > 0; --k) {
+    index[k] = rest % grids.to[k];
+    rest /= grids.to[k];
+  }
+  const int64_t voxel = row * grids.row_voxels() + offset;
+  for (int k = 0; k < D; ++k) {
+    const T coordinate = static_cast<T>(index[k]) + displacement[k * grids.to_voxels + voxel];
+    at[k] = sampling.linear ? linear(coordinate, grids.from[k], sampling.padding)
+                            : nearest(coordinate, grids.from[k], sampling.padding);
+  }
+}
+
+template <typename T>
+void forward_linear(const Grids& grids, const Sampling& sampling,
+                    const T* moving,        // (N, C, *from)
+                    const T* displacement,  // (N, D, *to)
+                    T* warped) {            // (N, C, *to)
+  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    Neighbours<T> at[D];
+    for (int64_t row = first; row < end; ++row) {
+      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
+        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
+        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+          warped[c * grids.to_voxels + row * grids.row_voxels() + offset] =
+              value<D>(moving + c * grids.from_voxels, grids.stride, at);
+        }
+      }
+    }
+  });
+}
+
+// The bytes of a NaN of a floating dtype, zeros for the others.
+std::vector<char> not_a_number(const Tensor& tensor) {
+  std::vector<char> bytes(tensor.element_size(), 0);
+  const auto put = [&](auto nan) { std::memcpy(bytes.data(), &nan, sizeof nan); };
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::ComplexFloat: put(std::numeric_limits<float>::quiet_NaN()); break;
+    case ScalarType::Double:
+    case ScalarType::ComplexDouble: put(std::numeric_limits<double>::quiet_NaN()); break;
+    case ScalarType::Half: put(uint16_t{0x7e00}); break;
+    case ScalarType::BFloat16: put(uint16_t{0x7fc0}); break;
+    default: break;
+  }
+  return bytes;
+}
+
+template <typename T>
+void forward_nearest(const Grids& grids, const Sampling& sampling, int64_t bytes,
+                     const char* nan,        // (bytes)
+                     const char* moving,     // (N, C, *from, bytes)
+                     const T* displacement,  // (N, D, *to)
+                     char* warped) {         // (N, C, *to, bytes)
+  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    Neighbours<T> at[D];
+    for (int64_t row = first; row < end; ++row) {
+      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
+        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
+        int64_t from = 0;
+        T weight = 1;
+        for (int k = 0; k < D; ++k) {
+          from += at[k].low * grids.stride[k];
+          weight *= at[k].low_weight;
+        }
+        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+          char* to = warped + (c * grids.to_voxels + row * grids.row_voxels() + offset) * bytes;
+          if (weight == 0) {
+            std::memset(to, 0, bytes);
+          } else {
+            std::memcpy(to, weight > 0 ? moving + (c * grids.from_voxels + from) * bytes : nan,
+                        bytes);
+          }
+        }
+      }
+    }
+  });
+}
+
+template <typename T>
+void backward_displacement(const Grids& grids, const Sampling& sampling,
+                           const T* gradient,      // (N, C, *to)
+                           const T* moving,        // (N, C, *from)
+                           const T* displacement,  // (N, D, *to)
+                           T* grad_displacement) { // (N, D, *to)
+  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    Neighbours<T> at[D];
+    for (int64_t row = first; row < end; ++row) {
+      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
+        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
+        const int64_t voxel = row * grids.row_voxels() + offset;
+        T sum[D] = {};
+        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+          const T upstream = gradient[c * grids.to_voxels + voxel];
+          const T* image = moving + c * grids.from_voxels;
+          sum[0] += upstream * derivative<D, 0>(image, grids.stride, at);
+          sum[1] += upstream * derivative<D, 1>(image, grids.stride, at);
+        }
+        for (int k = 0; k < D; ++k) {
+          grad_displacement[(n * D + k) * grids.to_voxels + voxel] = sum[k];
+        }
+      }
+    }
+  });
+}
+
+// The rows of the moving grid that one row of the fixed grid touches.
+struct RowRange {
+  int64_t lowest, highest;
+};
+
+template <typename T>
+std::vector<RowRange> touched_rows(const Grids& grids, const Sampling& sampling,
+                                   const T* displacement) {  // (N, D, *to)
+  std::vector<RowRange> ranges(grids.samples * grids.to[0]);
+  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    Neighbours<T> at[D];
+    for (int64_t row = first; row < end; ++row) {
+      RowRange range{grids.from[0], -1};
+      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
+        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
+        range.lowest = std::min(range.lowest, at[0].low);
+        range.highest = std::max(range.highest, at[0].high);
+      }
+      ranges[n * grids.to[0] + row] = range;
+    }
+  });
+  return ranges;
+}
+
+// Every strip of the moving grid collects its own contributions in the raster order of the fixed
+// grid: no atomics, and the same bits whatever the number of threads.
+template <typename T>
+void backward_moving(const Grids& grids, const Sampling& sampling,
+                     const T* gradient,      // (N, C, *to)
+                     const T* displacement,  // (N, D, *to)
+                     T* grad_moving) {       // (N, C, *from), zeros
+  const auto ranges = touched_rows(grids, sampling, displacement);
+  for_each_strip(grids.samples, grids.from[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    Neighbours<T> at[D];
+    for (int64_t row = 0; row < grids.to[0]; ++row) {
+      const RowRange range = ranges[n * grids.to[0] + row];
+      if (range.highest < first || range.lowest >= end) continue;
+      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
+        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
+        const int64_t voxel = row * grids.row_voxels() + offset;
+        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+          splat<D>(grad_moving + c * grids.from_voxels, grids.stride, at,
+                   gradient[c * grids.to_voxels + voxel], first, end);
+        }
+      }
+    }
+  });
+}
+
+Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
+               std::string padding) {
+  const Sampling sampling = parse(interpolation, padding);
+  check(moving, displacement);
+  if (sampling.linear) check_dtype("displacement", displacement, moving.scalar_type());
+  const Grids grids(moving, displacement);
+  const Tensor image = torch::stable::contiguous(moving);
+  const Tensor field = torch::stable::contiguous(displacement);
+  auto shape = sizes_of(displacement);
+  shape[1] = moving.size(1);
+  Tensor warped = torch::stable::new_empty(image, shape);
+  if (warped.numel() == 0) return warped;
+  dispatch_floating("displacement", field, [&](auto zero) {
+    using T = decltype(zero);
+    const T* u = field.const_data_ptr<T>();
+    if (sampling.linear) {
+      forward_linear(grids, sampling, image.const_data_ptr<T>(), u, warped.mutable_data_ptr<T>());
+    } else {
+      forward_nearest(grids, sampling, static_cast<int64_t>(image.element_size()),
+                      not_a_number(image).data(), static_cast<const char*>(image.const_data_ptr()),
+                      u, static_cast<char*>(warped.mutable_data_ptr()));
+    }
+  });
+  return warped;
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
+                                    const Tensor& displacement, std::string interpolation,
+                                    std::string padding, bool need_moving,
+                                    bool need_displacement) {
+  const Sampling sampling = parse(interpolation, padding);
+  check(moving, displacement);
+  check_dtype("displacement", displacement, moving.scalar_type());
+  check_dtype("gradient", gradient, moving.scalar_type());
+  auto shape = sizes_of(displacement);
+  shape[1] = moving.size(1);
+  check_shape("gradient", gradient, shape);
+  const Grids grids(moving, displacement);
+  const Tensor upstream = torch::stable::contiguous(gradient);
+  const Tensor image = torch::stable::contiguous(moving);
+  const Tensor field = torch::stable::contiguous(displacement);
+  // A gradient that nobody asked for is an empty tensor.
+  Tensor grad_moving = need_moving ? torch::stable::new_zeros(image, image.sizes())
+                                   : torch::stable::new_empty(image, {0});
+  Tensor grad_displacement = need_displacement ? torch::stable::new_zeros(field, field.sizes())
+                                               : torch::stable::new_empty(field, {0});
+  if (upstream.numel() == 0) return {grad_moving, grad_displacement};
+  dispatch_floating("moving", image, [&](auto zero) {
+    using T = decltype(zero);
+    const T* g = upstream.const_data_ptr<T>();
+    const T* u = field.const_data_ptr<T>();
+    if (need_moving) {
+      backward_moving(grids, sampling, g, u, grad_moving.mutable_data_ptr<T>());
+    }
+    if (need_displacement) {
+      backward_displacement(grids, sampling, g, image.const_data_ptr<T>(), u,
+                            grad_displacement.mutable_data_ptr<T>());
+    }
+  });
+  return {grad_moving, grad_displacement};
+}
+
+}  // namespace
+}  // namespace diffreg::warp
+
+STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
+  library.def(
+      "warp(Tensor moving, Tensor displacement, str interpolation, str padding) -> Tensor");
+  library.def(
+      "warp_backward(Tensor gradient, Tensor moving, Tensor displacement, str interpolation, "
+      "str padding, bool need_moving, bool need_displacement) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
+  library.impl("warp", TORCH_BOX(&diffreg::warp::forward));
+  library.impl("warp_backward", TORCH_BOX(&diffreg::warp::backward));
+}

@@ -1,0 +1,36 @@
+"""Fused operators of image registration, each with a hand-written backward pass.
+
+Needs torch and numpy only. Every operator has a ``<op>_reference`` in plain PyTorch beside it, which
+is its documentation, the oracle of its tests and the baseline of its benchmark.
+"""
+
+from diffreg.ops import _core  # noqa: F401  (loads the compiled operators)
+from diffreg.ops.correlation import correlation, correlation_reference
+from diffreg.ops.deformation_energy import (
+    DeformationEnergy,
+    deformation_energy,
+    deformation_energy_reference,
+)
+from diffreg.ops.gradient_scale import gradient_scale, gradient_scale_reference
+from diffreg.ops.jacobian_determinant import (
+    jacobian_determinant,
+    jacobian_determinant_reference,
+)
+from diffreg.ops.parallel_level_sets import parallel_level_sets, parallel_level_sets_reference
+from diffreg.ops.warp import warp, warp_reference
+
+__all__ = [
+    "DeformationEnergy",
+    "correlation",
+    "correlation_reference",
+    "deformation_energy",
+    "deformation_energy_reference",
+    "gradient_scale",
+    "gradient_scale_reference",
+    "jacobian_determinant",
+    "jacobian_determinant_reference",
+    "parallel_level_sets",
+    "parallel_level_sets_reference",
+    "warp",
+    "warp_reference",
+]

@@ -1,0 +1,136 @@
+"""Checks of the operators' arguments: errors name the argument, the demand and the finding."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch.autograd import forward_ad
+
+FLOATING = (torch.float32, torch.float64)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def renamed_keywords(**ours: str) -> Callable[[Function], Function]:
+    """Answers another library's keyword with a TypeError that names ours.
+
+    Args:
+        **ours: other library's keyword -> what to say instead.
+
+    Returns:
+        A decorator.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            for name in kwargs.keys() & ours.keys():
+                raise TypeError(f"{function.__name__}() has no argument '{name}': {ours[name]}")
+            return function(*args, **kwargs)
+
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+def check_tensor(name: str, value: Any) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def check_floating(name: str, tensor: torch.Tensor) -> None:
+    if tensor.dtype not in FLOATING:
+        raise TypeError(f"{name} must be float32 or float64, got {tensor.dtype}")
+
+
+def check_displacement(displacement: Any) -> None:
+    """Raises unless it is a float tensor (N, 2, H, W) that a kernel can read."""
+    check_tensor("displacement", displacement)
+    shape = list(displacement.shape)
+    if displacement.ndim == 5:
+        raise ValueError(
+            f"displacement must be (N, 2, H, W), got {shape}: 3-D fields are not supported yet"
+        )
+    if displacement.ndim != 4 or shape[1] != 2:
+        raise ValueError(f"displacement must be (N, 2, H, W), got {shape}")
+    check_floating("displacement", displacement)
+    check_device("displacement", displacement)
+
+
+def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
+    """Raises unless it is an image (N, C, H, W), of a floating dtype unless `any_dtype`."""
+    check_tensor(name, image)
+    shape = list(image.shape)
+    if image.ndim == 5:
+        raise ValueError(f"{name} must be (N, C, H, W), got {shape}: 3-D is not supported yet")
+    if image.ndim != 4:
+        raise ValueError(f"{name} must be (N, C, H, W), got {shape}")
+    if not any_dtype:
+        check_floating(name, image)
+    check_device(name, image)
+
+
+def check_pair(warped: Any, fixed: Any) -> None:
+    """Raises unless both are images of one shape, dtype and device."""
+    check_image("warped", warped)
+    check_image("fixed", fixed)
+    if warped.shape != fixed.shape:
+        raise ValueError(
+            f"fixed must have the shape of warped, {list(warped.shape)}, got {list(fixed.shape)}"
+        )
+    check_same("fixed", fixed, "warped", warped)
+
+
+def check_same(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    """Raises unless both tensors have one dtype and live on one device."""
+    if tensor.dtype != other.dtype:
+        raise TypeError(
+            f"{name} must have the dtype of {other_name}, {other.dtype}, got {tensor.dtype}"
+        )
+    if tensor.device != other.device:
+        raise ValueError(
+            f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}"
+        )
+
+
+def check_device(name: str, tensor: torch.Tensor) -> None:
+    """Raises where no kernel was built for the tensor's device."""
+    if tensor.device.type not in ("cpu", "meta"):
+        raise NotImplementedError(
+            f"{name} is on {tensor.device}, for which this build of diffreg has no kernels: move it "
+            "to the CPU, or call the operator's _reference, which is plain PyTorch"
+        )
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        allowed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+
+
+def checked_mask(mask: Any, image: torch.Tensor) -> torch.Tensor | None:
+    """The mask (N, 1, *S) in the image's dtype, or None.
+
+    Raises:
+        TypeError, ValueError: it is not a tensor of that shape on that device.
+    """
+    if mask is None:
+        return None
+    check_tensor("mask", mask)
+    expected = [image.shape[0], 1, *image.shape[2:]]
+    if list(mask.shape) != expected:
+        raise ValueError(f"mask must be (N, 1, H, W) = {expected}, got {list(mask.shape)}")
+    if mask.is_complex():
+        raise TypeError(f"mask must be real, got {mask.dtype}")
+    if mask.device != image.device:
+        raise ValueError(f"mask must be on the device of the image, {image.device}, got {mask.device}")
+    return mask.to(image.dtype)
+
+
+def refuse_forward_mode(operator: str) -> None:
+    """Raises under forward-mode AD, where torch would return tangents of zero in silence."""
+    if forward_ad._current_level >= 0:
+        raise NotImplementedError(
+            f"{operator} has no forward-mode derivative (torch.func.jvp, jacfwd); use reverse mode "
+            f"(backward, torch.func.vjp, jacrev), or {operator}_reference"
+        )

@@ -1,0 +1,65 @@
+"""Gradients of the operators' gradients.
+
+Double backward is rare (gradient penalties, Hessian products), so it is derived from the plain
+PyTorch reference instead of a third kernel per operator: right, differentiable again, and as slow
+as the reference.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+Tensors = Sequence[torch.Tensor]
+
+
+def _differentiable(tensors: Tensors) -> list[torch.Tensor]:
+    return [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+
+
+def gradients_of_gradients(
+    reference: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+    inputs: Tensors,
+    upstream: Sequence[torch.Tensor | None],
+    grad_gradients: Sequence[torch.Tensor | None],
+) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
+    """Derivatives of sum_i <grad_gradients[i], d<upstream, reference(inputs)>/d inputs[i]>.
+
+    Args:
+        reference: function of `inputs`, its outputs in the order of `upstream`.
+        inputs: the operator's differentiable inputs.
+        upstream: gradient to each output; None where that output was not used.
+        grad_gradients: gradient to each gradient; None where that gradient was not used.
+
+    Returns:
+        Gradients to `upstream` and gradients to `inputs`; None where there is no dependence.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        points = _differentiable(inputs)
+        used = [k for k, g in enumerate(upstream) if g is not None]
+        weights = _differentiable([upstream[k] for k in used])
+        outputs = reference(*points)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        outputs = [outputs[k] for k in used]
+        asked = [i for i, g in enumerate(grad_gradients) if g is not None]
+        gradients = torch.autograd.grad(
+            outputs, [points[i] for i in asked], weights, create_graph=True, allow_unused=True
+        )
+        pairs = [
+            (gradient, grad_gradients[i])
+            for i, gradient in zip(asked, gradients, strict=True)
+            if gradient is not None and gradient.requires_grad
+        ]
+        if not pairs:
+            return [None] * len(upstream), [None] * len(inputs)
+        results = torch.autograd.grad(
+            [gradient for gradient, _ in pairs],
+            [*weights, *points],
+            [weight for _, weight in pairs],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    to_upstream: list[torch.Tensor | None] = [None] * len(upstream)
+    for k, result in zip(used, results, strict=False):
+        to_upstream[k] = result
+    return to_upstream, list(results[len(used) :])

@@ -1,0 +1,183 @@
+"""Parallel level sets: how far the level sets of two images are from parallel."""
+
+import math
+
+import torch
+
+from diffreg.ops._checks import check_choice, check_pair, checked_mask, refuse_forward_mode
+from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops.gradient_scale import (
+    gradient_scale,
+    gradient_scale_reference,
+    image_gradient_reference,
+    masked_mean_reference,
+)
+
+VARIANTS = ("pls", "smooth", "ngf")
+
+
+def parallel_level_sets(
+    warped: torch.Tensor,
+    fixed: torch.Tensor,
+    eps_warped: float | torch.Tensor | None = None,
+    eps_fixed: float | torch.Tensor | None = None,
+    variant: str = "pls",
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean of f = 1 - Q / (A B) over voxels and channels; 0 where level sets are parallel.
+
+    With g, h the gradients of warped and fixed, A = |g|^2 + eps_warped^2, B = |h|^2 + eps_fixed^2,
+    G = <g, h>: "pls" has Q = (|G| + eps_warped eps_fixed)^2, "smooth" Q = G^2 + (eps_warped
+    eps_fixed)^2, "ngf" Q = G^2. Blind to an inversion of contrast. "pls" and "smooth" are 0 for an
+    image and itself; "ngf" is not, flat regions cost 1. "smooth" is differentiable where G = 0, but
+    an image registered to itself drifts by up to a voxel.
+
+    Args:
+        warped: image (N, C, *S), float32 or float64.
+        fixed: image of the same shape and dtype.
+        eps_warped: edge scale, positive; a float or (N,); None: `gradient_scale` of the argument.
+            A constant to autograd. When registering, pass the scale of the unwarped moving image.
+        eps_fixed: the same for `fixed`.
+        variant: "pls", "smooth" or "ngf".
+        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
+
+    Returns:
+        (N,), in [0, 1].
+
+    Raises:
+        TypeError: not tensors, or dtypes that are not supported or differ.
+        ValueError: shapes, devices, variant or eps that do not fit.
+        NotImplementedError: forward-mode AD, a gradient to mask or eps, or a device without kernels.
+
+    Source:
+        Parallel level sets: Theljani and Chen 2020 in its prose; this normalised form is ours.
+        "ngf" is Haber and Modersitzki 2006.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.ops import parallel_level_sets
+        >>> ramp = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> parallel_level_sets(5 - 2 * ramp, ramp, eps_warped=2.0, eps_fixed=1.0)
+        tensor([0.])
+    """
+    check_pair(warped, fixed)
+    check_choice("variant", variant, VARIANTS)
+    weights = checked_mask(mask, warped)
+    refuse_forward_mode("parallel_level_sets")
+    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale)
+    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale)
+    return torch.ops.diffreg.parallel_level_sets(
+        warped, fixed, scale_warped, scale_fixed, variant, weights
+    )
+
+
+def _scale(name, eps, image, measure) -> torch.Tensor:
+    """eps as a tensor (N,) in the image's dtype."""
+    if eps is None:
+        return measure(image.detach())
+    if isinstance(eps, torch.Tensor):
+        if eps.shape != image.shape[:1]:
+            raise ValueError(
+                f"{name} must be a float or (N,) = {list(image.shape[:1])}, got {list(eps.shape)}"
+            )
+        if eps.device != image.device:
+            raise ValueError(f"{name} must be on {image.device}, got {eps.device}")
+        if eps.device.type == "cpu" and not torch.compiler.is_compiling() and not (eps > 0).all():
+            raise ValueError(f"{name} must be positive, got {eps.tolist()}")
+        return eps.to(image.dtype)
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)):
+        raise TypeError(f"{name} must be a float, a tensor (N,) or None, got {type(eps).__name__}")
+    if not (math.isfinite(eps) and eps > 0):
+        raise ValueError(f"{name} must be positive and finite, got {eps}")
+    return torch.full(image.shape[:1], eps, dtype=image.dtype, device=image.device)
+
+
+def parallel_level_sets_reference(
+    warped: torch.Tensor,
+    fixed: torch.Tensor,
+    eps_warped: float | torch.Tensor | None = None,
+    eps_fixed: float | torch.Tensor | None = None,
+    variant: str = "pls",
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`parallel_level_sets` in plain PyTorch.
+
+    Args, Returns: as `parallel_level_sets`.
+    """
+    per_sample = (-1, *[1] * (warped.ndim - 1))
+    e_w = _scale("eps_warped", eps_warped, warped, gradient_scale_reference).reshape(per_sample)
+    e_r = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference).reshape(per_sample)
+    g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
+    A = sum(component**2 for component in g) + e_w**2
+    B = sum(component**2 for component in h) + e_r**2
+    G = sum(a * b for a, b in zip(g, h, strict=True))
+    if variant == "pls":
+        Q = (G.abs() + e_w * e_r) ** 2
+    else:
+        Q = G**2 + (0 if variant == "ngf" else (e_w * e_r) ** 2)
+    vanishes = A * B == 0
+    f = 1 - torch.where(vanishes, torch.ones_like(Q), Q / torch.where(vanishes, 1, A * B))
+    return masked_mean_reference(f, mask)
+
+
+@torch.library.register_fake("diffreg::parallel_level_sets")
+def _parallel_level_sets_fake(warped, fixed, eps_warped, eps_fixed, variant, mask):
+    return warped.new_empty(warped.shape[:1])
+
+
+@torch.library.register_fake("diffreg::parallel_level_sets_backward")
+def _parallel_level_sets_backward_fake(
+    gradient, warped, fixed, eps_warped, eps_fixed, variant, mask, need_warped, need_fixed
+):
+    return (
+        warped.new_empty(warped.shape if need_warped else (0,)),
+        fixed.new_empty(fixed.shape if need_fixed else (0,)),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    warped, fixed, eps_warped, eps_fixed, ctx.variant, mask = inputs
+    ctx.save_for_backward(warped, fixed, eps_warped, eps_fixed, mask)
+
+
+def _backward(ctx, gradient):
+    need_warped, need_fixed, *constants = ctx.needs_input_grad
+    for name, need in zip(("eps_warped", "eps_fixed", "variant", "mask"), constants, strict=True):
+        if need:
+            raise NotImplementedError(
+                f"parallel_level_sets has no gradient to {name}: pass {name}.detach()"
+            )
+    *images, mask = ctx.saved_tensors
+    to_warped, to_fixed = torch.ops.diffreg.parallel_level_sets_backward(
+        gradient, *images, ctx.variant, mask, need_warped, need_fixed
+    )
+    return (
+        to_warped if need_warped else None,
+        to_fixed if need_fixed else None,
+        *(None for _ in constants),
+    )
+
+
+def _setup_double_context(ctx, inputs, output):
+    gradient, warped, fixed, eps_warped, eps_fixed, ctx.variant, mask, *_ = inputs
+    ctx.save_for_backward(gradient, warped, fixed, eps_warped, eps_fixed, mask)
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx, *grad_gradients):
+    gradient, warped, fixed, eps_warped, eps_fixed, mask = ctx.saved_tensors
+    (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
+        lambda w, r: parallel_level_sets_reference(w, r, eps_warped, eps_fixed, ctx.variant, mask),
+        [warped, fixed],
+        [gradient],
+        grad_gradients,
+    )
+    return (to_gradient, to_warped, to_fixed, *[None] * 6)
+
+
+torch.library.register_autograd(
+    "diffreg::parallel_level_sets", _backward, setup_context=_setup_context
+)
+torch.library.register_autograd(
+    "diffreg::parallel_level_sets_backward", _double_backward, setup_context=_setup_double_context
+)

@@ -1,0 +1,209 @@
+"""Warping by a displacement in voxels: W(p) = moving(p + u(p))."""
+
+import itertools
+import math
+
+import torch
+
+from diffreg.ops._checks import (
+    check_choice,
+    check_displacement,
+    check_image,
+    check_same,
+    refuse_forward_mode,
+    renamed_keywords,
+)
+from diffreg.ops._double_backward import gradients_of_gradients
+
+INTERPOLATIONS = ("linear", "nearest")
+PADDINGS = ("border", "zeros")
+
+
+@renamed_keywords(
+    mode="use interpolation='linear' or 'nearest'",
+    padding_mode="use padding='border' or 'zeros'",
+    align_corners="displacements are in voxels, where it has no meaning",
+    grid="pass displacement, (N, D, *S) in voxels",
+    ddf="use displacement",
+    flow="use displacement",
+)
+def warp(
+    moving: torch.Tensor,
+    displacement: torch.Tensor,
+    interpolation: str = "linear",
+    padding: str = "border",
+) -> torch.Tensor:
+    """Warps an image by a displacement field: warped(p) = moving(p + displacement(p)).
+
+    Convention: pull-back, from the fixed grid to the moving image; integer p is a voxel centre;
+    component k displaces along tensor axis 2 + k, in voxels. A displacement that is not finite gives
+    NaN in value and gradient.
+
+    Args:
+        moving: image (N, C, *S_moving), float32 or float64; any dtype with "nearest".
+        displacement: (N, D, *S), voxels of the moving grid; float32 or float64, with "linear" the
+            dtype of `moving`. D = 2.
+        interpolation: "linear", or "nearest" (floor(p + 1/2); the gradient to the displacement is 0).
+        padding: "border" repeats the outermost voxels, "zeros" reads 0 outside.
+
+    Returns:
+        The warped image (N, C, *S), in the dtype of `moving`.
+
+    Raises:
+        TypeError: not tensors, or a dtype that is not supported.
+        ValueError: shapes, devices or options that do not fit.
+        NotImplementedError: forward-mode AD, or a device without kernels.
+
+    Source:
+        Spatial transformer (Jaderberg et al. 2015), in voxel units.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.ops import warp
+        >>> image = torch.tensor([[[[0.0, 1.0, 2.0, 3.0]]]])
+        >>> half_a_voxel = torch.tensor([0.0, 0.5]).reshape(1, 2, 1, 1).expand(1, 2, 1, 4)
+        >>> warp(image, half_a_voxel)
+        tensor([[[[0.5000, 1.5000, 2.5000, 3.0000]]]])
+    """
+    _check(moving, displacement, interpolation, padding)
+    refuse_forward_mode("warp")
+    return torch.ops.diffreg.warp(moving, displacement, interpolation, padding)
+
+
+def _check(
+    moving: torch.Tensor, displacement: torch.Tensor, interpolation: str, padding: str
+) -> None:
+    check_choice("interpolation", interpolation, INTERPOLATIONS)
+    check_choice("padding", padding, PADDINGS)
+    check_displacement(displacement)
+    check_image("moving", moving, any_dtype=interpolation == "nearest")
+    if moving.shape[0] != displacement.shape[0]:
+        raise ValueError(
+            f"displacement must have the batch size of moving, {moving.shape[0]}, got "
+            f"{displacement.shape[0]}"
+        )
+    if moving.shape[2:].numel() == 0 and displacement.numel() > 0:
+        raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
+    if interpolation == "linear" or (moving.requires_grad and torch.is_grad_enabled()):
+        check_same("displacement", displacement, "moving", moving)
+    elif moving.device != displacement.device:
+        raise ValueError(
+            f"displacement must be on the device of moving, {moving.device}, got "
+            f"{displacement.device}"
+        )
+
+
+def warp_reference(
+    moving: torch.Tensor,
+    displacement: torch.Tensor,
+    interpolation: str = "linear",
+    padding: str = "border",
+) -> torch.Tensor:
+    """`warp` in plain PyTorch: the weighted sum over the 2**D voxels around p + u(p).
+
+    Args, Returns: as `warp`.
+    """
+    axes = [
+        torch.arange(n, dtype=displacement.dtype, device=displacement.device)
+        for n in displacement.shape[2:]
+    ]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
+    if interpolation == "nearest":
+        return _nearest_reference(moving, points.detach(), padding)
+    return _linear_reference(moving, points, padding)
+
+
+def _gather(moving: torch.Tensor, indices: list[torch.Tensor]) -> torch.Tensor:
+    """Voxels (N, C, *S) of moving at indices[k], (N, *S) each, held inside the image."""
+    flat = torch.zeros_like(indices[0], dtype=torch.int64)
+    for index, size in zip(indices, moving.shape[2:], strict=True):
+        flat = flat * size + torch.nan_to_num(index).clamp(0, size - 1).to(torch.int64)
+    rows = flat.flatten(1).unsqueeze(1).expand(-1, moving.shape[1], -1)
+    return moving.flatten(2).gather(2, rows).unflatten(2, flat.shape[1:])
+
+
+def _linear_reference(moving: torch.Tensor, points: torch.Tensor, padding: str) -> torch.Tensor:
+    corners = []
+    for k, size in enumerate(moving.shape[2:]):
+        point = points[:, k]
+        finite = torch.isfinite(point)
+        if padding == "border":
+            # Constant on and beyond the outermost voxel centres: no gradient passes there.
+            held = point.detach().clamp(0, size - 1)
+            point = torch.where((point > 0) & (point < size - 1), point, held)
+        low = torch.floor(point.detach())
+        fraction = torch.where(finite, point - low, torch.nan)
+        pair = []
+        for index, weight in ((low, 1 - fraction), (low + 1, fraction)):
+            inside = (index >= 0) & (index <= size - 1)
+            drop = finite & ~inside if padding == "zeros" else torch.zeros_like(finite)
+            pair.append((index, torch.where(drop, torch.zeros_like(weight), weight)))
+        corners.append(pair)
+    total = torch.zeros_like(points[:, :1])
+    for corner in itertools.product(*corners):
+        weight = math.prod(weight for _, weight in corner)
+        total = total + weight.unsqueeze(1) * _gather(moving, [index for index, _ in corner])
+    return total
+
+
+def _nearest_reference(moving: torch.Tensor, points: torch.Tensor, padding: str) -> torch.Tensor:
+    rounded = torch.floor(points + 0.5)
+    finite = torch.isfinite(points).all(1, keepdim=True)
+    values = _gather(moving, list(rounded.unbind(1)))
+    if padding == "zeros":
+        last = torch.tensor(moving.shape[2:], device=points.device).reshape(1, -1, 1, 1) - 1
+        inside = ((rounded >= 0) & (rounded <= last)).all(1, keepdim=True)
+        values = torch.where(inside, values, torch.zeros_like(values))
+    unknown = torch.nan if moving.is_floating_point() or moving.is_complex() else 0
+    return torch.where(finite, values, torch.full_like(values, unknown))
+
+
+@torch.library.register_fake("diffreg::warp")
+def _warp_fake(moving, displacement, interpolation, padding):
+    return moving.new_empty((*moving.shape[:2], *displacement.shape[2:]))
+
+
+@torch.library.register_fake("diffreg::warp_backward")
+def _warp_backward_fake(
+    gradient, moving, displacement, interpolation, padding, need_moving, need_displacement
+):
+    return (
+        moving.new_empty(moving.shape if need_moving else (0,)),
+        displacement.new_empty(displacement.shape if need_displacement else (0,)),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    moving, displacement, ctx.interpolation, ctx.padding = inputs
+    ctx.save_for_backward(moving, displacement)
+
+
+def _backward(ctx, gradient):
+    needs = ctx.needs_input_grad[:2]
+    gradients = torch.ops.diffreg.warp_backward(
+        gradient, *ctx.saved_tensors, ctx.interpolation, ctx.padding, *needs
+    )
+    return (*(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None)
+
+
+def _setup_double_context(ctx, inputs, output):
+    gradient, moving, displacement, ctx.interpolation, ctx.padding, *_ = inputs
+    ctx.save_for_backward(gradient, moving, displacement)
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx, *grad_gradients):
+    gradient, *inputs = ctx.saved_tensors
+    (to_gradient,), to_inputs = gradients_of_gradients(
+        lambda moving, u: warp_reference(moving, u, ctx.interpolation, ctx.padding),
+        inputs,
+        [gradient],
+        grad_gradients,
+    )
+    return (to_gradient, *to_inputs, None, None, None, None)
+
+
+torch.library.register_autograd("diffreg::warp", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "diffreg::warp_backward", _double_backward, setup_context=_setup_double_context
+)
