@@ -70,15 +70,15 @@ def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
     check_device(name, image)
 
 
-def check_pair(warped: Any, fixed: Any) -> None:
-    """Raises unless both are images of one shape, dtype and device."""
-    check_image("warped", warped)
+def check_pair(image: Any, fixed: Any, name: str = "warped") -> None:
+    """Raises unless `image`, called `name`, and `fixed` are images of one shape, dtype and device."""
+    check_image(name, image)
     check_image("fixed", fixed)
-    if warped.shape != fixed.shape:
+    if image.shape != fixed.shape:
         raise ValueError(
-            f"fixed must have the shape of warped, {list(warped.shape)}, got {list(fixed.shape)}"
+            f"fixed must have the shape of {name}, {list(image.shape)}, got {list(fixed.shape)}"
         )
-    check_same("fixed", fixed, "warped", warped)
+    check_same("fixed", fixed, name, image)
 
 
 def check_same(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:

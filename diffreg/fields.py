@@ -1,0 +1,144 @@
+"""Displacement and velocity fields (N, D, *S) in voxels: compose, integrate, invert, resize."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from diffreg.ops import warp
+from diffreg.ops._checks import check_displacement
+
+
+def identity_grid(
+    shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> torch.Tensor:
+    """Voxel positions p.
+
+    Args:
+        shape: *S.
+        dtype, device: of the result.
+
+    Returns:
+        (1, D, *S); component k is the index along axis 2 + k.
+
+    Example:
+        >>> from diffreg.fields import identity_grid
+        >>> identity_grid((1, 3))[0, 1]
+        tensor([[0., 1., 2.]])
+    """
+    axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Displacement of phi_outer o phi_inner: u(p) = inner(p) + outer(p + inner(p)).
+
+    warp(warp(image, outer), inner) samples the same points as warp(image, compose(outer, inner)).
+
+    Args:
+        outer: (N, D, *S_outer), voxels; repeated at its border.
+        inner: (N, D, *S), voxels of the grid of `outer`.
+
+    Returns:
+        (N, D, *S), voxels.
+
+    Raises:
+        TypeError, ValueError: as `diffreg.ops.warp`.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import compose
+        >>> one = torch.ones(1, 2, 3, 3)
+        >>> compose(one, 2 * one).unique()
+        tensor([3.])
+    """
+    return inner + warp(outer, inner)
+
+
+def integrate(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
+    """Displacement of the flow of a stationary velocity at time 1, by scaling and squaring.
+
+    Args:
+        velocity: (N, D, *S), voxels per unit time.
+        steps: squarings; the first step is velocity / 2**steps.
+
+    Returns:
+        (N, D, *S), voxels.
+
+    Raises:
+        ValueError: negative `steps`, or a shape that is not a field's.
+
+    Source:
+        Arsigny et al. 2006, scaling and squaring.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import integrate
+        >>> integrate(torch.ones(1, 2, 4, 4)).unique()
+        tensor([1.])
+    """
+    check_displacement(velocity)
+    if steps < 0:
+        raise ValueError(f"steps must be at least 0, got {steps}")
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def invert(displacement: torch.Tensor, iterations: int = 30) -> torch.Tensor:
+    """Displacement of the inverse of id + displacement, by the fixed point v(p) = -u(p + v(p)).
+
+    Args:
+        displacement: (N, D, *S), voxels. The iteration converges where the field changes by less
+            than a voxel a voxel; how well it did is compose(displacement, inverse), 0 when exact.
+        iterations: fixed-point steps.
+
+    Returns:
+        (N, D, *S), voxels.
+
+    Raises:
+        TypeError, ValueError: as `diffreg.ops.warp`.
+
+    Source:
+        Chen et al. 2008, fixed-point inversion.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import invert
+        >>> invert(torch.ones(1, 2, 4, 4)).unique()
+        tensor([-1.])
+    """
+    inverse = -displacement
+    for _ in range(iterations):
+        inverse = -warp(displacement, inverse)
+    return inverse
+
+
+def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The field on a grid of another size over the same extent, its components rescaled.
+
+    Args:
+        displacement: (N, D, *S), voxels.
+        shape: new *S; half-voxel centres, so that the outer edges of both grids coincide.
+
+    Returns:
+        (N, D, *shape), voxels of the new grid.
+
+    Raises:
+        ValueError: a shape that is not one size per axis.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import resize
+        >>> resize(torch.ones(1, 2, 4, 4), (8, 2))[0, :, 0, 0]
+        tensor([2.0000, 0.5000])
+    """
+    check_displacement(displacement)
+    sizes = displacement.shape[2:]
+    if len(shape) != len(sizes) or min(shape) < 1:
+        raise ValueError(f"shape must be {len(sizes)} sizes of at least 1, got {tuple(shape)}")
+    factors = [new / old for new, old in zip(shape, sizes, strict=True)]
+    scale = displacement.new_tensor(factors).reshape(1, -1, *[1] * len(sizes))
+    resized = F.interpolate(displacement, size=tuple(shape), mode="bilinear", align_corners=False)
+    return resized * scale

@@ -1,0 +1,201 @@
+"""Registration without learning: the displacement of each pair is optimised directly.
+
+Multilevel, limited-memory BFGS, with a line search that never accepts a displacement with a corner
+determinant that is not positive, so that the result does not fold at any level.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from diffreg.fields import resize
+from diffreg.losses import Objective
+from diffreg.ops import jacobian_determinant
+from diffreg.ops._checks import check_pair, checked_mask
+
+# Called with (iterations done, iterations at most) over all levels and samples.
+Progress = Callable[[int, int], None]
+
+SMALLEST_LEVEL = 16  # voxels along the shortest axis
+MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+LARGEST_FIRST_STEP = 0.5  # voxels
+TOLERANCE = 1e-6  # relative decrease at which a level counts as converged
+
+
+def register_variational(
+    moving: torch.Tensor,
+    fixed: torch.Tensor,
+    objective: Objective | None = None,
+    levels: int = 3,
+    iterations: int = 60,
+    mask: torch.Tensor | None = None,
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Minimises the objective over the displacement, pair by pair, from coarse to fine.
+
+    Args:
+        moving: image (N, C, *S), float32 or float64; values of about [0, 1] suit the weights.
+        fixed: image of the same shape and dtype.
+        objective: what to minimise; None is Objective(), `ncc` with the default weights.
+        levels: pyramid levels, each half the size of the next; fewer where an axis would get
+            shorter than 16 voxels.
+        iterations: at most, on each level.
+        mask: weights (N, 1, *S) of the similarity on the fixed grid; None is 1.
+        progress: called with (iterations done, iterations at most).
+
+    Returns:
+        Displacement (N, D, *S), voxels; every corner determinant is positive.
+
+    Raises:
+        TypeError, ValueError: images, mask or numbers that do not fit.
+
+    Source:
+        Multilevel hyperelastic registration with a determinant-preserving line search: Burger,
+        Modersitzki and Ruthotto 2013; Modersitzki, FAIR, 2009.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.variational import register_variational
+        >>> image = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> register_variational(image, image, levels=1).abs().max()
+        tensor(0.)
+    """
+    check_pair(moving, fixed, "moving")
+    weights = checked_mask(mask, fixed)
+    if levels < 1 or iterations < 1:
+        raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")
+    objective = Objective() if objective is None else objective
+    levels = _possible_levels(fixed.shape[2:], levels)
+    at_most = levels * iterations
+    displacements = []
+    for n in range(len(fixed)):
+
+        def report(done: int, offset: int = n * at_most) -> None:
+            if progress is not None:
+                progress(offset + done, len(fixed) * at_most)
+
+        pair = moving[n : n + 1], fixed[n : n + 1], None if weights is None else weights[n : n + 1]
+        displacements.append(_register_pair(*pair, objective, levels, iterations, report))
+    return torch.cat(displacements) if displacements else fixed.new_zeros(0, 2, *fixed.shape[2:])
+
+
+def _possible_levels(shape: torch.Size, levels: int) -> int:
+    while levels > 1 and min(shape) < SMALLEST_LEVEL * 2 ** (levels - 1):
+        levels -= 1
+    return levels
+
+
+def _register_pair(moving, fixed, mask, objective, levels, iterations, report) -> torch.Tensor:
+    shape = fixed.shape[2:]
+    lengths = _lengths(objective, len(shape))
+    displacement = None
+    for step, level in enumerate(reversed(range(levels))):
+        size = [-(-n // 2**level) for n in shape]
+        images = [_resample(image, size) for image in (moving, fixed)]
+        weights = None if mask is None else _resample(mask, size)
+        spacing = [h * n / m for h, n, m in zip(lengths, shape, size, strict=True)]
+        here = objective.with_spacing(spacing)
+        if displacement is None:
+            start = fixed.new_zeros(1, len(shape), *size)
+        else:
+            start = _unfolded_start(resize(displacement, size))
+
+        def value_and_gradient(u, images=images, weights=weights, here=here):
+            u = u.requires_grad_()
+            total = here(*images, u, weights).total
+            return total.item(), torch.autograd.grad(total, u)[0]
+
+        def report_level(done: int, offset: int = step * iterations) -> None:
+            report(offset + done)
+
+        displacement = _minimise(value_and_gradient, start, iterations, report_level)
+    return displacement
+
+
+def _lengths(objective: Objective, dimensions: int) -> list[float]:
+    spacing = objective.spacing
+    if spacing is None:
+        return [1.0] * dimensions
+    return [float(spacing)] * dimensions if isinstance(spacing, (int, float)) else list(spacing)
+
+
+def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
+    """The image averaged over the area of each coarse voxel."""
+    return image if list(image.shape[2:]) == size else F.adaptive_avg_pool2d(image, size)
+
+
+def is_unfolded(displacement: torch.Tensor) -> bool:
+    """Whether every corner determinant is positive; not so where one is NaN."""
+    return bool((jacobian_determinant(displacement) > 0).all())
+
+
+def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
+    """The field, scaled down where interpolation to the finer grid made a corner fold."""
+    while not is_unfolded(displacement):
+        displacement = displacement / 2
+    return displacement
+
+
+def _minimise(value_and_gradient, start, iterations, report) -> torch.Tensor:
+    """L-BFGS with a backtracking line search over unfolded displacements."""
+    point = start
+    value, gradient = value_and_gradient(point)
+    pairs: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=MEMORY)
+    for iteration in range(iterations):
+        direction = _direction(gradient, pairs)
+        slope = _dot(gradient, direction)
+        if not slope < 0:
+            break
+        step = 1.0 if pairs else min(1.0, LARGEST_FIRST_STEP / direction.abs().max().item())
+        accepted = _search(value_and_gradient, point, value, direction, slope, step)
+        if accepted is None:
+            if not pairs:
+                break
+            pairs.clear()  # the quadratic model misled: start again from the gradient
+            continue
+        new_point, new_value, new_gradient = accepted
+        change, bend = new_point - point, new_gradient - gradient
+        if _dot(change, bend) > 0:
+            pairs.append((change, bend))
+        converged = value - new_value <= TOLERANCE * abs(value)
+        point, value, gradient = new_point, new_value, new_gradient
+        report(iteration + 1)
+        if converged:
+            break
+    report(iterations)
+    return point.detach()
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.dot(a.flatten().double(), b.flatten().double()).item()
+
+
+def _direction(gradient, pairs) -> torch.Tensor:
+    """Minus the inverse Hessian's approximation times the gradient (two-loop recursion)."""
+    direction = -gradient
+    factors = []
+    for change, bend in reversed(pairs):
+        factor = _dot(change, direction) / _dot(change, bend)
+        direction = direction - factor * bend
+        factors.append(factor)
+    if pairs:
+        change, bend = pairs[-1]
+        direction = direction * (_dot(change, bend) / _dot(bend, bend))
+    for (change, bend), factor in zip(pairs, reversed(factors), strict=True):
+        correction = _dot(bend, direction) / _dot(change, bend)
+        direction = direction + (factor - correction) * change
+    return direction
+
+
+def _search(value_and_gradient, point, value, direction, slope, step):
+    """The first halved step that decreases the objective enough and folds nothing, or None."""
+    for _ in range(20):
+        trial = (point + step * direction).detach()
+        if is_unfolded(trial):
+            new_value, new_gradient = value_and_gradient(trial)
+            if new_value <= value + 1e-4 * step * slope:
+                return trial.detach(), new_value, new_gradient
+        step /= 2
+    return None
