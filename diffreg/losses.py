@@ -116,7 +116,7 @@ class PLS(_Similarity):
 
     Args:
         eps_warped: edge scale of the warped image, a float or (N,). None measures the image that it
-            is given; when registering, give the scale of the unwarped moving image (Objective does).
+            is given; when registering, give that of the unwarped moving image (Objective does).
         eps_fixed: edge scale of the fixed image; None measures it.
         variant: "pls" or "smooth".
         reduction: "mean", "sum" or "none" over the batch.
@@ -223,7 +223,9 @@ WEIGHTS = {"default": Weights(60, 1, 30, 3), "paper": Weights(60, 1, 1, 1)}
 def _level_sets(variant: str) -> Callable[..., torch.Tensor]:
     def similarity(moving, warped, fixed, mask):
         # The edge scale is that of the unwarped image: it must not change with the displacement.
-        return parallel_level_sets(warped, fixed, gradient_scale(moving.detach()), None, variant, mask)
+        return parallel_level_sets(
+            warped, fixed, gradient_scale(moving.detach()), None, variant, mask
+        )
 
     return similarity
 
@@ -304,7 +306,7 @@ class Objective(nn.Module):
         displacement: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> ObjectiveTerms:
-        """The objective of a displacement (N, D, *S) for images (N, C, *S); mask on the fixed grid."""
+        """The objective of a displacement (N, D, *S) for images (N, C, *S), mask (N, 1, *S)."""
         warped = warp(moving, displacement, padding=self.padding)
         similarity = sum(
             factor * SIMILARITIES[name](moving, warped, fixed, mask)

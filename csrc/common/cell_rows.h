@@ -1,4 +1,5 @@
-// CPU only: the cells of a field row by row, and the vertex gradient gathered from two rows of them.
+// CPU only: the cells of a field row by row, and the vertex gradient gathered from two rows of
+// them.
 #pragma once
 
 #include <cstdint>

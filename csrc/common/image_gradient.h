@@ -1,5 +1,6 @@
-// CPU only: central differences with a replicated border, g_k[i] = (I[min(i+1,n-1)] - I[max(i-1,0)])/2,
-// row by row, and their adjoint. Called by the drivers of gradient_scale and parallel_level_sets.
+// CPU only: central differences with a replicated border, g_k[i] = (I[min(i+1,n-1)] -
+// I[max(i-1,0)])/2, row by row, and their adjoint. Called by the drivers of gradient_scale and
+// parallel_level_sets.
 #pragma once
 
 #include <algorithm>
@@ -54,9 +55,9 @@ void add_adjoint_axis1(int64_t width, const T* p1, T* image_row) {
 // Image gradient by the adjoint for the rows [first, end): p(y, p0, p1) fills the gradient to both
 // derivatives at row y. p is evaluated once a row, and again for one row beside each strip.
 template <typename T, typename FillRow>
-void add_image_gradient(int64_t height, int64_t width, int64_t first, int64_t end,
-                        T* p0, T* p1,   // scratch, (W) each
-                        T* gradient,    // (H, W)
+void add_image_gradient(int64_t height, int64_t width, int64_t first, int64_t end, T* p0,
+                        T* p1,        // scratch, (W) each
+                        T* gradient,  // (H, W)
                         const FillRow& fill) {
   for (int64_t from = std::max<int64_t>(first - 1, 0); from < std::min(end + 1, height); ++from) {
     fill(from, p0, p1);

@@ -1,4 +1,5 @@
-// Sums in a fixed order: lanes within a chunk of a row, then chunks, then strips, then nothing else.
+// Sums in a fixed order: lanes within a chunk of a row, then chunks, then strips, then nothing
+// else.
 #pragma once
 
 #include <cstdint>

@@ -2,9 +2,9 @@
 // Called by correlation_cpu.cpp.
 #pragma once
 
-#include "../common/host_device.h"
-
 #include <cmath>
+
+#include "../common/host_device.h"
 
 namespace diffreg::correlation {
 

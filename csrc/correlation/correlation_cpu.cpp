@@ -1,12 +1,11 @@
 // Schema and CPU driver of diffreg::correlation and diffreg::correlation_backward.
-#include "correlation.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
 #include <tuple>
 
 #include "../common/mask.h"
+#include "correlation.h"
 
 namespace diffreg::correlation {
 namespace {
@@ -37,17 +36,20 @@ template <typename T>
 void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
             double* moments) {  // (N, 5)
   const int64_t N = warped.size(0), C = warped.size(1), H = warped.size(2), W = warped.size(3);
-  const auto weighted = [](const T* m, int64_t x, double value) { return m ? m[x] * value : value; };
+  const auto weighted = [](const T* m, int64_t x, double value) {
+    return m ? m[x] * value : value;
+  };
   StripSums<4> raw(N, strip_count(H));
   for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     double* sum = raw.at(n, strip);
-    for_rows<T>(warped, fixed, mask, n, first, end, [&](int64_t, const T* w, const T* r, const T* m) {
-      const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
-      sum[0] += add([&](int64_t x) { return weighted(m, x, w[x]); });
-      sum[1] += add([&](int64_t x) { return weighted(m, x, r[x]); });
-      sum[2] += add([&](int64_t x) { return weighted(m, x, double(w[x]) * w[x]); });
-      sum[3] += add([&](int64_t x) { return weighted(m, x, double(r[x]) * r[x]); });
-    });
+    for_rows<T>(warped, fixed, mask, n, first, end,
+                [&](int64_t, const T* w, const T* r, const T* m) {
+                  const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
+                  sum[0] += add([&](int64_t x) { return weighted(m, x, w[x]); });
+                  sum[1] += add([&](int64_t x) { return weighted(m, x, r[x]); });
+                  sum[2] += add([&](int64_t x) { return weighted(m, x, double(w[x]) * w[x]); });
+                  sum[3] += add([&](int64_t x) { return weighted(m, x, double(r[x]) * r[x]); });
+                });
   });
   for (int64_t n = 0; n < N; ++n) {
     moments[n * kMoments] = raw.total(n, 0) * mask.per_voxel(n) / C;
@@ -57,14 +59,15 @@ void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
   for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     double* sum = centred.at(n, strip);
     const double mean_w = moments[n * kMoments], mean_r = moments[n * kMoments + 1];
-    for_rows<T>(warped, fixed, mask, n, first, end, [&](int64_t, const T* w, const T* r, const T* m) {
-      const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
-      const auto b = [&](int64_t x) { return w[x] - mean_w; };
-      const auto a = [&](int64_t x) { return r[x] - mean_r; };
-      sum[0] += add([&](int64_t x) { return weighted(m, x, b(x) * b(x)); });
-      sum[1] += add([&](int64_t x) { return weighted(m, x, a(x) * a(x)); });
-      sum[2] += add([&](int64_t x) { return weighted(m, x, a(x) * b(x)); });
-    });
+    for_rows<T>(warped, fixed, mask, n, first, end,
+                [&](int64_t, const T* w, const T* r, const T* m) {
+                  const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
+                  const auto b = [&](int64_t x) { return w[x] - mean_w; };
+                  const auto a = [&](int64_t x) { return r[x] - mean_r; };
+                  sum[0] += add([&](int64_t x) { return weighted(m, x, b(x) * b(x)); });
+                  sum[1] += add([&](int64_t x) { return weighted(m, x, a(x) * a(x)); });
+                  sum[2] += add([&](int64_t x) { return weighted(m, x, a(x) * b(x)); });
+                });
   });
   const double epsilon = std::numeric_limits<T>::epsilon();
   for (int64_t n = 0; n < N; ++n) {
@@ -119,15 +122,19 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
     for_each_strip(w.size(0), w.size(2), [&](int64_t n, int64_t, int64_t first, int64_t end) {
       const Moments moment = read(held.const_data_ptr<double>() + n * kMoments);
       const double g = upstream.const_data_ptr<T>()[n];
-      for_rows<T>(w, r, weights, n, first, end,
-                  [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
-        for (int64_t x = 0; x < W; ++x) {
-          const double b = warped_row[x] - moment.mean_warped, a = fixed_row[x] - moment.mean_fixed;
-          const double weight = m ? g * m[x] : g;
-          if (to_w) to_w[at + x] = static_cast<T>(weight * moment.slope(b, moment.warped_warped, a));
-          if (to_r) to_r[at + x] = static_cast<T>(weight * moment.slope(a, moment.fixed_fixed, b));
-        }
-      });
+      for_rows<T>(
+          w, r, weights, n, first, end,
+          [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
+            for (int64_t x = 0; x < W; ++x) {
+              const double b = warped_row[x] - moment.mean_warped,
+                           a = fixed_row[x] - moment.mean_fixed;
+              const double weight = m ? g * m[x] : g;
+              if (to_w)
+                to_w[at + x] = static_cast<T>(weight * moment.slope(b, moment.warped_warped, a));
+              if (to_r)
+                to_r[at + x] = static_cast<T>(weight * moment.slope(a, moment.fixed_fixed, b));
+            }
+          });
     });
   });
   return {grad_warped, grad_fixed};

@@ -2,9 +2,9 @@
 // over the corners of all cells. Called by deformation_energy_cpu.cpp.
 #pragma once
 
-#include "../common/host_device.h"
-
 #include <cmath>
+
+#include "../common/host_device.h"
 
 namespace diffreg::deformation_energy {
 
@@ -17,15 +17,17 @@ struct Penalty {
   T threshold;
 
   DIFFREG_HD T value(T J) const {
-    if constexpr (kind == PenaltyKind::hinge) return J < threshold ? square(threshold - J) : nan_or_zero(J);
-    if constexpr (kind == PenaltyKind::relu) return J < 0 ? square(J) : nan_or_zero(J);
+    if constexpr (kind == PenaltyKind::hinge)
+      return J < threshold ? square(threshold - J) : nan_or_zero(J);
+    if constexpr (kind == PenaltyKind::relu) return J < 0 ? -J : nan_or_zero(J);
     if (J >= threshold) return raw(J);
     return raw(threshold) + raw_slope(threshold) * (J - threshold);
   }
 
   DIFFREG_HD T slope(T J) const {
-    if constexpr (kind == PenaltyKind::hinge) return J < threshold ? 2 * (J - threshold) : nan_or_zero(J);
-    if constexpr (kind == PenaltyKind::relu) return J < 0 ? 2 * J : nan_or_zero(J);
+    if constexpr (kind == PenaltyKind::hinge)
+      return J < threshold ? 2 * (J - threshold) : nan_or_zero(J);
+    if constexpr (kind == PenaltyKind::relu) return J < 0 ? T(-1) : nan_or_zero(J);
     return raw_slope(J >= threshold || J != J ? J : threshold);
   }
 

@@ -1,6 +1,4 @@
 // Schema and CPU driver of diffreg::deformation_energy and diffreg::deformation_energy_backward.
-#include "deformation_energy.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
@@ -10,6 +8,7 @@
 #include "../common/check.h"
 #include "../common/parallel.h"
 #include "../common/reduce.h"
+#include "deformation_energy.h"
 
 namespace diffreg::deformation_energy {
 namespace {
@@ -18,9 +17,9 @@ constexpr int D = 2;
 
 // Factor of every squared derivative: the spacing's, over the number of stencil positions.
 struct Coefficients {
-  double first[D][D];      // [axis][component]
-  double second[D][D];     // [axis][component]
-  double mixed[D];         // [component], both orders of the two axes
+  double first[D][D];   // [axis][component]
+  double second[D][D];  // [axis][component]
+  double mixed[D];      // [component], both orders of the two axes
   double corner;
 
   Coefficients(int64_t height, int64_t width, const std::vector<double>& h) {
@@ -43,9 +42,13 @@ struct Coefficients {
 
 // The second difference along one axis and the mixed one, on rows that hold them.
 template <typename T>
-T second(const T* u, int64_t step) { return u[step] - 2 * u[0] + u[-step]; }
+T second(const T* u, int64_t step) {
+  return u[step] - 2 * u[0] + u[-step];
+}
 template <typename T>
-T cross(const T* u, int64_t width) { return u[width + 1] - u[width] - u[1] + u[0]; }
+T cross(const T* u, int64_t width) {
+  return u[width + 1] - u[width] - u[1] + u[0];
+}
 
 // The three energies of the stencils that start in (or are centred on) row y.
 template <typename T, PenaltyKind kind>
@@ -64,18 +67,18 @@ void add_row(const Field<T>& field, const Coefficients& factor, Penalty<T, kind>
                      sum_row<T>(0, W, [&](int64_t x) { return squared(second(u + x, W)); });
     }
     if (y + 1 == H) continue;
-    energies[0] += factor.first[0][c] *
-                   sum_row<T>(0, W, [&](int64_t x) { return squared(u[x + W] - u[x]); });
-    energies[1] += factor.mixed[c] *
-                   sum_row<T>(0, W - 1, [&](int64_t x) { return squared(cross(u + x, W)); });
+    energies[0] +=
+        factor.first[0][c] * sum_row<T>(0, W, [&](int64_t x) { return squared(u[x + W] - u[x]); });
+    energies[1] +=
+        factor.mixed[c] * sum_row<T>(0, W - 1, [&](int64_t x) { return squared(cross(u + x, W)); });
   }
   if (y + 1 == H) return;
   energies[2] += factor.corner * sum_row<T>(0, W - 1, [&](int64_t x) {
-    T corner[4];
-    field.cell(y, x).determinants(corner);
-    return (penalty.value(corner[0]) + penalty.value(corner[1])) +
-           (penalty.value(corner[2]) + penalty.value(corner[3]));
-  });
+                   T corner[4];
+                   field.cell(y, x).determinants(corner);
+                   return (penalty.value(corner[0]) + penalty.value(corner[1])) +
+                          (penalty.value(corner[2]) + penalty.value(corner[3]));
+                 });
 }
 
 // Gradient of the diffusion energy to row y: each difference pulls on both of its ends.

@@ -1,9 +1,10 @@
-// eta * mean |grad I|, floored at max(1e-6 max |I|, smallest normal). Called by gradient_scale_cpu.cpp.
+// eta * mean |grad I|, floored at max(1e-6 max |I|, smallest normal). Called by
+// gradient_scale_cpu.cpp.
 #pragma once
 
-#include "../common/host_device.h"
-
 #include <cmath>
+
+#include "../common/host_device.h"
 
 namespace diffreg::gradient_scale {
 

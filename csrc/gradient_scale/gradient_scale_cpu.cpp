@@ -1,12 +1,11 @@
 // Schema and CPU driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
-#include "gradient_scale.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
 
 #include "../common/image_gradient.h"
 #include "../common/mask.h"
+#include "gradient_scale.h"
 
 namespace diffreg::gradient_scale {
 namespace {
@@ -81,23 +80,23 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
     const auto scales = measure<T>(held, eta, weights);
     for_each_strip(held.size(0), H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
-      const T factor = static_cast<T>(upstream.const_data_ptr<T>()[n] * eta *
-                                      weights.per_voxel(n) / C);
+      const T factor =
+          static_cast<T>(upstream.const_data_ptr<T>()[n] * eta * weights.per_voxel(n) / C);
       std::vector<T> p0(W), p1(W);
       for (int64_t c = 0; c < C; ++c) {
         const Plane<T> plane{held.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
         T* out = grad_image.mutable_data_ptr<T>() + (n * C + c) * H * W;
         add_image_gradient(H, W, first, end, p0.data(), p1.data(), out,
                            [&](int64_t y, T* g0, T* g1) {
-          plane.gradient_row(y, g0, g1);
-          const T* m = weights.row(n, y);
-          for (int64_t x = 0; x < W; ++x) {
-            const T length = magnitude(g0[x], g1[x]);
-            const T weight = m ? factor * m[x] : factor;
-            g0[x] = weight * direction(g0[x], length);
-            g1[x] = weight * direction(g1[x], length);
-          }
-        });
+                             plane.gradient_row(y, g0, g1);
+                             const T* m = weights.row(n, y);
+                             for (int64_t x = 0; x < W; ++x) {
+                               const T length = magnitude(g0[x], g1[x]);
+                               const T weight = m ? factor * m[x] : factor;
+                               g0[x] = weight * direction(g0[x], length);
+                               g1[x] = weight * direction(g1[x], length);
+                             }
+                           });
       }
     });
   });

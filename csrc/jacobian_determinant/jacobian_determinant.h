@@ -1,5 +1,6 @@
 // One value a cell out of its corner determinants, and the adjoint of that reduction.
-// Called by jacobian_determinant_cpu.cpp; the determinants themselves stand in common/determinant.h.
+// Called by jacobian_determinant_cpu.cpp; the determinants themselves stand in
+// common/determinant.h.
 #pragma once
 
 #include "../common/host_device.h"

@@ -1,11 +1,11 @@
-// Schema and CPU driver of diffreg::jacobian_determinant and diffreg::jacobian_determinant_backward.
-#include "jacobian_determinant.h"
-
+// Schema and CPU driver of diffreg::jacobian_determinant and
+// diffreg::jacobian_determinant_backward.
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cell_rows.h"
 #include "../common/check.h"
 #include "../common/parallel.h"
+#include "jacobian_determinant.h"
 
 namespace diffreg::jacobian_determinant {
 namespace {
@@ -75,17 +75,18 @@ Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string 
       T* out = grad_displacement.mutable_data_ptr<T>() + n * D * H * W;
       add_cell_gradients(field, first, end, out,
                          [&](int64_t y, int64_t x, const Cell<T>& cell, T* corner) {
-        const int64_t at = y * (W - 1) + x;
-        if (reduce == Reduce::none) {
-          for (int k = 0; k < 4; ++k) corner[k] = g[(n * 4 + k) * cells + at];
-        } else if (reduce == Reduce::mean) {
-          for (int k = 0; k < 4; ++k) corner[k] = g[n * cells + at] / 4;
-        } else {
-          cell.determinants(corner);
-          const int chosen = smallest(corner);
-          for (int k = 0; k < 4; ++k) corner[k] = k == chosen ? g[n * cells + at] : T(0);
-        }
-      });
+                           const int64_t at = y * (W - 1) + x;
+                           if (reduce == Reduce::none) {
+                             for (int k = 0; k < 4; ++k) corner[k] = g[(n * 4 + k) * cells + at];
+                           } else if (reduce == Reduce::mean) {
+                             for (int k = 0; k < 4; ++k) corner[k] = g[n * cells + at] / 4;
+                           } else {
+                             cell.determinants(corner);
+                             const int chosen = smallest(corner);
+                             for (int k = 0; k < 4; ++k)
+                               corner[k] = k == chosen ? g[n * cells + at] : T(0);
+                           }
+                         });
     });
   });
   return grad_displacement;

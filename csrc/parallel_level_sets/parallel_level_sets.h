@@ -3,9 +3,9 @@
 // Called by parallel_level_sets_cpu.cpp; exchanging (g, eW) and (h, eR) gives the other gradient.
 #pragma once
 
-#include "../common/host_device.h"
-
 #include <cmath>
+
+#include "../common/host_device.h"
 
 namespace diffreg::parallel_level_sets {
 

@@ -1,12 +1,11 @@
 // Schema and CPU driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
-#include "parallel_level_sets.h"
-
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
 #include "../common/image_gradient.h"
 #include "../common/mask.h"
+#include "parallel_level_sets.h"
 
 namespace diffreg::parallel_level_sets {
 namespace {
@@ -63,7 +62,8 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
                const Tensor& eps_fixed, std::string variant_name, std::optional<Tensor> mask) {
   check(warped, fixed, eps_warped, eps_fixed);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const Tensor ew = torch::stable::contiguous(eps_warped), er = torch::stable::contiguous(eps_fixed);
+  const Tensor ew = torch::stable::contiguous(eps_warped),
+               er = torch::stable::contiguous(eps_fixed);
   const int64_t N = w.size(0), C = w.size(1), H = w.size(2), W = w.size(3);
   Tensor value = torch::stable::new_zeros(w, {N});
   const auto run = [&]<typename T, Variant variant>(T, VariantTag<variant>) {
@@ -112,16 +112,17 @@ void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const
       const Plane<T> beside{other.const_data_ptr<T>() + c * H * W, H, W};
       add_image_gradient(H, W, first, end, p0.data(), p1.data(), gradient + c * H * W,
                          [&](int64_t y, T* to0, T* to1) {
-        rows.read(plane, beside, y);
-        const T* m = weights.row(n, y);
-        for (int64_t x = 0; x < W; ++x) {
-          T g[2], h[2];
-          const auto voxel = rows.template voxel<variant>(x, eps_own[n], eps_other[n], g, h);
-          const T weight = m ? factor * m[x] : factor;
-          to0[x] = weight * voxel.derivative(g[0], h[0]);
-          to1[x] = weight * voxel.derivative(g[1], h[1]);
-        }
-      });
+                           rows.read(plane, beside, y);
+                           const T* m = weights.row(n, y);
+                           for (int64_t x = 0; x < W; ++x) {
+                             T g[2], h[2];
+                             const auto voxel =
+                                 rows.template voxel<variant>(x, eps_own[n], eps_other[n], g, h);
+                             const T weight = m ? factor * m[x] : factor;
+                             to0[x] = weight * voxel.derivative(g[0], h[0]);
+                             to1[x] = weight * voxel.derivative(g[1], h[1]);
+                           }
+                         });
     }
   });
 }
@@ -134,7 +135,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
   check_shape("gradient", gradient, {warped.size(0)});
   check_dtype("gradient", gradient, warped.scalar_type());
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const Tensor ew = torch::stable::contiguous(eps_warped), er = torch::stable::contiguous(eps_fixed);
+  const Tensor ew = torch::stable::contiguous(eps_warped),
+               er = torch::stable::contiguous(eps_fixed);
   const Tensor upstream = torch::stable::contiguous(gradient);
   const auto output = [&](bool need) {
     return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
@@ -173,6 +175,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("parallel_level_sets", TORCH_BOX(&diffreg::parallel_level_sets::forward));
-  library.impl("parallel_level_sets_backward",
-               TORCH_BOX(&diffreg::parallel_level_sets::backward));
+  library.impl("parallel_level_sets_backward", TORCH_BOX(&diffreg::parallel_level_sets::backward));
 }

@@ -2,17 +2,18 @@
 // Called by warp_cpu.cpp for the value, both gradients and the nearest-neighbour variant.
 #pragma once
 
-#include "../common/host_device.h"
-
 #include <cmath>
 #include <cstdint>
+
+#include "../common/host_device.h"
 
 namespace diffreg::warp {
 
 enum class Padding { border, zeros };
 
 // The two voxels of one axis beside a coordinate, with the weights of a convex combination and the
-// weights' derivatives. Both indices always lie inside the axis; a voxel that is outside has weight 0.
+// weights' derivatives. Both indices always lie inside the axis; a voxel that is outside has weight
+// 0.
 template <typename T>
 struct Neighbours {
   int64_t low, high;
@@ -38,6 +39,13 @@ DIFFREG_HD Neighbours<T> not_finite(int64_t size) {
   return {0, size > 1 ? 1 : 0, nan, nan, nan, nan};
 }
 
+// floor() of a coordinate that fits an int64, without the library call of a CPU's baseline.
+template <typename T>
+DIFFREG_HD int64_t floor_index(T coordinate) {
+  const int64_t truncated = static_cast<int64_t>(coordinate);
+  return static_cast<T>(truncated) > coordinate ? truncated - 1 : truncated;
+}
+
 template <typename T>
 DIFFREG_HD Neighbours<T> linear(T coordinate, int64_t size, Padding padding) {
   if (!std::isfinite(coordinate)) return not_finite<T>(size);
@@ -46,20 +54,23 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, int64_t size, Padding padding) {
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
     const T slope = coordinate > 0 && coordinate < last ? T(1) : T(0);
     const T inside = coordinate > 0 ? (coordinate < last ? coordinate : last) : T(0);
-    const int64_t low = static_cast<int64_t>(std::floor(inside));
+    const int64_t low = floor_index(inside);
     const T fraction = inside - static_cast<T>(low);
     return {low, low + 1 < size ? low + 1 : low, 1 - fraction, fraction, -slope, slope};
   }
   // One voxel beyond the image everything is 0; clamping there makes the cast safe.
   const bool near = coordinate >= -1 && coordinate < last + 1;
   const T inside = near ? coordinate : T(-1);
-  const int64_t low = static_cast<int64_t>(std::floor(inside));
+  const int64_t low = floor_index(inside);
   const T fraction = inside - static_cast<T>(low);
   const T has_low = near && low >= 0 ? T(1) : T(0);
   const T has_high = near && low + 1 < size ? T(1) : T(0);
-  return {low >= 0 ? low : 0,       low + 1 < size ? low + 1 : low,
-          has_low * (1 - fraction), has_high * fraction,
-          -has_low,                 has_high};
+  return {low >= 0 ? low : 0,
+          low + 1 < size ? low + 1 : low,
+          has_low * (1 - fraction),
+          has_high * fraction,
+          -has_low,
+          has_high};
 }
 
 // floor(coordinate + 1/2); constant almost everywhere, hence without slope.

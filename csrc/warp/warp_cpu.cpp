@@ -31,8 +31,8 @@ Sampling parse(const std::string& interpolation, const std::string& padding) {
 struct Grids {
   int64_t samples, channels;
   int64_t from[D], to[D];
-  int64_t stride[D];                // of the moving grid
-  int64_t from_voxels, to_voxels;
+  int64_t stride[D];  // of the moving grid
+  int64_t from_voxels, to_voxels, row_voxels;
 
   Grids(const Tensor& moving, const Tensor& displacement)
       : samples(moving.size(0)), channels(moving.size(1)), from_voxels(1), to_voxels(1) {
@@ -41,10 +41,10 @@ struct Grids {
       to[k] = displacement.size(2 + k);
       stride[k] = from_voxels;
       from_voxels *= from[k];
+      if (k == 0) row_voxels = to_voxels;
       to_voxels *= to[k];
     }
   }
-  int64_t row_voxels() const { return to_voxels / to[0]; }
 };
 
 void check(const Tensor& moving, const Tensor& displacement) {
@@ -53,27 +53,27 @@ void check(const Tensor& moving, const Tensor& displacement) {
   STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
                   " samples, displacement ", displacement.size(0));
   const bool nothing_to_read = moving.size(2) == 0 || moving.size(3) == 0;
-  STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0, "moving has no voxels: ",
-                  shape_of(moving));
+  STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
+                  "moving has no voxels: ", shape_of(moving));
 }
 
-// Where voxel (row, offset) of the fixed grid lands on the moving grid.
-template <typename T>
-void locate(const Grids& grids, const Sampling& sampling,
-            const T* displacement,  // (D, *to) of one sample
-            int64_t row, int64_t offset, Neighbours<T>* at) {
-  int64_t index[D];
-  index[0] = row;
-  int64_t rest = offset;
-  for (int k = D - 1; k > 0; --k) {
-    index[k] = rest % grids.to[k];
-    rest /= grids.to[k];
-  }
-  const int64_t voxel = row * grids.row_voxels() + offset;
-  for (int k = 0; k < D; ++k) {
-    const T coordinate = static_cast<T>(index[k]) + displacement[k * grids.to_voxels + voxel];
-    at[k] = sampling.linear ? linear(coordinate, grids.from[k], sampling.padding)
-                            : nearest(coordinate, grids.from[k], sampling.padding);
+// Calls run(voxel, at) for the voxels of one row (axis 0) of the fixed grid, in raster order, with
+// the neighbours on the moving grid of the point where each lands.
+template <typename T, typename Run>
+void for_row(const Grids& grids, const Sampling& sampling,
+             const T* displacement,  // (D, *to) of one sample
+             int64_t row, const Run& run) {
+  int64_t index[D] = {row};
+  for (int64_t offset = 0; offset < grids.row_voxels; ++offset) {
+    const int64_t voxel = row * grids.row_voxels + offset;
+    Neighbours<T> at[D];
+    for (int k = 0; k < D; ++k) {
+      const T coordinate = static_cast<T>(index[k]) + displacement[k * grids.to_voxels + voxel];
+      at[k] = sampling.linear ? linear(coordinate, grids.from[k], sampling.padding)
+                              : nearest(coordinate, grids.from[k], sampling.padding);
+    }
+    run(voxel, at);
+    for (int k = D - 1; k > 0 && ++index[k] == grids.to[k]; --k) index[k] = 0;
   }
 }
 
@@ -83,15 +83,16 @@ void forward_linear(const Grids& grids, const Sampling& sampling,
                     const T* displacement,  // (N, D, *to)
                     T* warped) {            // (N, C, *to)
   for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    Neighbours<T> at[D];
+    const T* image = moving + n * grids.channels * grids.from_voxels;
+    T* out = warped + n * grids.channels * grids.to_voxels;
     for (int64_t row = first; row < end; ++row) {
-      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
-        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
-        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-          warped[c * grids.to_voxels + row * grids.row_voxels() + offset] =
-              value<D>(moving + c * grids.from_voxels, grids.stride, at);
-        }
-      }
+      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+              [&](int64_t voxel, const Neighbours<T>* at) {
+                for (int64_t c = 0; c < grids.channels; ++c) {
+                  out[c * grids.to_voxels + voxel] =
+                      value<D>(image + c * grids.from_voxels, grids.stride, at);
+                }
+              });
     }
   });
 }
@@ -112,6 +113,7 @@ std::vector<char> not_a_number(const Tensor& tensor) {
   return bytes;
 }
 
+// Voxels are copied as bytes, so that every dtype works.
 template <typename T>
 void forward_nearest(const Grids& grids, const Sampling& sampling, int64_t bytes,
                      const char* nan,        // (bytes)
@@ -119,53 +121,53 @@ void forward_nearest(const Grids& grids, const Sampling& sampling, int64_t bytes
                      const T* displacement,  // (N, D, *to)
                      char* warped) {         // (N, C, *to, bytes)
   for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    Neighbours<T> at[D];
+    const char* image = moving + n * grids.channels * grids.from_voxels * bytes;
+    char* out = warped + n * grids.channels * grids.to_voxels * bytes;
     for (int64_t row = first; row < end; ++row) {
-      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
-        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
-        int64_t from = 0;
-        T weight = 1;
-        for (int k = 0; k < D; ++k) {
-          from += at[k].low * grids.stride[k];
-          weight *= at[k].low_weight;
-        }
-        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-          char* to = warped + (c * grids.to_voxels + row * grids.row_voxels() + offset) * bytes;
-          if (weight == 0) {
-            std::memset(to, 0, bytes);
-          } else {
-            std::memcpy(to, weight > 0 ? moving + (c * grids.from_voxels + from) * bytes : nan,
-                        bytes);
-          }
-        }
-      }
+      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+              [&](int64_t voxel, const Neighbours<T>* at) {
+                int64_t from = 0;
+                T weight = 1;
+                for (int k = 0; k < D; ++k) {
+                  from += at[k].low * grids.stride[k];
+                  weight *= at[k].low_weight;
+                }
+                for (int64_t c = 0; c < grids.channels; ++c) {
+                  char* to = out + (c * grids.to_voxels + voxel) * bytes;
+                  const char* value = image + (c * grids.from_voxels + from) * bytes;
+                  if (weight == 0) {
+                    std::memset(to, 0, bytes);
+                  } else {
+                    std::memcpy(to, weight > 0 ? value : nan, bytes);
+                  }
+                }
+              });
     }
   });
 }
 
 template <typename T>
 void backward_displacement(const Grids& grids, const Sampling& sampling,
-                           const T* gradient,      // (N, C, *to)
-                           const T* moving,        // (N, C, *from)
-                           const T* displacement,  // (N, D, *to)
-                           T* grad_displacement) { // (N, D, *to)
+                           const T* gradient,       // (N, C, *to)
+                           const T* moving,         // (N, C, *from)
+                           const T* displacement,   // (N, D, *to)
+                           T* grad_displacement) {  // (N, D, *to)
   for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    Neighbours<T> at[D];
+    const T* image = moving + n * grids.channels * grids.from_voxels;
+    const T* upstream = gradient + n * grids.channels * grids.to_voxels;
+    T* out = grad_displacement + n * D * grids.to_voxels;
     for (int64_t row = first; row < end; ++row) {
-      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
-        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
-        const int64_t voxel = row * grids.row_voxels() + offset;
-        T sum[D] = {};
-        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-          const T upstream = gradient[c * grids.to_voxels + voxel];
-          const T* image = moving + c * grids.from_voxels;
-          sum[0] += upstream * derivative<D, 0>(image, grids.stride, at);
-          sum[1] += upstream * derivative<D, 1>(image, grids.stride, at);
-        }
-        for (int k = 0; k < D; ++k) {
-          grad_displacement[(n * D + k) * grids.to_voxels + voxel] = sum[k];
-        }
-      }
+      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+              [&](int64_t voxel, const Neighbours<T>* at) {
+                T sum[D] = {};
+                for (int64_t c = 0; c < grids.channels; ++c) {
+                  const T weight = upstream[c * grids.to_voxels + voxel];
+                  const T* plane = image + c * grids.from_voxels;
+                  sum[0] += weight * derivative<D, 0>(plane, grids.stride, at);
+                  sum[1] += weight * derivative<D, 1>(plane, grids.stride, at);
+                }
+                for (int k = 0; k < D; ++k) out[k * grids.to_voxels + voxel] = sum[k];
+              });
     }
   });
 }
@@ -178,17 +180,15 @@ struct RowRange {
 template <typename T>
 std::vector<RowRange> touched_rows(const Grids& grids, const Sampling& sampling,
                                    const T* displacement) {  // (N, D, *to)
-  std::vector<RowRange> ranges(grids.samples * grids.to[0]);
+  std::vector<RowRange> ranges(grids.samples * grids.to[0], {grids.from[0], -1});
   for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    Neighbours<T> at[D];
     for (int64_t row = first; row < end; ++row) {
-      RowRange range{grids.from[0], -1};
-      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
-        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
-        range.lowest = std::min(range.lowest, at[0].low);
-        range.highest = std::max(range.highest, at[0].high);
-      }
-      ranges[n * grids.to[0] + row] = range;
+      RowRange& range = ranges[n * grids.to[0] + row];
+      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+              [&](int64_t, const Neighbours<T>* at) {
+                range.lowest = std::min(range.lowest, at[0].low);
+                range.highest = std::max(range.highest, at[0].high);
+              });
     }
   });
   return ranges;
@@ -203,18 +203,18 @@ void backward_moving(const Grids& grids, const Sampling& sampling,
                      T* grad_moving) {       // (N, C, *from), zeros
   const auto ranges = touched_rows(grids, sampling, displacement);
   for_each_strip(grids.samples, grids.from[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    Neighbours<T> at[D];
+    const T* upstream = gradient + n * grids.channels * grids.to_voxels;
+    T* out = grad_moving + n * grids.channels * grids.from_voxels;
     for (int64_t row = 0; row < grids.to[0]; ++row) {
       const RowRange range = ranges[n * grids.to[0] + row];
       if (range.highest < first || range.lowest >= end) continue;
-      for (int64_t offset = 0; offset < grids.row_voxels(); ++offset) {
-        locate(grids, sampling, displacement + n * D * grids.to_voxels, row, offset, at);
-        const int64_t voxel = row * grids.row_voxels() + offset;
-        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-          splat<D>(grad_moving + c * grids.from_voxels, grids.stride, at,
-                   gradient[c * grids.to_voxels + voxel], first, end);
-        }
-      }
+      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+              [&](int64_t voxel, const Neighbours<T>* at) {
+                for (int64_t c = 0; c < grids.channels; ++c) {
+                  splat<D>(out + c * grids.from_voxels, grids.stride, at,
+                           upstream[c * grids.to_voxels + voxel], first, end);
+                }
+              });
     }
   });
 }
@@ -247,8 +247,7 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
                                     const Tensor& displacement, std::string interpolation,
-                                    std::string padding, bool need_moving,
-                                    bool need_displacement) {
+                                    std::string padding, bool need_moving, bool need_displacement) {
   const Sampling sampling = parse(interpolation, padding);
   check(moving, displacement);
   check_dtype("displacement", displacement, moving.scalar_type());
@@ -285,8 +284,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
 }  // namespace diffreg::warp
 
 STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def(
-      "warp(Tensor moving, Tensor displacement, str interpolation, str padding) -> Tensor");
+  library.def("warp(Tensor moving, Tensor displacement, str interpolation, str padding) -> Tensor");
   library.def(
       "warp_backward(Tensor gradient, Tensor moving, Tensor displacement, str interpolation, "
       "str padding, bool need_moving, bool need_displacement) -> (Tensor, Tensor)");

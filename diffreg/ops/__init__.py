@@ -1,7 +1,7 @@
 """Fused operators of image registration, each with a hand-written backward pass.
 
-Needs torch and numpy only. Every operator has a ``<op>_reference`` in plain PyTorch beside it, which
-is its documentation, the oracle of its tests and the baseline of its benchmark.
+Needs torch and numpy only. Every operator has a ``<op>_reference`` in plain PyTorch beside it: its
+documentation, the oracle of its tests and the baseline of its benchmark.
 """
 
 from diffreg.ops import _core  # noqa: F401  (loads the compiled operators)

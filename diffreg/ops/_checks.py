@@ -71,7 +71,7 @@ def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
 
 
 def check_pair(image: Any, fixed: Any, name: str = "warped") -> None:
-    """Raises unless `image`, called `name`, and `fixed` are images of one shape, dtype and device."""
+    """Raises unless `image` (named `name`) and `fixed` have one shape, dtype and device."""
     check_image(name, image)
     check_image("fixed", fixed)
     if image.shape != fixed.shape:
@@ -97,8 +97,8 @@ def check_device(name: str, tensor: torch.Tensor) -> None:
     """Raises where no kernel was built for the tensor's device."""
     if tensor.device.type not in ("cpu", "meta"):
         raise NotImplementedError(
-            f"{name} is on {tensor.device}, for which this build of diffreg has no kernels: move it "
-            "to the CPU, or call the operator's _reference, which is plain PyTorch"
+            f"{name} is on {tensor.device}, for which this build of diffreg has no kernels: move "
+            "it to the CPU, or call the operator's _reference, which is plain PyTorch"
         )
 
 
@@ -123,7 +123,9 @@ def checked_mask(mask: Any, image: torch.Tensor) -> torch.Tensor | None:
     if mask.is_complex():
         raise TypeError(f"mask must be real, got {mask.dtype}")
     if mask.device != image.device:
-        raise ValueError(f"mask must be on the device of the image, {image.device}, got {mask.device}")
+        raise ValueError(
+            f"mask must be on the device of the image, {image.device}, got {mask.device}"
+        )
     return mask.to(image.dtype)
 
 
@@ -132,5 +134,5 @@ def refuse_forward_mode(operator: str) -> None:
     if forward_ad._current_level >= 0:
         raise NotImplementedError(
             f"{operator} has no forward-mode derivative (torch.func.jvp, jacfwd); use reverse mode "
-            f"(backward, torch.func.vjp, jacrev), or {operator}_reference"
+            f"(backward, torch.autograd.grad), or {operator}_reference"
         )

@@ -4,7 +4,9 @@ import torch
 
 from diffreg import __version__
 
-REBUILD = "run: pip install --no-build-isolation --force-reinstall --no-deps . (in the source folder)"
+REBUILD = (
+    "run: pip install --no-build-isolation --force-reinstall --no-deps . (in the source folder)"
+)
 
 
 def build_info() -> dict[str, str]:

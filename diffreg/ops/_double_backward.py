@@ -13,7 +13,12 @@ Tensors = Sequence[torch.Tensor]
 
 
 def _differentiable(tensors: Tensors) -> list[torch.Tensor]:
-    return [t if t.requires_grad else t.detach().requires_grad_() for t in tensors]
+    """Views of the tensors that no other one depends on.
+
+    Upstream gradients depend on the inputs as soon as the loss is not linear, and both inputs may
+    be one tensor: the derivative to one view must not run on through another.
+    """
+    return [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
 
 
 def gradients_of_gradients(

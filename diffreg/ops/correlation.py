@@ -94,6 +94,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient, grad_moments):
+    refuse_forward_mode("correlation")
     need_warped, need_fixed, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("correlation has no gradient to mask: pass mask.detach()")
@@ -114,6 +115,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
+    refuse_forward_mode("correlation")
     gradient, warped, fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: correlation_reference(w, r, mask), [warped, fixed], [gradient], grad_gradients

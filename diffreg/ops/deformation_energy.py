@@ -32,15 +32,15 @@ def deformation_energy(
 
     diffusion is the mean of sum |d_k u|^2, bending that of sum |d_kl u|^2 on compact stencils,
     determinant that of psi(J) over every corner of every cell. Each is a sum over components and
-    derivative terms and a mean over its stencil positions, without a factor 1/2; an axis that is too
-    short for a stencil adds 0.
+    derivative terms and a mean over its stencil positions, without a factor 1/2; an axis that is
+    too short for a stencil adds 0.
 
     Args:
         displacement: (N, D, *S), voxels, float32 or float64. D = 2.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k, second d_kl u_c h_c / (h_k h_l).
         penalty: "hyperelastic" psi = ((J-1)^2 / J)^2, "log2" (ln J)^2, "hinge" max(0, t - J)^2,
-            "relu" max(0, -J)^2. The first two go on as their tangent below the threshold t.
+            "relu" max(0, -J). The first two go on as their tangent below the threshold t.
         threshold: t > 0; None is the penalty's own (0.2, 0.01, 0.2; "relu" takes none).
 
     Returns:
@@ -60,8 +60,8 @@ def deformation_energy(
         >>> from diffreg.ops import deformation_energy
         >>> stretch = torch.zeros(1, 2, 4, 4)
         >>> stretch[0, 0] = torch.arange(4.0).reshape(4, 1)  # u_0 = i_0, so J = 2
-        >>> deformation_energy(stretch)
-        DeformationEnergy(diffusion=tensor([1.]), bending=tensor([0.]), determinant=tensor([0.2500]))
+        >>> deformation_energy(stretch).determinant
+        tensor([0.2500])
     """
     check_displacement(displacement)
     check_choice("penalty", penalty, tuple(THRESHOLDS))
@@ -104,7 +104,7 @@ def penalty_reference(
     if penalty == "hinge":
         return (limit - determinant).clamp(min=0) ** 2
     if penalty == "relu":
-        return (-determinant).clamp(min=0) ** 2
+        return torch.relu(-determinant)
     above = torch.where(determinant < limit, torch.full_like(determinant, limit), determinant)
     below = torch.where(determinant < limit, determinant - limit, torch.zeros_like(determinant))
     if penalty == "log2":
@@ -166,6 +166,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, *gradients):
+    refuse_forward_mode("deformation_energy")
     if all(gradient is None for gradient in gradients):
         return None, None, None, None
     gradient = torch.ops.diffreg.deformation_energy_backward(
@@ -182,6 +183,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
+    refuse_forward_mode("deformation_energy")
     *gradients, displacement = ctx.saved_tensors
     to_gradients, (to_displacement,) = gradients_of_gradients(
         lambda u: tuple(deformation_energy_reference(u, *ctx.options)),

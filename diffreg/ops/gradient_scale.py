@@ -53,7 +53,7 @@ def _check_eta(eta: float) -> None:
 
 
 def image_gradient_reference(image: torch.Tensor) -> list[torch.Tensor]:
-    """Central difference (I[min(i+1, n-1)] - I[max(i-1, 0)]) / 2 along every axis, (N, C, *S) each."""
+    """Central difference (I[min(i+1, n-1)] - I[max(i-1, 0)]) / 2 along each axis."""
     gradients = []
     for k in range(2, image.ndim):
         index = torch.arange(image.shape[k], device=image.device)
@@ -103,6 +103,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
+    refuse_forward_mode("gradient_scale")
     image, mask = ctx.saved_tensors
     if ctx.needs_input_grad[2]:
         raise NotImplementedError("gradient_scale has no gradient to mask: pass mask.detach()")
@@ -115,6 +116,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
+    refuse_forward_mode("gradient_scale")
     gradient, image, mask = ctx.saved_tensors
     (to_gradient,), (to_image,) = gradients_of_gradients(
         lambda i: gradient_scale_reference(i, ctx.eta, mask), [image], [gradient], [grad_gradient]

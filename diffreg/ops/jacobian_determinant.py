@@ -82,6 +82,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
+    refuse_forward_mode("jacobian_determinant")
     return torch.ops.diffreg.jacobian_determinant_backward(
         gradient, *ctx.saved_tensors, ctx.reduce
     ), None
@@ -93,6 +94,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
+    refuse_forward_mode("jacobian_determinant")
     gradient, displacement = ctx.saved_tensors
     (to_gradient,), (to_displacement,) = gradients_of_gradients(
         lambda u: jacobian_determinant_reference(u, ctx.reduce if ctx.reduce != "none" else None),

@@ -47,7 +47,7 @@ def parallel_level_sets(
     Raises:
         TypeError: not tensors, or dtypes that are not supported or differ.
         ValueError: shapes, devices, variant or eps that do not fit.
-        NotImplementedError: forward-mode AD, a gradient to mask or eps, or a device without kernels.
+        NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
         Parallel level sets: Theljani and Chen 2020 in its prose; this normalised form is ours.
@@ -141,6 +141,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
+    refuse_forward_mode("parallel_level_sets")
     need_warped, need_fixed, *constants = ctx.needs_input_grad
     for name, need in zip(("eps_warped", "eps_fixed", "variant", "mask"), constants, strict=True):
         if need:
@@ -165,6 +166,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
+    refuse_forward_mode("parallel_level_sets")
     gradient, warped, fixed, eps_warped, eps_fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: parallel_level_sets_reference(w, r, eps_warped, eps_fixed, ctx.variant, mask),

@@ -8,6 +8,7 @@ import torch
 from diffreg.ops._checks import (
     check_choice,
     check_displacement,
+    check_floating,
     check_image,
     check_same,
     refuse_forward_mode,
@@ -36,14 +37,14 @@ def warp(
     """Warps an image by a displacement field: warped(p) = moving(p + displacement(p)).
 
     Convention: pull-back, from the fixed grid to the moving image; integer p is a voxel centre;
-    component k displaces along tensor axis 2 + k, in voxels. A displacement that is not finite gives
-    NaN in value and gradient.
+    component k displaces along tensor axis 2 + k, in voxels. A displacement that is not finite
+    gives NaN in value and gradient.
 
     Args:
         moving: image (N, C, *S_moving), float32 or float64; any dtype with "nearest".
         displacement: (N, D, *S), voxels of the moving grid; float32 or float64, with "linear" the
             dtype of `moving`. D = 2.
-        interpolation: "linear", or "nearest" (floor(p + 1/2); the gradient to the displacement is 0).
+        interpolation: "linear", or "nearest", floor(p + 1/2), without gradient to `displacement`.
         padding: "border" repeats the outermost voxels, "zeros" reads 0 outside.
 
     Returns:
@@ -84,8 +85,11 @@ def _check(
         )
     if moving.shape[2:].numel() == 0 and displacement.numel() > 0:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
-    if interpolation == "linear" or (moving.requires_grad and torch.is_grad_enabled()):
+    if interpolation == "linear":
         check_same("displacement", displacement, "moving", moving)
+    elif moving.requires_grad and torch.is_grad_enabled():
+        check_floating("moving that requires a gradient", moving)
+        check_same("displacement", displacement, "moving that requires a gradient", moving)
     elif moving.device != displacement.device:
         raise ValueError(
             f"displacement must be on the device of moving, {moving.device}, got "
@@ -179,9 +183,13 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
+    refuse_forward_mode("warp")
     needs = ctx.needs_input_grad[:2]
+    moving, displacement = ctx.saved_tensors
+    if moving.dtype != displacement.dtype:  # "nearest" of labels: no gradient but 0
+        return None, torch.zeros_like(displacement), None, None
     gradients = torch.ops.diffreg.warp_backward(
-        gradient, *ctx.saved_tensors, ctx.interpolation, ctx.padding, *needs
+        gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs
     )
     return (*(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None)
 
@@ -193,6 +201,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
+    refuse_forward_mode("warp")
     gradient, *inputs = ctx.saved_tensors
     (to_gradient,), to_inputs = gradients_of_gradients(
         lambda moving, u: warp_reference(moving, u, ctx.interpolation, ctx.padding),

@@ -1,0 +1,62 @@
+# The newcomer's two commands are `make demo` and `make test`; both set up .venv first.
+# TORCH picks another torch (make demo TORCH=torch==2.14.1); pip's own settings (PIP_INDEX_URL, ...) hold.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CORE := CMakeLists.txt setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
+
+.PHONY: demo test test-fast lint format bench clean machine
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.app
+	$(BIN)/diffreg demo -o demo
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest -q
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not slow"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+bench: $(VENV)/.app
+	for file in bench/ops/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf build $(VENV) diffreg/*.so *.egg-info
+
+# What is missing is said in words, before anything is downloaded.
+machine:
+	@test "$$(uname -s)" = Linux || { echo "diffreg: error: Linux is needed, this is $$(uname -s)"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "diffreg: error: $(PYTHON) was not found; install Python 3.10 or newer, or give make PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "diffreg: error: Python 3.10 or newer is needed, $$($(PYTHON) --version) was found; give make PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "diffreg: error: Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "diffreg: error: Python's headers are missing (Debian, Ubuntu: apt install python3-dev)"; exit 2; }
+	@command -v g++ >/dev/null || { echo "diffreg: error: g++ was not found (Debian, Ubuntu: apt install g++)"; exit 2; }
+
+$(VENV)/.torch: constraints.txt
+	@$(MAKE) --no-print-directory machine
+	@echo "Setting up $(VENV): $(TORCH) and the build tools (a download of some minutes)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$(TORCH)" numpy setuptools wheel pybind11 cmake ninja
+	@touch $@
+
+$(VENV)/.app: $(VENV)/.torch $(CORE)
+	@echo "Building the compiled core"
+	$(PIP) --no-build-isolation -e ".[app]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.app
+	$(PIP) --no-build-isolation -e ".[app,test]"
+	@touch $@
