@@ -16,7 +16,7 @@ enum class Padding { border, zeros };
 // 0.
 template <typename T>
 struct Neighbours {
-  int64_t low, high;
+  int32_t low, high;
   T low_weight, high_weight;
   T low_slope, high_slope;
 
@@ -32,39 +32,33 @@ struct Neighbours {
   }
 };
 
-// Neighbours of a coordinate that is not finite: safe indices, NaN in value and gradient.
+// 0 for a finite coordinate, else NaN: added to weights and slopes, it reaches value and gradient.
 template <typename T>
-DIFFREG_HD Neighbours<T> not_finite(int64_t size) {
-  const T nan = static_cast<T>(NAN);
-  return {0, size > 1 ? 1 : 0, nan, nan, nan, nan};
+DIFFREG_HD T poison(T coordinate) {
+  return coordinate - coordinate == 0 ? T(0) : static_cast<T>(NAN);
 }
 
-// floor() of a coordinate that fits an int64, without the library call of a CPU's baseline.
+// Without branches, so that loops over it become vector code. Sizes are below 2^30.
 template <typename T>
-DIFFREG_HD int64_t floor_index(T coordinate) {
-  const int64_t truncated = static_cast<int64_t>(coordinate);
-  return static_cast<T>(truncated) > coordinate ? truncated - 1 : truncated;
-}
-
-template <typename T>
-DIFFREG_HD Neighbours<T> linear(T coordinate, int64_t size, Padding padding) {
-  if (!std::isfinite(coordinate)) return not_finite<T>(size);
-  const T last = static_cast<T>(size - 1);
+DIFFREG_HD Neighbours<T> linear(T coordinate, int32_t size, Padding padding) {
+  const T bad = poison(coordinate), last = static_cast<T>(size - 1);
   if (padding == Padding::border) {
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
-    const T slope = coordinate > 0 && coordinate < last ? T(1) : T(0);
-    const T inside = coordinate > 0 ? (coordinate < last ? coordinate : last) : T(0);
-    const int64_t low = floor_index(inside);
-    const T fraction = inside - static_cast<T>(low);
+    const T slope = (coordinate > 0 && coordinate < last ? T(1) : T(0)) + bad;
+    const T raised = coordinate > 0 ? coordinate : T(0);
+    const T inside = raised < last ? raised : last;
+    const int32_t low = static_cast<int32_t>(inside);
+    const T fraction = inside - static_cast<T>(low) + bad;
     return {low, low + 1 < size ? low + 1 : low, 1 - fraction, fraction, -slope, slope};
   }
   // One voxel beyond the image everything is 0; clamping there makes the cast safe.
   const bool near = coordinate >= -1 && coordinate < last + 1;
   const T inside = near ? coordinate : T(-1);
-  const int64_t low = floor_index(inside);
-  const T fraction = inside - static_cast<T>(low);
-  const T has_low = near && low >= 0 ? T(1) : T(0);
-  const T has_high = near && low + 1 < size ? T(1) : T(0);
+  const int32_t truncated = static_cast<int32_t>(inside);
+  const int32_t low = static_cast<T>(truncated) > inside ? truncated - 1 : truncated;
+  const T fraction = inside - static_cast<T>(low) + bad;
+  const T has_low = near && low >= 0 ? T(1) : bad;
+  const T has_high = near && low + 1 < size ? T(1) : bad;
   return {low >= 0 ? low : 0,
           low + 1 < size ? low + 1 : low,
           has_low * (1 - fraction),
@@ -75,14 +69,14 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, int64_t size, Padding padding) {
 
 // floor(coordinate + 1/2); constant almost everywhere, hence without slope.
 template <typename T>
-DIFFREG_HD Neighbours<T> nearest(T coordinate, int64_t size, Padding padding) {
-  if (!std::isfinite(coordinate)) return not_finite<T>(size);
-  const T last = static_cast<T>(size - 1);
+DIFFREG_HD Neighbours<T> nearest(T coordinate, int32_t size, Padding padding) {
+  const T bad = poison(coordinate), last = static_cast<T>(size - 1);
   const T rounded = std::floor(coordinate + T(0.5));
-  const T inside = rounded > 0 ? (rounded < last ? rounded : last) : T(0);
-  const int64_t index = static_cast<int64_t>(inside);
-  const T weight = padding == Padding::border || inside == rounded ? T(1) : T(0);
-  return {index, index, weight, 0, 0, 0};
+  const T raised = rounded > 0 ? rounded : T(0);
+  const T inside = raised < last ? raised : last;
+  const int32_t index = static_cast<int32_t>(inside);
+  const T weight = (padding == Padding::border || inside == rounded ? T(1) : T(0)) + bad;
+  return {index, index, weight, bad, bad, bad};
 }
 
 // Value at a point: the product of the axes' interpolations. stride[k] is that of axis k.

@@ -52,10 +52,52 @@ void check(const Tensor& moving, const Tensor& displacement) {
   check_displacement(displacement);
   STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
                   " samples, displacement ", displacement.size(0));
+  for (int k = 0; k < D; ++k) {
+    STD_TORCH_CHECK(moving.size(2 + k) < 1 << 30 && displacement.size(2 + k) < 1 << 30,
+                    "an axis must be shorter than 2^30 voxels");
+  }
   const bool nothing_to_read = moving.size(2) == 0 || moving.size(3) == 0;
   STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
                   "moving has no voxels: ", shape_of(moving));
 }
+
+// Neighbours along one axis, as arrays that vector code can fill.
+template <typename T>
+struct Lanes {
+  static constexpr int64_t kCount = 128;
+  int32_t low[kCount], high[kCount];
+  T low_weight[kCount], high_weight[kCount], low_slope[kCount], high_slope[kCount];
+
+  void set(int64_t i, const Neighbours<T>& at) {
+    low[i] = at.low;
+    high[i] = at.high;
+    low_weight[i] = at.low_weight;
+    high_weight[i] = at.high_weight;
+    low_slope[i] = at.low_slope;
+    high_slope[i] = at.high_slope;
+  }
+  Neighbours<T> get(int64_t i) const {
+    return {low[i], high[i], low_weight[i], high_weight[i], low_slope[i], high_slope[i]};
+  }
+
+  // coordinate = start + i * step + displacement[i]
+  void locate(const Sampling& sampling, int64_t start, int64_t step, int64_t count, int32_t size,
+              const T* displacement) {
+    const auto fill = [&](const auto& neighbours) {
+      const int32_t first = static_cast<int32_t>(start), stride = static_cast<int32_t>(step);
+      for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
+        set(i, neighbours(static_cast<T>(first + i * stride) + displacement[i]));
+      }
+    };
+    if (!sampling.linear) {
+      fill([&](T at) { return nearest(at, size, sampling.padding); });
+    } else if (sampling.padding == Padding::border) {
+      fill([&](T at) { return linear(at, size, Padding::border); });
+    } else {
+      fill([&](T at) { return linear(at, size, Padding::zeros); });
+    }
+  }
+};
 
 // Calls run(voxel, at) for the voxels of one row (axis 0) of the fixed grid, in raster order, with
 // the neighbours on the moving grid of the point where each lands.
@@ -63,17 +105,25 @@ template <typename T, typename Run>
 void for_row(const Grids& grids, const Sampling& sampling,
              const T* displacement,  // (D, *to) of one sample
              int64_t row, const Run& run) {
+  const int64_t width = grids.to[D - 1];
+  Lanes<T> lanes[D];
   int64_t index[D] = {row};
-  for (int64_t offset = 0; offset < grids.row_voxels; ++offset) {
-    const int64_t voxel = row * grids.row_voxels + offset;
-    Neighbours<T> at[D];
-    for (int k = 0; k < D; ++k) {
-      const T coordinate = static_cast<T>(index[k]) + displacement[k * grids.to_voxels + voxel];
-      at[k] = sampling.linear ? linear(coordinate, grids.from[k], sampling.padding)
-                              : nearest(coordinate, grids.from[k], sampling.padding);
+  for (int64_t line = row * grids.row_voxels; line < (row + 1) * grids.row_voxels; line += width) {
+    for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
+      const int64_t count = std::min(Lanes<T>::kCount, width - x);
+      for (int k = 0; k < D; ++k) {
+        const bool along = k == D - 1;
+        lanes[k].locate(sampling, along ? x : index[k], along, count,
+                        static_cast<int32_t>(grids.from[k]),
+                        displacement + k * grids.to_voxels + line + x);
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        Neighbours<T> at[D];
+        for (int k = 0; k < D; ++k) at[k] = lanes[k].get(i);
+        run(line + x + i, at);
+      }
     }
-    run(voxel, at);
-    for (int k = D - 1; k > 0 && ++index[k] == grids.to[k]; --k) index[k] = 0;
+    for (int k = D - 2; k > 0 && ++index[k] == grids.to[k]; --k) index[k] = 0;
   }
 }
 
@@ -174,13 +224,13 @@ void backward_displacement(const Grids& grids, const Sampling& sampling,
 
 // The rows of the moving grid that one row of the fixed grid touches.
 struct RowRange {
-  int64_t lowest, highest;
+  int32_t lowest, highest;
 };
 
 template <typename T>
 std::vector<RowRange> touched_rows(const Grids& grids, const Sampling& sampling,
                                    const T* displacement) {  // (N, D, *to)
-  std::vector<RowRange> ranges(grids.samples * grids.to[0], {grids.from[0], -1});
+  std::vector<RowRange> ranges(grids.samples * grids.to[0], {static_cast<int32_t>(grids.from[0]), -1});
   for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
     for (int64_t row = first; row < end; ++row) {
       RowRange& range = ranges[n * grids.to[0] + row];
