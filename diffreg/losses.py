@@ -59,6 +59,10 @@ def _reduce(values: torch.Tensor, reduction: str) -> torch.Tensor:
     return values.mean() if reduction == "mean" else values.sum()
 
 
+def _weighted(factors: Sequence[float], terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([f * term for f, term in zip(factors, terms, strict=True)]).sum(0)
+
+
 class _Similarity(nn.Module):
     """Called `loss(warped, fixed, mask=None)`, (N, C, *S) each; reduction over the batch."""
 
@@ -202,8 +206,7 @@ class DeformationEnergy(nn.Module):
 
     def forward(self, displacement: torch.Tensor) -> torch.Tensor:
         energies = deformation_energy(displacement, *self.options)
-        total = sum(weight * energy for weight, energy in zip(self.weights, energies, strict=True))
-        return _reduce(total, self.reduction)
+        return _reduce(_weighted(self.weights, energies), self.reduction)
 
 
 class Weights(NamedTuple):
@@ -252,7 +255,7 @@ class ObjectiveTerms(NamedTuple):
 
     def per_sample(self, weights: Weights) -> torch.Tensor:
         """Weighted sum of the terms of each sample, (N,)."""
-        return sum(w * term for w, term in zip(weights, self[1:5], strict=True))
+        return _weighted(weights, self[1:5])
 
 
 class Objective(nn.Module):
@@ -308,10 +311,8 @@ class Objective(nn.Module):
     ) -> ObjectiveTerms:
         """The objective of a displacement (N, D, *S) for images (N, C, *S), mask (N, 1, *S)."""
         warped = warp(moving, displacement, padding=self.padding)
-        similarity = sum(
-            factor * SIMILARITIES[name](moving, warped, fixed, mask)
-            for name, factor in self.similarity.items()
-        )
+        measures = [SIMILARITIES[name](moving, warped, fixed, mask) for name in self.similarity]
+        similarity = _weighted(list(self.similarity.values()), measures)
         energies = deformation_energy(displacement, self.spacing, self.penalty, self.threshold)
         terms = ObjectiveTerms(similarity, similarity, *energies, warped)
         return terms._replace(total=terms.per_sample(self.weights).mean())

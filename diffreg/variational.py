@@ -90,17 +90,14 @@ def _possible_levels(shape: torch.Size, levels: int) -> int:
 def _register_pair(moving, fixed, mask, objective, levels, iterations, report) -> torch.Tensor:
     shape = fixed.shape[2:]
     lengths = _lengths(objective, len(shape))
-    displacement = None
+    displacement = fixed.new_zeros(1, len(shape), *[1] * len(shape))
     for step, level in enumerate(reversed(range(levels))):
         size = [-(-n // 2**level) for n in shape]
         images = [_resample(image, size) for image in (moving, fixed)]
         weights = None if mask is None else _resample(mask, size)
         spacing = [h * n / m for h, n, m in zip(lengths, shape, size, strict=True)]
         here = objective.with_spacing(spacing)
-        if displacement is None:
-            start = fixed.new_zeros(1, len(shape), *size)
-        else:
-            start = _unfolded_start(resize(displacement, size))
+        start = _unfolded_start(resize(displacement, size))
 
         def value_and_gradient(u, images=images, weights=weights, here=here):
             u = u.requires_grad_()
@@ -123,7 +120,7 @@ def _lengths(objective: Objective, dimensions: int) -> list[float]:
 
 def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
     """The image averaged over the area of each coarse voxel."""
-    return image if list(image.shape[2:]) == size else F.adaptive_avg_pool2d(image, size)
+    return image if list(image.shape[2:]) == size else F.interpolate(image, size=size, mode="area")
 
 
 def is_unfolded(displacement: torch.Tensor) -> bool:

@@ -20,7 +20,7 @@ def build_info() -> dict[str, str]:
         ImportError: the library is missing, or does not fit this package or this torch.
     """
     try:
-        from diffreg import _C
+        from diffreg import _C  # type: ignore[attr-defined]
     except ImportError as error:
         raise ImportError(
             f"diffreg's compiled core does not load under torch {torch.__version__} ({error}); "

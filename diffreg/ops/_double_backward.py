@@ -41,11 +41,11 @@ def gradients_of_gradients(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         points = _differentiable(inputs)
-        used = [k for k, g in enumerate(upstream) if g is not None]
-        weights = _differentiable([upstream[k] for k in used])
-        outputs = reference(*points)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        outputs = [outputs[k] for k in used]
+        used = [(k, g) for k, g in enumerate(upstream) if g is not None]
+        weights = _differentiable([g for _, g in used])
+        values = reference(*points)
+        values = values if isinstance(values, tuple) else (values,)
+        outputs = [values[k] for k, _ in used]
         asked = [i for i, g in enumerate(grad_gradients) if g is not None]
         gradients = torch.autograd.grad(
             outputs, [points[i] for i in asked], weights, create_graph=True, allow_unused=True
@@ -65,6 +65,6 @@ def gradients_of_gradients(
             allow_unused=True,
         )
     to_upstream: list[torch.Tensor | None] = [None] * len(upstream)
-    for k, result in zip(used, results, strict=False):
+    for (k, _), result in zip(used, results, strict=False):
         to_upstream[k] = result
     return to_upstream, list(results[len(used) :])

@@ -52,10 +52,10 @@ def jacobian_determinant_reference(
     Args, Returns: as `jacobian_determinant`.
     """
     unit = torch.eye(2, dtype=displacement.dtype, device=displacement.device)
-    e = torch.diff(displacement, dim=2) + unit[0].reshape(1, 2, 1, 1)
-    f = torch.diff(displacement, dim=3) + unit[1].reshape(1, 2, 1, 1)
-    e = [e[..., :-1], e[..., 1:]]  # at b = 0, 1
-    f = [f[:, :, :-1], f[:, :, 1:]]  # at a = 0, 1
+    along_0 = torch.diff(displacement, dim=2) + unit[0].reshape(1, 2, 1, 1)
+    along_1 = torch.diff(displacement, dim=3) + unit[1].reshape(1, 2, 1, 1)
+    e = along_0[..., :-1], along_0[..., 1:]  # at b = 0, 1
+    f = along_1[:, :, :-1], along_1[:, :, 1:]  # at a = 0, 1
     corners = torch.stack(
         [e[b][:, 0] * f[a][:, 1] - e[b][:, 1] * f[a][:, 0] for b in (0, 1) for a in (0, 1)], dim=1
     )

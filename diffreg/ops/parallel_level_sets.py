@@ -108,9 +108,9 @@ def parallel_level_sets_reference(
     e_w = _scale("eps_warped", eps_warped, warped, gradient_scale_reference).reshape(per_sample)
     e_r = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference).reshape(per_sample)
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
-    A = sum(component**2 for component in g) + e_w**2
-    B = sum(component**2 for component in h) + e_r**2
-    G = sum(a * b for a, b in zip(g, h, strict=True))
+    A = torch.stack([component**2 for component in g]).sum(0) + e_w**2
+    B = torch.stack([component**2 for component in h]).sum(0) + e_r**2
+    G = torch.stack([a * b for a, b in zip(g, h, strict=True)]).sum(0)
     if variant == "pls":
         Q = (G.abs() + e_w * e_r) ** 2
     else:

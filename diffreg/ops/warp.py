@@ -1,7 +1,7 @@
 """Warping by a displacement in voxels: W(p) = moving(p + u(p))."""
 
+import functools
 import itertools
-import math
 
 import torch
 
@@ -145,7 +145,7 @@ def _linear_reference(moving: torch.Tensor, points: torch.Tensor, padding: str) 
         corners.append(pair)
     total = torch.zeros_like(points[:, :1])
     for corner in itertools.product(*corners):
-        weight = math.prod(weight for _, weight in corner)
+        weight = functools.reduce(torch.mul, [weight for _, weight in corner])
         total = total + weight.unsqueeze(1) * _gather(moving, [index for index, _ in corner])
     return total
 
