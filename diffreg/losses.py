@@ -1,6 +1,7 @@
 """Similarities and deformation energies as modules, and the objective that weighs them.
 
-A similarity is minimised. SSD, NCC and PLS are 0 when aligned; NGF is not: flat regions cost 1.
+A similarity is minimised. SSD, NCC and PLS are 0 when aligned; LNCC and NGF are not: flat regions
+cost 1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +14,12 @@ from diffreg.ops import (
     correlation,
     deformation_energy,
     gradient_scale,
+    local_correlation,
     parallel_level_sets,
     warp,
 )
 from diffreg.ops._checks import check_choice, check_pair, checked_mask
+from diffreg.ops.local_correlation import check_window
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -173,6 +176,30 @@ class NGF(PLS):
         super().__init__(eps_warped, eps_fixed, "ngf", reduction)
 
 
+class LNCC(_Similarity):
+    """1 - squared local correlation (`diffreg.ops.local_correlation`). Flat windows cost 1.
+
+    Args:
+        window: side of the box in voxels, odd.
+        reduction: "mean", "sum" or "none" over the batch.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.losses import LNCC
+        >>> ramp = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
+        >>> LNCC(window=3)(1 - ramp, ramp)
+        tensor(0.)
+    """
+
+    def __init__(self, window: int = 9, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        check_window(window)
+        self.window = window
+
+    def per_sample(self, warped, fixed, mask=None) -> torch.Tensor:
+        return local_correlation(warped, fixed, self.window, mask)
+
+
 class DeformationEnergy(nn.Module):
     """Weighted sum of diffusion, bending and determinant energy of a displacement (N, D, *S).
 
@@ -237,6 +264,7 @@ def _level_sets(variant: str) -> Callable[..., torch.Tensor]:
 SIMILARITIES: dict[str, Callable[..., torch.Tensor]] = {
     "ssd": lambda moving, warped, fixed, mask: sum_of_squares(warped, fixed, mask),
     "ncc": lambda moving, warped, fixed, mask: correlation(warped, fixed, mask),
+    "lncc": lambda moving, warped, fixed, mask: local_correlation(warped, fixed, mask=mask),
     "pls": _level_sets("pls"),
     "smooth_pls": _level_sets("smooth"),
     "ngf": _level_sets("ngf"),
@@ -262,8 +290,8 @@ class Objective(nn.Module):
     """L = w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u.
 
     Args:
-        similarity: one of SIMILARITIES ("ssd", "ncc", "pls", "smooth_pls", "ngf") or a mixture, for
-            example {"ncc": 1.0, "ssd": 0.5}.
+        similarity: one of SIMILARITIES ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf"), or a
+            mixture, for example {"ncc": 1.0, "lncc": 0.2}.
         weights: a preset ("default", "paper"), a `Weights`, or 4 numbers (similarity, diffusion,
             bending, determinant).
         padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`.

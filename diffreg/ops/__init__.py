@@ -16,6 +16,7 @@ from diffreg.ops.jacobian_determinant import (
     jacobian_determinant,
     jacobian_determinant_reference,
 )
+from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
 from diffreg.ops.parallel_level_sets import parallel_level_sets, parallel_level_sets_reference
 from diffreg.ops.warp import warp, warp_reference
 
@@ -29,6 +30,8 @@ __all__ = [
     "gradient_scale_reference",
     "jacobian_determinant",
     "jacobian_determinant_reference",
+    "local_correlation",
+    "local_correlation_reference",
     "parallel_level_sets",
     "parallel_level_sets_reference",
     "warp",

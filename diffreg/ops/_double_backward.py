@@ -39,6 +39,11 @@ def gradients_of_gradients(
         Gradients to `upstream` and gradients to `inputs`; None where there is no dependence.
     """
     create_graph = torch.is_grad_enabled()
+    to_upstream: list[torch.Tensor | None] = [None] * len(upstream)
+    to_inputs: list[torch.Tensor | None] = [None] * len(inputs)
+    asked = [i for i, g in enumerate(grad_gradients) if g is not None]
+    if not asked:
+        return to_upstream, to_inputs
     with torch.enable_grad():
         points = _differentiable(inputs)
         used = [(k, g) for k, g in enumerate(upstream) if g is not None]
@@ -46,7 +51,6 @@ def gradients_of_gradients(
         values = reference(*points)
         values = values if isinstance(values, tuple) else (values,)
         outputs = [values[k] for k, _ in used]
-        asked = [i for i, g in enumerate(grad_gradients) if g is not None]
         gradients = torch.autograd.grad(
             outputs, [points[i] for i in asked], weights, create_graph=True, allow_unused=True
         )
@@ -56,7 +60,7 @@ def gradients_of_gradients(
             if gradient is not None and gradient.requires_grad
         ]
         if not pairs:
-            return [None] * len(upstream), [None] * len(inputs)
+            return to_upstream, to_inputs
         results = torch.autograd.grad(
             [gradient for gradient, _ in pairs],
             [*weights, *points],
@@ -64,7 +68,6 @@ def gradients_of_gradients(
             create_graph=create_graph,
             allow_unused=True,
         )
-    to_upstream: list[torch.Tensor | None] = [None] * len(upstream)
     for (k, _), result in zip(used, results, strict=False):
         to_upstream[k] = result
     return to_upstream, list(results[len(used) :])

@@ -90,16 +90,15 @@ def _correlation_backward_fake(gradient, moments, warped, fixed, mask, need_warp
 
 def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(output[1], *inputs)
+    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, gradient, grad_moments):
+def _backward(ctx, gradient, _grad_moments):
     refuse_forward_mode("correlation")
     need_warped, need_fixed, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("correlation has no gradient to mask: pass mask.detach()")
-    if grad_moments is not None:
-        raise NotImplementedError("correlation's moments are not differentiable")
     if gradient is None:
         return None, None, None
     to_warped, to_fixed = torch.ops.diffreg.correlation_backward(

@@ -81,7 +81,7 @@ def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[f
         lengths = [float(length) for length in spacing]
     if len(lengths) != dimensions:
         raise ValueError(f"spacing must have {dimensions} lengths, one an axis, got {lengths}")
-    if not all(math.isfinite(length) and length > 0 for length in lengths):
+    if not all(0 < length < math.inf for length in lengths):
         raise ValueError(f"spacing must be positive and finite, got {lengths}")
     return lengths
 
@@ -91,7 +91,7 @@ def _threshold(penalty: str, threshold: float | None) -> float:
         return THRESHOLDS[penalty]
     if penalty == "relu":
         raise ValueError(f"threshold must be None with penalty='relu', which has none: {threshold}")
-    if not (math.isfinite(threshold) and threshold > 0):
+    if not 0 < threshold < math.inf:
         raise ValueError(f"threshold must be positive and finite, got {threshold}")
     return float(threshold)
 

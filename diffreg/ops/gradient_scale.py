@@ -48,7 +48,7 @@ def gradient_scale(
 
 
 def _check_eta(eta: float) -> None:
-    if not (math.isfinite(eta) and eta > 0):
+    if not 0 < eta < math.inf:
         raise ValueError(f"eta must be positive and finite, got {eta}")
 
 

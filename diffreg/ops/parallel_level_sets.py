@@ -87,7 +87,7 @@ def _scale(name, eps, image, measure) -> torch.Tensor:
         return eps.to(image.dtype)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)):
         raise TypeError(f"{name} must be a float, a tensor (N,) or None, got {type(eps).__name__}")
-    if not (math.isfinite(eps) and eps > 0):
+    if not 0 < eps < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {eps}")
     return torch.full(image.shape[:1], eps, dtype=image.dtype, device=image.device)
 
@@ -104,9 +104,14 @@ def parallel_level_sets_reference(
 
     Args, Returns: as `parallel_level_sets`.
     """
+    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale_reference)
+    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference)
+    return _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask)
+
+
+def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask) -> torch.Tensor:
     per_sample = (-1, *[1] * (warped.ndim - 1))
-    e_w = _scale("eps_warped", eps_warped, warped, gradient_scale_reference).reshape(per_sample)
-    e_r = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference).reshape(per_sample)
+    e_w, e_r = scale_warped.reshape(per_sample), scale_fixed.reshape(per_sample)
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
     A = torch.stack([component**2 for component in g]).sum(0) + e_w**2
     B = torch.stack([component**2 for component in h]).sum(0) + e_r**2
@@ -169,7 +174,7 @@ def _double_backward(ctx, *grad_gradients):
     refuse_forward_mode("parallel_level_sets")
     gradient, warped, fixed, eps_warped, eps_fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
-        lambda w, r: parallel_level_sets_reference(w, r, eps_warped, eps_fixed, ctx.variant, mask),
+        lambda w, r: _with_scales_reference(w, r, eps_warped, eps_fixed, ctx.variant, mask),
         [warped, fixed],
         [gradient],
         grad_gradients,

@@ -1,0 +1,46 @@
+// f = 1 - c^2 / (max(v, g) max(r, g)), c, v, r the covariance and variances of W and R in a window,
+// g = 1e-5, and what its gradient needs of each window. Called by local_correlation_cpu.cpp.
+#pragma once
+
+#include "../common/host_device.h"
+
+namespace diffreg::local_correlation {
+
+constexpr double kGuard = 1e-5;  // assumes images in [0, 1]
+
+struct Window {
+  double mean_warped, mean_fixed;
+  double covariance, variance_warped, variance_fixed;  // population moments
+  double count;
+
+  // sums: W, R, W^2, R^2, W R over the window.
+  DIFFREG_HD Window(const double* sums, double voxels) : count(voxels) {
+    mean_warped = sums[0] / count;
+    mean_fixed = sums[1] / count;
+    variance_warped = sums[2] / count - mean_warped * mean_warped;
+    variance_fixed = sums[3] / count - mean_fixed * mean_fixed;
+    covariance = sums[4] / count - mean_warped * mean_fixed;
+  }
+
+  DIFFREG_HD static double guarded(double variance) {
+    return variance > kGuard || variance != variance ? variance : kGuard;
+  }
+  DIFFREG_HD double value() const {
+    return 1 - covariance * covariance / (guarded(variance_warped) * guarded(variance_fixed));
+  }
+
+  // df/dW_j = -cross (R_j - mean R) + own (W_j - mean W) for every voxel j of the window, where
+  // own = 0 while the variance is guarded. To the fixed image with the roles exchanged.
+  DIFFREG_HD double cross() const {
+    return 2 * covariance / (guarded(variance_warped) * guarded(variance_fixed) * count);
+  }
+  DIFFREG_HD double own_warped() const { return own(variance_warped); }
+  DIFFREG_HD double own_fixed() const { return own(variance_fixed); }
+
+ private:
+  DIFFREG_HD double own(double variance) const {
+    return variance <= kGuard ? 0 : cross() * covariance / variance;
+  }
+};
+
+}  // namespace diffreg::local_correlation

@@ -1,0 +1,145 @@
+"""1 minus the squared local correlation coefficient, averaged over windows."""
+
+import torch
+import torch.nn.functional as F
+
+from diffreg.ops._checks import check_pair, checked_mask, refuse_forward_mode, renamed_keywords
+from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops.gradient_scale import masked_mean_reference
+
+GUARD = 1e-5  # smallest variance that counts; assumes images in [0, 1]
+
+
+@renamed_keywords(
+    win="use window, one odd number", kernel_size="use window", kernel_type="the window is a box"
+)
+def local_correlation(
+    warped: torch.Tensor,
+    fixed: torch.Tensor,
+    window: int = 9,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """1 - mean of c^2 / (max(v, 1e-5) max(r, 1e-5)) over the windows around every voxel.
+
+    c, v, r are the covariance and the variances of both images in a box window, cut at the border
+    and divided by its true count. Not 0 when aligned: a flat window costs 1. The guard 1e-5 assumes
+    images in [0, 1]. Any window has the same cost a voxel.
+
+    Args:
+        warped: image (N, C, *S), float32 or float64.
+        fixed: image of the same shape and dtype.
+        window: side of the box in voxels, odd.
+        mask: weights (N, 1, *S) >= 0 of the mean over windows, a constant to autograd; None is 1.
+
+    Returns:
+        (N,), in [0, 1]; 0 where the weights add up to 0.
+
+    Raises:
+        TypeError: not tensors, dtypes that are not supported or differ, or a window that is no int.
+        ValueError: shapes, devices or a window that do not fit.
+        NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
+
+    Source:
+        Local cross-correlation (Avants et al. 2008), with population moments.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.ops import local_correlation
+        >>> ramp = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
+        >>> local_correlation(1 - ramp, ramp, window=3)
+        tensor([0.])
+    """
+    check_pair(warped, fixed)
+    check_window(window)
+    weights = checked_mask(mask, warped)
+    refuse_forward_mode("local_correlation")
+    return torch.ops.diffreg.local_correlation(warped, fixed, window, weights)
+
+
+def check_window(window: int) -> None:
+    if isinstance(window, bool) or not isinstance(window, int):
+        raise TypeError(f"window must be an int, got {type(window).__name__}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and positive, got {window}")
+
+
+def local_correlation_reference(
+    warped: torch.Tensor,
+    fixed: torch.Tensor,
+    window: int = 9,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`local_correlation` in plain PyTorch: five box means in double.
+
+    Args, Returns: as `local_correlation`.
+    """
+    w, r = warped.double(), fixed.double()
+    mean_w, mean_r = _box_mean(w, window), _box_mean(r, window)
+    v = _box_mean(w * w, window) - mean_w**2
+    variance = _box_mean(r * r, window) - mean_r**2
+    c = _box_mean(w * r, window) - mean_w * mean_r
+    f = 1 - c**2 / (v.clamp(min=GUARD) * variance.clamp(min=GUARD))
+    return masked_mean_reference(f, None if mask is None else mask.double()).to(warped.dtype)
+
+
+def _box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
+    """Mean over the window around every voxel, cut at the border, (N, C, H, W)."""
+    if image.numel() == 0:
+        return image
+    return F.avg_pool2d(image, window, 1, window // 2, count_include_pad=False)
+
+
+@torch.library.register_fake("diffreg::local_correlation")
+def _local_correlation_fake(warped, fixed, window, mask):
+    return warped.new_empty(warped.shape[:1])
+
+
+@torch.library.register_fake("diffreg::local_correlation_backward")
+def _local_correlation_backward_fake(
+    gradient, warped, fixed, window, mask, need_warped, need_fixed
+):
+    return (
+        warped.new_empty(warped.shape if need_warped else (0,)),
+        fixed.new_empty(fixed.shape if need_fixed else (0,)),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    warped, fixed, ctx.window, mask = inputs
+    ctx.save_for_backward(warped, fixed, mask)
+
+
+def _backward(ctx, gradient):
+    need_warped, need_fixed, _, need_mask = ctx.needs_input_grad
+    if need_mask:
+        raise NotImplementedError("local_correlation has no gradient to mask: pass mask.detach()")
+    warped, fixed, mask = ctx.saved_tensors
+    to_warped, to_fixed = torch.ops.diffreg.local_correlation_backward(
+        gradient, warped, fixed, ctx.window, mask, need_warped, need_fixed
+    )
+    return to_warped if need_warped else None, to_fixed if need_fixed else None, None, None
+
+
+def _setup_double_context(ctx, inputs, output):
+    gradient, warped, fixed, ctx.window, mask, *_ = inputs
+    ctx.save_for_backward(gradient, warped, fixed, mask)
+    ctx.set_materialize_grads(False)
+
+
+def _double_backward(ctx, *grad_gradients):
+    gradient, warped, fixed, mask = ctx.saved_tensors
+    (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
+        lambda w, r: local_correlation_reference(w, r, ctx.window, mask),
+        [warped, fixed],
+        [gradient],
+        grad_gradients,
+    )
+    return (to_gradient, to_warped, to_fixed, *[None] * 4)
+
+
+torch.library.register_autograd(
+    "diffreg::local_correlation", _backward, setup_context=_setup_context
+)
+torch.library.register_autograd(
+    "diffreg::local_correlation_backward", _double_backward, setup_context=_setup_double_context
+)
