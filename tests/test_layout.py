@@ -31,7 +31,7 @@ ROOMS = {
     "outputs": "registration",
     "heads": "ops",
 }
-LOOSE = {"_extras", "_files", "_C", "__init__", "__main__"}
+LOOSE = {"_extras", "_files", "_C", "__init__", "__main__", "__version__"}
 
 
 def level(room: str) -> int:

@@ -1,0 +1,38 @@
+"""Import an optional package, or say in one line how to get it.
+
+Called by every module that needs the extra `app`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import `module`, which `import diffreg.ops` does without.
+
+    Args:
+        module: dotted name, such as "nibabel" or "matplotlib.pyplot".
+        purpose: what it is for, as it follows "is needed for".
+
+    Returns:
+        The imported module.
+
+    Raises:
+        ImportError: the package is not installed.
+
+    Example:
+        >>> from diffreg._extras import require
+        >>> require("json", "reading metrics").loads("[1]")
+        [1]
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # installed, but one of its own imports is missing: another trouble
+        raise ImportError(
+            f"{package} is needed for {purpose}: pip install 'diffreg[app]'"
+        ) from error

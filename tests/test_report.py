@@ -1,0 +1,197 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from diffreg.report import PairView, Table, folding_sentence, write_report
+
+NASTY = "<script>alert('1')</script> & \"co\".nii.gz"
+
+
+class Checker(HTMLParser):
+    """Every element is closed, and in order."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "br", "wbr", "path", "circle"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.images, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.links += [attributes[a] for a in ("src", "href") if a in attributes]
+        if tag == "img":
+            self.images.append(attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        assert tag in self.VOID
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+
+def a_pair(title="moving to fixed", folds=False, **more):
+    rng = np.random.default_rng(0)
+    displacement = 0.1 * rng.standard_normal((2, 16, 20))
+    displacement[1, 8, 8] += 3.0 * folds
+    images = rng.random((3, 16, 20))
+    return PairView(title, *images, displacement, metrics={"NCC": (0.5, 0.75)}, **more)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(*arguments, **keywords):
+        path = tmp_path / "report.html"
+        write_report(path, *arguments, **keywords)
+        page = Checker()
+        page.source = path.read_text(encoding="utf-8")
+        page.feed(page.source)
+        page.close()
+        assert page.open == []
+        page.words = re.sub(r"\s+", " ", " ".join(page.text))
+        return page
+
+    return write
+
+
+def full(written, **keywords):
+    steps = list(range(5))
+    curves = {
+        "loss/training": (steps, steps),
+        "loss/held out": (steps, steps),
+        "energy/E1": (steps, steps),
+    }
+    table = Table([("NCC", "", ".2f", "higher")], [(NASTY, [0.7]), ("ours", [0.9])])
+    pairs = [a_pair(NASTY), a_pair("second"), a_pair("third")]
+    verdict = [("NCC", (0.5, 0.75)), ("time", "4.6 ms"), ("smallest determinant", 0.41)]
+    return written(NASTY, verdict, pairs, table, curves, [NASTY, "A note."], **keywords)
+
+
+def test_nothing_is_fetched(written):
+    page = full(written)
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert "http" not in re.sub(r'"data:[^"]*"', "", page.source)
+    assert "@import" not in page.source and "url(" not in page.source
+
+
+def test_what_the_user_wrote_is_escaped(written):
+    page = full(written)
+    assert NASTY not in page.source
+    assert page.source.count("<script") == 1
+    assert page.words.count("alert('1')") >= 4
+
+
+def test_the_first_screen_says_the_verdict(written):
+    page = full(written)
+    hero = page.words[: page.words.index("Pair by pair")]
+    assert "No cell folds in any of the 3 pairs: smallest determinant 0." in hero
+    assert re.search(r"NCC 0\.500 . 0\.750", hero) and "4.6 ms" in hero
+    assert "Before" in hero and "After" in hero
+
+
+def test_the_sections_come_in_order(written):
+    page = full(written, credits=["Images: somebody."])
+    headings = re.findall(r"<h2[^>]*>([^<]*)", page.source)
+    assert headings == ["Pair by pair", "Training", "Results", "Notes"]
+    assert page.words.index("Images: somebody.") > page.words.index("A note.")
+
+
+def test_every_picture_has_its_own_alternative_text(written):
+    page = written("One", [], [a_pair()])
+    texts = [image["alt"] for image in page.images]
+    assert len(texts) == len(set(texts)) == 10
+    for name in ("Moving", "Fixed", "Warped", "Checkerboard", "Deformed mesh", "Jacobian"):
+        assert any(text.startswith(name) for text in texts)
+
+
+def test_only_the_first_pairs_are_shown_in_full(written):
+    page = full(written, in_full=1)
+    assert page.source.count("Checkerboard</b>") == 1
+    assert page.source.count("Deformed mesh</b>") == 3
+
+
+def test_curves_with_one_first_half_share_a_picture(written):
+    page = full(written)
+    curves = [i["alt"] for i in page.images if i["alt"].startswith("Training curves")]
+    assert curves == ["Training curves: training, held out", "Training curves: E1"]
+
+
+def test_a_fold_is_said_in_words_and_in_the_legend(written):
+    page = written("One", [], [a_pair(folds=True)])
+    count = int(
+        re.search(r"(\d+) of 285 cells fold: smallest determinant \N{MINUS SIGN}", page.words)[1]
+    )
+    assert count > 0
+    assert f"folded: {count} of 285 cells" in page.words
+    assert 'class="sentence bad"' in page.source
+
+
+@pytest.mark.parametrize(
+    ("cells", "good", "sentence"),
+    [
+        ([np.array([[0.414]])], True, "No cell folds: smallest determinant 0.414"),
+        ([np.array([[0.0, 1.0]])], False, "1 of 2 cells folds: smallest determinant 0"),
+        (
+            [np.ones((30, 50)), np.array([[-0.5, -0.25, 1.0]])],
+            False,
+            "2 of 1,503 cells fold, in 1 of 2 pairs: smallest determinant \N{MINUS SIGN}0.500",
+        ),
+        (
+            [np.array([[np.nan, 1.0]])],
+            False,
+            "1 of 2 cells folds: the displacement is not finite everywhere",
+        ),
+        ([np.zeros((0, 3))], True, "There are no cells that could fold"),
+        (
+            [np.ones((1, 1))] * 4,
+            True,
+            "No cell folds in any of the 4 pairs: smallest determinant 1",
+        ),
+    ],
+)
+def test_the_sentence_about_folding(cells, good, sentence):
+    assert folding_sentence(cells) == (good, sentence)
+
+
+def test_a_report_without_pairs_is_the_verdict(written):
+    page = written("Nothing", [("NCC", 0.7)], [])
+    assert not page.images and "0.700" in page.words and "cell" not in page.words
+
+
+def test_a_mask_is_mentioned(written):
+    assert "mask outlined" in written("One", [], [a_pair(mask=np.ones((16, 20)))]).words
+
+
+def test_numbers_of_an_only_pair_are_not_said_twice(written):
+    page = written("One", [("NCC", (0.5, 0.75))], [a_pair()])
+    assert page.words.count("0.750") == 1
+
+
+def test_the_same_input_gives_the_same_bytes(written):
+    assert full(written).source == full(written).source
+
+
+def test_a_failure_leaves_the_old_report(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_report(path, "\ud800", [], [])
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_sixteen_pairs_stay_small(written):
+    pairs = []
+    for k in range(16):  # noise: the worst that PNG can meet
+        image = np.random.default_rng(k).integers(0, 99, (96, 112)).astype(float)
+        pairs.append(PairView(f"pair {k}", image, image, image, np.zeros((2, 96, 112))))
+    assert len(written("Many", [], pairs).source) < 6e6
