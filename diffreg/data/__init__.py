@@ -1,0 +1,1 @@
+"""Images, displacement files and pairs: everything that enters or leaves through a file."""

@@ -1,0 +1,74 @@
+"""Greyscale PNG files in and out. Called by diffreg.data.images.
+
+PNG has no physical coordinates: as ITK has it, pixel (x, y) lies at LPS (x, y, 0) mm.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffreg._extras import require
+from diffreg._files import replacing
+
+# Axis 0 of the array is y, axis 1 is x; RAS is LPS with x and y negated.
+AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
+
+
+def read_png(path: Path, label: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """One greyscale image of a PNG file; of a palette, labels are the indices.
+
+    Returns:
+        Its numbers (Y, X), uint8 or uint16, and the other fields of Image.
+
+    Raises:
+        ValueError: the file is damaged, not PNG or in colour.
+    """
+    pillow = require("PIL.Image", "PNG files")
+    errors = (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError)
+    try:
+        with pillow.open(path) as picture:
+            if picture.format != "PNG":
+                raise ValueError(f"its content is {picture.format}")
+            array = np.asarray(_grey_mode(picture, label))
+    except errors as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a readable PNG file: {message}") from error
+    array = _grey(array, path)
+    fields = {
+        "affine": AFFINE.copy(),
+        "path": path,
+        "kind": "png",
+        "ndim_in_file": 2,
+        "dtype": array.dtype,
+    }
+    return array, fields
+
+
+def write_png(path: Path, array: np.ndarray) -> None:
+    """Write (Y, X) numbers of type uint8 or uint16."""
+    pillow = require("PIL.Image", "PNG files")
+    with replacing(path) as temporary:
+        pillow.fromarray(array).save(temporary, format="PNG")
+
+
+def _grey_mode(picture: Any, label: bool) -> Any:
+    """The picture in a mode whose array holds grey values, or red, green, blue (and opacity)."""
+    if picture.mode == "P" and not label:
+        return picture.convert("RGBA")
+    return picture.convert("L") if picture.mode == "1" else picture
+
+
+def _grey(array: np.ndarray, path: Path) -> np.ndarray:
+    """(Y, X) of (Y, X) or of (Y, X, channels) with equal colours and full opacity."""
+    if array.ndim == 3:
+        colours = array.shape[2] - (array.shape[2] % 2 == 0)  # LA and RGBA end with opacity
+        if np.any(array[..., :colours] != array[..., :1]):
+            raise ValueError(f"{path} is a colour image; a greyscale image is needed")
+        if np.any(array[..., colours:] != np.iinfo(array.dtype).max):
+            raise ValueError(f"{path} is partly transparent; an opaque greyscale image is needed")
+        array = array[..., 0]
+    # Older Pillow opens 16-bit greyscale in a 32-bit mode.
+    return array if array.dtype == np.uint8 else array.astype(np.uint16)

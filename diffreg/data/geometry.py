@@ -1,0 +1,280 @@
+"""Where voxels lie: an image with its affine, and resampling through two of them.
+
+    w = A_f (p + u(p)),   warped(p) = moving(A_m^-1 w)      p a voxel of the fixed grid, w RAS mm
+
+Called by the readers and writers of this folder and by diffreg.registration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffreg.ops import warp
+
+# How far two planes may be tilted to each other and still be taken for one (degrees).
+_TILT = 1.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """A 2-D image and its place in space.
+
+    Args:
+        data: (1, 1, *S) intensities as stored, float32, or the file's integers for labels; array
+            axes as loaded: (x, y) of a NIfTI file, (y, x) of a PNG file.
+        affine: (4, 4), voxel (axis 0, axis 1, slice) -> RAS mm.
+        path: the file it was read from.
+        kind: "nifti" or "png".
+        header: the nibabel header, None for PNG.
+        ndim_in_file: number of axes in the file.
+        slice_index: the slice of a volume that this is, else None.
+        dtype: the numbers in the file, in which labels and PNG images are written again.
+    """
+
+    data: Tensor
+    affine: np.ndarray
+    path: Path | None = None
+    kind: str = "nifti"
+    header: Any = None
+    ndim_in_file: int = 3
+    slice_index: int | None = None
+    dtype: np.dtype | type = np.float32
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return "image" if self.path is None else str(self.path)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(*S), the voxels along each array axis."""
+        return tuple(self.data.shape[2:])
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Physical length of a voxel along each array axis, mm."""
+        return tuple(float(length) for length in np.linalg.norm(self.affine[:3, :2], axis=0))
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the file has no third axis: PNG, or 2-D NIfTI in the world's x-y plane."""
+        rise = np.abs(self.affine[2, :2])
+        return self.ndim_in_file == 2 and bool(np.all(rise <= 1e-4 * np.array(self.spacing)))
+
+
+def check_affine(affine: np.ndarray, name: str) -> None:
+    """Refuse an affine that gives two voxels one place.
+
+    Args:
+        affine: (4, 4), voxel -> RAS mm.
+        name: the file, for the message.
+
+    Raises:
+        ValueError: a value is not finite, a voxel has no extent, or the axes are dependent.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffreg.data.geometry import check_affine
+        >>> check_affine(np.eye(4), "a.nii")
+    """
+    if not np.all(np.isfinite(affine)):
+        raise ValueError(f"{name}: the affine in the header holds values that are not finite")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.all(spacing > 0):
+        zooms = ", ".join(f"{length:g}" for length in spacing)
+        raise ValueError(f"{name}: the header gives a voxel no extent: spacing ({zooms}) mm")
+    if not abs(np.linalg.det(affine[:3, :3] / spacing)) > 1e-6:
+        raise ValueError(f"{name}: the affine in the header is singular: its axes are dependent")
+
+
+def voxel_map(moving: Image, fixed: Image) -> np.ndarray:
+    """The in-plane map from fixed voxels to moving voxels through both headers.
+
+    Where one of the two is a 2-D file, which has no third axis, only the x-y plane is compared.
+
+    Args:
+        moving: the image to sample.
+        fixed: the image whose grid is asked for.
+
+    Returns:
+        (2, 3) matrix M with moving voxel = M (p, 1), p a fixed voxel in array axes.
+
+    Raises:
+        ValueError: the planes are tilted to each other, or further apart than half a slice.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image, voxel_map
+        >>> grid = Image(torch.zeros(1, 1, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0]))
+        >>> finer = Image(torch.zeros(1, 1, 8, 10), np.eye(4))
+        >>> voxel_map(finer, grid).tolist()
+        [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]]
+    """
+    to_moving, to_fixed = moving.affine, fixed.affine
+    if moving.is_flat or fixed.is_flat:
+        _check_tilt(moving, fixed)
+        to_moving, to_fixed = _without_depth(to_moving), _without_depth(to_fixed)
+    else:
+        _check_tilt(moving, fixed)
+        _check_offset(moving, fixed)
+    matrix = np.linalg.solve(to_moving, to_fixed)
+    # Solving leaves 1e-16 where grids are equal; the identity is to be exact.
+    nearest = np.round(matrix)
+    matrix = np.where(np.abs(matrix - nearest) < 1e-9, nearest, matrix)
+    return matrix[:2, [0, 1, 3]]
+
+
+def resample_to(
+    moving: Image,
+    fixed: Image,
+    displacement: Tensor | None = None,
+    interpolation: str = "linear",
+    padding: str = "zeros",
+) -> Tensor:
+    """Sample the moving image on the fixed grid, once, through both headers.
+
+    In-plane rotations, flips, axis swaps, offsets, spacings and sizes may differ.
+
+    Args:
+        moving: the image to sample.
+        fixed: the image whose grid is filled.
+        displacement: (1, 2, *S) on the fixed grid, fixed voxels, array axes; None is the identity.
+        interpolation: "linear", or "nearest" for labels.
+        padding: outside the moving image "zeros", as resamplers do, or its "border", which gives a
+            registration no edge to hold on to.
+
+    Returns:
+        (1, 1, *S) on the fixed grid: float32, or the moving image's own type for "nearest".
+
+    Raises:
+        ValueError: the images share no plane, or the displacement is not on the fixed grid.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image, resample_to
+        >>> moving = Image(torch.arange(4.0).reshape(1, 1, 2, 2), np.eye(4))
+        >>> mirrored = Image(torch.zeros(1, 1, 2, 2), np.diag([-1.0, 1.0, 1.0, 1.0]))
+        >>> mirrored.affine[0, 3] = 1
+        >>> resample_to(moving, mirrored).flatten().tolist()
+        [2.0, 3.0, 0.0, 1.0]
+    """
+    expected = (1, 2, *fixed.shape)
+    if displacement is not None and tuple(displacement.shape) != expected:
+        raise ValueError(
+            f"displacement must be {expected} on the grid of {fixed.name}, "
+            f"got {tuple(displacement.shape)}"
+        )
+    matrix = torch.from_numpy(voxel_map(moving, fixed))
+    axes = [torch.arange(size, dtype=torch.float64) for size in fixed.shape]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    position = grid if displacement is None else grid + displacement[0].to("cpu", torch.float64)
+    sampled = torch.einsum("dk,kij->dij", matrix[:, :2], position) + matrix[:, 2, None, None]
+    data = moving.data if interpolation == "nearest" else moving.data.to(torch.float64)
+    warped = warp(data, (sampled - grid)[None], interpolation=interpolation, padding=padding)
+    return warped if interpolation == "nearest" else warped.to(torch.float32)
+
+
+def coverage(moving: Image, fixed: Image) -> Tensor:
+    """Which fixed voxels lie within the moving image's field of view.
+
+    Args:
+        moving: the image whose field of view counts.
+        fixed: the image whose grid is asked for.
+
+    Returns:
+        (1, 1, *S) float32 on the fixed grid, 1 inside and 0 outside.
+
+    Raises:
+        ValueError: the images do not lie in one plane, or have no voxel in common.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image, coverage
+        >>> grid = Image(torch.zeros(1, 1, 2, 3), np.eye(4))
+        >>> coverage(grid, grid).sum().item()
+        6.0
+    """
+    ones = replace(moving, data=torch.ones_like(moving.data))
+    inside = resample_to(ones, fixed, interpolation="nearest").to(torch.float32)
+    if not inside.any():
+        raise ValueError(
+            f"{moving.name} and {fixed.name} do not overlap: by their headers no voxel of the "
+            "second lies within the first"
+        )
+    return inside
+
+
+def display_orientation(affine: np.ndarray, kind: str) -> tuple[bool, bool, bool]:
+    """How to draw an array upright: patient left on the left, anterior (or superior) up.
+
+    Of the two world axes that the plane follows most closely the first runs to the right (x to the
+    patient's right, or y to anterior in a sagittal plane) and the second up.
+
+    Args:
+        affine: (4, 4), voxel -> RAS mm.
+        kind: "nifti", or "png", which is drawn as it is.
+
+    Returns:
+        (transpose, flip_rows, flip_columns), applied to the array in this order.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffreg.data.geometry import display_orientation
+        >>> display_orientation(np.eye(4), "nifti")
+        (True, True, False)
+    """
+    if kind == "png":
+        return (False, False, False)
+    axes = affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)
+    depth = int(np.argmax(np.abs(np.cross(axes[:, 0], axes[:, 1]))))
+    across, up = (axes[k] for k in range(3) if k != depth)
+    transpose = bool(abs(across[0]) + abs(up[1]) >= abs(across[1]) + abs(up[0]))
+    column_axis, row_axis = (0, 1) if transpose else (1, 0)
+    return (transpose, bool(up[row_axis] > 0), bool(across[column_axis] < 0))
+
+
+def _without_depth(affine: np.ndarray) -> np.ndarray:
+    """The affine of the x-y plane alone, (4, 4)."""
+    plane = np.eye(4)
+    plane[:2, :2], plane[:2, 3] = affine[:2, :2], affine[:2, 3]
+    return plane
+
+
+def _normal(image: Image) -> np.ndarray:
+    """Unit normal of the image's plane, (3,); the z axis for a 2-D file."""
+    if image.is_flat:
+        return np.array([0.0, 0.0, 1.0])
+    normal = np.cross(image.affine[:3, 0], image.affine[:3, 1])
+    return normal / np.linalg.norm(normal)
+
+
+def _check_tilt(moving: Image, fixed: Image) -> None:
+    sine = np.linalg.norm(np.cross(_normal(moving), _normal(fixed)))
+    tilt = float(np.degrees(np.arcsin(np.minimum(1.0, sine))))
+    if tilt > _TILT:
+        raise ValueError(
+            f"{moving.name} and {fixed.name} do not lie in one plane: they are tilted by "
+            f"{tilt:.1f} degrees to each other, and 2-D registration moves nothing out of its plane"
+        )
+
+
+def _check_offset(moving: Image, fixed: Image) -> None:
+    rows, columns = (np.array([0, size - 1]) for size in fixed.shape)
+    corners = np.array([[i, j, 0, 1] for i in rows for j in columns]).T
+    depth = np.linalg.solve(moving.affine, fixed.affine @ corners)[2]  # in slices of the moving
+    apart = float(np.abs(depth).max())
+    if apart > 0.5 + 1e-3:
+        thickness = float(np.linalg.norm(moving.affine[:3, 2]))
+        raise ValueError(
+            f"{moving.name} and {fixed.name} do not lie in one plane: they are up to "
+            f"{apart * thickness:.2f} mm apart, more than half a slice of {thickness:g} mm"
+        )

@@ -1,0 +1,212 @@
+"""Read and write 2-D images.
+
+Called by diffreg.registration, the command line and the pair datasets.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffreg.data import _nifti, _png
+from diffreg.data.geometry import Image, coverage, display_orientation, resample_to
+from diffreg.data.normalization import Normalization, normalize
+
+__all__ = [
+    "Image",
+    "Normalization",
+    "count_slices",
+    "coverage",
+    "display_orientation",
+    "kind_of",
+    "normalize",
+    "read_image",
+    "resample_to",
+    "write_image",
+]
+
+# Integers that torch computes with; labels of other types are held as int64.
+_TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
+
+
+def kind_of(path: str | Path) -> str:
+    """The kind of file that a name asks for.
+
+    Args:
+        path: a file name.
+
+    Returns:
+        "nifti" or "png".
+
+    Raises:
+        ValueError: the name ends in something else.
+
+    Example:
+        >>> from diffreg.data.images import kind_of
+        >>> kind_of("head.nii.gz")
+        'nifti'
+    """
+    name = Path(path).name.lower()
+    if name.endswith(_nifti.ENDINGS):
+        return "nifti"
+    if name.endswith(".png"):
+        return "png"
+    raise ValueError(f"{path}: the name of an image must end in .nii, .nii.gz or .png")
+
+
+def read_image(path: str | Path, slice_index: int | None = None, label: bool = False) -> Image:
+    """Read a 2-D image, or one slice of a volume, from a NIfTI or PNG file.
+
+    Of two affines in a NIfTI header the sform counts; ITK takes the qform in some of these cases.
+
+    Args:
+        path: the file, .nii, .nii.gz or .png.
+        slice_index: which slice of a volume, along its last axis.
+        label: keep whole numbers as integers, and refuse others.
+
+    Returns:
+        The image; `data` is (1, 1, *S), float32, or integers for labels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an image that can be registered; the message says why.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.images import read_image, write_image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     grid = Image(torch.zeros(1, 1, 3, 2), np.eye(4))
+        ...     write_image(folder + "/a.nii.gz", torch.ones(3, 2), grid)
+        ...     read_image(folder + "/a.nii.gz").shape
+        (3, 2)
+    """
+    path = _existing(path)
+    if kind_of(path) == "nifti":
+        array, fields = _nifti.read_nifti(path, slice_index)
+    elif slice_index in (None, 0):
+        array, fields = _png.read_png(path, label)
+    else:
+        raise ValueError(f"{path} has no slice {slice_index}: a PNG file is one image")
+    values, dtype = _labels(array, path) if label else (_intensities(array, path), fields["dtype"])
+    data = torch.from_numpy(np.ascontiguousarray(values))[None, None]
+    return Image(data=data, **{**fields, "dtype": dtype})
+
+
+def count_slices(path: str | Path) -> int:
+    """How many slices along its last axis a file has; 1 for a 2-D image.
+
+    Args:
+        path: the file, .nii, .nii.gz or .png.
+
+    Returns:
+        The number of slices.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no NIfTI or PNG file.
+
+    Example: `count_slices("volume.nii.gz")`
+    """
+    path = _existing(path)
+    if kind_of(path) == "png":
+        return 1
+    shape = _nifti.open_nifti(path).shape
+    return int(shape[2]) if len(shape) > 2 else 1
+
+
+def write_image(
+    path: str | Path, data: Tensor, like: Image, dtype: np.dtype | type | None = None
+) -> None:
+    """Write an image on the grid of another, with its header; the file appears whole or not at all.
+
+    Args:
+        path: .nii or .nii.gz where `like` is NIfTI, .png where it is PNG.
+        data: (*S) or (1, 1, *S) on the grid of `like`, in its array axes.
+        like: gives the header; a slice of a volume becomes a file (X, Y, 1) with its own affine.
+        dtype: numbers in the file. By default float32, and for PNG those of `like`; integers are
+            rounded and clipped to what the type holds.
+
+    Raises:
+        ValueError: the name asks for another kind of file, or the grids differ.
+
+    Example: see read_image.
+    """
+    path = Path(path)
+    check_ending(path, like)
+    array = data.detach().cpu().numpy()
+    if array.shape not in (like.shape, (1, 1, *like.shape)):
+        raise ValueError(f"data must be {like.shape} as {like.name}, got {array.shape}")
+    array = array.reshape(like.shape)
+    if dtype is None:
+        dtype = like.dtype if like.kind == "png" else np.float32
+    array = _cast(array, np.dtype(dtype))
+    if like.kind == "png":
+        _png.write_png(path, array)
+    else:
+        _nifti.write_nifti(path, array, like)
+
+
+def check_ending(path: str | Path, like: Image) -> None:
+    """Refuse a file name whose ending does not fit the grid that is to be written.
+
+    Args:
+        path: the file to be written.
+        like: the image whose grid it will have.
+
+    Raises:
+        ValueError: .png for a NIfTI grid, or the other way round.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.images import check_ending
+        >>> check_ending("a.nii", Image(torch.zeros(1, 1, 2, 2), np.eye(4)))
+    """
+    if kind_of(path) != like.kind:
+        right = ".png" if like.kind == "png" else ".nii.gz or .nii"
+        raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
+
+
+def _existing(path: str | Path) -> Path:
+    """The path of a file that is there and holds something."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an image")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: 0 bytes")
+    return path
+
+
+def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
+    """The numbers in float32, all finite."""
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32)
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise ValueError(f"{path} holds {bad} values that are NaN or infinite (in float32)")
+    return values
+
+
+def _labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
+    """The numbers as integers that torch computes with, and the type to write them in again."""
+    stored = array.dtype.newbyteorder("=")
+    if stored.kind == "f" and not np.all(np.isfinite(array) & (array == np.round(array))):
+        raise ValueError(f"{path} is no label image: it holds values that are not whole numbers")
+    return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
+
+
+def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The numbers in another type; rounded and clipped where that holds integers only."""
+    if dtype.kind in "iu" and array.dtype.kind == "f":
+        span = np.iinfo(dtype)
+        array = np.clip(np.round(array), span.min, span.max)
+    return array.astype(dtype)

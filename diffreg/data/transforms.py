@@ -1,0 +1,183 @@
+"""Displacement files as ITK and ANTs read them: 5-D NIfTI, vector intent 1007, LPS, mm.
+
+    d(p) = F R_f u(p)      R_f the linear part of the fixed affine, F = diag(-1, -1, 1)
+
+A point x of the fixed image lies at x + d(x) in the moving image. Called by diffreg.registration.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffreg._extras import require
+from diffreg._files import replacing
+from diffreg.data import _nifti, _png
+from diffreg.data.geometry import Image, check_affine
+
+_VECTOR = 1007
+_LPS = np.array([-1.0, -1.0, 1.0])
+# Says in the header that the grid is a PNG file's, whose arrays are (y, x) here and (x, y) in ITK.
+_PNG_GRID = "PNG grid"
+# How far, in voxels, a field may leave its plane by rounding alone.
+_RISE = 1e-3
+
+
+def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> None:
+    """Write a displacement so that ITK resamples with it as diffreg does.
+
+    A 2-D file, NIfTI or PNG, gives (X, Y, 1, 1, 2), which ITK reads as a 2-D field. A slice or an
+    image (X, Y, 1) lies anywhere in space and gives (X, Y, 1, 1, 3). ITK reads that as a 2-D image
+    of 3-vectors and forgets the slice's place: there the field takes the fixed image's geometry,
+    `sitk.GetImageFromArray(sitk.GetArrayFromImage(field)[None], isVector=True)` and
+    `CopyInformation(fixed)`.
+
+    Args:
+        path: .nii.gz or .nii; it appears whole or not at all.
+        displacement: (1, 2, *S) in fixed voxels, array axes.
+        fixed: the image on whose grid it lives.
+
+    Raises:
+        ValueError: the name or the shape is wrong, or the displacement is not finite.
+
+    Source: the conventions of itk::DisplacementFieldTransform and of ANTs' warp files.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.transforms import read_displacement, write_displacement
+        >>> grid = Image(torch.zeros(1, 1, 3, 2), np.diag([2.0, 2.0, 2.0, 1.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_displacement(folder + "/d.nii.gz", torch.ones(1, 2, 3, 2), grid)
+        ...     read_displacement(folder + "/d.nii.gz")[0].sum().item()
+        12.0
+    """
+    path = Path(path)
+    check_displacement_ending(path)
+    if tuple(displacement.shape) != (1, 2, *fixed.shape):
+        raise ValueError(
+            f"displacement must be {(1, 2, *fixed.shape)} on the grid of {fixed.name}, "
+            f"got {tuple(displacement.shape)}"
+        )
+    u = displacement[0].detach().cpu().to(torch.float64).numpy()
+    if not np.all(np.isfinite(u)):
+        raise ValueError("displacement holds values that are NaN or infinite")
+    affine = fixed.affine
+    if fixed.kind == "png":
+        u, affine = u[::-1].transpose(0, 2, 1), affine[:, [1, 0, 2, 3]]
+    vectors = np.einsum("wk,kij->ijw", _LPS[:, None] * affine[:3, :2], u)
+    components = 2 if fixed.is_flat else 3
+    _write(path, vectors[:, :, None, None, :components], affine, fixed.kind)
+
+
+def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
+    """Read a displacement file of diffreg, ANTs or ITK, with the grid on which it lives.
+
+    Args:
+        path: a NIfTI file (X, Y, 1, 1, 2) or (X, Y, 1, 1, 3) with vector intent.
+
+    Returns:
+        The displacement (1, 2, *S), float32, fixed voxels, array axes; and the fixed grid, an Image
+        whose intensities are 0.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no 2-D displacement file; the message says why.
+
+    Example: see write_displacement.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    check_displacement_ending(path)
+    file = _nifti.open_nifti(path)
+    _check_layout(path, file)
+    affine = _nifti.affine_of(file)
+    check_affine(affine, str(path))
+    components = file.shape[4]
+    if components == 2:
+        affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
+    vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
+    if not np.all(np.isfinite(vectors)):
+        raise ValueError(f"{path} holds displacements that are NaN or infinite")
+    u = _to_voxels(vectors, affine, path)
+    kind = "nifti"
+    if file.header.get_intent()[2] == _PNG_GRID:
+        kind, u, affine = "png", u[::-1].transpose(0, 2, 1), _png.AFFINE.copy()
+    displacement = torch.from_numpy(np.ascontiguousarray(u, dtype=np.float32))[None]
+    grid = Image(
+        data=torch.zeros(1, 1, *u.shape[1:]),
+        affine=affine,
+        path=path,
+        kind=kind,
+        ndim_in_file=components,
+    )
+    return displacement, grid
+
+
+def check_displacement_ending(path: str | Path) -> None:
+    """Refuse a name that is not a NIfTI file's.
+
+    Args:
+        path: the displacement file.
+
+    Raises:
+        ValueError: the name ends in neither .nii nor .nii.gz.
+
+    Example:
+        >>> from diffreg.data.transforms import check_displacement_ending
+        >>> check_displacement_ending("displacement.nii.gz")
+    """
+    if not Path(path).name.lower().endswith(_nifti.ENDINGS):
+        raise ValueError(f"{path}: the name of a displacement file must end in .nii.gz or .nii")
+
+
+def _write(path: Path, vectors: np.ndarray, affine: np.ndarray, kind: str) -> None:
+    """Write (X, Y, 1, 1, components) vectors, LPS, mm."""
+    nib = require("nibabel", "NIfTI files")
+    file = nib.Nifti1Image(vectors.astype(np.float32), None)
+    file.set_qform(affine, 1)
+    file.set_sform(affine, 1)
+    file.header.set_intent(_VECTOR, name=_PNG_GRID if kind == "png" else "")
+    file.header.set_xyzt_units("mm")
+    with replacing(path) as temporary:
+        nib.save(file, temporary)
+
+
+def _check_layout(path: Path, file: Any) -> None:
+    """Refuse what is not a 2-D field of vectors."""
+    shape, intent = file.shape, int(file.header["intent_code"])
+    if len(shape) != 5 or shape[4] not in (2, 3):
+        raise ValueError(
+            f"{path} is no 2-D displacement file: its shape is {shape}; (X, Y, 1, 1, 2) or "
+            "(X, Y, 1, 1, 3) is needed"
+        )
+    if shape[2] > 1 or shape[3] > 1:
+        raise ValueError(f"{path} is a 3-D displacement of shape {shape}; only 2-D is supported")
+    if 0 in shape:
+        raise ValueError(f"{path} is empty: its shape is {shape}")
+    if intent != _VECTOR:
+        raise ValueError(
+            f"{path} is no displacement file: its intent code is {intent}, not {_VECTOR} (vector)"
+        )
+    if file.get_data_dtype().kind != "f":
+        raise ValueError(f"{path} is no displacement file: it holds {file.get_data_dtype()} values")
+
+
+def _to_voxels(vectors: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarray:
+    """World vectors (X, Y, components), LPS -> displacement (2, X, Y) in voxels."""
+    components = vectors.shape[2]
+    axes = _LPS[:components, None] * affine[:components, :2]
+    if np.linalg.matrix_rank(axes) < 2:
+        raise ValueError(f"{path}: two components cannot describe a plane that is not x-y")
+    u = np.einsum("kw,ijw->kij", np.linalg.pinv(axes), vectors)
+    rise = np.abs(np.einsum("wk,kij->ijw", axes, u) - vectors).max()
+    if rise > _RISE * np.linalg.norm(axes, axis=0).min():
+        raise ValueError(f"{path} moves voxels out of their plane, by up to {rise:.3g} mm")
+    return u
