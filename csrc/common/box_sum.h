@@ -2,11 +2,11 @@
 // along the rows, then down the columns, in double. Called by the driver of local_correlation.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "parallel.h"
 
 namespace diffreg {
 
@@ -24,7 +24,8 @@ inline int64_t window_count(int64_t i, int64_t radius, int64_t size) {
 template <int K, typename Fill, typename Take>
 void box_sums(int64_t height, int64_t width, int64_t radius, const Fill& fill, const Take& take) {
   std::vector<double> rows(K * height * width);  // (H, W, K), sums along the row
-  torch::stable::parallel_for(0, height, 16, [&](int64_t begin, int64_t end) {
+  const int64_t row_grain = kVoxelsPerThread / width + 1;
+  torch::stable::parallel_for(0, height, row_grain, [&](int64_t begin, int64_t end) {
     std::vector<double> terms(K * width);
     for (int64_t y = begin; y < end; ++y) {
       for (int64_t x = 0; x < width; ++x) fill(y, x, &terms[K * x]);
@@ -41,7 +42,8 @@ void box_sums(int64_t height, int64_t width, int64_t radius, const Fill& fill, c
       }
     }
   });
-  torch::stable::parallel_for(0, column_blocks(width), 1, [&](int64_t begin, int64_t end) {
+  const int64_t block_grain = kVoxelsPerThread / (kColumns * height) + 1;
+  torch::stable::parallel_for(0, column_blocks(width), block_grain, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * kColumns, last = std::min(first + kColumns, width);
       double running[kColumns * K] = {};

@@ -23,7 +23,7 @@ class Mask {
     held_ = torch::stable::contiguous(*mask);
     data_ = held_->template const_data_ptr<T>();
     StripSums<1> sums(N, strip_count(height_));
-    for_each_strip(N, height_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    for_each_strip(N, height_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       for (int64_t y = first; y < end; ++y) {
         const T* weight = row(n, y);
         *sums.at(n, strip) += sum_row<T>(0, width_, [&](int64_t x) { return weight[x]; });

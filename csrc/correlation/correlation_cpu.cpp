@@ -40,7 +40,7 @@ void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
     return m ? m[x] * value : value;
   };
   StripSums<4> raw(N, strip_count(H));
-  for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+  for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     double* sum = raw.at(n, strip);
     for_rows<T>(warped, fixed, mask, n, first, end,
                 [&](int64_t, const T* w, const T* r, const T* m) {
@@ -56,7 +56,7 @@ void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
     moments[n * kMoments + 1] = raw.total(n, 1) * mask.per_voxel(n) / C;
   }
   StripSums<3> centred(N, strip_count(H));
-  for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+  for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     double* sum = centred.at(n, strip);
     const double mean_w = moments[n * kMoments], mean_r = moments[n * kMoments + 1];
     for_rows<T>(warped, fixed, mask, n, first, end,
@@ -119,7 +119,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
     const int64_t W = w.size(3);
     T* to_w = need_warped ? grad_warped.mutable_data_ptr<T>() : nullptr;
     T* to_r = need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr;
-    for_each_strip(w.size(0), w.size(2), [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    for_each_strip(w.size(0), w.size(2), W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       const Moments moment = read(held.const_data_ptr<double>() + n * kMoments);
       const double g = upstream.const_data_ptr<T>()[n];
       for_rows<T>(

@@ -158,7 +158,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vect
       if (u.numel() == 0) return;
       const Coefficients factor(H, W, spacing);
       StripSums<3> sums(N, strip_count(H));
-      for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+      for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
         const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
         for (int64_t y = first; y < end; ++y) add_row(field, factor, psi, y, sums.at(n, strip));
       });
@@ -199,7 +199,7 @@ Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad
     dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
       if (u.numel() == 0) return;
       const Coefficients factor(H, W, spacing);
-      for_each_strip(N, H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+      for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
         const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
         T* out = gradient.mutable_data_ptr<T>() + n * D * H * W;
         for (int64_t y = first; y < end; ++y) {

@@ -21,7 +21,7 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
   const T* data = image.const_data_ptr<T>();
   StripSums<1> sums(N, strip_count(H));
   std::vector<T> largest(N * strip_count(H), T(0));
-  for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+  for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     std::vector<T> g0(W), g1(W);
     T& most = largest[n * strip_count(H) + strip];
     for (int64_t c = 0; c < C; ++c) {
@@ -78,7 +78,7 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
     const int64_t C = held.size(1), H = held.size(2), W = held.size(3);
     const Mask<T> weights(mask, held);
     const auto scales = measure<T>(held, eta, weights);
-    for_each_strip(held.size(0), H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    for_each_strip(held.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
       const T factor =
           static_cast<T>(upstream.const_data_ptr<T>()[n] * eta * weights.per_voxel(n) / C);

@@ -37,7 +37,7 @@ Tensor forward(const Tensor& displacement, std::string reduce_name) {
     using T = decltype(zero);
     T* out = determinant.mutable_data_ptr<T>();
     const int64_t cells = (H - 1) * (W - 1);
-    for_each_strip(u.size(0), H - 1, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    for_each_strip(u.size(0), H - 1, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
       for (int64_t y = first; y < end; ++y) {
         for (int64_t x = 0; x < W - 1; ++x) {
@@ -70,7 +70,7 @@ Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string 
     using T = decltype(zero);
     const T* g = upstream.const_data_ptr<T>();
     const int64_t cells = (H - 1) * (W - 1);
-    for_each_strip(u.size(0), H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    for_each_strip(u.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
       T* out = grad_displacement.mutable_data_ptr<T>() + n * D * H * W;
       add_cell_gradients(field, first, end, out,

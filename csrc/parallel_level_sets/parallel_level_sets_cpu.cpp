@@ -70,7 +70,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
     StripSums<1> sums(N, strip_count(H));
-    for_each_strip(N, H, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       const T eps_w = ew.const_data_ptr<T>()[n], eps_r = er.const_data_ptr<T>()[n];
       GradientRows<T> rows(W);
       for (int64_t c = n * C; c < (n + 1) * C; ++c) {
@@ -103,7 +103,7 @@ template <typename T, Variant variant>
 void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const T* eps_other,
                  const T* upstream, const Mask<T>& weights, T* gradient) {
   const int64_t N = own.size(0), C = own.size(1), H = own.size(2), W = own.size(3);
-  for_each_strip(N, H, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+  for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
     const T factor = static_cast<T>(upstream[n] * weights.per_voxel(n) / C);
     GradientRows<T> rows(W);
     std::vector<T> p0(W), p1(W);

@@ -132,19 +132,20 @@ void forward_linear(const Grids& grids, const Sampling& sampling,
                     const T* moving,        // (N, C, *from)
                     const T* displacement,  // (N, D, *to)
                     T* warped) {            // (N, C, *to)
-  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    const T* image = moving + n * grids.channels * grids.from_voxels;
-    T* out = warped + n * grids.channels * grids.to_voxels;
-    for (int64_t row = first; row < end; ++row) {
-      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-              [&](int64_t voxel, const Neighbours<T>* at) {
-                for (int64_t c = 0; c < grids.channels; ++c) {
-                  out[c * grids.to_voxels + voxel] =
-                      value<D>(image + c * grids.from_voxels, grids.stride, at);
-                }
-              });
-    }
-  });
+  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
+                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
+                   const T* image = moving + n * grids.channels * grids.from_voxels;
+                   T* out = warped + n * grids.channels * grids.to_voxels;
+                   for (int64_t row = first; row < end; ++row) {
+                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+                             [&](int64_t voxel, const Neighbours<T>* at) {
+                               for (int64_t c = 0; c < grids.channels; ++c) {
+                                 out[c * grids.to_voxels + voxel] =
+                                     value<D>(image + c * grids.from_voxels, grids.stride, at);
+                               }
+                             });
+                   }
+                 });
 }
 
 // The bytes of a NaN of a floating dtype, zeros for the others.
@@ -170,30 +171,31 @@ void forward_nearest(const Grids& grids, const Sampling& sampling, int64_t bytes
                      const char* moving,     // (N, C, *from, bytes)
                      const T* displacement,  // (N, D, *to)
                      char* warped) {         // (N, C, *to, bytes)
-  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    const char* image = moving + n * grids.channels * grids.from_voxels * bytes;
-    char* out = warped + n * grids.channels * grids.to_voxels * bytes;
-    for (int64_t row = first; row < end; ++row) {
-      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-              [&](int64_t voxel, const Neighbours<T>* at) {
-                int64_t from = 0;
-                T weight = 1;
-                for (int k = 0; k < D; ++k) {
-                  from += at[k].low * grids.stride[k];
-                  weight *= at[k].low_weight;
-                }
-                for (int64_t c = 0; c < grids.channels; ++c) {
-                  char* to = out + (c * grids.to_voxels + voxel) * bytes;
-                  const char* value = image + (c * grids.from_voxels + from) * bytes;
-                  if (weight == 0) {
-                    std::memset(to, 0, bytes);
-                  } else {
-                    std::memcpy(to, weight > 0 ? value : nan, bytes);
-                  }
-                }
-              });
-    }
-  });
+  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
+                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
+                   const char* image = moving + n * grids.channels * grids.from_voxels * bytes;
+                   char* out = warped + n * grids.channels * grids.to_voxels * bytes;
+                   for (int64_t row = first; row < end; ++row) {
+                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+                             [&](int64_t voxel, const Neighbours<T>* at) {
+                               int64_t from = 0;
+                               T weight = 1;
+                               for (int k = 0; k < D; ++k) {
+                                 from += at[k].low * grids.stride[k];
+                                 weight *= at[k].low_weight;
+                               }
+                               for (int64_t c = 0; c < grids.channels; ++c) {
+                                 char* to = out + (c * grids.to_voxels + voxel) * bytes;
+                                 const char* value = image + (c * grids.from_voxels + from) * bytes;
+                                 if (weight == 0) {
+                                   std::memset(to, 0, bytes);
+                                 } else {
+                                   std::memcpy(to, weight > 0 ? value : nan, bytes);
+                                 }
+                               }
+                             });
+                   }
+                 });
 }
 
 template <typename T>
@@ -202,24 +204,26 @@ void backward_displacement(const Grids& grids, const Sampling& sampling,
                            const T* moving,         // (N, C, *from)
                            const T* displacement,   // (N, D, *to)
                            T* grad_displacement) {  // (N, D, *to)
-  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    const T* image = moving + n * grids.channels * grids.from_voxels;
-    const T* upstream = gradient + n * grids.channels * grids.to_voxels;
-    T* out = grad_displacement + n * D * grids.to_voxels;
-    for (int64_t row = first; row < end; ++row) {
-      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-              [&](int64_t voxel, const Neighbours<T>* at) {
-                T sum[D] = {};
-                for (int64_t c = 0; c < grids.channels; ++c) {
-                  const T weight = upstream[c * grids.to_voxels + voxel];
-                  const T* plane = image + c * grids.from_voxels;
-                  sum[0] += weight * derivative<D, 0>(plane, grids.stride, at);
-                  sum[1] += weight * derivative<D, 1>(plane, grids.stride, at);
-                }
-                for (int k = 0; k < D; ++k) out[k * grids.to_voxels + voxel] = sum[k];
-              });
-    }
-  });
+  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
+                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
+                   const T* image = moving + n * grids.channels * grids.from_voxels;
+                   const T* upstream = gradient + n * grids.channels * grids.to_voxels;
+                   T* out = grad_displacement + n * D * grids.to_voxels;
+                   for (int64_t row = first; row < end; ++row) {
+                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+                             [&](int64_t voxel, const Neighbours<T>* at) {
+                               T sum[D] = {};
+                               for (int64_t c = 0; c < grids.channels; ++c) {
+                                 const T weight = upstream[c * grids.to_voxels + voxel];
+                                 const T* plane = image + c * grids.from_voxels;
+                                 sum[0] += weight * derivative<D, 0>(plane, grids.stride, at);
+                                 sum[1] += weight * derivative<D, 1>(plane, grids.stride, at);
+                               }
+                               for (int k = 0; k < D; ++k)
+                                 out[k * grids.to_voxels + voxel] = sum[k];
+                             });
+                   }
+                 });
 }
 
 // The rows of the moving grid that one row of the fixed grid touches.
@@ -230,17 +234,19 @@ struct RowRange {
 template <typename T>
 std::vector<RowRange> touched_rows(const Grids& grids, const Sampling& sampling,
                                    const T* displacement) {  // (N, D, *to)
-  std::vector<RowRange> ranges(grids.samples * grids.to[0], {static_cast<int32_t>(grids.from[0]), -1});
-  for_each_strip(grids.samples, grids.to[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    for (int64_t row = first; row < end; ++row) {
-      RowRange& range = ranges[n * grids.to[0] + row];
-      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-              [&](int64_t, const Neighbours<T>* at) {
-                range.lowest = std::min(range.lowest, at[0].low);
-                range.highest = std::max(range.highest, at[0].high);
-              });
-    }
-  });
+  std::vector<RowRange> ranges(grids.samples * grids.to[0],
+                               {static_cast<int32_t>(grids.from[0]), -1});
+  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
+                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
+                   for (int64_t row = first; row < end; ++row) {
+                     RowRange& range = ranges[n * grids.to[0] + row];
+                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+                             [&](int64_t, const Neighbours<T>* at) {
+                               range.lowest = std::min(range.lowest, at[0].low);
+                               range.highest = std::max(range.highest, at[0].high);
+                             });
+                   }
+                 });
   return ranges;
 }
 
@@ -252,21 +258,22 @@ void backward_moving(const Grids& grids, const Sampling& sampling,
                      const T* displacement,  // (N, D, *to)
                      T* grad_moving) {       // (N, C, *from), zeros
   const auto ranges = touched_rows(grids, sampling, displacement);
-  for_each_strip(grids.samples, grids.from[0], [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    const T* upstream = gradient + n * grids.channels * grids.to_voxels;
-    T* out = grad_moving + n * grids.channels * grids.from_voxels;
-    for (int64_t row = 0; row < grids.to[0]; ++row) {
-      const RowRange range = ranges[n * grids.to[0] + row];
-      if (range.highest < first || range.lowest >= end) continue;
-      for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-              [&](int64_t voxel, const Neighbours<T>* at) {
-                for (int64_t c = 0; c < grids.channels; ++c) {
-                  splat<D>(out + c * grids.from_voxels, grids.stride, at,
-                           upstream[c * grids.to_voxels + voxel], first, end);
-                }
-              });
-    }
-  });
+  for_each_strip(grids.samples, grids.from[0], grids.stride[0],
+                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
+                   const T* upstream = gradient + n * grids.channels * grids.to_voxels;
+                   T* out = grad_moving + n * grids.channels * grids.from_voxels;
+                   for (int64_t row = 0; row < grids.to[0]; ++row) {
+                     const RowRange range = ranges[n * grids.to[0] + row];
+                     if (range.highest < first || range.lowest >= end) continue;
+                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
+                             [&](int64_t voxel, const Neighbours<T>* at) {
+                               for (int64_t c = 0; c < grids.channels; ++c) {
+                                 splat<D>(out + c * grids.from_voxels, grids.stride, at,
+                                          upstream[c * grids.to_voxels + voxel], first, end);
+                               }
+                             });
+                   }
+                 });
 }
 
 Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
