@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd import forward_ad
 
-FLOATING = (torch.float32, torch.float64)
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -40,7 +40,13 @@ def check_tensor(name: str, value: Any) -> None:
 
 def check_floating(name: str, tensor: torch.Tensor) -> None:
     if tensor.dtype not in FLOATING:
-        raise TypeError(f"{name} must be float32 or float64, got {tensor.dtype}")
+        raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+
+
+def arithmetic_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """What an operator computes in: float64 where an input is, else float32 (half types too)."""
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    return torch.float64 if wide else torch.float32
 
 
 def check_displacement(displacement: Any) -> None:
@@ -71,22 +77,19 @@ def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
 
 
 def check_pair(image: Any, fixed: Any, name: str = "warped") -> None:
-    """Raises unless `image` (named `name`) and `fixed` have one shape, dtype and device."""
+    """Raises unless `image` (named `name`) and `fixed` have one shape and device."""
     check_image(name, image)
     check_image("fixed", fixed)
     if image.shape != fixed.shape:
         raise ValueError(
             f"fixed must have the shape of {name}, {list(image.shape)}, got {list(fixed.shape)}"
         )
-    check_same("fixed", fixed, name, image)
+    check_same_device("fixed", fixed, name, image)
 
 
-def check_same(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    """Raises unless both tensors have one dtype and live on one device."""
-    if tensor.dtype != other.dtype:
-        raise TypeError(
-            f"{name} must have the dtype of {other_name}, {other.dtype}, got {tensor.dtype}"
-        )
+def check_same_device(
+    name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor
+) -> None:
     if tensor.device != other.device:
         raise ValueError(
             f"{name} must be on the device of {other_name}, {other.device}, got {tensor.device}"
@@ -108,8 +111,8 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
 
 
-def checked_mask(mask: Any, image: torch.Tensor) -> torch.Tensor | None:
-    """The mask (N, 1, *S) in the image's dtype, or None.
+def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """The mask (N, 1, *S) of the image's grid in the given dtype, or None.
 
     Raises:
         TypeError, ValueError: it is not a tensor of that shape on that device.
@@ -126,7 +129,7 @@ def checked_mask(mask: Any, image: torch.Tensor) -> torch.Tensor | None:
         raise ValueError(
             f"mask must be on the device of the image, {image.device}, got {mask.device}"
         )
-    return mask.to(image.dtype)
+    return mask.to(dtype)
 
 
 def refuse_forward_mode(operator: str) -> None:

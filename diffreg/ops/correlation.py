@@ -2,7 +2,7 @@
 
 import torch
 
-from diffreg.ops._checks import check_pair, checked_mask, refuse_forward_mode
+from diffreg.ops._checks import arithmetic_dtype, check_pair, checked_mask, refuse_forward_mode
 from diffreg.ops._double_backward import gradients_of_gradients
 
 
@@ -15,15 +15,15 @@ def correlation(
     that is constant up to rounding has cc = 0 and no gradient. Moments are taken in double.
 
     Args:
-        warped: image (N, C, *S), float32 or float64.
-        fixed: image of the same shape and dtype.
+        warped: image (N, C, *S), any floating dtype.
+        fixed: image of the same shape.
         mask: weights (N, 1, *S) >= 0 of the voxels, a constant to autograd; None is 1.
 
     Returns:
-        (N,), in [0, 2].
+        (N,), in [0, 2], float32 for half types.
 
     Raises:
-        TypeError: not tensors, or dtypes that are not supported or differ.
+        TypeError: not tensors, or dtypes that are not supported.
         ValueError: shapes or devices that do not fit.
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
@@ -38,9 +38,10 @@ def correlation(
         tensor([0., 2.])
     """
     check_pair(warped, fixed)
-    weights = checked_mask(mask, warped)
+    dtype = arithmetic_dtype(warped, fixed)
+    weights = checked_mask(mask, warped, dtype)
     refuse_forward_mode("correlation")
-    value, _moments = torch.ops.diffreg.correlation(warped, fixed, weights)
+    value, _moments = torch.ops.diffreg.correlation(warped.to(dtype), fixed.to(dtype), weights)
     return value
 
 

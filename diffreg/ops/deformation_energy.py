@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 import torch
 
-from diffreg.ops._checks import check_choice, check_displacement, refuse_forward_mode
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_choice,
+    check_displacement,
+    refuse_forward_mode,
+)
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops.jacobian_determinant import jacobian_determinant_reference
 
@@ -36,7 +41,7 @@ def deformation_energy(
     too short for a stencil adds 0.
 
     Args:
-        displacement: (N, D, *S), voxels, float32 or float64. D = 2.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k, second d_kl u_c h_c / (h_k h_l).
         penalty: "hyperelastic" psi = ((J-1)^2 / J)^2, "log2" (ln J)^2, "hinge" max(0, t - J)^2,
@@ -44,7 +49,7 @@ def deformation_energy(
         threshold: t > 0; None is the penalty's own (0.2, 0.01, 0.2; "relu" takes none).
 
     Returns:
-        A named tuple (diffusion, bending, determinant), each (N,).
+        A named tuple (diffusion, bending, determinant), each (N,), float32 for half types.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
@@ -68,7 +73,8 @@ def deformation_energy(
     lengths = _lengths(spacing, displacement.ndim - 2)
     limit = _threshold(penalty, threshold)
     refuse_forward_mode("deformation_energy")
-    energies = torch.ops.diffreg.deformation_energy(displacement, lengths, penalty, limit)
+    u = displacement.to(arithmetic_dtype(displacement))
+    energies = torch.ops.diffreg.deformation_energy(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
 
 

@@ -4,7 +4,12 @@ import math
 
 import torch
 
-from diffreg.ops._checks import check_image, checked_mask, refuse_forward_mode
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_image,
+    checked_mask,
+    refuse_forward_mode,
+)
 from diffreg.ops._double_backward import gradients_of_gradients
 
 
@@ -17,12 +22,12 @@ def gradient_scale(
     channels. `parallel_level_sets` takes it as the scale below which an edge is noise.
 
     Args:
-        image: (N, C, *S), float32 or float64.
+        image: (N, C, *S), any floating dtype.
         eta: positive factor.
         mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
 
     Returns:
-        (N,), positive. Where the floor is reached it has no gradient.
+        (N,), positive, float32 for half types. Where the floor is reached it has no gradient.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
@@ -42,9 +47,10 @@ def gradient_scale(
     """
     check_image("image", image)
     _check_eta(eta)
-    weights = checked_mask(mask, image)
+    dtype = arithmetic_dtype(image)
+    weights = checked_mask(mask, image, dtype)
     refuse_forward_mode("gradient_scale")
-    return torch.ops.diffreg.gradient_scale(image, eta, weights)
+    return torch.ops.diffreg.gradient_scale(image.to(dtype), eta, weights)
 
 
 def _check_eta(eta: float) -> None:

@@ -2,7 +2,12 @@
 
 import torch
 
-from diffreg.ops._checks import check_choice, check_displacement, refuse_forward_mode
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_choice,
+    check_displacement,
+    refuse_forward_mode,
+)
 from diffreg.ops._double_backward import gradients_of_gradients
 
 REDUCTIONS = (None, "min", "mean")
@@ -15,12 +20,12 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
     does not fold anywhere; forward or central differences alone miss folds.
 
     Args:
-        displacement: (N, D, *S), voxels, float32 or float64. D = 2.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2.
         reduce: None keeps the corners, "min" and "mean" reduce them to one value a cell.
 
     Returns:
         (N, 2**D, *(S-1)), corner a + 2b at vertex (i+a, j+b), the first axis fastest; with `reduce`
-        (N, *(S-1)). 1 for the identity.
+        (N, *(S-1)). 1 for the identity. float32 for half types: rounding would hide folds.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
@@ -41,7 +46,8 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
     check_displacement(displacement)
     check_choice("reduce", reduce, REDUCTIONS)
     refuse_forward_mode("jacobian_determinant")
-    return torch.ops.diffreg.jacobian_determinant(displacement, reduce or "none")
+    u = displacement.to(arithmetic_dtype(displacement))
+    return torch.ops.diffreg.jacobian_determinant(u, reduce or "none")
 
 
 def jacobian_determinant_reference(

@@ -3,7 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-from diffreg.ops._checks import check_pair, checked_mask, refuse_forward_mode, renamed_keywords
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_pair,
+    checked_mask,
+    refuse_forward_mode,
+    renamed_keywords,
+)
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops.gradient_scale import masked_mean_reference
 
@@ -26,16 +32,16 @@ def local_correlation(
     images in [0, 1]. Any window has the same cost a voxel.
 
     Args:
-        warped: image (N, C, *S), float32 or float64.
-        fixed: image of the same shape and dtype.
+        warped: image (N, C, *S), any floating dtype.
+        fixed: image of the same shape.
         window: side of the box in voxels, odd.
         mask: weights (N, 1, *S) >= 0 of the mean over windows, a constant to autograd; None is 1.
 
     Returns:
-        (N,), in [0, 1]; 0 where the weights add up to 0.
+        (N,), in [0, 1], float32 for half types; 0 where the weights add up to 0.
 
     Raises:
-        TypeError: not tensors, dtypes that are not supported or differ, or a window that is no int.
+        TypeError: not tensors, dtypes that are not supported, or a window that is no int.
         ValueError: shapes, devices or a window that do not fit.
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
@@ -46,14 +52,16 @@ def local_correlation(
         >>> import torch
         >>> from diffreg.ops import local_correlation
         >>> ramp = torch.arange(16.0).reshape(1, 1, 4, 4) / 16
-        >>> local_correlation(1 - ramp, ramp, window=3)
-        tensor([0.])
+        >>> local_correlation(1 - ramp, ramp, window=3) < 1e-6
+        tensor([True])
     """
     check_pair(warped, fixed)
     check_window(window)
-    weights = checked_mask(mask, warped)
+    dtype = arithmetic_dtype(warped, fixed)
+    weights = checked_mask(mask, warped, dtype)
     refuse_forward_mode("local_correlation")
-    return torch.ops.diffreg.local_correlation(warped, fixed, window, weights)
+    pair = warped.to(dtype), fixed.to(dtype)
+    return torch.ops.diffreg.local_correlation(*pair, window, weights)
 
 
 def check_window(window: int) -> None:
@@ -110,6 +118,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
+    refuse_forward_mode("local_correlation")
     need_warped, need_fixed, _, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("local_correlation has no gradient to mask: pass mask.detach()")
@@ -127,6 +136,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
+    refuse_forward_mode("local_correlation")
     gradient, warped, fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: local_correlation_reference(w, r, ctx.window, mask),

@@ -4,7 +4,13 @@ import math
 
 import torch
 
-from diffreg.ops._checks import check_choice, check_pair, checked_mask, refuse_forward_mode
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_choice,
+    check_pair,
+    checked_mask,
+    refuse_forward_mode,
+)
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops.gradient_scale import (
     gradient_scale,
@@ -28,13 +34,13 @@ def parallel_level_sets(
 
     With g, h the gradients of warped and fixed, A = |g|^2 + eps_warped^2, B = |h|^2 + eps_fixed^2,
     G = <g, h>: "pls" has Q = (|G| + eps_warped eps_fixed)^2, "smooth" Q = G^2 + (eps_warped
-    eps_fixed)^2, "ngf" Q = G^2. Blind to an inversion of contrast. "pls" and "smooth" are 0 for an
-    image and itself; "ngf" is not, flat regions cost 1. "smooth" is differentiable where G = 0, but
-    an image registered to itself drifts by up to a voxel.
+    eps_fixed)^2, "ngf" Q = G^2. Blind to an inversion of contrast. "pls" is 0 for an image and
+    itself; under "smooth" edges still cost something and under "ngf" flat regions cost 1. "smooth"
+    is differentiable where G = 0, but an image registered to itself drifts by up to a voxel.
 
     Args:
-        warped: image (N, C, *S), float32 or float64.
-        fixed: image of the same shape and dtype.
+        warped: image (N, C, *S), any floating dtype.
+        fixed: image of the same shape.
         eps_warped: edge scale, positive; a float or (N,); None: `gradient_scale` of the argument.
             A constant to autograd. When registering, pass the scale of the unwarped moving image.
         eps_fixed: the same for `fixed`.
@@ -42,10 +48,10 @@ def parallel_level_sets(
         mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
 
     Returns:
-        (N,), in [0, 1].
+        (N,), in [0, 1], float32 for half types.
 
     Raises:
-        TypeError: not tensors, or dtypes that are not supported or differ.
+        TypeError: not tensors, or dtypes that are not supported.
         ValueError: shapes, devices, variant or eps that do not fit.
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
@@ -62,13 +68,13 @@ def parallel_level_sets(
     """
     check_pair(warped, fixed)
     check_choice("variant", variant, VARIANTS)
-    weights = checked_mask(mask, warped)
+    dtype = arithmetic_dtype(warped, fixed)
+    weights = checked_mask(mask, warped, dtype)
     refuse_forward_mode("parallel_level_sets")
-    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale)
-    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale)
-    return torch.ops.diffreg.parallel_level_sets(
-        warped, fixed, scale_warped, scale_fixed, variant, weights
-    )
+    pair = warped.to(dtype), fixed.to(dtype)
+    scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale)
+    scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale)
+    return torch.ops.diffreg.parallel_level_sets(*pair, scale_warped, scale_fixed, variant, weights)
 
 
 def _scale(name, eps, image, measure) -> torch.Tensor:

@@ -6,11 +6,12 @@ import itertools
 import torch
 
 from diffreg.ops._checks import (
+    arithmetic_dtype,
     check_choice,
     check_displacement,
     check_floating,
     check_image,
-    check_same,
+    check_same_device,
     refuse_forward_mode,
     renamed_keywords,
 )
@@ -41,14 +42,13 @@ def warp(
     gives NaN in value and gradient.
 
     Args:
-        moving: image (N, C, *S_moving), float32 or float64; any dtype with "nearest".
-        displacement: (N, D, *S), voxels of the moving grid; float32 or float64, with "linear" the
-            dtype of `moving`. D = 2.
+        moving: image (N, C, *S_moving), any floating dtype; any dtype at all with "nearest".
+        displacement: (N, D, *S), voxels of the moving grid, any floating dtype. D = 2.
         interpolation: "linear", or "nearest", floor(p + 1/2), without gradient to `displacement`.
         padding: "border" repeats the outermost voxels, "zeros" reads 0 outside.
 
     Returns:
-        The warped image (N, C, *S), in the dtype of `moving`.
+        The warped image (N, C, *S), in the dtype of `moving`. Half types are computed in float32.
 
     Raises:
         TypeError: not tensors, or a dtype that is not supported.
@@ -68,7 +68,11 @@ def warp(
     """
     _check(moving, displacement, interpolation, padding)
     refuse_forward_mode("warp")
-    return torch.ops.diffreg.warp(moving, displacement, interpolation, padding)
+    dtype = arithmetic_dtype(moving, displacement)
+    # Labels are copied as they are; a floating image goes through the arithmetic's dtype and back.
+    image = moving.to(dtype) if moving.is_floating_point() else moving
+    warped = torch.ops.diffreg.warp(image, displacement.to(dtype), interpolation, padding)
+    return warped.to(moving.dtype)
 
 
 def _check(
@@ -85,16 +89,9 @@ def _check(
         )
     if moving.shape[2:].numel() == 0 and displacement.numel() > 0:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
-    if interpolation == "linear":
-        check_same("displacement", displacement, "moving", moving)
-    elif moving.requires_grad and torch.is_grad_enabled():
+    check_same_device("displacement", displacement, "moving", moving)
+    if moving.requires_grad and torch.is_grad_enabled():
         check_floating("moving that requires a gradient", moving)
-        check_same("displacement", displacement, "moving that requires a gradient", moving)
-    elif moving.device != displacement.device:
-        raise ValueError(
-            f"displacement must be on the device of moving, {moving.device}, got "
-            f"{displacement.device}"
-        )
 
 
 def warp_reference(
@@ -134,9 +131,9 @@ def _linear_reference(moving: torch.Tensor, points: torch.Tensor, padding: str) 
         if padding == "border":
             # Constant on and beyond the outermost voxel centres: no gradient passes there.
             held = point.detach().clamp(0, size - 1)
-            point = torch.where((point > 0) & (point < size - 1), point, held)
+            point = torch.where((point > 0) & (point < size - 1) | ~finite, point, held)
         low = torch.floor(point.detach())
-        fraction = torch.where(finite, point - low, torch.nan)
+        fraction = (point - low) * torch.where(finite, 1.0, torch.nan).to(point.dtype)
         pair = []
         for index, weight in ((low, 1 - fraction), (low + 1, fraction)):
             inside = (index >= 0) & (index <= size - 1)

@@ -24,8 +24,8 @@ def test_golden(function, window, value, norm):
 
 
 def test_by_hand():
-    # One row, window 3: {0, 1}, {0, 1, 1}, {1, 1} of W against themselves. The first two windows have
-    # c^2 = v r and cost 0, the flat one costs 1.
+    # One row, window 3: {0, 1}, {0, 1, 1}, {1, 1} of W against themselves. In the first two windows
+    # c^2 = v r costs 0, the flat one costs 1.
     row = torch.tensor([0.0, 1.0, 1.0]).reshape(1, 1, 1, 3)
     torch.testing.assert_close(local_correlation(row, row, 3), torch.tensor([1 / 3]))
 

@@ -1,0 +1,46 @@
+"""Similarities and deformation energies as modules, and the objective that weighs them.
+
+A similarity is minimised. SSD, NCC, PLS and Dice are 0 when aligned; LNCC and NGF are not: flat
+regions cost 1; MI is minus an information and falls below 0.
+"""
+
+from diffreg.losses.alignment import Dice, Keypoint
+from diffreg.losses.mutual_information import mutual_information
+from diffreg.losses.objective import (
+    SIMILARITIES,
+    WEIGHTS,
+    DeformationEnergy,
+    Objective,
+    ObjectiveTerms,
+    Weights,
+)
+from diffreg.losses.similarities import (
+    LNCC,
+    MI,
+    NCC,
+    NGF,
+    PLS,
+    REDUCTIONS,
+    SSD,
+    sum_of_squares,
+)
+
+__all__ = [
+    "LNCC",
+    "MI",
+    "NCC",
+    "NGF",
+    "PLS",
+    "REDUCTIONS",
+    "SIMILARITIES",
+    "SSD",
+    "WEIGHTS",
+    "DeformationEnergy",
+    "Dice",
+    "Keypoint",
+    "Objective",
+    "ObjectiveTerms",
+    "Weights",
+    "mutual_information",
+    "sum_of_squares",
+]

@@ -1,0 +1,118 @@
+"""Losses on what an expert has drawn: overlap of labels and distance of points.
+
+Called by training loops that have labels or points beside the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffreg.losses.similarities import REDUCTIONS, Similarity, reduced
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_choice,
+    check_displacement,
+    check_pair,
+    checked_mask,
+)
+
+
+class Dice(Similarity):
+    """1 - soft Dice overlap of labels, 2 sum(a b) / (sum a + sum b), mean over the labels present.
+
+    Labels are channels in [0, 1], such as one-hot maps; `diffreg.ops.warp` with linear
+    interpolation keeps them differentiable. A label that neither image has does not count. Without
+    a channel for the background, that does not count either.
+
+    Args:
+        reduction: "mean", "sum" or "none" over the batch.
+
+    Source:
+        Dice 1945; Milletari et al. 2016 for its use as a loss, there with squares below the line.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.losses import Dice
+        >>> label = torch.tensor([[[[1.0, 1.0, 0.0]]]])
+        >>> Dice()(label, torch.tensor([[[[1.0, 0.0, 0.0]]]]))
+        tensor(0.3333)
+    """
+
+    def per_sample(self, warped: Tensor, fixed: Tensor, mask: Tensor | None = None) -> Tensor:
+        check_pair(warped, fixed)
+        dtype = arithmetic_dtype(warped, fixed)
+        weights = checked_mask(mask, warped, dtype)
+        a, b = warped.to(dtype).flatten(2), fixed.to(dtype).flatten(2)
+        weight = a.new_ones(1) if weights is None else weights.flatten(2)
+        both, size = (weight * a * b).sum(2), (weight * (a + b)).sum(2)
+        present = size > 0
+        overlap = 2 * both / torch.where(present, size, torch.ones_like(size))
+        missing = torch.where(present, 1 - overlap, torch.zeros_like(size))
+        return missing.sum(1) / present.sum(1).clamp(min=1)
+
+
+class Keypoint(nn.Module):
+    """Mean squared distance of p + u(p) from where the fixed points p lie in the moving image.
+
+    Called `loss(displacement, fixed_points, moving_points)`: (N, D, *S) in voxels, and (N, K, D)
+    each, voxels of the fixed grid, component k along axis k of S. A point with a NaN coordinate
+    does not count, so that samples may have different numbers of points. Outside the grid the
+    displacement of its border holds.
+
+    Args:
+        spacing: physical length of a voxel, one number or one for each axis; None is 1.
+        reduction: "mean", "sum" or "none" over the batch.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.losses import Keypoint
+        >>> here, there = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 5.0]]])
+        >>> Keypoint()(torch.ones(1, 2, 8, 8), here, there)
+        tensor(5.)
+    """
+
+    def __init__(
+        self, spacing: float | Sequence[float] | None = None, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.spacing, self.reduction = spacing, reduction
+
+    def forward(self, displacement: Tensor, fixed_points: Tensor, moving_points: Tensor) -> Tensor:
+        check_displacement(displacement)
+        for name, points in (("fixed_points", fixed_points), ("moving_points", moving_points)):
+            _check_points(name, points, displacement)
+        if fixed_points.shape != moving_points.shape:
+            raise ValueError(
+                f"moving_points must have the shape of fixed_points, {list(fixed_points.shape)}, "
+                f"got {list(moving_points.shape)}"
+            )
+        dtype = arithmetic_dtype(displacement, fixed_points, moving_points)
+        counts = (torch.isfinite(fixed_points) & torch.isfinite(moving_points)).all(2)
+        here = torch.where(counts[..., None], fixed_points.to(dtype), 0)
+        there = torch.where(counts[..., None], moving_points.to(dtype), 0)
+        apart = here + _sampled(displacement.to(dtype), here) - there
+        if self.spacing is not None:
+            apart = apart * apart.new_tensor(self.spacing)
+        squares = torch.where(counts, (apart**2).sum(2), torch.zeros_like(apart[..., 0]))
+        return reduced(squares.sum(1) / counts.sum(1).clamp(min=1), self.reduction)
+
+
+def _check_points(name: str, points: Tensor, displacement: Tensor) -> None:
+    dimensions = displacement.shape[1]
+    if points.ndim != 3 or points.shape[0] != len(displacement) or points.shape[2] != dimensions:
+        raise ValueError(
+            f"{name} must be ({len(displacement)}, K, {dimensions}), got {list(points.shape)}"
+        )
+
+
+def _sampled(displacement: Tensor, points: Tensor) -> Tensor:
+    """u at points (N, K, D) in voxels, linear between voxels: (N, K, D)."""
+    last = points.new_tensor([max(size - 1, 1) for size in displacement.shape[2:]])
+    grid = (2 * points / last - 1).flip(2)[:, None]  # grid_sample's order is (x, y)
+    sampled = F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
+    return sampled[:, :, 0].mT

@@ -1,0 +1,167 @@
+"""One table of the operators, for the tests that hold for all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffreg import ops
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def uniform(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    """Numbers in [-1, 1), the same ones for every dtype up to rounding."""
+    values = torch.rand(shape, generator=generator(seed), dtype=torch.float64)
+    return (2 * values - 1).to(dtype)
+
+
+class Calls(TorchDispatchMode):
+    """Writes down every call of an operator of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == "diffreg":
+            self.calls.append((function._opname, args))
+        return function(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator with one choice of its options, and how to draw its inputs."""
+
+    name: str  # for the test's id
+    operator: str
+    inputs: Callable[..., Tensors]  # (samples, channels, size, dtype, seed) -> tensors
+    options: dict[str, Any] = field(default_factory=dict)
+    masked: bool = False
+    # Which inputs have a gradient.
+    differentiable: tuple[bool, ...] = (True,)
+
+    def _options(self, inputs: Tensors) -> dict[str, Any]:
+        if not self.masked:
+            return self.options
+        image = inputs[0].detach()
+        # 0, 0, 1/4, 1/2, 3/4, 1: exact in every dtype.
+        weights = (torch.arange(image.shape[2] * image.shape[3]) % 6 - 1).clamp(min=0) / 4
+        mask = weights.reshape(1, 1, *image.shape[2:]).to(image.dtype)
+        return {**self.options, "mask": mask.expand(len(image), -1, -1, -1)}
+
+    def __call__(self, *inputs: torch.Tensor) -> Tensors:
+        return as_tuple(getattr(ops, self.operator)(*inputs, **self._options(inputs)))
+
+    def reference(self, *inputs: torch.Tensor) -> Tensors:
+        function = getattr(ops, self.operator + "_reference")
+        return as_tuple(function(*inputs, **self._options(inputs)))
+
+    def arguments(self, inputs: Tensors) -> tuple[Any, ...]:
+        """What the Python function hands to torch.ops.diffreg.<operator>."""
+        o = self._options(inputs)
+        if self.operator == "warp":
+            return (*inputs, o.get("interpolation", "linear"), o.get("padding", "border"))
+        if self.operator == "deformation_energy":
+            penalty = o.get("penalty", "hyperelastic")
+            return (*inputs, o.get("spacing", [1.0, 1.0]), penalty, 0.2)
+        if self.operator == "jacobian_determinant":
+            return (*inputs, o.get("reduce") or "none")
+        if self.operator == "gradient_scale":
+            return (*inputs, o.get("eta", 1.0), o.get("mask"))
+        if self.operator == "correlation":
+            return (*inputs, o.get("mask"))
+        if self.operator == "local_correlation":
+            return (*inputs, o["window"], o.get("mask"))
+        scales = [ops.gradient_scale(image.detach()) for image in inputs]
+        return (*inputs, *scales, o.get("variant", "pls"), o.get("mask"))
+
+
+def as_tuple(value: Any) -> Tensors:
+    return (value,) if isinstance(value, torch.Tensor) else tuple(value)
+
+
+def field_inputs(samples, channels, size, dtype, seed=0, amplitude=0.9) -> Tensors:
+    del channels
+    return (amplitude * uniform((samples, 2, *size), dtype, seed),)
+
+
+def rough_field_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    return field_inputs(samples, channels, size, dtype, seed, amplitude=3.0)
+
+
+def image_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    return (uniform((samples, channels, *size), dtype, seed),)
+
+
+def pair_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    shape = (samples, channels, *size)
+    return uniform(shape, dtype, seed), uniform(shape, dtype, seed + 100)
+
+
+def warp_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    """A moving image of another size than the fixed grid; points up to two grid sizes outside."""
+    moving = (samples, channels, *(max(n + (1 if n > 2 else 0), 1) for n in size))
+    reach = 2 * max([*size, 1])
+    amplitude = torch.tensor([0.6, reach], dtype=dtype)[torch.arange(samples) % 2]
+    u = uniform((samples, 2, *size), dtype, seed + 100) * amplitude.reshape(-1, 1, 1, 1)
+    return uniform(moving, dtype, seed), u
+
+
+TWO = (True, True)
+CASES = [
+    Case("warp-border", "warp", warp_inputs, {}, differentiable=TWO),
+    Case("warp-zeros", "warp", warp_inputs, {"padding": "zeros"}, differentiable=TWO),
+    Case(
+        "warp-nearest",
+        "warp",
+        warp_inputs,
+        {"interpolation": "nearest"},
+        differentiable=(True, False),
+    ),
+    Case(
+        "warp-nearest-zeros",
+        "warp",
+        warp_inputs,
+        {"interpolation": "nearest", "padding": "zeros"},
+        differentiable=(True, False),
+    ),
+    Case("energy", "deformation_energy", field_inputs),
+    Case("energy-rough", "deformation_energy", rough_field_inputs),
+    Case("energy-spacing", "deformation_energy", field_inputs, {"spacing": [0.7, 1.9]}),
+    Case("energy-log2", "deformation_energy", field_inputs, {"penalty": "log2", "threshold": 0.2}),
+    Case("energy-hinge", "deformation_energy", field_inputs, {"penalty": "hinge"}),
+    Case("energy-relu", "deformation_energy", field_inputs, {"penalty": "relu"}),
+    Case("determinant", "jacobian_determinant", rough_field_inputs),
+    Case("determinant-min", "jacobian_determinant", rough_field_inputs, {"reduce": "min"}),
+    Case("determinant-mean", "jacobian_determinant", rough_field_inputs, {"reduce": "mean"}),
+    Case("correlation", "correlation", pair_inputs, differentiable=TWO),
+    Case("correlation-mask", "correlation", pair_inputs, masked=True, differentiable=TWO),
+    Case("lncc", "local_correlation", pair_inputs, {"window": 3}, differentiable=TWO),
+    Case(
+        "lncc-mask",
+        "local_correlation",
+        pair_inputs,
+        {"window": 5},
+        masked=True,
+        differentiable=TWO,
+    ),
+    Case("pls", "parallel_level_sets", pair_inputs, differentiable=TWO),
+    Case("pls-mask", "parallel_level_sets", pair_inputs, masked=True, differentiable=TWO),
+    Case("smooth", "parallel_level_sets", pair_inputs, {"variant": "smooth"}, differentiable=TWO),
+    Case("ngf", "parallel_level_sets", pair_inputs, {"variant": "ngf"}, differentiable=TWO),
+    Case("scale", "gradient_scale", image_inputs, {"eta": 1.7}),
+    Case("scale-mask", "gradient_scale", image_inputs, masked=True),
+]
+# One case an operator, for what does not depend on the options.
+PLAIN = [
+    case
+    for case in CASES
+    if case.name in ("warp-border", "energy", "determinant", "correlation", "lncc", "pls", "scale")
+]

@@ -1,0 +1,488 @@
+"""What holds for every operator: it is its reference, whatever the sizes, layouts and threads."""
+
+import doctest
+import importlib
+
+import pytest
+import torch
+from cases import CASES, PLAIN, Calls, Case, uniform
+from torch.autograd import forward_ad
+
+from diffreg import ops
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+every_operator = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.operator)
+# On first use, parts of torch warn about torch's own torch.jit.
+torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+SIZES = [(1, 1), (1, 5), (3, 1), (2, 2), (3, 3), (5, 4), (16, 17), (17, 16), (33, 7), (2, 300)]
+EMPTY = [(0, 1, (3, 4)), (2, 1, (0, 4)), (2, 1, (3, 0)), (0, 1, (0, 0))]
+
+
+def leaves(case: Case, inputs):
+    pairs = zip(inputs, case.differentiable, strict=True)
+    return [tensor.detach().clone().requires_grad_(needs) for tensor, needs in pairs]
+
+
+def upstream(outputs):
+    return [uniform(tuple(out.shape), out.dtype, 50 + k) for k, out in enumerate(outputs)]
+
+
+def gradients(function, inputs, weights=None):
+    """Value of the outputs and gradient of <weights, outputs> to the inputs that have one."""
+    outputs = function(*inputs)
+    weights = upstream(outputs) if weights is None else weights
+    total = sum((w * out).sum() for w, out in zip(weights, outputs, strict=True))
+    asked = [tensor for tensor in inputs if tensor.requires_grad]
+    return outputs, torch.autograd.grad(total, asked)
+
+
+def check_close(actual, expected, digits: float):
+    """Relative to the largest entry: the entries are sums in which larger terms cancel."""
+    for a, e in zip(actual, expected, strict=True):
+        scale = e.abs().max().item() if e.numel() else 0.0
+        torch.testing.assert_close(a, e, rtol=digits, atol=digits * max(scale, 1.0))
+
+
+# The same function as the reference
+
+
+@every_case
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_operator_is_its_reference_in_double(case, size):
+    inputs = leaves(case, case.inputs(2, 3, size, torch.float64))
+    value, gradient = gradients(case, inputs)
+    expected_value, expected_gradient = gradients(case.reference, inputs)
+    check_close(value, expected_value, 1e-12)
+    check_close(gradient, expected_gradient, 1e-12)
+
+
+@every_case
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_operator_is_its_reference_in_single(case, size):
+    inputs = leaves(case, case.inputs(2, 1, size, torch.float32))
+    value, gradient = gradients(case, inputs)
+    expected_value, expected_gradient = gradients(case.reference, inputs)
+    assert all(v.dtype == torch.float32 for v in (*value, *gradient))
+    check_close(value, expected_value, 1e-5)
+    check_close(gradient, expected_gradient, 1e-5)
+
+
+@every_case
+def test_a_sum_sends_back_an_expanded_gradient(case):
+    inputs = leaves(case, case.inputs(2, 1, (5, 6), torch.float64))
+    asked = [tensor for tensor in inputs if tensor.requires_grad]
+    actual = torch.autograd.grad(sum(out.sum() for out in case(*inputs)), asked)
+    expected = torch.autograd.grad(sum(out.sum() for out in case.reference(*inputs)), asked)
+    check_close(actual, expected, 1e-12)
+
+
+@every_case
+def test_samples_do_not_mix(case):
+    inputs = case.inputs(3, 2, (6, 5), torch.float64)
+    together = case(*inputs)
+    for n in range(3):
+        alone = case(*(tensor[n : n + 1] for tensor in inputs))
+        assert all(torch.equal(t[n : n + 1], a) for t, a in zip(together, alone, strict=True))
+
+
+# Layouts and empty inputs
+
+
+def transposed(tensor):
+    return tensor.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+def channels_last(tensor):
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def every_second(tensor):
+    wide = torch.full((*tensor.shape[:3], 2 * tensor.shape[3] + 1), torch.nan, dtype=tensor.dtype)
+    wide[..., 1::2] = tensor
+    return wide[..., 1::2]
+
+
+@every_case
+@pytest.mark.parametrize("layout", [transposed, channels_last, every_second])
+def test_layouts_do_not_matter(case, layout):
+    inputs = case.inputs(2, 3, (6, 5), torch.float64)
+    strange = [layout(tensor) for tensor in inputs]
+    expected, expected_gradient = gradients(case, leaves(case, inputs))
+    strange = [s.requires_grad_(d) for s, d in zip(strange, case.differentiable, strict=True)]
+    actual, gradient = gradients(case, strange)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+    assert all(torch.equal(a, e) for a, e in zip(gradient, expected_gradient, strict=True))
+
+
+@every_case
+def test_expanded_inputs(case):
+    inputs = [t.expand(3, -1, -1, -1) for t in case.inputs(1, 1, (6, 5), torch.float64)]
+    copies = [tensor.clone() for tensor in inputs]
+    assert all(torch.equal(a, e) for a, e in zip(case(*inputs), case(*copies), strict=True))
+
+
+@every_case
+def test_a_strange_upstream_gradient_layout_does_not_matter(case):
+    inputs = leaves(case, case.inputs(4, 1, (6, 5), torch.float64))
+    plain = upstream(case(*inputs))
+    strange = [torch.stack([w, w + 1], dim=-1)[..., 0] for w in plain]
+    _, expected = gradients(case, inputs, plain)
+    _, actual = gradients(case, inputs, strange)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+@every_case
+@pytest.mark.parametrize("samples, channels, size", EMPTY, ids=str)
+def test_empty_inputs_have_values_and_gradients_of_the_right_shape(case, samples, channels, size):
+    inputs = leaves(case, case.inputs(samples, channels, size, torch.float64))
+    value, gradient = gradients(case, inputs)
+    assert [v.shape for v in value] == [v.shape for v in case.reference(*inputs)]
+    assert all(torch.isfinite(v).all() for v in value)
+    asked = [tensor for tensor in inputs if tensor.requires_grad]
+    assert all(torch.equal(g, torch.zeros_like(t)) for g, t in zip(gradient, asked, strict=True))
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if "energy" not in c.name and "determ" not in c.name], ids=str
+)
+def test_images_without_channels(case):
+    inputs = leaves(case, case.inputs(2, 0, (4, 5), torch.float64))
+    value, gradient = gradients(case, inputs)
+    check_close(value, case.reference(*inputs), 1e-12)
+    assert all(not g.any() for g in gradient)
+
+
+# Bits
+
+
+@every_case
+def test_same_bits_for_every_number_of_threads(case):
+    threads = torch.get_num_threads()
+    inputs = leaves(case, case.inputs(2, 2, (130, 290), torch.float32))
+
+    def run():
+        value, gradient = gradients(case, inputs)
+        return [*value, *gradient]
+
+    try:
+        torch.set_num_threads(1)
+        expected = run()
+        for count in (2, 3, 5):
+            torch.set_num_threads(count)
+            assert all(torch.equal(a, e) for a, e in zip(run(), expected, strict=True)), count
+    finally:
+        torch.set_num_threads(threads)
+
+
+@every_case
+def test_inputs_are_not_written_to(case):
+    inputs = leaves(case, case.inputs(2, 2, (6, 5), torch.float64))
+    copies = [tensor.detach().clone() for tensor in inputs]
+    gradients(case, inputs)
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(inputs, copies, strict=True))
+
+
+# Derivatives that are asked for, and those that are not
+
+
+TWO_INPUTS = [case for case in CASES if all(case.differentiable) and len(case.differentiable) == 2]
+
+
+@pytest.mark.parametrize("case", TWO_INPUTS, ids=lambda case: case.name)
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)], ids=str)
+def test_only_gradients_that_are_asked_for_are_computed(case, needs):
+    inputs = case.inputs(2, 1, (5, 4), torch.float64)
+    inputs = [t.requires_grad_(need) for t, need in zip(inputs, needs, strict=True)]
+    with Calls() as record:
+        _, actual = gradients(case, inputs)
+    backward = [args for name, args in record.calls if name == case.operator + "_backward"]
+    assert [args[-2:] for args in backward] == [needs]
+    check_close(actual, gradients(case.reference, inputs)[1], 1e-12)
+
+
+@pytest.mark.parametrize("case", TWO_INPUTS, ids=lambda case: case.name)
+def test_the_backward_operator_gives_nothing_for_what_it_was_not_asked(case):
+    inputs = case.inputs(2, 1, (5, 4), torch.float64)
+    forward = getattr(torch.ops.diffreg, case.operator)
+    backward = getattr(torch.ops.diffreg, case.operator + "_backward")
+    outputs = forward(*case.arguments(inputs))
+    value, *saved = outputs if isinstance(outputs, tuple) else (outputs,)
+    for needs in ((True, False), (False, True), (False, False)):
+        results = backward(torch.ones_like(value), *saved, *case.arguments(inputs), *needs)
+        assert [r.numel() > 0 for r in results] == list(needs)
+
+
+@every_case
+def test_nothing_is_recorded_where_no_gradient_is_needed(case):
+    inputs = case.inputs(2, 1, (5, 4), torch.float64)
+    assert all(out.grad_fn is None for out in case(*inputs))
+    inputs = leaves(case, inputs)
+    with torch.no_grad():
+        assert all(out.grad_fn is None for out in case(*inputs))
+
+
+# Double backward, forward mode, function transforms
+
+
+def penalty_gradients(function, case, inputs):
+    """Gradient of a gradient penalty; the loss is not linear, so upstream depends on the inputs."""
+    asked = [tensor for tensor in inputs if tensor.requires_grad]
+    outputs = function(*inputs)
+    weights = upstream(outputs)
+    loss = sum((w * out**2).sum() for w, out in zip(weights, outputs, strict=True))
+    first = torch.autograd.grad(loss, asked, create_graph=True)
+    penalty = sum((g**2).sum() for g in first)
+    return torch.autograd.grad(penalty, asked, allow_unused=True, materialize_grads=True)
+
+
+@every_case
+def test_gradient_penalty_is_the_reference_s(case):
+    inputs = leaves(case, case.inputs(2, 2, (5, 6), torch.float64))
+    actual = penalty_gradients(case, case, inputs)
+    expected = penalty_gradients(case.reference, case, inputs)
+    assert any(e.any() for e in expected)
+    check_close(actual, expected, 1e-10)  # a second derivative cancels more
+
+
+@every_operator
+def test_derivatives_of_third_order_are_the_reference_s(case):
+    inputs = leaves(case, case.inputs(1, 1, (4, 4), torch.float64))
+
+    def third(function):
+        total = sum((out**2).sum() for out in function(*inputs))
+        for _ in range(2):
+            total = sum((g**2).sum() for g in torch.autograd.grad(total, inputs, create_graph=True))
+        return torch.autograd.grad(total, inputs)
+
+    check_close(third(case), third(case.reference), 1e-9)  # a third derivative cancels more
+
+
+@every_operator
+def test_hessian_is_the_reference_s(case):
+    inputs = case.inputs(1, 1, (3, 3), torch.float64)
+
+    def hessian(function):
+        def loss(last):
+            return sum((out**2).sum() for out in function(*inputs[:-1], last))
+
+        return torch.autograd.functional.hessian(loss, inputs[-1])
+
+    check_close([hessian(case)], [hessian(case.reference)], 1e-10)
+
+
+@every_operator
+def test_one_input_may_depend_on_the_other(case):
+    one = (0.4 * uniform((1, 2, 5, 6), torch.float64)).requires_grad_()
+
+    def second(function):
+        inputs = [one, torch.sin(7 * one)][: len(case.differentiable)]
+        total = sum((out**2).sum() for out in function(*inputs)) + (one**3).sum()
+        (first,) = torch.autograd.grad(total, one, create_graph=True)
+        return torch.autograd.grad((first**2).sum(), one)
+
+    check_close(second(case), second(case.reference), 1e-10)
+
+
+@every_operator
+@torch_warns
+@pytest.mark.parametrize("transform", ["jvp", "jacfwd"])
+def test_forward_mode_raises(case, transform):
+    inputs = case.inputs(1, 1, (4, 4), torch.float64)
+    with pytest.raises(NotImplementedError, match=f"{case.operator} has no forward-mode"):
+        if transform == "jvp":
+            torch.func.jvp(case, inputs, inputs)
+        else:
+            torch.func.jacfwd(case)(*inputs)
+
+
+@every_operator
+@torch_warns
+def test_forward_mode_over_reverse_raises(case):
+    inputs = leaves(case, case.inputs(1, 1, (4, 4), torch.float64))
+    value = case(*inputs)[0]
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match=f"{case.operator} has no forward-mode"),
+    ):
+        dual = forward_ad.make_dual(torch.ones_like(value), torch.ones_like(value))
+        torch.autograd.grad(value, inputs, dual)
+
+
+@every_operator
+@torch_warns
+def test_forward_mode_over_double_backward_raises(case):
+    inputs = leaves(case, case.inputs(1, 1, (4, 4), torch.float64))
+    value = case(*inputs)[0]
+    first = torch.autograd.grad((value**2).sum(), inputs, create_graph=True)
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match=f"{case.operator} has no forward-mode"),
+    ):
+        dual = forward_ad.make_dual(torch.ones_like(first[0]), torch.ones_like(first[0]))
+        torch.autograd.grad(first[0], inputs, dual)
+
+
+@every_operator
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
+def test_function_transforms_raise(case, transform):
+    # torch's register_autograd does not know them; what matters is that no wrong number comes back.
+    inputs = case.inputs(1, 1, (4, 4), torch.float64)
+    with pytest.raises(RuntimeError, match="functorch"):
+        transform(lambda *x: sum(out.sum() for out in case(*x)))(*inputs)
+
+
+@every_operator
+def test_vmap_is_a_loop_over_the_samples(case):
+    inputs = case.inputs(3, 1, (5, 4), torch.float64)
+    mapped = torch.func.vmap(case)(*(tensor.unsqueeze(1) for tensor in inputs))
+    for one, all_together in zip(mapped, case(*inputs), strict=True):
+        assert torch.equal(one.squeeze(1), all_together)
+
+
+@every_operator
+def test_vectorized_jacobian_is_the_reference_s(case):
+    *constant, last = case.inputs(1, 1, (3, 3), torch.float64)
+
+    def jacobian(function):
+        return torch.autograd.functional.jacobian(
+            lambda x: function(*constant, x)[0], last, vectorize=True
+        )
+
+    check_close([jacobian(case)], [jacobian(case.reference)], 1e-12)
+
+
+# torch's own demands on operators
+
+
+@every_case
+@pytest.mark.parametrize("size", [(3, 5), (1, 1)], ids=str)
+def test_opcheck_forward(case, size):
+    inputs = leaves(case, case.inputs(2, 2, size, torch.float64))
+    operator = getattr(torch.ops.diffreg, case.operator).default
+    torch.library.opcheck(operator, case.arguments(inputs))
+
+
+@every_case
+def test_opcheck_backward(case):
+    inputs = leaves(case, case.inputs(2, 2, (3, 5), torch.float32))
+    arguments = case.arguments(inputs)
+    with torch.no_grad():
+        outputs = getattr(torch.ops.diffreg, case.operator)(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    if case.operator == "correlation":
+        outputs, saved = outputs[:1], outputs[1:]
+    else:
+        saved = ()
+    weights = [w.requires_grad_() for w in upstream(outputs)]
+    needs = (True, True) if len(case.differentiable) == 2 else ()
+    operator = getattr(torch.ops.diffreg, case.operator + "_backward").default
+    # Compiling the double backward takes seconds: once an operator.
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    checks += ["test_aot_dispatch_dynamic"] if case in PLAIN else []
+    torch.library.opcheck(operator, (*weights, *saved, *arguments, *needs), test_utils=checks)
+
+
+@every_case
+def test_compiled_without_graph_breaks(case):
+    torch._dynamo.reset()
+    compiled = torch.compile(case.__call__, fullgraph=True, backend="aot_eager")
+    inputs = leaves(case, case.inputs(2, 2, (5, 6), torch.float32))
+    expected, expected_gradient = gradients(case, inputs)
+    actual, gradient = gradients(compiled, inputs)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+    assert all(torch.equal(a, e) for a, e in zip(gradient, expected_gradient, strict=True))
+
+
+@every_operator
+def test_compiled_for_dynamic_shapes(case):
+    torch._dynamo.reset()
+    compiled = torch.compile(case.__call__, fullgraph=True, backend="aot_eager", dynamic=True)
+    for size in ((5, 6), (8, 7), (9, 11)):
+        inputs = leaves(case, case.inputs(2, 2, size, torch.float32))
+        expected, expected_gradient = gradients(case, inputs)
+        actual, gradient = gradients(compiled, inputs)
+        assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+        assert all(torch.equal(a, e) for a, e in zip(gradient, expected_gradient, strict=True))
+
+
+@pytest.mark.slow
+@torch_warns
+def test_compiled_by_the_default_backend():
+    torch._dynamo.reset()
+    case = next(case for case in CASES if case.name == "energy")
+    compiled = torch.compile(
+        lambda u: tuple(out * 2 + 1 for out in case(u)), fullgraph=True, backend="inductor"
+    )
+    inputs = leaves(case, case.inputs(2, 2, (5, 6), torch.float32))
+    expected = gradients(lambda u: tuple(out * 2 + 1 for out in case(u)), inputs)
+    actual = gradients(compiled, inputs)
+    for a, e in zip(actual, expected, strict=True):
+        check_close(a, e, 1e-6)
+
+
+# Memory is safe, whatever torch.ops.diffreg.* is given
+
+
+def spoiled(argument):
+    """Values that the argument must not have."""
+    if isinstance(argument, torch.Tensor):
+        yield argument[..., :-1]
+        yield argument.unsqueeze(0)
+        yield argument.flatten()[:1].squeeze(0)
+        yield torch.cat([argument, argument])
+        yield argument.to(torch.int32)
+        yield argument.to(torch.float16)
+        yield argument.to(torch.float32)
+        yield argument.to(torch.complex128)
+        if argument.ndim == 4:
+            yield argument[:, :0]
+            yield argument.repeat(1, 3, 1, 1)
+            yield argument[:, :, :0]
+    elif isinstance(argument, str):
+        yield from ("", "cubic", "linear\0")
+    elif isinstance(argument, list):
+        yield from ([], [1.0], [1.0, 1.0, 1.0])
+
+
+@every_case
+def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case):
+    inputs = case.inputs(2, 1, (4, 5), torch.float64)
+    arguments = case.arguments(inputs)
+    forward = getattr(torch.ops.diffreg, case.operator)
+    outputs = forward(*arguments)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    needs = (True, True) if len(case.differentiable) == 2 else ()
+    backward = getattr(torch.ops.diffreg, case.operator + "_backward")
+    refused = 0
+    for operator, good in (
+        (forward, list(arguments)),
+        (backward, [*outputs, *arguments, *needs]),
+    ):
+        operator(*good)  # by itself it is taken
+        for position, argument in enumerate(good):
+            for bad in spoiled(argument):
+                trial = [*good[:position], bad, *good[position + 1 :]]
+                try:
+                    operator(*trial)
+                except RuntimeError:
+                    refused += 1
+    assert refused >= 20
+
+
+def test_a_message_of_the_core_names_argument_demand_and_finding():
+    u = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(
+        RuntimeError, match=r"displacement must be \(N, 2, H, W\), got \[1, 3, 4, 4"
+    ):
+        torch.ops.diffreg.jacobian_determinant(u, "none")
+
+
+@pytest.mark.parametrize("name", sorted({case.operator for case in CASES}))
+def test_examples(name):
+    # The package exports a function of the module's name.
+    assert doctest.testmod(importlib.import_module(f"diffreg.ops.{name}")).failed == 0
+
+
+def test_every_operator_is_in_the_table():
+    public = {name for name in ops.__all__ if name + "_reference" in ops.__all__}
+    assert {case.operator for case in CASES} == public

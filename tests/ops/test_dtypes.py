@@ -1,0 +1,82 @@
+"""Half types are storage: what is computed from them is float32. Dtypes may be mixed."""
+
+import pytest
+import torch
+from cases import CASES
+
+from diffreg import ops
+
+HALVES = [torch.float16, torch.bfloat16]
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@every_case
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_half_is_float32_arithmetic_on_the_rounded_values(case, half):
+    inputs = case.inputs(2, 2, (9, 11), half)
+    value = case(*inputs)
+    expected = case(*(tensor.float() for tensor in inputs))
+    kept = half if case.operator == "warp" else torch.float32
+    for out, wide in zip(value, expected, strict=True):
+        assert out.dtype == kept
+        assert torch.equal(out, wide.to(kept))
+
+
+@every_case
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_the_gradient_has_the_dtype_of_its_input(case, half):
+    inputs = case.inputs(2, 2, (9, 11), half)
+    for tensor, has_gradient in zip(inputs, case.differentiable, strict=True):
+        tensor.requires_grad_(has_gradient)
+    wide = [tensor.detach().float().requires_grad_(tensor.requires_grad) for tensor in inputs]
+    sum(out.float().sum() for out in case(*inputs)).backward()
+    sum(out.to(half).float().sum() for out in case(*wide)).backward()
+    for tensor, other in zip(inputs, wide, strict=True):
+        if tensor.requires_grad:
+            assert tensor.grad.dtype == half
+            assert torch.equal(tensor.grad, other.grad.to(half))
+
+
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_image_and_displacement_may_differ_in_dtype(half):
+    generator = torch.Generator().manual_seed(0)
+    moving = torch.rand(1, 1, 8, 8, generator=generator)
+    u = torch.randn(1, 2, 8, 8, generator=generator)
+    assert torch.equal(ops.warp(moving, u.to(half)), ops.warp(moving, u.to(half).float()))
+    mixed = ops.warp(moving.to(half), u)
+    assert mixed.dtype == half
+    assert torch.equal(mixed, ops.warp(moving.to(half).float(), u).to(half))
+    assert ops.warp(moving, u.double()).dtype == torch.float32
+    assert ops.correlation(moving.to(half), moving).dtype == torch.float32
+    assert ops.correlation(moving.double(), moving).dtype == torch.float64
+
+
+def test_nothing_changes_under_autocast():
+    generator = torch.Generator().manual_seed(0)
+    moving, fixed = torch.rand(2, 1, 1, 16, 16, generator=generator)
+    convolution = torch.nn.Conv2d(2, 2, 3, padding=1)
+
+    def loss():
+        u = convolution(torch.cat([moving, fixed], 1))
+        warped = ops.warp(moving, u)
+        terms = [ops.correlation(warped, fixed), ops.parallel_level_sets(warped, fixed)]
+        return u, sum(terms) + sum(ops.deformation_energy(u))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        u, total = loss()
+        assert u.dtype == torch.bfloat16
+        assert total.dtype == torch.float32
+    total.sum().backward()
+    assert convolution.weight.grad.dtype == torch.float32
+    rounded = convolution.weight.grad.clone()
+    convolution.weight.grad = None
+    loss()[1].sum().backward()
+    torch.testing.assert_close(rounded, convolution.weight.grad, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool], ids=str)
+def test_other_dtypes_are_refused(dtype):
+    image = torch.zeros(1, 1, 4, 4, dtype=dtype)
+    message = "warped must be float16, bfloat16, float32 or float64, got"
+    with pytest.raises(TypeError, match=message):
+        ops.correlation(image, image)

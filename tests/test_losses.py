@@ -1,0 +1,308 @@
+import doctest
+import importlib
+import math
+import pkgutil
+
+import golden
+import pytest
+import torch
+from cases import uniform
+
+from diffreg import losses, ops
+from diffreg.losses import (
+    LNCC,
+    NCC,
+    NGF,
+    PLS,
+    SIMILARITIES,
+    SSD,
+    WEIGHTS,
+    DeformationEnergy,
+    Objective,
+    Weights,
+    sum_of_squares,
+)
+from diffreg.variational import register_variational
+
+MODULES = [SSD, NCC, LNCC, PLS, NGF]
+every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+every_similarity = pytest.mark.parametrize("name", list(SIMILARITIES))
+
+
+def pair(samples=3, channels=1, size=(12, 13)):
+    shape = (samples, channels, *size)
+    return [(1 + uniform(shape, torch.float64, seed)) / 2 for seed in (0, 1)]
+
+
+def field(samples=3, size=(12, 13)) -> torch.Tensor:
+    return 0.3 * uniform((samples, 2, *size), torch.float64, 2)
+
+
+# Similarities
+
+
+@pytest.mark.parametrize("dtype, digits", [(torch.float64, 1e-11), (torch.float32, 2e-6)], ids=str)
+@pytest.mark.parametrize(
+    "loss, value",
+    [
+        (SSD(), 0.123074222245),
+        (NCC(), 0.920199133648),
+        (PLS(0.1, 0.1), 0.550069736896),
+        (PLS(0.1, 0.1, "smooth"), 0.723496345091),
+        (NGF(0.1, 0.1), 0.916805022271),
+        (LNCC(5), 0.852863720354),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_golden(loss, value, dtype, digits):
+    assert loss(golden.warped(dtype), golden.fixed(dtype)).item() == pytest.approx(
+        value, rel=digits
+    )
+
+
+def test_ssd_by_hand():
+    warped = torch.tensor([1.0, 2.0, 5.0]).reshape(1, 1, 1, 3)
+    fixed = torch.tensor([1.0, 4.0, 4.0]).reshape(1, 1, 1, 3)
+    assert SSD()(warped, fixed).item() == pytest.approx(5 / 3)
+    mask = torch.tensor([3.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
+    assert SSD()(warped, fixed, mask).item() == pytest.approx(1.0)
+
+
+@every_module
+def test_reductions(module):
+    warped, fixed = pair()
+    values = module(reduction="none")(warped, fixed)
+    assert values.shape == (3,)
+    assert len(set(values.tolist())) == 3
+    torch.testing.assert_close(module()(warped, fixed), values.mean())
+    torch.testing.assert_close(module(reduction="sum")(warped, fixed), values.sum())
+
+
+@every_module
+def test_another_reduction_is_refused(module):
+    message = "reduction must be one of 'mean', 'sum', 'none', got 'median'"
+    with pytest.raises(ValueError, match=message):
+        module(reduction="median")
+
+
+@every_module
+def test_an_image_costs_least_beside_itself(module):
+    warped, fixed = pair()
+    aligned = module()(fixed, fixed).item()
+    assert aligned < module()(warped, fixed).item()
+    if module in (SSD, NCC, PLS):
+        assert aligned == pytest.approx(0, abs=1e-14)
+
+
+@every_module
+def test_what_lies_outside_the_mask_does_not_count(module):
+    warped, fixed = pair(1)
+    mask = torch.zeros(1, 1, 12, 13, dtype=torch.bool)
+    mask[..., :6, :] = True
+    settings = {LNCC: (3,), PLS: (0.1, 0.1), NGF: (0.1, 0.1)}
+    loss = module(*settings.get(module, ()))
+    changed = warped.clone()
+    changed[..., 8:, :] = 0  # further away than any window or difference
+    torch.testing.assert_close(loss(warped, fixed, mask), loss(changed, fixed, mask))
+    assert loss(warped, fixed).item() != pytest.approx(loss(changed, fixed).item())
+
+
+@every_module
+def test_an_empty_mask_gives_a_finite_value_and_no_gradient(module):
+    warped, fixed = pair(1)
+    warped.requires_grad_()
+    value = module()(warped, fixed, torch.zeros(1, 1, 12, 13))
+    value.backward()
+    assert value.isfinite()
+    assert not warped.grad.any()
+
+
+@every_module
+def test_gradients_reach_both_images(module):
+    warped, fixed = (image.requires_grad_() for image in pair(1, size=(5, 6)))
+    loss = module(0.3, 0.4) if module in (PLS, NGF) else module()
+    assert torch.autograd.gradcheck(loss, (warped, fixed), fast_mode=True)
+
+
+def test_ssd_refuses_images_that_do_not_fit():
+    with pytest.raises(ValueError, match="fixed must have the shape of warped"):
+        sum_of_squares(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 5))
+
+
+def test_pls_refuses_another_variant():
+    with pytest.raises(ValueError, match="variant must be one of 'pls', 'smooth'"):
+        PLS(variant="x")
+
+
+# Energies
+
+
+def test_deformation_energy_weighs_its_terms():
+    u, weights = field(), (2.0, 3.0, 5.0)
+    loss = DeformationEnergy(*weights, spacing=(1, 2), penalty="hinge", threshold=0.9)
+    energies = ops.deformation_energy(u, (1, 2), "hinge", 0.9)
+    assert all(e.sum() > 0 for e in energies)
+    expected = sum(w * e for w, e in zip(weights, energies, strict=True)).mean()
+    torch.testing.assert_close(loss(u), expected)
+
+
+def test_deformation_energy_reductions():
+    values = DeformationEnergy(reduction="none")(field())
+    torch.testing.assert_close(DeformationEnergy(reduction="sum")(field()), values.sum())
+    torch.testing.assert_close(DeformationEnergy()(field()), values.mean())
+
+
+# Objective
+
+
+def test_presets():
+    assert WEIGHTS["default"] == Weights(60, 1, 30, 3)
+    assert WEIGHTS["paper"] == Weights(60, 1, 1, 1)
+    assert Objective().weights == WEIGHTS["default"]
+    assert Objective(weights="paper").weights == WEIGHTS["paper"]
+    assert Objective(weights=[1, 2, 3, 4]).weights == Weights(1, 2, 3, 4)
+
+
+@every_similarity
+def test_the_objective_is_the_weighted_sum_of_its_terms(name):
+    moving, fixed = pair()
+    u, weights = field(), Weights(7, 2, 3, 5)
+    terms = Objective(name, weights)(moving, fixed, u)
+    energies = ops.deformation_energy(u)
+    for term, energy in zip(terms[2:5], energies, strict=True):
+        assert torch.equal(term, energy)
+    assert torch.equal(terms.warped, ops.warp(moving, u))
+    raw = SIMILARITIES[name](moving, terms.warped, fixed, None)
+    torch.testing.assert_close(terms.similarity, raw)
+    expected = 7 * raw + 2 * energies[0] + 3 * energies[1] + 5 * energies[2]
+    torch.testing.assert_close(terms.total, expected.mean())
+
+
+@pytest.mark.parametrize(
+    "name, module", [("ssd", SSD), ("ncc", NCC), ("lncc", LNCC)], ids=["ssd", "ncc", "lncc"]
+)
+def test_names_stand_for_their_modules(name, module):
+    moving, fixed = pair()
+    similarity = Objective(name)(moving, fixed, torch.zeros_like(field())).similarity
+    torch.testing.assert_close(similarity, module(reduction="none")(moving, fixed))
+
+
+@pytest.mark.parametrize(
+    "name, variant", [("pls", "pls"), ("smooth_pls", "smooth"), ("ngf", "ngf")]
+)
+def test_edges_are_scaled_by_the_image_before_it_is_warped(name, variant):
+    moving, fixed = pair()
+    u = field()
+    warped = ops.warp(moving, u)
+    scale = ops.gradient_scale(moving)
+    assert not torch.allclose(scale, ops.gradient_scale(warped))
+    expected = ops.parallel_level_sets(warped, fixed, scale, ops.gradient_scale(fixed), variant)
+    torch.testing.assert_close(Objective(name)(moving, fixed, u).similarity, expected)
+
+
+@every_similarity
+def test_the_gradient_is_that_of_the_weighted_terms(name):
+    moving, fixed = pair(2)
+    u, weights = field(2).requires_grad_(), Weights(7, 2, 3, 5)
+    terms = Objective(name, weights)(moving, fixed, u)
+    (total,) = torch.autograd.grad(terms.total, u, retain_graph=True)
+    each = [torch.autograd.grad(t.mean(), u, retain_graph=True)[0] for t in terms[1:5]]
+    assert all(gradient.any() for gradient in each)
+    torch.testing.assert_close(total, sum(w * g for w, g in zip(weights, each, strict=True)))
+
+
+@every_similarity
+def test_gradcheck(name):
+    moving, fixed = pair(1, size=(5, 6))
+    u = field(1, (5, 6)).requires_grad_()
+    objective = Objective(name)
+    assert torch.autograd.gradcheck(lambda x: objective(moving, fixed, x).total, u, fast_mode=True)
+
+
+def test_mixtures_are_weighted_sums():
+    moving, fixed = pair()
+    u = field()
+    mixed = Objective({"ncc": 1.0, "lncc": 0.2})(moving, fixed, u).similarity
+    ncc, lncc = (Objective(name)(moving, fixed, u).similarity for name in ("ncc", "lncc"))
+    torch.testing.assert_close(mixed, ncc + 0.2 * lncc)
+
+
+def test_the_mask_weighs_the_similarity_alone():
+    moving, fixed = pair()
+    u = field()
+    mask = (uniform((3, 1, 12, 13), torch.float64, 5) > 0).double()
+    plain, masked = Objective()(moving, fixed, u), Objective()(moving, fixed, u, mask)
+    expected = ops.correlation(plain.warped, fixed, mask)
+    assert torch.equal(masked.similarity, expected)
+    assert not torch.allclose(masked.similarity, plain.similarity)
+    assert all(torch.equal(a, b) for a, b in zip(masked[2:], plain[2:], strict=True))
+
+
+def test_options_reach_the_operators():
+    moving, fixed = pair()
+    u = 3 * field()
+    objective = Objective("ssd", "paper", "zeros", "hinge", 0.7, (1, 2))
+    terms = objective(moving, fixed, u)
+    assert torch.equal(terms.warped, ops.warp(moving, u, padding="zeros"))
+    energies = ops.deformation_energy(u, (1, 2), "hinge", 0.7)
+    assert all(torch.equal(t, e) for t, e in zip(terms[2:5], energies, strict=True))
+
+
+def test_with_spacing_changes_the_spacing_alone():
+    objective = Objective({"ncc": 1.0, "ssd": 2.0}, (1, 2, 3, 4), "zeros", "hinge", 0.7)
+    other = objective.with_spacing((2, 3))
+    assert other.spacing == (2, 3) and objective.spacing is None
+    for name in ("similarity", "weights", "padding", "penalty", "threshold"):
+        assert getattr(other, name) == getattr(objective, name)
+
+
+def test_a_moving_image_of_another_size():
+    moving, _ = pair(size=(20, 9))
+    _, fixed = pair()
+    assert Objective("ssd")(moving, fixed, field()).warped.shape == fixed.shape
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"similarity": "mse"}, "similarity must be one of 'ssd', 'ncc', .*, got 'mse'"),
+        ({"similarity": {}}, "similarity must name at least one measure, got an empty mapping"),
+        ({"similarity": {"ncc": 1, "x": 1}}, "similarity must be one of .* got 'x'"),
+        ({"weights": "best"}, "weights must be one of 'default', 'paper', got 'best'"),
+        ({"weights": (1, 2, 3)}, r"weights must be a preset or 4 numbers >= 0 .* got \[1.0, 2.0"),
+        ({"weights": (1, 2, 3, -1)}, "weights must be a preset or 4 numbers >= 0"),
+        ({"weights": (1, 2, 3, math.nan)}, "weights must be a preset or 4 numbers >= 0"),
+        ({"weights": (1, 2, 3, math.inf)}, "weights must be a preset or 4 numbers >= 0"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
+
+
+# An image registered to itself should stay where it is.
+
+
+def blobs(size: int = 48) -> torch.Tensor:
+    """Soft blobs on a flat ground, with a faint texture."""
+    i, j = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    image = torch.zeros(size, size, dtype=torch.float64)
+    for y, x, radius in ((16, 14, 7), (30, 31, 9), (14, 34, 5), (35, 12, 5)):
+        image += torch.exp(-(((i - y) ** 2 + (j - x) ** 2) / radius**2))
+    return (image + 0.01 * uniform((size, size), torch.float64))[None, None]
+
+
+@every_similarity
+def test_an_image_registered_to_itself(name, record_property):
+    image = blobs()
+    u = register_variational(image, image, Objective(name), levels=2, iterations=30)
+    largest = u.abs().max().item()
+    record_property("largest displacement, voxels", largest)
+    # The others have their minimum elsewhere: theirs is recorded.
+    assert largest < 0.1 or name not in ("ssd", "ncc", "pls")
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(losses.__path__)])
+def test_examples(name):
+    module = importlib.import_module(f"diffreg.losses.{name}")
+    assert doctest.testmod(module).failed == 0

@@ -1,0 +1,208 @@
+import doctest
+
+import pytest
+import torch
+from cases import uniform
+
+from diffreg import variational
+from diffreg.fields import identity_grid
+from diffreg.losses import Objective
+from diffreg.ops import jacobian_determinant_reference, warp
+from diffreg.variational import register_variational
+
+SIZE = (48, 56)
+
+
+def texture(size=SIZE) -> torch.Tensor:
+    """(1, 1, *S): blobs of several sizes, so that every direction of motion shows."""
+    y, x = identity_grid(size, torch.float64)[0]
+    centres = torch.rand(40, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    image = torch.zeros(size, dtype=torch.float64)
+    for k, (a, b) in enumerate(centres.tolist()):
+        distance = (y - a * size[0]) ** 2 + (x - b * size[1]) ** 2
+        image += (-1) ** k * torch.exp(-distance / (3 + k % 4) ** 2)
+    return ((image - image.min()) / (image.max() - image.min()))[None, None]
+
+
+def known_warp(size=SIZE, amplitude=3.0) -> torch.Tensor:
+    """(1, 2, *S): smooth, 0 at the border."""
+    y, x = identity_grid(size, torch.float64)[0]
+    y, x = y / (size[0] - 1), x / (size[1] - 1)
+    bump = torch.sin(torch.pi * y) * torch.sin(torch.pi * x)
+    return amplitude * torch.stack([bump, -bump * torch.cos(2 * y)])[None]
+
+
+def pair():
+    moving = texture()
+    return moving, warp(moving, known_warp())
+
+
+@pytest.fixture
+def accepted(monkeypatch):
+    """Every displacement that the line search accepts, with the objective's value."""
+    steps = []
+    search = variational._search
+
+    def spy(*arguments):
+        result = search(*arguments)
+        if result is not None:
+            steps.append((arguments[2], *result[:2]))
+        return result
+
+    monkeypatch.setattr(variational, "_search", spy)
+    return steps
+
+
+@pytest.mark.parametrize("similarity", ["ssd", "ncc", {"ncc": 1.0, "lncc": 0.2}], ids=str)
+def test_recovers_a_known_warp(similarity):
+    moving, fixed = pair()
+    u = register_variational(moving, fixed, Objective(similarity))
+    error = (u - known_warp()).norm(dim=1)
+    assert known_warp().norm(dim=1).mean() > 1
+    assert error.mean() < 0.5
+
+
+def test_recovers_a_known_warp_across_contrasts():
+    moving, fixed = pair()
+    u = register_variational(moving, 1 - fixed**2, Objective("pls"))
+    assert (u - known_warp()).norm(dim=1).mean() < 0.5
+
+
+def test_single_precision_finds_the_same():
+    moving, fixed = pair()
+    double = register_variational(moving, fixed, levels=2, iterations=10)
+    single = register_variational(moving.float(), fixed.float(), levels=2, iterations=10)
+    assert single.dtype == torch.float32
+    assert (single - double).abs().mean() < 0.05
+
+
+def test_never_folds_even_without_a_price_on_folding(accepted):
+    # Half an image against its mirror image, and nothing but similarity.
+    moving = texture()
+    objective = Objective("ssd", weights=(1000, 0.001, 0.001, 0))
+    u = register_variational(moving, moving.flip(3), objective, levels=2, iterations=40)
+    smallest = [jacobian_determinant_reference(step[1]).min().item() for step in accepted]
+    assert len(smallest) > 10
+    assert min(smallest) > 0
+    assert min(smallest) < 0.2  # it did come close
+    assert jacobian_determinant_reference(u).min() > 0
+
+
+def test_every_accepted_step_lowers_the_objective(accepted):
+    moving, fixed = pair()
+    register_variational(moving, fixed, levels=2, iterations=20)
+    assert len(accepted) > 10
+    assert all(after < before for before, _, after in accepted)
+
+
+def test_an_unfolded_start_is_made_of_a_folded_one():
+    folded = torch.zeros(1, 2, 1, 6, dtype=torch.float64).repeat(1, 1, 4, 1)
+    folded[0, 1, :, 3] = -2.5
+    start = variational._unfolded_start(folded)
+    assert jacobian_determinant_reference(start).min() > 0
+    assert torch.equal(start, folded / 4)
+
+
+def test_each_sample_is_registered_by_itself():
+    moving, fixed = pair()
+    swapped = register_variational(
+        torch.cat([moving, fixed]), torch.cat([fixed, moving]), levels=2, iterations=10
+    )
+    alone = register_variational(fixed, moving, levels=2, iterations=10)
+    assert swapped.shape == (2, 2, *SIZE)
+    assert torch.equal(swapped[1:], alone)
+
+
+def test_what_lies_outside_the_mask_does_not_pull():
+    moving, fixed = pair()
+    mask = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
+    mask[..., :28] = True
+    spoiled = fixed.clone()
+    spoiled[..., 40:] = uniform((1, 1, SIZE[0], 16), torch.float64)
+    arguments = (None, 1, 20, mask)
+    u, v = (register_variational(moving, image, *arguments) for image in (fixed, spoiled))
+    assert torch.equal(u, v)
+
+
+def test_every_level_has_the_spacing_of_its_voxels(monkeypatch):
+    spacings = []
+    with_spacing = Objective.with_spacing
+
+    def spy(objective, spacing):
+        spacings.append(spacing)
+        return with_spacing(objective, spacing)
+
+    monkeypatch.setattr(Objective, "with_spacing", spy)
+    image = texture((64, 65))
+    register_variational(image, image, Objective(spacing=(1.5, 2.0)), iterations=1)
+    # 64 -> 32 -> 16 rows and 65 -> 33 -> 17 columns over the same extent
+    assert spacings == [[6.0, 2 * 65 / 17], [3.0, 2 * 65 / 33], [1.5, 2.0]]
+
+
+@pytest.mark.parametrize("size", [(17, 33), (5, 7), (1, 20), (1, 1)], ids=str)
+def test_odd_and_tiny_sizes(size):
+    image = uniform((1, 1, *size), torch.float32)
+    u = register_variational(image, image.flip(3), iterations=3)
+    assert u.shape == (1, 2, *size)
+    assert u.isfinite().all()
+
+
+def test_an_empty_batch():
+    image = torch.zeros(0, 1, 20, 24)
+    assert register_variational(image, image).shape == (0, 2, 20, 24)
+
+
+def test_constant_images_stay_where_they_are():
+    flat = torch.ones(1, 1, 20, 24)
+    assert not register_variational(flat, texture((20, 24)).float()).any()
+
+
+def test_progress_never_goes_back_and_ends_at_the_end():
+    moving, fixed = pair()
+    calls = []
+    both = torch.cat([moving, fixed]), torch.cat([fixed, moving])
+    register_variational(*both, levels=2, iterations=5, progress=lambda *call: calls.append(call))
+    done = [call[0] for call in calls]
+    assert {call[1] for call in calls} == {20}  # 2 samples, 2 levels, 5 iterations
+    assert done == sorted(done)
+    assert done[-1] == 20
+
+
+@pytest.mark.parametrize(
+    "shape, levels", [((15, 99), 1), ((32, 99), 2), ((63, 99), 2), ((64, 99), 3)]
+)
+def test_no_level_is_smaller_than_16_voxels(shape, levels):
+    assert variational._possible_levels(torch.Size(shape), 3) == levels
+
+
+IMAGE = torch.zeros(1, 1, 20, 24)
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((None, IMAGE), TypeError, "moving must be a torch.Tensor, got NoneType"),
+        ((IMAGE[0], IMAGE[0]), ValueError, r"moving must be \(N, C, H, W\), got \[1, 20, 24\]"),
+        ((IMAGE[None], IMAGE[None]), ValueError, "3-D is not supported yet"),
+        (
+            (IMAGE[..., 1:], IMAGE),
+            ValueError,
+            r"fixed must have the shape of moving, \[1, 1, 20, 23\], got \[1, 1, 20, 24\]",
+        ),
+        ((IMAGE.int(), IMAGE.int()), TypeError, "moving must be .*float64, got torch.int32"),
+        (
+            (IMAGE, IMAGE, None, 0),
+            ValueError,
+            "levels and iterations must be at least 1, got 0, 60",
+        ),
+        ((IMAGE, IMAGE, None, 1, 0), ValueError, "must be at least 1, got 1, 0"),
+        ((IMAGE, IMAGE, None, 1, 1, IMAGE[0]), ValueError, r"mask must be .* got \[1, 20, 24\]"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        register_variational(*arguments)
+
+
+def test_examples():
+    assert doctest.testmod(variational).failed == 0
