@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg._files import replacing
+from diffreg.data._limits import check_claim, check_size
 from diffreg.data.geometry import Image, check_affine
 
 ENDINGS = (".nii", ".nii.gz")
@@ -37,6 +40,7 @@ def open_nifti(path: Path) -> Any:
     if not isinstance(file, nib.Nifti1Pair):
         raise ValueError(f"{path} is not a NIfTI file but {type(file).__name__}")
     _check_zooms(file, path)
+    check_claim(prod(int(n) for n in file.shape) * file.get_data_dtype().itemsize, path)
     return file
 
 
@@ -47,7 +51,8 @@ def read_values(file: Any, path: Path, part: tuple | None = None) -> np.ndarray:
         ValueError: the file ends early or is damaged.
     """
     try:
-        return np.asarray(file.dataobj if part is None else file.dataobj[part])
+        with _quiet(require("nibabel", "NIfTI files")):
+            return np.asarray(file.dataobj if part is None else file.dataobj[part])
     except _DAMAGE as error:
         raise ValueError(f"{path} is truncated or damaged: {_line(error)}") from error
 
@@ -144,12 +149,17 @@ def _shifted_qform(like: Image) -> np.ndarray:
 
 @contextmanager
 def _quiet(nib: Any) -> Iterator[None]:
-    """Without nibabel's own lines on stderr about what it mends in a header."""
+    """Without nibabel's and numpy's own lines on stderr about what they mend or overflow.
+
+    What matters of it is found afterwards, in the numbers.
+    """
     logger = nib.imageglobals.logger
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:
-        yield
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(before)
 
@@ -170,6 +180,7 @@ def _plane(path: Path, shape: tuple[int, ...], slice_index: int | None) -> tuple
         raise ValueError(f"{path} is empty: its shape is {shape}")
     if len(shape) < 2 or shape[0] * shape[1] == 1:
         raise ValueError(f"{path} is not an image: its shape is {shape}")
+    check_size(shape[:2], path)
     if any(size > 1 for size in shape[3:]):
         raise ValueError(
             f"{path} has {len(shape)} axes, shape {shape}; a 2-D image or a 3-D volume is needed: "

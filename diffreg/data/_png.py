@@ -5,6 +5,8 @@ PNG has no physical coordinates: as ITK has it, pixel (x, y) lies at LPS (x, y, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg._files import replacing
+from diffreg.data._limits import check_size
 
 # Axis 0 of the array is y, axis 1 is x; RAS is LPS with x and y negated.
 AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
@@ -29,9 +32,10 @@ def read_png(path: Path, label: bool) -> tuple[np.ndarray, dict[str, Any]]:
     pillow = require("PIL.Image", "PNG files")
     errors = (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError)
     try:
-        with pillow.open(path) as picture:
+        with _allowing_large(pillow), pillow.open(path) as picture:
             if picture.format != "PNG":
                 raise ValueError(f"its content is {picture.format}")
+            check_size(picture.size[::-1], path)
             array = np.asarray(_grey_mode(picture, label))
     except errors as error:
         message = " ".join(str(error).split())
@@ -45,6 +49,17 @@ def read_png(path: Path, label: bool) -> tuple[np.ndarray, dict[str, Any]]:
         "dtype": array.dtype,
     }
     return array, fields
+
+
+@contextmanager
+def _allowing_large(pillow: Any) -> Iterator[None]:
+    """Without Pillow's own limit, whose warning is for web servers; check_size has ours."""
+    before = pillow.MAX_IMAGE_PIXELS
+    pillow.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        pillow.MAX_IMAGE_PIXELS = before
 
 
 def write_png(path: Path, array: np.ndarray) -> None:

@@ -30,7 +30,7 @@ class Image:
             axes as loaded: (x, y) of a NIfTI file, (y, x) of a PNG file.
         affine: (4, 4), voxel (axis 0, axis 1, slice) -> RAS mm.
         path: the file it was read from.
-        kind: "nifti" or "png".
+        kind: "nifti", "png" or "npz".
         header: the nibabel header, None for PNG.
         ndim_in_file: number of axes in the file.
         slice_index: the slice of a volume that this is, else None.
@@ -83,7 +83,7 @@ def check_affine(affine: np.ndarray, name: str) -> None:
         >>> from diffreg.data.geometry import check_affine
         >>> check_affine(np.eye(4), "a.nii")
     """
-    if not np.all(np.isfinite(affine)):
+    if not np.all(np.abs(affine) < 1e15):
         raise ValueError(f"{name}: the affine in the header holds values that are not finite")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(spacing > 0):

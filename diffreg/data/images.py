@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data import _nifti, _png
+from diffreg.data import _nifti, _npz, _png
 from diffreg.data.geometry import Image, coverage, display_orientation, resample_to
 from diffreg.data.normalization import Normalization, normalize
 
@@ -28,6 +28,7 @@ __all__ = [
     "write_image",
 ]
 
+ENDINGS = (*_nifti.ENDINGS, ".png", _npz.ENDING)
 # Integers that torch computes with; labels of other types are held as int64.
 _TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
 
@@ -39,7 +40,7 @@ def kind_of(path: str | Path) -> str:
         path: a file name.
 
     Returns:
-        "nifti" or "png".
+        "nifti", "png" or "npz".
 
     Raises:
         ValueError: the name ends in something else.
@@ -54,17 +55,20 @@ def kind_of(path: str | Path) -> str:
         return "nifti"
     if name.endswith(".png"):
         return "png"
-    raise ValueError(f"{path}: the name of an image must end in .nii, .nii.gz or .png")
+    if _npz.split_array(path)[0].name.lower().endswith(_npz.ENDING):
+        return "npz"
+    raise ValueError(f"{path}: the name of an image must end in .nii, .nii.gz, .png or .npz")
 
 
 def read_image(path: str | Path, slice_index: int | None = None, label: bool = False) -> Image:
-    """Read a 2-D image, or one slice of a volume, from a NIfTI or PNG file.
+    """Read a 2-D image, or one slice of a volume, from a NIfTI, PNG or npz file.
 
     Of two affines in a NIfTI header the sform counts; ITK takes the qform in some of these cases.
 
     Args:
-        path: the file, .nii, .nii.gz or .png.
-        slice_index: which slice of a volume, along its last axis.
+        path: the file, .nii, .nii.gz or .png; of an npz file an array, `file.npz:array`.
+        slice_index: which slice of a volume, along its last axis; along the first one of a stack
+            (slices, Y, X) in an npz file.
         label: keep whole numbers as integers, and refuse others.
 
     Returns:
@@ -89,6 +93,8 @@ def read_image(path: str | Path, slice_index: int | None = None, label: bool = F
     path = _existing(path)
     if kind_of(path) == "nifti":
         array, fields = _nifti.read_nifti(path, slice_index)
+    elif kind_of(path) == "npz":
+        array, fields = _npz.read_npz(path, slice_index)
     elif slice_index in (None, 0):
         array, fields = _png.read_png(path, label)
     else:
@@ -99,23 +105,26 @@ def read_image(path: str | Path, slice_index: int | None = None, label: bool = F
 
 
 def count_slices(path: str | Path) -> int:
-    """How many slices along its last axis a file has; 1 for a 2-D image.
+    """How many slices a file has, along the axis that `read_image` takes; 1 for a 2-D image.
 
     Args:
-        path: the file, .nii, .nii.gz or .png.
+        path: the file, .nii, .nii.gz or .png, or `file.npz:array`.
 
     Returns:
         The number of slices.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no NIfTI or PNG file.
+        ValueError: it is no file of such a kind.
 
     Example: `count_slices("volume.nii.gz")`
     """
     path = _existing(path)
     if kind_of(path) == "png":
         return 1
+    if kind_of(path) == "npz":
+        stack = _npz.shape_of(path)
+        return int(stack[0]) if len(stack) == 3 else 1
     shape = _nifti.open_nifti(path).shape
     return int(shape[2]) if len(shape) > 2 else 1
 
@@ -169,20 +178,24 @@ def check_ending(path: str | Path, like: Image) -> None:
         >>> from diffreg.data.images import check_ending
         >>> check_ending("a.nii", Image(torch.zeros(1, 1, 2, 2), np.eye(4)))
     """
-    if kind_of(path) != like.kind:
-        right = ".png" if like.kind == "png" else ".nii.gz or .nii"
+    wanted = "png" if like.kind == "png" else "nifti"  # what came from an npz file too
+    if kind_of(path) != wanted:
+        right = ".png" if wanted == "png" else ".nii.gz or .nii"
         raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
 
 
 def _existing(path: str | Path) -> Path:
     """The path of a file that is there and holds something."""
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an image")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: 0 bytes")
+    file, _ = _npz.split_array(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist")
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder, not an image")
+    if not file.is_file():
+        raise ValueError(f"{file} is no regular file")
+    if file.stat().st_size == 0:
+        raise ValueError(f"{file} is empty: 0 bytes")
     return path
 
 
@@ -199,7 +212,7 @@ def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
 def _labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
     """The numbers as integers that torch computes with, and the type to write them in again."""
     stored = array.dtype.newbyteorder("=")
-    if stored.kind == "f" and not np.all(np.isfinite(array) & (array == np.round(array))):
+    if stored.kind == "f" and not np.all((np.abs(array) < 2**53) & (array == np.round(array))):
         raise ValueError(f"{path} is no label image: it holds values that are not whole numbers")
     return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
 

@@ -8,6 +8,7 @@ Called by the pair datasets.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ import torch
 from torch import Tensor
 
 from diffreg.fields import integrate
+from diffreg.ops import warp
+
+# Squarings: the first step of a velocity of a few voxels is then a small part of one.
+_STEPS = 6
 
 
 class RandomWarp(NamedTuple):
@@ -50,10 +55,7 @@ def random_velocity(
     """
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"shape must be 2 sizes of at least 1, got {tuple(shape)}")
-    if not 0 <= amplitude < np.inf:
-        raise ValueError(f"amplitude must be a number >= 0 of voxels, got {amplitude}")
-    if not 0 < sigma < np.inf:
-        raise ValueError(f"sigma must be a number > 0 of voxels, got {sigma}")
+    _check_amplitude(amplitude, sigma)
     noise = torch.from_numpy(random.standard_normal((2, *shape), dtype=np.float32))
     rows, columns = (_smoothing(size, float(sigma)) for size in shape)
     return amplitude * (rows @ noise @ columns.mT)[None]
@@ -64,7 +66,7 @@ def random_warp(
     amplitude: float,
     sigma: float,
     random: np.random.Generator,
-    steps: int = 6,
+    steps: int = _STEPS,
 ) -> RandomWarp:
     """A random diffeomorphic displacement and its inverse.
 
@@ -100,6 +102,56 @@ def random_warp(
     return RandomWarp(both[:1], both[1:])
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Makes a new pair out of a pair: both images bent, each in its own way, and mirrored together.
+
+    Args:
+        amplitude: of the random warps (`random_velocity`), voxels; each image draws a part of it,
+            from none to all. 0: no warps.
+        sigma: of their Gaussian, voxels.
+        flip_axes: array axes along which a pair is mirrored, with probability 1/2 each.
+
+    Raises:
+        ValueError: a number out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.synthetic import Augmentation
+        >>> image = torch.rand(1, 1, 16, 16)
+        >>> Augmentation(amplitude=1.0)(image, image, np.random.default_rng(0))[0].shape
+        torch.Size([1, 1, 16, 16])
+    """
+
+    amplitude: float = 0.0
+    sigma: float = 10.0
+    flip_axes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_amplitude(self.amplitude, self.sigma)
+        axes = tuple(self.flip_axes)
+        if not set(axes) <= {0, 1} or len(set(axes)) < len(axes):
+            raise ValueError(f"flip_axes must be 0, 1, both or none, got {list(axes)}")
+
+    def __call__(
+        self, moving: Tensor, fixed: Tensor, random: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """A pair (1, C, *S) from a pair; the same state of `random` gives the same one."""
+        axes = [2 + axis for axis in self.flip_axes if random.random() < 0.5]
+        moving, fixed = moving.flip(axes), fixed.flip(axes)
+        if self.amplitude == 0:
+            return moving, fixed
+        velocity = torch.cat(
+            [
+                random_velocity(image.shape[2:], self.amplitude * part, self.sigma, random)
+                for image, part in zip((moving, fixed), random.random(2), strict=True)
+            ]
+        )
+        bent = warp(torch.cat([moving, fixed]), integrate(velocity, _STEPS))
+        return bent[:1], bent[1:]
+
+
 @lru_cache(maxsize=16)
 def _smoothing(size: int, sigma: float) -> Tensor:
     """(size, size) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
@@ -110,3 +162,10 @@ def _smoothing(size: int, sigma: float) -> Tensor:
     weights = np.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     return torch.from_numpy(weights.astype(np.float32))
+
+
+def _check_amplitude(amplitude: float, sigma: float) -> None:
+    if not 0 <= amplitude < np.inf:
+        raise ValueError(f"amplitude must be a number >= 0 of voxels, got {amplitude}")
+    if not 0 < sigma < np.inf:
+        raise ValueError(f"sigma must be a number > 0 of voxels, got {sigma}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffreg._extras import require
 from diffreg._files import replacing
 from diffreg.data import _nifti, _png
+from diffreg.data._limits import check_size
 from diffreg.data.geometry import Image, check_affine
 
 _VECTOR = 1007
@@ -106,11 +107,14 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
     if not np.all(np.isfinite(vectors)):
         raise ValueError(f"{path} holds displacements that are NaN or infinite")
-    u = _to_voxels(vectors, affine, path)
+    with np.errstate(all="ignore"):  # of numbers that float32 does not hold
+        u = _to_voxels(vectors, affine, path).astype(np.float32)
+    if not np.all(np.isfinite(u)):
+        raise ValueError(f"{path} holds displacements that are infinite in float32")
     kind = "nifti"
     if file.header.get_intent()[2] == _PNG_GRID:
         kind, u, affine = "png", u[::-1].transpose(0, 2, 1), _png.AFFINE.copy()
-    displacement = torch.from_numpy(np.ascontiguousarray(u, dtype=np.float32))[None]
+    displacement = torch.from_numpy(np.ascontiguousarray(u))[None]
     grid = Image(
         data=torch.zeros(1, 1, *u.shape[1:]),
         affine=affine,
@@ -160,6 +164,7 @@ def _check_layout(path: Path, file: Any) -> None:
         )
     if shape[2] > 1 or shape[3] > 1:
         raise ValueError(f"{path} is a 3-D displacement of shape {shape}; only 2-D is supported")
+    check_size(shape[:2], path)
     if 0 in shape:
         raise ValueError(f"{path} is empty: its shape is {shape}")
     if intent != _VECTOR:

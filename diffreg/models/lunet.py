@@ -6,10 +6,14 @@ Theljani and Chen 2020 recommend a light U-net on the two stacked images; its wi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diffreg.fields import integrate
+from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,12 @@ class LUNetConfig:
     Args:
         dimensions: D of the images; 2, the operators are not yet 3-D.
         widths: channels of each level, finest first.
+        integrate: the head gives a velocity, integrated to the displacement of a diffeomorphism
+            (`diffreg.fields.integrate`).
+        integration_steps: squarings of that integration.
 
     Raises:
-        ValueError: another number of dimensions, or widths that are not positive.
+        ValueError: another number of dimensions, widths that are not positive, or steps below 0.
 
     Example:
         >>> from diffreg.models.lunet import LUNetConfig
@@ -29,15 +36,15 @@ class LUNetConfig:
         (8, 16, 32, 64)
     """
 
+    name: ClassVar[str] = "lunet"
     dimensions: int = 2
     widths: tuple[int, ...] = (8, 16, 32, 64)
+    integrate: bool = False
+    integration_steps: int = 7
 
     def __post_init__(self) -> None:
-        if self.dimensions != 2:
-            raise ValueError(
-                f"dimensions must be 2, got {self.dimensions}: 3-D operators are still to come; "
-                "register a volume slice by slice"
-            )
+        check_dimensions(self.dimensions)
+        check_integration_steps(self.integration_steps)
         widths = tuple(self.widths)
         if not widths or not all(isinstance(w, int) and w > 0 for w in widths):
             raise ValueError(f"widths must be positive numbers of channels, got {self.widths}")
@@ -48,9 +55,9 @@ class LUNet(nn.Module):
     """A light U-net without batch statistics: one pair's result does not depend on the others.
 
     Two 3x3 convolutions a level, max-pool down, bilinear upsampling and concatenation up, and a 3x3
-    head without activation, initialised near zero: training starts from the identity. The head runs
-    in float32, under autocast too. Images of any size are padded inside, their border repeated, to
-    a multiple of the coarsest voxel.
+    head without activation, initialised near zero: training starts from the identity. The head and
+    what follows it run in float32, under autocast too. Images of any size are padded inside, their
+    border repeated, to a multiple of the coarsest voxel.
 
     Args:
         config: None is the default, 122,178 parameters.
@@ -66,27 +73,26 @@ class LUNet(nn.Module):
         torch.Size([1, 2, 50, 33])
     """
 
-    name = "lunet"
+    name = LUNetConfig.name
+    Config = LUNetConfig
 
     def __init__(self, config: LUNetConfig | None = None) -> None:
         super().__init__()
         self.config = LUNetConfig() if config is None else config
         widths = self.config.widths
         inputs = (2, *widths[:-1])
-        self.down = nn.ModuleList(
-            _level(i, o) for i, o in zip(inputs, widths, strict=True)
-        )
+        self.down = nn.ModuleList(_level(i, o) for i, o in zip(inputs, widths, strict=True))
         self.up = nn.ModuleList(
             _level(fine + coarse, fine)
             for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
         self.head = nn.Conv2d(widths[0], self.config.dimensions, 3, padding=1)
         nn.init.normal_(self.head.weight, std=1e-5)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1]."""
-        _check(moving, fixed)
+        check_images(moving, fixed)
         shape = fixed.shape[2:]
         x = _padded(torch.cat([moving, fixed], 1), 2 ** (len(self.down) - 1))
         skips = []
@@ -97,8 +103,10 @@ class LUNet(nn.Module):
             finer = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([skip, finer], 1))
         with torch.autocast(x.device.type, enabled=False):
-            displacement = self.head(x.float())
-        return displacement[..., : shape[0], : shape[1]]
+            field = self.head(x.float())[..., : shape[0], : shape[1]]
+            if self.config.integrate:
+                return integrate(field, self.config.integration_steps)
+        return field
 
 
 def _level(inputs: int, outputs: int) -> nn.Sequential:
@@ -115,21 +123,3 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     """The image with its border repeated below and to the right, up to multiples of `multiple`."""
     height, width = x.shape[2:]
     return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-
-
-def _check(moving: Tensor, fixed: Tensor) -> None:
-    for name, image in (("moving", moving), ("fixed", fixed)):
-        if not isinstance(image, Tensor) or not image.is_floating_point():
-            found = image.dtype if isinstance(image, Tensor) else type(image).__name__
-            raise TypeError(f"{name} must be a floating-point tensor, got {found}")
-        if image.ndim == 5:
-            raise ValueError(
-                f"{name} must be (N, 1, H, W), got the volume {list(image.shape)}: 3-D operators "
-                "are still to come"
-            )
-        if image.ndim != 4 or image.shape[1] != 1 or 0 in image.shape[2:]:
-            raise ValueError(f"{name} must be (N, 1, H, W), got {list(image.shape)}")
-    if moving.shape != fixed.shape:
-        raise ValueError(
-            f"moving must have the shape of fixed, {list(fixed.shape)}, got {list(moving.shape)}"
-        )

@@ -1,0 +1,56 @@
+"""How large an image may be: a header is believed only where the file can hold what it claims.
+
+Called by the readers of this folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+
+LARGEST = 2**26  # voxels: 8192 x 8192, which takes some gigabytes to register
+_GZIP = 1032  # deflate packs no better
+
+
+def check_size(shape: Sequence[int], path: Path) -> None:
+    """Refuse an image that could not be registered anyway, before memory is taken for it.
+
+    Args:
+        shape: of the 2-D image that is to be read.
+        path: the file, for the message.
+
+    Raises:
+        ValueError: it has more than LARGEST voxels.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from diffreg.data._limits import check_size
+        >>> check_size((512, 512), Path("a.png"))
+    """
+    if prod(shape) > LARGEST:
+        raise ValueError(
+            f"{path} is too large: its shape is {tuple(shape)}; at most {LARGEST:,} voxels can be "
+            "registered"
+        )
+
+
+def check_claim(size: int, path: Path) -> None:
+    """Refuse a header that claims more bytes than the file can hold, compressed or not.
+
+    Args:
+        size: bytes of the numbers, as the header has it.
+        path: the file.
+
+    Raises:
+        ValueError: the file is smaller than that.
+
+    Example: `check_claim(8 * 512 * 512, Path("a.nii"))`
+    """
+    held = path.stat().st_size
+    packed = path.name.lower().endswith(".gz")
+    if size > held * (_GZIP if packed else 1):
+        raise ValueError(
+            f"{path} is truncated or damaged: its header claims {size:,} bytes of numbers, the "
+            f"file has {held:,}{' compressed' if packed else ''}"
+        )

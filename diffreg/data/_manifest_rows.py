@@ -1,0 +1,134 @@
+"""The rows of a CSV or TOML manifest and their fields, checked. Called by diffreg.data.manifest."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffreg._extras import toml_reader
+from diffreg.data._npz import split_array
+from diffreg.data.images import kind_of
+
+# The columns that hold files; group and slice belong to no file.
+IMAGES = ("moving", "fixed", "moving_label", "fixed_label", "fixed_mask")
+FILES = (*IMAGES, "moving_points", "fixed_points", "true_displacement")
+SLICES = ("slice", "moving_slice", "fixed_slice")
+PAIR_COLUMNS = (*FILES, "group", *SLICES)
+# Of a manifest of images: what each image brings as the moving and as the fixed one of a pair.
+IMAGE_COLUMNS = ("image", "label", "mask", "points", "group", "slice")
+
+
+def csv_rows(text: str, path: Path) -> dict[str, dict[str, Any]]:
+    """Row name -> {column: text}, empty fields left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    head: list[str] = []
+    rows: dict[str, dict[str, Any]] = {}
+    for line in reader:
+        fields = [field.strip() for field in line]
+        row = f"{path}, line {reader.line_num}"
+        if not any(fields):
+            continue
+        if not head:
+            head = fields
+            _check_columns(head, str(path))
+            continue
+        if len(fields) != len(head):
+            raise ValueError(f"{row}: there are {len(head)} columns, but {len(fields)} fields")
+        rows[row] = {name: field for name, field in zip(head, fields, strict=True) if field}
+    if not head:
+        raise ValueError(f"{path} is empty: its first line must name the columns, moving,fixed")
+    return rows
+
+
+def toml_rows(text: str, path: Path) -> dict[str, dict[str, Any]]:
+    """Row name -> {key: value}."""
+    try:
+        content = toml_reader().loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    if not content:
+        raise ValueError(f"{path} is empty: it must list its pairs, each as [[pair]]")
+    for key in content:
+        if key not in ("pair", "image") or len(content) > 1:
+            raise ValueError(
+                f"{path}: a manifest is [[pair]] tables or [[image]] tables, got {list(content)}"
+            )
+    ((kind, tables),) = content.items()
+    if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
+        raise ValueError(f"{path}: {kind} must be tables, each written [[{kind}]]")
+    rows = {}
+    for number, table in enumerate(tables, start=1):
+        row = f"{path}, {kind} {number}"
+        _check_columns(list(table), row, images=kind == "image")
+        rows[row] = dict(table)
+    return rows
+
+
+def _check_columns(names: Sequence[str], where: str, images: bool | None = None) -> None:
+    """Refuse columns that are not known, there twice or missing."""
+    images = "image" in names if images is None else images
+    known = IMAGE_COLUMNS if images else PAIR_COLUMNS
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f"the nearest is {close[0]}" if close else f"known are {', '.join(known)}"
+            raise ValueError(f"{where}: there is no column {name!r}; {meant}")
+        if names.count(name) > 1:
+            raise ValueError(f"{where}: the column {name} is there twice")
+    missing = [
+        name for name in (("image",) if images else ("moving", "fixed")) if name not in names
+    ]
+    if missing:
+        raise ValueError(f"{where}: the column {' and '.join(missing)} is missing")
+    if "slice" in names and {"moving_slice", "fixed_slice"} & set(names):
+        raise ValueError(
+            f"{where}: slice stands for both moving_slice and fixed_slice; give one kind"
+        )
+
+
+def file_of(value: Any, name: str, row: str, folder: Path) -> Path:
+    """A path that is there, relative to the manifest's folder."""
+    text = _printable(value, name, row)
+    path = folder / Path(text).expanduser()
+    try:
+        file, _ = split_array(path)
+        there = file.exists()
+        if name in IMAGES:
+            kind_of(path)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{row}: {name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{row}: {name}: {error}") from None
+    if not there:
+        raise FileNotFoundError(f"{row}: {name} {file} does not exist")
+    return path
+
+
+def slice_of(values: Mapping[str, Any], name: str, row: str) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{row}: {name} must be a whole number >= 0, got {value!r}")
+    return value
+
+
+def text_of(values: Mapping[str, Any], name: str, row: str) -> str:
+    value = values.get(name, "")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # TOML: a patient's number
+    return _printable(value, name, row) if value != "" else ""
+
+
+def _printable(value: Any, name: str, row: str) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 4096:
+        shown = repr(value)
+        shown = shown if len(shown) < 80 else f"{shown[:76]}..."
+        raise ValueError(f"{row}: {name} must be a text on one line, got {shown}")
+    return value

@@ -1,0 +1,279 @@
+"""Manifests: which images belong together, as a CSV or TOML file, or as a folder.
+
+A row is a pair, with the columns `moving` and `fixed`, or an image, with the column `image`; of
+images, every ordered pair of one group is meant. A folder means every ordered pair of its images.
+Called by the pair datasets, diffreg.cohort and diffreg.evaluation.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from diffreg.data._manifest_rows import (
+    FILES,
+    csv_rows,
+    file_of,
+    slice_of,
+    text_of,
+    toml_rows,
+)
+from diffreg.data.images import ENDINGS, count_slices
+
+_LARGEST = 64 * 2**20  # bytes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that belong together, and what an expert drew on them.
+
+    Args:
+        moving: NIfTI or PNG file, or `file.npz:array`, to be warped.
+        fixed: the same, whose grid is kept.
+        moving_label, fixed_label: label maps on the grids of their images.
+        fixed_mask: voxels of the fixed image that count.
+        moving_points, fixed_points: CSV files of corresponding points (`diffreg.data.points`).
+        true_displacement: a displacement file on the fixed grid, where the truth is known.
+        group: what splits and intervals keep together, such as a patient.
+        moving_slice, fixed_slice: slices of volumes.
+        row: where the pair is from, for messages, such as "pairs.csv, line 3".
+    """
+
+    moving: Path
+    fixed: Path
+    moving_label: Path | None = None
+    fixed_label: Path | None = None
+    fixed_mask: Path | None = None
+    moving_points: Path | None = None
+    fixed_points: Path | None = None
+    true_displacement: Path | None = None
+    group: str = ""
+    moving_slice: int | None = None
+    fixed_slice: int | None = None
+    row: str = ""
+
+    @property
+    def name(self) -> str:
+        """What reports call it: "a.nii.gz to b.nii.gz, slice 3"."""
+        slices = (self.moving_slice, self.fixed_slice)
+        if slices[0] == slices[1]:
+            where = "" if slices[0] is None else f", slice {slices[0]}"
+            return f"{self.moving.name} to {self.fixed.name}{where}"
+        shown = [f" slice {index}" if index is not None else "" for index in slices]
+        return f"{self.moving.name}{shown[0]} to {self.fixed.name}{shown[1]}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The pairs that a manifest lists, in its order.
+
+    Args:
+        path: the file or folder.
+        pairs: at least one.
+    """
+
+    path: Path
+    pairs: tuple[Pair, ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+    @property
+    def groups(self) -> dict[str, tuple[Pair, ...]]:
+        """The pairs of each group, groups in the order of their first pair."""
+        names = dict.fromkeys(pair.group for pair in self.pairs)
+        return {name: tuple(p for p in self.pairs if p.group == name) for name in names}
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest; the files that it names must be there, but are not opened.
+
+    Args:
+        path: a CSV file with one row a pair or image; a TOML file with one [[pair]] or [[image]]
+            each, keys as the columns; or a folder of images. Its paths are relative to its folder.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: the manifest, or a file that it names, is missing; the row is named.
+        ValueError: an unknown column, an empty or wrong field, a pair that is there twice, no pair.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from diffreg.data.manifest import read_manifest
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("a.png", "b.png"):
+        ...         (pathlib.Path(folder) / name).touch()
+        ...     [pair.name for pair in read_manifest(folder)]
+        ['a.png to b.png', 'b.png to a.png']
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        return Manifest(path, _folder_pairs(path))
+    if path.suffix.lower() not in (".csv", ".toml"):
+        raise ValueError(f"{path}: a manifest is a folder, or its name ends in .csv or .toml")
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} is no manifest: it is no file of at most 64 MiB")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        rows = csv_rows(text, path) if path.suffix.lower() == ".csv" else toml_rows(text, path)
+    except (UnicodeDecodeError, csv.Error, RecursionError) as error:
+        form = path.suffix[1:].upper()
+        raise ValueError(f"{path} is not a {form} file in UTF-8: {error}") from None
+    pairs = (
+        _image_pairs(rows, path)
+        if "image" in next(iter(rows.values()), {})
+        else [_pair(values, row, path.parent) for row, values in rows.items()]
+    )
+    if not pairs:
+        raise ValueError(f"{path} lists no pair")
+    _check_once(pairs)
+    return Manifest(path, tuple(pairs))
+
+
+def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
+    """A pair of volumes without a slice as one pair for each slice; any other pair as it is.
+
+    Args:
+        pair: opened for the number of its slices.
+        slices: which of them; none: all.
+
+    Returns:
+        At least one pair.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that cannot be read, volumes with different numbers of
+            slices, or no such slice.
+
+    Example: `[part for pair in manifest for part in by_slice(pair)]`
+    """
+    counts = [count_slices(image) for image in (pair.moving, pair.fixed)]
+    given = pair.moving_slice is not None or pair.fixed_slice is not None
+    if given or max(counts) == 1:
+        return [pair]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{pair.moving} has {counts[0]} slices and {pair.fixed} has {counts[1]}: slices are "
+            "paired by number; a column moving_slice and fixed_slice, or slice, says which"
+        )
+    for index in slices:
+        if not 0 <= index < counts[0]:
+            raise ValueError(f"{pair.moving} has no slice {index}, only 0..{counts[0] - 1}")
+    chosen = slices or range(counts[0])
+    return [replace(pair, moving_slice=index, fixed_slice=index) for index in chosen]
+
+
+def numbered(
+    manifest: Manifest, mistakes: tuple[type[Exception], ...]
+) -> Iterator[tuple[int, Pair, Exception | None]]:
+    """Every pair with its number from 1, volumes slice by slice.
+
+    Args:
+        manifest: its rows are opened for their slices.
+        mistakes: errors that concern one row; it counts as one pair then, given with the error.
+
+    Yields:
+        (number, pair, None), or (number, row, error).
+
+    Example: `for number, pair, error in numbered(manifest, (ValueError, OSError)): ...`
+    """
+    number = 0
+    for row in manifest:
+        try:
+            parts = by_slice(row)
+        except mistakes as error:
+            number += 1
+            yield number, row, error
+            continue
+        for pair in parts:
+            number += 1
+            yield number, pair, None
+
+
+def _folder_pairs(path: Path) -> tuple[Pair, ...]:
+    images = [p for p in sorted(path.iterdir()) if p.name.lower().endswith(ENDINGS)]
+    if len(images) < 2:
+        raise ValueError(
+            f"the folder {path} must hold at least two images ({', '.join(ENDINGS)}) to make a "
+            f"pair, got {len(images)}"
+        )
+    return tuple(Pair(a, b, row=str(path)) for a, b in permutations(images, 2))
+
+
+def _pair(values: Mapping[str, Any], row: str, folder: Path) -> Pair:
+    """One row as a Pair, its files found."""
+    files: dict[str, Any] = {
+        name: file_of(values[name], name, row, folder) for name in FILES if name in values
+    }
+    for name in ("moving", "fixed"):
+        if name not in files:
+            raise ValueError(f"{row}: {name} must be a file")
+    for one, other in (("moving_label", "fixed_label"), ("moving_points", "fixed_points")):
+        if (one in files) != (other in files):
+            raise ValueError(f"{row}: {one} and {other} belong together; give both or none")
+    both = slice_of(values, "slice", row)
+    slices = [
+        both if both is not None else slice_of(values, name, row)
+        for name in ("moving_slice", "fixed_slice")
+    ]
+    return replace(
+        Pair(**files),
+        moving_slice=slices[0],
+        fixed_slice=slices[1],
+        group=text_of(values, "group", row),
+        row=row,
+    )
+
+
+def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair]:
+    """Every ordered pair of the images of one group and slice."""
+    images = []
+    for row, values in rows.items():
+        found = {
+            name: file_of(values[name], name, row, path.parent)
+            for name in ("image", "label", "mask", "points")
+            if name in values
+        }
+        if "image" not in found:
+            raise ValueError(f"{row}: image must be a file")
+        images.append((row, found, text_of(values, "group", row), slice_of(values, "slice", row)))
+    pairs = []
+    for (row, a, group, k), (other, b, other_group, other_k) in permutations(images, 2):
+        if group != other_group or k != other_k:
+            continue
+        pairs.append(
+            Pair(
+                moving=a["image"],
+                fixed=b["image"],
+                moving_label=a.get("label") if "label" in b else None,
+                fixed_label=b.get("label") if "label" in a else None,
+                fixed_mask=b.get("mask"),
+                moving_points=a.get("points") if "points" in b else None,
+                fixed_points=b.get("points") if "points" in a else None,
+                group=group,
+                moving_slice=k,
+                fixed_slice=k,
+                row=f"{row} with {other.rpartition(', ')[2]}",
+            )
+        )
+    return pairs
+
+
+def _check_once(pairs: Sequence[Pair]) -> None:
+    """Refuse a pair that is there twice: it would count twice."""
+    seen: dict[Any, str] = {}
+    for pair in pairs:
+        key = (pair.moving, pair.fixed, pair.moving_slice, pair.fixed_slice)
+        if key in seen:
+            raise ValueError(f"{pair.row}: this pair is there twice, first in {seen[key]}")
+        seen[key] = pair.row

@@ -1,0 +1,75 @@
+"""Corresponding points: CSV files with the columns i and j. Called by diffreg.evaluation.
+
+i is the voxel along array axis 0 and j along axis 1, as the image is loaded: (x, y) of a NIfTI
+file, (y, x) of a PNG file and of an array. Whole numbers are voxel centres. Row k of the moving
+image's file belongs to row k of the fixed image's file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+
+_LARGEST = 16 * 2**20  # bytes
+
+
+def read_points(path: str | Path) -> np.ndarray:
+    """Read the points of one image.
+
+    Args:
+        path: a CSV file whose first line is i,j.
+
+    Returns:
+        (K, 2), float64, voxels in array axes; K >= 1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: other columns, no point, or a field that is no number; the line is named.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from diffreg.data.points import read_points
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder) / "points.csv"
+        ...     _ = file.write_text("i,j\\n3,4.5\\n")
+        ...     read_points(file).tolist()
+        [[3.0, 4.5]]
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} is no file of points: it is no file of at most 16 MiB")
+    points, columns = [], None
+    try:
+        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
+        for line in reader:
+            fields = [field.strip() for field in line]
+            if not any(fields):
+                continue
+            if columns is None:
+                columns = fields
+                if columns != ["i", "j"]:
+                    raise ValueError(
+                        f"{path}: the columns must be i,j, got {fields!s:.80}"
+                    )
+                continue
+            points.append(_numbers(fields, f"{path}, line {reader.line_num}"))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    if not points:
+        raise ValueError(f"{path} holds no point")
+    return np.array(points, dtype=np.float64)
+
+
+def _numbers(fields: list[str], row: str) -> list[float]:
+    try:
+        numbers = [float(field) for field in fields]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 2 or not np.isfinite(numbers).all():
+        raise ValueError(f"{row}: two numbers are needed, got {fields!s:.80}")
+    return numbers

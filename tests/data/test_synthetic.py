@@ -1,0 +1,100 @@
+"""Random warps: smooth, unfolded, with a known inverse, and the same for the same random state."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffreg.data.synthetic import Augmentation, random_velocity, random_warp
+from diffreg.fields import compose
+from diffreg.metrics import folding
+from diffreg.ops import warp
+
+SHAPE = (96, 112)  # the demo's
+
+
+def random(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_the_amplitude_is_the_standard_deviation_everywhere():
+    velocities = torch.cat([random_velocity((24, 20), 1.5, 4.0, random(k)) for k in range(400)])
+    deviation = velocities.std(0)
+    torch.testing.assert_close(deviation, torch.full_like(deviation, 1.5), rtol=0.2, atol=0)
+    assert velocities.mean().abs() < 0.05
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_warps_of_the_demo_do_not_fold(seed):
+    found = random_warp(SHAPE, 2.0, 10.0, random(seed))
+    for displacement in found:
+        assert folding(displacement)["min_determinant"] > 0.2
+
+
+def test_the_inverse_undoes_the_warp():
+    displacement, inverse = random_warp(SHAPE, 2.0, 10.0, random(3))
+    assert displacement.abs().max() > 2
+    inside = (slice(None), slice(None), slice(12, -12), slice(12, -12))  # what stays on the grid
+    for pair in ((displacement, inverse), (inverse, displacement)):
+        assert compose(*pair)[inside].abs().max() < 0.1
+
+
+def test_the_truth_of_a_warped_image_is_known():
+    x, y = np.meshgrid(*(np.linspace(0, 3, n) for n in SHAPE), indexing="ij")
+    image = torch.from_numpy(np.sin(2 * x) * np.cos(3 * y)).float()[None, None]
+    displacement, inverse = random_warp(SHAPE, 1.5, 10.0, random(1))
+    back = warp(warp(image, displacement), inverse)
+    torch.testing.assert_close(back[..., 9:-9, 9:-9], image[..., 9:-9, 9:-9], rtol=0, atol=0.02)
+
+
+def test_the_same_state_gives_the_same_warp():
+    one, same, other = (random_warp((16, 12), 1.0, 4.0, random(k)) for k in (5, 5, 6))
+    assert torch.equal(one.displacement, same.displacement)
+    assert not torch.equal(one.displacement, other.displacement)
+
+
+def test_no_amplitude_is_no_warp():
+    assert random_warp((5, 1), 0.0, 2.0, random()).displacement.abs().max() == 0
+
+
+def test_a_pair_is_mirrored_together():
+    image = torch.arange(12.0).reshape(1, 1, 3, 4)
+    augmentation = Augmentation(flip_axes=(0, 1))
+    seen = set()
+    for seed in range(40):
+        moving, fixed = augmentation(image, 2 * image, random(seed))
+        assert torch.equal(2 * moving, fixed)
+        seen.add(tuple(moving.flatten().tolist()))
+    flips = [image, image.flip(2), image.flip(3), image.flip(2, 3)]
+    assert seen == {tuple(flip.flatten().tolist()) for flip in flips}
+
+
+def test_the_images_of_a_pair_are_bent_each_in_its_own_way():
+    image = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    augmentation = Augmentation(amplitude=2.0, sigma=5.0)
+    moving, fixed = augmentation(image, image, random(1))
+    assert not torch.equal(moving, image)
+    assert not torch.equal(moving, fixed)
+    again = augmentation(image, image, random(1))
+    assert torch.equal(moving, again[0]) and torch.equal(fixed, again[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((3, 4, 5), 1.0, 1.0), r"shape must be 2 sizes of at least 1, got \(3, 4, 5\)"),
+        (((3, 0), 1.0, 1.0), "shape must be 2 sizes"),
+        (((3, 4), -1.0, 1.0), "amplitude must be a number >= 0 of voxels, got -1"),
+        (((3, 4), 1.0, 0.0), "sigma must be a number > 0 of voxels, got 0"),
+    ],
+)
+def test_numbers_are_refused_in_words(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        random_velocity(*arguments, random())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"amplitude": float("nan")}, {"sigma": -1.0}, {"flip_axes": (2,)}]
+)
+def test_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="must be"):
+        Augmentation(**settings)

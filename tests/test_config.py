@@ -1,0 +1,147 @@
+"""Settings: what a TOML file may say, and one clear line for what it may not."""
+
+import dataclasses
+
+import pytest
+
+from diffreg.config import Config, load_config
+from diffreg.models import LUNetConfig
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text, name="config.toml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return to_file
+
+
+def test_everything_has_a_default(write):
+    assert load_config(write("")) == Config.from_dict({})
+
+
+def test_a_file_with_all_sections(write, tmp_path):
+    config = load_config(
+        write(
+            """
+            [data]
+            images = ["a.png", "/b.png"]
+            slices = [1, 2]
+            [normalization]
+            lower = 1
+            [augmentation]
+            amplitude = 2
+            flip_axes = 0
+            [model]
+            name = "lunet"
+            widths = [4, 8]
+            [objective]
+            similarity = {ncc = 1, ssd = 0.2}
+            weights = [60, 1, 30, 3]
+            [optimizer]
+            learning_rate = 2e-3
+            [training]
+            steps = 5
+            out = "run"
+            """
+        )
+    )
+    assert config.data.images == (str(tmp_path / "a.png"), "/b.png")
+    assert config.data.slices == (1, 2)
+    assert config.normalization.lower == 1.0
+    assert config.augmentation.amplitude == 2.0
+    assert config.augmentation.flip_axes == (0,)
+    assert config.model == LUNetConfig(widths=(4, 8))
+    assert config.objective.similarity == {"ncc": 1.0, "ssd": 0.2}
+    assert config.objective.weights == (60, 1, 30, 3)
+    assert config.optimizer.learning_rate == 2e-3
+    assert config.training.out == str(tmp_path / "run")
+
+
+def test_the_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().training.steps = 3
+
+
+def test_plain_containers_and_back(write):
+    config = load_config(write("[model]\nwidths = [4, 8]"), ["data.slices=[1,2]"])
+    plain = config.to_dict()
+    assert (plain["model"]["name"], plain["model"]["widths"]) == ("lunet", [4, 8])
+    assert "threshold" not in plain["objective"]
+    assert Config.from_dict(plain) == config
+
+
+def test_overrides_are_toml_or_bare_text(write, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    overrides = [
+        "training.steps=7",
+        "training.resume=true",
+        "objective.similarity=pls",
+        'objective.weights="paper"',
+        "objective.threshold = 0.1",
+        "data.slices=[3, 4]",
+        "training.out=results",
+    ]
+    config = load_config(write("[training]\nsteps = 5\nseed = 2"), overrides)
+    assert (config.training.steps, config.training.seed, config.training.resume) == (7, 2, True)
+    assert (config.objective.similarity, config.objective.weights) == ("pls", "paper")
+    assert config.objective.threshold == 0.1
+    assert config.data.slices == (3, 4)
+    assert config.training.out == str(tmp_path / "here" / "results")
+
+
+REFUSALS = {
+    "section": ("[trainin]", r"no section \[trainin\]; the nearest is training"),
+    "key": ("[training]\nstep = 3", r"no setting training\.step; the nearest is training\.steps"),
+    "far key": ("[data]\nzzz = 3", r"no setting data\.zzz; known are images, slices"),
+    "no section": ("training = 3", r"\[training\] must be a section of settings, got 3"),
+    "text": ("[training]\nsteps = 'a'", r"training\.steps must be a whole number, got 'a'"),
+    "part": ("[training]\nsteps = 1.5", r"training\.steps must be a whole number, got 1\.5"),
+    "number": ("[training]\nresume = 1", r"training\.resume must be true or false, got 1"),
+    "truth": ("[optimizer]\nlearning_rate = true", r"learning_rate must be a number, got True"),
+    "list": (
+        "[data]\nslices = ['a']",
+        r"data\.slices must be a list of whole numbers, got \['a'\]",
+    ),
+    "short": ("[objective]\nweights = [1, 2]", "must be a text or a list of 4 numbers"),
+    "kind": ("[objective]\nsimilarity = 3", "must be a text or a table of numbers, got 3"),
+    "range": ("[training]\nsteps = 0", r"\[training\] steps must be at least 1, got 0"),
+    "rate": ("[optimizer]\nlearning_rate = -1", "learning_rate must be a number > 0, got -1"),
+    "percentiles": ("[normalization]\nlower = 100", "must be percentiles"),
+    "axes": ("[augmentation]\nflip_axes = [2]", r"flip_axes must be 0, 1, both or none, got \[2\]"),
+    "model": ("[model]\nname = 'lunets'", "model.name must be one of lunet.*, got 'lunets'"),
+    "3-D": ("[model]\ndimensions = 3", "dimensions must be 2, got 3"),
+    "broken": ("[training", "is not TOML"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_file_is_refused_in_words(write, name):
+    text, message = REFUSALS[name]
+    with pytest.raises(ValueError, match=message) as found:
+        load_config(write(text))
+    assert "config.toml" in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=3", r"must be section\.key=value, got 'steps=3'"),
+        ("training.steps", r"must be section\.key=value"),
+        ("training.step=3", r"the nearest is training\.steps"),
+        ("train.steps=3", "the nearest is training"),
+        ("training.steps=many", r"training\.steps must be a whole number, got 'many'"),
+    ],
+)
+def test_an_override_is_refused_in_words(write, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(write(""), [override])
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.toml does not exist"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ValueError, match="is a folder"):
+        load_config(tmp_path)

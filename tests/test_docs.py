@@ -1,0 +1,36 @@
+"""Every Python block of README.md and docs/ runs, a page's blocks in order and in one namespace."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [
+    page
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    if page.exists() and BLOCK.search(page.read_text())
+]
+
+
+# On first use, parts of torch warn about torch's own torch.jit.
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what a block writes is not left in the tree
+    text, names = page.read_text(), {"__name__": page.stem}
+    for block in BLOCK.finditer(text):
+        # Blank lines in front: an error names the line of the page.
+        lines_before = text[: block.start(1)].count("\n")
+        exec(compile("\n" * lines_before + block[1], str(page), "exec"), names)
+
+
+def test_links_inside_the_documentation_lead_somewhere():
+    broken = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")]:
+        if page.exists():
+            for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
+                if not (page.parent / target).exists():
+                    broken.append(f"{page.name} -> {target}")
+    assert broken == []
