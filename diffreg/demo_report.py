@@ -14,6 +14,7 @@ from torch import Tensor
 from diffreg.config import TrainingConfig
 from diffreg.data.geometry import display_orientation
 from diffreg.demo_measures import HELD_OUT, Case, Measures, Target, mean, table
+from diffreg.figures import readme_picture
 from diffreg.report import PairView, write_report
 from diffreg.training_log import read_log
 
@@ -57,7 +58,7 @@ def write_demo_report(
     out: Path,
     trainings: dict[str, TrainingConfig],
 ) -> None:
-    """Writes report.html.
+    """Writes report.html, and picture.png, which the README shows.
 
     Args:
         results: of every held-out pair.
@@ -81,6 +82,7 @@ def write_demo_report(
         credits=CREDITS,
         in_full=len(means),
     )
+    readme_picture(out / "picture.png", first[0].view)
 
 
 def _verdict(
