@@ -5,6 +5,7 @@ regions cost 1; MI is minus an information and falls below 0.
 """
 
 from diffreg.losses.alignment import Dice, Keypoint
+from diffreg.losses.energies import curvature_energy, total_variation
 from diffreg.losses.mutual_information import mutual_information
 from diffreg.losses.objective import (
     SIMILARITIES,
@@ -41,6 +42,8 @@ __all__ = [
     "Objective",
     "ObjectiveTerms",
     "Weights",
+    "curvature_energy",
     "mutual_information",
     "sum_of_squares",
+    "total_variation",
 ]

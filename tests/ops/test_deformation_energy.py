@@ -125,6 +125,14 @@ def test_an_axis_too_short_for_a_stencil_adds_nothing(function, size):
     torch.testing.assert_close(energy.bending[0], second + mixed)
 
 
+def test_a_long_row_costs_no_digits_in_single_precision():
+    # Sums in single precision would be wrong from the fifth digit on.
+    u = torch.zeros(1, 2, 2, 200_000)
+    u[..., ::2] = 0.1
+    exact = deformation_energy_reference(u.double()).diffusion
+    assert deformation_energy(u).diffusion.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
 def test_one_spacing_for_all_axes():
     u = golden.displacement()
     assert torch.equal(deformation_energy(u, 2).bending, deformation_energy(u, (2, 2)).bending)
