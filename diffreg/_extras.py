@@ -6,6 +6,7 @@ Called by every module that needs the extra `app`.
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 
 
@@ -36,3 +37,22 @@ def require(module: str, purpose: str) -> ModuleType:
         raise ImportError(
             f"{package} is needed for {purpose}: pip install 'diffreg[app]'"
         ) from error
+
+
+def toml_reader() -> ModuleType:
+    """The module that reads TOML: Python's own, or tomli on Python 3.10.
+
+    Returns:
+        A module with `loads`.
+
+    Raises:
+        ImportError: Python 3.10 without tomli.
+
+    Example:
+        >>> from diffreg._extras import toml_reader
+        >>> toml_reader().loads("a = 1")
+        {'a': 1}
+    """
+    if sys.version_info >= (3, 11):
+        return importlib.import_module("tomllib")
+    return require("tomli", "reading TOML files on Python 3.10")

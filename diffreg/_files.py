@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,46 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(out: str | Path, last: str = "") -> Iterator[Path]:
+    """Give a temporary folder for files that belong together; on success all of them go into `out`.
+
+    They move within an instant, `last` after all others; on failure none does, and a folder that
+    did not exist is not made.
+
+    Args:
+        out: the folder for the files; its parent must exist.
+        last: the file whose presence says that the others are there.
+
+    Yields:
+        An empty folder on the same disk.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import tempfile
+        >>> from diffreg._files import staged
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with staged(Path(folder) / "out") as temporary:
+        ...         _ = (temporary / "a.txt").write_text("whole")
+        ...     (Path(folder) / "out" / "a.txt").read_text()
+        'whole'
+    """
+    out = Path(out)
+    there = out.exists()
+    folder = (out if there else out.absolute().parent) / f".{os.getpid()}-{out.name}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process of that number, which was killed
+    try:
+        folder.mkdir()
+        yield folder
+        if there:
+            for file in sorted(folder.iterdir(), key=lambda path: path.name == last):
+                os.replace(file, out / file.name)
+        else:
+            os.rename(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_folder(folder: str | Path, what: str) -> Path:

@@ -92,7 +92,13 @@ def load_network(path: str | Path) -> dict[str, Any]:
     Example: `register(moving, fixed, **load_network("run/last.pt"))`
     """
     contents = read_checkpoint(path)
-    config = Config.from_dict(contents["config"])
+    missing = [key for key in ("config", "weights") if not isinstance(contents.get(key), dict)]
+    if missing:
+        raise ValueError(f"{path} is no checkpoint that can be used: it has no {missing[0]}")
+    try:
+        config = Config.from_dict(contents["config"])
+    except ValueError as error:
+        raise ValueError(f"{path}: its settings are of another version: {error}") from None
     similarity = config.objective.similarity
     return {
         "network": network_of(contents, path),
@@ -103,10 +109,10 @@ def load_network(path: str | Path) -> dict[str, Any]:
 
 def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
     """Builds the network that a checkpoint describes, with its weights, for prediction."""
-    model = dict(contents["config"]["model"])
-    network = build_model(model.pop("name"), **model)
     try:
+        model = dict(contents["config"]["model"])
+        network = build_model(model.pop("name"), **model)
         network.load_state_dict(contents["weights"])
-    except RuntimeError:
+    except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
     return network.eval()

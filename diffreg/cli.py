@@ -1,27 +1,28 @@
-"""The command line: `diffreg register | apply | train | demo | info`.
+"""The command line: `diffreg register | evaluate | apply | train | demo | info`.
 
 A user's mistake is one line on stderr and exit status 2; DIFFREG_DEBUG=1 shows where it was found.
-Modules are imported by the command that needs them: `diffreg --help` waits for no torch.
+What the commands do is in diffreg.commands.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
-import platform
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from diffreg import __version__
-from diffreg._extras import require
+from diffreg import __version__, commands, manifest_commands
 
-if TYPE_CHECKING:
-    from diffreg.data.images import Image
-
-SIMILARITIES = ("ssd", "ncc", "pls", "ngf")
+SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
+# What the system says where a disk, a quota or a file's allowed size is used up.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `diffreg` on the command line; None: this process's.
 
     Returns:
-        The exit status: 0, 2 for a user's mistake, 130 when interrupted.
+        The exit status: 0, 2 for a user's mistake, 130 when interrupted, 143 when terminated.
 
     Example:
         >>> from diffreg.cli import main
@@ -40,16 +41,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
-    except KeyboardInterrupt:
-        print("diffreg: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if os.environ.get("DIFFREG_DEBUG"):
+        with _stopping():
+            return options.run(options)
+    except KeyboardInterrupt as stopped:
+        number = stopped.args[0] if stopped.args else signal.SIGINT
+        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        print(f"diffreg: {word}; {options.safe(options)}", file=sys.stderr)
+        return 128 + number
+    except BrokenPipeError:  # `diffreg ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        message = _message(error, options)
+        if message is None or os.environ.get("DIFFREG_DEBUG"):
             raise
-        print(f"diffreg: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"diffreg: error: {message}", file=sys.stderr)
         return 2
-    return 0
+
+
+def _message(error: Exception, options: argparse.Namespace) -> str | None:
+    """A user's mistake in one line; None for a fault of the program."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return "there is not enough memory for images of this size"
+    if isinstance(error, RuntimeError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
+        out, name = str(getattr(options, "out", "")), str(error.filename or "")
+        if error.errno in _FULL:
+            return f"{out}: {error.strerror.lower()}: no file was left half-written"
+        place = out if out and (not name or f".{os.getpid()}-" in name) else name
+        return f"{place}: {error.strerror.lower()}" if place else text
+    return text or type(error).__name__
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Ctrl-C and SIGTERM both end the command through its `finally`s."""
+    last = [-_GRACE]
+
+    def stop(number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if now - last[0] >= _GRACE:
+            last[0] = now
+            raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    both = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in both}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,40 +108,76 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="diffreg", description="Diffeomorphic registration of 2-D images.")
     parser.add_argument("--version", action="version", version=f"diffreg {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_register(commands)
-    _add_apply(commands)
-    _add_train(commands)
-    demo = commands.add_parser("demo", help="train and evaluate on the images in the package")
+    parser.set_defaults(safe=lambda options: "no file is half-written")
+    commands_ = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_register(commands_)
+    _add_evaluate(commands_)
+    _add_apply(commands_)
+    _add_train(commands_)
+    demo = commands_.add_parser("demo", help="train and evaluate on the images in the package")
     demo.add_argument("-o", "--out", default="demo", help="folder of the results (demo)")
-    demo.set_defaults(run=_demo)
-    info = commands.add_parser("info", help="say what is installed")
-    info.set_defaults(run=_info)
+    demo.set_defaults(run=commands.run_demo)
+    info = commands_.add_parser("info", help="say what is installed")
+    info.set_defaults(run=commands.run_info)
     return parser
 
 
-def _add_register(commands: Any) -> None:
-    command = commands.add_parser("register", help="bring MOVING onto FIXED")
-    command.add_argument("moving", metavar="MOVING", help="NIfTI or PNG file")
-    command.add_argument("fixed", metavar="FIXED", help="NIfTI or PNG file; its grid is kept")
+def _add_register(subparsers: Any) -> None:
+    command = subparsers.add_parser(
+        "register", help="bring MOVING onto FIXED, or a manifest's pairs"
+    )
+    command.add_argument(
+        "moving",
+        metavar="MOVING",
+        help="NIfTI or PNG file, or file.npz:ARRAY; alone, a manifest: a .csv or .toml file, or a "
+        "folder, all of whose pairs are registered",
+    )
+    command.add_argument("fixed", metavar="FIXED", nargs="?", help="the same; its grid is kept")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
+    _add_method(command)
+    command.add_argument("--fixed-mask", metavar="MASK", help="voxels of FIXED that count")
+    command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
+    command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
+    command.set_defaults(run=commands.run_register, safe=manifest_commands.whole_pairs)
+
+
+def _add_evaluate(subparsers: Any) -> None:
+    command = subparsers.add_parser("evaluate", help="measure all pairs of a manifest")
+    command.add_argument("manifest", metavar="MANIFEST", help=".csv or .toml file, or a folder")
+    command.add_argument("-o", "--out", required=True, help="folder of the results")
+    _add_method(command)
+    command.add_argument(
+        "--displacements",
+        metavar="DIR",
+        help="measure these: what `diffreg register MANIFEST` left, or files NAME.nii.gz",
+    )
+    command.add_argument(
+        "--contrasts-differ",
+        action="store_true",
+        help="leave out relative SSD and SSIM, which compare intensities as they are",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
+    command.set_defaults(run=manifest_commands.run_evaluate, safe=manifest_commands.whole_pairs)
+
+
+def _add_method(command: argparse.ArgumentParser) -> None:
+    """How a displacement is found."""
     command.add_argument("--method", choices=("variational", "network"))
     command.add_argument("--checkpoint", help="a trained network")
     command.add_argument(
         "--similarity",
         choices=SIMILARITIES,
-        help="of the variational method (ncc); pls or ngf where the contrasts differ",
+        help="of the variational method (ncc); pls, ngf or mi where the contrasts differ",
     )
-    command.add_argument("--fixed-mask", metavar="MASK", help="voxels of FIXED that count")
-    command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
-    command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
-    command.set_defaults(run=_register)
+    command.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
+    )
 
 
-def _add_apply(commands: Any) -> None:
-    command = commands.add_parser("apply", help="warp labels and other images onto the fixed grid")
+def _add_apply(subparsers: Any) -> None:
+    command = subparsers.add_parser("apply", help="warp labels and other images")
     command.add_argument("displacement", metavar="DISPLACEMENT", help="displacement.nii.gz")
-    command.add_argument("image", metavar="IMAGE", help="NIfTI or PNG file")
+    command.add_argument("image", metavar="IMAGE", help="NIfTI or PNG file, or file.npz:ARRAY")
     command.add_argument("-o", "--out", required=True, help="the warped image's file")
     command.add_argument(
         "--interpolation",
@@ -104,146 +186,19 @@ def _add_apply(commands: Any) -> None:
         help="linear, or nearest for labels, which keeps their type",
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
-    command.set_defaults(run=_apply)
+    command.set_defaults(run=commands.run_apply)
 
 
-def _add_train(commands: Any) -> None:
-    command = commands.add_parser("train", help="train a network")
+def _add_train(subparsers: Any) -> None:
+    command = subparsers.add_parser("train", help="train a network")
     command.add_argument("config", metavar="CONFIG", help="TOML file")
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings that replace the file's"
     )
-    command.set_defaults(run=_train)
-
-
-def _register(options: argparse.Namespace) -> None:
-    from diffreg.losses import Objective
-    from diffreg.outputs import check_output_folder
-    from diffreg.registration import (
-        compared_region,
-        register,
-        relative_spacing,
-        write_registration,
+    command.set_defaults(
+        run=commands.run_train,
+        safe=lambda options: "every checkpoint is whole; training.resume=true goes on",
     )
-
-    trained = _network(options)
-    out = check_output_folder(options.out)
-    of_moving = options.slice if options.moving_slice is None else options.moving_slice
-    moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
-    mask = _mask(options)
-    compared_region(moving, fixed, mask)  # refuses what cannot be registered, before any word
-    similarity = options.similarity or "ncc"
-    if options.method is None and options.checkpoint is None:
-        print(f"no --checkpoint: the variational method with {similarity}", file=sys.stderr)
-    objective = Objective(similarity, spacing=relative_spacing(fixed))
-    with _progress("register") as progress:
-        result = register(
-            moving, fixed, objective=objective, mask=mask, progress=progress, **trained
-        )
-    result = write_registration(result, out)
-    print(f"{out / 'report.html'}: {result.verdict}")
-
-
-def _apply(options: argparse.Namespace) -> None:
-    from diffreg._files import require_folder
-    from diffreg.data.geometry import coverage, resample_to
-    from diffreg.data.images import check_ending, write_image
-    from diffreg.data.transforms import read_displacement
-
-    out = Path(options.out)
-    displacement, grid = read_displacement(options.displacement)
-    check_ending(out, grid)
-    require_folder(out.absolute().parent, "the output's folder")
-    nearest = options.interpolation == "nearest"
-    (image,) = _read([options.image], [options.slice], label=nearest)
-    if grid.kind == "png" and image.kind != "png":
-        raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
-    coverage(image, grid)
-    warped = resample_to(image, grid, displacement, options.interpolation)
-    write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
-    print(f"{out}: {options.image} on the grid of {options.displacement}, {options.interpolation}")
-
-
-def _train(options: argparse.Namespace) -> None:
-    from diffreg.config import load_config
-    from diffreg.trainer import Trainer
-
-    Trainer(load_config(options.config, options.overrides)).train()
-
-
-def _demo(options: argparse.Namespace) -> None:
-    from diffreg.demo import run
-
-    run(options.out)
-
-
-def _info(options: argparse.Namespace) -> None:
-    import numpy
-    import torch
-
-    from diffreg.ops._core import build_info
-
-    lines = build_info() | {
-        "python": platform.python_version(),
-        "torch at run time": torch.__version__,
-        "numpy": numpy.__version__,
-        "threads": torch.get_num_threads(),
-    }
-    for key, value in lines.items():
-        print(f"{key}: {value}")
-
-
-def _network(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `register` that come with a checkpoint; none for the variational method."""
-    if options.method == "network" and options.checkpoint is None:
-        raise ValueError("--method network needs --checkpoint, the network to use")
-    if options.method == "variational" and options.checkpoint is not None:
-        raise ValueError("--method variational uses no --checkpoint; leave one of them out")
-    if options.checkpoint is None:
-        return {}
-    path = Path(options.checkpoint)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if options.similarity is not None:
-        raise ValueError("--similarity is of the variational method; a network keeps its own")
-    from diffreg.trainer import load_network
-
-    return load_network(path)
-
-
-def _read(paths: Sequence[str], slices: Sequence[int | None], label: bool = False) -> list[Image]:
-    """The images; a slice number is for volumes only, and at least one must be a volume then."""
-    from diffreg.data.images import count_slices, read_image
-
-    volume = [count_slices(path) > 1 for path in paths]
-    if not any(volume) and any(index is not None for index in slices):
-        raise ValueError(f"--slice is for volumes; {' and '.join(paths)} hold one image each")
-    return [
-        read_image(path, index if is_volume else None, label)
-        for path, index, is_volume in zip(paths, slices, volume, strict=True)
-    ]
-
-
-def _mask(options: argparse.Namespace) -> Image | None:
-    if options.fixed_mask is None:
-        return None
-    from diffreg.data.images import count_slices, read_image
-
-    path = options.fixed_mask
-    return read_image(path, options.slice if count_slices(path) > 1 else None, label=True)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, called with (done, at most); silent where stderr is no terminal."""
-    tqdm = require("tqdm", "progress bars")
-    with tqdm.tqdm(desc=title, disable=None, leave=False) as bar:
-
-        def show(done: int, at_most: int) -> None:
-            bar.total = at_most
-            bar.update(done - bar.n)
-
-        yield show
 
 
 if __name__ == "__main__":

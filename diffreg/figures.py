@@ -124,7 +124,7 @@ def panel(draw: Draw, view: PairView, width: int = 480) -> bytes:
         A PNG file.
     """
     inches = width / 100
-    figure = _figure(inches, inches * min(max(view.aspect, 0.1), 10.0))
+    figure = empty_figure(inches, inches * min(max(view.aspect, 0.1), 10.0))
     draw(figure.add_axes((0, 0, 1, 1)), view)
     figure.set_dpi(100)
     figure.canvas.draw()
@@ -156,13 +156,13 @@ def pair_figure(view: PairView, height: float = 2.6) -> bytes:
     width = min(max(height / view.aspect, height / 4), height * 4)
     gap, title = 0.06, 0.26
     total = len(draws) * (width + gap) - gap
-    figure = _figure(total, height + title)
+    figure = empty_figure(total, height + title)
     for k, (name, draw) in enumerate(draws.items()):
         left = k * (width + gap) / total
         axes = figure.add_axes((left, 0, width / total, height / (height + title)))
         draw(axes, view)
         axes.set_title(name, fontsize=9, color="#14181f", pad=4)
-    return _png(figure, 150)
+    return png_file(figure, 150)
 
 
 def readme_picture(path: str | Path, pair: PairView) -> None:
@@ -218,7 +218,7 @@ def curves_figure(
     Returns:
         A PNG file.
     """
-    figure = _figure(width, 0.56 * width)
+    figure = empty_figure(width, 0.56 * width)
     axes = figure.add_axes((0.11, 0.15, 0.865, 0.8))
     lowest, highest = np.inf, -np.inf
     for k, (name, (steps, values)) in enumerate(series.items()):
@@ -239,7 +239,7 @@ def curves_figure(
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.legend(fontsize=10, frameon=False, labelcolor="#14181f")
-    return _png(figure, 160)
+    return png_file(figure, 160)
 
 
 def _running_mean(x: np.ndarray, y: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -284,7 +284,7 @@ def _draw_strands(axes: Any, view: PairView, lines: int, colour: str, width: flo
     )
 
 
-def _figure(width: float, height: float) -> Any:
+def empty_figure(width: float, height: float) -> Any:
     """An empty figure, inches."""
     figure = require("matplotlib.figure", "the figures").Figure(
         figsize=(width, height), facecolor="white"
@@ -293,7 +293,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any, dpi: int) -> bytes:
+def png_file(figure: Any, dpi: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

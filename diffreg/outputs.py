@@ -1,6 +1,7 @@
 """The files that a registration leaves: warped image, displacement, metrics and report.
 
-Called by diffreg.registration, which hands `write_registration` on, and by the command line.
+Called by diffreg.registration, which hands `write_registration` on, diffreg.cohort, which reads
+them again, and the command line.
 """
 
 from __future__ import annotations
@@ -14,31 +15,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from diffreg._files import replacing, require_folder
-from diffreg.data.geometry import Image, display_orientation
+from diffreg._files import replacing, require_folder, staged
+from diffreg.data.geometry import Image, display_orientation, resample_to, voxel_map
 from diffreg.data.images import write_image
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.metrics import folding
+from diffreg.panels import PairView
+from diffreg.preparation import compared_region
 
 if TYPE_CHECKING:
     from diffreg.registration import Registration
 
-_TITLES = {
+DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
+TITLES = {
     "ncc": "NCC",
     "mutual_information": "mutual information (nats)",
     "relative_ssd": "relative SSD",
 }
 
 
-def write_registration(result: Registration, out: str | Path) -> Registration:
+def write_registration(
+    result: Registration, out: str | Path, report: bool = True, more: dict[str, Any] | None = None
+) -> Registration:
     """Write the warped image, displacement.nii.gz, metrics.json and report.html.
 
-    Each file appears whole or not at all. The determinants are those of the displacement as it is
+    All of them appear, each whole, or none. The determinants are those of the displacement as it is
     in its file.
 
     Args:
         result: what `register` returned.
         out: the folder; it is made where it does not exist.
+        report: whether to write report.html.
+        more: entries that metrics.json gets beside the metrics.
 
     Returns:
         The result with the determinants of the file.
@@ -49,19 +57,81 @@ def write_registration(result: Registration, out: str | Path) -> Registration:
     Example: `write_registration(register(moving, fixed), "out")`
     """
     out = check_output_folder(out)
-    out.mkdir(exist_ok=True)
-    if result.fixed.kind == "png":
-        write_image(out / "warped.png", result.warped, result.fixed, result.moving.dtype)
-    else:
-        write_image(out / "warped.nii.gz", result.warped, result.fixed)
-    write_displacement(out / "displacement.nii.gz", result.displacement, result.fixed)
-    written, _ = read_displacement(out / "displacement.nii.gz")
-    result = replace(result, metrics={**result.metrics, **folding(written)})
-    with replacing(out / "metrics.json") as temporary:
-        text = json.dumps(_finite(result.metrics), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    _write_report(replace(result, displacement=written), out / "report.html")
+    with staged(out, last=METRICS) as folder:
+        if result.fixed.kind == "png":
+            write_image(folder / "warped.png", result.warped, result.fixed, result.moving.dtype)
+        else:
+            write_image(folder / "warped.nii.gz", result.warped, result.fixed)
+        write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
+        written, _ = read_displacement(folder / DISPLACEMENT)
+        result = replace(result, metrics={**result.metrics, **folding(written)})
+        write_json(folder / METRICS, {**result.metrics, **(more or {})})
+        if report:
+            _write_report(replace(result, displacement=written), folder / REPORT)
     return result
+
+
+def read_registration(pair: tuple[Image, Image, Image | None], folder: str | Path) -> Registration:
+    """A registration again, from the files that `write_registration` left.
+
+    Args:
+        pair: the moving and the fixed image and the mask, as they were read for it.
+        folder: where it was written; or a displacement file alone.
+
+    Returns:
+        The result, its displacement as in the file; without metrics.json, metrics are empty, the
+        seconds NaN and the method "given".
+
+    Raises:
+        FileNotFoundError, ValueError: there is no displacement, or not one on the fixed grid.
+
+    Example: `read_registration((moving, fixed, None), "out").metrics`
+    """
+    from diffreg.registration import Registration
+
+    moving, fixed, mask = pair
+    folder = Path(folder)
+    file = folder / DISPLACEMENT if folder.is_dir() else folder
+    displacement, grid = read_displacement(file)
+    check_grid(grid, fixed)
+    found = read_json(folder / METRICS) if (folder / METRICS).exists() else {}
+    seconds = found.get("seconds")
+    return Registration(
+        moving=moving,
+        fixed=fixed,
+        displacement=displacement,
+        warped=resample_to(moving, fixed, displacement),
+        moving_on_fixed=resample_to(moving, fixed),
+        mask=compared_region(moving, fixed, mask),
+        method=str(found.get("method", "given")),
+        similarity=str(found.get("similarity", "unknown")),
+        seconds=float(seconds) if isinstance(seconds, int | float) else float("nan"),
+        metrics=found,
+    )
+
+
+def check_grid(grid: Image, fixed: Image) -> None:
+    """Refuse a displacement that lives on another grid than the fixed image's.
+
+    Args:
+        grid: as `read_displacement` gives it.
+        fixed: the fixed image.
+
+    Raises:
+        ValueError: sizes or places differ.
+
+    Example: `check_grid(read_displacement("displacement.nii.gz")[1], fixed)`
+    """
+    corners = np.array([[i, j] for i in (0, grid.shape[0] - 1) for j in (0, grid.shape[1] - 1)])
+    apart = np.inf
+    if grid.shape == fixed.shape:
+        matrix = voxel_map(fixed, grid)
+        apart = np.abs(corners @ matrix[:, :2].T + matrix[:, 2] - corners).max()
+    if not apart < 0.01:
+        raise ValueError(
+            f"{grid.name} is no displacement on the grid of {fixed.name}: {grid.shape} voxels, "
+            f"{fixed.shape} are needed, at the same place"
+        )
 
 
 def check_output_folder(out: str | Path) -> Path:
@@ -88,29 +158,65 @@ def check_output_folder(out: str | Path) -> Path:
     return out
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that `write_json` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object, {{...}}")
+    return found
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all; null for numbers that JSON does not have."""
+    with replacing(path) as temporary:
+        text = json.dumps(_finite(values), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def _finite(value: Any) -> Any:
     """The same with None for numbers that JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_report(result: Registration, path: Path) -> None:
     """The report of one pair."""
-    from diffreg.report import PairView, write_report  # needs matplotlib
+    from diffreg.report import write_report  # needs matplotlib
 
     before, after = result.metrics["before"], result.metrics["after"]
     verdict: list[tuple[str, Any]] = [
-        (_TITLES[name], (before[name], after[name])) for name in before
+        (TITLES[name], (before[name], after[name])) for name in before
     ]
     verdict += [
-        ("smallest determinant", result.metrics["min_determinant"]),
-        ("folded cells", f"{result.metrics['folded_percent']:.2g} %"),
-        ("time", f"{1000 * result.seconds:.0f} ms"),
+        ("largest determinant", result.metrics["max_determinant"]),
+        ("time", duration(result.seconds)),
     ]
     title = f"{_short(result.moving)} to {_short(result.fixed)}"
-    everywhere = bool(result.mask.all())
-    pair = PairView(
+    pair = view(result, title, dict(verdict))
+    write_report(path, title, verdict, [pair], notes=_notes(result))
+
+
+def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
+    """A registration as the report draws it.
+
+    Args:
+        result: the registration.
+        title: what the pair is called.
+        metrics: name -> number, text, or (before, after).
+
+    Example: `view(register(moving, fixed), "a to b", {})`
+    """
+    return PairView(
         title,
         moving=_array(result.moving_on_fixed),
         fixed=_array(result.fixed.data),
@@ -118,16 +224,26 @@ def _write_report(result: Registration, path: Path) -> None:
         displacement=result.displacement[0].numpy(),
         spacing=result.fixed.spacing,
         display=display_orientation(result.fixed.affine, result.fixed.kind),
-        metrics=dict(verdict),
-        mask=None if everywhere else _array(result.mask),
+        metrics=metrics,
+        mask=None if bool(result.mask.all()) else _array(result.mask),
     )
-    write_report(path, title, verdict, [pair], notes=_notes(result, everywhere))
 
 
-def _notes(result: Registration, everywhere: bool) -> list[str]:
+def duration(seconds: float) -> str:
+    """A time in words: milliseconds below a second.
+
+    Example:
+        >>> from diffreg.outputs import duration
+        >>> duration(0.0123), duration(12.123)
+        ('12 ms', '12.1 s')
+    """
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def _notes(result: Registration) -> list[str]:
     """What the reader has to know about the numbers."""
     notes = [f"Method: {result.method}; similarity: {result.similarity}."]
-    if not everywhere:
+    if not bool(result.mask.all()):
         notes.append("The images were compared inside the outline only.")
     return notes
 

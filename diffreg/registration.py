@@ -1,12 +1,13 @@
 """One pair in, one result out.
 
-Called by the command line; `register` and `write_registration` are the interface for scripts.
+Called by the command line and diffreg.cohort; `register` and `write_registration` are the interface
+for scripts.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,23 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
-from diffreg.data.geometry import Image, coverage, resample_to
+from diffreg.data.geometry import Image, resample_to
 from diffreg.data.images import Normalization
 from diffreg.losses import Objective
-from diffreg.metrics import folding, mutual_information, ncc, relative_ssd
+from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
 from diffreg.outputs import write_registration
+from diffreg.preparation import Prepared, compared_region, prepare, relative_spacing
 from diffreg.variational import register_variational
 
 __all__ = [
+    "SAME_CONTRAST",
     "Registration",
     "compared_region",
     "register",
+    "register_batch",
     "relative_spacing",
     "write_registration",
 ]
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
-_SAME_CONTRAST = {"ssd", "ncc"}
+SAME_CONTRAST = {"ssd", "ncc", "lncc"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def register(
     levels: int = 3,
     iterations: int = 60,
     progress: Callable[..., Any] | None = None,
+    both_ways: bool = False,
 ) -> Registration:
     """Find the displacement that brings the moving image onto the fixed one.
 
@@ -103,6 +108,7 @@ def register(
         levels: of the variational method.
         iterations: of the variational method, on each level.
         progress: of the variational method.
+        both_ways: register fixed onto moving too, for the inverse consistency among the metrics.
 
     Returns:
         The registration.
@@ -121,134 +127,116 @@ def register(
         >>> register(*pair, levels=1, iterations=10).metrics["folded_percent"]
         0.0
     """
-    inside = compared_region(moving, fixed, mask)
-    normalization = normalization or Normalization()
+    prepared = prepare(moving, fixed, mask, normalization)
     objective = objective or Objective("ncc", spacing=relative_spacing(fixed))
-    limits = normalization.limits(moving.data)
-    # The border is repeated: to a registration, an edge of the field of view would be an edge.
-    flat = normalization.scale(resample_to(moving, fixed, padding="border"), limits)
-    images = (flat, normalization(fixed.data))
+
+    def solve(a: Tensor, b: Tensor) -> Tensor:
+        if network is not None:
+            return _predict(network, a, b)
+        weights = prepared.weights
+        return register_variational(a, b, objective, levels, iterations, weights, progress)
+
     start = time.perf_counter()
-    if network is None:
-        displacement = register_variational(
-            *images,
-            objective,
-            levels=levels,
-            iterations=iterations,
-            mask=None if bool(inside.all()) else inside,
-            progress=progress,
-        )
-    else:
-        displacement = _predict(network, *images)
+    displacement = solve(prepared.moving_values, prepared.fixed_values)
     seconds = time.perf_counter() - start
+    inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
     names = "+".join(objective.similarity) if network is None else similarity or "as trained"
+    method = "variational" if network is None else "network"
+    return _finished(prepared, displacement, inverse, method, names, seconds)
+
+
+def register_batch(
+    pairs: Sequence[Prepared],
+    network: nn.Module,
+    similarity: str | None = None,
+    both_ways: bool = False,
+) -> list[Registration | ValueError]:
+    """Register several pairs through a network at once.
+
+    Args:
+        pairs: as `prepare` gives them, with the network's normalisation; of one size.
+        network: called (moving, fixed) -> displacement.
+        similarity: what the network was trained with, if known.
+        both_ways: as in `register`.
+
+    Returns:
+        The registration of each pair, its time an equal part of the batch's; or the error, where
+        the network's displacement is not finite.
+
+    Raises:
+        ValueError: the network gives no displacement of that size.
+
+    Example: `register_batch([prepare(moving, fixed)], network)[0].metrics`
+    """
+    moving, fixed = (
+        torch.cat([getattr(pair, name) for pair in pairs])
+        for name in ("moving_values", "fixed_values")
+    )
+    start = time.perf_counter()
+    displacements = _predict(network, moving, fixed, check=False)
+    seconds = (time.perf_counter() - start) / len(pairs)
+    inverses = _predict(network, fixed, moving, check=False) if both_ways else None
+    results: list[Registration | ValueError] = []
+    for n, pair in enumerate(pairs):
+        inverse = None if inverses is None else inverses[n : n + 1]
+        try:
+            there = _finite(displacements[n : n + 1])
+            names = similarity or "as trained"
+            results.append(_finished(pair, there, inverse, "network", names, seconds))
+        except ValueError as error:
+            results.append(error)
+    return results
+
+
+def _predict(network: nn.Module, moving: Tensor, fixed: Tensor, check: bool = True) -> Tensor:
+    """The network's displacements, found where its parameters are; refused where they are none."""
+    device = next((parameter.device for parameter in network.parameters()), moving.device)
+    network.eval()
+    with torch.no_grad():
+        displacement = network(moving.to(device), fixed.to(device))
+    expected = (len(fixed), 2, *fixed.shape[2:])
+    if tuple(displacement.shape) != expected:
+        raise ValueError(
+            f"the network's displacement must be {expected}, got {tuple(displacement.shape)}"
+        )
+    displacement = displacement.to("cpu", torch.float32)
+    return _finite(displacement) if check else displacement
+
+
+def _finite(displacement: Tensor) -> Tensor:
+    if not bool(torch.isfinite(displacement).all()):
+        raise ValueError("the network's displacement holds values that are NaN or infinite")
+    return displacement
+
+
+def _finished(
+    prepared: Prepared,
+    displacement: Tensor,
+    inverse: Tensor | None,
+    method: str,
+    similarity: str,
+    seconds: float,
+) -> Registration:
+    """The result of a displacement (1, 2, *S), with its metrics."""
     displacement = displacement.detach().to("cpu", torch.float32)
+    moving, fixed = prepared.moving, prepared.fixed
     result = Registration(
         moving=moving,
         fixed=fixed,
         displacement=displacement,
         warped=resample_to(moving, fixed, displacement),
         moving_on_fixed=resample_to(moving, fixed),
-        mask=inside,
-        method="variational" if network is None else "network",
-        similarity=names,
+        mask=prepared.mask,
+        method=method,
+        similarity=similarity,
         seconds=seconds,
         metrics={},
     )
-    return replace(result, metrics=_metrics(result, normalization))
-
-
-def relative_spacing(fixed: Image) -> tuple[float, ...]:
-    """The voxel's proportions: spacing / min(spacing), which the energies weigh derivatives by.
-
-    Only the proportions count: in millimetres, the same weights would mean another regularisation
-    on every grid.
-
-    Args:
-        fixed: the fixed image.
-
-    Returns:
-        One number >= 1 for each array axis.
-
-    Example:
-        >>> import numpy as np
-        >>> import torch
-        >>> from diffreg.data.geometry import Image
-        >>> from diffreg.registration import relative_spacing
-        >>> relative_spacing(Image(torch.zeros(1, 1, 2, 2), np.diag([3.0, 1.5, 1, 1])))
-        (2.0, 1.0)
-    """
-    finest = min(fixed.spacing)
-    return tuple(round(length / finest, 6) for length in fixed.spacing)
-
-
-def compared_region(moving: Image, fixed: Image, mask: Image | None = None) -> Tensor:
-    """Where two images are compared: in the mask and in the moving image's field of view.
-
-    Args:
-        moving: the image to be warped.
-        fixed: the image that stays.
-        mask: voxels that count where it is > 0; through its header on any grid.
-
-    Returns:
-        (1, 1, *S) float32 on the fixed grid, 1 inside and 0 outside.
-
-    Raises:
-        ValueError: the two cannot be registered, or nothing is left to compare.
-
-    Example:
-        >>> import numpy as np
-        >>> import torch
-        >>> from diffreg.data.geometry import Image
-        >>> from diffreg.registration import compared_region
-        >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
-        >>> compared_region(image, image).sum().item()
-        6.0
-    """
-    _check_kinds(moving, fixed)
-    for image in (moving, fixed):
-        _check_contrast(image)
-    inside = coverage(moving, fixed)
-    if mask is None:
-        return inside
-    _check_kinds(mask, fixed)
-    chosen = resample_to(mask, fixed, interpolation="nearest") > 0
-    if not chosen.any():
-        raise ValueError(f"the mask {mask.name} selects no voxel of {fixed.name}")
-    inside = inside * chosen.to(torch.float32)
-    if not inside.any():
-        raise ValueError(f"the mask {mask.name} selects no voxel that {moving.name} covers")
-    return inside
-
-
-def _check_kinds(image: Image, fixed: Image) -> None:
-    if image.kind != fixed.kind:
-        raise ValueError(
-            f"{image.name} and {fixed.name} do not belong together: one is a PNG file, which has "
-            "no physical coordinates; convert one of them"
-        )
-
-
-def _check_contrast(image: Image) -> None:
-    first = image.data.flatten()[0]
-    if bool((image.data == first).all()):
-        raise ValueError(f"{image.name} is {float(first):g} everywhere: there is nothing to align")
-
-
-def _predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
-    """The network's displacement, found where its parameters are; refused where it is none."""
-    device = next((parameter.device for parameter in network.parameters()), moving.device)
-    network.eval()
-    with torch.no_grad():
-        displacement = network(moving.to(device), fixed.to(device))
-    expected = (1, 2, *fixed.shape[2:])
-    if tuple(displacement.shape) != expected:
-        raise ValueError(
-            f"the network's displacement must be {expected}, got {tuple(displacement.shape)}"
-        )
-    if not bool(torch.isfinite(displacement).all()):
-        raise ValueError("the network's displacement holds values that are NaN or infinite")
-    return displacement
+    metrics = _metrics(result, prepared.normalization)
+    if inverse is not None:
+        back = inverse.detach().to("cpu", torch.float32)
+        metrics["inverse_consistency_mm"] = inverse_consistency(displacement, back, fixed.spacing)
+    return replace(result, metrics=metrics)
 
 
 def _metrics(result: Registration, normalization: Normalization) -> dict[str, Any]:
@@ -274,6 +262,6 @@ def _metrics(result: Registration, normalization: Normalization) -> dict[str, An
             "ncc": ncc(image, fixed, mask),
             "mutual_information": mutual_information(image, fixed, mask=mask, moving=moving),
         }
-        if set(result.similarity.split("+")) <= _SAME_CONTRAST:
+        if set(result.similarity.split("+")) <= SAME_CONTRAST:
             values[when]["relative_ssd"] = relative_ssd(image, fixed, moving, mask)
     return {**values, **folding(result.displacement), "seconds": result.seconds}

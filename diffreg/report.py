@@ -5,7 +5,6 @@ Images are inlined, nothing is fetched. Called by diffreg.registration and by th
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,7 +17,6 @@ from diffreg._files import replacing
 from diffreg.figures import (
     DETERMINANTS,
     FOLDED,
-    curves_figure,
     determinant_limit,
     draw_determinant,
     draw_mesh,
@@ -26,11 +24,11 @@ from diffreg.figures import (
 )
 from diffreg.metrics import smallest_determinant
 from diffreg.panels import PairView, checkerboard, grey, outlined, overlay, png, window
+from diffreg.report_charts import Curves, charts_html, curves_html, data_url
 from diffreg.table import Column, Row, Table, shown, shown_alike
 
 __all__ = ["Column", "PairView", "Row", "Table", "write_report"]
 
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 GREEN, MAGENTA = "#00d000", "#e000e0"
 
 
@@ -39,12 +37,14 @@ def write_report(
     title: str,
     verdict: Sequence[tuple[str, Any]],
     pairs: Sequence[PairView],
-    table: Table | None = None,
+    table: Table | Mapping[str, Table] | None = None,
     curves: Curves | None = None,
     notes: Sequence[str] = (),
     *,
     credits: Sequence[str] = (),
     in_full: int = 4,
+    charts: Mapping[str, bytes] | None = None,
+    sentence: tuple[bool, str] | None = None,
 ) -> None:
     """Writes the report, whole or not at all.
 
@@ -53,11 +53,14 @@ def write_report(
         title: the heading, plain text as everything else here.
         verdict: (label, value) for the first screen; a value is a number, text or (before, after).
         pairs: what was registered; the first one is the picture of the first screen.
-        table: the numbers.
+        table: the numbers; several tables under their titles.
         curves: name -> (steps, values); names "a/b" and "a/c" share a picture called a.
         notes: one paragraph each.
         credits: one line each, at the foot.
         in_full: how many pairs get all their panels; the others get one row.
+        charts: title -> PNG file, such as box plots.
+        sentence: whether nothing folds, and the words for it, where more was registered than the
+            pairs shown; None: the pairs' own (`folding_sentence`).
 
     Source: the first sentence comes from the pairs' displacements, all corners of all cells.
 
@@ -71,16 +74,20 @@ def write_report(
         True
     """
     cells = [smallest_determinant(pair.displacement) for pair in pairs]
-    body = [_hero(title, verdict, pairs, cells), _pairs(pairs, cells, in_full, verdict)]
-    body.append(_curves(curves or {}))
-    if table is not None:
-        body.append(f'<h2 id="results">Results</h2><div class="scroll">{table.html()}</div>')
+    said = sentence or folding_sentence(cells)
+    body = [
+        _hero(title, verdict, pairs, said),
+        charts_html(charts or {}),
+        _pairs(pairs, cells, in_full, verdict),
+        curves_html(curves or {}),
+        _tables(table),
+    ]
     if notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)
         body.append(f'<h2 id="notes">Notes</h2><ul class="notes">{items}</ul>')
     page = report_page.PAGE.substitute(
         title=escape(title),
-        links=_links(pairs=pairs, training=curves, results=table, notes=notes),
+        links=_links(charts=charts, pairs=pairs, training=curves, results=table, notes=notes),
         style=report_page.STYLE,
         script=report_page.SCRIPT,
         body="\n".join(body),
@@ -122,13 +129,13 @@ def _hero(
     title: str,
     verdict: Sequence[tuple[str, Any]],
     pairs: Sequence[PairView],
-    cells: Sequence[np.ndarray],
+    said: tuple[bool, str],
 ) -> str:
     """The first screen: title, sentence and numbers beside the slider from before to after."""
     size = ' class="long"' if len(title) > 70 else ""
     left = [f"<h1{size}>{escape(title)}</h1>"]
     if pairs:
-        good, sentence = folding_sentence(cells)
+        good, sentence = said
         icon = report_page.TICK if good else report_page.WARNING
         tone = "" if good else " bad"
         left.append(f'<p class="sentence{tone}">{icon}<span>{escape(sentence)}.</span></p>')
@@ -142,6 +149,18 @@ def _hero(
     alone = "" if pairs else " alone"
     right = _slider(pairs[0]) if pairs else ""
     return f'<section class="hero{alone}"><div>{"".join(left)}</div>{right}</section>'
+
+
+def _tables(table: Table | Mapping[str, Table] | None) -> str:
+    """The heading and the tables, each under its title."""
+    if not table:
+        return ""
+    tables = {"": table} if isinstance(table, Table) else table
+    parts = ['<h2 id="results">Results</h2>']
+    for title, one in tables.items():
+        parts.append(f"<h3>{escape(title)}</h3>" if title else "")
+        parts.append(f'<div class="scroll">{one.html()}</div>')
+    return "".join(parts)
 
 
 def _links(**sections: Any) -> str:
@@ -158,8 +177,8 @@ def _slider(pair: PairView) -> str:
     shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {540 / pair.aspect:.0f}px)"
     return (
         f'<figure><div class="compare" style="{shape}">'
-        f'<img src="{_data(png(after))}" alt="{_alt("Overlay after registration", pair)}">'
-        f'<img class="over" src="{_data(png(before))}" '
+        f'<img src="{data_url(png(after))}" alt="{_alt("Overlay after registration", pair)}">'
+        f'<img class="over" src="{data_url(png(before))}" '
         f'alt="{_alt("Overlay before registration", pair)}">'
         "<span>Before</span><span>After</span>"
         '<input type="range" min="0" max="100" value="50" '
@@ -229,7 +248,7 @@ def _panels(pair: PairView, cells: np.ndarray, full: bool) -> list[str]:
         del files["Checkerboard"]
     shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {tallest / pair.aspect:.0f}px)"
     return [
-        f'<figure><img src="{_data(picture)}" style="{shape}" alt="{_alt(name, pair)}">'
+        f'<figure><img src="{data_url(picture)}" style="{shape}" alt="{_alt(name, pair)}">'
         f"<figcaption><b>{name}</b>{caption}</figcaption></figure>"
         for name, (picture, caption) in files.items()
     ]
@@ -247,23 +266,6 @@ def _legend(cells: np.ndarray) -> str:
         f'<span class="ends"><span>&le; 1/{limit} shrinks</span><span>1</span>'
         f"<span>grows &ge; {limit}</span></span>{folded}"
     )
-
-
-def _curves(curves: Curves) -> str:
-    """One picture for each first half of the names."""
-    if not curves:
-        return ""
-    pictures: dict[str, dict[str, Any]] = {}
-    for name, series in curves.items():
-        picture, _, line = name.rpartition("/")
-        pictures.setdefault(picture, {})[line] = series
-    figures = "".join(
-        f'<figure><figcaption><b>{escape(picture)}</b></figcaption><img alt="Training curves: '
-        f'{escape(", ".join(lines))}" src="{_data(curves_figure(lines))}"></figure>'
-        for picture, lines in pictures.items()
-    )
-    one = " one" if len(pictures) == 1 else ""
-    return f'<h2 id="training">Training</h2><div class="curves{one}">{figures}</div>'
 
 
 def _overlays(pair: PairView) -> tuple[np.ndarray, np.ndarray]:
@@ -290,7 +292,3 @@ def _key(colour: str, text: str) -> str:
 
 def _alt(what: str, pair: PairView) -> str:
     return escape(f"{what}: {pair.title}")
-
-
-def _data(picture: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")

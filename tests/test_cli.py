@@ -10,11 +10,12 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from diffreg import __version__
+from diffreg import __version__, losses
 from diffreg import registration as registration_module
-from diffreg.cli import main
+from diffreg.cli import SIMILARITIES, main
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
+from diffreg.outputs import duration
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -222,7 +223,9 @@ def test_an_interruption_is_one_line(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(registration_module, "register_variational", interrupt)
     assert run(*PAIR) == 130
-    assert capsys.readouterr().err.endswith("diffreg: interrupted\n")
+    assert capsys.readouterr().err.endswith(
+        "diffreg: interrupted; no file in out is half-written\n"
+    )
     assert not (folder / "out").exists()
 
 
@@ -232,6 +235,19 @@ def test_a_missing_package_says_how_to_get_it(folder, monkeypatch, capsys):
     assert (
         "nibabel is needed for NIfTI files: pip install 'diffreg[app]'" in capsys.readouterr().err
     )
+
+
+def test_every_similarity_is_offered():
+    assert set(SIMILARITIES) == set(losses.SIMILARITIES)
+
+
+def test_times_are_in_words():
+    assert [duration(t) for t in (0.0042, 0.9996, 12.123, 240.0)] == [
+        "4 ms",
+        "1 s",
+        "12.1 s",
+        "240 s",
+    ]
 
 
 def test_info(capsys):

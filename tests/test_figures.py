@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from diffreg import figures
+from diffreg.boxes import boxes_figure
 from diffreg.panels import PairView
 
 DISPLAYS = list(itertools.product((False, True), repeat=3))
@@ -148,3 +149,10 @@ def test_the_readme_picture_appears_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["pair.png"]
     height, width, _ = pixels((tmp_path / "pair.png").read_bytes()).shape
     assert width > 5 * height
+
+
+def test_boxes_are_the_same_bytes_again_and_leave_out_nan():
+    groups = {"all": {"before": [1.0, 2.0, np.nan], "after": [2.0]}, "none": {"after": [np.nan]}}
+    first = boxes_figure(groups, "mm")
+    assert first == boxes_figure(groups, "mm")
+    assert first != boxes_figure({"all": groups["all"]}, "mm")

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from diffreg.boxes import boxes_figure
 from diffreg.report import PairView, Table, folding_sentence, write_report
 
 NASTY = "<script>alert('1')</script> & \"co\".nii.gz"
@@ -195,3 +196,21 @@ def test_sixteen_pairs_stay_small(written):
         image = np.random.default_rng(k).integers(0, 99, (96, 112)).astype(float)
         pairs.append(PairView(f"pair {k}", image, image, image, np.zeros((2, 96, 112))))
     assert len(written("Many", [], pairs).source) < 6e6
+
+
+def test_charts_several_tables_and_a_sentence_of_its_own(written):
+    table = Table([("Dice",)], [("ours", [0.9])])
+    page = written(
+        *(
+            "Evaluation",
+            [("Dice", (0.8, 0.9))],
+            [a_pair()],
+            {"All pairs": table, "By group": table},
+        ),
+        charts={"Dice": boxes_figure({"all": {"before": [0.8, 0.7], "after": [0.9, np.nan]}})},
+        sentence=(False, "Cells fold in 3 of 90 pairs"),
+    )
+    assert "Cells fold in 3 of 90 pairs." in page.words
+    assert "All pairs" in page.words and "By group" in page.words
+    assert [image["alt"] for image in page.images if image["alt"] == "Dice"] == ["Dice"]
+    assert {"#charts", "#results"} <= set(page.links)

@@ -43,22 +43,23 @@ void box_sums(int64_t height, int64_t width, int64_t radius, const Fill& fill, c
     }
   });
   const int64_t block_grain = kVoxelsPerThread / (kColumns * height) + 1;
-  torch::stable::parallel_for(0, column_blocks(width), block_grain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kColumns, last = std::min(first + kColumns, width);
-      double running[kColumns * K] = {};
-      const auto add = [&](int64_t y, double sign) {
-        const double* row = &rows[(y * width + first) * K];
-        for (int64_t i = 0; i < (last - first) * K; ++i) running[i] += sign * row[i];
-      };
-      for (int64_t y = 0; y < std::min(radius, height); ++y) add(y, 1);
-      for (int64_t y = 0; y < height; ++y) {
-        if (y + radius < height) add(y + radius, 1);
-        if (y - radius > 0) add(y - radius - 1, -1);
-        for (int64_t x = first; x < last; ++x) take(block, y, x, running + (x - first) * K);
-      }
-    }
-  });
+  torch::stable::parallel_for(
+      0, column_blocks(width), block_grain, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; ++block) {
+          const int64_t first = block * kColumns, last = std::min(first + kColumns, width);
+          double running[kColumns * K] = {};
+          const auto add = [&](int64_t y, double sign) {
+            const double* row = &rows[(y * width + first) * K];
+            for (int64_t i = 0; i < (last - first) * K; ++i) running[i] += sign * row[i];
+          };
+          for (int64_t y = 0; y < std::min(radius, height); ++y) add(y, 1);
+          for (int64_t y = 0; y < height; ++y) {
+            if (y + radius < height) add(y + radius, 1);
+            if (y - radius > 0) add(y - radius - 1, -1);
+            for (int64_t x = first; x < last; ++x) take(block, y, x, running + (x - first) * K);
+          }
+        }
+      });
 }
 
 }  // namespace diffreg

@@ -35,20 +35,20 @@ def check_size(shape: Sequence[int], path: Path) -> None:
         )
 
 
-def check_claim(size: int, path: Path) -> None:
+def check_claim(size: int, path: Path, packed: bool) -> None:
     """Refuse a header that claims more bytes than the file can hold, compressed or not.
 
     Args:
         size: bytes of the numbers, as the header has it.
         path: the file.
+        packed: whether its numbers are compressed, by deflate.
 
     Raises:
         ValueError: the file is smaller than that.
 
-    Example: `check_claim(8 * 512 * 512, Path("a.nii"))`
+    Example: `check_claim(8 * 512 * 512, Path("a.nii"), packed=False)`
     """
     held = path.stat().st_size
-    packed = path.name.lower().endswith(".gz")
     if size > held * (_GZIP if packed else 1):
         raise ValueError(
             f"{path} is truncated or damaged: its header claims {size:,} bytes of numbers, the "

@@ -85,9 +85,7 @@ def _check_columns(names: Sequence[str], where: str, images: bool | None = None)
     if missing:
         raise ValueError(f"{where}: the column {' and '.join(missing)} is missing")
     if "slice" in names and {"moving_slice", "fixed_slice"} & set(names):
-        raise ValueError(
-            f"{where}: slice stands for both moving_slice and fixed_slice; give one kind"
-        )
+        raise ValueError(f"{where}: slice stands for moving_slice and fixed_slice; leave it out")
 
 
 def file_of(value: Any, name: str, row: str, folder: Path) -> Path:

@@ -40,7 +40,8 @@ def open_nifti(path: Path) -> Any:
     if not isinstance(file, nib.Nifti1Pair):
         raise ValueError(f"{path} is not a NIfTI file but {type(file).__name__}")
     _check_zooms(file, path)
-    check_claim(prod(int(n) for n in file.shape) * file.get_data_dtype().itemsize, path)
+    packed = path.name.lower().endswith(".gz")
+    check_claim(prod(int(n) for n in file.shape) * file.get_data_dtype().itemsize, path, packed)
     return file
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg._files import replacing
-from diffreg.data._limits import check_size
+from diffreg.data._limits import check_claim, check_size
 
 # Axis 0 of the array is y, axis 1 is x; RAS is LPS with x and y negated.
 AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
@@ -36,9 +37,12 @@ def read_png(path: Path, label: bool) -> tuple[np.ndarray, dict[str, Any]]:
             if picture.format != "PNG":
                 raise ValueError(f"its content is {picture.format}")
             check_size(picture.size[::-1], path)
+            check_claim(prod(picture.size) // 8, path, packed=True)  # a pixel has 1 bit or more
             array = np.asarray(_grey_mode(picture, label))
     except errors as error:
         message = " ".join(str(error).split())
+        if message.startswith(str(path)):
+            raise  # of ours, which says it all
         raise ValueError(f"{path} is not a readable PNG file: {message}") from error
     array = _grey(array, path)
     fields = {

@@ -201,7 +201,7 @@ def _existing(path: str | Path) -> Path:
 
 def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
     """The numbers in float32, all finite."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         values = array.astype(np.float32)
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
@@ -212,7 +212,9 @@ def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
 def _labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
     """The numbers as integers that torch computes with, and the type to write them in again."""
     stored = array.dtype.newbyteorder("=")
-    if stored.kind == "f" and not np.all((np.abs(array) < 2**53) & (array == np.round(array))):
+    with np.errstate(all="ignore"):
+        whole = stored.kind != "f" or np.all((np.abs(array) < 2**53) & (array == np.round(array)))
+    if not whole:
         raise ValueError(f"{path} is no label image: it holds values that are not whole numbers")
     return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
 

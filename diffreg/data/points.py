@@ -53,9 +53,7 @@ def read_points(path: str | Path) -> np.ndarray:
             if columns is None:
                 columns = fields
                 if columns != ["i", "j"]:
-                    raise ValueError(
-                        f"{path}: the columns must be i,j, got {fields!s:.80}"
-                    )
+                    raise ValueError(f"{path}: the columns must be i,j, got {fields!s:.80}")
                 continue
             points.append(_numbers(fields, f"{path}, line {reader.line_num}"))
     except (UnicodeDecodeError, csv.Error) as error:

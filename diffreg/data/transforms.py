@@ -104,10 +104,10 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     components = file.shape[4]
     if components == 2:
         affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
-    vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
-    if not np.all(np.isfinite(vectors)):
-        raise ValueError(f"{path} holds displacements that are NaN or infinite")
-    with np.errstate(all="ignore"):  # of numbers that float32 does not hold
+    with np.errstate(all="ignore"):  # of numbers that are not finite, or not in float32
+        vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
+        if not np.all(np.isfinite(vectors)):
+            raise ValueError(f"{path} holds displacements that are NaN or infinite")
         u = _to_voxels(vectors, affine, path).astype(np.float32)
     if not np.all(np.isfinite(u)):
         raise ValueError(f"{path} holds displacements that are infinite in float32")

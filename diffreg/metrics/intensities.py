@@ -1,20 +1,12 @@
-"""How good a registration is: numbers for evaluation only, in float64 and without gradients.
-
-Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels; tensors or arrays.
-`mask`, where there is one, weights the voxels: 0 outside, 1 inside; what lies outside has no say.
-Called by diffreg.registration, the trainer and the report.
-"""
+"""How alike two images are: NCC, relative SSD, mutual information, from a histogram, and SSIM."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from diffreg.ops import jacobian_determinant
-
-Array = torch.Tensor | np.ndarray
+from diffreg.metrics._arrays import Array, single, voxels
 
 
 def ncc(warped: Array, fixed: Array, mask: Array | None = None) -> float:
@@ -37,7 +29,7 @@ def ncc(warped: Array, fixed: Array, mask: Array | None = None) -> float:
         >>> round(ncc(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[3.0, 5.0, 4.0]])), 6)
         0.5
     """
-    w, r, weight = _voxels({"warped": warped, "fixed": fixed}, mask)
+    w, r, weight = voxels({"warped": warped, "fixed": fixed}, mask)
     a, b = w - np.average(w, weights=weight), r - np.average(r, weights=weight)
     spread_a, spread_b = np.sum(weight * a * a), np.sum(weight * b * b)
     # The mean of a constant image is rounded: the operator `correlation` has the same bound.
@@ -70,7 +62,7 @@ def relative_ssd(warped: Array, fixed: Array, moving: Array, mask: Array | None 
         >>> relative_ssd(torch.tensor([[1.0, 1.0]]), torch.zeros(1, 2), torch.tensor([[2.0, 2.0]]))
         0.25
     """
-    w, r, t, weight = _voxels({"warped": warped, "fixed": fixed, "moving": moving}, mask)
+    w, r, t, weight = voxels({"warped": warped, "fixed": fixed, "moving": moving}, mask)
     after, before = np.sum(weight * (w - r) ** 2), np.sum(weight * (t - r) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(after / before)
@@ -141,103 +133,52 @@ def normalized_mutual_information(
     return (_entropy(joint.sum(1)) + _entropy(joint.sum(0))) / together
 
 
-def dice(label_a: Array, label_b: Array, labels: Iterable[int] | None = None) -> dict[int, float]:
-    """The overlap 2 |A n B| / (|A| + |B|) of every label of two label maps.
+def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None) -> float:
+    """SSIM of two images of one contrast in [0, 1]: 1 for equal images.
+
+    Gaussian windows of sigma 1.5 cut at 3.5 sigma, population covariance, data range 1; windows
+    that do not fit into the image are left out, as scikit-image leaves them out of its mean.
 
     Args:
-        label_a: whole numbers or booleans, (*S) or (1, 1, *S).
-        label_b: of the same shape.
-        labels: the labels to compare. None: every label but 0 that either map has.
+        warped: image, (*S) or (1, 1, *S), 2-D.
+        fixed: image of the same shape.
+        mask: weights >= 0 of the same shape, of the windows' centres.
 
     Returns:
-        {label: overlap in [0, 1]}; nan for a label that neither map has.
+        The mean, at most 1; nan where no window fits, or a value is not finite.
 
     Raises:
-        ValueError: shapes differ, a map is empty, or a value is not a whole number.
+        ValueError: shapes differ, or no voxel is inside the mask.
 
-    Source: Dice 1945.
-
-    Example:
-        >>> dice(torch.tensor([[1, 1, 0]]), torch.tensor([[1, 0, 0]]))
-        {1: 0.6666666666666666}
-    """
-    a, b, _ = _voxels({"label_a": label_a, "label_b": label_b}, None)
-    for name, values in (("label_a", a), ("label_b", b)):
-        if not np.array_equal(values, np.floor(values)):
-            raise ValueError(f"{name} must hold whole numbers, one a label")
-    if labels is None:
-        labels = sorted({int(v) for v in np.union1d(a, b)} - {0})
-    overlaps = {}
-    for label in labels:
-        in_a, in_b = a == label, b == label
-        size = int(in_a.sum() + in_b.sum())
-        overlaps[int(label)] = 2 * int((in_a & in_b).sum()) / size if size else float("nan")
-    return overlaps
-
-
-def smallest_determinant(displacement: Array) -> np.ndarray:
-    """The smallest corner determinant of every cell of phi = id + u, in float64.
-
-    Args:
-        displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S.
-
-    Returns:
-        (*(S - 1)), float64; nan where a corner is nan. A cell is folded where this is not > 0.
-
-    Raises:
-        ValueError: displacement is not one displacement.
-
-    Source: a bilinear cell is unfolded exactly when its four corners are.
+    Source: Wang et al. 2004, with the settings of their code.
 
     Example:
-        >>> float(smallest_determinant(np.zeros((2, 2, 2)))[0, 0])
+        >>> structural_similarity(np.eye(16), np.eye(16))
         1.0
     """
-    return _corner_determinants(displacement).min(0)
+    voxels({"warped": warped, "fixed": fixed}, mask)  # the checks
+    a, b = (torch.from_numpy(single("image", image)) for image in (warped, fixed))
+    if a.ndim != 2:
+        raise ValueError(f"warped must be 2-D, got {list(a.shape)}")
+    radius = int(3.5 * 1.5 + 0.5)
+    if min(a.shape) <= 2 * radius:
+        return float("nan")
+    mean_a, mean_b, aa, bb, ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]), radius)
+    above = (2 * mean_a * mean_b + 0.01**2) * (2 * (ab - mean_a * mean_b) + 0.03**2)
+    squares = mean_a**2 + mean_b**2
+    values = above / ((squares + 0.01**2) * (aa + bb - squares + 0.03**2))
+    inside = slice(radius, -radius)
+    weight = np.ones(a.shape) if mask is None else single("mask", mask)
+    weight = weight[inside, inside]
+    return float(np.average(values.numpy(), weights=weight)) if weight.any() else float("nan")
 
 
-def folding(displacement: Array) -> dict[str, float]:
-    """Smallest and largest Jacobian determinant of all cells and corners, and how many cells fold.
-
-    Args:
-        displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S.
-
-    Returns:
-        min_determinant, max_determinant (nan where any corner is nan) and folded_percent, the
-        percentage of cells whose smallest corner determinant is not > 0, nan among them. A grid
-        without cells (an axis of one voxel) has nothing to fold: nan, nan, 0.
-
-    Raises:
-        ValueError: displacement is not one displacement.
-
-    Source: all 2^D corners; forward or central differences alone overlook folds.
-
-    Example:
-        >>> folding(np.zeros((2, 8, 8)))
-        {'min_determinant': 1.0, 'max_determinant': 1.0, 'folded_percent': 0.0}
-    """
-    corners = _corner_determinants(displacement)
-    if corners.size == 0:
-        smallest, largest, folded = np.nan, np.nan, 0.0
-    else:
-        smallest, largest = corners.min(), corners.max()
-        folded = 100 * np.mean(~(corners.min(0) > 0))
-    return {
-        "min_determinant": float(smallest),
-        "max_determinant": float(largest),
-        "folded_percent": float(folded),
-    }
-
-
-def _corner_determinants(displacement: Array) -> np.ndarray:
-    """(2^D, *(S - 1)) in float64."""
-    u = torch.as_tensor(displacement).detach().to("cpu", torch.float64)
-    shape = list(u.shape)
-    if u.ndim >= 3 and u.shape[0] == u.ndim - 1:
-        u = u[None]
-    elif not (u.ndim >= 4 and u.shape[0] == 1 and u.shape[1] == u.ndim - 2):
-        raise ValueError(f"displacement must be (D, *S) or (1, D, *S), got {shape}")
-    return jacobian_determinant(u.contiguous())[0].numpy()
+def _blurred(images: torch.Tensor, radius: int) -> torch.Tensor:
+    """(N, H, W) with Gaussian weights of sigma 1.5, where the whole window fits."""
+    window = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).to(torch.float64) / 1.5) ** 2)
+    window = window / window.sum()
+    blurred = F.conv2d(images[:, None], window.reshape(1, 1, -1, 1))
+    return F.conv2d(blurred, window.reshape(1, 1, 1, -1))[:, 0]
 
 
 def _joint_histogram(
@@ -247,7 +188,7 @@ def _joint_histogram(
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     images = {"warped": warped, "fixed": fixed, "moving": warped if moving is None else moving}
-    w, r, t, weight = _voxels(images, mask)
+    w, r, t, weight = voxels(images, mask)
     if not (np.isfinite(w).all() and np.isfinite(r).all() and np.isfinite(t).all()):
         return np.full((bins, bins), np.nan)
     index = _bin_index(w, t, bins) * bins + _bin_index(r, r, bins)
@@ -268,33 +209,3 @@ def _entropy(probability: np.ndarray) -> float:
     """In nats; 0 log 0 = 0, and nan stays nan."""
     p = probability[probability != 0]
     return float(-np.sum(p * np.log(p))) + 0.0
-
-
-def _voxels(images: dict[str, Array], mask: Array | None) -> list[np.ndarray]:
-    """The images and the mask's weights as flat float64 arrays, checked against the first image."""
-    arrays = {name: _single(name, image) for name, image in images.items()}
-    first, shape = next((name, array.shape) for name, array in arrays.items())
-    weight = np.ones(shape) if mask is None else _single("mask", mask)
-    for name, array in {**arrays, "mask": weight}.items():
-        if array.shape != shape:
-            raise ValueError(
-                f"{name} must have the shape of {first}, {list(shape)}, got {list(array.shape)}"
-            )
-    if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise ValueError("mask must be finite and nowhere negative")
-    if not weight.any():
-        raise ValueError("mask must have a voxel inside, got none")
-    inside = weight > 0  # what lies outside, nan included, has no say
-    return [*(array[inside] for array in arrays.values()), weight[inside]]
-
-
-def _single(name: str, image: Array) -> np.ndarray:
-    """One image as float64 (*S), without the leading (1, 1)."""
-    array = torch.as_tensor(image).detach().to("cpu", torch.float64).numpy()
-    if array.ndim >= 4 and array.shape[:2] == (1, 1):
-        array = array[0, 0]
-    if not 1 <= array.ndim <= 3:
-        raise ValueError(f"{name} must be one image, (*S) or (1, 1, *S), got {list(array.shape)}")
-    if array.size == 0:
-        raise ValueError(f"{name} must not be empty, got {list(array.shape)}")
-    return array

@@ -1,0 +1,169 @@
+"""What each command does, once its options are read. Called by diffreg.cli.
+
+Modules are imported by the command that needs them: `diffreg --help` waits for no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffreg._extras import require
+
+if TYPE_CHECKING:
+    from diffreg.data.images import Image
+
+
+def run_register(options: argparse.Namespace) -> int:
+    """One pair, or every pair of a manifest."""
+    if options.fixed is None:
+        from diffreg.manifest_commands import register_manifest
+
+        return register_manifest(options)
+    from diffreg.losses import Objective
+    from diffreg.outputs import check_output_folder
+    from diffreg.registration import (
+        compared_region,
+        register,
+        relative_spacing,
+        write_registration,
+    )
+
+    trained = network_of(options)
+    out = check_output_folder(options.out)
+    of_moving = options.slice if options.moving_slice is None else options.moving_slice
+    moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
+    mask = _mask(options)
+    compared_region(moving, fixed, mask)  # refuses what cannot be registered, before any word
+    similarity = similarity_of(options)
+    objective = Objective(similarity, spacing=relative_spacing(fixed))
+    with progress_bar("register") as progress:
+        result = register(
+            moving, fixed, objective=objective, mask=mask, progress=progress, **trained
+        )
+    result = write_registration(result, out)
+    print(f"{out / 'report.html'}: {result.verdict}")
+    return 0
+
+
+def run_apply(options: argparse.Namespace) -> int:
+    """Warp another image by a displacement file."""
+    from diffreg._files import require_folder
+    from diffreg.data.geometry import coverage, resample_to
+    from diffreg.data.images import check_ending, write_image
+    from diffreg.data.transforms import read_displacement
+
+    out = Path(options.out)
+    displacement, grid = read_displacement(options.displacement)
+    check_ending(out, grid)
+    require_folder(out.absolute().parent, "the output's folder")
+    nearest = options.interpolation == "nearest"
+    (image,) = _read([options.image], [options.slice], label=nearest)
+    if grid.kind == "png" and image.kind != "png":
+        raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
+    coverage(image, grid)
+    warped = resample_to(image, grid, displacement, options.interpolation)
+    write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
+    print(f"{out}: {options.image} on the grid of {options.displacement}, {options.interpolation}")
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train a network."""
+    from diffreg.config import load_config
+    from diffreg.trainer import Trainer
+
+    Trainer(load_config(options.config, options.overrides)).train()
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Train and evaluate on the images in the package."""
+    from diffreg.demo import run
+
+    run(options.out)
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Say what is installed."""
+    import numpy
+    import torch
+
+    from diffreg.ops._core import build_info
+
+    lines = build_info() | {
+        "python": platform.python_version(),
+        "torch at run time": torch.__version__,
+        "numpy": numpy.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    for key, value in lines.items():
+        print(f"{key}: {value}")
+    return 0
+
+
+def similarity_of(options: argparse.Namespace) -> str:
+    """Of the variational method, with a line where nothing was said about the method."""
+    similarity = options.similarity or "ncc"
+    if options.method is None and options.checkpoint is None:
+        print(f"no --checkpoint: the variational method with {similarity}", file=sys.stderr)
+    return similarity
+
+
+def network_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `register` that come with a checkpoint; none for the variational method."""
+    if options.method == "network" and options.checkpoint is None:
+        raise ValueError("--method network needs --checkpoint, the network to use")
+    if options.method == "variational" and options.checkpoint is not None:
+        raise ValueError("--method variational uses no --checkpoint; leave one of them out")
+    if options.checkpoint is None:
+        return {}
+    path = Path(options.checkpoint)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if options.similarity is not None:
+        raise ValueError("--similarity is of the variational method; a network keeps its own")
+    from diffreg.trainer import load_network
+
+    return load_network(path)
+
+
+def _read(paths: Sequence[str], slices: Sequence[int | None], label: bool = False) -> list[Image]:
+    """The images; a slice number is for volumes only, and at least one must be a volume then."""
+    from diffreg.data.images import count_slices, read_image
+
+    volume = [count_slices(path) > 1 for path in paths]
+    if not any(volume) and any(index is not None for index in slices):
+        raise ValueError(f"--slice is for volumes; {' and '.join(paths)} hold one image each")
+    return [
+        read_image(path, index if is_volume else None, label)
+        for path, index, is_volume in zip(paths, slices, volume, strict=True)
+    ]
+
+
+def _mask(options: argparse.Namespace) -> Image | None:
+    if options.fixed_mask is None:
+        return None
+    from diffreg.data.images import count_slices, read_image
+
+    path = options.fixed_mask
+    return read_image(path, options.slice if count_slices(path) > 1 else None, label=True)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, called with (done, at most); silent where stderr is no terminal."""
+    tqdm = require("tqdm", "progress bars")
+    with tqdm.tqdm(desc=title, disable=None, leave=False) as bar:
+
+        def show(done: int, at_most: int) -> None:
+            bar.total = at_most
+            bar.update(done - bar.n)
+
+        yield show

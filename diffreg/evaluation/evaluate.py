@@ -1,0 +1,170 @@
+"""All pairs of a manifest measured, put together and written down.
+
+Called by the command line through diffreg.evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffreg import __version__
+from diffreg._files import staged
+from diffreg.cohort import MISTAKES, one_line, read_pair
+from diffreg.cohort_report import IN_FULL, IN_ROWS, write_csv
+from diffreg.data.manifest import Pair
+from diffreg.evaluation.measures import Measure, measure_pair, measures_of
+from diffreg.evaluation.pages import group_table, summary_table, write_page
+from diffreg.evaluation.summary import Summary, summarize
+from diffreg.outputs import read_registration, view, write_json
+from diffreg.panels import PairView
+from diffreg.registration import SAME_CONTRAST
+from diffreg.table import Table
+
+_UNKNOWN = {"unknown", "as trained"}
+
+
+@dataclass
+class Evaluation:
+    """What came of measuring all pairs.
+
+    Args:
+        method: where the displacements are from, in words.
+        records: one a pair: pair, group, row and the metrics.
+        views: of the first pairs, to draw.
+        failed: the pairs that could not be measured, and why.
+        grouped: whether the manifest names groups; else every pair is its own.
+        seed: of the bootstrap.
+    """
+
+    method: str
+    records: list[dict[str, Any]] = field(default_factory=list)
+    views: list[PairView] = field(default_factory=list)
+    failed: list[tuple[Pair, str]] = field(default_factory=list)
+    grouped: bool = False
+    seed: int = 0
+
+    @property
+    def measures(self) -> list[Measure]:
+        """The metrics that any pair has."""
+        return measures_of(self.records)
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """One for each metric that any pair has a number of."""
+        found = (summarize(measure, self.records, self.seed) for measure in self.measures)
+        return [summary for summary in found if summary is not None]
+
+    @property
+    def table(self) -> Table:
+        """Every metric over all pairs."""
+        return summary_table(self.summaries)
+
+
+def evaluate(
+    pairs: Sequence[tuple[Pair, Path]],
+    method: str = "given displacements",
+    one_contrast: bool = True,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure registered pairs.
+
+    Args:
+        pairs: each with the folder that `write_registration` wrote, or with its displacement file.
+        method: where the displacements are from, in words.
+        one_contrast: whether intensities can be compared; where metrics.json names a similarity
+            across contrasts, they are not compared in any case.
+        seed: of the bootstrap.
+        progress: called with (pairs done, pairs).
+
+    Returns:
+        The evaluation; pairs that cannot be measured are in `failed`.
+
+    Example: `evaluate([(job.pair, job.folder) for job in cohort.jobs]).table.text()`
+    """
+    evaluation = Evaluation(method, seed=seed, grouped=any(pair.group for pair, _ in pairs))
+    for number, (pair, place) in enumerate(pairs, start=1):
+        try:
+            result = read_registration(read_pair(pair), place)
+            names = set(result.similarity.split("+")) - _UNKNOWN
+            values = measure_pair(pair, result, one_contrast and names <= SAME_CONTRAST)
+        except MISTAKES as error:
+            evaluation.failed.append((pair, one_line(error)))
+        else:
+            group = pair.group or pair.name if evaluation.grouped else f"{number}"
+            evaluation.records.append(
+                {"pair": pair.name, "group": group, "row": pair.row, **values}
+            )
+            if len(evaluation.views) < IN_FULL + IN_ROWS:
+                evaluation.views.append(view(result, pair.name, _beside(values)))
+        if progress is not None:
+            progress(number, len(pairs))
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, out: Path) -> None:
+    """Write evaluation.csv, evaluation.json and report.html; all of them, each whole, or none.
+
+    Args:
+        evaluation: at least one pair is measured.
+        out: the folder; it is made where it does not exist.
+
+    Raises:
+        OSError: the files could not be written.
+
+    Example: `write_evaluation(evaluate(pairs), Path("out"))`
+    """
+    summaries = evaluation.summaries
+    groups = list(dict.fromkeys(record["group"] for record in evaluation.records))
+    groups = groups if _grouped(evaluation) else []
+    content = {
+        "version": __version__,
+        "method": evaluation.method,
+        "seed": evaluation.seed,
+        "summary": {summary.measure.name: summary.to_dict() for summary in summaries},
+        "groups": {name: _of_group(evaluation, name) for name in groups}
+        if _grouped(evaluation)
+        else {},
+        "pairs": evaluation.records,
+        "failed": [{"row": pair.row, "reason": reason} for pair, reason in evaluation.failed],
+    }
+    with staged(out, last="evaluation.json") as folder:
+        write_csv(folder / "evaluation.csv", evaluation.records)
+        write_json(folder / "evaluation.json", content)
+        tables = {"All pairs": summary_table(summaries)}
+        if _grouped(evaluation):
+            tables["By group"] = group_table(evaluation.records, evaluation.measures)
+        write_page(evaluation, tables, folder / "report.html")
+
+
+def _grouped(evaluation: Evaluation) -> bool:
+    return evaluation.grouped and len({r["group"] for r in evaluation.records}) > 1
+
+
+def _of_group(evaluation: Evaluation, name: str) -> dict[str, Any]:
+    """The means and medians of one group's pairs."""
+    records = [record for record in evaluation.records if record["group"] == name]
+    found = {}
+    for measure in evaluation.measures:
+        summary = summarize(measure, records, evaluation.seed)
+        if summary is not None:
+            plain = summary.to_dict()
+            found[measure.name] = {k: plain[k] for k in ("pairs", "before", "after") if k in plain}
+    return found
+
+
+def _beside(values: dict[str, Any]) -> dict[str, Any]:
+    """What stands beside one pair's pictures."""
+    shown: dict[str, Any] = {}
+    for measure in measures_of([values]):
+        if measure.name.startswith(("max_", "folded", "sd_log", "normalized")):
+            continue
+        title = f"{measure.title} ({measure.unit})" if measure.unit else measure.title
+        if measure.paired:
+            shown[title] = (values[f"{measure.name}_before"], values[f"{measure.name}_after"])
+        else:
+            shown[title] = values[measure.name]
+    return shown

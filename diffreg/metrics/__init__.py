@@ -1,0 +1,41 @@
+"""How good a registration is: numbers for evaluation only, in float64 and without gradients.
+
+Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels; tensors or arrays.
+`mask`, where there is one, weights the voxels: 0 outside, 1 inside; what lies outside has no say.
+Called by diffreg.registration, diffreg.evaluation, the trainer and the report.
+"""
+
+from diffreg.metrics.displacements import (
+    end_point_error,
+    folding,
+    inverse_consistency,
+    sd_log_jacobian,
+    sd_log_jacobian_learn2reg,
+    smallest_determinant,
+    target_registration_error,
+)
+from diffreg.metrics.intensities import (
+    mutual_information,
+    ncc,
+    normalized_mutual_information,
+    relative_ssd,
+    structural_similarity,
+)
+from diffreg.metrics.labels import dice, surface_distances
+
+__all__ = [
+    "dice",
+    "end_point_error",
+    "folding",
+    "inverse_consistency",
+    "mutual_information",
+    "ncc",
+    "normalized_mutual_information",
+    "relative_ssd",
+    "sd_log_jacobian",
+    "sd_log_jacobian_learn2reg",
+    "smallest_determinant",
+    "structural_similarity",
+    "surface_distances",
+    "target_registration_error",
+]

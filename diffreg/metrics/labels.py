@@ -1,0 +1,109 @@
+"""How well label maps overlap and how far apart their surfaces are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffreg._extras import require
+from diffreg.metrics._arrays import Array, single, voxels
+
+
+def dice(label_a: Array, label_b: Array, labels: Iterable[int] | None = None) -> dict[int, float]:
+    """The overlap 2 |A n B| / (|A| + |B|) of every label of two label maps.
+
+    Args:
+        label_a: whole numbers or booleans, (*S) or (1, 1, *S).
+        label_b: of the same shape.
+        labels: the labels to compare. None: every label but 0 that either map has.
+
+    Returns:
+        {label: overlap in [0, 1]}; nan for a label that neither map has.
+
+    Raises:
+        ValueError: shapes differ, a map is empty, or a value is not a whole number.
+
+    Source: Dice 1945.
+
+    Example:
+        >>> dice(np.array([[1, 1, 0]]), np.array([[1, 0, 0]]))
+        {1: 0.6666666666666666}
+    """
+    a, b = _label_maps(label_a, label_b)
+    overlaps = {}
+    for label in _compared(a, b, labels):
+        in_a, in_b = a == label, b == label
+        size = int(in_a.sum() + in_b.sum())
+        overlaps[int(label)] = 2 * int((in_a & in_b).sum()) / size if size else float("nan")
+    return overlaps
+
+
+def surface_distances(
+    label_a: Array,
+    label_b: Array,
+    spacing: Sequence[float] | None = None,
+    labels: Iterable[int] | None = None,
+) -> dict[int, dict[str, float]]:
+    """How far the surfaces of every label of two maps are apart.
+
+    A voxel is on the surface of a label where a neighbour along an axis is not of it, or is outside
+    the image; distances run from each surface voxel to the nearest one of the other surface.
+
+    Args:
+        label_a: whole numbers or booleans, (*S) or (1, 1, *S).
+        label_b: of the same shape.
+        spacing: physical length of a voxel along each axis, mm; None is 1.
+        labels: the labels to compare. None: every label but 0 that either map has.
+
+    Returns:
+        {label: {"hd95": the larger of the two directed 95th percentiles, "assd": the mean of all
+        distances of both directions}}, mm; nan for a label that a map does not have.
+
+    Raises:
+        ValueError: shapes differ, a map is empty, or a value is not a whole number.
+
+    Example:
+        >>> surface_distances(np.eye(3)[:1], np.eye(3)[1:2], spacing=(1, 2.5))[1]["hd95"]
+        2.5
+    """
+    shape = single("label_a", label_a).shape
+    a, b = (values.reshape(shape) for values in _label_maps(label_a, label_b))
+    lengths = np.ones(len(shape)) if spacing is None else np.asarray(spacing, np.float64)
+    found = {}
+    for label in _compared(a, b, labels):
+        in_a, in_b = a == label, b == label
+        if not (in_a.any() and in_b.any()):
+            found[int(label)] = {"hd95": float("nan"), "assd": float("nan")}
+            continue
+        to_b, to_a = _directed(in_a, in_b, lengths), _directed(in_b, in_a, lengths)
+        found[int(label)] = {
+            "hd95": float(max(np.percentile(to_b, 95), np.percentile(to_a, 95))),
+            "assd": float(np.mean(np.concatenate([to_b, to_a]))),
+        }
+    return found
+
+
+def _directed(of: np.ndarray, to: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Distances of the surface voxels of one region from the surface of another."""
+    ndimage: Any = require("scipy.ndimage", "distances of surfaces")
+    distance = ndimage.distance_transform_edt(~_surface(to, ndimage), sampling=lengths)
+    return distance[_surface(of, ndimage)]
+
+
+def _surface(region: np.ndarray, ndimage: Any) -> np.ndarray:
+    return region & ~ndimage.binary_erosion(region)
+
+
+def _label_maps(label_a: Array, label_b: Array) -> list[np.ndarray]:
+    """Both maps, flat; refused where a value is not a whole number."""
+    maps = voxels({"label_a": label_a, "label_b": label_b}, None)[:2]
+    for name, values in zip(("label_a", "label_b"), maps, strict=True):
+        if not np.array_equal(values, np.floor(values)):
+            raise ValueError(f"{name} must hold whole numbers, one a label")
+    return maps
+
+
+def _compared(a: np.ndarray, b: np.ndarray, labels: Iterable[int] | None) -> Iterable[int]:
+    return sorted({int(v) for v in np.union1d(a, b)} - {0}) if labels is None else labels

@@ -1,0 +1,187 @@
+"""Every pair of a manifest: resumed, batched, and one bad pair loses no other."""
+
+import csv
+import json
+import sys
+import types
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from diffreg.cli import main
+from diffreg.cohort import Method, register_all
+from diffreg.data.manifest import read_manifest
+from diffreg.data.normalization import Normalization
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def blob(shape, at):
+    x, y = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
+    return (200 * np.exp(-(((x - at) / 0.2) ** 2 + ((y - 0.45) / 0.3) ** 2))).astype(np.float32)
+
+
+def save(path, array):
+    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Four pairs of two patients, the last one of another size; and one that cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFREG_DEBUG", raising=False)
+    for k in range(4):
+        shape = (32, 24) if k < 3 else (20, 24)
+        for name, at in (("moving", 0.5 + 0.02 * k), ("fixed", 0.5)):
+            save(f"{name}{k}.nii.gz", blob(shape, at))
+            save(f"{name}{k}_label.nii.gz", (blob(shape, at) > 100).astype(np.uint8))
+    lines = [f"moving{k}.nii.gz,fixed{k}.nii.gz,p{k // 2}" for k in range(4)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["moving,fixed,group", *lines]) + "\n")
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    (tmp_path / "some.csv").write_text("\n".join(["moving,fixed", "bad.nii.gz,fixed0.nii.gz",
+        "moving1.nii.gz,fixed1.nii.gz"]))  # fmt: skip
+    return tmp_path
+
+
+class Shift(torch.nn.Module):
+    """A network that displaces every voxel alike, and remembers what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def forward(self, moving, fixed):
+        self.batches.append(tuple(fixed.shape))
+        return torch.full((len(fixed), 2, *fixed.shape[2:]), 0.5)
+
+
+@pytest.fixture
+def network(folder, monkeypatch):
+    """A checkpoint that brings Shift."""
+    shift = Shift()
+    trained = {"network": shift, "normalization": Normalization(1, 99), "similarity": "ncc"}
+    trainer = types.SimpleNamespace(load_network=lambda path: trained)
+    monkeypatch.setitem(sys.modules, "diffreg.trainer", trainer)
+    (folder / "c.pt").write_bytes(b"weights")
+    return shift
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def done(folder):
+    return sorted(path.parent.name for path in folder.glob("*/metrics.json"))
+
+
+def test_every_pair_and_one_report(folder, capsys):
+    assert run("register", "pairs.csv", "-o", "out") == 0
+    said = capsys.readouterr()
+    assert said.err == "no --checkpoint: the variational method with ncc\n"
+    assert said.out.startswith("out/report.html: 4 pairs: NCC ")
+    assert "no cell folds in any of the 4 pairs" in said.out
+    assert done(folder / "out")[0] == "0001_moving0_to_fixed0"
+    names = {path.name for path in (folder / "out/0001_moving0_to_fixed0").iterdir()}
+    assert names == {"warped.nii.gz", "displacement.nii.gz", "metrics.json"}
+    with (folder / "out/metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["group"] for line in lines] == ["p0", "p0", "p1", "p1"]
+    assert all(float(line["ncc_after"]) >= float(line["ncc_before"]) for line in lines)
+    page = (folder / "out/report.html").read_text()
+    assert "No cell folds in any of the 4 pairs" in page
+    assert "moving3.nii.gz to fixed3.nii.gz" in page
+
+
+def test_it_goes_on_where_it_stopped(folder, capsys):
+    run("register", "pairs.csv", "-o", "out")
+    first = (folder / "out/0001_moving0_to_fixed0/metrics.json").read_bytes()
+    (folder / "out/0003_moving2_to_fixed2/metrics.json").unlink()
+    capsys.readouterr()
+    assert run("register", "pairs.csv", "-o", "out") == 0
+    assert "3 of 4 pairs were complete and are kept\n" in capsys.readouterr().err
+    assert (folder / "out/0001_moving0_to_fixed0/metrics.json").read_bytes() == first
+    assert len(done(folder / "out")) == 4
+
+
+def test_another_question_is_answered_anew(folder, capsys):
+    """Other settings, or an image that has changed: what is there is no answer."""
+    manifest = read_manifest("pairs.csv")
+    out = folder / "out"
+    out.mkdir()
+    register_all(manifest, out, Method(similarity="ssd"))
+    assert register_all(manifest, out, Method(similarity="ssd")).kept == 4
+    assert register_all(manifest, out, Method(similarity="ncc")).kept == 0
+    save("moving1.nii.gz", blob((32, 24), 0.6))
+    assert register_all(manifest, out, Method(similarity="ncc")).kept == 3
+
+
+def test_a_pair_that_fails_loses_no_other(folder, capsys):
+    assert run("register", "some.csv", "-o", "out") == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("out/report.html: 1 pairs")
+    lines = said.err.splitlines()
+    assert lines[1].startswith("diffreg: error: some.csv, line 2: bad.nii.gz is not a readable")
+    assert lines[2] == "diffreg: error: 1 of 2 pairs failed"
+    assert done(folder / "out") == ["0002_moving1_to_fixed1"]
+    assert "Failed: some.csv, line 2" in (folder / "out/report.html").read_text()
+
+
+def test_where_every_pair_fails_nothing_is_left(folder, capsys):
+    (folder / "none.csv").write_text("moving,fixed\nbad.nii.gz,bad.nii.gz\n")
+    assert run("register", "none.csv", "-o", "out") == 2
+    assert not (folder / "out").exists()
+    assert run("evaluate", "none.csv", "-o", "out") == 2
+    assert not (folder / "out").exists()
+
+
+def test_a_network_gets_pairs_of_one_size_together(folder, network):
+    assert run("register", "pairs.csv", "-o", "out", "--checkpoint", "c.pt") == 0
+    assert network.batches == [(3, 1, 32, 24), (1, 1, 20, 24)]
+    metrics = json.loads((folder / "out/0004_moving3_to_fixed3/metrics.json").read_text())
+    assert (metrics["method"], metrics["similarity"]) == ("network", "ncc")
+    (folder / "c.pt").write_bytes(b"other weights")
+    network.batches.clear()
+    words = ("register", "pairs.csv", "-o", "out", "--checkpoint", "c.pt", "--batch-size", 2)
+    assert run(*words) == 0
+    assert network.batches == [(2, 1, 32, 24), (1, 1, 32, 24), (1, 1, 20, 24)]
+
+
+def test_a_displacement_that_is_not_finite_fails_its_pair_alone(folder, network, capsys):
+    def forward(moving, fixed):
+        u = torch.zeros(len(fixed), 2, *fixed.shape[2:])
+        u[1:2, 0, 0, 0] = float("nan")
+        return u
+
+    network.forward = forward
+    assert run("register", "pairs.csv", "-o", "out", "--checkpoint", "c.pt") == 2
+    assert "line 3: the network's displacement holds values that are NaN" in capsys.readouterr().err
+    assert len(done(folder / "out")) == 3
+
+
+def test_volumes_are_taken_slice_by_slice(folder):
+    for name, at in (("a", 0.5), ("b", 0.52)):
+        save(f"{name}.nii.gz", np.stack([blob((24, 20), at + k / 50) for k in range(2)], -1))
+    (folder / "volumes.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n")
+    assert run("register", "volumes.csv", "-o", "out") == 0
+    assert done(folder / "out") == ["0001_a_to_b_0", "0002_a_to_b_1"]
+
+
+def test_a_folder_and_arrays(folder):
+    (folder / "images").mkdir()
+    for k in range(2):
+        save(f"images/{k}.nii.gz", blob((24, 20), 0.5 + 0.02 * k))
+    assert run("register", "images", "-o", "out") == 0
+    assert done(folder / "out") == ["0001_0_to_1", "0002_1_to_0"]
+    np.savez("s.npz", a=blob((24, 20), 0.5), b=blob((24, 20), 0.55))
+    assert run("register", "s.npz:a", "s.npz:b", "-o", "arrays") == 0
+    assert run("apply", "arrays/displacement.nii.gz", "s.npz:a", "-o", "again.nii.gz") == 0
+    again, warped = (nib.load(p).get_fdata() for p in ("again.nii.gz", "arrays/warped.nii.gz"))
+    np.testing.assert_allclose(again, warped, atol=1e-3)
