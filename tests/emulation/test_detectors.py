@@ -61,3 +61,16 @@ def test_a_planted_fault_is_caught(fault, flavour, message, tmp_path):
     said = ran.stdout + ran.stderr
     assert any(m in said for m in message.split("|")), said[-3000:]
     assert (ran.returncode == 0) == (fault == "none")
+
+
+def test_mutants_are_noticed():
+    """Three of them; `make mutants` takes all."""
+    command = [sys.executable, str(HERE / "mutate.py"), "--sample", "3"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
+
+
+def test_costs_stay_within_their_gates():
+    command = [sys.executable, str(build.ROOT / "bench" / "cuda_cost.py"), "--check"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]

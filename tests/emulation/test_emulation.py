@@ -5,6 +5,8 @@ import torch
 from emulation import build, comparison
 from emulation.emulated import Emulation
 
+from diffreg.ops import _self_test
+
 pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -99,3 +101,16 @@ def test_errors_name_the_argument(emulation):
         emulation.ops.correlation(image, image, image[..., 1:])
     with pytest.raises(RuntimeError, match="must be float64, float32, float16 or bfloat16"):
         emulation.ops.jacobian_determinant(field.int(), "min")
+
+
+def test_the_first_use_test_passes_right_kernels_and_names_a_wrong_one(emulation):
+    emulation.set()
+    _self_test.compare(torch.device("cpu"), emulation.ops, "the emulation")
+
+    class Wrong:
+        def __getattr__(self, name):
+            right = getattr(emulation.ops, name)
+            return (lambda *a: 1.01 * right(*a)) if name == "gradient_scale" else right
+
+    with pytest.raises(RuntimeError, match="gradient_scale kernel computes wrongly on sm_00"):
+        _self_test.compare(torch.device("cpu"), Wrong(), "sm_00")
