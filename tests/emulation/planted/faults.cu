@@ -63,7 +63,7 @@ __global__ void products(const float* image, int64_t count, double* partials, un
 #ifdef FAULT_order_dependent
   atomicAdd(any_order, float(sum[0]));
 #endif
-  (void)any_order;
+  (void)any_order, (void)count;
   reduce_block(sum);
   if (me == 0) store(partials + blockIdx.x, sum[0]);
   if (!last_of_all(done)) return;

@@ -50,6 +50,7 @@ void count_store(const void* address, size_t bytes);
 template <typename T>
 T shuffle_down(unsigned mask, T value, int offset, Site site) {
   (void)mask;
+  static_assert(sizeof value == 4 || sizeof value == 8);
   exchange(&value, sizeof value, lane() + offset, site);
   return value;
 }
