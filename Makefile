@@ -5,9 +5,13 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CORE := CMakeLists.txt setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
+CORE := CMakeLists.txt cmake/cuda.cmake setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: demo test test-fast lint format bench clean machine
+.PHONY: demo test test-fast test-gpu mutants lint format bench bench-gpu cuda wheel clean machine
+SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+# CUDA's compiler and runtime from wheels, where no nvcc is installed.
+TOOLCHAIN := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
+  nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.app
@@ -19,19 +23,41 @@ test: $(VENV)/.test lint
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow"
 
+test-gpu: $(VENV)/.test
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then $(BIN)/python -m pytest -q -m gpu tests/gpu; \
+	else echo "test-gpu: skipped, there is no GPU"; fi
+
+# Every barrier and bound check of the kernels taken out in turn (an hour; make test takes three).
+mutants: $(VENV)/.test
+	$(BIN)/python tests/emulation/mutate.py
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 	$(BIN)/mypy
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format -i $(SOURCES)
 
 bench: $(VENV)/.app
 	for file in bench/ops/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-gpu: $(VENV)/.app
+	$(BIN)/python bench/cuda_time.py
+
+# Where no nvcc is installed: the compiler out of its wheels, then the core anew.
+cuda: $(VENV)/.torch
+	$(PIP) $(TOOLCHAIN)
+	$(PIP) --no-build-isolation -e ".[app]"
+	@$(BIN)/python -c 'from diffreg.ops._core import build_info; print(build_info())'
+
+# A wheel of the CPU and CUDA kernels, in dist/.
+wheel: $(VENV)/.torch
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
 
 clean:
 	rm -rf build $(VENV) diffreg/*.so *.egg-info

@@ -10,7 +10,7 @@ pybind11::dict build_info() {
   info["oldest_torch"] = DIFFREG_OLDEST_TORCH;
   info["compiler"] = DIFFREG_COMPILER;
   info["cpu_variant"] = "baseline";
-  info["cuda_architectures"] = "none";
+  info["cuda_architectures"] = DIFFREG_CUDA_ARCHITECTURES;
   return info;
 }
 

@@ -14,7 +14,8 @@ def test_build_info_names_what_the_core_was_built_from():
     assert info["version"] == diffreg.__version__
     assert info["compiler"].startswith("GNU") or info["compiler"].startswith("Clang")
     assert info["cpu_variant"] == "baseline"
-    assert info["cuda_architectures"] == "none"
+    architectures = info["cuda_architectures"]
+    assert architectures == "none" or architectures.split()[-1].startswith("ptx")
     assert tuple(map(int, info["oldest_torch"].split("."))) >= (2, 11)
 
 

@@ -44,6 +44,15 @@ ROOMS = {
     "outputs": "registration",
     "heads": "ops",
 }
+# Headers of the drivers; all others are for kernels too.
+TORCH_HEADERS = {
+    "box_sum.h",
+    "check.h",
+    "cuda_driver.h",
+    "mask.h",
+    "not_a_number.h",
+    "parallel.h",
+}
 LOOSE = {"_extras", "_files", "_C", "__init__", "__main__", "__version__"}
 
 
@@ -71,13 +80,18 @@ def test_an_operator_is_one_name_everywhere(name):
     mirrors = [
         f"csrc/{name}/{name}.h",
         f"csrc/{name}/{name}_cpu.cpp",
+        f"csrc/{name}/{name}.cu",
+        f"csrc/{name}/{name}_cuda.h",
+        f"csrc/{name}/{name}_cuda.cpp",
         f"tests/ops/test_{name}.py",
         f"bench/ops/bench_{name}.py",
     ]
     assert [m for m in mirrors if not (ROOT / m).exists()] == []
     assert {name, f"{name}_reference"} <= set(diffreg.ops.__all__)
-    schema = (ROOT / "csrc" / name / f"{name}_cpu.cpp").read_text()
-    assert f'impl("{name}",' in schema and f'impl("{name}_backward",' in schema
+    for driver in ("cpu", "cuda"):
+        source = (ROOT / "csrc" / name / f"{name}_{driver}.cpp").read_text()
+        assert f'impl("{name}",' in source
+        assert re.search(rf'impl\(\s*"{name}_backward",', source)
 
 
 def test_no_kernel_folder_is_without_its_operator():
@@ -109,10 +123,14 @@ def test_the_operators_need_torch_and_numpy_only():
 
 def test_kernels_of_an_operator_share_no_torch_header():
     for path in (ROOT / "csrc").glob("*/*.h"):
-        text = path.read_text()
-        if text.startswith("// CPU only") or path.name in {"check.h", "parallel.h"}:
+        if path.name in TORCH_HEADERS:
             continue
-        assert "torch/" not in text, path.name
+        assert "torch/" not in path.read_text(), path.name
+
+
+def test_kernels_share_no_torch_header():
+    for path in (ROOT / "csrc").glob("*/*.cu"):
+        assert "torch/" not in path.read_text(), path.name
 
 
 def test_there_is_no_drawer_for_everything():

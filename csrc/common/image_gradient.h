@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "central_difference.h"
+
 namespace diffreg {
 
 // One channel of an image, (H, W).
@@ -18,26 +20,21 @@ struct Plane {
 
   // Gradient along both axes at row y into g0 and g1, each (W).
   void gradient_row(int64_t y, T* g0, T* g1) const {
-    const T half = T(0.5);
     const T *below = row(std::min(y + 1, height - 1)), *above = row(std::max<int64_t>(y - 1, 0));
     const T* here = row(y);
-    for (int64_t x = 0; x < width; ++x) g0[x] = half * (below[x] - above[x]);
-    for (int64_t x = 1; x + 1 < width; ++x) g1[x] = half * (here[x + 1] - here[x - 1]);
-    g1[0] = half * (here[std::min<int64_t>(1, width - 1)] - here[0]);
-    g1[width - 1] = half * (here[width - 1] - here[std::max<int64_t>(width - 2, 0)]);
+    for (int64_t x = 0; x < width; ++x) g0[x] = central_difference(above[x], below[x]);
+    for (int64_t x = 1; x + 1 < width; ++x) g1[x] = central_difference(here[x - 1], here[x + 1]);
+    g1[0] = central_difference(here[0], here[std::min<int64_t>(1, width - 1)]);
+    g1[width - 1] = central_difference(here[std::max<int64_t>(width - 2, 0)], here[width - 1]);
   }
 };
 
-// (D^T p)[j] = (p[j-1][j>=1] - p[j+1][j<=n-2] + p[n-1][j=n-1] - p[0][j=0]) / 2, along axis 0:
-// what the row `from` of p0 adds to row y of the image, for from = y-1, y, y+1 in this order.
+// The adjoint along axis 0: what the row `from` of p0 adds to row y of the image, for from = y-1,
+// y, y+1 in this order.
 template <typename T>
 void add_adjoint_axis0(int64_t y, int64_t from, int64_t height, int64_t width, const T* p0,
                        T* image_row) {
-  T weight = 0;
-  if (from == y - 1) weight += T(0.5);
-  if (from == y + 1) weight -= T(0.5);
-  if (from == y && y == height - 1) weight += T(0.5);
-  if (from == y && y == 0) weight -= T(0.5);
+  const T weight = adjoint_weight<T>(y, from, height);
   if (weight == 0) return;
   for (int64_t x = 0; x < width; ++x) image_row[x] += weight * p0[x];
 }

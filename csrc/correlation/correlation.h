@@ -1,5 +1,5 @@
 // 1 - cc of W and R from centred moments, and its gradient, which is affine in (W, R).
-// Called by correlation_cpu.cpp.
+// Called by correlation_cpu.cpp and correlation.cu.
 #pragma once
 
 #include <cmath>
@@ -28,6 +28,14 @@ struct Moments {
     if (constant()) return 0;
     const double norms = std::sqrt(warped_warped) * std::sqrt(fixed_fixed);
     return coefficient() * own / own_own - other / norms;
+  }
+
+  // slope() = own * slope_by_own() - other * slope_by_other(), for those who divide once an image.
+  DIFFREG_HD double slope_by_own(double own_own) const {
+    return constant() ? 0 : coefficient() / own_own;
+  }
+  DIFFREG_HD double slope_by_other() const {
+    return constant() ? 0 : 1 / (std::sqrt(warped_warped) * std::sqrt(fixed_fixed));
   }
 };
 

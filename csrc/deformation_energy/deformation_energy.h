@@ -1,12 +1,52 @@
 // E1 = sum_k mean |d_k u|^2, E2 = sum_kl mean |d_kl u|^2 on compact stencils, E_det = mean psi(J)
-// over the corners of all cells. Called by deformation_energy_cpu.cpp.
+// over the corners of all cells. Called by deformation_energy_cpu.cpp and
+// deformation_energy.cu.
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "../common/host_device.h"
 
 namespace diffreg::deformation_energy {
+
+constexpr int D = 2;
+
+// Factor of every squared derivative: the spacing's, over the number of stencil positions.
+struct Coefficients {
+  double first[D][D];   // [axis][component]
+  double second[D][D];  // [axis][component]
+  double mixed[D];      // [component], both orders of the two axes
+  double corner;
+
+  Coefficients(int64_t height, int64_t width, const double* h) {
+    const double size[] = {double(height), double(width)};
+    const auto per = [](double count) { return count > 0 ? 1 / count : 0; };
+    for (int c = 0; c < D; ++c) {
+      for (int k = 0; k < D; ++k) {
+        const double other = size[1 - k];
+        first[k][c] = square(h[c] / h[k]) * per((size[k] - 1) * other);
+        second[k][c] = square(h[c] / (h[k] * h[k])) * per((size[k] - 2) * other);
+      }
+      mixed[c] = 2 * square(h[c] / (h[0] * h[1])) * per((size[0] - 1) * (size[1] - 1));
+    }
+    corner = per(4 * (size[0] - 1) * (size[1] - 1));
+  }
+
+ private:
+  static double square(double x) { return x * x; }
+};
+
+template <typename T>
+DIFFREG_HD T second_difference(T before, T here, T after) {
+  return after - 2 * here + before;
+}
+
+// u_ab at vertex (a, b) of a cell.
+template <typename T>
+DIFFREG_HD T mixed_difference(T u00, T u01, T u10, T u11) {
+  return u11 - u10 - u01 + u00;
+}
 
 enum class PenaltyKind { hyperelastic, log2, hinge, relu };
 

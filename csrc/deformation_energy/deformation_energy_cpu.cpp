@@ -13,41 +13,14 @@
 namespace diffreg::deformation_energy {
 namespace {
 
-constexpr int D = 2;
-
-// Factor of every squared derivative: the spacing's, over the number of stencil positions.
-struct Coefficients {
-  double first[D][D];   // [axis][component]
-  double second[D][D];  // [axis][component]
-  double mixed[D];      // [component], both orders of the two axes
-  double corner;
-
-  Coefficients(int64_t height, int64_t width, const std::vector<double>& h) {
-    const double size[] = {double(height), double(width)};
-    const auto per = [](double count) { return count > 0 ? 1 / count : 0; };
-    for (int c = 0; c < D; ++c) {
-      for (int k = 0; k < D; ++k) {
-        const double other = size[1 - k];
-        first[k][c] = square(h[c] / h[k]) * per((size[k] - 1) * other);
-        second[k][c] = square(h[c] / (h[k] * h[k])) * per((size[k] - 2) * other);
-      }
-      mixed[c] = 2 * square(h[c] / (h[0] * h[1])) * per((size[0] - 1) * (size[1] - 1));
-    }
-    corner = per(4 * (size[0] - 1) * (size[1] - 1));
-  }
-
- private:
-  static double square(double x) { return x * x; }
-};
-
 // The second difference along one axis and the mixed one, on rows that hold them.
 template <typename T>
 T second(const T* u, int64_t step) {
-  return u[step] - 2 * u[0] + u[-step];
+  return second_difference(u[-step], u[0], u[step]);
 }
 template <typename T>
 T cross(const T* u, int64_t width) {
-  return u[width + 1] - u[width] - u[1] + u[0];
+  return mixed_difference(u[0], u[1], u[width], u[width + 1]);
 }
 
 // The three energies of the stencils that start in (or are centred on) row y.
@@ -156,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vect
     using T = decltype(zero);
     dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
       if (u.numel() == 0) return;
-      const Coefficients factor(H, W, spacing);
+      const Coefficients factor(H, W, spacing.data());
       StripSums<3> sums(N, strip_count(H));
       for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
         const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
@@ -198,7 +171,7 @@ Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad
     const auto determinant = upstream<T>("grad_determinant", grad_determinant, u);
     dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
       if (u.numel() == 0) return;
-      const Coefficients factor(H, W, spacing);
+      const Coefficients factor(H, W, spacing.data());
       for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
         const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
         T* out = gradient.mutable_data_ptr<T>() + n * D * H * W;

@@ -1,5 +1,5 @@
 // eta * mean |grad I|, floored at max(1e-6 max |I|, smallest normal). Called by
-// gradient_scale_cpu.cpp.
+// gradient_scale_cpu.cpp and gradient_scale.cu.
 #pragma once
 
 #include <cmath>

@@ -1,6 +1,6 @@
 // One value a cell out of its corner determinants, and the adjoint of that reduction.
-// Called by jacobian_determinant_cpu.cpp; the determinants themselves stand in
-// common/determinant.h.
+// Called by jacobian_determinant_cpu.cpp and jacobian_determinant.cu; the determinants themselves
+// stand in common/determinant.h.
 #pragma once
 
 #include "../common/host_device.h"
@@ -11,17 +11,37 @@ enum class Reduce { none, min, mean };
 
 // The first of the smallest corners; a NaN corner wins, as in torch.min.
 template <typename T>
-DIFFREG_HD int smallest(const T* corner) {
-  int at = 0;
-  for (int k = 1; k < 4; ++k) {
-    if (corner[at] == corner[at] && !(corner[k] >= corner[at])) at = k;
+struct Smallest {
+  T value;
+  int index;
+
+  DIFFREG_HD explicit Smallest(const T* corner) : value(corner[0]), index(0) {
+    for (int k = 1; k < 4; ++k) {
+      if (value == value && !(corner[k] >= value)) {
+        value = corner[k];
+        index = k;
+      }
+    }
   }
-  return at;
-}
+};
 
 template <typename T>
 DIFFREG_HD T mean(const T* corner) {
   return ((corner[0] + corner[1]) + (corner[2] + corner[3])) / 4;
+}
+
+template <typename T>
+DIFFREG_HD T reduced(Reduce reduce, const T* corner) {
+  return reduce == Reduce::min ? Smallest<T>(corner).value : mean(corner);
+}
+
+// The adjoint of reduced(): corner holds the determinants, and then the gradient to them.
+template <typename T>
+DIFFREG_HD void spread(Reduce reduce, T upstream, T* corner) {
+  const int chosen = Smallest<T>(corner).index;
+  for (int k = 0; k < 4; ++k) {
+    corner[k] = reduce == Reduce::mean ? upstream / 4 : (k == chosen ? upstream : T(0));
+  }
 }
 
 }  // namespace diffreg::jacobian_determinant

@@ -47,7 +47,7 @@ Tensor forward(const Tensor& displacement, std::string reduce_name) {
           if (reduce == Reduce::none) {
             for (int k = 0; k < 4; ++k) out[(n * 4 + k) * cells + at] = corner[k];
           } else {
-            out[n * cells + at] = reduce == Reduce::min ? corner[smallest(corner)] : mean(corner);
+            out[n * cells + at] = reduced(reduce, corner);
           }
         }
       }
@@ -78,13 +78,9 @@ Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string 
                            const int64_t at = y * (W - 1) + x;
                            if (reduce == Reduce::none) {
                              for (int k = 0; k < 4; ++k) corner[k] = g[(n * 4 + k) * cells + at];
-                           } else if (reduce == Reduce::mean) {
-                             for (int k = 0; k < 4; ++k) corner[k] = g[n * cells + at] / 4;
                            } else {
                              cell.determinants(corner);
-                             const int chosen = smallest(corner);
-                             for (int k = 0; k < 4; ++k)
-                               corner[k] = k == chosen ? g[n * cells + at] : T(0);
+                             spread(reduce, g[n * cells + at], corner);
                            }
                          });
     });

@@ -30,12 +30,7 @@ struct Planes {
     box_sums<5>(
         height, width, radius,
         [&](int64_t y, int64_t x, double* terms) {
-          const double w = warped[y * width + x], r = fixed[y * width + x];
-          terms[0] = w;
-          terms[1] = r;
-          terms[2] = w * w;
-          terms[3] = r * r;
-          terms[4] = w * r;
+          image_terms(warped[y * width + x], fixed[y * width + x], terms);
         },
         [&](int64_t block, int64_t y, int64_t x, const double* sums) {
           const double count =
@@ -81,9 +76,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
   return value;
 }
 
-// Gradients of one plane. Each window adds -cross (R_j - mean R) + own (W_j - mean W) to its
-// voxels: box sums of cross, own and own mean W - cross mean R turn that into one expression a
-// voxel.
+// Gradients of one plane: box sums of every window's gradient_terms.
 template <typename T>
 void gradients(const Planes<T>& plane, const Mask<T>& weights, int64_t n, double factor,
                T* grad_warped,   // (H, W) or null
@@ -92,15 +85,7 @@ void gradients(const Planes<T>& plane, const Mask<T>& weights, int64_t n, double
   std::vector<double> parts(5 * plane.height * W);
   plane.for_windows([&](int64_t, int64_t y, int64_t x, const Window& here) {
     const T* m = weights.row(n, y);
-    const double scale = m ? factor * m[x] : factor;
-    const double cross = scale * here.cross();
-    const double own_warped = scale * here.own_warped(), own_fixed = scale * here.own_fixed();
-    double* part = &parts[5 * (y * W + x)];
-    part[0] = cross;
-    part[1] = own_warped;
-    part[2] = cross * here.mean_fixed - own_warped * here.mean_warped;
-    part[3] = own_fixed;
-    part[4] = cross * here.mean_warped - own_fixed * here.mean_fixed;
+    here.gradient_terms(m ? factor * m[x] : factor, &parts[5 * (y * W + x)]);
   });
   box_sums<5>(
       plane.height, W, plane.radius,
@@ -108,8 +93,8 @@ void gradients(const Planes<T>& plane, const Mask<T>& weights, int64_t n, double
       [&](int64_t, int64_t y, int64_t x, const double* sum) {
         const int64_t at = y * W + x;
         const double w = plane.warped[at], r = plane.fixed[at];
-        if (grad_warped) grad_warped[at] = static_cast<T>(sum[1] * w - sum[0] * r + sum[2]);
-        if (grad_fixed) grad_fixed[at] = static_cast<T>(sum[3] * r - sum[0] * w + sum[4]);
+        if (grad_warped) grad_warped[at] = static_cast<T>(gradient_to_warped(sum, w, r));
+        if (grad_fixed) grad_fixed[at] = static_cast<T>(gradient_to_fixed(sum, w, r));
       });
 }
 

@@ -1,6 +1,7 @@
 // f = 1 - Q / (A B) at one voxel, g = grad W, h = grad R, A = |g|^2 + eW^2, B = |h|^2 + eR^2,
 // G = <g, h>; pls: Q = (|G| + eW eR)^2, smooth: Q = G^2 + (eW eR)^2, ngf: Q = G^2.
-// Called by parallel_level_sets_cpu.cpp; exchanging (g, eW) and (h, eR) gives the other gradient.
+// Called by parallel_level_sets_cpu.cpp and parallel_level_sets.cu; exchanging (g, eW) and (h, eR)
+// gives the other gradient.
 #pragma once
 
 #include <cmath>

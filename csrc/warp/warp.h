@@ -1,5 +1,6 @@
 // W(p) = moving(p + u(p)): where one coordinate falls, and the tensor product over the D axes.
-// Called by warp_cpu.cpp for the value, both gradients and the nearest-neighbour variant.
+// Called by warp_cpu.cpp and warp.cu for the value, both gradients and the nearest-neighbour
+// variant.
 #pragma once
 
 #include <cmath>
@@ -10,6 +11,11 @@
 namespace diffreg::warp {
 
 enum class Padding { border, zeros };
+
+struct Sampling {
+  bool linear;
+  Padding padding;
+};
 
 // The two voxels of one axis beside a coordinate, with the weights of a convex combination and the
 // weights' derivatives. Both indices always lie inside the axis; a voxel that is outside has weight
@@ -79,9 +85,16 @@ DIFFREG_HD Neighbours<T> nearest(T coordinate, int32_t size, Padding padding) {
   return {index, index, weight, bad, bad, bad};
 }
 
-// Value at a point: the product of the axes' interpolations. stride[k] is that of axis k.
-template <int D, int Axis = 0, typename T>
-DIFFREG_HD T value(const T* image, const int64_t* stride, const Neighbours<T>* at) {
+template <typename T>
+DIFFREG_HD Neighbours<T> locate(const Sampling& sampling, T coordinate, int32_t size) {
+  return sampling.linear ? linear(coordinate, size, sampling.padding)
+                         : nearest(coordinate, size, sampling.padding);
+}
+
+// Value at a point: the product of the axes' interpolations. stride[k] is that of axis k; `image`
+// is a pointer, or what can be moved and read like one.
+template <int D, int Axis = 0, typename Image, typename T>
+DIFFREG_HD T value(Image image, const int64_t* stride, const Neighbours<T>* at) {
   if constexpr (Axis == D) {
     return *image;
   } else {
@@ -92,8 +105,8 @@ DIFFREG_HD T value(const T* image, const int64_t* stride, const Neighbours<T>* a
 }
 
 // Derivative of the value by the coordinate of axis `By`.
-template <int D, int By, int Axis = 0, typename T>
-DIFFREG_HD T derivative(const T* image, const int64_t* stride, const Neighbours<T>* at) {
+template <int D, int By, int Axis = 0, typename Image, typename T>
+DIFFREG_HD T derivative(Image image, const int64_t* stride, const Neighbours<T>* at) {
   if constexpr (Axis == D) {
     return *image;
   } else {
@@ -103,20 +116,21 @@ DIFFREG_HD T derivative(const T* image, const int64_t* stride, const Neighbours<
   }
 }
 
-// The adjoint of value(): adds weight * gradient to each corner whose index on axis 0 is in
-// [first, end), the rows that the caller owns.
-template <int D, int Axis = 0, typename T>
+// The adjoint of value(): add(corner, weight * gradient) for each corner whose index on axis 0 is
+// in [first, end), the rows that the caller owns.
+template <int D, int Axis = 0, typename T, typename Add>
 DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, T gradient,
-                      int64_t first, int64_t end) {
+                      int64_t first, int64_t end, const Add& add) {
   if constexpr (Axis == D) {
-    *image += gradient;
+    add(image, gradient);
   } else {
-    const auto add = [&](int64_t index, T weight) {
+    const auto visit = [&](int64_t index, T weight) {
       if (weight == 0 || (Axis == 0 && (index < first || index >= end))) return;
-      splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end);
+      splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end,
+                         add);
     };
-    add(at[Axis].low, at[Axis].low_weight);
-    add(at[Axis].high, at[Axis].high_weight);
+    visit(at[Axis].low, at[Axis].low_weight);
+    visit(at[Axis].high, at[Axis].high_weight);
   }
 }
 

@@ -2,22 +2,17 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
-#include <limits>
 #include <tuple>
 
 #include "../common/check.h"
 #include "../common/parallel.h"
+#include "not_a_number.h"
 #include "warp.h"
 
 namespace diffreg::warp {
 namespace {
 
 constexpr int D = 2;
-
-struct Sampling {
-  bool linear;
-  Padding padding;
-};
 
 Sampling parse(const std::string& interpolation, const std::string& padding) {
   STD_TORCH_CHECK(interpolation == "linear" || interpolation == "nearest",
@@ -148,22 +143,6 @@ void forward_linear(const Grids& grids, const Sampling& sampling,
                  });
 }
 
-// The bytes of a NaN of a floating dtype, zeros for the others.
-std::vector<char> not_a_number(const Tensor& tensor) {
-  std::vector<char> bytes(tensor.element_size(), 0);
-  const auto put = [&](auto nan) { std::memcpy(bytes.data(), &nan, sizeof nan); };
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-    case ScalarType::ComplexFloat: put(std::numeric_limits<float>::quiet_NaN()); break;
-    case ScalarType::Double:
-    case ScalarType::ComplexDouble: put(std::numeric_limits<double>::quiet_NaN()); break;
-    case ScalarType::Half: put(uint16_t{0x7e00}); break;
-    case ScalarType::BFloat16: put(uint16_t{0x7fc0}); break;
-    default: break;
-  }
-  return bytes;
-}
-
 // Voxels are copied as bytes, so that every dtype works.
 template <typename T>
 void forward_nearest(const Grids& grids, const Sampling& sampling, int64_t bytes,
@@ -269,7 +248,8 @@ void backward_moving(const Grids& grids, const Sampling& sampling,
                              [&](int64_t voxel, const Neighbours<T>* at) {
                                for (int64_t c = 0; c < grids.channels; ++c) {
                                  splat<D>(out + c * grids.from_voxels, grids.stride, at,
-                                          upstream[c * grids.to_voxels + voxel], first, end);
+                                          upstream[c * grids.to_voxels + voxel], first, end,
+                                          [](T* to, T part) { *to += part; });
                                }
                              });
                    }
@@ -304,7 +284,8 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
                                     const Tensor& displacement, std::string interpolation,
-                                    std::string padding, bool need_moving, bool need_displacement) {
+                                    std::string padding, bool need_moving, bool need_displacement,
+                                    bool /* deterministic, as always on the CPU */) {
   const Sampling sampling = parse(interpolation, padding);
   check(moving, displacement);
   check_dtype("displacement", displacement, moving.scalar_type());
@@ -344,7 +325,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
   library.def("warp(Tensor moving, Tensor displacement, str interpolation, str padding) -> Tensor");
   library.def(
       "warp_backward(Tensor gradient, Tensor moving, Tensor displacement, str interpolation, "
-      "str padding, bool need_moving, bool need_displacement) -> (Tensor, Tensor)");
+      "str padding, bool need_moving, bool need_displacement, bool deterministic=False) -> "
+      "(Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd import forward_ad
 
+from diffreg.ops._core import build_info
+from diffreg.ops._self_test import check_once
+
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -97,8 +100,11 @@ def check_same_device(
 
 
 def check_device(name: str, tensor: torch.Tensor) -> None:
-    """Raises where no kernel was built for the tensor's device."""
-    if tensor.device.type not in ("cpu", "meta"):
+    """Raises where no kernel was built for the tensor's device, or where it computes wrongly."""
+    if tensor.device.type == "cuda" and build_info()["cuda_architectures"] != "none":
+        if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # a real one
+            check_once(tensor.device)
+    elif tensor.device.type not in ("cpu", "meta"):
         raise NotImplementedError(
             f"{name} is on {tensor.device}, for which this build of diffreg has no kernels: move "
             "it to the CPU, or call the operator's _reference, which is plain PyTorch"

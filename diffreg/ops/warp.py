@@ -166,7 +166,14 @@ def _warp_fake(moving, displacement, interpolation, padding):
 
 @torch.library.register_fake("diffreg::warp_backward")
 def _warp_backward_fake(
-    gradient, moving, displacement, interpolation, padding, need_moving, need_displacement
+    gradient,
+    moving,
+    displacement,
+    interpolation,
+    padding,
+    need_moving,
+    need_displacement,
+    deterministic=False,
 ):
     return (
         moving.new_empty(moving.shape if need_moving else (0,)),
@@ -185,8 +192,10 @@ def _backward(ctx, gradient):
     moving, displacement = ctx.saved_tensors
     if moving.dtype != displacement.dtype:  # "nearest" of labels: no gradient but 0
         return None, torch.zeros_like(displacement), None, None
+    # On a GPU the gradient to moving adds in any order, unless the same bits are asked for.
+    deterministic = torch.are_deterministic_algorithms_enabled()
     gradients = torch.ops.diffreg.warp_backward(
-        gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs
+        gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs, deterministic
     )
     return (*(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None)
 
@@ -206,7 +215,7 @@ def _double_backward(ctx, *grad_gradients):
         [gradient],
         grad_gradients,
     )
-    return (to_gradient, *to_inputs, None, None, None, None)
+    return (to_gradient, *to_inputs, *[None] * 5)
 
 
 torch.library.register_autograd("diffreg::warp", _backward, setup_context=_setup_context)

@@ -1,0 +1,260 @@
+"""What the CUDA kernels cost, as far as it can be told without a GPU; nothing here is a time.
+
+Global memory traffic is counted while the kernels run emulated on the CPU; registers, spills and
+shared memory are read from the compiled library; occupancy follows from both. Writes the table of
+docs/cuda.md and bench/results/cuda_cost.json; --check fails where a gate does not hold.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import torch
+from emulation import build
+from emulation.emulated import Emulation
+
+from diffreg.ops import _core
+
+ROOT = Path(__file__).parents[1]
+SIZE = (512, 512)
+THREADS = 256
+# Warps, 32-bit registers and bytes of shared memory of a multiprocessor.
+MULTIPROCESSOR = {
+    "80": (64, 65536, 164 * 1024),
+    "90": (64, 65536, 228 * 1024),
+    "100": (64, 65536, 228 * 1024),
+}
+SECTOR = 32
+GATE = 1.25
+GATED = {
+    "warp",
+    "warp_backward",
+    "deformation_energy",
+    "deformation_energy_backward",
+    "parallel_level_sets",
+    "parallel_level_sets_backward",
+}
+
+
+def image(seed: int) -> torch.Tensor:
+    y, x = torch.meshgrid(*(torch.arange(n) / 40 for n in SIZE), indexing="ij")
+    return (0.5 + 0.3 * torch.sin(2 * y + seed) * torch.cos(x - seed))[None, None]
+
+
+def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
+    """Operator, arguments, fewest values moved a voxel (halos in cache, one channel)."""
+    moving, fixed = image(0).to(dtype), image(1).to(dtype)
+    u = torch.cat([4 * image(2) - 2, 4 * image(3) - 2], dim=1).to(dtype)
+    one, scale = torch.ones(1, dtype=dtype), torch.full((1,), 0.05, dtype=dtype)
+    moments = torch.tensor([[0.5, 0.5, 1.0, 1.0, 0.5]], dtype=torch.float64)
+    linear = ("linear", "border")
+    energy = (u, [1.0, 1.0], "hyperelastic", 0.2)
+    pls = (moving, fixed, scale, scale, "pls", None)
+    cells = torch.ones(1, SIZE[0] - 1, SIZE[1] - 1, dtype=dtype)
+    to_warped = (True, False)
+    return [
+        ("warp", (moving, u, *linear), 4),
+        ("warp_backward", (fixed, moving, u, *linear, False, True, False), 6),
+        ("deformation_energy", energy, 2),
+        ("deformation_energy_backward", (one, one, one, *energy), 4),
+        ("jacobian_determinant", (u, "min"), 3),
+        ("jacobian_determinant_backward", (cells, u, "min"), 5),
+        ("parallel_level_sets", pls, 2),
+        ("parallel_level_sets_backward", (one, *pls, *to_warped), 3),
+        ("gradient_scale", (moving, 1.0, None), 1),
+        ("gradient_scale_backward", (one, moving, 1.0, None), 2),
+        ("correlation", (moving, fixed, None), 2),
+        ("correlation_backward", (one, moments, moving, fixed, None, *to_warped), 3),
+        ("local_correlation", (moving, fixed, 9, None), 2),
+        ("local_correlation_backward", (one, moving, fixed, 9, None, *to_warped), 3),
+    ]
+
+
+def traffic(emulation: Emulation, dtype: torch.dtype) -> list[dict[str, Any]]:
+    """Sectors that each block touches, once a block: what leaves its cache at the most."""
+    rows = []
+    voxels = SIZE[0] * SIZE[1]
+    for name, arguments, values in calls(dtype):
+        emulation.set(counting=True)
+        getattr(emulation.ops, name)(*arguments)
+        counted = emulation.traffic()
+        counted.pop("memset", None)
+        sectors = sum(k["load_sectors"] + k["store_sectors"] for k in counted.values())
+        fewest = values * dtype.itemsize
+        rows.append(
+            {
+                "operator": name,
+                "dtype": str(dtype).removeprefix("torch."),
+                "kernels": {k.split("/")[1]: v["launches"] for k, v in counted.items()},
+                "bytes_a_voxel": sectors * SECTOR / voxels,
+                "fewest_bytes_a_voxel": fewest,
+                "ratio": sectors * SECTOR / voxels / fewest,
+            }
+        )
+    return rows
+
+
+def tool(name: str) -> str | None:
+    """cuobjdump, from the PATH or out of its wheel."""
+    if found := shutil.which(name):
+        return found
+    try:
+        files = importlib.metadata.files(f"nvidia-cuda-{name}") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    for file in files:
+        if file.name == name:
+            path = Path(str(file.locate()))
+            path.chmod(path.stat().st_mode | 0o111)
+            return str(path)
+    return None
+
+
+def occupancy(architecture: str, registers: int, shared: int) -> float:
+    """Resident warps of those that a multiprocessor can hold, for blocks of 256 threads."""
+    warps, all_registers, all_shared = MULTIPROCESSOR[architecture]
+    a_warp = -(-registers * 32 // 256) * 256
+    blocks = min(
+        warps * 32 // THREADS,
+        all_registers // (a_warp * THREADS // 32),
+        all_shared // (shared + 1024),  # the system keeps 1 KiB a block
+    )
+    return blocks * THREADS / 32 / warps
+
+
+def resources(library: Path, cuobjdump: str) -> list[dict[str, Any]]:
+    """Registers, local and shared memory of every kernel and architecture in the library."""
+    text = subprocess.run(
+        [cuobjdump, "--dump-resource-usage", str(library)], capture_output=True, text=True
+    ).stdout
+    rows, architecture = [], ""
+    for line in text.splitlines():
+        if found := re.match(r"arch = sm_(\d+)", line.strip()):
+            architecture = found[1]
+        elif found := re.match(r"Function (\S+):", line.strip()):
+            name = found[1]
+        elif "REG:" in line:
+            numbers = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)}
+            rows.append({"kernel": name, "architecture": architecture, **numbers})
+    names = "\n".join(r["kernel"] for r in rows)
+    plain = subprocess.run(["c++filt"], input=names, capture_output=True, text=True).stdout
+    for row, name in zip(rows, plain.splitlines(), strict=True):
+        row["kernel"] = short(name)
+        if row["architecture"] in MULTIPROCESSOR:
+            row["occupancy"] = occupancy(row["architecture"], row["REG"], row["SHARED"])
+    return rows
+
+
+def short(name: str) -> str:
+    """operator/kernel<arguments> of a demangled name."""
+    name = re.sub(r"\(anonymous namespace\)::|diffreg::", "", name.removeprefix("void "))
+    depth = 0
+    for k, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0 and k > 0:
+            name = name[:k]
+            break
+    return name.replace("::", "/", 1)
+
+
+def broken_gates(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> list[str]:
+    wrong = [
+        f"{r['operator']} ({r['dtype']}): {r['ratio']:.2f} x the fewest bytes, {GATE} allowed"
+        for r in rows
+        if r["operator"] in GATED and r["ratio"] > GATE and r["dtype"] in ("float32", "float64")
+    ]
+    wrong += [
+        f"{r['kernel']} (sm_{r['architecture']}): {r['LOCAL'] + r['STACK']} bytes of local memory"
+        for r in compiled
+        if r["LOCAL"] + r["STACK"] > 0
+    ]
+    return wrong
+
+
+def table(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> str:
+    lines = [
+        "| operator | kernels | fewest | float32 | float64 | float16 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["dtype"] != "float32":
+            continue
+        ratios = [
+            next(
+                f"{r['bytes_a_voxel']:.1f} ({r['ratio']:.2f} x)"
+                for r in rows
+                if r["operator"] == row["operator"] and r["dtype"] == dtype
+            )
+            for dtype in ("float32", "float64", "float16")
+        ]
+        kernels = sum(row["kernels"].values())
+        lines.append(
+            f"| {row['operator']} | {kernels} | {row['fewest_bytes_a_voxel']} | "
+            + " | ".join(ratios)
+            + " |"
+        )
+    if not compiled:
+        return "\n".join([*lines, "", "Registers and occupancy: no cuobjdump was at hand."])
+    lines += [
+        "",
+        "| kernel, float32 | registers | shared bytes | occupancy sm_80 | sm_90 | sm_100 |",
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    kernels = sorted({r["kernel"] for r in compiled if "float" in r["kernel"]})
+    for kernel in kernels:
+        found = {r["architecture"]: r for r in compiled if r["kernel"] == kernel}
+        if "80" not in found:
+            continue
+        shares = [f"{found[a]['occupancy']:.0%}" if a in found else "-" for a in MULTIPROCESSOR]
+        columns = [str(found["80"]["REG"]), str(found["80"]["SHARED"]), *shares]
+        lines.append(f"| {kernel} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def write_docs(text: str) -> None:
+    path = ROOT / "docs" / "cuda.md"
+    begin, end = "<!-- cost -->", "<!-- /cost -->"
+    head, rest = path.read_text().split(begin)
+    path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail where a gate does not hold")
+    parser.add_argument("--write", action="store_true", help="write docs/cuda.md and the JSON")
+    options = parser.parse_args()
+    emulation = Emulation(build.build("plain"))
+    dtypes = (torch.float32, torch.float64, torch.float16)
+    rows = [row for dtype in dtypes for row in traffic(emulation, dtype)]
+    cuobjdump, compiled = tool("cuobjdump"), []
+    if _core.build_info()["cuda_architectures"] == "none":
+        print("registers, spills and occupancy: skipped, this build has no CUDA kernels")
+    elif cuobjdump is None:
+        print("registers, spills and occupancy: skipped, there is no cuobjdump")
+    else:
+        from diffreg import _C
+
+        compiled = resources(Path(_C.__file__), cuobjdump)
+    print(table(rows, compiled))
+    if options.write:
+        write_docs(table(rows, compiled))
+        result = {"core": _core.build_info(), "traffic": rows, "resources": compiled}
+        target = ROOT / "bench" / "results" / "cuda_cost.json"
+        target.write_text(json.dumps(result, indent=1) + "\n")
+    wrong = broken_gates(rows, compiled)
+    for gate in wrong:
+        print("gate:", gate)
+    if options.check and wrong:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

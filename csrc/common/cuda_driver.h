@@ -1,0 +1,126 @@
+// What the CUDA drivers share: device, stream, checks, workspace and the choice of a storage type.
+// In the emulation (tests/emulation) the device is the CPU.
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "check.h"
+#include "storage.h"
+
+#ifdef DIFFREG_EMULATION
+#define DIFFREG_CUDA_LIBRARY(library) STABLE_TORCH_LIBRARY_IMPL(diffreg_emulation, CPU, library)
+#else
+#define DIFFREG_CUDA_LIBRARY(library) STABLE_TORCH_LIBRARY_IMPL(diffreg, CUDA, library)
+#endif
+
+namespace diffreg::cuda {
+
+// Makes the tensor's device current, and knows the stream that torch works on there.
+class Device {
+ public:
+#ifdef DIFFREG_EMULATION
+  explicit Device(const Tensor& tensor) : index_(tensor.get_device_index()) {}
+  void* stream() const { return nullptr; }
+#else
+  explicit Device(const Tensor& tensor)
+      : index_(tensor.get_device_index()), guard_(tensor.get_device_index()) {}
+  void* stream() const {
+    return torch::stable::accelerator::getCurrentStream(index_).nativeHandle();
+  }
+#endif
+
+  void check(const char* name, const Tensor& tensor) const {
+#ifdef DIFFREG_EMULATION
+    const bool here = tensor.is_cpu();
+#else
+    const bool here = tensor.is_cuda() && tensor.get_device_index() == index_;
+#endif
+    STD_TORCH_CHECK(here, name, " must be on the device of the other inputs");
+  }
+
+ private:
+  int32_t index_;
+#ifndef DIFFREG_EMULATION
+  torch::stable::accelerator::DeviceGuard guard_;
+#endif
+};
+
+inline void check_image(const Device& device, const char* name, const Tensor& image) {
+  STD_TORCH_CHECK(image.dim() == 4, name, " must be (N, C, H, W), got ", shape_of(image));
+  device.check(name, image);
+}
+
+inline void check_displacement(const Device& device, const Tensor& displacement) {
+  STD_TORCH_CHECK(displacement.dim() == 4 && displacement.size(1) == 2,
+                  "displacement must be (N, 2, H, W), got ", shape_of(displacement));
+  device.check("displacement", displacement);
+}
+
+// Shape, dtype and device of an input, made contiguous.
+inline Tensor checked(const Device& device, const char* name, const Tensor& tensor,
+                      const std::vector<int64_t>& shape, ScalarType dtype) {
+  bool same = tensor.dim() == static_cast<int64_t>(shape.size());
+  for (int64_t k = 0; same && k < tensor.dim(); ++k) same = tensor.size(k) == shape[k];
+  STD_TORCH_CHECK(same, name, " has the wrong shape: ", shape_of(tensor));
+  check_dtype(name, tensor, dtype);
+  device.check(name, tensor);
+  return torch::stable::contiguous(tensor);
+}
+
+inline std::optional<Tensor> checked(const Device& device, const char* name,
+                                     const std::optional<Tensor>& tensor,
+                                     const std::vector<int64_t>& shape, ScalarType dtype) {
+  if (!tensor) return std::nullopt;
+  return checked(device, name, *tensor, shape, dtype);
+}
+
+// The mask (N, 1, H, W) of an image.
+inline std::optional<Tensor> checked_mask(const Device& device, const std::optional<Tensor>& mask,
+                                          const Tensor& image) {
+  return checked(device, "mask", mask, {image.size(0), 1, image.size(2), image.size(3)},
+                 image.scalar_type());
+}
+
+// Calls run(S{}) with the storage type of a tensor.
+template <typename Run>
+void dispatch_storage(const char* name, const Tensor& tensor, const Run& run) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float: return run(float{});
+    case ScalarType::Double: return run(double{});
+    case ScalarType::Half: return run(Half{});
+    case ScalarType::BFloat16: return run(BFloat16{});
+    default: STD_TORCH_CHECK(false, name, " must be float64, float32, float16 or bfloat16");
+  }
+}
+
+template <typename S>
+const S* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? static_cast<const S*>(tensor->const_data_ptr()) : nullptr;
+}
+
+template <typename S>
+const S* data(const Tensor& tensor) {
+  return static_cast<const S*>(tensor.const_data_ptr());
+}
+
+template <typename S>
+S* output(Tensor& tensor) {
+  return static_cast<S*>(tensor.mutable_data_ptr());
+}
+
+// A tensor like `image`, or an empty one for a gradient that nobody asked for.
+inline Tensor gradient_like(const Tensor& image, bool need) {
+  return need ? torch::stable::new_empty(image, image.sizes())
+              : torch::stable::new_empty(image, {0});
+}
+
+// Scratch memory that lives until the stream has used it: torch's allocator knows the stream.
+inline Tensor workspace(const Tensor& like, int64_t doubles) {
+  return torch::stable::new_empty(like, {doubles}, ScalarType::Double);
+}
+
+}  // namespace diffreg::cuda

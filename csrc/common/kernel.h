@@ -1,0 +1,113 @@
+// What a CUDA kernel is written with: launch, shared memory, loads and stores of any storage type.
+// Included by .cu files only. With DIFFREG_EMULATION the same source runs on the CPU
+// (tests/emulation).
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#ifdef DIFFREG_EMULATION
+#include "emulation.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+#include "host_device.h"
+#include "storage.h"
+
+#define DIFFREG_DEVICE __device__ __forceinline__
+
+// Calls a kernel with `blocks` blocks, or as many as a launch may have: kernels stride over the
+// rest. A kernel with commas in its name stands in parentheses.
+#ifdef DIFFREG_EMULATION
+#define DIFFREG_LAUNCH(kernel, blocks, threads, stream, ...)                                   \
+  (static_cast<void>(stream), emulation::launch(__FILE__, #kernel, ::diffreg::grid_of(blocks), \
+                                                threads, [&] { kernel(__VA_ARGS__); }))
+#define DIFFREG_SHARED(Type, name)       \
+  static const char name##_variable = 0; \
+  Type& name = *static_cast<Type*>(emulation::shared(&name##_variable, sizeof(Type)))
+#else
+#define DIFFREG_LAUNCH(kernel, blocks, threads, stream, ...)                      \
+  do {                                                                            \
+    const dim3 grid(static_cast<unsigned>(::diffreg::grid_of(blocks)));           \
+    kernel<<<grid, threads, 0, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__); \
+    ::diffreg::check_launch(#kernel);                                             \
+  } while (false)
+#define DIFFREG_SHARED(Type, name) __shared__ Type name
+#endif
+
+namespace diffreg {
+
+constexpr int kColumns = 32, kRows = 8;  // threads of a block: a warp along a row
+constexpr int kThreads = kColumns * kRows;
+constexpr int kWarps = kThreads / 32;
+constexpr int kResident = 2;  // blocks of a multiprocessor for which registers must do
+
+inline dim3 block_shape() { return dim3(kColumns, kRows); }
+
+inline int64_t grid_of(int64_t blocks) {
+#ifdef DIFFREG_EMULATION
+  const int64_t limit = emulation::grid_limit;
+#else
+  const int64_t limit = 2147483647;
+#endif
+  return blocks < limit ? blocks : limit;
+}
+
+#ifdef DIFFREG_EMULATION
+inline void zero(void* memory, size_t bytes, void*) { emulation::fill(memory, 0, bytes); }
+#else
+inline void check_launch(const char* what) {
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  }
+}
+inline void zero(void* memory, size_t bytes, void* stream) {
+  cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream));
+  check_launch("memset");
+}
+#endif
+
+DIFFREG_DEVICE int thread_index() { return threadIdx.y * kColumns + threadIdx.x; }
+
+DIFFREG_DEVICE bool inside(int64_t index, int64_t size) { return 0 <= index && index < size; }
+
+DIFFREG_DEVICE int64_t clamped(int64_t index, int64_t size) {
+  return index < 0 ? 0 : (index < size ? index : size - 1);
+}
+
+// Every access to global memory goes through load and store, where the emulation counts them.
+template <typename S>
+DIFFREG_DEVICE S load_raw(const S* address) {
+#ifdef DIFFREG_EMULATION
+  emulation::count_load(address, sizeof(S));
+#endif
+  return *address;
+}
+template <typename S>
+DIFFREG_DEVICE Arithmetic<S> load(const S* address) {
+  return static_cast<Arithmetic<S>>(load_raw(address));
+}
+template <typename S>
+DIFFREG_DEVICE void store_raw(S* address, S value) {
+#ifdef DIFFREG_EMULATION
+  emulation::count_store(address, sizeof(S));
+#endif
+  *address = value;
+}
+template <typename S>
+DIFFREG_DEVICE void store(S* address, Arithmetic<S> value) {
+  store_raw(address, static_cast<S>(value));
+}
+
+// A pointer that loads: for formulas that take either.
+template <typename S>
+struct Reader {
+  const S* address;
+  DIFFREG_DEVICE Reader operator+(int64_t offset) const { return {address + offset}; }
+  DIFFREG_DEVICE Arithmetic<S> operator*() const { return load(address); }
+};
+
+}  // namespace diffreg

@@ -1,0 +1,43 @@
+// The launchers of correlation.cu, called by correlation_cuda.cpp. All tensors are contiguous.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../common/storage.h"
+#include "correlation.h"
+
+namespace diffreg::correlation {
+
+constexpr int kMoments = 5;
+
+struct Problem {
+  int64_t samples, channels, voxels;  // voxels of one channel
+  double epsilon;                     // of the dtype
+};
+
+template <typename S>
+struct Images {
+  const S* warped;  // (N, C, *S)
+  const S* fixed;   // (N, C, *S)
+  const S* mask;    // (N, 1, *S) or null
+};
+
+int64_t forward_doubles(const Problem& problem);
+
+template <typename S>
+void launch_forward(const Problem& problem, const Images<S>& images,
+                    double* workspace,  // (forward_doubles)
+                    S* value,           // (N)
+                    double* moments,    // (N, 5)
+                    void* stream);
+
+template <typename S>
+void launch_backward(const Problem& problem, const Images<S>& images,
+                     const S* gradient,      // (N)
+                     const double* moments,  // (N, 5)
+                     S* grad_warped,         // (N, C, *S) or null
+                     S* grad_fixed,          // (N, C, *S) or null
+                     void* stream);
+
+}  // namespace diffreg::correlation

@@ -1,0 +1,79 @@
+// CUDA driver of diffreg::deformation_energy and diffreg::deformation_energy_backward.
+#include "deformation_energy_cuda.h"
+
+#include "../common/cuda_driver.h"
+
+namespace diffreg::deformation_energy {
+namespace {
+
+using namespace diffreg::cuda;
+
+PenaltyKind parse(const std::string& name) {
+  if (name == "hyperelastic") return PenaltyKind::hyperelastic;
+  if (name == "log2") return PenaltyKind::log2;
+  if (name == "hinge") return PenaltyKind::hinge;
+  STD_TORCH_CHECK(name == "relu",
+                  "penalty must be 'hyperelastic', 'log2', 'hinge' or 'relu', got '", name, "'");
+  return PenaltyKind::relu;
+}
+
+Problem make_problem(const Device& device, const Tensor& displacement,
+                     const std::vector<double>& spacing, const std::string& penalty,
+                     double threshold) {
+  check_displacement(device, displacement);
+  STD_TORCH_CHECK(spacing.size() == D, "spacing must have ", D, " values, got ", spacing.size());
+  const int64_t H = displacement.size(2), W = displacement.size(3);
+  return {displacement.size(0), H,        W, Coefficients(H, W, spacing.data()),
+          parse(penalty),       threshold};
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
+                                           std::string penalty, double threshold) {
+  const Device device(displacement);
+  const Problem problem = make_problem(device, displacement, spacing, penalty, threshold);
+  const Tensor u = torch::stable::contiguous(displacement);
+  const auto output_of = [&] { return torch::stable::new_empty(u, {problem.samples}); };
+  Tensor diffusion = output_of(), bending = output_of(), determinant = output_of();
+  if (u.numel() == 0) {
+    for (Tensor* energy : {&diffusion, &bending, &determinant}) torch::stable::zero_(*energy);
+    return {diffusion, bending, determinant};
+  }
+  dispatch_storage("displacement", u, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(u, forward_doubles(problem, sizeof(S)));
+    launch_forward(problem, data<S>(u), output<double>(scratch), output<S>(diffusion),
+                   output<S>(bending), output<S>(determinant), device.stream());
+  });
+  return {diffusion, bending, determinant};
+}
+
+Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
+                std::optional<Tensor> grad_determinant, const Tensor& displacement,
+                std::vector<double> spacing, std::string penalty, double threshold) {
+  const Device device(displacement);
+  const Problem problem = make_problem(device, displacement, spacing, penalty, threshold);
+  const Tensor u = torch::stable::contiguous(displacement);
+  const auto checked_upstream = [&](const char* name, const std::optional<Tensor>& gradient) {
+    return checked(device, name, gradient, {problem.samples}, u.scalar_type());
+  };
+  const auto diffusion = checked_upstream("grad_diffusion", grad_diffusion);
+  const auto bending = checked_upstream("grad_bending", grad_bending);
+  const auto determinant = checked_upstream("grad_determinant", grad_determinant);
+  Tensor gradient = torch::stable::new_empty(u, u.sizes());
+  if (u.numel() == 0) return gradient;
+  dispatch_storage("displacement", u, [&](auto zero) {
+    using S = decltype(zero);
+    const Upstream<S> used{data_or_null<S>(diffusion), data_or_null<S>(bending),
+                           data_or_null<S>(determinant)};
+    launch_backward(problem, used, data<S>(u), output<S>(gradient), device.stream());
+  });
+  return gradient;
+}
+
+}  // namespace
+}  // namespace diffreg::deformation_energy
+
+DIFFREG_CUDA_LIBRARY(library) {
+  library.impl("deformation_energy", TORCH_BOX(&diffreg::deformation_energy::forward));
+  library.impl("deformation_energy_backward", TORCH_BOX(&diffreg::deformation_energy::backward));
+}

@@ -1,0 +1,68 @@
+// CUDA driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
+#include "gradient_scale_cuda.h"
+
+#include <limits>
+
+#include "../common/cuda_driver.h"
+
+namespace diffreg::gradient_scale {
+namespace {
+
+using namespace diffreg::cuda;
+
+double smallest_normal(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Double: return std::numeric_limits<double>::min();
+    case ScalarType::Half: return 0x1p-14;
+    default: return std::numeric_limits<float>::min();
+  }
+}
+
+Problem make_problem(const Device& device, const Tensor& image, double eta) {
+  check_image(device, "image", image);
+  return {image.size(0), image.size(1), image.size(2),
+          image.size(3), eta,           smallest_normal(image.scalar_type())};
+}
+
+Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
+  const Device device(image);
+  const Problem problem = make_problem(device, image, eta);
+  const Tensor held = torch::stable::contiguous(image);
+  const auto weights = checked_mask(device, mask, image);
+  Tensor scale = torch::stable::new_empty(held, {problem.samples});
+  if (held.numel() == 0) return torch::stable::fill_(scale, problem.smallest_normal);
+  dispatch_storage("image", held, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(held, forward_doubles<S>(problem));
+    launch_forward(problem, data<S>(held), data_or_null<S>(weights), output<double>(scratch),
+                   output<S>(scale), device.stream());
+  });
+  return scale;
+}
+
+Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
+                std::optional<Tensor> mask) {
+  const Device device(image);
+  const Problem problem = make_problem(device, image, eta);
+  const Tensor upstream =
+      checked(device, "gradient", gradient, {problem.samples}, image.scalar_type());
+  const Tensor held = torch::stable::contiguous(image);
+  const auto weights = checked_mask(device, mask, image);
+  Tensor grad_image = torch::stable::new_empty(held, held.sizes());
+  if (held.numel() == 0) return grad_image;
+  dispatch_storage("image", held, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(held, backward_doubles<S>(problem));
+    launch_backward(problem, data<S>(upstream), data<S>(held), data_or_null<S>(weights),
+                    output<double>(scratch), output<S>(grad_image), device.stream());
+  });
+  return grad_image;
+}
+
+}  // namespace
+}  // namespace diffreg::gradient_scale
+
+DIFFREG_CUDA_LIBRARY(library) {
+  library.impl("gradient_scale", TORCH_BOX(&diffreg::gradient_scale::forward));
+  library.impl("gradient_scale_backward", TORCH_BOX(&diffreg::gradient_scale::backward));
+}

@@ -1,0 +1,222 @@
+// Windowed correlation: box sums by running sums down the columns and direct sums along the rows,
+// in double, five of them at a time. The gradient is box sums of what the windows leave. Called by
+// local_correlation_cuda.cpp.
+#include "../common/block_reduce.h"
+#include "../common/mask_total.h"
+#include "../common/tile.h"
+#include "local_correlation_cuda.h"
+
+namespace diffreg::local_correlation {
+namespace {
+
+constexpr int kStrip = 32;  // rows that one thread runs down
+using ColumnTiles = Tiles<kThreads, kStrip>;
+using SmallTiles = Tiles<kColumns, kRows>;
+
+template <typename Shape>
+Shape tiles_of(const Problem& problem) {
+  return {problem.samples * problem.channels, problem.height, problem.width};
+}
+
+// The terms of a voxel out of both images.
+template <typename S>
+struct ImageTerms {
+  Images<S> images;
+  DIFFREG_DEVICE void operator()(int64_t plane, int64_t voxels, int64_t voxel,
+                                 double* terms) const {
+    image_terms(load(images.warped + plane * voxels + voxel),
+                load(images.fixed + plane * voxels + voxel), terms);
+  }
+};
+
+// The terms that the windows left.
+struct WindowTerms {
+  const double* left;  // (N * C, 5, H, W)
+  DIFFREG_DEVICE void operator()(int64_t plane, int64_t voxels, int64_t voxel,
+                                 double* terms) const {
+    for (int k = 0; k < kTerms; ++k) terms[k] = load(left + (plane * kTerms + k) * voxels + voxel);
+  }
+};
+
+// Sums of the terms over radius rows above and below.
+template <typename Terms>
+__global__ void __launch_bounds__(kThreads, kResident)
+    columns_kernel(Problem problem, ColumnTiles tiles, Terms terms_of,
+                   double* columns) {  // (N * C, 5, H, W)
+  const int64_t H = problem.height, W = problem.width, r = problem.radius;
+  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+    const auto place = tiles.place(tile);
+    const int64_t x = place.x + thread_index();
+    if (!inside(x, W)) continue;
+    double running[kTerms] = {};
+    const auto add = [&](int64_t y, double sign) {
+      if (!inside(y, H)) return;
+      double terms[kTerms];
+      terms_of(place.plane, H * W, y * W + x, terms);
+      for (int k = 0; k < kTerms; ++k) running[k] += sign * terms[k];
+    };
+    for (int64_t y = clamped(place.y - r, H); y < place.y + r; ++y) add(y, 1);
+    for (int64_t y = place.y; y < place.y + kStrip && y < H; ++y) {
+      add(y + r, 1);
+      if (y > place.y) add(y - r - 1, -1);
+      for (int k = 0; k < kTerms; ++k) {
+        store(columns + ((place.plane * kTerms + k) * H + y) * W + x, running[k]);
+      }
+    }
+  }
+}
+
+// Voxels of the window around an index that lie inside an axis of that size.
+DIFFREG_DEVICE int64_t window_count(int64_t at, int64_t radius, int64_t size) {
+  return clamped(at + radius, size) - clamped(at - radius, size) + 1;
+}
+
+// Box sums at (y, x): the columns' sums over radius columns to either side.
+DIFFREG_DEVICE void sum_box(const Problem& problem,
+                            const double* columns,  // (5, H, W) of one plane
+                            int64_t y, int64_t x, double* sums) {
+  const int64_t last = clamped(x + problem.radius, problem.width);
+  for (int k = 0; k < kTerms; ++k) sums[k] = 0;
+  for (int64_t at = clamped(x - problem.radius, problem.width); at <= last; ++at) {
+    for (int k = 0; k < kTerms; ++k) {
+      sums[k] += load(columns + (k * problem.height + y) * problem.width + at);
+    }
+  }
+}
+
+DIFFREG_DEVICE Window window_at(const Problem& problem,
+                                const double* columns,  // (5, H, W) of one plane
+                                int64_t y, int64_t x) {
+  double sums[kTerms];
+  sum_box(problem, columns, y, x, sums);
+  return Window(sums, double(window_count(y, problem.radius, problem.height) *
+                             window_count(x, problem.radius, problem.width)));
+}
+
+template <typename S>
+__global__ void __launch_bounds__(kThreads, kResident)
+    value_kernel(Problem problem, SmallTiles tiles,
+                 const double* columns,  // (N * C, 5, H, W)
+                 const S* mask,          // (N, 1, H, W) or null
+                 Reduction reduction,
+                 S* value) {  // (N)
+  const int64_t H = problem.height, W = problem.width;
+  const int64_t sample_tiles = problem.channels * tiles.per_plane();
+  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+    const auto place = tiles.place(tile);
+    const int64_t n = place.plane / problem.channels;
+    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
+    double sums[2] = {0, 0};
+    if (inside(y, H) && inside(x, W)) {
+      const double weight = mask ? load(mask + (n * H + y) * W + x) : 1;
+      sums[0] = weight * window_at(problem, columns + place.plane * kTerms * H * W, y, x).value();
+      sums[1] = weight;
+    }
+    reduce_tiles(reduction, sums, n, tile % sample_tiles, sample_tiles, [&](const double* total) {
+      const double per = total[1] == 0 ? 0 : 1 / total[1];
+      store(value + n, static_cast<Arithmetic<S>>(total[0] * per));
+    });
+  }
+}
+
+// What every window leaves for the gradient.
+template <typename S>
+__global__ void __launch_bounds__(kThreads, kResident)
+    windows_kernel(Problem problem, SmallTiles tiles,
+                   const double* columns,  // (N * C, 5, H, W)
+                   const S* mask,          // (N, 1, H, W) or null
+                   const double* total,    // (N) or null
+                   const S* gradient,      // (N)
+                   double* left) {         // (N * C, 5, H, W)
+  const int64_t H = problem.height, W = problem.width;
+  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+    const auto place = tiles.place(tile);
+    const int64_t n = place.plane / problem.channels, plane = place.plane * kTerms * H * W;
+    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
+    if (!inside(y, H) || !inside(x, W)) continue;
+    double factor = load(gradient + n) * per_voxel(total, n, H * W) / problem.channels;
+    if (mask) factor *= load(mask + (n * H + y) * W + x);
+    double terms[kTerms];
+    window_at(problem, columns + plane, y, x).gradient_terms(factor, terms);
+    for (int k = 0; k < kTerms; ++k) store(left + plane + (k * H + y) * W + x, terms[k]);
+  }
+}
+
+template <typename S>
+__global__ void __launch_bounds__(kThreads, kResident)
+    gradient_kernel(Problem problem, SmallTiles tiles, Images<S> images,
+                    const double* columns,  // (N * C, 5, H, W)
+                    S* grad_warped,         // (N, C, H, W) or null
+                    S* grad_fixed) {        // (N, C, H, W) or null
+  using T = Arithmetic<S>;
+  const int64_t H = problem.height, W = problem.width;
+  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+    const auto place = tiles.place(tile);
+    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
+    if (!inside(y, H) || !inside(x, W)) continue;
+    double sum[kTerms];
+    sum_box(problem, columns + place.plane * kTerms * H * W, y, x, sum);
+    const int64_t at = (place.plane * H + y) * W + x;
+    const double w = load(images.warped + at), r = load(images.fixed + at);
+    if (grad_warped) store(grad_warped + at, static_cast<T>(gradient_to_warped(sum, w, r)));
+    if (grad_fixed) store(grad_fixed + at, static_cast<T>(gradient_to_fixed(sum, w, r)));
+  }
+}
+
+int64_t term_doubles(const Problem& problem) {
+  return problem.samples * problem.channels * kTerms * problem.height * problem.width;
+}
+
+}  // namespace
+
+int64_t forward_doubles(const Problem& problem) {
+  const int64_t tiles = problem.channels * tiles_of<SmallTiles>(problem).per_plane();
+  return term_doubles(problem) + reduction_doubles(problem.samples, 2, tiles);
+}
+
+template <typename S>
+void launch_forward(const Problem& problem, const Images<S>& images, double* workspace, S* value,
+                    void* stream) {
+  const auto strips = tiles_of<ColumnTiles>(problem);
+  const auto tiles = tiles_of<SmallTiles>(problem);
+  const Reduction reduction = make_reduction(workspace + term_doubles(problem), problem.samples, 2,
+                                             problem.channels * tiles.per_plane(), stream);
+  DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
+                 ImageTerms<S>{images}, workspace);
+  DIFFREG_LAUNCH(value_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, workspace,
+                 images.mask, reduction, value);
+}
+
+int64_t backward_doubles(const Problem& problem, bool masked) {
+  const int64_t mask = mask_total_doubles(problem.samples, problem.height * problem.width);
+  return 2 * term_doubles(problem) + (masked ? mask : 0);
+}
+
+template <typename S>
+void launch_backward(const Problem& problem, const Images<S>& images, const S* gradient,
+                     double* workspace, S* grad_warped, S* grad_fixed, void* stream) {
+  const auto strips = tiles_of<ColumnTiles>(problem);
+  const auto tiles = tiles_of<SmallTiles>(problem);
+  double* columns = workspace;
+  double* left = columns + term_doubles(problem);
+  const double* total = launch_mask_total(problem.samples, problem.height * problem.width,
+                                          images.mask, left + term_doubles(problem), stream);
+  DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
+                 ImageTerms<S>{images}, columns);
+  DIFFREG_LAUNCH(windows_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, columns,
+                 images.mask, total, gradient, left);
+  DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
+                 WindowTerms{left}, columns);
+  DIFFREG_LAUNCH(gradient_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, images,
+                 columns, grad_warped, grad_fixed);
+}
+
+#define DIFFREG_INSTANCES(S)                                                          \
+  template void launch_forward(const Problem&, const Images<S>&, double*, S*, void*); \
+  template void launch_backward(const Problem&, const Images<S>&, const S*, double*, S*, S*, void*);
+DIFFREG_INSTANCES(float)
+DIFFREG_INSTANCES(double)
+DIFFREG_INSTANCES(Half)
+DIFFREG_INSTANCES(BFloat16)
+
+}  // namespace diffreg::local_correlation

@@ -1,0 +1,79 @@
+// CUDA driver of diffreg::local_correlation and diffreg::local_correlation_backward.
+#include "local_correlation_cuda.h"
+
+#include <algorithm>
+
+#include "../common/cuda_driver.h"
+
+namespace diffreg::local_correlation {
+namespace {
+
+using namespace diffreg::cuda;
+
+// The inputs, checked and contiguous.
+struct Inputs {
+  Tensor warped, fixed;
+  std::optional<Tensor> mask;
+  Problem problem;
+
+  Inputs(const Device& device, const Tensor& warped_image, const Tensor& fixed_image,
+         int64_t window, const std::optional<Tensor>& weights) {
+    check_image(device, "warped", warped_image);
+    STD_TORCH_CHECK(window > 0 && window % 2 == 1, "window must be odd and positive, got ", window);
+    const auto dtype = warped_image.scalar_type();
+    warped = torch::stable::contiguous(warped_image);
+    fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
+    mask = checked_mask(device, weights, warped_image);
+    const int64_t H = warped.size(2), W = warped.size(3);
+    // A window reaches no further than the image, however large it was asked for.
+    problem = {warped.size(0), warped.size(1), H, W, std::min(window / 2, std::max(H, W))};
+  }
+
+  template <typename S>
+  Images<S> images() const {
+    return {data<S>(warped), data<S>(fixed), data_or_null<S>(mask)};
+  }
+};
+
+Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
+               std::optional<Tensor> mask) {
+  const Device device(warped);
+  const Inputs in(device, warped, fixed, window, mask);
+  Tensor value = torch::stable::new_empty(in.warped, {in.problem.samples});
+  if (warped.numel() == 0) return torch::stable::zero_(value);
+  dispatch_storage("warped", in.warped, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
+    launch_forward(in.problem, in.images<S>(), output<double>(scratch), output<S>(value),
+                   device.stream());
+  });
+  return value;
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
+                                    const Tensor& fixed, int64_t window, std::optional<Tensor> mask,
+                                    bool need_warped, bool need_fixed) {
+  const Device device(warped);
+  const Inputs in(device, warped, fixed, window, mask);
+  const Tensor upstream =
+      checked(device, "gradient", gradient, {in.problem.samples}, warped.scalar_type());
+  Tensor grad_warped = gradient_like(in.warped, need_warped);
+  Tensor grad_fixed = gradient_like(in.fixed, need_fixed);
+  if (warped.numel() == 0) return {grad_warped, grad_fixed};
+  dispatch_storage("warped", in.warped, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(in.warped, backward_doubles(in.problem, mask.has_value()));
+    launch_backward(in.problem, in.images<S>(), data<S>(upstream), output<double>(scratch),
+                    need_warped ? output<S>(grad_warped) : nullptr,
+                    need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
+  });
+  return {grad_warped, grad_fixed};
+}
+
+}  // namespace
+}  // namespace diffreg::local_correlation
+
+DIFFREG_CUDA_LIBRARY(library) {
+  library.impl("local_correlation", TORCH_BOX(&diffreg::local_correlation::forward));
+  library.impl("local_correlation_backward", TORCH_BOX(&diffreg::local_correlation::backward));
+}

@@ -1,0 +1,87 @@
+// CUDA driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
+#include "parallel_level_sets_cuda.h"
+
+#include "../common/cuda_driver.h"
+
+namespace diffreg::parallel_level_sets {
+namespace {
+
+using namespace diffreg::cuda;
+
+Variant parse(const std::string& name) {
+  if (name == "pls") return Variant::pls;
+  if (name == "smooth") return Variant::smooth;
+  STD_TORCH_CHECK(name == "ngf", "variant must be 'pls', 'smooth' or 'ngf', got '", name, "'");
+  return Variant::ngf;
+}
+
+// The inputs, checked and contiguous.
+struct Inputs {
+  Tensor warped, fixed, eps_warped, eps_fixed;
+  std::optional<Tensor> mask;
+  Problem problem;
+
+  Inputs(const Device& device, const Tensor& warped_image, const Tensor& fixed_image,
+         const Tensor& eps_w, const Tensor& eps_r, const std::string& variant,
+         const std::optional<Tensor>& weights) {
+    check_image(device, "warped", warped_image);
+    const auto dtype = warped_image.scalar_type();
+    const int64_t N = warped_image.size(0);
+    warped = torch::stable::contiguous(warped_image);
+    fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
+    eps_warped = checked(device, "eps_warped", eps_w, {N}, dtype);
+    eps_fixed = checked(device, "eps_fixed", eps_r, {N}, dtype);
+    mask = checked_mask(device, weights, warped_image);
+    problem = {N, warped.size(1), warped.size(2), warped.size(3), parse(variant)};
+  }
+
+  template <typename S>
+  Images<S> images() const {
+    return {data<S>(warped), data<S>(fixed), data<S>(eps_warped), data<S>(eps_fixed),
+            data_or_null<S>(mask)};
+  }
+};
+
+Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
+               const Tensor& eps_fixed, std::string variant, std::optional<Tensor> mask) {
+  const Device device(warped);
+  const Inputs in(device, warped, fixed, eps_warped, eps_fixed, variant, mask);
+  Tensor value = torch::stable::new_empty(in.warped, {in.problem.samples});
+  if (warped.numel() == 0) return torch::stable::zero_(value);
+  dispatch_storage("warped", in.warped, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(in.warped, forward_doubles<S>(in.problem));
+    launch_forward(in.problem, in.images<S>(), output<double>(scratch), output<S>(value),
+                   device.stream());
+  });
+  return value;
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
+                                    const Tensor& fixed, const Tensor& eps_warped,
+                                    const Tensor& eps_fixed, std::string variant,
+                                    std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
+  const Device device(warped);
+  const Inputs in(device, warped, fixed, eps_warped, eps_fixed, variant, mask);
+  const Tensor upstream =
+      checked(device, "gradient", gradient, {in.problem.samples}, warped.scalar_type());
+  Tensor grad_warped = gradient_like(in.warped, need_warped);
+  Tensor grad_fixed = gradient_like(in.fixed, need_fixed);
+  if (warped.numel() == 0) return {grad_warped, grad_fixed};
+  dispatch_storage("warped", in.warped, [&](auto zero) {
+    using S = decltype(zero);
+    Tensor scratch = workspace(in.warped, backward_doubles(in.problem, mask.has_value()));
+    launch_backward(in.problem, in.images<S>(), data<S>(upstream), output<double>(scratch),
+                    need_warped ? output<S>(grad_warped) : nullptr,
+                    need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
+  });
+  return {grad_warped, grad_fixed};
+}
+
+}  // namespace
+}  // namespace diffreg::parallel_level_sets
+
+DIFFREG_CUDA_LIBRARY(library) {
+  library.impl("parallel_level_sets", TORCH_BOX(&diffreg::parallel_level_sets::forward));
+  library.impl("parallel_level_sets_backward", TORCH_BOX(&diffreg::parallel_level_sets::backward));
+}

@@ -1,0 +1,134 @@
+// CUDA driver of diffreg::warp and diffreg::warp_backward.
+#include "warp_cuda.h"
+
+#include "../common/cuda_driver.h"
+#include "not_a_number.h"
+
+namespace diffreg::warp {
+namespace {
+
+using namespace diffreg::cuda;
+
+Problem make_problem(const Device& device, const Tensor& moving, const Tensor& displacement,
+                     const std::string& interpolation, const std::string& padding) {
+  STD_TORCH_CHECK(interpolation == "linear" || interpolation == "nearest",
+                  "interpolation must be 'linear' or 'nearest', got '", interpolation, "'");
+  STD_TORCH_CHECK(padding == "border" || padding == "zeros",
+                  "padding must be 'border' or 'zeros', got '", padding, "'");
+  check_image(device, "moving", moving);
+  check_displacement(device, displacement);
+  STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
+                  " samples, displacement ", displacement.size(0));
+  const Sampling sampling{interpolation == "linear",
+                          padding == "border" ? Padding::border : Padding::zeros};
+  Problem problem{moving.size(0), moving.size(1), {}, {}, sampling};
+  for (int k = 0; k < D; ++k) {
+    problem.from[k] = moving.size(2 + k);
+    problem.to[k] = displacement.size(2 + k);
+    STD_TORCH_CHECK(problem.from[k] < 1 << 30 && problem.to[k] < 1 << 30,
+                    "an axis must be shorter than 2^30 voxels");
+  }
+  STD_TORCH_CHECK(problem.from_voxels() > 0 || displacement.numel() == 0,
+                  "moving has no voxels: ", shape_of(moving));
+  return problem;
+}
+
+std::vector<int64_t> warped_shape(const Tensor& moving, const Tensor& displacement) {
+  return {moving.size(0), moving.size(1), displacement.size(2), displacement.size(3)};
+}
+
+template <typename V, typename U>
+void nearest(const Problem& problem, const Tensor& image, const U* displacement, Tensor& warped,
+             void* stream) {
+  const auto bytes = not_a_number(image);
+  V nan;
+  std::memcpy(&nan, bytes.data(), sizeof nan);
+  launch_nearest(problem, nan, data<V>(image), displacement, output<V>(warped), stream);
+}
+
+template <typename U>
+void nearest_of_any(const Problem& problem, const Tensor& image, const U* displacement,
+                    Tensor& warped, void* stream) {
+  switch (image.element_size()) {
+    case 1: return nearest<uint8_t>(problem, image, displacement, warped, stream);
+    case 2: return nearest<uint16_t>(problem, image, displacement, warped, stream);
+    case 4: return nearest<uint32_t>(problem, image, displacement, warped, stream);
+    case 8: return nearest<uint64_t>(problem, image, displacement, warped, stream);
+    case 16: return nearest<TwoWords>(problem, image, displacement, warped, stream);
+    default: STD_TORCH_CHECK(false, "moving has a dtype of an unknown size");
+  }
+}
+
+Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
+               std::string padding) {
+  const Device device(displacement);
+  const Problem problem = make_problem(device, moving, displacement, interpolation, padding);
+  if (problem.sampling.linear) check_dtype("displacement", displacement, moving.scalar_type());
+  const Tensor image = torch::stable::contiguous(moving);
+  const Tensor field = torch::stable::contiguous(displacement);
+  Tensor warped = torch::stable::new_empty(image, warped_shape(moving, displacement));
+  if (warped.numel() == 0) return warped;
+  dispatch_storage("displacement", field, [&](auto zero) {
+    using S = decltype(zero);
+    if (problem.sampling.linear) {
+      launch_forward(problem, data<S>(image), data<S>(field), output<S>(warped), device.stream());
+    } else {
+      nearest_of_any(problem, image, data<S>(field), warped, device.stream());
+    }
+  });
+  return warped;
+}
+
+// The gradient to moving is added up in the arithmetic type, and rounded once.
+template <typename S>
+Tensor gradient_to_moving(const Problem& problem, const Tensor& image) {
+  const auto dtype = sizeof(Arithmetic<S>) == 4 ? ScalarType::Float : ScalarType::Double;
+  (void)problem;
+  return torch::stable::new_empty(image, image.sizes(), dtype);
+}
+
+std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
+                                    const Tensor& displacement, std::string interpolation,
+                                    std::string padding, bool need_moving, bool need_displacement,
+                                    bool deterministic) {
+  const Device device(displacement);
+  const Problem problem = make_problem(device, moving, displacement, interpolation, padding);
+  const auto dtype = moving.scalar_type();
+  check_dtype("displacement", displacement, dtype);
+  const Tensor upstream =
+      checked(device, "gradient", gradient, warped_shape(moving, displacement), dtype);
+  const Tensor image = torch::stable::contiguous(moving);
+  const Tensor field = torch::stable::contiguous(displacement);
+  Tensor grad_moving = gradient_like(image, need_moving);
+  Tensor grad_displacement = gradient_like(field, need_displacement);
+  if (upstream.numel() == 0) {
+    return {torch::stable::zero_(grad_moving), torch::stable::zero_(grad_displacement)};
+  }
+  dispatch_storage("moving", image, [&](auto zero) {
+    using S = decltype(zero);
+    using T = Arithmetic<S>;
+    Tensor sum = need_moving ? gradient_to_moving<S>(problem, image) : grad_moving;
+    T* to_moving = need_moving ? output<T>(sum) : nullptr;
+    S* to_displacement = need_displacement ? output<S>(grad_displacement) : nullptr;
+    const bool gather = deterministic && need_moving;
+    if (gather) {
+      const Tensor boxes = workspace(field, gather_doubles(problem));
+      launch_gather(problem, data<S>(upstream), data<S>(field),
+                    static_cast<double*>(boxes.mutable_data_ptr()), to_moving, device.stream());
+    }
+    if (need_displacement || (need_moving && !gather)) {
+      launch_backward(problem, data<S>(upstream), data<S>(image), data<S>(field),
+                      gather ? nullptr : to_moving, to_displacement, device.stream());
+    }
+    if (need_moving) grad_moving = torch::stable::to(sum, dtype);
+  });
+  return {grad_moving, grad_displacement};
+}
+
+}  // namespace
+}  // namespace diffreg::warp
+
+DIFFREG_CUDA_LIBRARY(library) {
+  library.impl("warp", TORCH_BOX(&diffreg::warp::forward));
+  library.impl("warp_backward", TORCH_BOX(&diffreg::warp::backward));
+}

@@ -1,0 +1,100 @@
+"""Once per GPU and version: every kernel against the CPU on a small case, before it is trusted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from diffreg import __version__
+
+_passed: set[tuple[int, str]] = set()
+
+
+def check_once(device: torch.device) -> None:
+    """Compares all kernels on a GPU with the CPU, the first time that the GPU is used.
+
+    Not while torch.compile traces nor while a graph is captured, which must not wait for results.
+
+    Raises:
+        RuntimeError: a kernel gives something else than the CPU, or does not run on this GPU.
+    """
+    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+        return
+    index = torch.cuda.current_device() if device.index is None else device.index
+    key = (index, __version__)
+    if key in _passed:
+        return
+    _passed.add(key)  # what follows calls no public function, but stay safe from going round
+    try:
+        compare(torch.device("cuda", index), torch.ops.diffreg, architecture(index))
+    except RuntimeError:
+        _passed.discard(key)
+        raise
+
+
+def architecture(index: int) -> str:
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"{torch.cuda.get_device_name(index)} (sm_{major}{minor})"
+
+
+def compare(device: torch.device, ops: Any, where: str) -> None:
+    """Runs every operator of `ops` on the device and torch.ops.diffreg on the CPU.
+
+    Raises:
+        RuntimeError: naming the operator and `where`.
+    """
+    for name, arguments in _calls():
+        there = tuple(a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments)
+        expected = getattr(torch.ops.diffreg, name)(*arguments)
+        try:
+            found = getattr(ops, name)(*there)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"diffreg's {name} kernel does not run on {where}: {error}. The core was built for "
+                f"other architectures, or the driver is too old; build it with this machine's nvcc"
+            ) from None
+        for own, other in zip(_as_tuple(found), _as_tuple(expected), strict=True):
+            if not torch.allclose(own.cpu(), other, rtol=1e-4, atol=1e-5, equal_nan=True):
+                apart = (own.cpu() - other).abs().max().item()
+                raise RuntimeError(
+                    f"diffreg's {name} kernel computes wrongly on {where}: {apart:.1e} apart from "
+                    "the CPU. Please report it; until then, work on the CPU"
+                )
+
+
+def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
+    return (value,) if isinstance(value, torch.Tensor) else tuple(value)
+
+
+def _uniform(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Each operator and its backward operator, on one sample a bit larger than a tile."""
+    size = (27, 131)
+    moving, fixed = _uniform(1, 1, *size), _uniform(1, 1, *size, seed=1)
+    mask, u = _uniform(1, 1, *size, seed=2), 2 * _uniform(1, 2, *size, seed=3) - 1
+    one, scale = torch.ones(1), torch.full((1,), 0.2)
+    both = (True, True)
+    for padding in ("border", "zeros"):
+        yield "warp", (moving, u, "linear", padding)
+        for deterministic in (False, True):
+            options = ("linear", padding, *both, deterministic)
+            yield "warp_backward", (fixed, moving, u, *options)
+    energy = (0.4 * u, [1.0, 1.5], "hyperelastic", 0.2)
+    yield "deformation_energy", energy
+    yield "deformation_energy_backward", (one, one, one, *energy)
+    cells = _uniform(1, size[0] - 1, size[1] - 1, seed=4)
+    yield "jacobian_determinant", (u, "min")
+    yield "jacobian_determinant_backward", (cells, u, "min")
+    yield "gradient_scale", (moving, 1.0, mask)
+    yield "gradient_scale_backward", (one, moving, 1.0, mask)
+    _, moments = torch.ops.diffreg.correlation(moving, fixed, mask)
+    yield "correlation", (moving, fixed, mask)
+    yield "correlation_backward", (one, moments, moving, fixed, mask, *both)
+    pair = (moving, fixed, scale, scale, "pls", mask)
+    yield "parallel_level_sets", pair
+    yield "parallel_level_sets_backward", (one, *pair, *both)
+    yield "local_correlation", (moving, fixed, 9, mask)
+    yield "local_correlation_backward", (one, moving, fixed, 9, mask, *both)

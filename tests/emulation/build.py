@@ -1,0 +1,108 @@
+"""Builds the CUDA kernels for the CPU: the unchanged .cu files and drivers, g++ and the shim.
+
+One library a flavour: "plain" counts traffic, "address" runs under ASan and UBSan, "race" under
+TSan. Objects are kept by the hash of what they are made of, so a second build costs nothing.
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SHIM = Path(__file__).parent / "shim"
+CACHE = ROOT / "build" / "emulation"
+COMPILER = os.environ.get("CXX", "g++")
+
+SANITIZE = {
+    "plain": [],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "race": ["-fsanitize=thread"],
+}
+DEFINE = {"plain": [], "address": ["-DDIFFREG_ASAN"], "race": ["-DDIFFREG_TSAN"]}
+RUNTIME = {"plain": [], "address": ["libasan.so", "libubsan.so"], "race": ["libtsan.so"]}
+
+
+def torch_folder(name: str) -> str:
+    return str(Path(importlib.util.find_spec("torch").origin).parent / name)
+
+
+def flags(flavour: str) -> list[str]:
+    return [
+        *("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+        *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
+        *("-DDIFFREG_EMULATION", "-DTORCH_TARGET_VERSION=0x020d000000000000"),
+        *("-I", str(SHIM), "-isystem", torch_folder("include")),
+        *DEFINE[flavour],
+    ]
+
+
+def sources(csrc: Path, operators: tuple[str, ...]) -> list[Path]:
+    """The kernels and drivers of the named operators, of all where none is named."""
+    found = sorted(csrc.glob("*/*.cu")) + sorted(csrc.glob("*/*_cuda.cpp"))
+    return [p for p in found if not operators or p.parent.name in operators]
+
+
+def headers_of(source: Path, csrc: Path) -> list[Path]:
+    folders = [source.parent, csrc / "common", SHIM]
+    return sorted(p for folder in folders for p in folder.glob("*.h"))
+
+
+def compile_one(source: Path, csrc: Path, flavour: str) -> Path:
+    """The object of one source, out of the cache where nothing that it is made of has changed."""
+    sanitize = [] if source.parent == SHIM and flavour == "race" else SANITIZE[flavour]
+    # Drivers hold no kernel: what they call is what is watched.
+    if source.suffix == ".cpp" and source.parent != SHIM:
+        sanitize = []
+    arguments = [*flags(flavour), *sanitize]
+    digest = hashlib.sha256(" ".join([COMPILER, *arguments]).encode())
+    for path in [source, *headers_of(source, csrc)]:
+        digest.update(path.read_bytes())
+    target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
+    if target.exists():
+        return target
+    unfinished = target.with_suffix(f".{os.getpid()}")
+    command = [COMPILER, *arguments, "-x", "c++", "-c", str(source), "-o", str(unfinished)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{source.name} does not compile ({flavour}):\n{run.stderr[-4000:]}")
+    unfinished.rename(target)
+    return target
+
+
+def build(flavour: str, csrc: Path = ROOT / "csrc", operators: tuple[str, ...] = ()) -> Path:
+    """Builds one flavour of the emulated kernels and returns the library."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    every = [*sources(csrc, operators), SHIM / "emulation.cpp"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda source: compile_one(source, csrc, flavour), every))
+    digest = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
+    library = CACHE / f"libdiffreg_{flavour}-{digest}.so"
+    if not library.exists():
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        torch = ["-L", torch_folder("lib"), "-ltorch_cpu", "-ltorch", "-lc10"]
+        command = [COMPILER, "-shared", *SANITIZE[flavour], *map(str, objects), *torch]
+        command += ["-o", str(unfinished)]
+        subprocess.run(command, check=True)
+        unfinished.rename(library)
+    return library
+
+
+def environment(flavour: str) -> dict[str, str]:
+    """What a Python process needs to load a library of that flavour."""
+    paths = [
+        subprocess.run(
+            [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in RUNTIME[flavour]
+    ]
+    return {
+        **os.environ,
+        "LD_PRELOAD": ":".join(paths),
+        "OMP_NUM_THREADS": "1",
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:report_signal_unsafe=0",
+    }

@@ -1,0 +1,285 @@
+"""Every operator, option and direction, emulated kernel against CPU operator."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Tensors = tuple[torch.Tensor, ...]
+
+# Of the largest value of a result. Halves: two roundings of the storage type.
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+ARITHMETIC = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def uniform(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@dataclass(frozen=True)
+class Shape:
+    samples: int
+    channels: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator with one choice of its options."""
+
+    name: str
+    operator: str
+    # (shape, dtype) -> the operator's tensors
+    inputs: Callable[[Shape, torch.dtype], Tensors]
+    options: tuple[Any, ...] = ()
+    masked: bool | None = None  # None: the operator has no mask
+    # What the backward operator takes behind: one choice of needs, or more.
+    needs: tuple[tuple[Any, ...], ...] = ((),)
+    saved: int = 0  # outputs, from the last, that the backward operator gets before the inputs
+    tile: Callable[[int], tuple[int, int]] = lambda item: (24, 512 // item)  # rows, columns
+
+    def mask(self, shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+        if self.masked is None:
+            return ()
+        if not self.masked:
+            return (None,)
+        mask = (uniform((shape.samples, 1, *shape.size), torch.float64, 7) - 0.2).clamp(min=0)
+        return (mask.to(dtype),)
+
+    def sizes(self, dtype: torch.dtype) -> list[tuple[int, int]]:
+        """1, a tile less one, a tile, a tile and one, two tiles and one: along both axes."""
+        rows, columns = self.tile(dtype.itemsize)
+        edges = [[1, n - 1, n, n + 1, 2 * n + 1] for n in (rows, columns)]
+        return [(h, w) for h in edges[0] for w in edges[1]]
+
+    def shapes(self, dtype: torch.dtype, full: bool = False) -> list[Shape]:
+        """Two samples of two channels; of all pairs of sizes, or of a few."""
+        sizes = self.sizes(dtype)
+        if not full:
+            # In 16 bits one voxel is below thresholds that depend on the dtype.
+            few = (8, 18) if dtype in ARITHMETIC else (0, 8, 18, 24)
+            sizes = [sizes[k] for k in few]
+        # The correlation of two numbers is 1 or -1, its gradient nothing but rounding.
+        return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
+
+
+def fields(amplitude: float) -> Callable[[Shape, torch.dtype], Tensors]:
+    def make(shape: Shape, dtype: torch.dtype) -> Tensors:
+        return (((uniform((shape.samples, 2, *shape.size), dtype, 1) - 0.5) * amplitude).to(dtype),)
+
+    return make
+
+
+def images(count: int) -> Callable[[Shape, torch.dtype], Tensors]:
+    def make(shape: Shape, dtype: torch.dtype) -> Tensors:
+        size = (shape.samples, shape.channels, *shape.size)
+        return tuple(uniform(size, dtype, 10 + k) for k in range(count))
+
+    return make
+
+
+def pair_with_scales(shape: Shape, dtype: torch.dtype) -> Tensors:
+    scales = (0.2 + uniform((shape.samples,), dtype, 20 + k) for k in range(2))
+    return (*images(2)(shape, dtype), *scales)
+
+
+def moving_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """A moving image of another size; every second field leaves the image, one voxel is NaN."""
+    height, width = shape.size
+    moving = uniform((shape.samples, shape.channels, height + 2, max(width - 1, 1)), dtype, 2)
+    u = uniform((shape.samples, 2, height, width), torch.float64, 3) - 0.5
+    u[1::2] *= 2.2 * max(shape.size)
+    u.view(-1)[-1:] = torch.nan
+    return moving, (1.7 * u).to(dtype)
+
+
+def warp_cases() -> Iterator[Case]:
+    everything = (
+        (True, False, False),
+        (False, True, False),
+        (True, True, False),
+        (True, True, True),
+        (True, False, True),
+    )
+    for interpolation in ("linear", "nearest"):
+        for padding in ("border", "zeros"):
+            options = (interpolation, padding)
+            name = f"warp-{interpolation}-{padding}"
+            yield Case(
+                name, "warp", moving_and_field, options, needs=everything, tile=lambda _: (16, 64)
+            )
+
+
+def gradient_tile(item: int) -> tuple[int, int]:
+    return 20, 512 // max(item, 4)
+
+
+NEEDS = ((True, True), (True, False), (False, True))
+
+
+def cases() -> list[Case]:
+    found = list(warp_cases())
+    for penalty, threshold in (
+        ("hyperelastic", 0.2),
+        ("log2", 0.1),
+        ("hinge", 0.3),
+        ("relu", 0.0),
+    ):
+        options = ([0.7, 1.9], penalty, threshold)
+        found.append(Case(f"energy-{penalty}", "deformation_energy", fields(1.5), options))
+    for reduce in ("none", "min", "mean"):
+        name = f"determinant-{reduce}"
+        found.append(Case(name, "jacobian_determinant", fields(3.0), (reduce,)))
+    for masked in (False, True):
+        suffix = "-mask" if masked else ""
+        for variant in ("pls", "smooth", "ngf"):
+            found.append(
+                Case(
+                    variant + suffix,
+                    "parallel_level_sets",
+                    pair_with_scales,
+                    (variant,),
+                    masked,
+                    NEEDS,
+                    tile=gradient_tile,
+                )
+            )
+        found.append(
+            Case(
+                "scale" + suffix,
+                "gradient_scale",
+                images(1),
+                (1.7,),
+                masked,
+                tile=gradient_tile,
+            )
+        )
+        found.append(
+            Case(
+                "correlation" + suffix,
+                "correlation",
+                images(2),
+                (),
+                masked,
+                NEEDS,
+                saved=1,
+                tile=lambda _: (32, 64),
+            )
+        )
+        for window in (1, 9, 33):
+            found.append(
+                Case(
+                    f"lncc-{window}{suffix}",
+                    "local_correlation",
+                    images(2),
+                    (window,),
+                    masked,
+                    NEEDS,
+                    tile=lambda _: (32, 32),
+                )
+            )
+    return found
+
+
+CASES = {case.name: case for case in cases()}
+# One case an operator, for what does not depend on the options.
+PLAIN = (
+    "warp-linear-border",
+    "energy-hyperelastic",
+    "determinant-min",
+    "pls-mask",
+    "scale-mask",
+    "correlation-mask",
+    "lncc-9-mask",
+)
+
+
+def as_tuple(value: Any) -> Tensors:
+    return (value,) if isinstance(value, torch.Tensor) else tuple(value)
+
+
+def upstreams(case: Case, value: Tensors) -> list[tuple[torch.Tensor | None, ...]]:
+    """Gradients to the outputs; those of the energies also one by one."""
+    outputs = value[: len(value) - case.saved]
+    all_of_them = tuple(
+        (uniform(tuple(t.shape), torch.float64, 30 + k) - 0.4).to(t.dtype)
+        for k, t in enumerate(outputs)
+    )
+    if len(outputs) == 1:
+        return [all_of_them]
+    alone = [tuple(g if i == k else None for i, g in enumerate(all_of_them)) for k in range(3)]
+    return [all_of_them, *alone]
+
+
+def convert(arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    is_image = (torch.float16, torch.bfloat16)
+    return tuple(
+        a.to(dtype) if isinstance(a, torch.Tensor) and a.dtype in is_image else a for a in arguments
+    )
+
+
+def calls(
+    case: Case, shape: Shape, dtype: torch.dtype, run: Callable[[str, tuple[Any, ...]], Tensors]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Every call of the operator and of its backward operator: name and arguments."""
+    inputs = case.inputs(shape, dtype)
+    mask = case.mask(shape, dtype)
+    arguments = (*inputs, *case.options, *mask)
+    yield case.operator, arguments
+    value = run(case.operator, arguments)
+    saved = value[len(value) - case.saved :]
+    for upstream in upstreams(case, value):
+        for needs in case.needs:
+            yield f"{case.operator}_backward", (*upstream, *saved, *arguments, *needs)
+
+
+def check(name: str, ours: Tensors, theirs: Tensors, dtype: torch.dtype) -> float:
+    """Largest difference, of the largest value; AssertionError beyond the tolerance."""
+    worst = 0.0
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.shape == other.shape, f"{name}: {list(own.shape)}, not {list(other.shape)}"
+        if own.numel() == 0:
+            continue
+        assert torch.equal(own.isnan(), other.isnan()), f"{name}: NaN elsewhere"
+        other = other.double().nan_to_num()
+        apart = (own.double().nan_to_num() - other).abs().max() / other.abs().max().clamp(min=1e-3)
+        worst = max(worst, float(apart))
+    assert worst <= TOLERANCE[dtype], f"{name}: {worst:.1e} apart, {TOLERANCE[dtype]} allowed"
+    return worst
+
+
+def compare(emulation: Any, case: Case, shape: Shape, dtype: torch.dtype) -> float:
+    """Runs every call emulated and on the CPU; returns the largest difference."""
+    wide = ARITHMETIC.get(dtype, dtype)
+
+    def emulated(operator: str, arguments: tuple[Any, ...]) -> Tensors:
+        return as_tuple(getattr(emulation.ops, operator)(*arguments))
+
+    worst = 0.0
+    for operator, arguments in calls(case, shape, dtype, emulated):
+        ours = emulated(operator, arguments)
+        theirs = as_tuple(getattr(torch.ops.diffreg, operator)(*convert(arguments, wide)))
+        name = f"{operator} ({case.name}, {shape}, {dtype})"
+        worst = max(worst, check(name, ours, theirs, dtype))
+    return worst
+
+
+def results(emulation: Any, case: Case, shape: Shape, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The results of every call but those that add in any order on purpose."""
+
+    def emulated(operator: str, arguments: tuple[Any, ...]) -> Tensors:
+        return as_tuple(getattr(emulation.ops, operator)(*arguments))
+
+    found: list[torch.Tensor] = []
+    for operator, arguments in calls(case, shape, dtype, emulated):
+        if operator == "warp_backward" and arguments[-3] and not arguments[-1]:
+            continue
+        found += emulated(operator, arguments)
+    return found

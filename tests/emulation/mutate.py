@@ -1,0 +1,129 @@
+"""Takes out each barrier and each bound check of the kernels in turn, and expects a failure.
+
+    python tests/emulation/mutate.py [--list] [--sample N --seed S] [--only TEXT]
+
+A mutant is built and run under the sanitizers against the CPU operators; one that nothing notices
+is a survivor, and the exit status is then 1.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from emulation import build
+
+CSRC = build.ROOT / "csrc"
+# Which operator's cases run a shared header's code.
+USERS = {
+    "block_reduce.h": ("parallel_level_sets", ("pls-mask",)),
+    "cell_tile.h": ("deformation_energy", ("energy-hyperelastic",)),
+    "gradient_tile.h": ("parallel_level_sets", ("pls-mask",)),
+    "mask_total.h": ("parallel_level_sets", ("pls-mask",)),
+    "tile.h": ("deformation_energy", ("energy-hyperelastic",)),
+}
+CASES = {
+    "correlation": ("correlation-mask",),
+    "deformation_energy": ("energy-hyperelastic",),
+    "gradient_scale": ("scale-mask",),
+    "jacobian_determinant": ("determinant-min", "determinant-none"),
+    "local_correlation": ("lncc-9-mask",),
+    "parallel_level_sets": ("pls-mask",),
+    "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
+}
+# What is taken out, and what stands there instead.
+FAULTS = {
+    r"__syncthreads\(\);": ";",
+    r"(?<!bool )\binside\(": "([](int64_t, int64_t) { return true; })(",
+    r"(?<!int64_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: Path  # within csrc
+    start: int
+    end: int
+    text: str
+    line: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.line}"
+
+    @property
+    def target(self) -> tuple[str, tuple[str, ...]]:
+        """Operator to build, cases to run."""
+        if self.path.parent.name == "common":
+            return USERS[self.path.name]
+        return self.path.parent.name, CASES[self.path.parent.name]
+
+
+def mutants() -> list[Mutant]:
+    found = []
+    shared = [CSRC / "common" / name for name in USERS]
+    for path in [*sorted(CSRC.glob("*/*.cu")), *shared]:
+        source = path.read_text()
+        for pattern, text in FAULTS.items():
+            for match in re.finditer(pattern, source):
+                line = source.count("\n", 0, match.start()) + 1
+                found.append(Mutant(path.relative_to(CSRC), *match.span(), text, line))
+    return sorted(found, key=lambda m: (str(m.path), m.start))
+
+
+def noticed(mutant: Mutant, folder: Path) -> str | None:
+    """Which flavour notices the mutant; None where none does."""
+    csrc = folder / "csrc"
+    shutil.rmtree(csrc, ignore_errors=True)
+    shutil.copytree(CSRC, csrc)
+    source = (CSRC / mutant.path).read_text()
+    changed = source[: mutant.start] + mutant.text + source[mutant.end :]
+    (csrc / mutant.path).write_text(changed)
+    operator, cases = mutant.target
+    flavours = ("race", "address") if mutant.text == ";" else ("address", "race")
+    for flavour in flavours:
+        library = build.build(flavour, csrc, (operator,))
+        command = [sys.executable, str(Path(__file__).parent / "run.py"), "--flavour", flavour]
+        command += ["--library", str(library), "--case", *cases]
+        ran = subprocess.run(command, capture_output=True, env=build.environment(flavour))
+        library.unlink()
+        if ran.returncode:
+            return flavour
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--sample", type=int, help="as many at random instead of all")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2), "little"))
+    parser.add_argument("--only", default="", help="those whose file and line hold this text")
+    options = parser.parse_args()
+    every = [m for m in mutants() if options.only in m.name]
+    if options.list:
+        print("\n".join(m.name for m in every))
+        return
+    if options.sample:
+        print(f"seed {options.seed}")
+        every = random.Random(options.seed).sample(every, min(options.sample, len(every)))
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        for mutant in every:
+            by = noticed(mutant, Path(folder))
+            print(f"{mutant.name}: {'noticed (' + by + ')' if by else 'SURVIVED'}", flush=True)
+            if by is None:
+                survivors.append(mutant.name)
+    print(f"{len(every)} mutants, {len(survivors)} survivors")
+    raise SystemExit(1 if survivors else 0)
+
+
+if __name__ == "__main__":
+    main()

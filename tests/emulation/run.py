@@ -1,0 +1,63 @@
+"""Runs emulated kernels in a process of its own: under a sanitizer, or against other orders.
+
+    python tests/emulation/run.py --flavour address|race|plain [--library FILE] [--case NAME ...]
+
+Exit status 0: nothing was reported and every result agrees with the CPU operator.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from emulation import build, comparison
+from emulation.emulated import GRID_LIMIT, Emulation
+
+# Small, since a sanitizer is slow: a tile and a bit more along both axes, two of everything.
+SMALL = comparison.Shape(2, 2, (26, 70))
+
+
+def check_agreement(emulation: Emulation, case: comparison.Case, dtype: torch.dtype) -> None:
+    """Against the CPU, in order, and with fewer blocks than tiles."""
+    for limit in (GRID_LIMIT, 3):
+        emulation.set(grid_limit=limit)
+        for shape in (SMALL, comparison.Shape(1, 1, (1, 5))):
+            comparison.compare(emulation, case, shape, dtype)
+
+
+def check_orders(emulation: Emulation, case: comparison.Case, dtype: torch.dtype) -> None:
+    """Threads and blocks in other orders: the same bits."""
+    emulation.set()
+    expected = comparison.results(emulation, case, SMALL, dtype)
+    for seed in (1, 2):
+        emulation.set(seed=seed)
+        found = comparison.results(emulation, case, SMALL, dtype)
+        for own, other in zip(found, expected, strict=True):
+            bits = own.view(torch.uint8), other.view(torch.uint8)
+            assert torch.equal(*bits), f"{case.name}: the order of threads changes the result"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--flavour", choices=sorted(build.SANITIZE), default="plain")
+    parser.add_argument("--library", type=Path)
+    parser.add_argument("--case", nargs="*", default=list(comparison.CASES))
+    options = parser.parse_args()
+    library = options.library or build.build(options.flavour)
+    if options.flavour != "plain" and not os.environ.get("LD_PRELOAD"):
+        environment = build.environment(options.flavour)
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    torch.set_num_threads(1)
+    emulation = Emulation(library)
+    for name in options.case:
+        case = comparison.CASES[name]
+        check_agreement(emulation, case, torch.float64)
+        check_orders(emulation, case, torch.float32)
+    print(f"{options.flavour}: {len(options.case)} cases, nothing reported")
+
+
+if __name__ == "__main__":
+    main()

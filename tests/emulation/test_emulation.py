@@ -1,0 +1,116 @@
+"""The CUDA kernels, run on the CPU: they agree with the CPU operators, whatever the sizes."""
+
+import pytest
+import torch
+from emulation import build, comparison
+from emulation.emulated import Emulation
+
+from diffreg.ops import _self_test
+
+pytestmark = pytest.mark.slow
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.fixture(scope="session")
+def emulation() -> Emulation:
+    return Emulation(build.build("plain"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("name", comparison.CASES)
+def test_kernels_agree_with_the_cpu(emulation, name, dtype):
+    case = comparison.CASES[name]
+    emulation.set()
+    full = name in comparison.PLAIN and dtype is torch.float64
+    for shape in case.shapes(dtype, full):
+        comparison.compare(emulation, case, shape, dtype)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+@pytest.mark.parametrize("name", comparison.PLAIN)
+def test_more_tiles_than_a_launch_may_have_blocks(emulation, name, limit):
+    emulation.set(grid_limit=limit)
+    case = comparison.CASES[name]
+    comparison.compare(emulation, case, case.shapes(torch.float64)[-1], torch.float64)
+
+
+@pytest.mark.parametrize("name", comparison.PLAIN)
+def test_nothing_is_launched_for_empty_tensors(emulation, name):
+    case = comparison.CASES[name]
+    for samples, channels, size in ((0, 2, (4, 5)), (2, 2, (0, 5)), (2, 0, (4, 5))):
+        if case.operator == "warp" and 0 in size:
+            continue
+        emulation.set()
+        comparison.compare(
+            emulation, case, comparison.Shape(samples, channels, size), torch.float32
+        )
+        launched = set(emulation.traffic()) - {"memset"}
+        field_only = case.operator in ("deformation_energy", "jacobian_determinant")
+        assert not launched or (field_only and channels == 0)
+
+
+@pytest.mark.parametrize("name", comparison.PLAIN)
+def test_views_and_broadcast_gradients_are_read_right(emulation, name):
+    case = comparison.CASES[name]
+    emulation.set()
+    shape = comparison.Shape(2, 2, (9, 13))
+    strided = comparison.Case(
+        **{
+            **vars(case),
+            "inputs": lambda s, d: tuple(
+                t.transpose(0, -1).contiguous().transpose(0, -1) for t in case.inputs(s, d)
+            ),
+        }
+    )
+    comparison.compare(emulation, strided, shape, torch.float64)
+
+
+def test_nearest_copies_every_dtype(emulation):
+    emulation.set()
+    u = comparison.fields(4.0)(comparison.Shape(1, 1, (9, 13)), torch.float32)[0]
+    u[0, 0, 2, 3] = torch.nan
+    for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex128):
+        moving = (100 * torch.rand(1, 2, 9, 13, generator=torch.Generator().manual_seed(0))).to(
+            dtype
+        )
+        for padding in ("border", "zeros"):
+            arguments = (moving, u, "nearest", padding)
+            ours, theirs = emulation.ops.warp(*arguments), torch.ops.diffreg.warp(*arguments)
+            bytes_of = [t.contiguous().view(torch.uint8) for t in (ours, theirs)]
+            assert torch.equal(*bytes_of), dtype
+
+
+def test_a_constant_image_has_no_correlation(emulation):
+    emulation.set()
+    constant, other = torch.full((1, 1, 40, 70), 0.3), torch.rand(1, 1, 40, 70)
+    value, moments = emulation.ops.correlation(constant, other, None)
+    assert value.item() == 1
+    gradients = emulation.ops.correlation_backward(
+        torch.ones(1), moments, constant, other, None, True, True
+    )
+    assert all(not g.any() for g in gradients)
+
+
+def test_errors_name_the_argument(emulation):
+    field = torch.zeros(1, 2, 4, 5)
+    with pytest.raises(RuntimeError, match=r"displacement must be \(N, 2, H, W\)"):
+        emulation.ops.warp(torch.zeros(1, 1, 4, 5), field[:, :1], "linear", "border")
+    with pytest.raises(RuntimeError, match="mask has the wrong shape"):
+        image = torch.zeros(1, 1, 4, 5)
+        emulation.ops.correlation(image, image, image[..., 1:])
+    with pytest.raises(RuntimeError, match="must be float64, float32, float16 or bfloat16"):
+        emulation.ops.jacobian_determinant(field.int(), "min")
+
+
+def test_the_first_use_test_passes_right_kernels_and_names_a_wrong_one(emulation):
+    emulation.set()
+    _self_test.compare(torch.device("cpu"), emulation.ops, "the emulation")
+
+    class Wrong:
+        def __getattr__(self, name):
+            right = getattr(emulation.ops, name)
+            return (lambda *a: 1.01 * right(*a)) if name == "gradient_scale" else right
+
+    with pytest.raises(RuntimeError, match="gradient_scale kernel computes wrongly on sm_00"):
+        _self_test.compare(torch.device("cpu"), Wrong(), "sm_00")
