@@ -79,8 +79,10 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
 def _stopping() -> Iterator[None]:
     """Ctrl-C and SIGTERM both end the command through its `finally`s."""
     last = [-_GRACE]
+    caught: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
+        caught.append(number)
         now = time.monotonic()
         if now - last[0] >= _GRACE:
             last[0] = now
@@ -93,6 +95,13 @@ def _stopping() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in both}
     try:
         yield
+        # A library may have swallowed the exception, or made another one of it.
+        if caught:
+            raise KeyboardInterrupt(caught[0])
+    except Exception as error:
+        if caught:
+            raise KeyboardInterrupt(caught[0]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)

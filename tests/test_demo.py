@@ -68,6 +68,7 @@ def small(tmp_path_factory):
 def test_it_leaves_report_images_figures_and_checkpoints(small):
     out, _ = small
     assert {path.name for path in out.iterdir()} == {
+        "picture.png",
         "report.html",
         "metrics.json",
         "same_contrast",
