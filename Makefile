@@ -7,11 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CORE := CMakeLists.txt cmake/cuda.cmake setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: demo test test-fast test-gpu mutants lint format bench bench-gpu cuda wheel clean machine
+.PHONY: demo test test-fast test-gpu mutants lint format bench bench-gpu clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
-# CUDA's compiler and runtime from wheels, where no nvcc is installed.
-TOOLCHAIN := nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 \
-  nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.app
@@ -48,16 +45,6 @@ bench: $(VENV)/.app
 
 bench-gpu: $(VENV)/.app
 	$(BIN)/python bench/cuda_time.py
-
-# Where no nvcc is installed: the compiler out of its wheels, then the core anew.
-cuda: $(VENV)/.torch
-	$(PIP) $(TOOLCHAIN)
-	$(PIP) --no-build-isolation -e ".[app]"
-	@$(BIN)/python -c 'from diffreg.ops._core import build_info; print(build_info())'
-
-# A wheel of the CPU and CUDA kernels, in dist/.
-wheel: $(VENV)/.torch
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
 
 clean:
 	rm -rf build $(VENV) diffreg/*.so *.egg-info

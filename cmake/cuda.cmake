@@ -6,13 +6,7 @@ set(DIFFREG_CUDA_ARCHITECTURES "75 80 86 89 90 100 120" CACHE STRING
 
 set(DIFFREG_NVCC "")
 if(DIFFREG_CUDA STREQUAL "" OR DIFFREG_CUDA STREQUAL "auto")
-  # The toolchain's wheels put it under site-packages/nvidia.
-  execute_process(
-    COMMAND ${Python_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('purelib'))"
-    OUTPUT_VARIABLE site_packages OUTPUT_STRIP_TRAILING_WHITESPACE)
-  file(GLOB wheel_folders ${site_packages}/nvidia/cu1*/bin)
-  find_program(found_nvcc nvcc NO_CACHE HINTS $ENV{CUDA_HOME}/bin PATHS ${wheel_folders}
-               /usr/local/cuda/bin)
+  find_program(found_nvcc nvcc NO_CACHE HINTS $ENV{CUDA_HOME}/bin PATHS /usr/local/cuda/bin)
   if(found_nvcc)
     set(DIFFREG_NVCC ${found_nvcc})
   endif()

@@ -1,13 +1,11 @@
-"""Once per GPU and version: every kernel against the CPU on a small case, before it is trusted."""
+"""Once per GPU and process: every kernel against the CPU on a small case, before it is trusted."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from diffreg import __version__
-
-_passed: set[tuple[int, str]] = set()
+_passed: set[int] = set()
 
 
 def check_once(device: torch.device) -> None:
@@ -21,15 +19,10 @@ def check_once(device: torch.device) -> None:
     if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
         return
     index = torch.cuda.current_device() if device.index is None else device.index
-    key = (index, __version__)
-    if key in _passed:
+    if index in _passed:
         return
-    _passed.add(key)  # what follows calls no public function, but stay safe from going round
-    try:
-        compare(torch.device("cuda", index), torch.ops.diffreg, architecture(index))
-    except RuntimeError:
-        _passed.discard(key)
-        raise
+    compare(torch.device("cuda", index), torch.ops.diffreg, architecture(index))
+    _passed.add(index)
 
 
 def architecture(index: int) -> str:
