@@ -42,7 +42,10 @@ namespace diffreg {
 constexpr int kColumns = 32, kRows = 8;  // threads of a block: a warp along a row
 constexpr int kThreads = kColumns * kRows;
 constexpr int kWarps = kThreads / 32;
-constexpr int kResident = 2;  // blocks of a multiprocessor for which registers must do
+// Blocks of a multiprocessor for which registers must do: what fits without spilling.
+constexpr int kResident = 2;
+template <typename S>
+constexpr int kResidentOf = sizeof(Arithmetic<S>) == 8 ? 2 : 4;
 
 inline dim3 block_shape() { return dim3(kColumns, kRows); }
 

@@ -69,7 +69,7 @@ DIFFREG_DEVICE void add_voxel(const ValueTile<S>& tile, const Problem& problem, 
 }
 
 template <typename S, PenaltyKind kind>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     forward_kernel(Problem problem, FieldTiles<S> tiles,
                    const S* displacement,  // (N, 2, H, W)
                    Reduction reduction,
@@ -168,7 +168,7 @@ DIFFREG_DEVICE void psi_slopes(const Psi& psi, T factor, const Cell<T>& cell, T*
 }
 
 template <typename S, PenaltyKind kind>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     backward_kernel(Problem problem, FieldTiles<S> tiles, Upstream<S> upstream,
                     const S* displacement,  // (N, 2, H, W)
                     S* gradient) {          // (N, 2, H, W)

@@ -10,7 +10,7 @@ template <typename S>
 using FieldTiles = Tiles<kTileColumns<S>, kTileRows>;
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     forward_kernel(Problem problem, FieldTiles<S> tiles,
                    const S* displacement,  // (N, 2, H, W)
                    S* determinant) {       // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
@@ -62,7 +62,7 @@ struct ToCorners {
 };
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     backward_kernel(Problem problem, FieldTiles<S> tiles,
                     const S* gradient,       // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
                     const S* displacement,   // (N, 2, H, W)

@@ -45,7 +45,7 @@ DIFFREG_DEVICE void for_voxels(const Problem& problem, const FixedTiles& tiles, 
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     forward_kernel(Problem problem, FixedTiles tiles,
                    const S* moving,        // (N, C, *from)
                    const S* displacement,  // (N, D, *to)
