@@ -40,7 +40,6 @@ def test_nothing_is_reported(flavour):
         ("index_overflow", "address", "signed integer overflow"),
         ("missing_barrier", "race", "data race"),
         ("blocks_race", "race", "data race"),
-        ("missing_fence", "race", "data race"),
         ("divergent_barrier", "plain", "barrier divergence"),
         ("divergent_shuffle", "plain", "barrier divergence"),
         ("order_dependent", "plain", "differs"),
@@ -64,8 +63,8 @@ def test_a_planted_fault_is_caught(fault, flavour, message, tmp_path):
 
 
 def test_mutants_are_noticed():
-    """Three of them; `make mutants` takes all."""
-    command = [sys.executable, str(HERE / "mutate.py"), "--sample", "3"]
+    """The same three of them each time; `make mutants` takes all."""
+    command = [sys.executable, str(HERE / "mutate.py"), "--sample", "3", "--seed", "0"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
 
