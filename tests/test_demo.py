@@ -16,6 +16,8 @@ from diffreg.data.pairs import find_pairs
 from diffreg.demo_measures import HEADS, HELD_OUT, METHODS, Case, targets
 from diffreg.metrics import folding
 
+pytestmark = pytest.mark.slow
+
 FILES = ("colin27_t1", "mni152_t1", "mni152_gm")
 
 

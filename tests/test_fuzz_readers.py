@@ -29,6 +29,8 @@ from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.models import build_model
 from diffreg.outputs import read_json
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("DIFFREG_FUZZ", "600"))
 FIRST = int(os.environ.get("DIFFREG_FUZZ_FIRST", "0"))
 SECONDS = 10  # after which a reader counts as hanging

@@ -12,6 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 WORD = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 both = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
