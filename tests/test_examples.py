@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 ARGUMENTS = ["--steps", "3", "--size", "32", "--pairs", "2"]
 
 # Theirs, of their own library and of torch: not what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 
 @pytest.fixture
