@@ -70,6 +70,8 @@ $(VENV)/.app: $(VENV)/.torch $(CORE)
 	$(PIP) --no-build-isolation -e ".[app]"
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.app
+# Both sets at once: one build, also where make demo was never called.
+$(VENV)/.test: $(VENV)/.torch $(CORE)
+	@echo "Building the compiled core, installing what the tests need"
 	$(PIP) --no-build-isolation -e ".[app,test]"
-	@touch $@
+	@touch $(VENV)/.app $@
