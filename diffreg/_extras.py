@@ -1,6 +1,6 @@
 """Import an optional package, or say in one line how to get it.
 
-Called by every module that needs the extra `app`.
+Called by every module that needs an extra.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import sys
 from types import ModuleType
 
 
-def require(module: str, purpose: str) -> ModuleType:
+def require(module: str, purpose: str, extra: str = "app") -> ModuleType:
     """Import `module`, which `import diffreg.ops` does without.
 
     Args:
         module: dotted name, such as "nibabel" or "matplotlib.pyplot".
         purpose: what it is for, as it follows "is needed for".
+        extra: of this package, that brings it.
 
     Returns:
         The imported module.
@@ -35,7 +36,7 @@ def require(module: str, purpose: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # installed, but one of its own imports is missing: another trouble
         raise ImportError(
-            f"{package} is needed for {purpose}: pip install 'diffreg[app]'"
+            f"{package} is needed for {purpose}: pip install 'diffreg[{extra}]'"
         ) from error
 
 

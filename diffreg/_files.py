@@ -38,6 +38,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what `replacing` left when its process was killed in the middle of a file.
+
+    Args:
+        folder: looked into, not below; files of processes that are alive stay.
+    """
+    for path in Path(folder).glob(".[0-9]*-*"):
+        number = path.name[1:].partition("-")[0]
+        if path.is_file() and number.isdigit() and not Path(f"/proc/{number}").exists():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     """Give a temporary folder for files that belong together; on success all of them go into `out`.

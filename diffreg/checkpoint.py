@@ -17,6 +17,7 @@ from torch import nn
 
 from diffreg._files import replacing
 from diffreg.config import Config
+from diffreg.losses import Objective
 from diffreg.models import build_model
 
 # What damaged and foreign files raise inside torch.load; none of them has run code of the file.
@@ -99,11 +100,11 @@ def load_network(path: str | Path) -> dict[str, Any]:
         config = Config.from_dict(contents["config"])
     except ValueError as error:
         raise ValueError(f"{path}: its settings are of another version: {error}") from None
-    similarity = config.objective.similarity
+    similarity = Objective(config.objective.similarity, config.objective.weights).similarity
     return {
         "network": network_of(contents, path),
         "normalization": config.normalization,
-        "similarity": similarity if isinstance(similarity, str) else "+".join(similarity),
+        "similarity": "+".join(similarity),
     }
 
 

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         >>> main(["apply", "missing.nii.gz", "label.nii.gz", "-o", "out.nii.gz"])
         2
     """
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     try:
         with _stopping():
             return options.run(options)
@@ -57,6 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"diffreg: error: {message}", file=sys.stderr)
         return 2
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, in which settings may stand after an option: `train C --resume a.b=1`."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if any(word.startswith("-") or not hasattr(options, "overrides") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _message(error: Exception, options: argparse.Namespace) -> str | None:
@@ -204,9 +215,12 @@ def _add_train(subparsers: Any) -> None:
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings that replace the file's"
     )
+    command.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint, if there is one"
+    )
     command.set_defaults(
         run=commands.run_train,
-        safe=lambda options: "every checkpoint is whole; training.resume=true goes on",
+        safe=lambda options: "every checkpoint is whole; --resume goes on",
     )
 
 

@@ -74,11 +74,18 @@ def run_apply(options: argparse.Namespace) -> int:
 
 
 def run_train(options: argparse.Namespace) -> int:
-    """Train a network."""
+    """Train a network; of several processes that torchrun started, the first one speaks."""
     from diffreg.config import load_config
+    from diffreg.ranks import joined
     from diffreg.trainer import Trainer
 
-    Trainer(load_config(options.config, options.overrides)).train()
+    overrides = [*options.overrides, *(["training.resume=true"] if options.resume else [])]
+    config = load_config(options.config, overrides)
+    with joined(config.training.device) as ranks:
+        trainer = Trainer(config, ranks=ranks)
+        trainer.train()
+    if ranks.first:
+        print(trainer.conclusion)
     return 0
 
 

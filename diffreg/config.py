@@ -23,21 +23,40 @@ from diffreg.models.lunet import LUNetConfig
 
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
-_PATHS = {("data", "images"), ("training", "out")}
+_PATHS = {("data", "images"), ("data", "validation"), ("training", "out")}
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pairs to train on.
+    """Which pairs to train on, and which to validate on.
 
     Args:
-        images: folders and NIfTI or PNG files, of which every ordered pair is taken; or one CSV
-            manifest with the columns moving and fixed.
+        images: folders and image files, of which every ordered pair is taken; or one manifest
+            (`diffreg.data.manifest`): pairs, or images, of which every pair of one group is taken.
         slices: of volumes, along their last axis; none: all of them.
+        validation: the same of the pairs to validate on.
+        validation_groups: or the groups of `images` that are kept out to validate on.
+        validation_share: or which part of its groups is, drawn by the seed.
+
+    Raises:
+        ValueError: more than one way to validate, or a share out of range.
     """
 
     images: tuple[str, ...] = ()
     slices: tuple[int, ...] = ()
+    validation: tuple[str, ...] = ()
+    validation_groups: tuple[str, ...] = ()
+    validation_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share must be in [0, 1), got {self.validation_share}")
+        ways = (self.validation, self.validation_groups, self.validation_share)
+        if sum(map(bool, ways)) > 1:
+            raise ValueError(
+                "validation, validation_groups and validation_share are three ways to say one "
+                "thing; give one"
+            )
 
 
 @dataclass(frozen=True)
@@ -45,14 +64,15 @@ class ObjectiveConfig:
     """What is minimised; see `diffreg.losses.Objective`.
 
     Args:
-        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}.
+        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}; left out: that of the
+            preset, ncc + 0.2 lncc for "default".
         weights: a preset, or 4 numbers (similarity, diffusion, bending, determinant).
         padding: of the warp, "border" or "zeros".
         penalty: of the determinant.
         threshold: of the penalty; left out: its own.
     """
 
-    similarity: str | dict[str, float] = "ncc"
+    similarity: str | dict[str, float] | None = None
     weights: str | tuple[float, float, float, float] = "default"
     padding: str = "border"
     penalty: str = "hyperelastic"
@@ -64,8 +84,9 @@ class OptimizerConfig:
     """Adam.
 
     Args:
-        learning_rate: of the first step.
+        learning_rate: of the first step after the warm-up.
         final_learning_rate: of the last step, reached by half a cosine; left out: the first one.
+        warmup_steps: in which the rate grows from 0 in equal parts.
         clip_norm: a gradient longer than this is shortened to it; left out: none is.
 
     Raises:
@@ -74,6 +95,7 @@ class OptimizerConfig:
 
     learning_rate: float = 1e-3
     final_learning_rate: float | None = None
+    warmup_steps: int = 0
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
@@ -81,24 +103,33 @@ class OptimizerConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be a number > 0, got {value}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long, how much at once, and where the results go.
+    """How long, how much at once, on what, and where the results go.
 
     Args:
         out: the folder of the checkpoints and the log.
         steps: optimisation steps.
-        batch_size: pairs a step.
+        batch_size: pairs a step, of all processes together.
         seed: of the initial weights and of every sample.
         checkpoint_every: steps from one checkpoint to the next.
+        validate_every: steps from one validation to the next, where there are pairs to validate on.
+        patience: validations without a better one after which the run ends; 0: it never does.
+        device: "cpu", "cuda", or "auto", a GPU where there is one.
+        precision: "float32", or "bfloat16" inside the network (autocast).
+        channels_last: the network's memory order.
+        compile: the network by torch.compile.
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
             another number.
+        tensorboard: write the log for TensorBoard too, into `out`/tensorboard.
         resume: continue from the checkpoint in `out`, if there is one.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or a word that is not known.
     """
 
     out: str = "run"
@@ -106,14 +137,28 @@ class TrainingConfig:
     batch_size: int = 8
     seed: int = 0
     checkpoint_every: int = 100
+    validate_every: int = 100
+    patience: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
     threads: int = 0
+    tensorboard: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "seed": 0, "checkpoint_every": 1, "threads": 0}
+        at_least |= {"validate_every": 1, "patience": 0}
         for name, lowest in at_least.items():
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        words = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16")}
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True)

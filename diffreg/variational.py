@@ -38,7 +38,7 @@ def register_variational(
     Args:
         moving: image (N, C, *S), any floating dtype; values of about [0, 1] suit the weights.
         fixed: image of the same shape.
-        objective: what to minimise; None is Objective(), `ncc` with the default weights.
+        objective: what to minimise; None is Objective("ncc"), with the default weights.
         levels: pyramid levels, each half the size of the next; fewer where an axis would get
             shorter than 16 voxels.
         iterations: at most, on each level.
@@ -68,7 +68,7 @@ def register_variational(
     weights = checked_mask(mask, fixed, dtype)
     if levels < 1 or iterations < 1:
         raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")
-    objective = Objective() if objective is None else objective
+    objective = Objective("ncc") if objective is None else objective
     levels = _possible_levels(fixed.shape[2:], levels)
     at_most = levels * iterations
     displacements = []

@@ -39,6 +39,8 @@ ROOMS = {
     "_settings": "metrics",
     "checkpoint": "trainer",
     "training_log": "trainer",
+    "ranks": "trainer",
+    "validation": "trainer",
     "demo_measures": "demo",
     "demo_report": "demo",
     "outputs": "registration",

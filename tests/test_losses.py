@@ -158,7 +158,10 @@ def test_deformation_energy_reductions():
 def test_presets():
     assert WEIGHTS["default"] == Weights(60, 1, 30, 3)
     assert WEIGHTS["paper"] == Weights(60, 1, 1, 1)
-    assert Objective().weights == WEIGHTS["default"]
+    assert Objective().weights == WEIGHTS["default"] == (60, 1, 30, 3)
+    assert Objective().similarity == {"ncc": 1.0, "lncc": 0.2}
+    assert Objective(weights="paper").similarity == {"ncc": 1.0}
+    assert Objective(weights=[1, 2, 3, 4]).similarity == Objective().similarity
     assert Objective(weights="paper").weights == WEIGHTS["paper"]
     assert Objective(weights=[1, 2, 3, 4]).weights == Weights(1, 2, 3, 4)
 
@@ -231,7 +234,8 @@ def test_the_mask_weighs_the_similarity_alone():
     moving, fixed = pair()
     u = field()
     mask = (uniform((3, 1, 12, 13), torch.float64, 5) > 0).double()
-    plain, masked = Objective()(moving, fixed, u), Objective()(moving, fixed, u, mask)
+    objective = Objective("ncc")
+    plain, masked = objective(moving, fixed, u), objective(moving, fixed, u, mask)
     expected = ops.correlation(plain.warped, fixed, mask)
     assert torch.equal(masked.similarity, expected)
     assert not torch.allclose(masked.similarity, plain.similarity)

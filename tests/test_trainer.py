@@ -149,7 +149,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(settings, tmp_path):
         assert torch.equal(value, ends[1]["weights"][name]), name
     for key in ("optimizer", "step", "epoch", "best"):
         assert str(ends[0][key]) == str(ends[1][key])
-    logs = [[entry[:10] for entry in read_log(run.out / "log.csv")] for run in (whole, resumed)]
+    logs = [[entry[:11] for entry in read_log(run.out / "log.csv")] for run in (whole, resumed)]
     assert logs[0] == logs[1]
 
 
@@ -202,8 +202,8 @@ class Poison(torch.nn.Module):
         super().__init__()
         self.objective, self.run, self.step, self.where = objective, run, step, where
 
-    def forward(self, moving, fixed, displacement):
-        terms = self.objective(moving, fixed, displacement)
+    def forward(self, moving, fixed, displacement, mask=None):
+        terms = self.objective(moving, fixed, displacement, mask)
         if self.run.step + 1 < self.step:
             return terms
         if self.where == "loss":
@@ -271,7 +271,7 @@ def test_a_run_can_be_made_longer(settings):
 
 
 def test_a_log_whose_last_line_is_torn(tmp_path):
-    entry = StepLog(1, 0, *(0.5,) * 9)
+    entry = StepLog(1, 0, *(0.5,) * 10)
     text = ",".join(StepLog._fields) + "\n" + ",".join(map(str, entry)) + "\n2,0,0.3"
     (tmp_path / "log.csv").write_text(text)
     assert read_log(tmp_path / "log.csv") == [entry]
@@ -312,7 +312,7 @@ def test_the_command_line_trains_and_registers(images, tmp_path, monkeypatch, ca
     assert read_checkpoint("run/last.pt")["step"] == 2
     pair = ["images/a.nii", "images/b.nii"]
     assert main(["register", *pair, "--checkpoint", "run/last.pt", "-o", "out"]) == 0
-    assert "(network, ncc)" in capsys.readouterr().out
+    assert "(network, ncc+lncc)" in capsys.readouterr().out
     assert main(["train", "config.toml"]) == 2
     assert "set training.resume=true" in capsys.readouterr().err
     assert main(["train", "config.toml", "training.step=2"]) == 2

@@ -200,8 +200,13 @@ def numbered(
             yield number, pair, None
 
 
+def folder_images(path: Path) -> list[Path]:
+    """The images in a folder, in the order of their names."""
+    return [p for p in sorted(path.iterdir()) if p.name.lower().endswith(ENDINGS)]
+
+
 def _folder_pairs(path: Path) -> tuple[Pair, ...]:
-    images = [p for p in sorted(path.iterdir()) if p.name.lower().endswith(ENDINGS)]
+    images = folder_images(path)
     if len(images) < 2:
         raise ValueError(
             f"the folder {path} must hold at least two images ({', '.join(ENDINGS)}) to make a "

@@ -7,7 +7,7 @@ to go on where a run stopped. Called by the trainer.
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import permutations
@@ -18,32 +18,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data import _nifti
-from diffreg.data.geometry import Image, resample_to
-from diffreg.data.images import count_slices, kind_of, read_image
+from diffreg.data.geometry import Image, display_orientation, resample_to
+from diffreg.data.images import count_slices, read_image
+from diffreg.data.manifest import Pair, by_slice, folder_images, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.data.synthetic import Augmentation
 
-COLUMNS = ("moving", "fixed")
 
+class Sample(NamedTuple):
+    """A pair on the grid of its fixed image, (1, 1, *S) each; None where the manifest has none.
 
-class PairFiles(NamedTuple):
-    """Two files and the slice of both that is meant; None where they are not volumes."""
-
-    moving: Path
-    fixed: Path
-    slice_index: int | None = None
-
-    def __str__(self) -> str:
-        where = "" if self.slice_index is None else f", slice {self.slice_index}"
-        return f"{self.moving.name} to {self.fixed.name}{where}"
-
-
-class Batch(NamedTuple):
-    """Pairs drawn together: images (N, 1, *S), float32 in [0, 1], and what each is called."""
+    The images are float32 in [0, 1], the mask is 0 or 1, the labels are whole numbers.
+    """
 
     moving: Tensor
     fixed: Tensor
+    fixed_mask: Tensor | None
+    moving_label: Tensor | None
+    fixed_label: Tensor | None
+    display: tuple[bool, bool, bool]
+
+
+class Batch(NamedTuple):
+    """Pairs drawn together: images (N, 1, *S) in [0, 1], what counts, and what each is called."""
+
+    moving: Tensor
+    fixed: Tensor
+    mask: Tensor | None
     names: tuple[str, ...]
 
 
@@ -55,6 +56,7 @@ class PairDataset:
         normalization: of each image, or slice, by itself.
         augmentation: what is done to a pair each time it is drawn; None: nothing.
         seed: of the order and of the augmentation.
+        batches: whether pairs are to be put together, which needs images of one size.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -65,10 +67,11 @@ class PairDataset:
 
     def __init__(
         self,
-        pairs: Sequence[PairFiles],
+        pairs: Sequence[Pair],
         normalization: Normalization | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        batches: bool = True,
     ) -> None:
         if not pairs:
             raise ValueError("there are no pairs to train on")
@@ -77,8 +80,8 @@ class PairDataset:
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
         read = cache(read_image)
-        self.images = [self._read(pair, read) for pair in self.pairs]
-        self.spacing = _common_grid(self.pairs, read)
+        self.samples = [self._read(pair, read) for pair in self.pairs]
+        self.spacing = self._common_grid(read, batches)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -88,41 +91,89 @@ class PairDataset:
         epoch, place = divmod(number, len(self))
         return epoch, int(self._order(epoch)[place])
 
-    def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        """The moving and the fixed image (1, 1, *S) of a draw, augmented."""
+    def name(self, number: int) -> str:
+        """What the pair of a draw is called."""
+        return self.pairs[self.position(number)[1]].name
+
+    def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The moving and the fixed image and the mask (1, 1, *S) of a draw, augmented."""
         epoch, index = self.position(number)
+        sample = self.samples[index]
         random = np.random.default_rng([self.seed, epoch, index])
-        return self.augmentation(*self.images[index], random)
+        change = self.augmentation.draw(tuple(sample.fixed.shape[2:]), random)
+        moving, fixed = change(sample.moving, sample.fixed)
+        return moving, fixed, None if sample.fixed_mask is None else change.mask(sample.fixed_mask)
 
     def batch(self, numbers: Iterable[int]) -> Batch:
         """Several draws together."""
         numbers = list(numbers)
-        moving, fixed = zip(*(self.draw(number) for number in numbers), strict=True)
-        names = tuple(str(self.pairs[self.position(number)[1]]) for number in numbers)
-        return Batch(torch.cat(moving), torch.cat(fixed), names)
+        moving, fixed, masks = zip(*(self.draw(number) for number in numbers), strict=True)
+        mask = None
+        if any(each is not None for each in masks):
+            both = zip(masks, fixed, strict=True)
+            mask = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
+        return Batch(torch.cat(moving), torch.cat(fixed), mask, tuple(map(self.name, numbers)))
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
-    def _read(self, pair: PairFiles, read: Callable[..., Image]) -> tuple[Tensor, Tensor]:
-        """Both images on the fixed grid, normalised as `diffreg.registration.register` does."""
-        moving, fixed = read(pair.moving, pair.slice_index), read(pair.fixed, pair.slice_index)
+    def _read(self, pair: Pair, read: Callable[..., Image]) -> Sample:
+        """All of a pair on the fixed grid, normalised as `diffreg.registration.register` does."""
+        moving, fixed = read(pair.moving, pair.moving_slice), read(pair.fixed, pair.fixed_slice)
         if moving.kind != fixed.kind:
-            raise ValueError(f"{pair}: one is a PNG file, which has no physical coordinates")
+            raise ValueError(f"{pair.name}: one is a PNG file, which has no physical coordinates")
         for image in (moving, fixed):
             if bool((image.data == image.data.flatten()[0]).all()):
-                raise ValueError(f"{pair}: {image.name} is constant, there is nothing to align")
+                raise ValueError(
+                    f"{pair.name}: {image.name} is constant, there is nothing to align"
+                )
         limits = self.normalization.limits(moving.data)
         on_fixed = resample_to(moving, fixed, padding="border")
-        return self.normalization.scale(on_fixed, limits), self.normalization(fixed.data)
+
+        def aligned(path: Path | None, index: int | None) -> Tensor | None:
+            if path is None:
+                return None
+            index = index if count_slices(path) > 1 else None
+            return resample_to(read(path, index, True), fixed, interpolation="nearest")
+
+        mask = aligned(pair.fixed_mask, pair.fixed_slice)
+        if mask is not None and not bool((mask > 0).any()):
+            raise ValueError(f"{pair.name}: {pair.fixed_mask} selects no voxel of the fixed image")
+        return Sample(
+            self.normalization.scale(on_fixed, limits),
+            self.normalization(fixed.data),
+            None if mask is None else (mask > 0).to(torch.float32),
+            aligned(pair.moving_label, pair.moving_slice),
+            aligned(pair.fixed_label, pair.fixed_slice),
+            display_orientation(fixed.affine, fixed.kind),
+        )
+
+    def _common_grid(self, read: Callable[..., Image], batches: bool) -> tuple[float, ...]:
+        """The proportions of the fixed images' voxels: one for all; so is what batches hold."""
+        grids: dict[tuple[tuple[int, ...], tuple[float, ...]], Path] = {}
+        for pair in self.pairs:
+            fixed = read(pair.fixed, pair.fixed_slice)
+            finest = min(fixed.spacing)
+            proportions = tuple(round(length / finest, 3) for length in fixed.spacing)
+            try:
+                shape = self.augmentation.shape(fixed.shape) if batches else ()
+            except ValueError as error:
+                raise ValueError(f"{pair.fixed}: {error}") from None
+            grids.setdefault((shape, proportions), pair.fixed)
+        if len(grids) > 1:
+            (one, first), (other, second) = list(grids.items())[:2]
+            raise ValueError(
+                f"the fixed images must have one size (or a crop) and voxels of one shape: {first} "
+                f"has {one[0]} and {one[1]}, {second} has {other[0]} and {other[1]}"
+            )
+        return next(iter(grids))[1]
 
 
-def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list[PairFiles]:
+def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list[Pair]:
     """Every ordered pair of different images, or the pairs of a manifest.
 
     Args:
-        images: folders and NIfTI or PNG files; or one CSV manifest with the columns moving and
-            fixed, whose paths are relative to its folder.
+        images: folders and image files; or one manifest (`diffreg.data.manifest`).
         slices: of volumes; none: all of them.
 
     Returns:
@@ -135,108 +186,76 @@ def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list
     Example: `find_pairs(["colin27_t1.nii.gz", "mni152_t1.nii.gz"], slices=[0, 1])`
     """
     paths = [Path(image) for image in images]
-    manifests = [path for path in paths if path.suffix.lower() == ".csv"]
+    manifests = [path for path in paths if path.suffix.lower() in (".csv", ".toml")]
     if manifests and len(paths) > 1:
         raise ValueError(f"images must be one manifest or images, got {manifests[0]} and others")
-    couples = read_manifest(paths[0]) if manifests else list(permutations(_files(paths), 2))
-    if not couples:
+    pairs: list[Pair]
+    if manifests:
+        pairs = list(read_manifest(manifests[0]))
+    else:
+        pairs = [Pair(moving, fixed) for moving, fixed in permutations(_files(paths), 2)]
+    if not pairs:
         raise ValueError(
             "images must be at least two images to make a pair, got "
             f"{', '.join(map(str, paths)) or 'none'}"
         )
-    return [pair for couple in couples for pair in _by_slice(*couple, slices)]
+    if slices and all(count_slices(pair.moving) == 1 for pair in pairs):
+        raise ValueError(f"slices are for volumes; {pairs[0].moving} holds one image")
+    return [part for pair in pairs for part in by_slice(pair, slices)]
 
 
-def read_manifest(path: str | Path) -> list[tuple[Path, Path]]:
-    """The pairs of files that a CSV manifest lists.
+def split_by_group(
+    pairs: Sequence[Pair], groups: Sequence[str] = (), share: float = 0.0, seed: int = 0
+) -> tuple[list[Pair], list[Pair]]:
+    """Keep whole groups, such as patients, out of the training; never single pairs of one.
 
     Args:
-        path: a CSV file whose first line is moving,fixed; its paths are relative to its folder.
+        pairs: all of them.
+        groups: the names of those to keep out.
+        share: or which part of all groups, rounded, at least one; drawn by the seed.
+        seed: of the draw.
 
     Returns:
-        (moving, fixed) of each line.
+        The pairs to train on, and those to validate on.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: wrong columns, an empty field, a pair that is there twice, or no pair.
+        ValueError: a group that is not there, no groups, or none left on one side.
 
-    Example: `read_manifest("pairs.csv")`
+    Example:
+        >>> from pathlib import Path
+        >>> from diffreg.data.manifest import Pair
+        >>> from diffreg.data.pairs import split_by_group
+        >>> pairs = [Pair(Path("a"), Path("b"), group=name) for name in ("one", "two", "two")]
+        >>> [len(part) for part in split_by_group(pairs, ["one"])]
+        [2, 1]
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [line for line in csv.reader(file) if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file: {error}") from None
-    head = [column.strip() for column in lines[0]] if lines else []
-    if sorted(head) != sorted(COLUMNS):
-        raise ValueError(
-            f"{path}: the columns must be {', '.join(COLUMNS)}, got {', '.join(head) or 'none'}"
-        )
-    couples: list[tuple[Path, Path]] = []
-    for number, line in enumerate(lines[1:], start=2):
-        values = dict(zip(head, (field.strip() for field in line), strict=False))
-        if len(line) != len(head) or not all(values.values()):
-            raise ValueError(f"{path}, line {number}: moving and fixed must each be a file")
-        couple = (path.parent / values["moving"], path.parent / values["fixed"])
-        if couple in couples:
-            raise ValueError(f"{path}, line {number}: this pair is there twice")
-        couples.append(couple)
-    if not couples:
-        raise ValueError(f"{path} lists no pair")
-    return couples
+    names = list(dict.fromkeys(pair.group for pair in pairs))
+    if not groups and share == 0:
+        return list(pairs), []
+    if names == [""]:
+        raise ValueError("the pairs have no groups to split by: give the manifest a column group")
+    for name in groups:
+        if name not in names:
+            raise ValueError(f"there is no group {name!r}; the groups are {', '.join(names)}")
+    if not groups:
+        count = max(1, math.floor(share * len(names) + 0.5))
+        order = np.random.default_rng([seed]).permutation(len(names))
+        groups = [names[index] for index in order[:count]]
+    kept = [pair for pair in pairs if pair.group not in groups]
+    if not kept:
+        raise ValueError(f"validation takes all {len(names)} groups, which leaves none to train on")
+    return kept, [pair for pair in pairs if pair.group in groups]
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
     """The images among the paths, folders opened."""
     files: list[Path] = []
     for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist")
-        endings = (*_nifti.ENDINGS, ".png")
-        inside = [p for p in sorted(path.glob("*")) if p.name.lower().endswith(endings)]
-        if path.is_dir() and not inside:
-            raise ValueError(f"the folder {path} holds no NIfTI or PNG file")
-        files += inside if path.is_dir() else [path]
+        inside = folder_images(path) if path.is_dir() else [path]
+        if not inside:
+            raise ValueError(f"the folder {path} holds no image")
+        files += inside
     for file in files:
-        kind_of(file)
         if files.count(file) > 1:
             raise ValueError(f"images must be different files, got {file} twice")
     return files
-
-
-def _by_slice(moving: Path, fixed: Path, slices: Sequence[int]) -> list[PairFiles]:
-    """One pair of 2-D images, or one for each slice of two volumes."""
-    counts = [count_slices(path) for path in (moving, fixed)]
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"{moving} has {counts[0]} slices and {fixed} has {counts[1]}: slices are paired by "
-            "number"
-        )
-    if counts[0] == 1:
-        if slices:
-            raise ValueError(f"slices are for volumes; {moving} holds one image")
-        return [PairFiles(moving, fixed)]
-    for index in slices:
-        if not 0 <= index < counts[0]:
-            raise ValueError(f"slices must be within 0..{counts[0] - 1} of {moving}, got {index}")
-    return [PairFiles(moving, fixed, index) for index in slices or range(counts[0])]
-
-
-def _common_grid(pairs: Sequence[PairFiles], read: Callable[..., Image]) -> tuple[float, ...]:
-    """The proportions of the fixed images' voxels, which must be one for all, as their size."""
-    grids: dict[tuple[tuple[int, ...], tuple[float, ...]], Path] = {}
-    for pair in pairs:
-        fixed = read(pair.fixed, pair.slice_index)
-        finest = min(fixed.spacing)
-        proportions = tuple(round(length / finest, 3) for length in fixed.spacing)
-        grids.setdefault((fixed.shape, proportions), pair.fixed)
-    if len(grids) > 1:
-        (one, first), (other, second) = list(grids.items())[:2]
-        raise ValueError(
-            f"the fixed images must have one size and voxels of one shape: {first} has {one[0]} "
-            f"and {one[1]}, {second} has {other[0]} and {other[1]}"
-        )
-    return next(iter(grids))[1]

@@ -102,15 +102,48 @@ def random_warp(
     return RandomWarp(both[:1], both[1:])
 
 
+class Change(NamedTuple):
+    """What one draw does to a pair: mirror both images, bend each by its own warp, crop both.
+
+    Args:
+        axes: of the tensors, along which they are mirrored.
+        displacement: (2, D, *S), that of the moving and of the fixed image; None: no warps.
+        crop: slices of the last axes.
+    """
+
+    axes: tuple[int, ...]
+    displacement: Tensor | None
+    crop: tuple[slice, ...]
+
+    def __call__(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair (1, C, *S), changed."""
+        both = torch.cat([moving.flip(self.axes), fixed.flip(self.axes)])
+        if self.displacement is not None:
+            both = warp(both, self.displacement)
+        both = self._cut(both)
+        return both[:1], both[1:]
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """A mask (1, 1, *S) of the fixed image, changed as that."""
+        mask = mask.flip(self.axes)
+        if self.displacement is not None:
+            mask = warp(mask, self.displacement[1:], "nearest", "zeros")
+        return self._cut(mask)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        return image[:, :, self.crop[0], self.crop[1]] if self.crop else image
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """Makes a new pair out of a pair: both images bent, each in its own way, and mirrored together.
+    """Makes new pairs of one pair: each image bent in its own way, both mirrored and cropped alike.
 
     Args:
         amplitude: of the random warps (`random_velocity`), voxels; each image draws a part of it,
             from none to all. 0: no warps.
         sigma: of their Gaussian, voxels.
         flip_axes: array axes along which a pair is mirrored, with probability 1/2 each.
+        crop: size of a window, drawn anew each time, that is cut out of the pair; none: all of it.
 
     Raises:
         ValueError: a number out of range.
@@ -120,36 +153,47 @@ class Augmentation:
         >>> import torch
         >>> from diffreg.data.synthetic import Augmentation
         >>> image = torch.rand(1, 1, 16, 16)
-        >>> Augmentation(amplitude=1.0)(image, image, np.random.default_rng(0))[0].shape
-        torch.Size([1, 1, 16, 16])
+        >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 12))
+        >>> change = augmentation.draw((16, 16), np.random.default_rng(0))
+        >>> change(image, image)[0].shape
+        torch.Size([1, 1, 8, 12])
     """
 
     amplitude: float = 0.0
     sigma: float = 10.0
     flip_axes: tuple[int, ...] = ()
+    crop: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _check_amplitude(self.amplitude, self.sigma)
         axes = tuple(self.flip_axes)
         if not set(axes) <= {0, 1} or len(set(axes)) < len(axes):
             raise ValueError(f"flip_axes must be 0, 1, both or none, got {list(axes)}")
+        if len(self.crop) not in (0, 2) or any(size < 1 for size in self.crop):
+            raise ValueError(f"crop must be 2 sizes of at least 1, or none, got {list(self.crop)}")
 
-    def __call__(
-        self, moving: Tensor, fixed: Tensor, random: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """A pair (1, C, *S) from a pair; the same state of `random` gives the same one."""
-        axes = [2 + axis for axis in self.flip_axes if random.random() < 0.5]
-        moving, fixed = moving.flip(axes), fixed.flip(axes)
-        if self.amplitude == 0:
-            return moving, fixed
-        velocity = torch.cat(
-            [
-                random_velocity(image.shape[2:], self.amplitude * part, self.sigma, random)
-                for image, part in zip((moving, fixed), random.random(2), strict=True)
+    def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The size of what is drawn from images of a size; ValueError where the crop is larger."""
+        if any(size < cut for size, cut in zip(shape, self.crop, strict=False)):
+            raise ValueError(f"the crop {list(self.crop)} is larger than {list(shape)}")
+        return tuple(self.crop or shape)
+
+    def draw(self, shape: Sequence[int], random: np.random.Generator) -> Change:
+        """What is done to a pair of that size; the same state of `random` gives the same."""
+        axes = tuple(2 + axis for axis in self.flip_axes if random.random() < 0.5)
+        displacement = None
+        if self.amplitude > 0:
+            parts = random.random(2)
+            velocity = [
+                random_velocity(shape, self.amplitude * part, self.sigma, random) for part in parts
             ]
-        )
-        bent = warp(torch.cat([moving, fixed]), integrate(velocity, _STEPS))
-        return bent[:1], bent[1:]
+            displacement = integrate(torch.cat(velocity), _STEPS)
+        corners = [
+            int(random.integers(size - cut + 1))
+            for size, cut in zip(shape, self.crop, strict=False)
+        ]
+        crop = tuple(slice(a, a + cut) for a, cut in zip(corners, self.crop, strict=True))
+        return Change(axes, displacement, crop)
 
 
 @lru_cache(maxsize=16)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
-from diffreg.data.pairs import PairDataset, PairFiles, find_pairs, read_manifest
+from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.data.synthetic import Augmentation
 
 
@@ -35,13 +36,13 @@ def volumes(tmp_path):
 
 
 def names(pairs):
-    return [str(pair) for pair in pairs]
+    return [pair.name for pair in pairs]
 
 
 def test_a_folder_gives_every_ordered_pair(folder):
     pairs = find_pairs([folder])
     assert len(pairs) == len(set(pairs)) == 6
-    assert str(pairs[0]) == "a.nii.gz to b.nii.gz"
+    assert pairs[0].name == "a.nii.gz to b.nii.gz"
 
 
 def test_volumes_are_paired_slice_by_slice(volumes):
@@ -58,10 +59,6 @@ def test_volumes_are_paired_slice_by_slice(volumes):
 def test_a_manifest_says_which_pairs(folder):
     manifest = folder / "pairs.csv"
     manifest.write_text("fixed, moving\nb.nii.gz,a.nii.gz\n\nc.nii.gz,b.nii.gz\n")
-    assert read_manifest(manifest) == [
-        (folder / "a.nii.gz", folder / "b.nii.gz"),
-        (folder / "b.nii.gz", folder / "c.nii.gz"),
-    ]
     assert names(find_pairs([manifest])) == ["a.nii.gz to b.nii.gz", "b.nii.gz to c.nii.gz"]
 
 
@@ -76,8 +73,8 @@ def test_images_are_normalised_and_lie_on_the_fixed_grid(folder):
     array = picture((12, 10))
     moving = save(folder / "shifted.nii.gz", array, shift=2.0)  # one voxel to the right
     fixed = save(folder / "fixed.nii.gz", array)
-    dataset = PairDataset([PairFiles(moving, fixed)], Normalization(0, 100))
-    moved, still = dataset.images[0]
+    dataset = PairDataset([Pair(moving, fixed)], Normalization(0, 100))
+    moved, still = dataset.samples[0][:2]
     assert (still.min(), still.max()) == (0, 1)
     assert torch.equal(moved[:, :, 1:], still[:, :, :-1])
     assert torch.equal(moved[:, :, :1], still[:, :, :1])  # its border is repeated
@@ -122,13 +119,13 @@ def refusals(folder):
         "nothing": ([], (), "at least two images to make a pair, got none"),
         "one": ([a], (), "at least two images to make a pair"),
         "missing": ([folder / "x.nii", a], (), "x.nii does not exist"),
-        "empty folder": ([folder / "empty"], (), "holds no NIfTI or PNG file"),
+        "empty folder": ([folder / "empty"], (), "holds no image"),
         "twice": ([a, a], (), "must be different files"),
         "slices": ([a, b], (1,), "slices are for volumes"),
-        "counts": ([a, volume], (), "has 1 slices and .*volume.nii has 3"),
+        "counts": ([a, volume], (), "has 1 slices and .*volume.nii has 3: slices"),
         "constant": ([a, flat], (), "flat.nii is constant"),
-        "sizes": ([a, small], (), "one size and voxels of one shape"),
-        "proportions": ([a, thin], (), "one size and voxels of one shape"),
+        "sizes": ([a, small], (), r"one size \(or a crop\) and voxels of one shape"),
+        "proportions": ([a, thin], (), r"one size \(or a crop\) and voxels of one shape"),
         "manifest and image": ([folder / "pairs.csv", a], (), "one manifest or images"),
         "text": ([folder / "notes.txt", a], (), "the name of an image must end in"),
     }
@@ -150,27 +147,107 @@ def test_images_are_refused_in_words(folder, name):
 
 @pytest.mark.parametrize("index", [-1, 4])
 def test_a_slice_that_is_not_there(volumes, index):
-    with pytest.raises(ValueError, match=rf"slices must be within 0\.\.3 of .*, got {index}"):
+    with pytest.raises(ValueError, match=rf"has no slice {index}, only 0\.\.3"):
         find_pairs(volumes, [index])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "the columns must be moving, fixed, got none"),
-        ("moving,target\na,b\n", "the columns must be moving, fixed, got moving, target"),
-        ("moving,fixed\n", "lists no pair"),
-        ("moving,fixed\na.nii\n", "line 2: moving and fixed must each be a file"),
-        ("moving,fixed\na.nii, \n", "line 2: moving and fixed must each be a file"),
-        ("moving,fixed\na.nii,b.nii\na.nii,b.nii\n", "line 3: this pair is there twice"),
-    ],
-)
-def test_a_manifest_is_refused_in_words(tmp_path, text, message):
-    (tmp_path / "pairs.csv").write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_manifest(tmp_path / "pairs.csv")
 
 
 def test_an_empty_data_set_is_refused():
     with pytest.raises(ValueError, match="no pairs to train on"):
         PairDataset([])
+
+
+def labelled(folder):
+    """Three images of two patients, with masks and labels, as a manifest of images."""
+    mask = np.zeros((12, 10), np.uint8)
+    mask[3:9, 2:8] = 1
+    save(folder / "mask.nii", mask)
+    save(folder / "label.nii", 2 * mask)
+    rows = ["image,label,mask,group"]
+    rows += [f"{name}.nii.gz,label.nii,mask.nii,{g}" for name, g in (("a", 1), ("b", 1))]
+    save(folder / "d.nii.gz", picture((12, 10), 9))
+    rows += [f"{name}.nii.gz,,,2" for name in ("c", "d")]
+    (folder / "images.csv").write_text("\n".join(rows))
+    return find_pairs([folder / "images.csv"])
+
+
+def test_pairs_stay_within_their_group_and_bring_masks_and_labels(folder):
+    pairs = labelled(folder)
+    assert {(p.moving.name[0], p.fixed.name[0]) for p in pairs} == {
+        *map(tuple, ["ab", "ba", "cd", "dc"])
+    }
+    dataset = PairDataset(pairs)
+    first, last = dataset.samples[0], dataset.samples[-1]
+    assert int(first.fixed_mask.sum()) == 36 and first.moving_label.unique().tolist() == [0, 2]
+    assert last.fixed_mask is None and last.fixed_label is None
+    numbers = sorted(range(4), key=lambda k: dataset.position(k)[1])
+    mask = dataset.batch(numbers).mask
+    assert mask.sum((1, 2, 3)).tolist() == [36, 36, 120, 120]  # no mask: all of it counts
+
+
+def test_a_mask_goes_with_its_image(folder):
+    (folder / "line.csv").write_text("moving,fixed,fixed_mask\na.nii.gz,fixed.nii,fixed.nii\n")
+    image = np.zeros((12, 10), np.uint8)
+    image[2:8, 1:6] = 1
+    save(folder / "fixed.nii", image)
+    augmentation = Augmentation(1.0, 4.0, flip_axes=(0, 1), crop=(8, 7))
+    dataset = PairDataset(find_pairs([folder / "line.csv"]), Normalization(0, 100), augmentation)
+    for number in range(6):
+        _, fixed, mask = dataset.draw(number)
+        assert fixed.shape == mask.shape == (1, 1, 8, 7)
+        assert ((fixed > 0.5) == (mask > 0)).float().mean() > 0.95
+
+
+def test_crops_are_windows_of_the_image(folder):
+    dataset = PairDataset(find_pairs([folder]), augmentation=Augmentation(crop=(5, 6)))
+    places = set()
+    for number in range(12):
+        whole = dataset.samples[dataset.position(number)[1]]
+        moving, fixed, _ = dataset.draw(number)
+        at = []
+        for image, window in ((whole.fixed, fixed), (whole.moving, moving)):
+            windows = image.unfold(2, 5, 1).unfold(3, 6, 1)
+            at.append((windows == window).all(-1).all(-1).nonzero().tolist())
+        assert len(at[0]) == 1 and at[0] == at[1]
+        places.add(tuple(at[0][0]))
+    assert len(places) > 4
+
+
+def test_with_a_crop_sizes_may_differ_but_not_be_smaller(folder):
+    save(folder / "large.nii", picture((14, 15)))
+    crop = Augmentation(crop=(12, 10))
+    batch = PairDataset(find_pairs([folder]), augmentation=crop).batch(range(6))
+    assert batch.moving.shape == (6, 1, 12, 10)
+    with pytest.raises(
+        ValueError, match=r"\w\.nii\.gz: the crop \[13, 10\] is larger than \[12, 10\]"
+    ):
+        PairDataset(find_pairs([folder]), augmentation=Augmentation(crop=(13, 10)))
+
+
+def grouped(*names):
+    return [Pair("m", "f", group=name) for name in names]
+
+
+def test_the_split_keeps_groups_together():
+    pairs = grouped("a", "b", "b", "c", "c", "d")
+    train, held_out = split_by_group(pairs, share=0.5, seed=1)
+    assert len(train) + len(held_out) == 6
+    sides = [{pair.group for pair in part} for part in (train, held_out)]
+    assert not sides[0] & sides[1] and len(sides[1]) == 2
+    assert split_by_group(pairs, share=0.5, seed=1) == (train, held_out)
+    drawn = {tuple(p.group for p in split_by_group(pairs, share=0.5, seed=s)[1]) for s in range(9)}
+    assert len(drawn) > 2
+    assert split_by_group(pairs) == (pairs, [])
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (("", ""), {"share": 0.5}, "no groups to split by"),
+        (("a", "b"), {"groups": ["x"]}, "no group 'x'; the groups are a, b"),
+        (("a", "b"), {"groups": ["a", "b"]}, "leaves none to train on"),
+        (("a",), {"share": 0.1}, "leaves none to train on"),
+    ],
+)
+def test_a_split_is_refused_in_words(names, options, message):
+    with pytest.raises(ValueError, match=message):
+        split_by_group(grouped(*names), **options)

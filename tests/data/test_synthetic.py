@@ -61,7 +61,7 @@ def test_a_pair_is_mirrored_together():
     augmentation = Augmentation(flip_axes=(0, 1))
     seen = set()
     for seed in range(40):
-        moving, fixed = augmentation(image, 2 * image, random(seed))
+        moving, fixed = augmentation.draw(image.shape[2:], random(seed))(image, 2 * image)
         assert torch.equal(2 * moving, fixed)
         seen.add(tuple(moving.flatten().tolist()))
     flips = [image, image.flip(2), image.flip(3), image.flip(2, 3)]
@@ -71,10 +71,10 @@ def test_a_pair_is_mirrored_together():
 def test_the_images_of_a_pair_are_bent_each_in_its_own_way():
     image = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     augmentation = Augmentation(amplitude=2.0, sigma=5.0)
-    moving, fixed = augmentation(image, image, random(1))
+    moving, fixed = augmentation.draw(image.shape[2:], random(1))(image, image)
     assert not torch.equal(moving, image)
     assert not torch.equal(moving, fixed)
-    again = augmentation(image, image, random(1))
+    again = augmentation.draw(image.shape[2:], random(1))(image, image)
     assert torch.equal(moving, again[0]) and torch.equal(fixed, again[1])
 
 

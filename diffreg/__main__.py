@@ -1,0 +1,7 @@
+"""`python -m diffreg`, which torchrun starts as `torchrun ... -m diffreg train CONFIG`."""
+
+import sys
+
+from diffreg.cli import main
+
+sys.exit(main())

@@ -1,0 +1,230 @@
+"""Validation, early stop, precision, logs: what a run of a day needs beside its steps."""
+
+import math
+
+import pytest
+import torch
+from test_trainer import config_of, save_images, trainer, weights
+
+from diffreg.checkpoint import read_checkpoint
+from diffreg.config import Config
+from diffreg.data.images import read_image, write_image
+from diffreg.training_log import ValidationLog, read_log
+
+
+@pytest.fixture
+def images(tmp_path):
+    return save_images(tmp_path / "images")
+
+
+def with_settings(config, **sections):
+    """The settings with some keys of some sections replaced."""
+    plain = config.to_dict()
+    return Config.from_dict({**plain, **{k: {**plain[k], **v} for k, v in sections.items()}})
+
+
+def validated(images, out, **training):
+    """A run that validates on two patients' pairs, one of them with labels."""
+    for name in "abc":
+        image = read_image(images / f"{name}.nii")
+        label = (image.data > 120).to(torch.uint8)
+        write_image(images / f"label_{name}.nii", label, image, "uint8")
+    rows = ["moving,fixed,moving_label,fixed_label,group"]
+    rows += ["a.nii,b.nii,label_a.nii,label_b.nii,one", "b.nii,c.nii,,,one"]
+    rows += ["c.nii,a.nii,,,two", "b.nii,a.nii,,,two"]
+    (images / "pairs.csv").write_text("\n".join(rows))
+    config = config_of(images / "pairs.csv", out, **{"validate_every": 2, **training})
+    return with_settings(config, data={"validation_groups": ["one"]})
+
+
+def test_validation_keeps_the_best_network_and_a_picture(images, tmp_path):
+    run = trainer(validated(images, tmp_path / "run", steps=7))
+    assert [pair.group for pair in run.dataset.pairs] == ["two", "two"]
+    assert [pair.group for pair in run.validation.pairs] == ["one", "one"]
+    run.train()
+    log = read_log(run.out / "validation.csv", ValidationLog)
+    assert [entry.step for entry in log] == [2, 4, 6, 7]
+    best = min(log, key=lambda entry: entry.total)
+    contents = read_checkpoint(run.out / "best.pt")
+    assert contents["step"] == best.step == contents["best"]["step"]
+    assert contents["best"]["total"] == pytest.approx(best.total, rel=1e-5)
+    assert [p.name for p in sorted((run.out / "pictures").iterdir())] == [
+        f"step000000{step}.png" for step in (2, 4, 6, 7)
+    ]
+    for path in (run.out / "pictures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
+    assert str(run.out / "best.pt") in run.conclusion
+
+
+def test_the_validation_is_of_the_pairs_as_they_are(images, tmp_path):
+    run = trainer(validated(images, tmp_path / "run", steps=2))
+    run.train()
+    (entry,) = read_log(run.out / "validation.csv", ValidationLog)
+    totals, dices = [], []
+    for sample in run.validation.samples:
+        with torch.no_grad():
+            u = run.network(sample.moving, sample.fixed)
+        totals.append(run.objective(sample.moving, sample.fixed, u).total.item())
+        if sample.fixed_label is not None:
+            a, b = sample.moving_label, sample.fixed_label
+            dices.append(
+                2 * float(((a > 0) & (b > 0)).sum()) / float((a > 0).sum() + (b > 0).sum())
+            )
+    assert entry.total == pytest.approx(sum(totals) / 2, rel=1e-5)
+    assert len(dices) == 1 and entry.dice_before == pytest.approx(dices[0], rel=1e-5)
+    assert 0 < entry.dice <= 1 and entry.smallest_determinant > 0 and entry.folded_percent == 0
+
+
+def test_without_labels_there_is_no_overlap(images, tmp_path):
+    config = with_settings(
+        config_of(images, tmp_path / "run", steps=1), data={"validation": [str(images)]}
+    )
+    run = trainer(config)
+    run.train()
+    (entry,) = read_log(run.out / "validation.csv", ValidationLog)
+    assert math.isnan(entry.dice)
+
+
+def test_a_run_that_gets_no_better_stops_and_stays_stopped(images, tmp_path):
+    config = validated(images, tmp_path / "run", steps=50, patience=2)
+    run = trainer(with_settings(config, optimizer={"learning_rate": 1e-12}))
+    run.best = {"total": -math.inf, "step": 0}
+    run.train()
+    assert run.step == 4 and "stopped early" in run.conclusion
+    assert read_checkpoint(run.out / "last.pt")["step"] == 4
+    again = trainer(with_settings(run.config, training={"resume": True}))
+    again.train()
+    assert again.step == 4
+
+
+def test_a_resumed_run_validates_as_one_that_never_stopped(images, tmp_path):
+    whole = trainer(validated(images, tmp_path / "whole", steps=8, checkpoint_every=3))
+    whole.train()
+    half = trainer(validated(images, tmp_path / "half", steps=8, checkpoint_every=3))
+    step = half.train_step
+
+    def killed_after_the_fifth():
+        if half.step == 5:
+            raise KeyboardInterrupt
+        return step()
+
+    half.train_step = killed_after_the_fifth
+    with pytest.raises(KeyboardInterrupt):
+        half.train()
+    assert read_checkpoint(half.out / "last.pt")["step"] == 3
+    resumed = trainer(with_settings(half.config, training={"resume": True}))
+    resumed.train()
+    for name in ("last.pt", "best.pt"):
+        one, other = (weights(run.out / name) for run in (whole, resumed))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    logs = [read_log(run.out / "validation.csv", ValidationLog) for run in (whole, resumed)]
+    assert str(logs[0]) == str(logs[1])
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"training": {"patience": 3}}, "patience needs pairs to validate on"),
+        ({"data": {"validation_share": 0.5}}, "no groups to split by"),
+        ({"data": {"validation_groups": ["x"]}}, "no groups to split by"),
+    ],
+)
+def test_a_validation_that_cannot_be(images, tmp_path, sections, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(with_settings(config_of(images, tmp_path / "run"), **sections))
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "message"),
+    [
+        ("training", {"precision": "half"}, r"precision must be one of float32, bfloat16"),
+        ("training", {"device": "tpu"}, r"device must be one of auto, cpu, cuda"),
+        ("training", {"validate_every": 0}, "validate_every must be at least 1"),
+        ("data", {"validation_share": 1.0}, r"validation_share must be in \[0, 1\)"),
+        ("data", {"validation_share": 0.5, "validation": ["x"]}, "three ways to say one thing"),
+        ("optimizer", {"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ("augmentation", {"crop": [5]}, "crop must be 2 sizes of at least 1"),
+    ],
+)
+def test_settings_that_are_refused(section, settings, message):
+    with pytest.raises(ValueError, match=message):
+        Config.from_dict({section: settings})
+
+
+def test_the_rate_warms_up(images, tmp_path):
+    config = config_of(images, tmp_path / "run", steps=12)
+    run = trainer(with_settings(config, optimizer={"warmup_steps": 3}))
+    rates = [run.learning_rate(step) for step in (0, 1, 2, 3, 11)]
+    assert rates == pytest.approx([2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-3])
+
+
+@pytest.mark.parametrize(
+    "options", [{"precision": "bfloat16"}, {"channels_last": True}], ids=lambda o: next(iter(o))
+)
+def test_faster_ways_to_the_same_field(images, tmp_path, options):
+    plain, fast = (
+        trainer(config_of(images, tmp_path / name, **extra))
+        for name, extra in (("plain", {}), ("fast", options))
+    )
+    entries = [[run.train_step() for _ in range(3)] for run in (plain, fast)]
+    for one, other in zip(*entries, strict=True):
+        assert one.total == pytest.approx(other.total, rel=1e-2)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=5e-2)
+    kinds = {p.dtype for p in fast.network.parameters()}
+    assert kinds == {torch.float32}  # autocast keeps the weights
+
+
+def test_half_precision_reaches_the_convolutions(images, tmp_path):
+    run = trainer(config_of(images, tmp_path / "run", precision="bfloat16"))
+    seen = []
+    for module in run.network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, i, o: seen.append(o.dtype))
+    run.train_step()
+    assert seen.count(torch.bfloat16) >= 4 and seen[-1] == torch.float32  # the head's is exact
+
+
+def test_the_channels_order_reaches_the_weights(images, tmp_path):
+    run = trainer(config_of(images, tmp_path / "run", channels_last=True))
+    weight = next(p for p in run.network.parameters() if p.ndim == 4 and min(p.shape[:2]) > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    run.train_step()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of its own modules
+def test_a_compiled_network_takes_the_same_steps(images, tmp_path):
+    plain, compiled = (
+        trainer(config_of(images, tmp_path / name, compile=name == "fast", steps=3))
+        for name in ("plain", "fast")
+    )
+    for _ in range(2):
+        one, other = plain.train_step(), compiled.train_step()
+        assert one.total == pytest.approx(other.total, rel=1e-4)
+    compiled.out.mkdir()
+    compiled.save_checkpoint()
+    assert set(weights(compiled.out / "last.pt")) == set(plain.network.state_dict())
+
+
+def test_tensorboard_shows_losses_folds_rate_and_a_picture(images, tmp_path):
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is not here"
+    )
+    run = trainer(validated(images, tmp_path / "run", steps=4, tensorboard=True))
+    run.train()
+    seen = events.EventAccumulator(str(run.out / "tensorboard"))
+    seen.Reload()
+    tags = seen.Tags()
+    for name in ("total", "similarity", "folded_percent", "learning_rate", "pairs_per_second"):
+        assert f"training/{name}" in tags["scalars"]
+    assert [event.step for event in seen.Scalars("training/total")] == [1, 2, 3, 4]
+    assert [event.step for event in seen.Images("validation/pair")] == [2, 4]
+
+
+def test_the_log_says_how_much_folds(images, tmp_path):
+    run = trainer(config_of(images, tmp_path / "run"))
+    with torch.no_grad():
+        head = run.network.head
+        head.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(50)
+    entry = run.train_step()
+    assert entry.smallest_determinant < 0 < entry.folded_percent <= 100
