@@ -65,6 +65,10 @@ def register_variational(
     check_pair(moving, fixed, "moving")
     dtype = arithmetic_dtype(moving, fixed)
     moving, fixed = moving.to(dtype), fixed.to(dtype)
+    for name, image in (("moving", moving), ("fixed", fixed)):
+        bad = int((~torch.isfinite(image)).sum())
+        if bad:
+            raise ValueError(f"{name} must be finite, {bad} of its values are NaN or infinite")
     weights = checked_mask(mask, fixed, dtype)
     if levels < 1 or iterations < 1:
         raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")

@@ -4,10 +4,13 @@ import importlib
 import warnings
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 from diffreg import ops
+from diffreg.data.pairs import PairDataset, find_pairs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ARGUMENTS = ["--steps", "3", "--size", "32", "--pairs", "2"]
@@ -80,3 +83,43 @@ def test_an_operator_allocates_its_gradients_and_no_images_between(example):
         gradient(operator)
         assert peak(lambda operator=operator: operator(warped, fixed)) < 1024
         assert peak(lambda operator=operator: gradient(operator)) < one_image + 1024
+
+
+def cine(folder, patient, at):
+    """A bright disc that beats at a known place of a still ground, and its label."""
+    y, x = np.meshgrid(np.arange(40), np.arange(48), indexing="ij")
+    radius = 6 + 2 * np.cos(np.arange(6) * np.pi / 3)
+    disc = np.hypot(y - at[0], x - at[1])[..., None, None] < radius
+    disc = np.repeat(disc, 3, axis=2)
+    affine = np.diag([1.5, 1.5, 8.0, 1.0])
+    ground = (10 * (x + y) % 70)[..., None, None]
+    image = (ground + 200 * disc).astype(np.int16)
+    nib.save(nib.Nifti1Image(image, affine), folder / f"{patient}_cine.nii.gz")
+    nib.save(nib.Nifti1Image(disc.astype(np.uint8), affine), folder / f"{patient}_endo.nii.gz")
+
+
+def test_cine_becomes_manifests(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = importlib.import_module("cardiac_manifests")
+    for patient, at in (("A", (12, 30)), ("B", (20, 20)), ("C", (20, 20))):
+        cine(tmp_path, patient, at)
+    rows = [f"{patient},{k},0,3" for patient in "ABC" for k in (0, 1)]
+    (tmp_path / "ed_es_pairs.csv").write_text("\n".join(["patient,slice,ed,es", *rows]))
+    out = tmp_path / "out"
+    arguments = [str(tmp_path), str(out), "--validate", "B", "--test", "C", "--size", "24"]
+    monkeypatch.setattr("sys.argv", ["cardiac_manifests.py", *arguments])
+    script.main()
+    training = find_pairs([out / "train.csv"])
+    assert len(training) == 2 * 3 * 2  # slices, ordered pairs of phases 0, 2, 4
+    assert {pair.group for pair in training} == {"A"}
+    for name in ("validate", "test"):
+        pairs = find_pairs([out / f"{name}.csv"])
+        assert [pair.fixed_slice for pair in pairs] == [0, 1]
+        sample = PairDataset(pairs).samples[0]
+        assert sample.fixed.shape == (1, 1, 24, 24)
+        assert sample.fixed_label.sum() > sample.moving_label.sum() > 30  # diastole is larger
+    # The window is around the disc, and says so in the header.
+    window = nib.load(out / "A_image00.nii")
+    disc = np.argwhere(np.asarray(nib.load(out / "A_label00.nii").dataobj)[..., 0]).mean(0)
+    assert np.abs(disc - 12).max() <= 6.5
+    assert np.allclose(window.affine[:2, :2] @ disc + window.affine[:2, 3], (18, 45))

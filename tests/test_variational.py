@@ -206,3 +206,11 @@ def test_bad_arguments_are_refused(arguments, error, message):
 
 def test_examples():
     assert doctest.testmod(variational).failed == 0
+
+
+@pytest.mark.parametrize("name", ["moving", "fixed"])
+def test_images_that_are_not_finite_are_refused(name):
+    images = {each: torch.rand(1, 1, 8, 8) for each in ("moving", "fixed")}
+    images[name][0, 0, 3, 4] = torch.nan
+    with pytest.raises(ValueError, match=f"{name} must be finite, 1 of its values"):
+        register_variational(**images)

@@ -252,10 +252,12 @@ def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair
         if "image" not in found:
             raise ValueError(f"{row}: image must be a file")
         images.append((row, found, text_of(values, "group", row), slice_of(values, "slice", row)))
+    together: dict[Any, list[Any]] = {}
+    for image in images:
+        together.setdefault(image[2:], []).append(image)
+    every = (pair for those in together.values() for pair in permutations(those, 2))
     pairs = []
-    for (row, a, group, k), (other, b, other_group, other_k) in permutations(images, 2):
-        if group != other_group or k != other_k:
-            continue
+    for (row, a, group, k), (other, b, _, _) in every:
         pairs.append(
             Pair(
                 moving=a["image"],

@@ -80,7 +80,9 @@ class PairDataset:
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
         read = cache(read_image)
-        self.samples = [self._read(pair, read) for pair in self.pairs]
+        # An image is in many pairs: what lies on its own grid is held once.
+        own = cache(lambda path, index: self.normalization(read(path, index).data))
+        self.samples = [self._read(pair, read, own) for pair in self.pairs]
         self.spacing = self._common_grid(read, batches)
 
     def __len__(self) -> int:
@@ -117,7 +119,7 @@ class PairDataset:
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
-    def _read(self, pair: Pair, read: Callable[..., Image]) -> Sample:
+    def _read(self, pair: Pair, read: Callable[..., Image], own: Callable[..., Tensor]) -> Sample:
         """All of a pair on the fixed grid, normalised as `diffreg.registration.register` does."""
         moving, fixed = read(pair.moving, pair.moving_slice), read(pair.fixed, pair.fixed_slice)
         if moving.kind != fixed.kind:
@@ -127,8 +129,12 @@ class PairDataset:
                 raise ValueError(
                     f"{pair.name}: {image.name} is constant, there is nothing to align"
                 )
-        limits = self.normalization.limits(moving.data)
-        on_fixed = resample_to(moving, fixed, padding="border")
+        if moving.shape == fixed.shape and np.array_equal(moving.affine, fixed.affine):
+            on_fixed = own(pair.moving, pair.moving_slice)
+        else:
+            limits = self.normalization.limits(moving.data)
+            on_fixed = resample_to(moving, fixed, padding="border")
+            on_fixed = self.normalization.scale(on_fixed, limits)
 
         def aligned(path: Path | None, index: int | None) -> Tensor | None:
             if path is None:
@@ -140,8 +146,8 @@ class PairDataset:
         if mask is not None and not bool((mask > 0).any()):
             raise ValueError(f"{pair.name}: {pair.fixed_mask} selects no voxel of the fixed image")
         return Sample(
-            self.normalization.scale(on_fixed, limits),
-            self.normalization(fixed.data),
+            on_fixed,
+            own(pair.fixed, pair.fixed_slice),
             None if mask is None else (mask > 0).to(torch.float32),
             aligned(pair.moving_label, pair.moving_slice),
             aligned(pair.fixed_label, pair.fixed_slice),
