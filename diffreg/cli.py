@@ -86,6 +86,14 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
     return text or type(error).__name__
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal came.
+
+    A class of its own: KeyboardInterrupt itself, raised while a library runs exec(), makes CPython
+    end the process by SIGINT whatever exit status is asked for.
+    """
+
+
 @contextmanager
 def _stopping() -> Iterator[None]:
     """Ctrl-C and SIGTERM both end the command through its `finally`s."""
@@ -97,7 +105,7 @@ def _stopping() -> Iterator[None]:
         now = time.monotonic()
         if now - last[0] >= _GRACE:
             last[0] = now
-            raise KeyboardInterrupt(number)
+            raise _Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -108,10 +116,10 @@ def _stopping() -> Iterator[None]:
         yield
         # A library may have swallowed the exception, or made another one of it.
         if caught:
-            raise KeyboardInterrupt(caught[0])
+            raise _Stopped(caught[0])
     except Exception as error:
         if caught:
-            raise KeyboardInterrupt(caught[0]) from error
+            raise _Stopped(caught[0]) from error
         raise
     finally:
         for number, handler in before.items():

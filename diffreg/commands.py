@@ -76,16 +76,21 @@ def run_apply(options: argparse.Namespace) -> int:
 def run_train(options: argparse.Namespace) -> int:
     """Train a network; of several processes that torchrun started, the first one speaks."""
     from diffreg.config import load_config
-    from diffreg.ranks import joined
+    from diffreg.ranks import Ranks, joined
     from diffreg.trainer import Trainer
 
     overrides = [*options.overrides, *(["training.resume=true"] if options.resume else [])]
     config = load_config(options.config, overrides)
-    with joined(config.training.device) as ranks:
+
+    def train(ranks: Ranks) -> str:
         trainer = Trainer(config, ranks=ranks)
         trainer.train()
+        return trainer.conclusion
+
+    with joined(config.training.device) as ranks:
+        conclusion = train(ranks)  # the trainer ends before the processes part
     if ranks.first:
-        print(trainer.conclusion)
+        print(conclusion)
     return 0
 
 

@@ -6,6 +6,7 @@ that all ranks take the step that one process would take on the whole batch. Cal
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -98,8 +99,13 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), count, place)
+        # gloo's threads still let go of the last sums, which are Python's: one that does so while
+        # the interpreter ends aborts the process. So all wait for the slowest, and the group ends
+        # its threads here, once the cycles within DistributedDataParallel no longer hold it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
+        gc.collect()
 
 
 def _kind(device: str) -> str:

@@ -122,3 +122,20 @@ def test_stopped_at_any_moment(folder):
         assert said.splitlines()[-1].startswith("diffreg: terminated; ")
         assert "Traceback" not in said
         assert leftovers(folder) == []
+
+
+@both
+def test_stopped_while_a_library_executes_text(number, tmp_path):
+    """As dataclasses do at import: CPython would end by SIGINT if it saw its own exception there."""
+    (tmp_path / "stopped.py").write_text(f"""
+import sys
+from diffreg import cli, commands
+commands.run_info = lambda options: exec(
+    "import os, signal; os.kill(os.getpid(), {int(number)}); [None for _ in range(10**6)]"
+)
+sys.exit(cli.main(["info"]))
+""")
+    command = [sys.executable, "-m", "stopped"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == STATUS[number]
+    assert done.stderr == f"diffreg: {WORD[number]}; no file is half-written\n"
