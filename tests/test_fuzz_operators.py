@@ -223,10 +223,6 @@ def check_unknown_positions(case, warped):
     """Where a displacement is not finite, so is no warped value; a label there is 0."""
     displacement = case.inputs[1]
     unknown = ~torch.isfinite(displacement).all(1, keepdim=True)
-    if case.options["padding"] == "zeros":
-        # Outside along the first axis the value is 0 whatever the second coordinate is.
-        row = displacement[:, :1].double() + torch.arange(warped.shape[2])[:, None]
-        unknown &= ~((row <= -0.5) | (row >= case.inputs[0].shape[2] - 1))
     unknown = unknown.expand_as(warped)
     if warped.is_floating_point():
         assert torch.isnan(warped[unknown]).all()

@@ -126,7 +126,7 @@ def test_stopped_at_any_moment(folder):
 
 @both
 def test_stopped_while_a_library_executes_text(number, tmp_path):
-    """As dataclasses do at import: CPython would end by SIGINT if it saw its own exception there."""
+    """As dataclasses do: CPython would end by SIGINT if it saw its own exception there."""
     (tmp_path / "stopped.py").write_text(f"""
 import sys
 from diffreg import cli, commands

@@ -21,7 +21,11 @@ struct Moments {
   DIFFREG_HD double coefficient() const {
     return constant() ? 0 : product / (std::sqrt(warped_warped) * std::sqrt(fixed_fixed));
   }
-  DIFFREG_HD double value() const { return 1 - coefficient(); }
+  // Rounding can take the coefficient of equal images past 1; what is not a number stays so.
+  DIFFREG_HD double value() const {
+    const double apart = 1 - coefficient();
+    return apart < 0 ? 0 : apart;
+  }
 
   // d(1 - cc)/dW = -(a / (|a||b|) - cc b / |b|^2); to the fixed image with the roles exchanged.
   DIFFREG_HD double slope(double own, double own_own, double other) const {

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
       terms_of(place.plane, H * W, y * W + x, terms);
       for (int k = 0; k < kTerms; ++k) running[k] += sign * terms[k];
     };
-    for (int64_t y = clamped(place.y - r, H); y < place.y + r; ++y) add(y, 1);
+    for (int64_t y = place.y - r; y < place.y + r; ++y) add(y, 1);
     for (int64_t y = place.y; y < place.y + kStrip && y < H; ++y) {
       add(y + r, 1);
       if (y > place.y) add(y - r - 1, -1);

@@ -24,9 +24,13 @@ DIFFREG_DEVICE void locate_voxel(const Problem& problem,
                                  int64_t y, int64_t x, Neighbours<Arithmetic<S>>* at) {
   using T = Arithmetic<S>;
   const int64_t start[D] = {y, x}, voxel = y * problem.to[1] + x;
+  T shift[D], bad = 0;
   for (int k = 0; k < D; ++k) {
-    const T shift = load(displacement + k * problem.to_voxels() + voxel);
-    at[k] = locate(problem.sampling, static_cast<T>(start[k]) + shift,
+    shift[k] = load(displacement + k * problem.to_voxels() + voxel);
+    bad += poison(shift[k]);
+  }
+  for (int k = 0; k < D; ++k) {
+    at[k] = locate(problem.sampling, static_cast<T>(start[k]) + shift[k], bad,
                    static_cast<int32_t>(problem.from[k]));
   }
 }

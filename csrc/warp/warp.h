@@ -38,16 +38,18 @@ struct Neighbours {
   }
 };
 
-// 0 for a finite coordinate, else NaN: added to weights and slopes, it reaches value and gradient.
+// 0 for a finite component of a displacement, else NaN. What the components of one point give is
+// summed and, as `bad`, added to the weights and slopes of every axis: it reaches value and
+// gradients wherever the point lies along the other axes.
 template <typename T>
-DIFFREG_HD T poison(T coordinate) {
-  return coordinate - coordinate == 0 ? T(0) : static_cast<T>(NAN);
+DIFFREG_HD T poison(T component) {
+  return component - component;
 }
 
 // Without branches, so that loops over it become vector code. Sizes are below 2^30.
 template <typename T>
-DIFFREG_HD Neighbours<T> linear(T coordinate, int32_t size, Padding padding) {
-  const T bad = poison(coordinate), last = static_cast<T>(size - 1);
+DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding padding) {
+  const T last = static_cast<T>(size - 1);
   if (padding == Padding::border) {
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
     const T slope = (coordinate > 0 && coordinate < last ? T(1) : T(0)) + bad;
@@ -63,8 +65,8 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, int32_t size, Padding padding) {
   const int32_t truncated = static_cast<int32_t>(inside);
   const int32_t low = static_cast<T>(truncated) > inside ? truncated - 1 : truncated;
   const T fraction = inside - static_cast<T>(low) + bad;
-  const T has_low = near && low >= 0 ? T(1) : bad;
-  const T has_high = near && low + 1 < size ? T(1) : bad;
+  const T has_low = (near && low >= 0 ? T(1) : T(0)) + bad;
+  const T has_high = (near && low + 1 < size ? T(1) : T(0)) + bad;
   return {low >= 0 ? low : 0,
           low + 1 < size ? low + 1 : low,
           has_low * (1 - fraction),
@@ -75,8 +77,8 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, int32_t size, Padding padding) {
 
 // floor(coordinate + 1/2); constant almost everywhere, hence without slope.
 template <typename T>
-DIFFREG_HD Neighbours<T> nearest(T coordinate, int32_t size, Padding padding) {
-  const T bad = poison(coordinate), last = static_cast<T>(size - 1);
+DIFFREG_HD Neighbours<T> nearest(T coordinate, T bad, int32_t size, Padding padding) {
+  const T last = static_cast<T>(size - 1);
   const T rounded = std::floor(coordinate + T(0.5));
   const T raised = rounded > 0 ? rounded : T(0);
   const T inside = raised < last ? raised : last;
@@ -86,9 +88,9 @@ DIFFREG_HD Neighbours<T> nearest(T coordinate, int32_t size, Padding padding) {
 }
 
 template <typename T>
-DIFFREG_HD Neighbours<T> locate(const Sampling& sampling, T coordinate, int32_t size) {
-  return sampling.linear ? linear(coordinate, size, sampling.padding)
-                         : nearest(coordinate, size, sampling.padding);
+DIFFREG_HD Neighbours<T> locate(const Sampling& sampling, T coordinate, T bad, int32_t size) {
+  return sampling.linear ? linear(coordinate, bad, size, sampling.padding)
+                         : nearest(coordinate, bad, size, sampling.padding);
 }
 
 // Value at a point: the product of the axes' interpolations. stride[k] is that of axis k; `image`

@@ -75,21 +75,22 @@ struct Lanes {
     return {low[i], high[i], low_weight[i], high_weight[i], low_slope[i], high_slope[i]};
   }
 
-  // coordinate = start + i * step + displacement[i]
+  // coordinate = start + i * step + component[i]
   void locate(const Sampling& sampling, int64_t start, int64_t step, int64_t count, int32_t size,
-              const T* displacement) {
+              const T* component,  // of the displacement, along this axis
+              const T* bad) {
     const auto fill = [&](const auto& neighbours) {
       const int32_t first = static_cast<int32_t>(start), stride = static_cast<int32_t>(step);
       for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
-        set(i, neighbours(static_cast<T>(first + i * stride) + displacement[i]));
+        set(i, neighbours(static_cast<T>(first + i * stride) + component[i], bad[i]));
       }
     };
     if (!sampling.linear) {
-      fill([&](T at) { return nearest(at, size, sampling.padding); });
+      fill([&](T at, T nan) { return nearest(at, nan, size, sampling.padding); });
     } else if (sampling.padding == Padding::border) {
-      fill([&](T at) { return linear(at, size, Padding::border); });
+      fill([&](T at, T nan) { return linear(at, nan, size, Padding::border); });
     } else {
-      fill([&](T at) { return linear(at, size, Padding::zeros); });
+      fill([&](T at, T nan) { return linear(at, nan, size, Padding::zeros); });
     }
   }
 };
@@ -106,11 +107,15 @@ void for_row(const Grids& grids, const Sampling& sampling,
   for (int64_t line = row * grids.row_voxels; line < (row + 1) * grids.row_voxels; line += width) {
     for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
       const int64_t count = std::min(Lanes<T>::kCount, width - x);
+      const T* components = displacement + line + x;
+      T bad[Lanes<T>::kCount] = {};
+      for (int k = 0; k < D; ++k) {
+        for (int64_t i = 0; i < count; ++i) bad[i] += poison(components[k * grids.to_voxels + i]);
+      }
       for (int k = 0; k < D; ++k) {
         const bool along = k == D - 1;
         lanes[k].locate(sampling, along ? x : index[k], along, count,
-                        static_cast<int32_t>(grids.from[k]),
-                        displacement + k * grids.to_voxels + line + x);
+                        static_cast<int32_t>(grids.from[k]), components + k * grids.to_voxels, bad);
       }
       for (int64_t i = 0; i < count; ++i) {
         Neighbours<T> at[D];

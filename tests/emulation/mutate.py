@@ -24,7 +24,8 @@ from emulation import build
 CSRC = build.ROOT / "csrc"
 # Which operator's cases run a shared header's code.
 USERS = {
-    "block_reduce.h": ("parallel_level_sets", ("pls-mask",)),
+    # Its blocks reduce tile after tile with nothing else between that parts them.
+    "block_reduce.h": ("warp", ("warp-linear-zeros",)),
     "cell_tile.h": ("deformation_energy", ("energy-hyperelastic",)),
     "gradient_tile.h": ("parallel_level_sets", ("pls-mask",)),
     "mask_total.h": ("parallel_level_sets", ("pls-mask",)),

@@ -35,6 +35,16 @@ def test_linear_dependence(function, factor, value):
     assert function(factor * image + 7, image).item() == pytest.approx(value, abs=1e-14)
 
 
+@both
+@dtypes
+def test_equal_images_are_never_below_nothing(function, dtype, digits):
+    image = torch.cat(
+        [uniform((1, 1, n, 7), dtype, seed=n).flatten(2)[..., :21] for n in range(3, 60)]
+    )
+    value = function(image[:, :, None], image[:, :, None])
+    assert (value >= 0).all() and value.max() < 10 * digits
+
+
 def test_at_linear_dependence_the_gradient_vanishes():
     image = (3 * golden.warped() - 1).requires_grad_()
     correlation(image, golden.warped()).sum().backward()

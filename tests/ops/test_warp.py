@@ -191,12 +191,30 @@ def test_not_finite_gives_nan_there_and_nowhere_else(function, padding, bad, com
     assert image.grad.isnan().any()
 
 
-def test_both_components_of_the_gradient_are_nan():
-    image, u = golden.warped(), golden.displacement()
-    u[0, 0, 4, 4] = math.nan
+@both
+@paddings
+@pytest.mark.parametrize("interpolation", ["linear", "nearest"])
+@pytest.mark.parametrize("component", [0, 1])
+def test_not_finite_gives_nan_far_outside_along_the_other_axis(
+    function, interpolation, padding, component
+):
+    u = golden.displacement()
+    u[0, 1 - component, 4, 4] = 100.0
+    u[0, component, 4, 4] = math.nan
+    assert function(golden.warped(), u, interpolation, padding)[0, 0, 4, 4].isnan()
+
+
+@paddings
+@pytest.mark.parametrize("other", [0.0, 100.0], ids=["inside", "outside"])
+@pytest.mark.parametrize("component", [0, 1])
+def test_both_components_of_the_gradient_are_nan(padding, other, component):
+    image, u = golden.warped().requires_grad_(), golden.displacement()
+    u[0, component, 4, 4] = math.nan
+    u[0, 1 - component, 4, 4] += other
     u.requires_grad_()
-    warp(image, u).sum().backward()
+    warp(image, u, padding=padding).sum().backward()
     assert u.grad[0, :, 4, 4].isnan().all()
+    assert image.grad.isnan().any()
 
 
 @both
