@@ -5,9 +5,11 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# NVIDIA's compiler from PyPI, for machines without an nvcc; constraints.txt has the versions.
+NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt cmake/cuda.cmake setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: demo test test-fast test-gpu mutants lint format bench bench-gpu clean machine
+.PHONY: demo test test-fast test-gpu mutants lint format bench bench-gpu cuda wheel test-wheel clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
@@ -46,8 +48,26 @@ bench: $(VENV)/.app
 bench-gpu: $(VENV)/.app
 	$(BIN)/python bench/cuda_time.py
 
+# The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
+cuda: $(VENV)/.nvcc
+	$(PIP) --no-build-isolation -e ".[app]"
+	@touch $(VENV)/.app
+	$(BIN)/diffreg info
+
+# dist/diffreg-*.whl, which holds the CPU core and the CUDA kernels.
+wheel: $(VENV)/.nvcc
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w dist .
+	@ls dist
+
+# The operator tests on the wheel, in an environment that has torch, numpy and pytest alone.
+test-wheel: wheel
+	$(PYTHON) -m venv --clear $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl
+	$(VENV)-wheel/bin/pytest -q tests/ops
+
 clean:
-	rm -rf build $(VENV) diffreg/*.so *.egg-info
+	rm -rf build dist $(VENV) $(VENV)-wheel diffreg/*.so *.egg-info
 
 # What is missing is said in words, before anything is downloaded.
 machine:
@@ -63,6 +83,10 @@ $(VENV)/.torch: constraints.txt
 	@echo "Setting up $(VENV): $(TORCH) and the build tools (a download of some minutes)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "$(TORCH)" numpy setuptools wheel pybind11 cmake ninja
+	@touch $@
+
+$(VENV)/.nvcc: $(VENV)/.torch
+	@command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null || test -n "$$CUDA_HOME" || $(PIP) $(NVCC_WHEELS)
 	@touch $@
 
 $(VENV)/.app: $(VENV)/.torch $(CORE)

@@ -47,6 +47,12 @@ class CMakeBuild(build_ext):
         subprocess.run(configure, check=True, env=environment)
         subprocess.run(["cmake", "--build", str(build)], check=True, env=environment)
 
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install: setuptools itself knows of diffreg/_C alone."""
+        super().copy_extensions_to_source()
+        for library in (Path(self.build_lib) / "diffreg").glob("_cpu_*.so"):
+            self.copy_file(str(library), str(ROOT / "diffreg" / library.name))
+
 
 setup(
     version=version(),

@@ -8,6 +8,7 @@ docs/cuda.md and bench/results/cuda_cost.json; --check fails where a gate does n
 import argparse
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -103,7 +104,7 @@ def traffic(emulation: Emulation, dtype: torch.dtype) -> list[dict[str, Any]]:
 
 
 def tool(name: str) -> str | None:
-    """cuobjdump, from the PATH or out of its wheel."""
+    """cuobjdump or nvdisasm, from the PATH or out of its wheel."""
     if found := shutil.which(name):
         return found
     try:
@@ -151,6 +152,59 @@ def resources(library: Path, cuobjdump: str) -> list[dict[str, Any]]:
         if row["architecture"] in MULTIPROCESSOR:
             row["occupancy"] = occupancy(row["architecture"], row["REG"], row["SHARED"])
     return rows
+
+
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][\w.]*)([^;]*);")
+_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
+
+
+def loops(library: Path, cuobjdump: str, rows: list[dict[str, Any]]) -> None:
+    """Adds to the resources of MULTIPROCESSOR's architectures what the machine code shows.
+
+    `loop`: instructions of the longest loop, the one over tiles where there is one. `in_flight`:
+    bytes that the resident threads of a multiprocessor have asked global memory for before the
+    first of them is used, at the best place of the code (branches between loads not followed).
+    """
+    disassembler = tool("nvdisasm")
+    path = os.pathsep.join([str(Path(disassembler or "").parent), os.environ["PATH"]])
+    for architecture in MULTIPROCESSOR:
+        command = [cuobjdump, "--dump-sass", "--gpu-architecture", f"sm_{architecture}"]
+        text = subprocess.run(
+            [*command, str(library)], capture_output=True, text=True, env=os.environ | {"PATH": path}
+        ).stdout
+        names = subprocess.run(["c++filt"], input=text, capture_output=True, text=True).stdout
+        for part in names.split("Function : ")[1:]:
+            kernel = short(part.splitlines()[0].strip())
+            for row in rows:
+                if row["kernel"] == kernel and row["architecture"] == architecture:
+                    row["loop"], a_thread = _longest_loop(part), _bytes_asked_for(part)
+                    resident = row["occupancy"] * MULTIPROCESSOR[architecture][0] * 32
+                    row["in_flight"] = round(resident * a_thread)
+
+
+def _longest_loop(code: str) -> int:
+    """Instructions, of 16 bytes, between a branch backwards and where it goes."""
+    longest = 0
+    for address, name, operands in _INSTRUCTION.findall(code):
+        target = re.search(r"0x([0-9a-f]+)\s*$", operands)
+        if name.startswith("BRA") and target:
+            longest = max(longest, (int(address, 16) - int(target[1], 16)) // 16 + 1)
+    return longest
+
+
+def _bytes_asked_for(code: str) -> int:
+    """The most that one thread's loads ask for before an instruction uses one of their results."""
+    most, waiting = 0, {}
+    for _, name, operands in _INSTRUCTION.findall(code):
+        first, _, rest = operands.partition(",")
+        load = name.startswith("LDG")
+        used = set(re.findall(r"\bR\d+\b", rest if load else operands))
+        if used & waiting.keys() or name.startswith("BAR"):
+            waiting = {}
+        if load:
+            waiting[first.strip()] = next((_BYTES[w] for w in name.split(".") if w in _BYTES), 4)
+            most = max(most, sum(waiting.values()))
+    return most
 
 
 def short(name: str) -> str:
@@ -205,16 +259,19 @@ def table(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> str:
         return "\n".join([*lines, "", "Registers and occupancy: no cuobjdump was at hand."])
     lines += [
         "",
-        "| kernel, float32 | registers | shared bytes | occupancy sm_80 | sm_90 | sm_100 |",
+        "| kernel, float32 | registers | shared bytes | occupancy sm_80 | sm_90 | sm_100 "
+        "| loop, sm_90 | in flight, sm_90 |",
     ]
-    lines += ["|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     kernels = sorted({r["kernel"] for r in compiled if "float" in r["kernel"]})
     for kernel in kernels:
         found = {r["architecture"]: r for r in compiled if r["kernel"] == kernel}
         if "80" not in found:
             continue
         shares = [f"{found[a]['occupancy']:.0%}" if a in found else "-" for a in MULTIPROCESSOR]
-        columns = [str(found["80"]["REG"]), str(found["80"]["SHARED"]), *shares]
+        hopper = found.get("90", {})
+        code = [str(hopper.get(key, "-")) for key in ("loop", "in_flight")]
+        columns = [str(found["80"]["REG"]), str(found["80"]["SHARED"]), *shares, *code]
         lines.append(f"| {kernel} | " + " | ".join(columns) + " |")
     return "\n".join(lines)
 
@@ -243,6 +300,10 @@ def main() -> None:
         from diffreg import _C
 
         compiled = resources(Path(_C.__file__), cuobjdump)
+        if tool("nvdisasm") is None:
+            print("loops and bytes in flight: skipped, there is no nvdisasm")
+        else:
+            loops(Path(_C.__file__), cuobjdump, compiled)
     print(table(rows, compiled))
     if options.write:
         write_docs(table(rows, compiled))

@@ -1,12 +1,17 @@
 # CUDA kernels, wherever there is an nvcc: no GPU and no CUDA build of torch is needed. DIFFREG_CUDA
 # (CMake or environment): "auto" looks for one, "off" builds the CPU core alone, a path names one.
 set(DIFFREG_CUDA "$ENV{DIFFREG_CUDA}" CACHE STRING "auto, off, or the path of an nvcc")
-set(DIFFREG_CUDA_ARCHITECTURES "75 80 86 89 90 100 120" CACHE STRING
+set(architectures "75 80 86 89 90 100 120")
+if(DEFINED ENV{DIFFREG_CUDA_ARCHITECTURES})
+  set(architectures "$ENV{DIFFREG_CUDA_ARCHITECTURES}")
+endif()
+set(DIFFREG_CUDA_ARCHITECTURES "${architectures}" CACHE STRING
     "Compute capabilities; PTX of the last one serves what comes after")
 
 set(DIFFREG_NVCC "")
 if(DIFFREG_CUDA STREQUAL "" OR DIFFREG_CUDA STREQUAL "auto")
-  find_program(found_nvcc nvcc NO_CACHE HINTS $ENV{CUDA_HOME}/bin PATHS /usr/local/cuda/bin)
+  find_program(found_nvcc nvcc NO_CACHE HINTS $ENV{CUDA_HOME}/bin
+               PATHS /usr/local/cuda/bin ${Python_SITELIB}/nvidia/cu13/bin)
   if(found_nvcc)
     set(DIFFREG_NVCC ${found_nvcc})
   endif()
@@ -46,6 +51,9 @@ endfunction()
 function(diffreg_add_cuda target)
   separate_arguments(wanted UNIX_COMMAND "${DIFFREG_CUDA_ARCHITECTURES}")
   diffreg_architectures(architectures ${wanted})
+  if(NOT architectures)
+    message(FATAL_ERROR "${DIFFREG_NVCC} knows none of the architectures ${DIFFREG_CUDA_ARCHITECTURES}")
+  endif()
   diffreg_cudart(cudart)
   set(flags -std=c++17 -O3 -Werror all-warnings -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra
       -Xptxas=-warn-spills,-warn-lmem-usage -t 2)
@@ -69,4 +77,7 @@ function(diffreg_add_cuda target)
   target_link_libraries(${target} PRIVATE ${cudart} rt dl pthread)
   string(REPLACE ";" " " listed "${architectures}")
   set(DIFFREG_CUDA_BUILT "${listed} ptx${newest}" PARENT_SCOPE)
+  execute_process(COMMAND ${DIFFREG_NVCC} --version OUTPUT_VARIABLE version)
+  string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" _ "${version}")
+  set(DIFFREG_CUDA_RUNTIME "${CMAKE_MATCH_1}" PARENT_SCOPE)
 endfunction()

@@ -1,7 +1,35 @@
-// The Python module diffreg._C. Loading it runs the registrations of every operator in the library.
+// The Python module diffreg._C: what the core was built from, and which of its CPU variants this
+// processor runs. Loading it registers the CUDA kernels, where it has any.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <sstream>
+#include <string>
+#include <vector>
 
 namespace {
+
+bool runs(const std::string& variant) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (variant == "avx512") {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+  if (variant == "avx2") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  return variant == "baseline";
+}
+
+// Of those that were built, slowest first.
+std::vector<std::string> cpu_variants() {
+  std::vector<std::string> found;
+  std::istringstream built(DIFFREG_CPU_VARIANTS);
+  for (std::string variant; built >> variant;) {
+    if (runs(variant)) found.push_back(variant);
+  }
+  return found;
+}
 
 pybind11::dict build_info() {
   pybind11::dict info;
@@ -9,8 +37,8 @@ pybind11::dict build_info() {
   info["torch"] = DIFFREG_TORCH_VERSION;
   info["oldest_torch"] = DIFFREG_OLDEST_TORCH;
   info["compiler"] = DIFFREG_COMPILER;
-  info["cpu_variant"] = "baseline";
   info["cuda_architectures"] = DIFFREG_CUDA_ARCHITECTURES;
+  info["cuda_runtime"] = DIFFREG_CUDA_RUNTIME;
   return info;
 }
 
@@ -19,6 +47,7 @@ pybind11::dict build_info() {
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled operators of diffreg, registered as torch.ops.diffreg.*";
   module.def("build_info", &build_info,
-             "Version, torch at build time, oldest torch at run time, compiler, CPU variant and "
-             "CUDA architectures.");
+             "Version, torch at build time, oldest torch at run time, compiler, CUDA architectures and "
+             "runtime.");
+  module.def("cpu_variants", &cpu_variants, "CPU variants that run here, slowest first.");
 }

@@ -6,7 +6,6 @@ Modules are imported by the command that needs them: `diffreg --help` waits for 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -104,19 +103,9 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_info(options: argparse.Namespace) -> int:
     """Say what is installed."""
-    import numpy
-    import torch
+    from diffreg.installation import description
 
-    from diffreg.ops._core import build_info
-
-    lines = build_info() | {
-        "python": platform.python_version(),
-        "torch at run time": torch.__version__,
-        "numpy": numpy.__version__,
-        "threads": torch.get_num_threads(),
-    }
-    for key, value in lines.items():
-        print(f"{key}: {value}")
+    print("\n".join(description()))
     return 0
 
 

@@ -15,6 +15,7 @@ from diffreg import registration as registration_module
 from diffreg.cli import SIMILARITIES, main
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
+from diffreg.installation import Machine, description
 from diffreg.outputs import duration
 
 
@@ -256,6 +257,45 @@ def test_info(capsys):
     assert f"version: {__version__}\n" in said
     for key in ("compiler", "cuda_architectures", "python", "numpy", "threads"):
         assert f"\n{key}: " in said
+
+
+CORE = {"cuda_architectures": "75 80 90 ptx90", "cuda_runtime": "13.0"}
+
+
+@pytest.mark.parametrize(
+    "machine, core, said",
+    [
+        (Machine(), {}, "not used, torch is a CPU build"),
+        (Machine((), None, "13.0"), {}, "not used, there is no driver"),
+        (Machine((), 13000, "13.0"), {}, "not used, torch finds none"),
+        (Machine([("A", 90)], 13000, "13.0"), {}, "A (sm_90), runs the kernels built for sm_90"),
+        (Machine([("A", 86)], 13010, "13.0"), {}, "A (sm_86), runs the kernels built for sm_80"),
+        (
+            Machine([("A", 120)], 13000, "13.0"),
+            {},
+            "A (sm_120), runs the kernels by PTX of sm_90, compiled at their first use",
+        ),
+        (
+            Machine([("A", 70)], 13000, "13.0"),
+            {},
+            "A (sm_70), NOT usable: the kernels were built for sm_75, sm_80, sm_90; build with "
+            'DIFFREG_CUDA_ARCHITECTURES="70" and an nvcc that knows it',
+        ),
+        (
+            Machine([("A", 90)], 12040, "12.4"),
+            {},
+            "NOT usable: the driver runs CUDA 12.4, the kernels were built with 13.0; update",
+        ),
+        (Machine([("A", 90)], 12040, "12.4"), {"cuda_runtime": "12.8"}, "runs the kernels built"),
+        (
+            Machine([("A", 90)], 13000, "13.0"),
+            {"cuda_architectures": "none", "cuda_runtime": "none"},
+            "A (sm_90), NOT usable: the core was built without CUDA kernels",
+        ),
+    ],
+)
+def test_what_info_says_of_gpus(machine, core, said):
+    assert said in description(machine, CORE | core)[-1]
 
 
 def test_version(capsys):

@@ -1,7 +1,9 @@
 """Loading the compiled library: what it says of itself, and what it says when it does not fit."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +15,59 @@ def test_build_info_names_what_the_core_was_built_from():
     info = _core.build_info()
     assert info["version"] == diffreg.__version__
     assert info["compiler"].startswith("GNU") or info["compiler"].startswith("Clang")
-    assert info["cpu_variant"] == "baseline"
+    assert info["cpu_variant"] in info["cpu_variants"].split()
     architectures = info["cuda_architectures"]
     assert architectures == "none" or architectures.split()[-1].startswith("ptx")
     assert tuple(map(int, info["oldest_torch"].split("."))) >= (2, 11)
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "DIFFREG_CPU"} | environment,
+    )
+
+
+TESTS = str(Path(__file__).parent)
+LOADED = """
+import sys
+from diffreg.ops import _core
+with open("/proc/self/maps") as maps:
+    print(*sorted({word for word in maps.read().split() if "_cpu_" in word}))
+print(_core.build_info()["cpu_variant"])
+"""
+
+
+def test_every_variant_that_runs_here_is_loaded_alone_when_asked_for():
+    variants = _core.build_info()["cpu_variants"].split()
+    assert variants[0] == "baseline"
+    for variant in variants:
+        found = python(LOADED, DIFFREG_CPU=variant)
+        libraries, named = found.stdout.splitlines()
+        assert libraries.endswith(f"/_cpu_{variant}.so") and " " not in libraries
+        assert named == variant
+    assert python(LOADED).stdout.splitlines()[1] == variants[-1]
+
+
+def test_an_unknown_variant_is_one_clear_import_error():
+    run = python("import diffreg.ops", DIFFREG_CPU="sse9")
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1
+    assert last.startswith("ImportError: DIFFREG_CPU must be one of baseline")
+    assert last.endswith("on this processor, got sse9")
+
+
+def test_all_variants_give_the_same_bits():
+    """Every operator, forward and backward, on numbers whose sums round."""
+    bits = {
+        variant: python("import bits; bits.main()", DIFFREG_CPU=variant, PYTHONPATH=TESTS)
+        for variant in _core.build_info()["cpu_variants"].split()
+    }
+    for variant, run in bits.items():
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.splitlines() == bits["baseline"].stdout.splitlines(), variant
 
 
 def test_a_core_of_another_version_is_one_clear_import_error(monkeypatch):
