@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from emulation import build
 
 CSRC = build.ROOT / "csrc"
-# Which operator's cases run a shared header's code.
+# Whose cases run a shared header's code.
 USERS = {
-    # Its blocks reduce tile after tile with nothing else between that parts them.
-    "block_reduce.h": ("warp", ("warp-linear-zeros",)),
-    "cell_tile.h": ("deformation_energy", ("energy-hyperelastic",)),
-    "gradient_tile.h": ("parallel_level_sets", ("pls-mask",)),
-    "mask_total.h": ("parallel_level_sets", ("pls-mask",)),
-    "tile.h": ("deformation_energy", ("energy-hyperelastic",)),
+    # warp's blocks reduce tile after tile with nothing else between that parts them.
+    "block_reduce.h": ("warp", "parallel_level_sets"),
+    "cell_tile.h": ("deformation_energy",),
+    "gradient_tile.h": ("parallel_level_sets",),
+    "mask_total.h": ("parallel_level_sets",),
+    "tile.h": ("deformation_energy", "parallel_level_sets"),
 }
 CASES = {
     "correlation": ("correlation-mask",),
@@ -61,11 +61,10 @@ class Mutant:
         return f"{self.path}:{self.line}"
 
     @property
-    def target(self) -> tuple[str, tuple[str, ...]]:
-        """Operator to build, cases to run."""
-        if self.path.parent.name == "common":
-            return USERS[self.path.name]
-        return self.path.parent.name, CASES[self.path.parent.name]
+    def operators(self) -> tuple[str, ...]:
+        """To build and run."""
+        folder = self.path.parent.name
+        return USERS[self.path.name] if folder == "common" else (folder,)
 
 
 def mutants() -> list[Mutant]:
@@ -82,23 +81,38 @@ def mutants() -> list[Mutant]:
 
 def noticed(mutant: Mutant, folder: Path) -> str | None:
     """Which flavour notices the mutant; None where none does."""
-    csrc = folder / "csrc"
-    shutil.rmtree(csrc, ignore_errors=True)
-    shutil.copytree(CSRC, csrc)
     source = (CSRC / mutant.path).read_text()
     changed = source[: mutant.start] + mutant.text + source[mutant.end :]
-    (csrc / mutant.path).write_text(changed)
-    operator, cases = mutant.target
     flavours = ("race", "address") if mutant.text == ";" else ("address", "race")
-    for flavour in flavours:
-        library = build.build(flavour, csrc, (operator,))
-        command = [sys.executable, str(Path(__file__).parent / "run.py"), "--flavour", flavour]
-        command += ["--library", str(library), "--case", *cases]
-        ran = subprocess.run(command, capture_output=True, env=build.environment(flavour))
-        library.unlink()
-        if ran.returncode:
-            return flavour
-    return None
+    csrc = copied(folder)
+    (csrc / mutant.path).write_text(changed)
+    return next((f for f in flavours if not passes(f, csrc, mutant.operators)), None)
+
+
+def copied(folder: Path) -> Path:
+    csrc = folder / "csrc"
+    shutil.rmtree(csrc, ignore_errors=True)
+    return shutil.copytree(CSRC, csrc)
+
+
+def passes(flavour: str, csrc: Path, operators: tuple[str, ...]) -> bool:
+    """Whether the operators' cases agree with the CPU, and the sanitizer reports nothing."""
+    library = build.build(flavour, csrc, operators)
+    command = [sys.executable, str(Path(__file__).parent / "run.py"), "--flavour", flavour]
+    command += ["--library", str(library), "--case"]
+    command += [case for operator in operators for case in CASES[operator]]
+    ran = subprocess.run(command, capture_output=True, env=build.environment(flavour))
+    library.unlink()
+    return ran.returncode == 0
+
+
+def check_control(every: list[Mutant], folder: Path) -> None:
+    """The unchanged kernels must pass, or every mutant would count as noticed."""
+    csrc = copied(folder)
+    for operators in sorted({mutant.operators for mutant in every}):
+        for flavour in ("address", "race"):
+            if not passes(flavour, csrc, operators):
+                raise SystemExit(f"unchanged, {', '.join(operators)} fail ({flavour}) already")
 
 
 def main() -> None:
@@ -117,11 +131,13 @@ def main() -> None:
         every = random.Random(options.seed).sample(every, min(options.sample, len(every)))
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
+        check_control(every, Path(folder))
         for mutant in every:
             by = noticed(mutant, Path(folder))
             print(f"{mutant.name}: {'noticed (' + by + ')' if by else 'SURVIVED'}", flush=True)
             if by is None:
                 survivors.append(mutant.name)
+        check_control(every, Path(folder))
     print(f"{len(every)} mutants, {len(survivors)} survivors")
     raise SystemExit(1 if survivors else 0)
 
