@@ -4,8 +4,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   list(APPEND variants avx2 avx512)
 endif()
 set(flags_baseline "")
-set(flags_avx2 -mavx2 -mfma)
-set(flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+# Tuned for processors of that kind: generic tuning does not gather.
+set(flags_avx2 -mavx2 -mfma -mtune=haswell)
+set(flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512
+    -mtune=skylake-avx512)
 
 function(diffreg_add_cpu_variants)
   file(GLOB drivers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/*/*_cpu.cpp)

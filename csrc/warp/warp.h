@@ -28,9 +28,9 @@ struct Neighbours {
 
   // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit.
   DIFFREG_HD T interpolate(T at_low, T at_high) const {
-    if (high_weight == 0) return low_weight == 0 ? T(0) : low_weight * at_low;
-    if (low_weight == 0) return high_weight * at_high;
-    return low_weight * at_low + high_weight * at_high;
+    const T of_low = low_weight == 0 ? T(0) : low_weight * at_low;
+    const T of_high = high_weight == 0 ? T(0) : high_weight * at_high;
+    return high_weight == 0 ? of_low : low_weight == 0 ? of_high : of_low + of_high;
   }
   DIFFREG_HD T differentiate(T at_low, T at_high) const {
     return (low_slope == 0 ? T(0) : low_slope * at_low) +
@@ -95,8 +95,8 @@ DIFFREG_HD Neighbours<T> locate(const Sampling& sampling, T coordinate, T bad, i
 
 // Value at a point: the product of the axes' interpolations. stride[k] is that of axis k; `image`
 // is a pointer, or what can be moved and read like one.
-template <int D, int Axis = 0, typename Image, typename T>
-DIFFREG_HD T value(Image image, const int64_t* stride, const Neighbours<T>* at) {
+template <int D, int Axis = 0, typename Image, typename Stride, typename T>
+DIFFREG_HD T value(Image image, const Stride* stride, const Neighbours<T>* at) {
   if constexpr (Axis == D) {
     return *image;
   } else {
@@ -107,8 +107,8 @@ DIFFREG_HD T value(Image image, const int64_t* stride, const Neighbours<T>* at) 
 }
 
 // Derivative of the value by the coordinate of axis `By`.
-template <int D, int By, int Axis = 0, typename Image, typename T>
-DIFFREG_HD T derivative(Image image, const int64_t* stride, const Neighbours<T>* at) {
+template <int D, int By, int Axis = 0, typename Image, typename Stride, typename T>
+DIFFREG_HD T derivative(Image image, const Stride* stride, const Neighbours<T>* at) {
   if constexpr (Axis == D) {
     return *image;
   } else {

@@ -56,158 +56,231 @@ void check(const Tensor& moving, const Tensor& displacement) {
                   "moving has no voxels: ", shape_of(moving));
 }
 
-// Neighbours along one axis, as arrays that vector code can fill.
-template <typename T>
-struct Lanes {
-  static constexpr int64_t kCount = 128;
-  int32_t low[kCount], high[kCount];
-  T low_weight[kCount], high_weight[kCount], low_slope[kCount], high_slope[kCount];
+// Interpolation and padding as a type, so that a loop over voxels has no choice left in it.
+template <bool is_linear, Padding padding>
+struct Rule {
+  static constexpr bool kLinear = is_linear;
 
-  void set(int64_t i, const Neighbours<T>& at) {
-    low[i] = at.low;
-    high[i] = at.high;
-    low_weight[i] = at.low_weight;
-    high_weight[i] = at.high_weight;
-    low_slope[i] = at.low_slope;
-    high_slope[i] = at.high_slope;
-  }
-  Neighbours<T> get(int64_t i) const {
-    return {low[i], high[i], low_weight[i], high_weight[i], low_slope[i], high_slope[i]};
-  }
-
-  // coordinate = start + i * step + component[i]
-  void locate(const Sampling& sampling, int64_t start, int64_t step, int64_t count, int32_t size,
-              const T* component,  // of the displacement, along this axis
-              const T* bad) {
-    const auto fill = [&](const auto& neighbours) {
-      const int32_t first = static_cast<int32_t>(start), stride = static_cast<int32_t>(step);
-      for (int32_t i = 0; i < static_cast<int32_t>(count); ++i) {
-        set(i, neighbours(static_cast<T>(first + i * stride) + component[i], bad[i]));
-      }
-    };
-    if (!sampling.linear) {
-      fill([&](T at, T nan) { return nearest(at, nan, size, sampling.padding); });
-    } else if (sampling.padding == Padding::border) {
-      fill([&](T at, T nan) { return linear(at, nan, size, Padding::border); });
+  template <typename T>
+  static Neighbours<T> locate(T coordinate, T bad, int32_t size) {
+    if constexpr (is_linear) {
+      return linear(coordinate, bad, size, padding);
     } else {
-      fill([&](T at, T nan) { return linear(at, nan, size, Padding::zeros); });
+      return nearest(coordinate, bad, size, padding);
     }
   }
 };
 
-// Calls run(voxel, at) for the voxels of one row (axis 0) of the fixed grid, in raster order, with
-// the neighbours on the moving grid of the point where each lands.
+// Calls run(Rule<...>) for the one that `sampling` names.
+template <typename Run>
+void with_rule(const Sampling& sampling, const Run& run) {
+  const bool border = sampling.padding == Padding::border;
+  if (sampling.linear && border) return run(Rule<true, Padding::border>{});
+  if (sampling.linear) return run(Rule<true, Padding::zeros>{});
+  if (border) return run(Rule<false, Padding::border>{});
+  run(Rule<false, Padding::zeros>{});
+}
+
+// A line of the fixed grid along its last axis, and the displacement of its voxels.
+template <typename T>
+struct Line {
+  int64_t index[D];    // of its first voxel
+  int64_t voxel;       // of its first voxel, in raster order
+  const T* component;  // of that voxel; the others are grids.to_voxels apart
+};
+
+// Calls run(line) for the lines of one row (axis 0) of the fixed grid, in raster order.
 template <typename T, typename Run>
-void for_row(const Grids& grids, const Sampling& sampling,
-             const T* displacement,  // (D, *to) of one sample
-             int64_t row, const Run& run) {
-  const int64_t width = grids.to[D - 1];
-  Lanes<T> lanes[D];
-  int64_t index[D] = {row};
-  for (int64_t line = row * grids.row_voxels; line < (row + 1) * grids.row_voxels; line += width) {
-    for (int64_t x = 0; x < width; x += Lanes<T>::kCount) {
-      const int64_t count = std::min(Lanes<T>::kCount, width - x);
-      const T* components = displacement + line + x;
-      T bad[Lanes<T>::kCount] = {};
-      for (int k = 0; k < D; ++k) {
-        for (int64_t i = 0; i < count; ++i) bad[i] += poison(components[k * grids.to_voxels + i]);
-      }
-      for (int k = 0; k < D; ++k) {
-        const bool along = k == D - 1;
-        lanes[k].locate(sampling, along ? x : index[k], along, count,
-                        static_cast<int32_t>(grids.from[k]), components + k * grids.to_voxels, bad);
-      }
-      for (int64_t i = 0; i < count; ++i) {
-        Neighbours<T> at[D];
-        for (int k = 0; k < D; ++k) at[k] = lanes[k].get(i);
-        run(line + x + i, at);
-      }
-    }
-    for (int k = D - 2; k > 0 && ++index[k] == grids.to[k]; --k) index[k] = 0;
+void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sample
+               int64_t row, const Run& run) {
+  const int64_t first = row * grids.row_voxels, end = first + grids.row_voxels;
+  Line<T> line{{row}, first, displacement + first};
+  for (; line.voxel < end; line.voxel += grids.to[D - 1], line.component += grids.to[D - 1]) {
+    run(line);
+    for (int k = D - 2; k > 0 && ++line.index[k] == grids.to[k]; --k) line.index[k] = 0;
   }
 }
 
+// Calls run(x, at) for the voxels begin <= x < end of a line, with the neighbours on the moving
+// grid of the point where each lands. No call may depend on another: the loop becomes vector code.
+template <typename Rule, typename T, typename Run>
+void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end,
+                const Run& run) {
+  T start[D];
+  int32_t size[D];
+  for (int k = 0; k < D; ++k) {
+    start[k] = static_cast<T>(static_cast<int32_t>(line.index[k]));
+    size[k] = static_cast<int32_t>(grids.from[k]);
+  }
+  const int32_t last = static_cast<int32_t>(end);
+#pragma GCC ivdep
+  for (int32_t x = static_cast<int32_t>(begin); x < last; ++x) {
+    T shift[D], bad = 0;
+    for (int k = 0; k < D; ++k) {
+      shift[k] = line.component[k * grids.to_voxels + x];
+      bad += poison(shift[k]);
+    }
+    Neighbours<T> at[D];
+    for (int k = 0; k < D; ++k) {
+      const T from = k == D - 1 ? static_cast<T>(x) : start[k];
+      at[k] = Rule::locate(from + shift[k], bad, size[k]);
+    }
+    run(x, at);
+  }
+}
+
+// Neighbours of some voxels of a line, as arrays that vector code can fill.
 template <typename T>
-void forward_linear(const Grids& grids, const Sampling& sampling,
-                    const T* moving,        // (N, C, *from)
-                    const T* displacement,  // (N, D, *to)
-                    T* warped) {            // (N, C, *to)
+struct Lanes {
+  static constexpr int64_t kCount = 128;
+  int32_t low[D][kCount], high[D][kCount];
+  T low_weight[D][kCount], high_weight[D][kCount];
+
+  template <typename Rule>
+  void fill(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end) {
+    for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+      for (int k = 0; k < D; ++k) {
+        low[k][x - begin] = at[k].low;
+        high[k][x - begin] = at[k].high;
+        low_weight[k][x - begin] = at[k].low_weight;
+        high_weight[k][x - begin] = at[k].high_weight;
+      }
+    });
+  }
+};
+
+// Calls run(voxel, at) for the voxels of one row of the fixed grid, one after the other in raster
+// order; without slopes.
+template <typename Rule, typename T, typename Run>
+void for_row(const Grids& grids, const T* displacement,  // (D, *to) of one sample
+             int64_t row, const Run& run) {
+  Lanes<T> lanes;
+  for_lines(grids, displacement, row, [&](const Line<T>& line) {
+    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Lanes<T>::kCount) {
+      const int64_t end = std::min(begin + Lanes<T>::kCount, grids.to[D - 1]);
+      lanes.template fill<Rule>(grids, line, begin, end);
+      for (int64_t i = 0; i < end - begin; ++i) {
+        Neighbours<T> at[D];
+        for (int k = 0; k < D; ++k) {
+          at[k] = {lanes.low[k][i],
+                   lanes.high[k][i],
+                   lanes.low_weight[k][i],
+                   lanes.high_weight[k][i],
+                   T(0),
+                   T(0)};
+        }
+        run(line.voxel + begin + i, at);
+      }
+    }
+  });
+}
+
+// Calls run(sample, row) for every row of the fixed grid, in parallel.
+template <typename Run>
+void for_each_row(const Grids& grids, const Run& run) {
   for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
                  [&](int64_t n, int64_t, int64_t first, int64_t end) {
-                   const T* image = moving + n * grids.channels * grids.from_voxels;
-                   T* out = warped + n * grids.channels * grids.to_voxels;
-                   for (int64_t row = first; row < end; ++row) {
-                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-                             [&](int64_t voxel, const Neighbours<T>* at) {
-                               for (int64_t c = 0; c < grids.channels; ++c) {
-                                 out[c * grids.to_voxels + voxel] =
-                                     value<D>(image + c * grids.from_voxels, grids.stride, at);
-                               }
-                             });
-                   }
+                   for (int64_t row = first; row < end; ++row) run(n, row);
                  });
 }
 
+// A plane of the moving image whose voxels are counted in 32 or 64 bits: vector code gathers by
+// the first twice as fast.
+template <typename T, typename Index>
+struct Plane {
+  const T* data;
+  Index at = 0;
+
+  Plane operator+(Index step) const { return {data, at + step}; }
+  T operator*() const { return data[at]; }
+};
+
+// Calls run(index) for an int32_t where that counts the voxels of the moving grid, else int64_t.
+template <typename Run>
+void with_index(const Grids& grids, const Run& run) {
+  if (grids.from_voxels < INT32_MAX) return run(int32_t{});
+  run(int64_t{});
+}
+
+template <typename Rule, typename T>
+void forward_linear(const Grids& grids,
+                    const T* moving,        // (N, C, *from)
+                    const T* displacement,  // (N, D, *to)
+                    T* warped) {            // (N, C, *to)
+  with_index(grids, [&](auto zero) {
+    using Index = decltype(zero);
+    Index stride[D];
+    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids.stride[k]);
+    for_each_row(grids, [&](int64_t n, int64_t row) {
+      for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<T>& line) {
+        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+          const Plane<T, Index> image{moving + c * grids.from_voxels};
+          T* out = warped + c * grids.to_voxels + line.voxel;
+          for_voxels<Rule>(
+              grids, line, 0, grids.to[D - 1],
+              [&](int64_t x, const Neighbours<T>* at) { out[x] = value<D>(image, stride, at); });
+        }
+      });
+    });
+  });
+}
+
 // Voxels are copied as bytes, so that every dtype works.
-template <typename T>
-void forward_nearest(const Grids& grids, const Sampling& sampling, int64_t bytes,
+template <typename Rule, typename T>
+void forward_nearest(const Grids& grids, int64_t bytes,
                      const char* nan,        // (bytes)
                      const char* moving,     // (N, C, *from, bytes)
                      const T* displacement,  // (N, D, *to)
                      char* warped) {         // (N, C, *to, bytes)
-  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
-                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
-                   const char* image = moving + n * grids.channels * grids.from_voxels * bytes;
-                   char* out = warped + n * grids.channels * grids.to_voxels * bytes;
-                   for (int64_t row = first; row < end; ++row) {
-                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-                             [&](int64_t voxel, const Neighbours<T>* at) {
-                               int64_t from = 0;
-                               T weight = 1;
-                               for (int k = 0; k < D; ++k) {
-                                 from += at[k].low * grids.stride[k];
-                                 weight *= at[k].low_weight;
-                               }
-                               for (int64_t c = 0; c < grids.channels; ++c) {
-                                 char* to = out + (c * grids.to_voxels + voxel) * bytes;
-                                 const char* value = image + (c * grids.from_voxels + from) * bytes;
-                                 if (weight == 0) {
-                                   std::memset(to, 0, bytes);
-                                 } else {
-                                   std::memcpy(to, weight > 0 ? value : nan, bytes);
-                                 }
-                               }
-                             });
-                   }
-                 });
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    const char* image = moving + n * grids.channels * grids.from_voxels * bytes;
+    char* out = warped + n * grids.channels * grids.to_voxels * bytes;
+    for_row<Rule>(grids, displacement + n * D * grids.to_voxels, row,
+                  [&](int64_t voxel, const Neighbours<T>* at) {
+                    int64_t from = 0;
+                    T weight = 1;
+                    for (int k = 0; k < D; ++k) {
+                      from += at[k].low * grids.stride[k];
+                      weight *= at[k].low_weight;
+                    }
+                    for (int64_t c = 0; c < grids.channels; ++c) {
+                      char* to = out + (c * grids.to_voxels + voxel) * bytes;
+                      const char* value = image + (c * grids.from_voxels + from) * bytes;
+                      if (weight == 0) {
+                        std::memset(to, 0, bytes);
+                      } else {
+                        std::memcpy(to, weight > 0 ? value : nan, bytes);
+                      }
+                    }
+                  });
+  });
 }
 
-template <typename T>
-void backward_displacement(const Grids& grids, const Sampling& sampling,
+template <typename Rule, typename T>
+void backward_displacement(const Grids& grids,
                            const T* gradient,       // (N, C, *to)
                            const T* moving,         // (N, C, *from)
                            const T* displacement,   // (N, D, *to)
-                           T* grad_displacement) {  // (N, D, *to)
-  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
-                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
-                   const T* image = moving + n * grids.channels * grids.from_voxels;
-                   const T* upstream = gradient + n * grids.channels * grids.to_voxels;
-                   T* out = grad_displacement + n * D * grids.to_voxels;
-                   for (int64_t row = first; row < end; ++row) {
-                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-                             [&](int64_t voxel, const Neighbours<T>* at) {
-                               T sum[D] = {};
-                               for (int64_t c = 0; c < grids.channels; ++c) {
-                                 const T weight = upstream[c * grids.to_voxels + voxel];
-                                 const T* plane = image + c * grids.from_voxels;
-                                 sum[0] += weight * derivative<D, 0>(plane, grids.stride, at);
-                                 sum[1] += weight * derivative<D, 1>(plane, grids.stride, at);
-                               }
-                               for (int k = 0; k < D; ++k)
-                                 out[k * grids.to_voxels + voxel] = sum[k];
-                             });
-                   }
-                 });
+                           T* grad_displacement) {  // (N, D, *to), zeros
+  with_index(grids, [&](auto zero) {
+    using Index = decltype(zero);
+    Index stride[D];
+    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids.stride[k]);
+    for_each_row(grids, [&](int64_t n, int64_t row) {
+      for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<T>& line) {
+        T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
+        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+          const Plane<T, Index> image{moving + c * grids.from_voxels};
+          const T* upstream = gradient + c * grids.to_voxels + line.voxel;
+          for_voxels<Rule>(
+              grids, line, 0, grids.to[D - 1], [&](int64_t x, const Neighbours<T>* at) {
+                out[x] += upstream[x] * derivative<D, 0>(image, stride, at);
+                out[grids.to_voxels + x] += upstream[x] * derivative<D, 1>(image, stride, at);
+              });
+        }
+      });
+    });
+  });
 }
 
 // The rows of the moving grid that one row of the fixed grid touches.
@@ -215,33 +288,29 @@ struct RowRange {
   int32_t lowest, highest;
 };
 
-template <typename T>
-std::vector<RowRange> touched_rows(const Grids& grids, const Sampling& sampling,
-                                   const T* displacement) {  // (N, D, *to)
+template <typename Rule, typename T>
+std::vector<RowRange> touched_rows(const Grids& grids, const T* displacement) {  // (N, D, *to)
   std::vector<RowRange> ranges(grids.samples * grids.to[0],
                                {static_cast<int32_t>(grids.from[0]), -1});
-  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
-                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
-                   for (int64_t row = first; row < end; ++row) {
-                     RowRange& range = ranges[n * grids.to[0] + row];
-                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-                             [&](int64_t, const Neighbours<T>* at) {
-                               range.lowest = std::min(range.lowest, at[0].low);
-                               range.highest = std::max(range.highest, at[0].high);
-                             });
-                   }
-                 });
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    RowRange& range = ranges[n * grids.to[0] + row];
+    for_row<Rule>(grids, displacement + n * D * grids.to_voxels, row,
+                  [&](int64_t, const Neighbours<T>* at) {
+                    range.lowest = std::min(range.lowest, at[0].low);
+                    range.highest = std::max(range.highest, at[0].high);
+                  });
+  });
   return ranges;
 }
 
 // Every strip of the moving grid collects its own contributions in the raster order of the fixed
 // grid: no atomics, and the same bits whatever the number of threads.
-template <typename T>
-void backward_moving(const Grids& grids, const Sampling& sampling,
+template <typename Rule, typename T>
+void backward_moving(const Grids& grids,
                      const T* gradient,      // (N, C, *to)
                      const T* displacement,  // (N, D, *to)
                      T* grad_moving) {       // (N, C, *from), zeros
-  const auto ranges = touched_rows(grids, sampling, displacement);
+  const auto ranges = touched_rows<Rule>(grids, displacement);
   for_each_strip(grids.samples, grids.from[0], grids.stride[0],
                  [&](int64_t n, int64_t, int64_t first, int64_t end) {
                    const T* upstream = gradient + n * grids.channels * grids.to_voxels;
@@ -249,14 +318,14 @@ void backward_moving(const Grids& grids, const Sampling& sampling,
                    for (int64_t row = 0; row < grids.to[0]; ++row) {
                      const RowRange range = ranges[n * grids.to[0] + row];
                      if (range.highest < first || range.lowest >= end) continue;
-                     for_row(grids, sampling, displacement + n * D * grids.to_voxels, row,
-                             [&](int64_t voxel, const Neighbours<T>* at) {
-                               for (int64_t c = 0; c < grids.channels; ++c) {
-                                 splat<D>(out + c * grids.from_voxels, grids.stride, at,
-                                          upstream[c * grids.to_voxels + voxel], first, end,
-                                          [](T* to, T part) { *to += part; });
-                               }
-                             });
+                     for_row<Rule>(grids, displacement + n * D * grids.to_voxels, row,
+                                   [&](int64_t voxel, const Neighbours<T>* at) {
+                                     for (int64_t c = 0; c < grids.channels; ++c) {
+                                       splat<D>(out + c * grids.from_voxels, grids.stride, at,
+                                                upstream[c * grids.to_voxels + voxel], first, end,
+                                                [](T* to, T part) { *to += part; });
+                                     }
+                                   });
                    }
                  });
 }
@@ -276,13 +345,17 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
   dispatch_floating("displacement", field, [&](auto zero) {
     using T = decltype(zero);
     const T* u = field.const_data_ptr<T>();
-    if (sampling.linear) {
-      forward_linear(grids, sampling, image.const_data_ptr<T>(), u, warped.mutable_data_ptr<T>());
-    } else {
-      forward_nearest(grids, sampling, static_cast<int64_t>(image.element_size()),
-                      not_a_number(image).data(), static_cast<const char*>(image.const_data_ptr()),
-                      u, static_cast<char*>(warped.mutable_data_ptr()));
-    }
+    with_rule(sampling, [&](auto rule) {
+      using Rule = decltype(rule);
+      if constexpr (Rule::kLinear) {
+        forward_linear<Rule>(grids, image.const_data_ptr<T>(), u, warped.mutable_data_ptr<T>());
+      } else {
+        forward_nearest<Rule>(grids, static_cast<int64_t>(image.element_size()),
+                              not_a_number(image).data(),
+                              static_cast<const char*>(image.const_data_ptr()), u,
+                              static_cast<char*>(warped.mutable_data_ptr()));
+      }
+    });
   });
   return warped;
 }
@@ -312,13 +385,14 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
     using T = decltype(zero);
     const T* g = upstream.const_data_ptr<T>();
     const T* u = field.const_data_ptr<T>();
-    if (need_moving) {
-      backward_moving(grids, sampling, g, u, grad_moving.mutable_data_ptr<T>());
-    }
-    if (need_displacement) {
-      backward_displacement(grids, sampling, g, image.const_data_ptr<T>(), u,
-                            grad_displacement.mutable_data_ptr<T>());
-    }
+    with_rule(sampling, [&](auto rule) {
+      using Rule = decltype(rule);
+      if (need_moving) backward_moving<Rule>(grids, g, u, grad_moving.mutable_data_ptr<T>());
+      if (need_displacement) {
+        backward_displacement<Rule>(grids, g, image.const_data_ptr<T>(), u,
+                                    grad_displacement.mutable_data_ptr<T>());
+      }
+    });
   });
   return {grad_moving, grad_displacement};
 }

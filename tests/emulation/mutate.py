@@ -131,13 +131,15 @@ def main() -> None:
         every = random.Random(options.seed).sample(every, min(options.sample, len(every)))
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
-        check_control(every, Path(folder))
+        if not options.sample:  # the tests around a sample run the unchanged kernels themselves
+            check_control(every, Path(folder))
         for mutant in every:
             by = noticed(mutant, Path(folder))
             print(f"{mutant.name}: {'noticed (' + by + ')' if by else 'SURVIVED'}", flush=True)
             if by is None:
                 survivors.append(mutant.name)
-        check_control(every, Path(folder))
+        if not options.sample:
+            check_control(every, Path(folder))
     print(f"{len(every)} mutants, {len(survivors)} survivors")
     raise SystemExit(1 if survivors else 0)
 
