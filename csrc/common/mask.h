@@ -47,4 +47,12 @@ class Mask {
   std::vector<double> totals_;
 };
 
+// Calls run(weight), where weight(x) is that of a voxel of the row: a loop in it has no choice to
+// make, and becomes vector code.
+template <typename T, typename Run>
+void with_weights(const T* row, const Run& run) {
+  if (row) return run([row](int64_t x) { return row[x]; });
+  run([](int64_t) { return T(1); });
+}
+
 }  // namespace diffreg

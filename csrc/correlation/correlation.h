@@ -27,14 +27,8 @@ struct Moments {
     return apart < 0 ? 0 : apart;
   }
 
-  // d(1 - cc)/dW = -(a / (|a||b|) - cc b / |b|^2); to the fixed image with the roles exchanged.
-  DIFFREG_HD double slope(double own, double own_own, double other) const {
-    if (constant()) return 0;
-    const double norms = std::sqrt(warped_warped) * std::sqrt(fixed_fixed);
-    return coefficient() * own / own_own - other / norms;
-  }
-
-  // slope() = own * slope_by_own() - other * slope_by_other(), for those who divide once an image.
+  // d(1 - cc)/dW = b slope_by_own(|b|^2) - a slope_by_other(); to the fixed image with the roles
+  // exchanged.
   DIFFREG_HD double slope_by_own(double own_own) const {
     return constant() ? 0 : coefficient() / own_own;
   }

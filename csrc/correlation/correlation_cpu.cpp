@@ -36,19 +36,20 @@ template <typename T>
 void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
             double* moments) {  // (N, 5)
   const int64_t N = warped.size(0), C = warped.size(1), H = warped.size(2), W = warped.size(3);
-  const auto weighted = [](const T* m, int64_t x, double value) {
-    return m ? m[x] * value : value;
-  };
   StripSums<4> raw(N, strip_count(H));
   for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     double* sum = raw.at(n, strip);
     for_rows<T>(warped, fixed, mask, n, first, end,
                 [&](int64_t, const T* w, const T* r, const T* m) {
-                  const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
-                  sum[0] += add([&](int64_t x) { return weighted(m, x, w[x]); });
-                  sum[1] += add([&](int64_t x) { return weighted(m, x, r[x]); });
-                  sum[2] += add([&](int64_t x) { return weighted(m, x, double(w[x]) * w[x]); });
-                  sum[3] += add([&](int64_t x) { return weighted(m, x, double(r[x]) * r[x]); });
+                  with_weights(m, [&](const auto& weight) {
+                    const auto add = [&](const auto& term) {
+                      return sum_row<double>(0, W, [&](int64_t x) { return weight(x) * term(x); });
+                    };
+                    sum[0] += add([&](int64_t x) { return double(w[x]); });
+                    sum[1] += add([&](int64_t x) { return double(r[x]); });
+                    sum[2] += add([&](int64_t x) { return double(w[x]) * w[x]; });
+                    sum[3] += add([&](int64_t x) { return double(r[x]) * r[x]; });
+                  });
                 });
   });
   for (int64_t n = 0; n < N; ++n) {
@@ -61,12 +62,16 @@ void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
     const double mean_w = moments[n * kMoments], mean_r = moments[n * kMoments + 1];
     for_rows<T>(warped, fixed, mask, n, first, end,
                 [&](int64_t, const T* w, const T* r, const T* m) {
-                  const auto add = [&](const auto& term) { return sum_row<double>(0, W, term); };
-                  const auto b = [&](int64_t x) { return w[x] - mean_w; };
-                  const auto a = [&](int64_t x) { return r[x] - mean_r; };
-                  sum[0] += add([&](int64_t x) { return weighted(m, x, b(x) * b(x)); });
-                  sum[1] += add([&](int64_t x) { return weighted(m, x, a(x) * a(x)); });
-                  sum[2] += add([&](int64_t x) { return weighted(m, x, a(x) * b(x)); });
+                  with_weights(m, [&](const auto& weight) {
+                    const auto add = [&](const auto& term) {
+                      return sum_row<double>(0, W, [&](int64_t x) { return weight(x) * term(x); });
+                    };
+                    const auto b = [&](int64_t x) { return w[x] - mean_w; };
+                    const auto a = [&](int64_t x) { return r[x] - mean_r; };
+                    sum[0] += add([&](int64_t x) { return b(x) * b(x); });
+                    sum[1] += add([&](int64_t x) { return a(x) * a(x); });
+                    sum[2] += add([&](int64_t x) { return a(x) * b(x); });
+                  });
                 });
   });
   const double epsilon = std::numeric_limits<T>::epsilon();
@@ -121,20 +126,27 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
     T* to_r = need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr;
     for_each_strip(w.size(0), w.size(2), W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       const Moments moment = read(held.const_data_ptr<double>() + n * kMoments);
-      const double g = upstream.const_data_ptr<T>()[n];
-      for_rows<T>(
-          w, r, weights, n, first, end,
-          [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
-            for (int64_t x = 0; x < W; ++x) {
-              const double b = warped_row[x] - moment.mean_warped,
-                           a = fixed_row[x] - moment.mean_fixed;
-              const double weight = m ? g * m[x] : g;
-              if (to_w)
-                to_w[at + x] = static_cast<T>(weight * moment.slope(b, moment.warped_warped, a));
-              if (to_r)
-                to_r[at + x] = static_cast<T>(weight * moment.slope(a, moment.fixed_fixed, b));
-            }
-          });
+      const double g = upstream.const_data_ptr<T>()[n], by_other = moment.slope_by_other();
+      const double by_own_w = moment.slope_by_own(moment.warped_warped);
+      const double by_own_r = moment.slope_by_own(moment.fixed_fixed);
+      for_rows<T>(w, r, weights, n, first, end,
+                  [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
+                    with_weights(m, [&](const auto& weight) {
+                      // The gradient to the image whose row is `own`.
+                      const auto fill = [&](T* out, const T* own, double mean_own, double by_own,
+                                            const T* other, double mean_other) {
+#pragma GCC ivdep
+                        for (int64_t x = 0; x < W; ++x) {
+                          const double pull = (own[x] - mean_own) * by_own;
+                          const double push = (other[x] - mean_other) * by_other;
+                          out[x] = static_cast<T>(g * weight(x) * (pull - push));
+                        }
+                      };
+                      const double mean_w = moment.mean_warped, mean_r = moment.mean_fixed;
+                      if (to_w) fill(to_w + at, warped_row, mean_w, by_own_w, fixed_row, mean_r);
+                      if (to_r) fill(to_r + at, fixed_row, mean_r, by_own_r, warped_row, mean_w);
+                    });
+                  });
     });
   });
   return {grad_warped, grad_fixed};

@@ -60,8 +60,9 @@ struct Penalty {
     if constexpr (kind == PenaltyKind::hinge)
       return J < threshold ? square(threshold - J) : nan_or_zero(J);
     if constexpr (kind == PenaltyKind::relu) return J < 0 ? -J : nan_or_zero(J);
-    if (J >= threshold) return raw(J);
-    return raw(threshold) + raw_slope(threshold) * (J - threshold);
+    // Both are computed, so that a loop over cells has no branch.
+    const T above = raw(J), tangent = raw(threshold) + raw_slope(threshold) * (J - threshold);
+    return J >= threshold ? above : tangent;
   }
 
   DIFFREG_HD T slope(T J) const {

@@ -28,9 +28,9 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
       const Plane<T> plane{data + (n * C + c) * H * W, H, W};
       for (int64_t y = first; y < end; ++y) {
         plane.gradient_row(y, g0.data(), g1.data());
-        const T* m = mask.row(n, y);
-        *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
-          return m ? m[x] * magnitude(g0[x], g1[x]) : magnitude(g0[x], g1[x]);
+        with_weights(mask.row(n, y), [&](const auto& weight) {
+          *sums.at(n, strip) +=
+              sum_row<T>(0, W, [&](int64_t x) { return weight(x) * magnitude(g0[x], g1[x]); });
         });
         const T* row = plane.row(y);
         for (int64_t x = 0; x < W; ++x) most = std::abs(row[x]) > most ? std::abs(row[x]) : most;
@@ -89,13 +89,15 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
         add_image_gradient(H, W, first, end, p0.data(), p1.data(), out,
                            [&](int64_t y, T* g0, T* g1) {
                              plane.gradient_row(y, g0, g1);
-                             const T* m = weights.row(n, y);
-                             for (int64_t x = 0; x < W; ++x) {
-                               const T length = magnitude(g0[x], g1[x]);
-                               const T weight = m ? factor * m[x] : factor;
-                               g0[x] = weight * direction(g0[x], length);
-                               g1[x] = weight * direction(g1[x], length);
-                             }
+                             with_weights(weights.row(n, y), [&](const auto& weight) {
+#pragma GCC ivdep
+                               for (int64_t x = 0; x < W; ++x) {
+                                 const T length = magnitude(g0[x], g1[x]);
+                                 const T slope = factor * weight(x);
+                                 g0[x] = slope * direction(g0[x], length);
+                                 g1[x] = slope * direction(g1[x], length);
+                               }
+                             });
                            });
       }
     });

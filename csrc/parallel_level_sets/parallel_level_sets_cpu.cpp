@@ -78,11 +78,11 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
         const Plane<T> still{r.const_data_ptr<T>() + c * H * W, H, W};
         for (int64_t y = first; y < end; ++y) {
           rows.read(moved, still, y);
-          const T* m = weights.row(n, y);
-          *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
-            T g[2], h[2];
-            const T f = rows.template voxel<variant>(x, eps_w, eps_r, g, h).value();
-            return m ? m[x] * f : f;
+          with_weights(weights.row(n, y), [&](const auto& weight) {
+            *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
+              T g[2], h[2];
+              return weight(x) * rows.template voxel<variant>(x, eps_w, eps_r, g, h).value();
+            });
           });
         }
       }
@@ -105,6 +105,7 @@ void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const
   const int64_t N = own.size(0), C = own.size(1), H = own.size(2), W = own.size(3);
   for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
     const T factor = static_cast<T>(upstream[n] * weights.per_voxel(n) / C);
+    const T eps0 = eps_own[n], eps1 = eps_other[n];
     GradientRows<T> rows(W);
     std::vector<T> p0(W), p1(W);
     for (int64_t c = n * C; c < (n + 1) * C; ++c) {
@@ -113,15 +114,16 @@ void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const
       add_image_gradient(H, W, first, end, p0.data(), p1.data(), gradient + c * H * W,
                          [&](int64_t y, T* to0, T* to1) {
                            rows.read(plane, beside, y);
-                           const T* m = weights.row(n, y);
-                           for (int64_t x = 0; x < W; ++x) {
-                             T g[2], h[2];
-                             const auto voxel =
-                                 rows.template voxel<variant>(x, eps_own[n], eps_other[n], g, h);
-                             const T weight = m ? factor * m[x] : factor;
-                             to0[x] = weight * voxel.derivative(g[0], h[0]);
-                             to1[x] = weight * voxel.derivative(g[1], h[1]);
-                           }
+                           with_weights(weights.row(n, y), [&](const auto& weight) {
+#pragma GCC ivdep
+                             for (int64_t x = 0; x < W; ++x) {
+                               T g[2], h[2];
+                               const auto voxel = rows.template voxel<variant>(x, eps0, eps1, g, h);
+                               const T slope = factor * weight(x);
+                               to0[x] = slope * voxel.derivative(g[0], h[0]);
+                               to1[x] = slope * voxel.derivative(g[1], h[1]);
+                             }
+                           });
                          });
     }
   });
