@@ -167,10 +167,11 @@ def loops(library: Path, cuobjdump: str, rows: list[dict[str, Any]]) -> None:
     """
     disassembler = tool("nvdisasm")
     path = os.pathsep.join([str(Path(disassembler or "").parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path}
     for architecture in MULTIPROCESSOR:
         command = [cuobjdump, "--dump-sass", "--gpu-architecture", f"sm_{architecture}"]
         text = subprocess.run(
-            [*command, str(library)], capture_output=True, text=True, env=os.environ | {"PATH": path}
+            [*command, str(library)], capture_output=True, text=True, env=environment
         ).stdout
         names = subprocess.run(["c++filt"], input=text, capture_output=True, text=True).stdout
         for part in names.split("Function : ")[1:]:

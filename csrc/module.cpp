@@ -46,8 +46,9 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled operators of diffreg, registered as torch.ops.diffreg.*";
-  module.def("build_info", &build_info,
-             "Version, torch at build time, oldest torch at run time, compiler, CUDA architectures and "
-             "runtime.");
+  module.def(
+      "build_info", &build_info,
+      "Version, torch at build time, oldest torch at run time, compiler, CUDA architectures and "
+      "runtime.");
   module.def("cpu_variants", &cpu_variants, "CPU variants that run here, slowest first.");
 }

@@ -7,6 +7,7 @@ loaded, or the one that DIFFREG_CPU names. All give the same bits.
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ def build_info() -> dict[str, str]:
     return info | {"cpu_variant": CPU_VARIANT, "cpu_variants": " ".join(_module().cpu_variants())}
 
 
-def _module():
+def _module() -> Any:
     try:
         from diffreg import _C  # type: ignore[attr-defined]
     except ImportError as error:
