@@ -10,20 +10,38 @@ namespace diffreg {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 16 * kLanes;  // terms added in T before they go to double
 
-// Sum of term(x) for begin <= x < end. Lanes are explicit, so that vector code keeps the order.
-template <typename T, typename Term>
-double sum_row(int64_t begin, int64_t end, const Term& term) {
-  double total = 0;
+// Adds K sums for begin <= x < end to `totals`: term(x, out) writes the K terms. Lanes are
+// explicit, so that vector code keeps the order; several sums at once hide each other's latency.
+template <typename T, int K, typename Term>
+void sum_row(int64_t begin, int64_t end, const Term& term, double (&totals)[K]) {
   while (begin < end) {
     const int64_t stop = end - begin < kChunk ? end : begin + kChunk;
-    T lanes[kLanes] = {};
+    T lanes[K][kLanes] = {}, out[K];
     for (; begin + kLanes <= stop; begin += kLanes) {
-      for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += term(begin + lane);
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        T at[K];
+        term(begin + lane, at);
+        for (int k = 0; k < K; ++k) lanes[k][lane] += at[k];
+      }
     }
-    for (int64_t lane = 0; begin < stop; ++begin, ++lane) lanes[lane] += term(begin);
-    for (int64_t lane = 0; lane < kLanes; ++lane) total += static_cast<double>(lanes[lane]);
+    for (int64_t lane = 0; begin < stop; ++begin, ++lane) {
+      term(begin, out);
+      for (int k = 0; k < K; ++k) lanes[k][lane] += out[k];
+    }
+    for (int k = 0; k < K; ++k) {
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        totals[k] += static_cast<double>(lanes[k][lane]);
+      }
+    }
   }
-  return total;
+}
+
+// Sum of term(x) for begin <= x < end.
+template <typename T, typename Term>
+double sum_row(int64_t begin, int64_t end, const Term& term) {
+  double total[1] = {0};
+  sum_row<T>(begin, end, [&](int64_t x, T* out) { out[0] = term(x); }, total);
+  return total[0];
 }
 
 // K sums per (sample, strip), combined in the order of the strips.

@@ -28,30 +28,56 @@ template <typename T, PenaltyKind kind>
 void add_row(const Field<T>& field, const Coefficients& factor, Penalty<T, kind> penalty, int64_t y,
              double* energies) {
   const int64_t H = field.height, W = field.width;
+  const T* u[D] = {field.row(0, y), field.row(1, y)};
   const auto squared = [](T d) { return d * d; };
-  for (int c = 0; c < D; ++c) {
-    const T* u = field.row(c, y);
-    energies[0] += factor.first[1][c] *
-                   sum_row<T>(0, W - 1, [&](int64_t x) { return squared(u[x + 1] - u[x]); });
-    energies[1] += factor.second[1][c] *
-                   sum_row<T>(1, W - 1, [&](int64_t x) { return squared(second(u + x, 1)); });
-    if (y > 0 && y + 1 < H) {
-      energies[1] += factor.second[0][c] *
-                     sum_row<T>(0, W, [&](int64_t x) { return squared(second(u + x, W)); });
+  double first0[D] = {}, second0[2 * D] = {}, first1[D] = {}, second1[D] = {},
+         cells[2 * D + 1] = {};
+  sum_row<T>(
+      1, W - 1,
+      [&](int64_t x, T* out) {
+        for (int c = 0; c < D; ++c) out[c] = squared(second(u[c] + x, 1));
+      },
+      second1);
+  const auto along1 = [&](int64_t x, T* out) {
+    for (int c = 0; c < D; ++c) out[c] = squared(u[c][x + 1] - u[c][x]);
+  };
+  const auto along0 = [&](int64_t x, T* out) {
+    for (int c = 0; c < D; ++c) out[c] = squared(u[c][x + W] - u[c][x]);
+  };
+  if (y + 1 == H) {
+    sum_row<T>(0, W - 1, along1, first1);
+  } else {
+    sum_row<T>(
+        0, W - 1,
+        [&](int64_t x, T* out) {
+          along1(x, out);
+          for (int c = 0; c < D; ++c) out[D + c] = squared(cross(u[c] + x, W));
+          T corner[4];
+          field.cell(y, x).determinants(corner);
+          out[2 * D] = (penalty.value(corner[0]) + penalty.value(corner[1])) +
+                       (penalty.value(corner[2]) + penalty.value(corner[3]));
+        },
+        cells);
+    if (y == 0) {
+      sum_row<T>(0, W, along0, first0);
+    } else {
+      sum_row<T>(
+          0, W,
+          [&](int64_t x, T* out) {
+            along0(x, out);
+            for (int c = 0; c < D; ++c) out[D + c] = squared(second(u[c] + x, W));
+          },
+          second0);
     }
-    if (y + 1 == H) continue;
-    energies[0] +=
-        factor.first[0][c] * sum_row<T>(0, W, [&](int64_t x) { return squared(u[x + W] - u[x]); });
-    energies[1] +=
-        factor.mixed[c] * sum_row<T>(0, W - 1, [&](int64_t x) { return squared(cross(u + x, W)); });
   }
-  if (y + 1 == H) return;
-  energies[2] += factor.corner * sum_row<T>(0, W - 1, [&](int64_t x) {
-                   T corner[4];
-                   field.cell(y, x).determinants(corner);
-                   return (penalty.value(corner[0]) + penalty.value(corner[1])) +
-                          (penalty.value(corner[2]) + penalty.value(corner[3]));
-                 });
+  for (int c = 0; c < D; ++c) {
+    energies[0] += factor.first[1][c] * (first1[c] + cells[c]);
+    energies[0] += factor.first[0][c] * (first0[c] + second0[c]);
+    energies[1] += factor.second[1][c] * second1[c];
+    energies[1] += factor.second[0][c] * second0[D + c];
+    energies[1] += factor.mixed[c] * cells[D + c];
+  }
+  energies[2] += factor.corner * cells[2 * D];
 }
 
 // Gradient of the diffusion energy to row y: each difference pulls on both of its ends.

@@ -28,9 +28,9 @@ struct Neighbours {
 
   // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit.
   DIFFREG_HD T interpolate(T at_low, T at_high) const {
-    const T of_low = low_weight == 0 ? T(0) : low_weight * at_low;
-    const T of_high = high_weight == 0 ? T(0) : high_weight * at_high;
-    return high_weight == 0 ? of_low : low_weight == 0 ? of_high : of_low + of_high;
+    if (high_weight == 0) return low_weight == 0 ? T(0) : low_weight * at_low;
+    if (low_weight == 0) return high_weight * at_high;
+    return low_weight * at_low + high_weight * at_high;
   }
   DIFFREG_HD T differentiate(T at_low, T at_high) const {
     return (low_slope == 0 ? T(0) : low_slope * at_low) +

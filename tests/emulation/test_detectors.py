@@ -63,8 +63,8 @@ def test_a_planted_fault_is_caught(fault, flavour, message, tmp_path):
 
 
 def test_mutants_are_noticed():
-    """The same three of them each time; `make mutants` takes all."""
-    command = [sys.executable, str(HERE / "mutate.py"), "--sample", "3", "--seed", "0"]
+    """Three at random, whose seed a failure prints; `make mutants` takes all."""
+    command = [sys.executable, str(HERE / "mutate.py"), "--sample", "3"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr[-3000:]
 
