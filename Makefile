@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # NVIDIA's compiler from PyPI, for machines without an nvcc; constraints.txt has the versions.
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
-CORE := CMakeLists.txt cmake/cuda.cmake setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
+CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
 .PHONY: demo test test-fast test-gpu mutants lint format bench bench-gpu cuda wheel test-wheel clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')

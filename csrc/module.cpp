@@ -1,11 +1,10 @@
 // The Python module diffreg._C: what the core was built from, and which of its CPU variants this
 // processor runs. Loading it registers the CUDA kernels, where it has any.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
+#include <cstdlib>
 #include <sstream>
 #include <string>
-#include <vector>
 
 namespace {
 
@@ -21,14 +20,22 @@ bool runs(const std::string& variant) {
   return variant == "baseline";
 }
 
-// Of those that were built, slowest first.
-std::vector<std::string> cpu_variants() {
-  std::vector<std::string> found;
+// Of those that were built, slowest first, with blanks between.
+std::string cpu_variants() {
+  std::string found;
   std::istringstream built(DIFFREG_CPU_VARIANTS);
   for (std::string variant; built >> variant;) {
-    if (runs(variant)) found.push_back(variant);
+    if (runs(variant)) found += (found.empty() ? "" : " ") + variant;
   }
   return found;
+}
+
+// The one to load: that of DIFFREG_CPU, else the fastest.
+std::string cpu_variant() {
+  const char* wanted = std::getenv("DIFFREG_CPU");
+  if (wanted && *wanted) return wanted;
+  const std::string running = cpu_variants();
+  return running.substr(running.rfind(' ') + 1);
 }
 
 pybind11::dict build_info() {
@@ -37,6 +44,8 @@ pybind11::dict build_info() {
   info["torch"] = DIFFREG_TORCH_VERSION;
   info["oldest_torch"] = DIFFREG_OLDEST_TORCH;
   info["compiler"] = DIFFREG_COMPILER;
+  info["cpu_variant"] = cpu_variant();
+  info["cpu_variants"] = cpu_variants();
   info["cuda_architectures"] = DIFFREG_CUDA_ARCHITECTURES;
   info["cuda_runtime"] = DIFFREG_CUDA_RUNTIME;
   return info;
@@ -46,9 +55,7 @@ pybind11::dict build_info() {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled operators of diffreg, registered as torch.ops.diffreg.*";
-  module.def(
-      "build_info", &build_info,
-      "Version, torch at build time, oldest torch at run time, compiler, CUDA architectures and "
-      "runtime.");
-  module.def("cpu_variants", &cpu_variants, "CPU variants that run here, slowest first.");
+  module.def("build_info", &build_info,
+             "Version, torch at build time, oldest torch at run time, compiler, CPU variants, CUDA "
+             "architectures and runtime.");
 }

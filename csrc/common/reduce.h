@@ -16,7 +16,7 @@ template <typename T, int K, typename Term>
 void sum_row(int64_t begin, int64_t end, const Term& term, double (&totals)[K]) {
   while (begin < end) {
     const int64_t stop = end - begin < kChunk ? end : begin + kChunk;
-    T lanes[K][kLanes] = {}, out[K];
+    T lanes[K][kLanes] = {};
     for (; begin + kLanes <= stop; begin += kLanes) {
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         T at[K];
@@ -25,8 +25,9 @@ void sum_row(int64_t begin, int64_t end, const Term& term, double (&totals)[K]) 
       }
     }
     for (int64_t lane = 0; begin < stop; ++begin, ++lane) {
-      term(begin, out);
-      for (int k = 0; k < K; ++k) lanes[k][lane] += out[k];
+      T at[K];
+      term(begin, at);
+      for (int k = 0; k < K; ++k) lanes[k][lane] += at[k];
     }
     for (int k = 0; k < K; ++k) {
       for (int64_t lane = 0; lane < kLanes; ++lane) {

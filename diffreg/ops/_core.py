@@ -5,9 +5,7 @@ loaded, or the one that DIFFREG_CPU names. All give the same bits.
 """
 
 import ctypes
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,45 +27,47 @@ def build_info() -> dict[str, str]:
     Raises:
         ImportError: a library is missing, or does not fit this package or this torch.
     """
-    info = dict(_module().build_info())
+    info = _built() | {"cpu_variant": CPU_VARIANT}
+    del info["path"]
+    return info
+
+
+def _built() -> dict[str, str]:
+    """What diffreg._C says, once it fits; its CPU variant is the one to load."""
+    try:
+        from diffreg import _C  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise _misfit(error) from None
+    info = _C.build_info()
     if info["version"] != __version__:
         raise ImportError(
             f"diffreg's compiled core is of version {info['version']}, the package of version "
             f"{__version__}; {REBUILD}"
         )
-    return info | {"cpu_variant": CPU_VARIANT, "cpu_variants": " ".join(_module().cpu_variants())}
+    return info | {"path": _C.__file__}
 
 
-def _module() -> Any:
-    try:
-        from diffreg import _C  # type: ignore[attr-defined]
-    except ImportError as error:
-        raise ImportError(
-            f"diffreg's compiled core does not load under torch {torch.__version__} ({error}); "
-            + REBUILD
-        ) from None
-    return _C
+def _misfit(error: Exception) -> ImportError:
+    return ImportError(
+        f"diffreg's compiled core does not load under torch {torch.__version__} ({error}); "
+        + REBUILD
+    )
 
 
 def _load_cpu_variant() -> str:
     """Registers the CPU operators; the variant, from the library's own mouth."""
-    running = _module().cpu_variants()
-    wanted = os.environ.get("DIFFREG_CPU") or running[-1]
-    if wanted not in running:
+    info = _built()
+    wanted, running = info["cpu_variant"], info.get("cpu_variants", "").split()
+    if running and wanted not in running:
         raise ImportError(
             f"DIFFREG_CPU must be one of {', '.join(running)} on this processor, got {wanted}"
         )
-    path = Path(_module().__file__).parent / f"_cpu_{wanted}.so"
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(Path(info["path"]).parent / f"_cpu_{wanted}.so"))
     except OSError as error:
-        raise ImportError(
-            f"diffreg's compiled core does not load under torch {torch.__version__} ({error}); "
-            + REBUILD
-        ) from None
+        raise _misfit(error) from None
     library.diffreg_cpu_variant.restype = ctypes.c_char_p
     return library.diffreg_cpu_variant().decode()
 
 
 CPU_VARIANT = _load_cpu_variant()
-build_info()
