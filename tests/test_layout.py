@@ -49,7 +49,6 @@ ROOMS = {
 }
 # Headers of the drivers; all others are for kernels too.
 TORCH_HEADERS = {
-    "box_sum.h",
     "check.h",
     "cuda_driver.h",
     "mask.h",

@@ -1,9 +1,9 @@
 // CPU only: the cells of a field row by row, and the vertex gradient gathered from two rows of
-// them.
+// them. Called by the drivers of deformation_energy and jacobian_determinant.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "determinant.h"
@@ -26,6 +26,41 @@ struct Field {
   }
 };
 
+// What the cells of one row give to the vertices above and below them. Ends are padded with zeros:
+// vertex x collects from the cell on its left, at x, and the one on its right, at x + 1.
+template <typename T>
+class CellRow {
+ public:
+  explicit CellRow(int64_t width) : stride_(width + 1), parts_(8 * stride_) {}
+
+  // Cells that do not exist, above the first row of vertices or below the last one.
+  void clear() { std::fill(parts_.begin(), parts_.end(), T(0)); }
+
+  // Stores what cell x gives to its four vertices.
+  void store(int64_t x, const Cell<T>& cell, const T* corner) {
+    T at00[2], at10[2], at01[2], at11[2];
+    cell.adjoint(corner, at00, at10, at01, at11);
+    for (int c = 0; c < 2; ++c) {
+      part(0, 1, c)[x + 1] = at00[c];
+      part(0, 0, c)[x + 1] = at01[c];
+      part(1, 1, c)[x + 1] = at10[c];
+      part(1, 0, c)[x + 1] = at11[c];
+    }
+  }
+
+  // Component c of what the row gives to vertex x of the row above it (side 0) or below (side 1).
+  T at(int side, int c, int64_t x) const { return part(side, 0, c)[x] + part(side, 1, c)[x + 1]; }
+
+ private:
+  T* part(int side, int right, int c) { return &parts_[((side * 2 + right) * 2 + c) * stride_]; }
+  const T* part(int side, int right, int c) const {
+    return &parts_[((side * 2 + right) * 2 + c) * stride_];
+  }
+
+  int64_t stride_;
+  std::vector<T> parts_;
+};
+
 // Gradient of a sum over cells to the vertex rows [first, end). Each vertex adds the cells above it
 // (left, right), then those below (left, right), whichever strip it is in.
 // to_corners(y, x, cell, corner) writes the gradient to the four determinants of cell (y, x).
@@ -33,39 +68,23 @@ template <typename T, typename ToCorners>
 void add_cell_gradients(const Field<T>& field, int64_t first, int64_t end,
                         T* gradient,  // (2, H, W)
                         const ToCorners& to_corners) {
-  const int64_t cells = field.width - 1;
-  if (cells < 1 || field.height < 2) return;
-  // What the current row of cells gives to the vertices above (g00, g01) and below it (g10, g11).
-  std::vector<T> above(4 * cells), below(4 * cells);
-  const auto evaluate = [&](int64_t y) {
-    T *g00 = &above[0], *g01 = &above[2 * cells], *g10 = &below[0], *g11 = &below[2 * cells];
+  if (field.width < 2 || field.height < 2) return;
+  CellRow<T> cells(field.width);
+  for (int64_t y = first > 0 ? first - 1 : 0; y < end && y < field.height - 1; ++y) {
 #pragma GCC ivdep  // no cell depends on another
-    for (int64_t x = 0; x < cells; ++x) {
+    for (int64_t x = 0; x < field.width - 1; ++x) {
       const Cell<T> cell = field.cell(y, x);
-      T corner[4], at00[2], at10[2], at01[2], at11[2];
+      T corner[4];
       to_corners(y, x, cell, corner);
-      cell.adjoint(corner, at00, at10, at01, at11);
+      cells.store(x, cell, corner);
+    }
+    for (int side = 0; side < 2; ++side) {
+      if (y + side < first || y + side >= end) continue;
       for (int c = 0; c < 2; ++c) {
-        g00[c * cells + x] = at00[c];
-        g01[c * cells + x] = at01[c];
-        g10[c * cells + x] = at10[c];
-        g11[c * cells + x] = at11[c];
+        T* row = gradient + (c * field.height + y + side) * field.width;
+        for (int64_t x = 0; x < field.width; ++x) row[x] += cells.at(side, c, x);
       }
     }
-  };
-  const auto add = [&](int64_t y, const std::vector<T>& part) {
-    if (y < first || y >= end) return;
-    for (int c = 0; c < 2; ++c) {
-      T* row = gradient + (c * field.height + y) * field.width;
-      const T *right_of = &part[c * cells], *left_of = &part[(2 + c) * cells];
-      for (int64_t x = 0; x < cells; ++x) row[x + 1] += left_of[x];
-      for (int64_t x = 0; x < cells; ++x) row[x] += right_of[x];
-    }
-  };
-  for (int64_t y = first > 0 ? first - 1 : 0; y < end && y < field.height - 1; ++y) {
-    evaluate(y);
-    add(y, above);
-    add(y + 1, below);
   }
 }
 

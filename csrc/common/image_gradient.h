@@ -10,6 +10,15 @@
 
 namespace diffreg {
 
+// Gradient along both axes of the row `here`, (W) each.
+template <typename T>
+void gradient_row(const T* above, const T* here, const T* below, int64_t width, T* g0, T* g1) {
+  for (int64_t x = 0; x < width; ++x) g0[x] = central_difference(above[x], below[x]);
+  for (int64_t x = 1; x + 1 < width; ++x) g1[x] = central_difference(here[x - 1], here[x + 1]);
+  g1[0] = central_difference(here[0], here[std::min<int64_t>(1, width - 1)]);
+  g1[width - 1] = central_difference(here[std::max<int64_t>(width - 2, 0)], here[width - 1]);
+}
+
 // One channel of an image, (H, W).
 template <typename T>
 struct Plane {
@@ -18,14 +27,9 @@ struct Plane {
 
   const T* row(int64_t y) const { return data + y * width; }
 
-  // Gradient along both axes at row y into g0 and g1, each (W).
   void gradient_row(int64_t y, T* g0, T* g1) const {
-    const T *below = row(std::min(y + 1, height - 1)), *above = row(std::max<int64_t>(y - 1, 0));
-    const T* here = row(y);
-    for (int64_t x = 0; x < width; ++x) g0[x] = central_difference(above[x], below[x]);
-    for (int64_t x = 1; x + 1 < width; ++x) g1[x] = central_difference(here[x - 1], here[x + 1]);
-    g1[0] = central_difference(here[0], here[std::min<int64_t>(1, width - 1)]);
-    g1[width - 1] = central_difference(here[std::max<int64_t>(width - 2, 0)], here[width - 1]);
+    diffreg::gradient_row(row(std::max<int64_t>(y - 1, 0)), row(y),
+                          row(std::min(y + 1, height - 1)), width, g0, g1);
   }
 };
 

@@ -18,6 +18,7 @@ void sum_row(int64_t begin, int64_t end, const Term& term, double (&totals)[K]) 
     const int64_t stop = end - begin < kChunk ? end : begin + kChunk;
     T lanes[K][kLanes] = {};
     for (; begin + kLanes <= stop; begin += kLanes) {
+#pragma GCC ivdep  // a term may write what no other term reads
       for (int64_t lane = 0; lane < kLanes; ++lane) {
         T at[K];
         term(begin + lane, at);

@@ -4,8 +4,7 @@
 #include <limits>
 #include <tuple>
 
-#include "../common/mask.h"
-#include "correlation.h"
+#include "moment_rows.h"
 
 namespace diffreg::correlation {
 namespace {
@@ -31,55 +30,26 @@ void for_rows(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, in
   }
 }
 
-// Two passes, all sums in double: raw moments in float32 drift on images with a large offset.
 template <typename T>
 void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
             double* moments) {  // (N, 5)
-  const int64_t N = warped.size(0), C = warped.size(1), H = warped.size(2), W = warped.size(3);
-  StripSums<4> raw(N, strip_count(H));
+  const int64_t N = warped.size(0), H = warped.size(2), W = warped.size(3);
+  std::vector<PartMoments> parts(N * strip_count(H));
   for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-    double* sum = raw.at(n, strip);
     for_rows<T>(warped, fixed, mask, n, first, end,
                 [&](int64_t, const T* w, const T* r, const T* m) {
-                  with_weights(m, [&](const auto& weight) {
-                    const auto add = [&](const auto& term) {
-                      return sum_row<double>(0, W, [&](int64_t x) { return weight(x) * term(x); });
-                    };
-                    sum[0] += add([&](int64_t x) { return double(w[x]); });
-                    sum[1] += add([&](int64_t x) { return double(r[x]); });
-                    sum[2] += add([&](int64_t x) { return double(w[x]) * w[x]; });
-                    sum[3] += add([&](int64_t x) { return double(r[x]) * r[x]; });
-                  });
+                  add_row(w, r, m, W, parts[n * strip_count(H) + strip]);
                 });
   });
   for (int64_t n = 0; n < N; ++n) {
-    moments[n * kMoments] = raw.total(n, 0) * mask.per_voxel(n) / C;
-    moments[n * kMoments + 1] = raw.total(n, 1) * mask.per_voxel(n) / C;
-  }
-  StripSums<3> centred(N, strip_count(H));
-  for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-    double* sum = centred.at(n, strip);
-    const double mean_w = moments[n * kMoments], mean_r = moments[n * kMoments + 1];
-    for_rows<T>(warped, fixed, mask, n, first, end,
-                [&](int64_t, const T* w, const T* r, const T* m) {
-                  with_weights(m, [&](const auto& weight) {
-                    const auto add = [&](const auto& term) {
-                      return sum_row<double>(0, W, [&](int64_t x) { return weight(x) * term(x); });
-                    };
-                    const auto b = [&](int64_t x) { return w[x] - mean_w; };
-                    const auto a = [&](int64_t x) { return r[x] - mean_r; };
-                    sum[0] += add([&](int64_t x) { return b(x) * b(x); });
-                    sum[1] += add([&](int64_t x) { return a(x) * a(x); });
-                    sum[2] += add([&](int64_t x) { return a(x) * b(x); });
-                  });
-                });
-  });
-  const double epsilon = std::numeric_limits<T>::epsilon();
-  for (int64_t n = 0; n < N; ++n) {
-    double* out = moments + n * kMoments;
-    out[2] = Moments::without_rounding(centred.total(n, 0), raw.total(n, 2), epsilon);
-    out[3] = Moments::without_rounding(centred.total(n, 1), raw.total(n, 3), epsilon);
-    out[4] = centred.total(n, 2);
+    PartMoments whole;
+    for (int64_t strip = 0; strip < strip_count(H); ++strip) {
+      whole.add(parts[n * strip_count(H) + strip]);
+    }
+    const Moments found = whole.moments(std::numeric_limits<T>::epsilon());
+    const double all[kMoments] = {found.mean_warped, found.mean_fixed, found.warped_warped,
+                                  found.fixed_fixed, found.product};
+    std::copy_n(all, kMoments, moments + n * kMoments);
   }
 }
 

@@ -48,42 +48,63 @@ DIFFREG_HD T mixed_difference(T u00, T u01, T u10, T u11) {
   return u11 - u10 - u01 + u00;
 }
 
+// The derivative of every squared difference by it: upstream gradients of the three energies times
+// their factors.
+template <typename T>
+struct Slopes {
+  T first[D][D], second[D][D], mixed[D], corner;
+
+  DIFFREG_HD Slopes(const Coefficients& factor, double diffusion, double bending,
+                    double determinant) {
+    for (int c = 0; c < D; ++c) {
+      for (int k = 0; k < D; ++k) {
+        first[k][c] = static_cast<T>(2 * diffusion * factor.first[k][c]);
+        second[k][c] = static_cast<T>(2 * bending * factor.second[k][c]);
+      }
+      mixed[c] = static_cast<T>(2 * bending * factor.mixed[c]);
+    }
+    corner = static_cast<T>(determinant * factor.corner);
+  }
+};
+
 enum class PenaltyKind { hyperelastic, log2, hinge, relu };
 
 // psi(J) above the threshold, its tangent below: the raw hyperelastic psi has a second minimum at
 // J = -1 that pulls folds deeper.
 template <typename T, PenaltyKind kind>
 struct Penalty {
+  static constexpr PenaltyKind kKind = kind;
   T threshold;
 
   DIFFREG_HD T value(T J) const {
     if constexpr (kind == PenaltyKind::hinge)
       return J < threshold ? square(threshold - J) : nan_or_zero(J);
     if constexpr (kind == PenaltyKind::relu) return J < 0 ? -J : nan_or_zero(J);
-    // Both are computed, so that a loop over cells has no branch.
-    const T above = raw(J), tangent = raw(threshold) + raw_slope(threshold) * (J - threshold);
-    return J >= threshold ? above : tangent;
+    const T below = J < threshold ? J - threshold : T(0);
+    return raw(held(J)) + raw_slope(threshold) * below;
   }
 
   DIFFREG_HD T slope(T J) const {
     if constexpr (kind == PenaltyKind::hinge)
       return J < threshold ? 2 * (J - threshold) : nan_or_zero(J);
     if constexpr (kind == PenaltyKind::relu) return J < 0 ? T(-1) : nan_or_zero(J);
-    return raw_slope(J >= threshold || J != J ? J : threshold);
+    return raw_slope(held(J));
   }
 
  private:
   DIFFREG_HD static T square(T x) { return x * x; }
   DIFFREG_HD static T nan_or_zero(T J) { return J == J ? T(0) : J; }
+  DIFFREG_HD T held(T J) const { return J < threshold ? threshold : J; }
 
+  // Of the hyperelastic psi both need one division, the same.
   DIFFREG_HD static T raw(T J) {
     if constexpr (kind == PenaltyKind::log2) return square(std::log(J));
-    return square(square(J - 1) / J);
+    return square((J - 1) * ((J - 1) / J));
   }
   DIFFREG_HD static T raw_slope(T J) {
     if constexpr (kind == PenaltyKind::log2) return 2 * std::log(J) / J;
-    const T step = J - 1;
-    return 2 * step * step * step * (J + 1) / (J * J * J);
+    const T part = (J - 1) / J;
+    return 2 * part * part * part * (J + 1);
   }
 };
 

@@ -89,8 +89,8 @@ DIFFREG_DEVICE Window window_at(const Problem& problem,
                                 int64_t y, int64_t x) {
   double sums[kTerms];
   sum_box(problem, columns, y, x, sums);
-  return Window(sums, double(window_count(y, problem.radius, problem.height) *
-                             window_count(x, problem.radius, problem.width)));
+  return Window(sums, 1 / double(window_count(y, problem.radius, problem.height) *
+                                 window_count(x, problem.radius, problem.width)));
 }
 
 template <typename S>
@@ -158,8 +158,12 @@ __global__ void __launch_bounds__(kThreads, kResident)
     sum_box(problem, columns + place.plane * kTerms * H * W, y, x, sum);
     const int64_t at = (place.plane * H + y) * W + x;
     const double w = load(images.warped + at), r = load(images.fixed + at);
-    if (grad_warped) store(grad_warped + at, static_cast<T>(gradient_to_warped(sum, w, r)));
-    if (grad_fixed) store(grad_fixed + at, static_cast<T>(gradient_to_fixed(sum, w, r)));
+    if (grad_warped) {
+      store(grad_warped + at, static_cast<T>(gradient_at(sum[0], sum[1], sum[2], w, r)));
+    }
+    if (grad_fixed) {
+      store(grad_fixed + at, static_cast<T>(gradient_at(sum[0], sum[3], sum[4], r, w)));
+    }
   }
 }
 

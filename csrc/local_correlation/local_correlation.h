@@ -22,55 +22,57 @@ DIFFREG_HD void image_terms(double w, double r, double* terms) {
 struct Window {
   double mean_warped, mean_fixed;
   double covariance, variance_warped, variance_fixed;  // population moments
-  double count;
+  double per_voxel;                                    // 1 / voxels of the window
+  double inverse;                                      // of the product of the guarded variances
 
   // sums: W, R, W^2, R^2, W R over the window.
-  DIFFREG_HD Window(const double* sums, double voxels) : count(voxels) {
-    mean_warped = sums[0] / count;
-    mean_fixed = sums[1] / count;
-    variance_warped = sums[2] / count - mean_warped * mean_warped;
-    variance_fixed = sums[3] / count - mean_fixed * mean_fixed;
-    covariance = sums[4] / count - mean_warped * mean_fixed;
+  DIFFREG_HD Window(const double* sums, double per) : per_voxel(per) {
+    mean_warped = sums[0] * per;
+    mean_fixed = sums[1] * per;
+    variance_warped = sums[2] * per - mean_warped * mean_warped;
+    variance_fixed = sums[3] * per - mean_fixed * mean_fixed;
+    covariance = sums[4] * per - mean_warped * mean_fixed;
+    inverse = 1 / (guarded(variance_warped) * guarded(variance_fixed));
   }
 
   DIFFREG_HD static double guarded(double variance) {
     return variance > kGuard || variance != variance ? variance : kGuard;
   }
-  DIFFREG_HD double value() const {
-    return 1 - covariance * covariance / (guarded(variance_warped) * guarded(variance_fixed));
-  }
+  DIFFREG_HD double value() const { return 1 - covariance * covariance * inverse; }
 
   // df/dW_j = -cross (R_j - mean R) + own (W_j - mean W) for every voxel j of the window, where
   // own = 0 while the variance is guarded. To the fixed image with the roles exchanged.
-  DIFFREG_HD double cross() const {
-    return 2 * covariance / (guarded(variance_warped) * guarded(variance_fixed) * count);
-  }
-  DIFFREG_HD double own_warped() const { return own(variance_warped); }
-  DIFFREG_HD double own_fixed() const { return own(variance_fixed); }
+  DIFFREG_HD double cross() const { return 2 * covariance * inverse * per_voxel; }
+  DIFFREG_HD double own_warped() const { return own(variance_warped, variance_fixed); }
+  DIFFREG_HD double own_fixed() const { return own(variance_fixed, variance_warped); }
 
-  // Box sums of these five turn the windows' contributions into one expression a voxel.
+  // Box sums of these three turn the windows' contributions to the warped image into one
+  // expression a voxel.
+  DIFFREG_HD void gradient_terms(double scale, double& by_other, double& by_own,
+                                 double& rest) const {
+    by_other = scale * cross();
+    by_own = scale * own_warped();
+    rest = by_other * mean_fixed - by_own * mean_warped;
+  }
+
+  // And of these five, to both images.
   DIFFREG_HD void gradient_terms(double scale, double* terms) const {
-    const double by_other = scale * cross();
-    const double by_warped = scale * own_warped(), by_fixed = scale * own_fixed();
-    terms[0] = by_other;
-    terms[1] = by_warped;
-    terms[2] = by_other * mean_fixed - by_warped * mean_warped;
-    terms[3] = by_fixed;
-    terms[4] = by_other * mean_warped - by_fixed * mean_fixed;
+    gradient_terms(scale, terms[0], terms[1], terms[2]);
+    terms[3] = scale * own_fixed();
+    terms[4] = terms[0] * mean_warped - terms[3] * mean_fixed;
   }
 
  private:
-  DIFFREG_HD double own(double variance) const {
-    return variance <= kGuard ? 0 : cross() * covariance / variance;
+  // cross c / variance, where the variance is not guarded.
+  DIFFREG_HD double own(double variance, double other) const {
+    return variance <= kGuard ? 0 : cross() * covariance * (inverse * guarded(other));
   }
 };
 
-// The gradients at a voxel of values w and r, from the box sums of gradient_terms.
-DIFFREG_HD double gradient_to_warped(const double* sum, double w, double r) {
-  return sum[1] * w - sum[0] * r + sum[2];
-}
-DIFFREG_HD double gradient_to_fixed(const double* sum, double w, double r) {
-  return sum[3] * r - sum[0] * w + sum[4];
+// The gradient at a voxel of values `own` and `other`, from the box sums of gradient_terms.
+DIFFREG_HD double gradient_at(double by_other, double by_own, double rest, double own,
+                              double other) {
+  return by_own * own - by_other * other + rest;
 }
 
 }  // namespace diffreg::local_correlation

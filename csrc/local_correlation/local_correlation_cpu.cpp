@@ -3,9 +3,7 @@
 
 #include <tuple>
 
-#include "../common/box_sum.h"
-#include "../common/mask.h"
-#include "local_correlation.h"
+#include "window_rows.h"
 
 namespace diffreg::local_correlation {
 namespace {
@@ -17,57 +15,34 @@ void check(const Tensor& warped, const Tensor& fixed, int64_t window) {
   STD_TORCH_CHECK(window > 0 && window % 2 == 1, "window must be odd and positive, got ", window);
 }
 
-// One channel of both images, and the moments of the window around each voxel.
 template <typename T>
-struct Planes {
-  const T* warped;  // (H, W)
-  const T* fixed;   // (H, W)
-  int64_t height, width, radius;
-
-  // take(block, y, x, window)
-  template <typename Take>
-  void for_windows(const Take& take) const {
-    box_sums<5>(
-        height, width, radius,
-        [&](int64_t y, int64_t x, double* terms) {
-          image_terms(warped[y * width + x], fixed[y * width + x], terms);
-        },
-        [&](int64_t block, int64_t y, int64_t x, const double* sums) {
-          const double count =
-              double(window_count(y, radius, height) * window_count(x, radius, width));
-          take(block, y, x, Window(sums, count));
-        });
-  }
-};
-
-template <typename T>
-Planes<T> planes(const Tensor& warped, const Tensor& fixed, int64_t plane, int64_t window) {
-  const int64_t H = warped.size(2), W = warped.size(3);
-  const int64_t at = plane * H * W;
-  // A window reaches no further than the image, however large it was asked for.
-  const int64_t radius = std::min(window / 2, std::max(H, W));
-  return {warped.const_data_ptr<T>() + at, fixed.const_data_ptr<T>() + at, H, W, radius};
+Plane<T> plane_of(const Tensor& image, int64_t plane) {
+  const int64_t H = image.size(2), W = image.size(3);
+  return {image.const_data_ptr<T>() + plane * H * W, H, W};
 }
 
 Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
                std::optional<Tensor> mask) {
   check(warped, fixed, window);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const int64_t N = w.size(0), C = w.size(1);
+  const int64_t N = w.size(0), C = w.size(1), H = w.size(2), W = w.size(3);
+  const int64_t radius = radius_of(window, H, W), rows = strip_rows(radius);
   Tensor value = torch::stable::new_zeros(w, {N});
   dispatch_floating("warped", w, [&](auto zero) {
     using T = decltype(zero);
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
-    StripSums<1> sums(N, column_blocks(w.size(3)));
-    for (int64_t plane = 0; plane < N * C; ++plane) {
-      const int64_t n = plane / C;
-      planes<T>(w, r, plane, window)
-          .for_windows([&](int64_t block, int64_t y, int64_t x, const Window& here) {
-            const T* m = weights.row(n, y);
-            *sums.at(n, block) += m ? m[x] * here.value() : here.value();
-          });
-    }
+    StripSums<1> sums(N, strip_count(H, rows));
+    const auto run = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+        const Plane<T> own = plane_of<T>(w, c);
+        WindowRows windows(own, plane_of<T>(r, c), radius, first, end);
+        for (int64_t y = first; y < end; ++y) {
+          *sums.at(n, strip) += windows.value(y, weights.row(n, y));
+        }
+      }
+    };
+    for_each_strip(N, H, W, run, rows);
     T* out = value.mutable_data_ptr<T>();
     for (int64_t n = 0; n < N; ++n) {
       out[n] = static_cast<T>(sums.total(n, 0) * weights.per_voxel(n) / C);
@@ -76,26 +51,23 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
   return value;
 }
 
-// Gradients of one plane: box sums of every window's gradient_terms.
+// Gradient to one image; `own` and `other` are the warped and the fixed image or the reverse.
 template <typename T>
-void gradients(const Planes<T>& plane, const Mask<T>& weights, int64_t n, double factor,
-               T* grad_warped,   // (H, W) or null
-               T* grad_fixed) {  // (H, W) or null
-  const int64_t W = plane.width;
-  std::vector<double> parts(5 * plane.height * W);
-  plane.for_windows([&](int64_t, int64_t y, int64_t x, const Window& here) {
-    const T* m = weights.row(n, y);
-    here.gradient_terms(m ? factor * m[x] : factor, &parts[5 * (y * W + x)]);
-  });
-  box_sums<5>(
-      plane.height, W, plane.radius,
-      [&](int64_t y, int64_t x, double* terms) { std::copy_n(&parts[5 * (y * W + x)], 5, terms); },
-      [&](int64_t, int64_t y, int64_t x, const double* sum) {
-        const int64_t at = y * W + x;
-        const double w = plane.warped[at], r = plane.fixed[at];
-        if (grad_warped) grad_warped[at] = static_cast<T>(gradient_to_warped(sum, w, r));
-        if (grad_fixed) grad_fixed[at] = static_cast<T>(gradient_to_fixed(sum, w, r));
-      });
+void gradient_to(const Tensor& own, const Tensor& other, int64_t radius, const T* upstream,
+                 const Mask<T>& weights, T* gradient) {  // zeros
+  const int64_t N = own.size(0), C = own.size(1), H = own.size(2), W = own.size(3);
+  const auto run = [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    const double factor = upstream[n] * weights.per_voxel(n) / C;
+    const auto weights_of = [&](int64_t y) { return weights.row(n, y); };
+    for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+      const Plane<T> plane = plane_of<T>(own, c);
+      WindowRows windows(plane, plane_of<T>(other, c), radius, first, end);
+      for (int64_t y = first; y < end; ++y) {
+        windows.add_gradient(y, factor, weights_of, gradient + (c * H + y) * W);
+      }
+    }
+  };
+  for_each_strip(N, H, W, run, strip_rows(radius));
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
@@ -107,21 +79,19 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const Tensor upstream = torch::stable::contiguous(gradient);
   const auto output = [&](bool need) {
-    return need ? torch::stable::new_empty(w, w.sizes()) : torch::stable::new_empty(w, {0});
+    return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
   };
   Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
   dispatch_floating("warped", w, [&](auto zero) {
     using T = decltype(zero);
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
-    const int64_t C = w.size(1), voxels = w.size(2) * w.size(3);
-    for (int64_t plane = 0; plane < w.size(0) * C; ++plane) {
-      const int64_t n = plane / C;
-      const double factor = upstream.const_data_ptr<T>()[n] * weights.per_voxel(n) / C;
-      gradients<T>(planes<T>(w, r, plane, window), weights, n, factor,
-                   need_warped ? grad_warped.mutable_data_ptr<T>() + plane * voxels : nullptr,
-                   need_fixed ? grad_fixed.mutable_data_ptr<T>() + plane * voxels : nullptr);
+    const int64_t radius = radius_of(window, w.size(2), w.size(3));
+    const T* g = upstream.const_data_ptr<T>();
+    if (need_warped) {
+      gradient_to<T>(w, r, radius, g, weights, grad_warped.mutable_data_ptr<T>());
     }
+    if (need_fixed) gradient_to<T>(r, w, radius, g, weights, grad_fixed.mutable_data_ptr<T>());
   });
   return {grad_warped, grad_fixed};
 }

@@ -3,9 +3,7 @@
 
 #include <tuple>
 
-#include "../common/image_gradient.h"
-#include "../common/mask.h"
-#include "parallel_level_sets.h"
+#include "level_set_rows.h"
 
 namespace diffreg::parallel_level_sets {
 namespace {
@@ -33,30 +31,11 @@ void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
   check_dtype("eps_fixed", eps_fixed, warped.scalar_type());
 }
 
-// The gradients of both images along one row.
 template <typename T>
-class GradientRows {
- public:
-  explicit GradientRows(int64_t width) : width_(width), values_(4 * width) {}
-
-  void read(const Plane<T>& warped, const Plane<T>& fixed, int64_t y) {
-    warped.gradient_row(y, at(0), at(1));
-    fixed.gradient_row(y, at(2), at(3));
-  }
-  template <Variant variant>
-  Voxel<T, variant> voxel(int64_t x, T eps_warped, T eps_fixed, T* g, T* h) const {
-    for (int k = 0; k < 2; ++k) {
-      g[k] = values_[k * width_ + x];
-      h[k] = values_[(2 + k) * width_ + x];
-    }
-    return Voxel<T, variant>(g, h, eps_warped, eps_fixed);
-  }
-
- private:
-  T* at(int k) { return &values_[k * width_]; }
-  int64_t width_;
-  std::vector<T> values_;
-};
+Plane<T> plane_of(const Tensor& image, int64_t plane) {
+  const int64_t H = image.size(2), W = image.size(3);
+  return {image.const_data_ptr<T>() + plane * H * W, H, W};
+}
 
 Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
                const Tensor& eps_fixed, std::string variant_name, std::optional<Tensor> mask) {
@@ -72,18 +51,12 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
     StripSums<1> sums(N, strip_count(H));
     for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       const T eps_w = ew.const_data_ptr<T>()[n], eps_r = er.const_data_ptr<T>()[n];
-      GradientRows<T> rows(W);
       for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-        const Plane<T> moved{w.const_data_ptr<T>() + c * H * W, H, W};
-        const Plane<T> still{r.const_data_ptr<T>() + c * H * W, H, W};
+        const Plane<T> own = plane_of<T>(w, c);
+        LevelSetRows<T, variant, const Plane<T>> rows(own, plane_of<T>(r, c), eps_w, eps_r, first,
+                                                      end);
         for (int64_t y = first; y < end; ++y) {
-          rows.read(moved, still, y);
-          with_weights(weights.row(n, y), [&](const auto& weight) {
-            *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
-              T g[2], h[2];
-              return weight(x) * rows.template voxel<variant>(x, eps_w, eps_r, g, h).value();
-            });
-          });
+          *sums.at(n, strip) += rows.value(y, weights.row(n, y));
         }
       }
     });
@@ -106,25 +79,14 @@ void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const
   for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
     const T factor = static_cast<T>(upstream[n] * weights.per_voxel(n) / C);
     const T eps0 = eps_own[n], eps1 = eps_other[n];
-    GradientRows<T> rows(W);
-    std::vector<T> p0(W), p1(W);
+    const auto weights_of = [&](int64_t y) { return weights.row(n, y); };
     for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-      const Plane<T> plane{own.const_data_ptr<T>() + c * H * W, H, W};
-      const Plane<T> beside{other.const_data_ptr<T>() + c * H * W, H, W};
-      add_image_gradient(H, W, first, end, p0.data(), p1.data(), gradient + c * H * W,
-                         [&](int64_t y, T* to0, T* to1) {
-                           rows.read(plane, beside, y);
-                           with_weights(weights.row(n, y), [&](const auto& weight) {
-#pragma GCC ivdep
-                             for (int64_t x = 0; x < W; ++x) {
-                               T g[2], h[2];
-                               const auto voxel = rows.template voxel<variant>(x, eps0, eps1, g, h);
-                               const T slope = factor * weight(x);
-                               to0[x] = slope * voxel.derivative(g[0], h[0]);
-                               to1[x] = slope * voxel.derivative(g[1], h[1]);
-                             }
-                           });
-                         });
+      const Plane<T> plane = plane_of<T>(own, c);
+      LevelSetRows<T, variant, const Plane<T>> rows(plane, plane_of<T>(other, c), eps0, eps1, first,
+                                                    end);
+      for (int64_t y = first; y < end; ++y) {
+        rows.add_gradient(y, factor, weights_of, gradient + (c * H + y) * W);
+      }
     }
   });
 }

@@ -105,9 +105,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
     for (int64_t c = n * problem.channels; c < (n + 1) * problem.channels; ++c) {
       const T upstream = load(gradient + c * to + voxel);
       if (grad_displacement) {
-        const Reader<S> image{moving + c * from};
-        sum[0] += upstream * derivative<D, 0>(image, stride, at);
-        sum[1] += upstream * derivative<D, 1>(image, stride, at);
+        const Corners<D, T> corners(Reader<S>{moving + c * from}, stride, at);
+        sum[0] += upstream * corners.template derivative<0>(at);
+        sum[1] += upstream * corners.template derivative<1>(at);
       }
       if (grad_moving) {
         splat<D>(grad_moving + c * from, stride, at, upstream, 0, problem.from[0],

@@ -106,19 +106,49 @@ DIFFREG_HD T value(Image image, const Stride* stride, const Neighbours<T>* at) {
   }
 }
 
-// Derivative of the value by the coordinate of axis `By`.
-template <int D, int By, int Axis = 0, typename Image, typename Stride, typename T>
-DIFFREG_HD T derivative(Image image, const Stride* stride, const Neighbours<T>* at) {
-  if constexpr (Axis == D) {
-    return *image;
-  } else {
-    const T low = derivative<D, By, Axis + 1>(image + at[Axis].low * stride[Axis], stride, at);
-    const T high = derivative<D, By, Axis + 1>(image + at[Axis].high * stride[Axis], stride, at);
-    return Axis == By ? at[Axis].differentiate(low, high) : at[Axis].interpolate(low, high);
-  }
-}
+// The 2^D voxels around a point, the first axis slowest: each is read once for all derivatives.
+template <int D, typename T>
+struct Corners {
+  T voxel[1 << D];
 
-// The adjoint of value(): add(corner, weight * gradient) for each corner whose index on axis 0 is
+  template <typename Image, typename Stride>
+  DIFFREG_HD Corners(Image image, const Stride* stride, const Neighbours<T>* at) {
+    read<0, 0>(image, stride, at);
+  }
+
+  DIFFREG_HD T value(const Neighbours<T>* at) const { return contract<D>(voxel, at); }
+
+  // Derivative of the value by the coordinate of axis `By`.
+  template <int By>
+  DIFFREG_HD T derivative(const Neighbours<T>* at) const {
+    return contract<By>(voxel, at);
+  }
+
+ private:
+  template <int By, int Axis = 0>
+  DIFFREG_HD static T contract(const T* corner, const Neighbours<T>* at) {
+    if constexpr (Axis == D) {
+      return *corner;
+    } else {
+      const T low = contract<By, Axis + 1>(corner, at);
+      const T high = contract<By, Axis + 1>(corner + (1 << (D - 1 - Axis)), at);
+      return Axis == By ? at[Axis].differentiate(low, high) : at[Axis].interpolate(low, high);
+    }
+  }
+
+  template <int Axis, int corner, typename Image, typename Stride>
+  DIFFREG_HD void read(Image image, const Stride* stride, const Neighbours<T>* at) {
+    if constexpr (Axis == D) {
+      voxel[corner] = *image;
+    } else {
+      read<Axis + 1, corner>(image + at[Axis].low * stride[Axis], stride, at);
+      read<Axis + 1, corner + (1 << (D - 1 - Axis))>(image + at[Axis].high * stride[Axis], stride,
+                                                     at);
+    }
+  }
+};
+
+// The adjoint of the value: add(corner, weight * gradient) for each corner whose index on axis 0 is
 // in [first, end), the rows that the caller owns.
 template <int D, int Axis = 0, typename T, typename Add>
 DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, T gradient,

@@ -1,0 +1,212 @@
+// CPU only: rows of the fixed grid, and the neighbours on the moving grid of the points where their
+// voxels land. Called by the drivers of warp and registration_objective.
+#pragma once
+
+#include <algorithm>
+#include <string>
+
+#include "../common/check.h"
+#include "../common/ring.h"
+#include "warp.h"
+
+namespace diffreg::warp {
+
+constexpr int D = 2;
+
+inline Sampling parse(const std::string& interpolation, const std::string& padding) {
+  STD_TORCH_CHECK(interpolation == "linear" || interpolation == "nearest",
+                  "interpolation must be 'linear' or 'nearest', got '", interpolation, "'");
+  STD_TORCH_CHECK(padding == "border" || padding == "zeros",
+                  "padding must be 'border' or 'zeros', got '", padding, "'");
+  return {interpolation == "linear", padding == "border" ? Padding::border : Padding::zeros};
+}
+
+inline void check(const Tensor& moving, const Tensor& displacement) {
+  check_image("moving", moving);
+  check_displacement(displacement);
+  STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
+                  " samples, displacement ", displacement.size(0));
+  for (int k = 0; k < D; ++k) {
+    STD_TORCH_CHECK(moving.size(2 + k) < 1 << 30 && displacement.size(2 + k) < 1 << 30,
+                    "an axis must be shorter than 2^30 voxels");
+  }
+  const bool nothing_to_read = moving.size(2) == 0 || moving.size(3) == 0;
+  STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
+                  "moving has no voxels: ", shape_of(moving));
+}
+
+// Sizes and strides of contiguous tensors; `from` is the moving grid, `to` the fixed grid.
+struct Grids {
+  int64_t samples, channels;
+  int64_t from[D], to[D];
+  int64_t stride[D];  // of the moving grid
+  int64_t from_voxels, to_voxels, row_voxels;
+
+  Grids(const Tensor& moving, const Tensor& displacement)
+      : samples(moving.size(0)), channels(moving.size(1)), from_voxels(1), to_voxels(1) {
+    for (int k = D - 1; k >= 0; --k) {
+      from[k] = moving.size(2 + k);
+      to[k] = displacement.size(2 + k);
+      stride[k] = from_voxels;
+      from_voxels *= from[k];
+      if (k == 0) row_voxels = to_voxels;
+      to_voxels *= to[k];
+    }
+  }
+};
+
+// Interpolation and padding as a type, so that a loop over voxels has no choice left in it.
+template <bool is_linear, Padding padding>
+struct Rule {
+  static constexpr bool kLinear = is_linear;
+
+  template <typename T>
+  static Neighbours<T> locate(T coordinate, T bad, int32_t size) {
+    if constexpr (is_linear) {
+      return linear(coordinate, bad, size, padding);
+    } else {
+      return nearest(coordinate, bad, size, padding);
+    }
+  }
+};
+
+// Calls run(Rule<...>) for the one that `sampling` names.
+template <typename Run>
+void with_rule(const Sampling& sampling, const Run& run) {
+  const bool border = sampling.padding == Padding::border;
+  if (sampling.linear && border) return run(Rule<true, Padding::border>{});
+  if (sampling.linear) return run(Rule<true, Padding::zeros>{});
+  if (border) return run(Rule<false, Padding::border>{});
+  run(Rule<false, Padding::zeros>{});
+}
+
+// A line of the fixed grid along its last axis, and the displacement of its voxels.
+template <typename T>
+struct Line {
+  int64_t index[D];    // of its first voxel
+  int64_t voxel;       // of its first voxel, in raster order
+  const T* component;  // of that voxel; the others are grids.to_voxels apart
+};
+
+// Calls run(line) for the lines of one row (axis 0) of the fixed grid, in raster order.
+template <typename T, typename Run>
+void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sample
+               int64_t row, const Run& run) {
+  const int64_t first = row * grids.row_voxels, end = first + grids.row_voxels;
+  Line<T> line{{row}, first, displacement + first};
+  for (; line.voxel < end; line.voxel += grids.to[D - 1], line.component += grids.to[D - 1]) {
+    run(line);
+    for (int k = D - 2; k > 0 && ++line.index[k] == grids.to[k]; --k) line.index[k] = 0;
+  }
+}
+
+// Calls run(x, at) for the voxels begin <= x < end of a line, with the neighbours on the moving
+// grid of the point where each lands. No call may depend on another: the loop becomes vector code.
+template <typename Rule, typename T, typename Run>
+void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end,
+                const Run& run) {
+  T start[D];
+  int32_t size[D];
+  for (int k = 0; k < D; ++k) {
+    start[k] = static_cast<T>(static_cast<int32_t>(line.index[k]));
+    size[k] = static_cast<int32_t>(grids.from[k]);
+  }
+  const int32_t last = static_cast<int32_t>(end);
+#pragma GCC ivdep
+  for (int32_t x = static_cast<int32_t>(begin); x < last; ++x) {
+    T shift[D], bad = 0;
+    for (int k = 0; k < D; ++k) {
+      shift[k] = line.component[k * grids.to_voxels + x];
+      bad += poison(shift[k]);
+    }
+    Neighbours<T> at[D];
+    for (int k = 0; k < D; ++k) {
+      const T from = k == D - 1 ? static_cast<T>(x) : start[k];
+      at[k] = Rule::locate(from + shift[k], bad, size[k]);
+    }
+    run(x, at);
+  }
+}
+
+// A plane of the moving image whose voxels are counted in 32 or 64 bits: vector code gathers by
+// the first twice as fast.
+template <typename T, typename Index>
+struct Plane {
+  const T* data;
+  Index at = 0;
+
+  Plane operator+(Index step) const { return {data, at + step}; }
+  T operator*() const { return data[at]; }
+};
+
+// Calls run(index) for an int32_t where that counts the voxels of the moving grid, else int64_t.
+template <typename Run>
+void with_index(const Grids& grids, const Run& run) {
+  if (grids.from_voxels < INT32_MAX) return run(int32_t{});
+  run(int64_t{});
+}
+
+// Rows of one channel of the warped image, computed when they are first asked for, in their order;
+// the last `depth` of them are kept.
+template <typename T>
+class WarpedRows {
+ public:
+  WarpedRows(const Grids& grids, Padding padding,
+             const T* moving,        // (*from)
+             const T* displacement,  // (D, *to)
+             bool slopes, int64_t first, int64_t depth)
+      : grids_(grids),
+        moving_(moving),
+        displacement_(displacement),
+        next_(first),
+        values_(depth, grids.row_voxels),
+        slopes_{{slopes ? depth : 0, grids.row_voxels}, {slopes ? depth : 0, grids.row_voxels}} {
+    with_rule({true, padding}, [&](auto rule) {
+      using Rule = decltype(rule);
+      if constexpr (Rule::kLinear) {
+        with_index(grids, [&](auto index) {
+          using Index = decltype(index);
+          fill_ =
+              slopes ? &WarpedRows::fill<Rule, Index, true> : &WarpedRows::fill<Rule, Index, false>;
+        });
+      }
+    });
+  }
+
+  const T* row(int64_t y) {
+    for (; next_ <= y; ++next_) (this->*fill_)(next_);
+    return values_.row(y);
+  }
+  // Derivatives by component k of the displacement, of a row that was asked for.
+  const T* slope(int k, int64_t y) const { return slopes_[k].row(y); }
+
+ private:
+  template <typename Rule, typename Index, bool with_slopes>
+  void fill(int64_t y) {
+    static_assert(D == 2);
+    const Index stride[D] = {static_cast<Index>(grids_.stride[0]), 1};
+    const Plane<T, Index> image{moving_};
+    const int64_t voxel = y * grids_.row_voxels;
+    const Line<T> line{{y}, voxel, displacement_ + voxel};
+    T* out = values_.row(y);
+    T* slope0 = with_slopes ? slopes_[0].row(y) : nullptr;
+    T* slope1 = with_slopes ? slopes_[1].row(y) : nullptr;
+    for_voxels<Rule>(grids_, line, 0, grids_.to[D - 1], [&](int64_t x, const Neighbours<T>* at) {
+      const Corners<D, T> corners(image, stride, at);
+      out[x] = corners.value(at);
+      if constexpr (with_slopes) {
+        slope0[x] = corners.template derivative<0>(at);
+        slope1[x] = corners.template derivative<1>(at);
+      }
+    });
+  }
+
+  Grids grids_;
+  const T* moving_;
+  const T* displacement_;
+  int64_t next_;
+  Ring<T> values_, slopes_[D];
+  void (WarpedRows::*fill_)(int64_t);
+};
+
+}  // namespace diffreg::warp
