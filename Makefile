@@ -27,7 +27,7 @@ test-gpu: $(VENV)/.test
 	then $(BIN)/python -m pytest -q -m gpu tests/gpu; \
 	else echo "test-gpu: skipped, there is no GPU"; fi
 
-# Every barrier and bound check of the kernels taken out in turn (an hour; make test takes three of them).
+# Every barrier, fence and bound check of the kernels taken out in turn (an hour; make test takes three).
 mutants: $(VENV)/.test
 	$(BIN)/python tests/emulation/mutate.py
 

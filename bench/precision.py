@@ -16,7 +16,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "precision.md"
 HEAD = f"""# What half precision costs
 
 Every operator takes float16 and bfloat16, computes in float32, and returns images in the dtype of
-the moving image and scalars in float32. So only the rounding of what is stored counts. A smooth
+the moving image, determinants and scalars in float32, gradients in the dtype of the input. On the
+CPU inputs are converted first; on a GPU the kernels read and write half types that all images and
+fields of an operator share, with the same results up to the order of sums: masks and edge scales
+are float32 on both. So only the rounding of what is stored counts. A smooth
 random displacement on {SIZE} x {SIZE} voxels, rounded to the half type and compared with itself in
 float32 (`python bench/precision.py` writes this page). Columns: largest displacement in voxels,
 largest and mean error in voxels, largest error of a corner determinant.
@@ -29,8 +32,9 @@ For comparison, the same positions as a normalised sampling grid in [-1, 1], as 
 it, rounded to the half type: errors of up to {{float16:.3f}} voxels in float16 and {{bfloat16:.3f}}
 in bfloat16 with {SIZE} voxels an axis, however small the displacement, since positions are rounded.
 
-In words: up to ten voxels a float16 displacement is off by less than 0.005 voxels, a bfloat16 one
-by less than 0.04, which is enough to warp with. Take determinants, and certify folding, on float32.
+In words: up to ten voxels a float16 displacement is off by less than 0.005 voxels and a bfloat16
+one by less than 0.04, which is enough to warp with. Take determinants, and certify folding, on
+float32.
 """
 
 

@@ -78,11 +78,27 @@ inline std::optional<Tensor> checked(const Device& device, const char* name,
   return checked(device, name, *tensor, shape, dtype);
 }
 
-// The mask (N, 1, H, W) of an image.
+// What is computed in with inputs of a storage type; scalars come and go in it.
+inline ScalarType arithmetic_of(ScalarType storage) {
+  return storage == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// A scalar a sample, (N).
+inline Tensor checked_scalars(const Device& device, const char* name, const Tensor& scalars,
+                              const Tensor& image) {
+  return checked(device, name, scalars, {image.size(0)}, arithmetic_of(image.scalar_type()));
+}
+
+inline Tensor new_scalars(const Tensor& image) {
+  return torch::stable::new_empty(image, {image.size(0)}, arithmetic_of(image.scalar_type()));
+}
+
+// The mask (N, 1, H, W) of an image. In the type of the arithmetic: weights that 16 bits do not
+// hold would round, or leave its range, on a GPU alone.
 inline std::optional<Tensor> checked_mask(const Device& device, const std::optional<Tensor>& mask,
                                           const Tensor& image) {
   return checked(device, "mask", mask, {image.size(0), 1, image.size(2), image.size(3)},
-                 image.scalar_type());
+                 arithmetic_of(image.scalar_type()));
 }
 
 // Calls run(S{}) with the storage type of a tensor.

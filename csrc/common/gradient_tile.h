@@ -7,20 +7,17 @@
 
 namespace diffreg {
 
-// Slopes are kept in the arithmetic type, so its size decides how many fit.
-// Rows are as many as a thread's slopes find registers for.
+// As many as slopes of the arithmetic's type, 512 bytes of image wide, find shared memory for.
 constexpr int kGradientRows = 20;
 template <typename S>
-constexpr int kGradientColumns = 512 / sizeof(Arithmetic<S>);
-template <typename S>
-using GradientTiles = Tiles<kGradientColumns<S>, kGradientRows>;
+using GradientTiles = Tiles<kTileColumns<S>, kGradientRows>;
 
 // Images with `halo` voxels around the tile; beyond an image its border repeats, so that a central
 // difference needs no case of its own there.
 template <typename S, int images, int halo>
 struct ImageTile {
   using T = Arithmetic<S>;
-  Halo<S, kGradientColumns<S> + 2 * halo, kGradientRows + 2 * halo> image[images];
+  Halo<S, kTileColumns<S> + 2 * halo, kGradientRows + 2 * halo> image[images];
 
   DIFFREG_DEVICE void fill(int k, const S* plane, const GradientTiles<S>& tiles, int64_t y,
                            int64_t x) {
@@ -35,24 +32,16 @@ struct ImageTile {
   }
 };
 
-// Gradient to both derivatives at the voxels of a tile and one around it.
+// Gradient to one derivative at the voxels of a tile and one around it.
 template <typename S>
-struct SlopeTile {
-  using T = Arithmetic<S>;
-  static constexpr int kWide = kGradientColumns<S> + 2, kHigh = kGradientRows + 2;
-  T axis0[kHigh][kWide], axis1[kHigh][kWide];
+struct Slopes {
+  static constexpr int kWide = kTileColumns<S> + 2, kHigh = kGradientRows + 2;
+  static constexpr int kVoxels = kWide * kHigh;
+  Arithmetic<S> voxel[kVoxels];
 
-  // The image gradient's adjoint at (row, column) of the tile, voxel (y, x). Slopes outside the
-  // image are 0.
-  DIFFREG_DEVICE T adjoint(int row, int column, int64_t y, int64_t x, int64_t height,
-                           int64_t width) const {
-    T sum = 0;
-#pragma unroll
-    for (int k = -1; k <= 1; ++k) {
-      sum += adjoint_weight<T>(y, y + k, height) * axis0[row + 1 + k][column + 1] +
-             adjoint_weight<T>(x, x + k, width) * axis1[row + 1][column + 1 + k];
-    }
-    return sum;
+  // (row, column) of the tile.
+  DIFFREG_DEVICE Arithmetic<S> at(int row, int column) const {
+    return voxel[(row + 1) * kWide + column + 1];
   }
 };
 
@@ -60,8 +49,24 @@ struct SlopeTile {
 template <typename S, int images>
 union GradientMemory {
   ImageTile<S, images, 2> pixels;
-  SlopeTile<S> slopes;
+  Slopes<S> slopes[2];  // to the derivative along each axis
 };
+
+// The image gradient's adjoint at (row, column) of the tile, voxel (y, x). Slopes outside the
+// image are 0.
+template <typename S, int images>
+DIFFREG_DEVICE Arithmetic<S> adjoint(const GradientMemory<S, images>& memory,
+                                     const GradientTiles<S>& tiles, int row, int column, int64_t y,
+                                     int64_t x) {
+  using T = Arithmetic<S>;
+  T sum = 0;
+#pragma unroll
+  for (int k = -1; k <= 1; ++k) {
+    sum += adjoint_weight<T>(y, y + k, tiles.height) * memory.slopes[0].at(row + k, column) +
+           adjoint_weight<T>(x, x + k, tiles.width) * memory.slopes[1].at(row, column + k);
+  }
+  return sum;
+}
 
 // Replaces the images by slope(row, column, y, x, p), which writes the gradient to both derivatives
 // at a voxel inside the image. Every thread of the block calls it.
@@ -69,17 +74,26 @@ template <typename S, int images, typename Slope>
 DIFFREG_DEVICE void replace_by_slopes(GradientMemory<S, images>& memory,
                                       const GradientTiles<S>& tiles, int64_t y0, int64_t x0,
                                       const Slope& slope) {
-  using T = Arithmetic<S>;
-  constexpr int kWide = SlopeTile<S>::kWide, kVoxels = kWide * SlopeTile<S>::kHigh;
+  constexpr int kVoxels = Slopes<S>::kVoxels, kWide = Slopes<S>::kWide;
   constexpr int kEach = (kVoxels + kThreads - 1) / kThreads;
-  T kept[kEach][2];
+  Arithmetic<S> kept[kEach][2];
+  // Counted on: a quotient and a rest for each k would all be kept in registers.
+  int row = thread_index() / kWide, column = thread_index() % kWide;
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {
     const int voxel = thread_index() + k * kThreads;
-    const int row = voxel / kWide - 1, column = voxel % kWide - 1;
     kept[k][0] = kept[k][1] = 0;
-    if (!inside(y0 + row, tiles.height) || !inside(x0 + column, tiles.width)) continue;
-    if (voxel < kVoxels) slope(row, column, y0 + row, x0 + column, kept[k]);
+    if (voxel >= kVoxels) continue;
+    const int64_t y = y0 + row - 1, x = x0 + column - 1;
+    if (inside(y, tiles.height) && inside(x, tiles.width)) {
+      slope(row - 1, column - 1, y, x, kept[k]);
+    }
+    row += kThreads / kWide;
+    column += kThreads % kWide;
+    if (column >= kWide) {
+      column -= kWide;
+      ++row;
+    }
     asm volatile("" ::: "memory");  // one voxel after the other: all at once would spill
   }
   __syncthreads();  // all images have been read
@@ -87,8 +101,8 @@ DIFFREG_DEVICE void replace_by_slopes(GradientMemory<S, images>& memory,
   for (int k = 0; k < kEach; ++k) {
     const int voxel = thread_index() + k * kThreads;
     if (voxel >= kVoxels) continue;
-    memory.slopes.axis0[voxel / kWide][voxel % kWide] = kept[k][0];
-    memory.slopes.axis1[voxel / kWide][voxel % kWide] = kept[k][1];
+    memory.slopes[0].voxel[voxel] = kept[k][0];
+    memory.slopes[1].voxel[voxel] = kept[k][1];
   }
   __syncthreads();
 }

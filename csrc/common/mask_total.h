@@ -15,10 +15,10 @@ inline int64_t mask_total_doubles(int64_t samples, int64_t voxels) {
   return samples + reduction_doubles(samples, 1, mask_tiles(voxels));
 }
 
-template <typename S>
+template <typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
     mask_total_kernel(int64_t samples, int64_t voxels,
-                      const S* mask,  // (N, 1, *S)
+                      const T* mask,  // (N, 1, *S)
                       Reduction reduction,
                       double* total) {  // (N)
   const int64_t tiles = (voxels + kMaskChunk - 1) / kMaskChunk;
@@ -35,13 +35,13 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 // Fills `workspace` and returns the totals (N); null without a mask, where each is the number of
 // voxels.
-template <typename S>
-const double* launch_mask_total(int64_t samples, int64_t voxels, const S* mask, double* workspace,
+template <typename T>
+const double* launch_mask_total(int64_t samples, int64_t voxels, const T* mask, double* workspace,
                                 void* stream) {
   if (!mask) return nullptr;
   const int64_t tiles = mask_tiles(voxels);
   const Reduction reduction = make_reduction(workspace + samples, samples, 1, tiles, stream);
-  DIFFREG_LAUNCH(mask_total_kernel<S>, samples * tiles, block_shape(), stream, samples, voxels,
+  DIFFREG_LAUNCH(mask_total_kernel<T>, samples * tiles, block_shape(), stream, samples, voxels,
                  mask, reduction, workspace);
   return workspace;
 }

@@ -100,7 +100,7 @@ DIFFREG_DEVICE Moments put_together(const Problem& problem, const double* partia
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResident)
     forward_kernel(Problem problem, Images<S> images, Reduction reduction,
-                   S* value,                                 // (N)
+                   Arithmetic<S>* value,                     // (N)
                    double* moments) {                        // (N, 5)
   const int64_t tiles = problem.channels * chunks(problem);  // of a sample
   for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
@@ -128,10 +128,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResident)
     backward_kernel(Problem problem, Images<S> images,
-                    const S* gradient,      // (N)
-                    const double* moments,  // (N, 5)
-                    S* grad_warped,         // (N, C, *S) or null
-                    S* grad_fixed) {        // (N, C, *S) or null
+                    const Arithmetic<S>* gradient,  // (N)
+                    const double* moments,          // (N, 5)
+                    S* grad_warped,                 // (N, C, *S) or null
+                    S* grad_fixed) {                // (N, C, *S) or null
   using T = Arithmetic<S>;
   const int64_t tiles = problem.channels * chunks(problem);
   for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
@@ -164,8 +164,8 @@ int64_t forward_doubles(const Problem& problem) {
 }
 
 template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images, double* workspace, S* value,
-                    double* moments, void* stream) {
+void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
+                    Arithmetic<S>* value, double* moments, void* stream) {
   const int64_t tiles = problem.channels * chunks(problem);
   const Reduction reduction = make_reduction(workspace, problem.samples, 6, tiles, stream);
   DIFFREG_LAUNCH(forward_kernel<S>, problem.samples * tiles, block_shape(), stream, problem, images,
@@ -173,7 +173,7 @@ void launch_forward(const Problem& problem, const Images<S>& images, double* wor
 }
 
 template <typename S>
-void launch_backward(const Problem& problem, const Images<S>& images, const S* gradient,
+void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
                      const double* moments, S* grad_warped, S* grad_fixed, void* stream) {
   const int64_t blocks = problem.samples * problem.channels * chunks(problem);
   DIFFREG_LAUNCH(backward_kernel<S>, blocks, block_shape(), stream, problem, images, gradient,
@@ -181,9 +181,10 @@ void launch_backward(const Problem& problem, const Images<S>& images, const S* g
 }
 
 #define DIFFREG_INSTANCES(S)                                                                       \
-  template void launch_forward(const Problem&, const Images<S>&, double*, S*, double*, void*);     \
-  template void launch_backward(const Problem&, const Images<S>&, const S*, const double*, S*, S*, \
-                                void*);
+  template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, double*, \
+                               void*);                                                             \
+  template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*,            \
+                                const double*, S*, S*, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

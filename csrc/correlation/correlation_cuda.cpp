@@ -11,12 +11,8 @@ namespace {
 using namespace diffreg::cuda;
 
 double epsilon_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double: return std::numeric_limits<double>::epsilon();
-    case ScalarType::Half: return 0x1p-10;
-    case ScalarType::BFloat16: return 0x1p-7;
-    default: return std::numeric_limits<float>::epsilon();
-  }
+  return arithmetic_of(dtype) == ScalarType::Double ? std::numeric_limits<double>::epsilon()
+                                                    : std::numeric_limits<float>::epsilon();
 }
 
 // The inputs, checked and contiguous.
@@ -37,7 +33,7 @@ struct Inputs {
 
   template <typename S>
   Images<S> images() const {
-    return {data<S>(warped), data<S>(fixed), data_or_null<S>(mask)};
+    return {data<S>(warped), data<S>(fixed), data_or_null<Arithmetic<S>>(mask)};
   }
 };
 
@@ -46,7 +42,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
   const Device device(warped);
   const Inputs in(device, warped, fixed, mask);
   const int64_t N = in.problem.samples;
-  Tensor value = torch::stable::new_empty(in.warped, {N});
+  Tensor value = new_scalars(in.warped);
   Tensor moments = torch::stable::new_empty(in.warped, {N, kMoments}, ScalarType::Double);
   if (warped.numel() == 0) {
     return {torch::stable::fill_(value, 1), torch::stable::zero_(moments)};
@@ -54,8 +50,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
     Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
-    launch_forward(in.problem, in.images<S>(), output<double>(scratch), output<S>(value),
-                   output<double>(moments), device.stream());
+    launch_forward(in.problem, in.images<S>(), output<double>(scratch),
+                   output<Arithmetic<S>>(value), output<double>(moments), device.stream());
   });
   return {value, moments};
 }
@@ -66,14 +62,14 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
   const Device device(warped);
   const Inputs in(device, warped, fixed, mask);
   const int64_t N = in.problem.samples;
-  const Tensor upstream = checked(device, "gradient", gradient, {N}, warped.scalar_type());
+  const Tensor upstream = checked_scalars(device, "gradient", gradient, warped);
   const Tensor held = checked(device, "moments", moments, {N, kMoments}, ScalarType::Double);
   Tensor grad_warped = gradient_like(in.warped, need_warped);
   Tensor grad_fixed = gradient_like(in.fixed, need_fixed);
   if (warped.numel() == 0) return {grad_warped, grad_fixed};
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    launch_backward(in.problem, in.images<S>(), data<S>(upstream), data<double>(held),
+    launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream), data<double>(held),
                     need_warped ? output<S>(grad_warped) : nullptr,
                     need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
   });

@@ -73,9 +73,9 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     forward_kernel(Problem problem, FieldTiles<S> tiles,
                    const S* displacement,  // (N, 2, H, W)
                    Reduction reduction,
-                   S* diffusion,      // (N)
-                   S* bending,        // (N)
-                   S* determinant) {  // (N)
+                   Arithmetic<S>* diffusion,      // (N)
+                   Arithmetic<S>* bending,        // (N)
+                   Arithmetic<S>* determinant) {  // (N)
   using T = Arithmetic<S>;
   using Shared = ValueTile<S>;
   DIFFREG_SHARED(Shared, tile);
@@ -111,8 +111,7 @@ struct Slopes {
   bool diffuses, bends;
   T first[D][D], second[D][D], mixed[D], corner;
 
-  template <typename S>
-  DIFFREG_DEVICE Slopes(const Coefficients& factor, const Upstream<S>& upstream, int64_t n)
+  DIFFREG_DEVICE Slopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n)
       : diffuses(upstream.diffusion), bends(upstream.bending) {
     const double diffusion = diffuses ? double(load(upstream.diffusion + n)) : 0;
     const double bending = bends ? double(load(upstream.bending + n)) : 0;
@@ -169,7 +168,7 @@ DIFFREG_DEVICE void psi_slopes(const Psi& psi, T factor, const Cell<T>& cell, T*
 
 template <typename S, PenaltyKind kind>
 __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, FieldTiles<S> tiles, Upstream<S> upstream,
+    backward_kernel(Problem problem, FieldTiles<S> tiles, Upstream<Arithmetic<S>> upstream,
                     const S* displacement,  // (N, 2, H, W)
                     S* gradient) {          // (N, 2, H, W)
   using T = Arithmetic<S>;
@@ -235,8 +234,9 @@ int64_t forward_doubles(const Problem& problem, size_t voxel_bytes) {
 }
 
 template <typename S>
-void launch_forward(const Problem& problem, const S* displacement, double* workspace, S* diffusion,
-                    S* bending, S* determinant, void* stream) {
+void launch_forward(const Problem& problem, const S* displacement, double* workspace,
+                    Arithmetic<S>* diffusion, Arithmetic<S>* bending, Arithmetic<S>* determinant,
+                    void* stream) {
   const auto tiles = tiles_of<S>(problem);
   const Reduction reduction =
       make_reduction(workspace, problem.samples, 3, tiles.per_plane(), stream);
@@ -247,8 +247,8 @@ void launch_forward(const Problem& problem, const S* displacement, double* works
 }
 
 template <typename S>
-void launch_backward(const Problem& problem, const Upstream<S>& upstream, const S* displacement,
-                     S* gradient, void* stream) {
+void launch_backward(const Problem& problem, const Upstream<Arithmetic<S>>& upstream,
+                     const S* displacement, S* gradient, void* stream) {
   const auto tiles = tiles_of<S>(problem);
   dispatch_penalty(problem.penalty, [&](auto tag) {
     DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::kind>), tiles.count(), block_shape(), stream,
@@ -256,9 +256,11 @@ void launch_backward(const Problem& problem, const Upstream<S>& upstream, const 
   });
 }
 
-#define DIFFREG_INSTANCES(S)                                                          \
-  template void launch_forward(const Problem&, const S*, double*, S*, S*, S*, void*); \
-  template void launch_backward(const Problem&, const Upstream<S>&, const S*, S*, void*);
+#define DIFFREG_INSTANCES(S)                                                                      \
+  template void launch_forward(const Problem&, const S*, double*, Arithmetic<S>*, Arithmetic<S>*, \
+                               Arithmetic<S>*, void*);                                            \
+  template void launch_backward(const Problem&, const Upstream<Arithmetic<S>>&, const S*, S*,     \
+                                void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

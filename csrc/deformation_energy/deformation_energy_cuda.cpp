@@ -32,17 +32,17 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vect
   const Device device(displacement);
   const Problem problem = make_problem(device, displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
-  const auto output_of = [&] { return torch::stable::new_empty(u, {problem.samples}); };
-  Tensor diffusion = output_of(), bending = output_of(), determinant = output_of();
+  Tensor diffusion = new_scalars(u), bending = new_scalars(u), determinant = new_scalars(u);
   if (u.numel() == 0) {
     for (Tensor* energy : {&diffusion, &bending, &determinant}) torch::stable::zero_(*energy);
     return {diffusion, bending, determinant};
   }
   dispatch_storage("displacement", u, [&](auto zero) {
     using S = decltype(zero);
+    using T = Arithmetic<S>;
     Tensor scratch = workspace(u, forward_doubles(problem, sizeof(S)));
-    launch_forward(problem, data<S>(u), output<double>(scratch), output<S>(diffusion),
-                   output<S>(bending), output<S>(determinant), device.stream());
+    launch_forward(problem, data<S>(u), output<double>(scratch), output<T>(diffusion),
+                   output<T>(bending), output<T>(determinant), device.stream());
   });
   return {diffusion, bending, determinant};
 }
@@ -54,7 +54,7 @@ Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad
   const Problem problem = make_problem(device, displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
   const auto checked_upstream = [&](const char* name, const std::optional<Tensor>& gradient) {
-    return checked(device, name, gradient, {problem.samples}, u.scalar_type());
+    return checked(device, name, gradient, {problem.samples}, arithmetic_of(u.scalar_type()));
   };
   const auto diffusion = checked_upstream("grad_diffusion", grad_diffusion);
   const auto bending = checked_upstream("grad_bending", grad_bending);
@@ -63,8 +63,9 @@ Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad
   if (u.numel() == 0) return gradient;
   dispatch_storage("displacement", u, [&](auto zero) {
     using S = decltype(zero);
-    const Upstream<S> used{data_or_null<S>(diffusion), data_or_null<S>(bending),
-                           data_or_null<S>(determinant)};
+    using T = Arithmetic<S>;
+    const Upstream<T> used{data_or_null<T>(diffusion), data_or_null<T>(bending),
+                           data_or_null<T>(determinant)};
     launch_backward(problem, used, data<S>(u), output<S>(gradient), device.stream());
   });
   return gradient;

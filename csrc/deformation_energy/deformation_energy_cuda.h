@@ -15,26 +15,26 @@ struct Problem {
 };
 
 // The gradient to each energy, read on the device; null where that energy was not used.
-template <typename S>
+template <typename T>
 struct Upstream {
-  const S* diffusion;    // (N)
-  const S* bending;      // (N)
-  const S* determinant;  // (N)
+  const T* diffusion;    // (N)
+  const T* bending;      // (N)
+  const T* determinant;  // (N)
 };
 
 int64_t forward_doubles(const Problem& problem, size_t voxel_bytes);
 
 template <typename S>
 void launch_forward(const Problem& problem,
-                    const S* displacement,  // (N, 2, H, W)
-                    double* workspace,      // (forward_doubles)
-                    S* diffusion,           // (N)
-                    S* bending,             // (N)
-                    S* determinant,         // (N)
+                    const S* displacement,       // (N, 2, H, W)
+                    double* workspace,           // (forward_doubles)
+                    Arithmetic<S>* diffusion,    // (N)
+                    Arithmetic<S>* bending,      // (N)
+                    Arithmetic<S>* determinant,  // (N)
                     void* stream);
 
 template <typename S>
-void launch_backward(const Problem& problem, const Upstream<S>& upstream,
+void launch_backward(const Problem& problem, const Upstream<Arithmetic<S>>& upstream,
                      const S* displacement,  // (N, 2, H, W)
                      S* gradient,            // (N, 2, H, W)
                      void* stream);

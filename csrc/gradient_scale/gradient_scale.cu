@@ -20,8 +20,9 @@ struct Measure {
 // Sum of the weighted magnitudes, sum of the weights, and the largest |I|, of every tile.
 template <typename S, typename Finish>
 DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientTiles<S>& tiles,
-                                  ImageTile<S, 1, 1>& tile, const S* image, const S* mask,
-                                  const Reduction& reduction, const Finish& finish) {
+                                  ImageTile<S, 1, 1>& tile, const S* image,
+                                  const Arithmetic<S>* mask, const Reduction& reduction,
+                                  const Finish& finish) {
   using T = Arithmetic<S>;
   const int64_t H = problem.height, W = problem.width;
   const int64_t sample_tiles = problem.channels * tiles.per_plane();
@@ -31,7 +32,7 @@ DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientTiles<S>
     tile.fill(0, image + place.plane * H * W, tiles, place.y, place.x);
     __syncthreads();
     T sum = 0, weights = 0, largest = 0;
-    for_tile<kGradientColumns<S>, kGradientRows>([&](int row, int column) {
+    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
       const int64_t y = place.y + row, x = place.x + column;
       if (!inside(y, H) || !inside(x, W)) return;
       T g[2];
@@ -67,10 +68,10 @@ DIFFREG_DEVICE Measure measured(const Problem& problem, const double* sums, doub
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResident)
     forward_kernel(Problem problem, GradientTiles<S> tiles,
-                   const S* image,  // (N, C, H, W)
-                   const S* mask,   // (N, 1, H, W) or null
+                   const S* image,             // (N, C, H, W)
+                   const Arithmetic<S>* mask,  // (N, 1, H, W) or null
                    Reduction reduction,
-                   S* scale) {  // (N)
+                   Arithmetic<S>* scale) {  // (N)
   using Shared = ImageTile<S, 1, 1>;
   DIFFREG_SHARED(Shared, tile);
   measure_tiles(problem, tiles, tile, image, mask, reduction,
@@ -83,8 +84,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResident)
     measure_kernel(Problem problem, GradientTiles<S> tiles,
-                   const S* image,  // (N, C, H, W)
-                   const S* mask,   // (N, 1, H, W) or null
+                   const S* image,             // (N, C, H, W)
+                   const Arithmetic<S>* mask,  // (N, 1, H, W) or null
                    Reduction reduction,
                    Measure* measures) {  // (N)
   using Shared = ImageTile<S, 1, 1>;
@@ -98,11 +99,11 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResident)
     backward_kernel(Problem problem, GradientTiles<S> tiles,
-                    const S* gradient,        // (N)
-                    const S* image,           // (N, C, H, W)
-                    const S* mask,            // (N, 1, H, W) or null
-                    const Measure* measures,  // (N)
-                    S* grad_image) {          // (N, C, H, W)
+                    const Arithmetic<S>* gradient,  // (N)
+                    const S* image,                 // (N, C, H, W)
+                    const Arithmetic<S>* mask,      // (N, 1, H, W) or null
+                    const Measure* measures,        // (N)
+                    S* grad_image) {                // (N, C, H, W)
   using T = Arithmetic<S>;
   using Shared = GradientMemory<S, 1>;
   DIFFREG_SHARED(Shared, memory);
@@ -123,10 +124,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
           const T weight = mask ? factor * load(mask + (n * H + y) * W + x) : factor;
           for (int k = 0; k < 2; ++k) p[k] = weight * direction(g[k], length);
         });
-    for_tile<kGradientColumns<S>, kGradientRows>([&](int row, int column) {
+    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
       const int64_t y = place.y + row, x = place.x + column;
       if (!inside(y, H) || !inside(x, W)) return;
-      const T sum = memory.slopes.adjoint(row, column, y, x, H, W);
+      const T sum = adjoint(memory, tiles, row, column, y, x);
       store(grad_image + plane + y * W + x, measure.floored != 0 ? T(0) : sum);
     });
   }
@@ -146,8 +147,8 @@ int64_t forward_doubles(const Problem& problem) {
 }
 
 template <typename S>
-void launch_forward(const Problem& problem, const S* image, const S* mask, double* workspace,
-                    S* scale, void* stream) {
+void launch_forward(const Problem& problem, const S* image, const Arithmetic<S>* mask,
+                    double* workspace, Arithmetic<S>* scale, void* stream) {
   const auto tiles = tiles_of<S>(problem);
   const Reduction reduction = reduction_of<S>(problem, workspace, stream);
   DIFFREG_LAUNCH(forward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, image,
@@ -160,8 +161,8 @@ int64_t backward_doubles(const Problem& problem) {
 }
 
 template <typename S>
-void launch_backward(const Problem& problem, const S* gradient, const S* image, const S* mask,
-                     double* workspace, S* grad_image, void* stream) {
+void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, const S* image,
+                     const Arithmetic<S>* mask, double* workspace, S* grad_image, void* stream) {
   const auto tiles = tiles_of<S>(problem);
   Measure* measures = reinterpret_cast<Measure*>(workspace);
   double* partials = reinterpret_cast<double*>(measures + problem.samples);
@@ -175,8 +176,10 @@ void launch_backward(const Problem& problem, const S* gradient, const S* image, 
 #define DIFFREG_INSTANCES(S)                                                            \
   template int64_t forward_doubles<S>(const Problem&);                                  \
   template int64_t backward_doubles<S>(const Problem&);                                 \
-  template void launch_forward(const Problem&, const S*, const S*, double*, S*, void*); \
-  template void launch_backward(const Problem&, const S*, const S*, const S*, double*, S*, void*);
+  template void launch_forward(const Problem&, const S*, const Arithmetic<S>*, double*, \
+                               Arithmetic<S>*, void*);                                  \
+  template void launch_backward(const Problem&, const Arithmetic<S>*, const S*,         \
+                                const Arithmetic<S>*, double*, S*, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

@@ -11,11 +11,8 @@ namespace {
 using namespace diffreg::cuda;
 
 double smallest_normal(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double: return std::numeric_limits<double>::min();
-    case ScalarType::Half: return 0x1p-14;
-    default: return std::numeric_limits<float>::min();
-  }
+  return arithmetic_of(dtype) == ScalarType::Double ? std::numeric_limits<double>::min()
+                                                    : std::numeric_limits<float>::min();
 }
 
 Problem make_problem(const Device& device, const Tensor& image, double eta) {
@@ -29,13 +26,14 @@ Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
   const Problem problem = make_problem(device, image, eta);
   const Tensor held = torch::stable::contiguous(image);
   const auto weights = checked_mask(device, mask, image);
-  Tensor scale = torch::stable::new_empty(held, {problem.samples});
+  Tensor scale = new_scalars(held);
   if (held.numel() == 0) return torch::stable::fill_(scale, problem.smallest_normal);
   dispatch_storage("image", held, [&](auto zero) {
     using S = decltype(zero);
+    using T = Arithmetic<S>;
     Tensor scratch = workspace(held, forward_doubles<S>(problem));
-    launch_forward(problem, data<S>(held), data_or_null<S>(weights), output<double>(scratch),
-                   output<S>(scale), device.stream());
+    launch_forward(problem, data<S>(held), data_or_null<T>(weights), output<double>(scratch),
+                   output<T>(scale), device.stream());
   });
   return scale;
 }
@@ -44,16 +42,16 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
                 std::optional<Tensor> mask) {
   const Device device(image);
   const Problem problem = make_problem(device, image, eta);
-  const Tensor upstream =
-      checked(device, "gradient", gradient, {problem.samples}, image.scalar_type());
+  const Tensor upstream = checked_scalars(device, "gradient", gradient, image);
   const Tensor held = torch::stable::contiguous(image);
   const auto weights = checked_mask(device, mask, image);
   Tensor grad_image = torch::stable::new_empty(held, held.sizes());
   if (held.numel() == 0) return grad_image;
   dispatch_storage("image", held, [&](auto zero) {
     using S = decltype(zero);
+    using T = Arithmetic<S>;
     Tensor scratch = workspace(held, backward_doubles<S>(problem));
-    launch_backward(problem, data<S>(upstream), data<S>(held), data_or_null<S>(weights),
+    launch_backward(problem, data<T>(upstream), data<S>(held), data_or_null<T>(weights),
                     output<double>(scratch), output<S>(grad_image), device.stream());
   });
   return grad_image;

@@ -13,7 +13,7 @@ namespace diffreg::gradient_scale {
 struct Problem {
   int64_t samples, channels, height, width;
   double eta;
-  double smallest_normal;  // of the dtype
+  double smallest_normal;  // of the arithmetic
 };
 
 template <typename S>
@@ -21,10 +21,10 @@ int64_t forward_doubles(const Problem& problem);
 
 template <typename S>
 void launch_forward(const Problem& problem,
-                    const S* image,     // (N, C, H, W)
-                    const S* mask,      // (N, 1, H, W) or null
-                    double* workspace,  // (forward_doubles)
-                    S* scale,           // (N)
+                    const S* image,             // (N, C, H, W)
+                    const Arithmetic<S>* mask,  // (N, 1, H, W) or null
+                    double* workspace,          // (forward_doubles)
+                    Arithmetic<S>* scale,       // (N)
                     void* stream);
 
 template <typename S>
@@ -32,11 +32,11 @@ int64_t backward_doubles(const Problem& problem);
 
 template <typename S>
 void launch_backward(const Problem& problem,
-                     const S* gradient,  // (N)
-                     const S* image,     // (N, C, H, W)
-                     const S* mask,      // (N, 1, H, W) or null
-                     double* workspace,  // (backward_doubles)
-                     S* grad_image,      // (N, C, H, W)
+                     const Arithmetic<S>* gradient,  // (N)
+                     const S* image,                 // (N, C, H, W)
+                     const Arithmetic<S>* mask,      // (N, 1, H, W) or null
+                     double* workspace,              // (backward_doubles)
+                     S* grad_image,                  // (N, C, H, W)
                      void* stream);
 
 }  // namespace diffreg::gradient_scale

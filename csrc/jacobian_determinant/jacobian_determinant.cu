@@ -13,7 +13,8 @@ template <typename S>
 __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     forward_kernel(Problem problem, FieldTiles<S> tiles,
                    const S* displacement,  // (N, 2, H, W)
-                   S* determinant) {       // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
+                   // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
+                   Arithmetic<S>* determinant) {
   using T = Arithmetic<S>;
   using Shared = FieldTile<S, kTileColumns<S> + 1, kTileRows + 1>;
   DIFFREG_SHARED(Shared, tile);
@@ -42,16 +43,15 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
 }
 
 // Gradient to the corners of one cell.
-template <typename S>
+template <typename T>
 struct ToCorners {
-  using T = Arithmetic<S>;
   Reduce reduce;
   int64_t cells;
   int64_t columns;
-  const S* gradient;  // (4, H-1, W-1) or (H-1, W-1), of one sample
+  const T* gradient;  // (4, H-1, W-1) or (H-1, W-1), of one sample
 
   DIFFREG_DEVICE void operator()(int64_t y, int64_t x, const Cell<T>& cell, T* corner) const {
-    const S* upstream = gradient + y * columns + x;
+    const T* upstream = gradient + y * columns + x;
     if (reduce == Reduce::none) {
       for (int k = 0; k < 4; ++k) corner[k] = load(upstream + k * cells);
     } else {
@@ -64,7 +64,8 @@ struct ToCorners {
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     backward_kernel(Problem problem, FieldTiles<S> tiles,
-                    const S* gradient,       // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
+                    // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
+                    const Arithmetic<S>* gradient,
                     const S* displacement,   // (N, 2, H, W)
                     S* grad_displacement) {  // (N, 2, H, W)
   using T = Arithmetic<S>;
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     tile.fill(displacement + 2 * place.plane * H * W, H, W, place.y - 1, place.x - 1);
     __syncthreads();
     const int64_t values = (problem.reduce == Reduce::none ? 4 : 1) * cells;
-    const ToCorners<S> to_corners{problem.reduce, cells, W - 1, gradient + place.plane * values};
+    const ToCorners<T> to_corners{problem.reduce, cells, W - 1, gradient + place.plane * values};
     for_tile<kTileColumns<S>, kTileRows>([&](int row, int column) {
       const int64_t y = place.y + row, x = place.x + column;
       if (!inside(y, H) || !inside(x, W)) return;
@@ -98,23 +99,24 @@ FieldTiles<S> tiles_of(const Problem& problem) {
 }  // namespace
 
 template <typename S>
-void launch_forward(const Problem& problem, const S* displacement, S* determinant, void* stream) {
+void launch_forward(const Problem& problem, const S* displacement, Arithmetic<S>* determinant,
+                    void* stream) {
   const auto tiles = tiles_of<S>(problem);
   DIFFREG_LAUNCH(forward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles,
                  displacement, determinant);
 }
 
 template <typename S>
-void launch_backward(const Problem& problem, const S* gradient, const S* displacement,
+void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, const S* displacement,
                      S* grad_displacement, void* stream) {
   const auto tiles = tiles_of<S>(problem);
   DIFFREG_LAUNCH(backward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, gradient,
                  displacement, grad_displacement);
 }
 
-#define DIFFREG_INSTANCES(S)                                         \
-  template void launch_forward(const Problem&, const S*, S*, void*); \
-  template void launch_backward(const Problem&, const S*, const S*, S*, void*);
+#define DIFFREG_INSTANCES(S)                                                     \
+  template void launch_forward(const Problem&, const S*, Arithmetic<S>*, void*); \
+  template void launch_backward(const Problem&, const Arithmetic<S>*, const S*, S*, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

@@ -30,11 +30,12 @@ Tensor forward(const Tensor& displacement, std::string reduce) {
   const Device device(displacement);
   const Problem problem = make_problem(device, displacement, reduce);
   const Tensor u = torch::stable::contiguous(displacement);
-  Tensor determinant = torch::stable::new_empty(u, output_shape(problem));
+  Tensor determinant =
+      torch::stable::new_empty(u, output_shape(problem), arithmetic_of(u.scalar_type()));
   if (determinant.numel() == 0) return determinant;
   dispatch_storage("displacement", u, [&](auto zero) {
     using S = decltype(zero);
-    launch_forward(problem, data<S>(u), output<S>(determinant), device.stream());
+    launch_forward(problem, data<S>(u), output<Arithmetic<S>>(determinant), device.stream());
   });
   return determinant;
 }
@@ -42,15 +43,15 @@ Tensor forward(const Tensor& displacement, std::string reduce) {
 Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string reduce) {
   const Device device(displacement);
   const Problem problem = make_problem(device, displacement, reduce);
-  const Tensor upstream =
-      checked(device, "gradient", gradient, output_shape(problem), displacement.scalar_type());
+  const Tensor upstream = checked(device, "gradient", gradient, output_shape(problem),
+                                  arithmetic_of(displacement.scalar_type()));
   const Tensor u = torch::stable::contiguous(displacement);
   Tensor grad_displacement = torch::stable::new_empty(u, u.sizes());
   if (upstream.numel() == 0) return torch::stable::zero_(grad_displacement);
   dispatch_storage("displacement", u, [&](auto zero) {
     using S = decltype(zero);
-    launch_backward(problem, data<S>(upstream), data<S>(u), output<S>(grad_displacement),
-                    device.stream());
+    launch_backward(problem, data<Arithmetic<S>>(upstream), data<S>(u),
+                    output<S>(grad_displacement), device.stream());
   });
   return grad_displacement;
 }

@@ -16,15 +16,15 @@ struct Problem {
 
 template <typename S>
 void launch_forward(const Problem& problem,
-                    const S* displacement,  // (N, 2, H, W)
-                    S* determinant,         // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
+                    const S* displacement,       // (N, 2, H, W)
+                    Arithmetic<S>* determinant,  // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
                     void* stream);
 
 template <typename S>
 void launch_backward(const Problem& problem,
-                     const S* gradient,      // as determinant above
-                     const S* displacement,  // (N, 2, H, W)
-                     S* grad_displacement,   // (N, 2, H, W)
+                     const Arithmetic<S>* gradient,  // as determinant above
+                     const S* displacement,          // (N, 2, H, W)
+                     S* grad_displacement,           // (N, 2, H, W)
                      void* stream);
 
 }  // namespace diffreg::jacobian_determinant

@@ -93,13 +93,13 @@ DIFFREG_DEVICE Window window_at(const Problem& problem,
                                  window_count(x, problem.radius, problem.width)));
 }
 
-template <typename S>
+template <typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
     value_kernel(Problem problem, SmallTiles tiles,
                  const double* columns,  // (N * C, 5, H, W)
-                 const S* mask,          // (N, 1, H, W) or null
+                 const T* mask,          // (N, 1, H, W) or null
                  Reduction reduction,
-                 S* value) {  // (N)
+                 T* value) {  // (N)
   const int64_t H = problem.height, W = problem.width;
   const int64_t sample_tiles = problem.channels * tiles.per_plane();
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
@@ -114,19 +114,19 @@ __global__ void __launch_bounds__(kThreads, kResident)
     }
     reduce_tiles(reduction, sums, n, tile % sample_tiles, sample_tiles, [&](const double* total) {
       const double per = total[1] == 0 ? 0 : 1 / total[1];
-      store(value + n, static_cast<Arithmetic<S>>(total[0] * per));
+      store(value + n, static_cast<T>(total[0] * per));
     });
   }
 }
 
 // What every window leaves for the gradient.
-template <typename S>
+template <typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
     windows_kernel(Problem problem, SmallTiles tiles,
                    const double* columns,  // (N * C, 5, H, W)
-                   const S* mask,          // (N, 1, H, W) or null
+                   const T* mask,          // (N, 1, H, W) or null
                    const double* total,    // (N) or null
-                   const S* gradient,      // (N)
+                   const T* gradient,      // (N)
                    double* left) {         // (N * C, 5, H, W)
   const int64_t H = problem.height, W = problem.width;
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
@@ -179,16 +179,16 @@ int64_t forward_doubles(const Problem& problem) {
 }
 
 template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images, double* workspace, S* value,
-                    void* stream) {
+void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
+                    Arithmetic<S>* value, void* stream) {
   const auto strips = tiles_of<ColumnTiles>(problem);
   const auto tiles = tiles_of<SmallTiles>(problem);
   const Reduction reduction = make_reduction(workspace + term_doubles(problem), problem.samples, 2,
                                              problem.channels * tiles.per_plane(), stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
                  ImageTerms<S>{images}, workspace);
-  DIFFREG_LAUNCH(value_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, workspace,
-                 images.mask, reduction, value);
+  DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem, tiles,
+                 workspace, images.mask, reduction, value);
 }
 
 int64_t backward_doubles(const Problem& problem, bool masked) {
@@ -197,7 +197,7 @@ int64_t backward_doubles(const Problem& problem, bool masked) {
 }
 
 template <typename S>
-void launch_backward(const Problem& problem, const Images<S>& images, const S* gradient,
+void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
                      double* workspace, S* grad_warped, S* grad_fixed, void* stream) {
   const auto strips = tiles_of<ColumnTiles>(problem);
   const auto tiles = tiles_of<SmallTiles>(problem);
@@ -207,17 +207,18 @@ void launch_backward(const Problem& problem, const Images<S>& images, const S* g
                                           images.mask, left + term_doubles(problem), stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
                  ImageTerms<S>{images}, columns);
-  DIFFREG_LAUNCH(windows_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, columns,
-                 images.mask, total, gradient, left);
+  DIFFREG_LAUNCH(windows_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem,
+                 tiles, columns, images.mask, total, gradient, left);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
                  WindowTerms{left}, columns);
   DIFFREG_LAUNCH(gradient_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, images,
                  columns, grad_warped, grad_fixed);
 }
 
-#define DIFFREG_INSTANCES(S)                                                          \
-  template void launch_forward(const Problem&, const Images<S>&, double*, S*, void*); \
-  template void launch_backward(const Problem&, const Images<S>&, const S*, double*, S*, S*, void*);
+#define DIFFREG_INSTANCES(S)                                                                      \
+  template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, void*); \
+  template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*, double*,  \
+                                S*, S*, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

@@ -31,7 +31,7 @@ struct Inputs {
 
   template <typename S>
   Images<S> images() const {
-    return {data<S>(warped), data<S>(fixed), data_or_null<S>(mask)};
+    return {data<S>(warped), data<S>(fixed), data_or_null<Arithmetic<S>>(mask)};
   }
 };
 
@@ -39,13 +39,13 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
                std::optional<Tensor> mask) {
   const Device device(warped);
   const Inputs in(device, warped, fixed, window, mask);
-  Tensor value = torch::stable::new_empty(in.warped, {in.problem.samples});
+  Tensor value = new_scalars(in.warped);
   if (warped.numel() == 0) return torch::stable::zero_(value);
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
     Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
-    launch_forward(in.problem, in.images<S>(), output<double>(scratch), output<S>(value),
-                   device.stream());
+    launch_forward(in.problem, in.images<S>(), output<double>(scratch),
+                   output<Arithmetic<S>>(value), device.stream());
   });
   return value;
 }
@@ -55,16 +55,15 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
                                     bool need_warped, bool need_fixed) {
   const Device device(warped);
   const Inputs in(device, warped, fixed, window, mask);
-  const Tensor upstream =
-      checked(device, "gradient", gradient, {in.problem.samples}, warped.scalar_type());
+  const Tensor upstream = checked_scalars(device, "gradient", gradient, warped);
   Tensor grad_warped = gradient_like(in.warped, need_warped);
   Tensor grad_fixed = gradient_like(in.fixed, need_fixed);
   if (warped.numel() == 0) return {grad_warped, grad_fixed};
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
     Tensor scratch = workspace(in.warped, backward_doubles(in.problem, mask.has_value()));
-    launch_backward(in.problem, in.images<S>(), data<S>(upstream), output<double>(scratch),
-                    need_warped ? output<S>(grad_warped) : nullptr,
+    launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream),
+                    output<double>(scratch), need_warped ? output<S>(grad_warped) : nullptr,
                     need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
   });
   return {grad_warped, grad_fixed};

@@ -17,7 +17,7 @@ GradientTiles<S> tiles_of(const Problem& problem) {
 template <typename S, Variant variant>
 __global__ void __launch_bounds__(kThreads, kResident)
     forward_kernel(Problem problem, GradientTiles<S> tiles, Images<S> images, Reduction reduction,
-                   S* value) {  // (N)
+                   Arithmetic<S>* value) {  // (N)
   using T = Arithmetic<S>;
   using Shared = ImageTile<S, 2, 1>;
   DIFFREG_SHARED(Shared, tile);
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     __syncthreads();
     const T eps_warped = load(images.eps_warped + n), eps_fixed = load(images.eps_fixed + n);
     T sum = 0, weights = 0;
-    for_tile<kGradientColumns<S>, kGradientRows>([&](int row, int column) {
+    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
       const int64_t y = place.y + row, x = place.x + column;
       if (!inside(y, H) || !inside(x, W)) return;
       T g[2], h[2];
@@ -53,20 +53,20 @@ __global__ void __launch_bounds__(kThreads, kResident)
 // The image that a gradient goes to, and the other one.
 template <typename S>
 struct Side {
-  const S* own;        // (N, C, H, W)
-  const S* other;      // (N, C, H, W)
-  const S* eps_own;    // (N)
-  const S* eps_other;  // (N)
-  S* gradient;         // (N, C, H, W)
+  const S* own;                    // (N, C, H, W)
+  const S* other;                  // (N, C, H, W)
+  const Arithmetic<S>* eps_own;    // (N)
+  const Arithmetic<S>* eps_other;  // (N)
+  S* gradient;                     // (N, C, H, W)
 };
 
 template <typename S, Variant variant>
 __global__ void __launch_bounds__(kThreads, kResident)
     backward_kernel(Problem problem, GradientTiles<S> tiles, Side<S> first_side,
                     Side<S> second_side, int64_t sides,
-                    const S* mask,        // (N, 1, H, W) or null
-                    const double* total,  // (N) or null
-                    const S* gradient) {  // (N)
+                    const Arithmetic<S>* mask,        // (N, 1, H, W) or null
+                    const double* total,              // (N) or null
+                    const Arithmetic<S>* gradient) {  // (N)
   using T = Arithmetic<S>;
   using Shared = GradientMemory<S, 2>;
   DIFFREG_SHARED(Shared, memory);
@@ -91,10 +91,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
           const T weight = mask ? factor * load(mask + (n * H + y) * W + x) : factor;
           for (int k = 0; k < 2; ++k) p[k] = weight * voxel.derivative(g[k], h[k]);
         });
-    for_tile<kGradientColumns<S>, kGradientRows>([&](int row, int column) {
+    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
       const int64_t y = place.y + row, x = place.x + column;
       if (!inside(y, H) || !inside(x, W)) return;
-      store(side.gradient + plane + y * W + x, memory.slopes.adjoint(row, column, y, x, H, W));
+      store(side.gradient + plane + y * W + x, adjoint(memory, tiles, row, column, y, x));
     });
   }
 }
@@ -121,8 +121,8 @@ int64_t forward_doubles(const Problem& problem) {
 }
 
 template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images, double* workspace, S* value,
-                    void* stream) {
+void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
+                    Arithmetic<S>* value, void* stream) {
   const auto tiles = tiles_of<S>(problem);
   const Reduction reduction =
       make_reduction(workspace, problem.samples, 2, problem.channels * tiles.per_plane(), stream);
@@ -137,7 +137,7 @@ int64_t backward_doubles(const Problem& problem, bool masked) {
 }
 
 template <typename S>
-void launch_backward(const Problem& problem, const Images<S>& images, const S* gradient,
+void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
                      double* workspace, S* grad_warped, S* grad_fixed, void* stream) {
   const auto tiles = tiles_of<S>(problem);
   const double* total = launch_mask_total(problem.samples, problem.height * problem.width,
@@ -155,10 +155,11 @@ void launch_backward(const Problem& problem, const Images<S>& images, const S* g
   });
 }
 
-#define DIFFREG_INSTANCES(S)                                                          \
-  template int64_t forward_doubles<S>(const Problem&);                                \
-  template void launch_forward(const Problem&, const Images<S>&, double*, S*, void*); \
-  template void launch_backward(const Problem&, const Images<S>&, const S*, double*, S*, S*, void*);
+#define DIFFREG_INSTANCES(S)                                                                      \
+  template int64_t forward_doubles<S>(const Problem&);                                            \
+  template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, void*); \
+  template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*, double*,  \
+                                S*, S*, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

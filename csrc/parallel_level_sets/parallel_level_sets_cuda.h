@@ -17,11 +17,11 @@ struct Problem {
 
 template <typename S>
 struct Images {
-  const S* warped;      // (N, C, H, W)
-  const S* fixed;       // (N, C, H, W)
-  const S* eps_warped;  // (N)
-  const S* eps_fixed;   // (N)
-  const S* mask;        // (N, 1, H, W) or null
+  const S* warped;                  // (N, C, H, W)
+  const S* fixed;                   // (N, C, H, W)
+  const Arithmetic<S>* eps_warped;  // (N)
+  const Arithmetic<S>* eps_fixed;   // (N)
+  const Arithmetic<S>* mask;        // (N, 1, H, W) or null
 };
 
 template <typename S>
@@ -29,8 +29,8 @@ int64_t forward_doubles(const Problem& problem);
 
 template <typename S>
 void launch_forward(const Problem& problem, const Images<S>& images,
-                    double* workspace,  // (forward_doubles)
-                    S* value,           // (N)
+                    double* workspace,     // (forward_doubles)
+                    Arithmetic<S>* value,  // (N)
                     void* stream);
 
 // 0 without a mask.
@@ -38,10 +38,10 @@ int64_t backward_doubles(const Problem& problem, bool masked);
 
 template <typename S>
 void launch_backward(const Problem& problem, const Images<S>& images,
-                     const S* gradient,  // (N)
-                     double* workspace,  // (backward_doubles)
-                     S* grad_warped,     // (N, C, H, W) or null
-                     S* grad_fixed,      // (N, C, H, W) or null
+                     const Arithmetic<S>* gradient,  // (N)
+                     double* workspace,              // (backward_doubles)
+                     S* grad_warped,                 // (N, C, H, W) or null
+                     S* grad_fixed,                  // (N, C, H, W) or null
                      void* stream);
 
 }  // namespace diffreg::parallel_level_sets

@@ -79,14 +79,6 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
   return warped;
 }
 
-// The gradient to moving is added up in the arithmetic type, and rounded once.
-template <typename S>
-Tensor gradient_to_moving(const Problem& problem, const Tensor& image) {
-  const auto dtype = sizeof(Arithmetic<S>) == 4 ? ScalarType::Float : ScalarType::Double;
-  (void)problem;
-  return torch::stable::new_empty(image, image.sizes(), dtype);
-}
-
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
                                     const Tensor& displacement, std::string interpolation,
                                     std::string padding, bool need_moving, bool need_displacement,
@@ -107,7 +99,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
   dispatch_storage("moving", image, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor sum = need_moving ? gradient_to_moving<S>(problem, image) : grad_moving;
+    // The gradient to moving is added up in the arithmetic type, and rounded once.
+    Tensor sum = need_moving ? torch::stable::new_empty(image, image.sizes(), arithmetic_of(dtype))
+                             : grad_moving;
     T* to_moving = need_moving ? output<T>(sum) : nullptr;
     S* to_displacement = need_displacement ? output<S>(grad_displacement) : nullptr;
     const bool gather = deterministic && need_moving;

@@ -10,7 +10,10 @@ from torch.autograd import forward_ad
 from diffreg.ops._core import build_info
 from diffreg.ops._self_test import check_once
 
-FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
+FLOATING = (*HALVES, torch.float32, torch.float64)
+# Devices whose kernels read and write half types; the CPU's compute in what they are given.
+READS_HALVES = ("cuda",)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -50,6 +53,21 @@ def arithmetic_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """What an operator computes in: float64 where an input is, else float32 (half types too)."""
     wide = any(tensor.dtype == torch.float64 for tensor in tensors)
     return torch.float64 if wide else torch.float32
+
+
+def as_handed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The images or fields of an operator in the dtype that it is handed them in.
+
+    One half type stays as it is where kernels read it, which halves what they move. All else goes
+    to the arithmetic's dtype. Scalars and masks always do: rounded to a half type, an edge scale or
+    a weight would be another one than on the CPU, or 0, or infinite.
+    """
+    first = tensors[0]
+    shared = first.dtype in HALVES and all(tensor.dtype == first.dtype for tensor in tensors)
+    if shared and first.device.type in READS_HALVES:
+        return tensors
+    dtype = arithmetic_dtype(*tensors)
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def check_displacement(displacement: Any) -> None:

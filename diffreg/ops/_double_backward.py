@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from diffreg.ops._checks import arithmetic_dtype
+
 Tensors = Sequence[torch.Tensor]
 
 
@@ -30,7 +32,8 @@ def gradients_of_gradients(
     """Derivatives of sum_i <grad_gradients[i], d<upstream, reference(inputs)>/d inputs[i]>.
 
     Args:
-        reference: function of `inputs`, its outputs in the order of `upstream`.
+        reference: function of `inputs`, which it gets in the arithmetic's dtype; its outputs in the
+            order of `upstream`.
         inputs: the operator's differentiable inputs.
         upstream: gradient to each output; None where that output was not used.
         grad_gradients: gradient to each gradient; None where that gradient was not used.
@@ -48,9 +51,10 @@ def gradients_of_gradients(
         points = _differentiable(inputs)
         used = [(k, g) for k, g in enumerate(upstream) if g is not None]
         weights = _differentiable([g for _, g in used])
-        values = reference(*points)
+        wide = arithmetic_dtype(*points)
+        values = reference(*(point.to(wide) for point in points))
         values = values if isinstance(values, tuple) else (values,)
-        outputs = [values[k] for k, _ in used]
+        outputs = [values[k].to(g.dtype) for k, g in used]
         gradients = torch.autograd.grad(
             outputs, [points[i] for i in asked], weights, create_graph=True, allow_unused=True
         )

@@ -7,6 +7,14 @@ import torch
 
 _passed: set[int] = set()
 
+# Largest difference of a result, of its largest value: a half type is rounded to once.
+_ALLOWED = {
+    torch.float64: 1e-10,
+    torch.float32: 1e-4,
+    torch.float16: 1e-4 + 2**-11,
+    torch.bfloat16: 1e-4 + 2**-8,
+}
+
 
 def check_once(device: torch.device) -> None:
     """Compares all kernels on a GPU with the CPU, the first time that the GPU is used.
@@ -31,28 +39,48 @@ def architecture(index: int) -> str:
 
 
 def compare(device: torch.device, ops: Any, where: str) -> None:
-    """Runs every operator of `ops` on the device and torch.ops.diffreg on the CPU.
+    """Runs every operator of `ops` on the device and torch.ops.diffreg on the CPU, every dtype.
 
     Raises:
         RuntimeError: naming the operator and `where`.
     """
-    for name, arguments in _calls():
-        there = tuple(a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments)
-        expected = getattr(torch.ops.diffreg, name)(*arguments)
-        try:
-            found = getattr(ops, name)(*there)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"diffreg's {name} kernel does not run on {where}: {error}. The core was built for "
-                f"other architectures, or the driver is too old; build it with this machine's nvcc"
-            ) from None
-        for own, other in zip(_as_tuple(found), _as_tuple(expected), strict=True):
-            if not torch.allclose(own.cpu(), other, rtol=1e-4, atol=1e-5, equal_nan=True):
-                apart = (own.cpu() - other).abs().max().item()
+    for storage in _ALLOWED:
+        arithmetic = torch.float64 if storage == torch.float64 else torch.float32
+        for name, arguments in _calls(storage, arithmetic):
+            wide = (a.to(arithmetic) if _is_half(a) else a for a in arguments)
+            expected = getattr(torch.ops.diffreg, name)(*wide)
+            there = (a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments)
+            try:
+                found = getattr(ops, name)(*there)
+            except RuntimeError as error:
                 raise RuntimeError(
-                    f"diffreg's {name} kernel computes wrongly on {where}: {apart:.1e} apart from "
-                    "the CPU. Please report it; until then, work on the CPU"
-                )
+                    f"diffreg's {name} kernel does not run on {where}: {error}. The core was built "
+                    "for other architectures, or the driver is too old; build it with this "
+                    "machine's nvcc"
+                ) from None
+            _check_close(name, where, _as_tuple(found), _as_tuple(expected), arithmetic)
+
+
+def _check_close(
+    name: str,
+    where: str,
+    found: tuple[torch.Tensor, ...],
+    expected: tuple[torch.Tensor, ...],
+    arithmetic: torch.dtype,
+) -> None:
+    """Doubles that come out of an arithmetic in float32 are as exact as that."""
+    for own, other in zip(found, expected, strict=True):
+        apart = (own.cpu() - other).abs().max().item()
+        allowed = max(_ALLOWED[own.dtype], _ALLOWED[arithmetic])
+        if not apart <= allowed * other.abs().max().item():
+            raise RuntimeError(
+                f"diffreg's {name} kernel computes wrongly on {where} ({own.dtype}): {apart:.1e} "
+                "apart from the CPU. Please report it; until then, work on the CPU"
+            )
+
+
+def _is_half(argument: Any) -> bool:
+    return isinstance(argument, torch.Tensor) and argument.dtype.itemsize == 2
 
 
 def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
@@ -63,12 +91,13 @@ def _uniform(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Each operator and its backward operator, on one sample a bit larger than a tile."""
-    size = (27, 131)
-    moving, fixed = _uniform(1, 1, *size), _uniform(1, 1, *size, seed=1)
-    mask, u = _uniform(1, 1, *size, seed=2), 2 * _uniform(1, 2, *size, seed=3) - 1
-    one, scale = torch.ones(1), torch.full((1,), 0.2)
+    size = (27, 512 // storage.itemsize + 3)
+    moving, fixed = (_uniform(1, 1, *size, seed=k).to(storage) for k in range(2))
+    mask = _uniform(1, 1, *size, seed=2).to(arithmetic)
+    u = (2 * _uniform(1, 2, *size, seed=3) - 1).to(storage)
+    one, scale = torch.ones(1, dtype=arithmetic), torch.full((1,), 0.2, dtype=arithmetic)
     both = (True, True)
     for padding in ("border", "zeros"):
         yield "warp", (moving, u, "linear", padding)
@@ -78,16 +107,17 @@ def _calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
     energy = (0.4 * u, [1.0, 1.5], "hyperelastic", 0.2)
     yield "deformation_energy", energy
     yield "deformation_energy_backward", (one, one, one, *energy)
-    cells = _uniform(1, size[0] - 1, size[1] - 1, seed=4)
+    cells = _uniform(1, size[0] - 1, size[1] - 1, seed=4).to(arithmetic)
     yield "jacobian_determinant", (u, "min")
     yield "jacobian_determinant_backward", (cells, u, "min")
     yield "gradient_scale", (moving, 1.0, mask)
     yield "gradient_scale_backward", (one, moving, 1.0, mask)
-    _, moments = torch.ops.diffreg.correlation(moving, fixed, mask)
+    pair = moving.to(arithmetic), fixed.to(arithmetic)
+    _, moments = torch.ops.diffreg.correlation(*pair, mask)
     yield "correlation", (moving, fixed, mask)
     yield "correlation_backward", (one, moments, moving, fixed, mask, *both)
-    pair = (moving, fixed, scale, scale, "pls", mask)
-    yield "parallel_level_sets", pair
-    yield "parallel_level_sets_backward", (one, *pair, *both)
+    level_sets = (moving, fixed, scale, scale, "pls", mask)
+    yield "parallel_level_sets", level_sets
+    yield "parallel_level_sets_backward", (one, *level_sets, *both)
     yield "local_correlation", (moving, fixed, 9, mask)
     yield "local_correlation_backward", (one, moving, fixed, 9, mask, *both)

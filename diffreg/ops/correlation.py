@@ -2,7 +2,13 @@
 
 import torch
 
-from diffreg.ops._checks import arithmetic_dtype, check_pair, checked_mask, refuse_forward_mode
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    as_handed,
+    check_pair,
+    checked_mask,
+    refuse_forward_mode,
+)
 from diffreg.ops._double_backward import gradients_of_gradients
 
 
@@ -38,10 +44,9 @@ def correlation(
         tensor([0., 2.])
     """
     check_pair(warped, fixed)
-    dtype = arithmetic_dtype(warped, fixed)
-    weights = checked_mask(mask, warped, dtype)
+    weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_forward_mode("correlation")
-    value, _moments = torch.ops.diffreg.correlation(warped.to(dtype), fixed.to(dtype), weights)
+    value, _moments = torch.ops.diffreg.correlation(*as_handed(warped, fixed), weights)
     return value
 
 
@@ -78,7 +83,8 @@ def _centred(image: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, 
 @torch.library.register_fake("diffreg::correlation")
 def _correlation_fake(warped, fixed, mask):
     samples = warped.shape[0]
-    return warped.new_empty((samples,)), warped.new_empty((samples, 5), dtype=torch.float64)
+    value = warped.new_empty((samples,), dtype=arithmetic_dtype(warped))
+    return value, warped.new_empty((samples, 5), dtype=torch.float64)
 
 
 @torch.library.register_fake("diffreg::correlation_backward")

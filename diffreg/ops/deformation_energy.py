@@ -8,6 +8,7 @@ import torch
 
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    as_handed,
     check_choice,
     check_displacement,
     refuse_forward_mode,
@@ -73,7 +74,7 @@ def deformation_energy(
     lengths = _lengths(spacing, displacement.ndim - 2)
     limit = _threshold(penalty, threshold)
     refuse_forward_mode("deformation_energy")
-    u = displacement.to(arithmetic_dtype(displacement))
+    (u,) = as_handed(displacement)
     energies = torch.ops.diffreg.deformation_energy(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
 
@@ -155,7 +156,8 @@ def _mean_square(term: torch.Tensor) -> torch.Tensor:
 
 @torch.library.register_fake("diffreg::deformation_energy")
 def _deformation_energy_fake(displacement, spacing, penalty, threshold):
-    return tuple(displacement.new_empty(displacement.shape[:1]) for _ in range(3))
+    dtype = arithmetic_dtype(displacement)
+    return tuple(displacement.new_empty(displacement.shape[:1], dtype=dtype) for _ in range(3))
 
 
 @torch.library.register_fake("diffreg::deformation_energy_backward")

@@ -6,6 +6,7 @@ import torch
 
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    as_handed,
     check_image,
     checked_mask,
     refuse_forward_mode,
@@ -47,10 +48,9 @@ def gradient_scale(
     """
     check_image("image", image)
     _check_eta(eta)
-    dtype = arithmetic_dtype(image)
-    weights = checked_mask(mask, image, dtype)
+    weights = checked_mask(mask, image, arithmetic_dtype(image))
     refuse_forward_mode("gradient_scale")
-    return torch.ops.diffreg.gradient_scale(image.to(dtype), eta, weights)
+    return torch.ops.diffreg.gradient_scale(*as_handed(image), eta, weights)
 
 
 def _check_eta(eta: float) -> None:
@@ -95,7 +95,7 @@ def masked_mean_reference(values: torch.Tensor, mask: torch.Tensor | None) -> to
 
 @torch.library.register_fake("diffreg::gradient_scale")
 def _gradient_scale_fake(image, eta, mask):
-    return image.new_empty(image.shape[:1])
+    return image.new_empty(image.shape[:1], dtype=arithmetic_dtype(image))
 
 
 @torch.library.register_fake("diffreg::gradient_scale_backward")

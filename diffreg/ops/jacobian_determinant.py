@@ -4,6 +4,7 @@ import torch
 
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    as_handed,
     check_choice,
     check_displacement,
     refuse_forward_mode,
@@ -46,8 +47,7 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
     check_displacement(displacement)
     check_choice("reduce", reduce, REDUCTIONS)
     refuse_forward_mode("jacobian_determinant")
-    u = displacement.to(arithmetic_dtype(displacement))
-    return torch.ops.diffreg.jacobian_determinant(u, reduce or "none")
+    return torch.ops.diffreg.jacobian_determinant(*as_handed(displacement), reduce or "none")
 
 
 def jacobian_determinant_reference(
@@ -74,7 +74,8 @@ def jacobian_determinant_reference(
 def _jacobian_determinant_fake(displacement, reduce):
     cells = [max(n - 1, 0) for n in displacement.shape[2:]]
     corners = [2 ** len(cells)] if reduce == "none" else []
-    return displacement.new_empty((displacement.shape[0], *corners, *cells))
+    shape = displacement.shape[0], *corners, *cells
+    return displacement.new_empty(shape, dtype=arithmetic_dtype(displacement))
 
 
 @torch.library.register_fake("diffreg::jacobian_determinant_backward")

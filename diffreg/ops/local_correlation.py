@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    as_handed,
     check_pair,
     checked_mask,
     refuse_forward_mode,
@@ -57,11 +58,9 @@ def local_correlation(
     """
     check_pair(warped, fixed)
     check_window(window)
-    dtype = arithmetic_dtype(warped, fixed)
-    weights = checked_mask(mask, warped, dtype)
+    weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_forward_mode("local_correlation")
-    pair = warped.to(dtype), fixed.to(dtype)
-    return torch.ops.diffreg.local_correlation(*pair, window, weights)
+    return torch.ops.diffreg.local_correlation(*as_handed(warped, fixed), window, weights)
 
 
 def check_window(window: int) -> None:
@@ -99,7 +98,7 @@ def _box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
 
 @torch.library.register_fake("diffreg::local_correlation")
 def _local_correlation_fake(warped, fixed, window, mask):
-    return warped.new_empty(warped.shape[:1])
+    return warped.new_empty(warped.shape[:1], dtype=arithmetic_dtype(warped))
 
 
 @torch.library.register_fake("diffreg::local_correlation_backward")

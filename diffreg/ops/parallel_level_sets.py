@@ -6,6 +6,7 @@ import torch
 
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    as_handed,
     check_choice,
     check_pair,
     checked_mask,
@@ -68,17 +69,16 @@ def parallel_level_sets(
     """
     check_pair(warped, fixed)
     check_choice("variant", variant, VARIANTS)
-    dtype = arithmetic_dtype(warped, fixed)
-    weights = checked_mask(mask, warped, dtype)
+    weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_forward_mode("parallel_level_sets")
-    pair = warped.to(dtype), fixed.to(dtype)
+    pair = as_handed(warped, fixed)
     scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale)
     scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale)
     return torch.ops.diffreg.parallel_level_sets(*pair, scale_warped, scale_fixed, variant, weights)
 
 
 def _scale(name, eps, image, measure) -> torch.Tensor:
-    """eps as a tensor (N,) in the image's dtype."""
+    """eps as a tensor (N,) in the dtype of the image's arithmetic."""
     if eps is None:
         return measure(image.detach())
     if isinstance(eps, torch.Tensor):
@@ -90,12 +90,13 @@ def _scale(name, eps, image, measure) -> torch.Tensor:
             raise ValueError(f"{name} must be on {image.device}, got {eps.device}")
         if eps.device.type == "cpu" and not torch.compiler.is_compiling() and not (eps > 0).all():
             raise ValueError(f"{name} must be positive, got {eps.tolist()}")
-        return eps.to(image.dtype)
+        return eps.to(arithmetic_dtype(image))
     if isinstance(eps, bool) or not isinstance(eps, (int, float)):
         raise TypeError(f"{name} must be a float, a tensor (N,) or None, got {type(eps).__name__}")
     if not 0 < eps < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {eps}")
-    return torch.full(image.shape[:1], eps, dtype=image.dtype, device=image.device)
+    dtype = arithmetic_dtype(image)
+    return torch.full(image.shape[:1], eps, dtype=dtype, device=image.device)
 
 
 def parallel_level_sets_reference(
@@ -133,7 +134,7 @@ def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, ma
 
 @torch.library.register_fake("diffreg::parallel_level_sets")
 def _parallel_level_sets_fake(warped, fixed, eps_warped, eps_fixed, variant, mask):
-    return warped.new_empty(warped.shape[:1])
+    return warped.new_empty(warped.shape[:1], dtype=arithmetic_dtype(warped))
 
 
 @torch.library.register_fake("diffreg::parallel_level_sets_backward")

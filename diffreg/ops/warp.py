@@ -6,7 +6,7 @@ import itertools
 import torch
 
 from diffreg.ops._checks import (
-    arithmetic_dtype,
+    as_handed,
     check_choice,
     check_displacement,
     check_floating,
@@ -68,11 +68,11 @@ def warp(
     """
     _check(moving, displacement, interpolation, padding)
     refuse_forward_mode("warp")
-    dtype = arithmetic_dtype(moving, displacement)
-    # Labels are copied as they are; a floating image goes through the arithmetic's dtype and back.
-    image = moving.to(dtype) if moving.is_floating_point() else moving
-    warped = torch.ops.diffreg.warp(image, displacement.to(dtype), interpolation, padding)
-    return warped.to(moving.dtype)
+    if moving.is_floating_point():
+        image, field = as_handed(moving, displacement)
+    else:  # labels are copied as they are
+        image, (field,) = moving, as_handed(displacement)
+    return torch.ops.diffreg.warp(image, field, interpolation, padding).to(moving.dtype)
 
 
 def _check(

@@ -1,4 +1,4 @@
-"""Takes out each barrier and each bound check of the kernels in turn, and expects a failure.
+"""Takes out each barrier, fence and bound check of the kernels in turn, and expects a failure.
 
     python tests/emulation/mutate.py [--list] [--sample N --seed S] [--only TEXT]
 
@@ -43,6 +43,7 @@ CASES = {
 # What is taken out, and what stands there instead.
 FAULTS = {
     r"__syncthreads\(\);": ";",
+    r"__threadfence\(\);": ";",
     r"(?<!bool )\binside\(": "([](int64_t, int64_t) { return true; })(",
     r"(?<!int64_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
 }
@@ -83,7 +84,8 @@ def noticed(mutant: Mutant, folder: Path) -> str | None:
     """Which flavour notices the mutant; None where none does."""
     source = (CSRC / mutant.path).read_text()
     changed = source[: mutant.start] + mutant.text + source[mutant.end :]
-    flavours = ("race", "address") if mutant.text == ";" else ("address", "race")
+    barrier = source.startswith("__syncthreads", mutant.start)
+    flavours = ("race", "address") if barrier else ("address", "race")
     csrc = copied(folder)
     (csrc / mutant.path).write_text(changed)
     return next((f for f in flavours if not passes(f, csrc, mutant.operators)), None)

@@ -2,19 +2,13 @@
 
 import pytest
 import torch
-from emulation import build, comparison
-from emulation.emulated import Emulation
+from emulation import comparison
 
 from diffreg.ops import _self_test
 
 pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
-
-
-@pytest.fixture(scope="session")
-def emulation() -> Emulation:
-    return Emulation(build.build("plain"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
@@ -113,4 +107,18 @@ def test_the_first_use_test_passes_right_kernels_and_names_a_wrong_one(emulation
             return (lambda *a: 1.01 * right(*a)) if name == "gradient_scale" else right
 
     with pytest.raises(RuntimeError, match="gradient_scale kernel computes wrongly on sm_00"):
+        _self_test.compare(torch.device("cpu"), Wrong(), "sm_00")
+
+
+def test_the_first_use_test_covers_what_is_stored_in_16_bits(emulation):
+    class Wrong:
+        def __getattr__(self, name):
+            right = getattr(emulation.ops, name)
+            if name != "jacobian_determinant_backward":
+                return right
+            return lambda *a: right(*a) * (1.01 if a[1].dtype == torch.bfloat16 else 1)
+
+    message = r"jacobian_determinant_backward kernel computes wrongly on sm_00 \(torch.bfloat16\)"
+    emulation.set()
+    with pytest.raises(RuntimeError, match=message):
         _self_test.compare(torch.device("cpu"), Wrong(), "sm_00")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from cases import CASES, Calls, uniform
 from emulation import comparison
 
 from diffreg import ops
@@ -46,6 +47,33 @@ def test_two_runs_give_the_same_bits(name):
     for other in runs[1:]:
         pairs = zip(runs[0], other, strict=True)
         assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_half_types_are_stored_and_give_what_the_cpu_gives(case, half):
+    if case.masked:
+        pytest.skip("the case's mask is on the CPU")
+    inputs = case.inputs(2, 2, (49, 257), half)
+    with Calls() as record:
+        found = gradients(case, [t.cuda() for t in inputs])
+    images = [a for _, args in record.calls for a in args if isinstance(a, torch.Tensor)]
+    assert {a.dtype for a in images if a.ndim == 4 and a.shape[1] == 2} == {half}
+    for own, other in zip(found, gradients(case, list(inputs)), strict=True):
+        assert own.dtype == other.dtype
+        # Each side is rounded once.
+        allowed = 2 * comparison.TOLERANCE[own.dtype] * other.abs().max()
+        assert (own.cpu() - other).abs().max() <= allowed
+
+
+def gradients(case, inputs):
+    """Values and gradients of their weighted sum."""
+    pairs = list(zip(inputs, case.differentiable, strict=True))
+    leaves = [t.requires_grad_(needs) for t, needs in pairs]
+    values = case(*leaves)
+    weights = [uniform(tuple(v.shape), v.dtype, 50 + k).to(v.device) for k, v in enumerate(values)]
+    total = sum((w * v).float().sum() for w, v in zip(weights, values, strict=True))
+    return [*values, *torch.autograd.grad(total, [t for t in leaves if t.requires_grad])]
 
 
 def test_gradcheck():

@@ -2,12 +2,17 @@
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, Calls
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffreg import ops
+from diffreg.ops import _checks
 
 HALVES = [torch.float16, torch.bfloat16]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+unmasked = pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.masked], ids=lambda case: case.name
+)
 
 
 @every_case
@@ -49,6 +54,66 @@ def test_image_and_displacement_may_differ_in_dtype(half):
     assert ops.warp(moving, u.double()).dtype == torch.float32
     assert ops.correlation(moving.to(half), moving).dtype == torch.float32
     assert ops.correlation(moving.double(), moving).dtype == torch.float64
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Tensors without values on a GPU for which there are kernels; of these the CPU knows no
+    gradients, which tests/emulation/test_half_storage.py takes."""
+    monkeypatch.setattr(_checks, "build_info", lambda: {"cuda_architectures": "90"})
+    with FakeTensorMode():
+        yield torch.device("cuda")
+
+
+def handed(record: Calls) -> list[set[torch.dtype]]:
+    """For every operator called, the dtypes of the images and fields that it was given."""
+    images = [[a for a in args if isinstance(a, torch.Tensor)] for _, args in record.calls]
+    return [{a.dtype for a in given if a.ndim == 4 and a.shape[1] == 2} for given in images]
+
+
+def on_gpu(case, gpu, *dtypes):
+    shapes = [tensor.shape for tensor in case.inputs(2, 2, (9, 11), torch.float32)]
+    return [torch.empty(s, dtype=d, device=gpu) for s, d in zip(shapes, dtypes, strict=False)]
+
+
+@unmasked
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
+    with Calls() as record:
+        value = case(*on_gpu(case, gpu, half, half))
+    assert record.calls
+    assert all(given == {half} for given in handed(record))
+    kept = half if case.operator == "warp" else torch.float32
+    assert {out.dtype for out in value} == {kept}
+
+
+@unmasked
+def test_on_a_gpu_other_dtypes_go_to_the_arithmetic_s(gpu, case):
+    mixed = (torch.bfloat16, torch.float16), (torch.float32, torch.float16)
+    single = (torch.float32, torch.float32)
+    for dtypes in (single, *mixed) if len(case.differentiable) == 2 else (single,):
+        with Calls() as record:
+            case(*on_gpu(case, gpu, *dtypes))
+        assert record.calls
+        assert all(given == {torch.float32} for given in handed(record))
+
+
+def test_labels_on_a_gpu_are_warped_by_a_field_as_it_is_stored(gpu):
+    labels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8, device=gpu)
+    u = torch.zeros(1, 2, 8, 8, dtype=torch.float16, device=gpu)
+    with Calls() as record:
+        assert ops.warp(labels, u, "nearest").dtype == torch.uint8
+    assert handed(record) == [{torch.float16}]
+
+
+@pytest.mark.parametrize("half", HALVES, ids=str)
+def test_scales_and_masks_are_not_rounded_on_a_gpu(gpu, half):
+    image = torch.zeros(1, 2, 8, 8, dtype=half, device=gpu)
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool, device=gpu)
+    with Calls() as record:
+        ops.parallel_level_sets(image, image, None, 0.1, mask=mask)
+    (_, (_, _, scale_warped, scale_fixed, _, weights)) = record.calls[-1]
+    assert {t.dtype for t in (scale_warped, scale_fixed, weights)} == {torch.float32}
 
 
 def test_nothing_changes_under_autocast():

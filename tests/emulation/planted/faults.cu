@@ -18,9 +18,13 @@ struct Row {
 DIFFREG_DEVICE bool last_of_all(unsigned* done) {
   DIFFREG_SHARED(bool, last);
   if (thread_index() == 0) {
+#ifndef FAULT_missing_fence
     __threadfence();
+#endif
     last = atomicAdd(done, 1u) == gridDim.x - 1;
+#ifndef FAULT_missing_fence_behind
     __threadfence();
+#endif
   }
   __syncthreads();
   return last;

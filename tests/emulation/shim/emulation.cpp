@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "sanitizers.h"
+#include "visibility.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -85,6 +86,8 @@ struct Scheduler {
   std::map<std::string, Traffic> traffic;
   Traffic* counts = nullptr;
   Tokens tokens;
+  Visibility visibility;
+  bool unseen = false;  // a block has read what it need not see
 } machine;
 
 void resume(int index) {
@@ -188,6 +191,7 @@ void open_block(int64_t block, size_t count) {
   poison(machine.arena, kArena);
   machine.used = kGap;
   machine.tokens.open_block(machine.arena + kArena);
+  machine.visibility.open_block(block);
   machine.variable_count = 0;
   while (machine.pool.size() < count) machine.pool.push_back(make_fiber());
   machine.threads.assign(count, Thread());
@@ -226,6 +230,10 @@ void run_block(const char* kernel, int64_t block, size_t count) {
     release_block(kernel);
   }
   close_block();
+  if (!machine.unseen) return;
+  machine.unseen = false;
+  throw std::runtime_error(
+      std::string("a block reads another's store without a fence between in ") + kernel);
 }
 
 void close_launch() {
@@ -278,6 +286,7 @@ void launch(const char* file, const char* kernel_text, int64_t blocks, dim3 thre
   std::vector<int64_t> order(blocks);
   for (int64_t k = 0; k < blocks; ++k) order[k] = k;
   if (machine.seed) std::shuffle(order.begin(), order.end(), machine.random);
+  machine.visibility.open_launch();
   for (int64_t block : order) run_block(kernel, block, count);
   close_launch();
 }
@@ -296,7 +305,10 @@ void barrier(Site site) {
   machine.tokens.acquire_block(token);
 }
 
-void fence() { machine.tokens.fence(); }
+void fence() {
+  machine.tokens.fence();
+  machine.visibility.fence();
+}
 
 int lane() { return machine.current % kWarp; }
 
@@ -327,16 +339,36 @@ void* shared(const void* variable, size_t bytes) {
   return memory;
 }
 
-void count_load(const void* address, size_t bytes) {
+namespace {
+
+void mark_load(const void* address, size_t bytes) {
   if (!machine.counting) return;
   machine.counts->loads += bytes;
   mark(machine.loaded, address, bytes);
 }
 
-void count_store(const void* address, size_t bytes) {
+void mark_store(const void* address, size_t bytes) {
   if (!machine.counting) return;
   machine.counts->stores += bytes;
   mark(machine.stored, address, bytes);
+}
+
+}  // namespace
+
+void count_load(const void* address, size_t bytes) {
+  machine.unseen |= !machine.visibility.sees(address);
+  mark_load(address, bytes);
+}
+
+void count_store(const void* address, size_t bytes) {
+  machine.visibility.store(address);
+  mark_store(address, bytes);
+}
+
+void count_atomic(const void* address, size_t bytes) {
+  machine.visibility.atomic();
+  mark_load(address, bytes);
+  mark_store(address, bytes);
 }
 
 }  // namespace emulation

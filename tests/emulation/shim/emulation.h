@@ -46,6 +46,7 @@ int lane();
 void* shared(const void* variable, size_t bytes);
 void count_load(const void* address, size_t bytes);
 void count_store(const void* address, size_t bytes);
+void count_atomic(const void* address, size_t bytes);
 
 template <typename T>
 T shuffle_down(unsigned mask, T value, int offset, Site site) {
@@ -59,8 +60,7 @@ T shuffle_down(unsigned mask, T value, int offset, Site site) {
 template <typename Word, typename T, typename Update>
 T exchange_atomically(T* address, const Update& update) {
   static_assert(sizeof(Word) == sizeof(T));
-  count_load(address, sizeof(T));
-  count_store(address, sizeof(T));
+  count_atomic(address, sizeof(T));
   Word* word = reinterpret_cast<Word*>(address);
   Word seen = __atomic_load_n(word, __ATOMIC_RELAXED), wanted;
   T old;

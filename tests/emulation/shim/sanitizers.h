@@ -102,6 +102,12 @@ class Tokens {
 #endif
 };
 
+#ifdef DIFFREG_TSAN
+constexpr bool kWatchesFences = false;  // it would see a thread allocate
+#else
+constexpr bool kWatchesFences = true;
+#endif
+
 #ifdef DIFFREG_ASAN
 constexpr bool kPoisons = true;
 inline void poison(void* memory, size_t bytes) { __asan_poison_memory_region(memory, bytes); }
