@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 SMALLEST_LEVEL = 16  # voxels along the shortest axis
 MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
-FIRST_STEP = 0.5  # voxels, the largest component
+FIRST_STEP, LARGEST_STEP = 0.5, 2.0  # voxels, the largest component
 TOLERANCE = 1e-6  # relative decrease at which a level counts as converged
 # The line search keeps this distance from 0: a smaller determinant is within rounding of a fold.
 SMALLEST_DETERMINANT = 1e-3
@@ -193,7 +193,8 @@ def _minimise(value_and_gradient, start, regulariser, iterations, report) -> tor
         slope = _dot(gradient, direction)
         if not slope < 0:
             break
-        step = 1.0 if pairs else FIRST_STEP / direction.abs().max().item()
+        longest = direction.abs().max().item()
+        step = min(1.0, LARGEST_STEP / longest) if pairs else FIRST_STEP / longest
         accepted = _search(value_and_gradient, point, value, direction, slope, step)
         if accepted is None:
             if not pairs:
@@ -204,7 +205,7 @@ def _minimise(value_and_gradient, start, regulariser, iterations, report) -> tor
         change, bend = new_point - point, new_gradient - gradient
         curvature = _dot(change, bend)
         if curvature > 0:
-            pairs.append((change, bend, curvature))
+            pairs.append((change.reshape(-1), bend.reshape(-1), curvature))
             data = _data_curvature(change, curvature, regulariser)
         converged = value - new_value <= TOLERANCE * abs(value)
         point, value, gradient = new_point, new_value, new_gradient
@@ -216,7 +217,7 @@ def _minimise(value_and_gradient, start, regulariser, iterations, report) -> tor
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    return torch.dot(a.flatten(), b.flatten()).item()
+    return torch.dot(a.reshape(-1), b.reshape(-1)).item()
 
 
 def _data_curvature(change, curvature: float, regulariser: Regulariser) -> float:
@@ -228,14 +229,16 @@ def _data_curvature(change, curvature: float, regulariser: Regulariser) -> float
 def _direction(gradient, pairs, regulariser: Regulariser, data: float) -> torch.Tensor:
     """Minus the inverse Hessian's approximation times the gradient (two-loop recursion)."""
     direction = -gradient
+    flat = direction.reshape(-1)  # and so are the pairs: views cost as much as dot products
     factors = []
     for change, bend, curvature in reversed(pairs):
-        factor = _dot(change, direction) / curvature
-        direction.add_(bend, alpha=-factor)
+        factor = torch.dot(change, flat).item() / curvature
+        flat.add_(bend, alpha=-factor)
         factors.append(factor)
     direction = regulariser.solve(direction, data)
+    flat = direction.reshape(-1)
     for (change, bend, curvature), factor in zip(pairs, reversed(factors), strict=True):
-        direction.add_(change, alpha=factor - _dot(bend, direction) / curvature)
+        flat.add_(change, alpha=factor - torch.dot(bend, flat).item() / curvature)
     return direction
 
 

@@ -36,7 +36,22 @@ _MATTES = _SYN | {"syn_metric": "mattes", "syn_sampling": 32}  # 32 bins
 
 GRIDS: dict[str, list[dict]] = {
     "identity": [{}],
-    "diffreg": [],
+    "diffreg": [
+        *(
+            {"lncc": share, "weights": (60, 0, bending, 3), "iterations": iterations}
+            for share, bending, iterations in product((0.2, 0.5, 1.0), (100, 200, 400), (12, 20))
+        ),
+        *({"lncc": 0.5, "weights": (60, 0, 200, det), "iterations": 20} for det in (0.3, 1, 10)),
+        *({"lncc": a, "weights": (60, 0, 400, 1), "iterations": 20} for a in (0.5, 1.0)),
+        *(
+            {"lncc": 0.5, "weights": (60, 0, b, 3), "iterations": 20, "levels": 2}
+            for b in (200, 400)
+        ),
+        {"lncc": 0.5, "weights": (60, 1, 200, 3), "iterations": 20},
+        {"lncc": 0.5, "weights": (60, 0, 200, 3), "iterations": 40},
+        # the preset of the package
+        *({"lncc": 0.2, "weights": (60, 1, 30, 3), "iterations": n} for n in (20, 60)),
+    ],
     # syn_sampling is the radius of CC's window, the sigmas are variances.
     "SyNOnly CC": [
         _SYN,

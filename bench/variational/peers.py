@@ -1,7 +1,7 @@
 """What a user could run instead: ANTs SyN (antspyx) and SimpleITK's demons, on one thread.
 
-Every function takes images (1, 1, H, W) and returns the displacement as diffreg has it: (1, 2, H, W)
-float32, voxels, component k along axis k, warped(p) = moving(p + u(p)).
+Every function takes images (1, 1, H, W) and returns the displacement as diffreg has it:
+(1, 2, H, W) float32, voxels, component k along axis k, warped(p) = moving(p + u(p)).
 """
 
 import os
