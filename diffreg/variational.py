@@ -136,7 +136,8 @@ def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 def is_unfolded(displacement: torch.Tensor) -> bool:
     """Whether every corner determinant is positive, by a margin; not so where one is NaN."""
-    return bool((jacobian_determinant(displacement) > SMALLEST_DETERMINANT).all())
+    corners = jacobian_determinant(displacement)
+    return corners.numel() == 0 or corners.min().item() > SMALLEST_DETERMINANT
 
 
 def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
@@ -173,7 +174,8 @@ class Regulariser:
     def solve(self, gradient: torch.Tensor, data: float) -> torch.Tensor:
         """(second derivative + data * identity)^-1 gradient."""
         waves = torch.fft.rfftn(gradient, dim=self.axes)
-        return torch.fft.irfftn(waves / (self.eigenvalues + data), s=self.shape, dim=self.axes)
+        waves *= (self.eigenvalues + data).reciprocal()
+        return torch.fft.irfftn(waves, s=self.shape, dim=self.axes)
 
     def curvature(self, step: torch.Tensor) -> float:
         """step^T (second derivative) step."""
