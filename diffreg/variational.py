@@ -1,7 +1,8 @@
 """Registration without learning: the displacement of each pair is optimised directly.
 
-Multilevel, limited-memory BFGS, with a line search that never accepts a displacement with a corner
-determinant that is not positive, so that the result does not fold at any level.
+Multilevel, limited-memory BFGS preconditioned with the regulariser, with a line search that never
+accepts a displacement with a corner determinant that is not positive, so that the result does not
+fold at any level. bench/variational/optimisers.py measures it against what it replaced.
 """
 
 from collections import deque
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from diffreg.fields import resize
-from diffreg.losses import Objective
-from diffreg.ops import jacobian_determinant
+from diffreg.losses import Objective, Weights
+from diffreg.ops import deformation_energy, jacobian_determinant
 from diffreg.ops._checks import arithmetic_dtype, check_pair, checked_mask
 
 # Called with (iterations done, iterations at most) over all levels and samples.
@@ -20,8 +21,11 @@ Progress = Callable[[int, int], None]
 
 SMALLEST_LEVEL = 16  # voxels along the shortest axis
 MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
-LARGEST_FIRST_STEP = 0.5  # voxels
+FIRST_STEP, LARGEST_STEP = 0.5, 2.0  # voxels, the largest component
 TOLERANCE = 1e-6  # relative decrease at which a level counts as converged
+# The line search keeps this distance from 0: a smaller determinant is within rounding of a fold.
+SMALLEST_DETERMINANT = 1e-3
+SMALLEST_SHARE = 1e-3  # of the data term in the curvature along a step
 
 
 def register_variational(
@@ -113,7 +117,8 @@ def _register_pair(moving, fixed, mask, objective, levels, iterations, report) -
         def report_level(done: int, offset: int = step * iterations) -> None:
             report(offset + done)
 
-        displacement = _minimise(value_and_gradient, start, iterations, report_level)
+        regulariser = Regulariser(start, spacing, objective.weights)
+        displacement = _minimise(value_and_gradient, start, regulariser, iterations, report_level)
     return displacement
 
 
@@ -130,8 +135,9 @@ def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def is_unfolded(displacement: torch.Tensor) -> bool:
-    """Whether every corner determinant is positive; not so where one is NaN."""
-    return bool((jacobian_determinant(displacement) > 0).all())
+    """Whether every corner determinant is positive, by a margin; not so where one is NaN."""
+    corners = jacobian_determinant(displacement)
+    return corners.numel() == 0 or corners.min().item() > SMALLEST_DETERMINANT
 
 
 def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
@@ -141,17 +147,56 @@ def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
     return displacement
 
 
-def _minimise(value_and_gradient, start, iterations, report) -> torch.Tensor:
-    """L-BFGS with a backtracking line search over unfolded displacements."""
+class Regulariser:
+    """The second derivative of the weighted diffusion and bending energies, as if u were periodic.
+
+    The Fourier transform diagonalises it. Far more than the data term, it makes the objective
+    stiff: its largest eigenvalue is some thousand times its median.
+
+    Args:
+        like: displacement (1, D, *S).
+        spacing: lengths of a voxel.
+        weights: of the objective.
+    """
+
+    def __init__(self, like: torch.Tensor, spacing: list[float], weights: Weights) -> None:
+        shape = like.shape[2:]
+        self.axes = tuple(range(2, like.ndim))
+        self.shape, self.spacing, self.weights = shape, spacing, weights
+        laplacian = like.new_zeros(())
+        for k, (n, h) in enumerate(zip(shape, spacing, strict=True)):
+            waves = torch.fft.rfftfreq(n) if k == len(shape) - 1 else torch.fft.fftfreq(n)
+            eigenvalues = (2 * torch.sin(torch.pi * waves.to(like)) / h) ** 2
+            laplacian = laplacian + eigenvalues.reshape(-1, *[1] * (len(shape) - 1 - k))
+        energy = weights.diffusion * laplacian + weights.bending * laplacian**2
+        self.eigenvalues = torch.stack([2 * h * h / shape.numel() * energy for h in spacing])
+
+    def solve(self, gradient: torch.Tensor, data: float) -> torch.Tensor:
+        """(second derivative + data * identity)^-1 gradient."""
+        waves = torch.fft.rfftn(gradient, dim=self.axes)
+        waves *= (self.eigenvalues + data).reciprocal()
+        return torch.fft.irfftn(waves, s=self.shape, dim=self.axes)
+
+    def curvature(self, step: torch.Tensor) -> float:
+        """step^T (second derivative) step."""
+        energies = deformation_energy(step, self.spacing)
+        weighted = self.weights.diffusion * energies[0] + self.weights.bending * energies[1]
+        return 2 * weighted.item()
+
+
+def _minimise(value_and_gradient, start, regulariser, iterations, report) -> torch.Tensor:
+    """L-BFGS over unfolded displacements, preconditioned with regulariser + data * identity."""
     point = start
     value, gradient = value_and_gradient(point)
-    pairs: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=MEMORY)
+    data = gradient.abs().max().item() / FIRST_STEP
+    pairs: deque[tuple[torch.Tensor, torch.Tensor, float]] = deque(maxlen=MEMORY)
     for iteration in range(iterations):
-        direction = _direction(gradient, pairs)
+        direction = _direction(gradient, pairs, regulariser, data)
         slope = _dot(gradient, direction)
         if not slope < 0:
             break
-        step = 1.0 if pairs else min(1.0, LARGEST_FIRST_STEP / direction.abs().max().item())
+        longest = direction.abs().max().item()
+        step = min(1.0, LARGEST_STEP / longest) if pairs else FIRST_STEP / longest
         accepted = _search(value_and_gradient, point, value, direction, slope, step)
         if accepted is None:
             if not pairs:
@@ -160,8 +205,10 @@ def _minimise(value_and_gradient, start, iterations, report) -> torch.Tensor:
             continue
         new_point, new_value, new_gradient = accepted
         change, bend = new_point - point, new_gradient - gradient
-        if _dot(change, bend) > 0:
-            pairs.append((change, bend))
+        curvature = _dot(change, bend)
+        if curvature > 0:
+            pairs.append((change.reshape(-1), bend.reshape(-1), curvature))
+            data = _data_curvature(change, curvature, regulariser)
         converged = value - new_value <= TOLERANCE * abs(value)
         point, value, gradient = new_point, new_value, new_gradient
         report(iteration + 1)
@@ -172,33 +219,42 @@ def _minimise(value_and_gradient, start, iterations, report) -> torch.Tensor:
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    return torch.dot(a.flatten().double(), b.flatten().double()).item()
+    return torch.dot(a.reshape(-1), b.reshape(-1)).item()
 
 
-def _direction(gradient, pairs) -> torch.Tensor:
+def _data_curvature(change, curvature: float, regulariser: Regulariser) -> float:
+    """What the similarity adds to the second derivative along the last step, a voxel."""
+    data = curvature - regulariser.curvature(change)
+    return max(data, SMALLEST_SHARE * curvature) / _dot(change, change)
+
+
+def _direction(gradient, pairs, regulariser: Regulariser, data: float) -> torch.Tensor:
     """Minus the inverse Hessian's approximation times the gradient (two-loop recursion)."""
     direction = -gradient
+    flat = direction.reshape(-1)  # and so are the pairs: views cost as much as dot products
     factors = []
-    for change, bend in reversed(pairs):
-        factor = _dot(change, direction) / _dot(change, bend)
-        direction = direction - factor * bend
+    for change, bend, curvature in reversed(pairs):
+        factor = torch.dot(change, flat).item() / curvature
+        flat.add_(bend, alpha=-factor)
         factors.append(factor)
-    if pairs:
-        change, bend = pairs[-1]
-        direction = direction * (_dot(change, bend) / _dot(bend, bend))
-    for (change, bend), factor in zip(pairs, reversed(factors), strict=True):
-        correction = _dot(bend, direction) / _dot(change, bend)
-        direction = direction + (factor - correction) * change
+    direction = regulariser.solve(direction, data)
+    flat = direction.reshape(-1)
+    for (change, bend, curvature), factor in zip(pairs, reversed(factors), strict=True):
+        flat.add_(change, alpha=factor - torch.dot(bend, flat).item() / curvature)
     return direction
 
 
 def _search(value_and_gradient, point, value, direction, slope, step):
-    """The first halved step that decreases the objective enough and folds nothing, or None."""
+    """The first shortened step that decreases the objective enough and folds nothing, or None."""
     for _ in range(20):
-        trial = (point + step * direction).detach()
-        if is_unfolded(trial):
-            new_value, new_gradient = value_and_gradient(trial)
-            if new_value <= value + 1e-4 * step * slope:
-                return trial.detach(), new_value, new_gradient
-        step /= 2
+        trial = torch.add(point, direction, alpha=step)
+        if not is_unfolded(trial):
+            step /= 2
+            continue
+        new_value, new_gradient = value_and_gradient(trial)
+        if new_value <= value + 1e-4 * step * slope:
+            return trial.detach(), new_value, new_gradient
+        # The minimum of the parabola through what is known, within bounds; NaN takes the lower.
+        parabola = -slope * step**2 / (2 * (new_value - value - step * slope))
+        step = min(max(0.1 * step, parabola), 0.5 * step)
     return None

@@ -7,7 +7,7 @@ from cases import uniform
 from diffreg import variational
 from diffreg.fields import identity_grid
 from diffreg.losses import Objective
-from diffreg.ops import jacobian_determinant_reference, warp
+from diffreg.ops import deformation_energy, jacobian_determinant_reference, warp
 from diffreg.variational import register_variational
 
 SIZE = (48, 56)
@@ -93,6 +93,60 @@ def test_every_accepted_step_lowers_the_objective(accepted):
     register_variational(moving, fixed, levels=2, iterations=20)
     assert len(accepted) > 10
     assert all(after < before for before, _, after in accepted)
+
+
+def test_no_step_is_longer_than_the_largest(monkeypatch):
+    lengths = []
+    search = variational._search
+
+    def spy(evaluate, point, *rest):
+        found = search(evaluate, point, *rest)
+        if found is not None:
+            lengths.append((found[0] - point).abs().max().item())
+        return found
+
+    monkeypatch.setattr(variational, "_search", spy)
+    monkeypatch.setattr(variational, "LARGEST_STEP", 0.6)
+    register_variational(*pair(), levels=1, iterations=20)
+    assert lengths[0] <= variational.FIRST_STEP * (1 + 1e-12)
+    assert 0.59 < max(lengths) <= 0.6 * (1 + 1e-12)
+
+
+def test_a_determinant_within_rounding_of_a_fold_counts_as_folded():
+    stretch = torch.zeros(1, 2, 4, 4)
+    stretch[0, 0] = torch.arange(4.0).reshape(4, 1)
+    assert variational.is_unfolded(-0.99 * stretch)  # every determinant is 0.01
+    assert not variational.is_unfolded(-0.9999 * stretch)
+    assert not variational.is_unfolded(stretch * torch.nan)
+
+
+def test_the_regulariser_is_the_energies_second_derivative():
+    # Away from the border, where neither notices that the other goes round or stops.
+    weights, spacing = variational.Weights(60, 2.0, 3.0, 1.0), [1.5, 2.0]
+    v = torch.zeros(1, 2, 40, 50, dtype=torch.float64)
+    v[..., 5:-5, 5:-5] = uniform((1, 2, 30, 40), torch.float64)
+    v.requires_grad_()
+    energies = deformation_energy(v, spacing)
+    energy = 2.0 * energies.diffusion + 3.0 * energies.bending
+    gradient = torch.autograd.grad(energy, v)[0]
+    v = v.detach()
+    regulariser = variational.Regulariser(v, spacing, weights)
+    # The energies' means are over stencil positions, a few per cent fewer than voxels.
+    assert (regulariser.solve(gradient + 0.1 * v, 0.1) - v).norm() < 0.06 * v.norm()
+    torch.testing.assert_close(regulariser.curvature(v), (v * gradient).sum().item())
+
+
+def test_the_regulariser_saves_evaluations(monkeypatch):
+    def after(iterations):
+        u = register_variational(moving, fixed, Objective("ncc"), 1, iterations)
+        return Objective("ncc")(moving, fixed, u).total
+
+    moving, fixed = pair()
+    with_it = after(10)
+    monkeypatch.setattr(
+        variational.Regulariser, "solve", lambda self, gradient, data: gradient / data
+    )
+    assert with_it < after(30)
 
 
 def test_an_unfolded_start_is_made_of_a_folded_one():
