@@ -152,7 +152,7 @@ class Trainer:
         mask = None if batch.mask is None else batch.mask.to(ranks.device)
         self.network.train()
         displacement = self._predict(moving, fixed)
-        terms = self.objective(moving, fixed, displacement, mask)
+        terms = self.objective(moving, fixed, displacement, mask, return_warped=False)
         # The ranks' gradients are averaged: a rank's weight there is 1, and should be its share.
         share = len(moving) / size
         self.optimizer.zero_grad()

@@ -44,7 +44,7 @@ def validate(
         mask = None if sample.fixed_mask is None else sample.fixed_mask.to(ranks.device)
         with torch.no_grad():
             displacement = predict(moving, fixed)
-            terms = objective(moving, fixed, displacement, mask)
+            terms = objective(moving, fixed, displacement, mask, return_warped=False)
             cells = jacobian_determinant(displacement, reduce="min").cpu()
         values = [term.mean().item() for term in terms[:5]]
         folded = 100 * (cells <= 0).double().mean().item()

@@ -106,13 +106,8 @@ def _register_pair(moving, fixed, mask, objective, levels, iterations, report) -
         images = [_resample(image, size) for image in (moving, fixed)]
         weights = None if mask is None else _resample(mask, size)
         spacing = [h * n / m for h, n, m in zip(lengths, shape, size, strict=True)]
-        here = objective.with_spacing(spacing)
+        value_and_gradient = objective.with_spacing(spacing).value_and_gradient_of(*images, weights)
         start = _unfolded_start(resize(displacement, size))
-
-        def value_and_gradient(u, images=images, weights=weights, here=here):
-            u = u.requires_grad_()
-            total = here(*images, u, weights).total
-            return total.item(), torch.autograd.grad(total, u)[0]
 
         def report_level(done: int, offset: int = step * iterations) -> None:
             report(offset + done)
@@ -215,7 +210,7 @@ def _minimise(value_and_gradient, start, regulariser, iterations, report) -> tor
         if converged:
             break
     report(iterations)
-    return point.detach()
+    return point
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -253,7 +248,7 @@ def _search(value_and_gradient, point, value, direction, slope, step):
             continue
         new_value, new_gradient = value_and_gradient(trial)
         if new_value <= value + 1e-4 * step * slope:
-            return trial.detach(), new_value, new_gradient
+            return trial, new_value, new_gradient
         # The minimum of the parabola through what is known, within bounds; NaN takes the lower.
         parabola = -slope * step**2 / (2 * (new_value - value - step * slope))
         step = min(max(0.1 * step, parabola), 0.5 * step)

@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffreg import ops
+from diffreg.ops.registration_objective import MEASURES
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -50,7 +51,8 @@ class Case:
     def _options(self, inputs: Tensors) -> dict[str, Any]:
         if not self.masked:
             return self.options
-        image = inputs[0].detach()
+        # Of the fixed grid: that of an objective is the second image's.
+        image = inputs[self.operator == "registration_objective"].detach()
         # 0, 0, 1/4, 1/2, 3/4, 1: exact in every dtype.
         weights = (torch.arange(image.shape[2] * image.shape[3]) % 6 - 1).clamp(min=0) / 4
         mask = weights.reshape(1, 1, *image.shape[2:]).to(image.dtype)
@@ -79,12 +81,19 @@ class Case:
             return (*inputs, o.get("mask"))
         if self.operator == "local_correlation":
             return (*inputs, o["window"], o.get("mask"))
+        if self.operator == "registration_objective":
+            mixture = [float(name == o["similarity"]) for name in MEASURES]
+            energy = ([1.0, 1.0], "hyperelastic", 0.2)
+            scales = [ops.gradient_scale(image.detach()) for image in inputs[:2]]
+            weights = [60.0, 1.0, 30.0, 3.0]
+            return (*inputs, *scales, o.get("mask"), mixture, weights, "border", *energy, *TWO)
         scales = [ops.gradient_scale(image.detach()) for image in inputs]
         return (*inputs, *scales, o.get("variant", "pls"), o.get("mask"))
 
 
 def as_tuple(value: Any) -> Tensors:
-    return (value,) if isinstance(value, torch.Tensor) else tuple(value)
+    values = (value,) if isinstance(value, torch.Tensor) else tuple(value)
+    return tuple(v for v in values if v is not None)
 
 
 def field_inputs(samples, channels, size, dtype, seed=0, amplitude=0.9) -> Tensors:
@@ -112,6 +121,21 @@ def warp_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
     amplitude = torch.tensor([0.6, reach], dtype=dtype)[torch.arange(samples) % 2]
     u = uniform((samples, 2, *size), dtype, seed + 100) * amplitude.reshape(-1, 1, 1, 1)
     return uniform(moving, dtype, seed), u
+
+
+def objective_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    """A moving image of another size than the fixed grid."""
+    moving = (samples, channels, *(max(n + (1 if n > 2 else 0), 1) for n in size))
+    fixed = uniform((samples, channels, *size), dtype, seed + 100)
+    (u,) = field_inputs(samples, channels, size, dtype, seed + 200)
+    return uniform(moving, dtype, seed), fixed, u
+
+
+def objective(name: str, masked: bool = False, **options: Any) -> Case:
+    last = (False, False, True)
+    return Case(
+        name, "registration_objective", objective_inputs, options, masked, differentiable=last
+    )
 
 
 TWO = (True, True)
@@ -158,10 +182,28 @@ CASES = [
     Case("ngf", "parallel_level_sets", pair_inputs, {"variant": "ngf"}, differentiable=TWO),
     Case("scale", "gradient_scale", image_inputs, {"eta": 1.7}),
     Case("scale-mask", "gradient_scale", image_inputs, masked=True),
+    objective("objective-ssd", similarity="ssd"),
+    objective("objective-ncc", similarity="ncc"),
+    objective("objective-lncc-mask", masked=True, similarity="lncc"),
+    objective("objective-pls", similarity="pls"),
+    objective("objective-pls-mask", masked=True, similarity="pls", return_warped=True),
+    objective("objective-ngf", similarity="ngf", padding="zeros", spacing=[0.7, 1.9]),
+    objective(
+        "objective-mixture",
+        masked=True,
+        similarity={"ssd": 0.3, "ncc": 1.0, "lncc": 0.2, "pls": 0.1, "smooth_pls": 0.2, "ngf": 2},
+        weights=(2.0, 3.0, 0.5, 0.7),
+        penalty="log2",
+        threshold=0.3,
+    ),
 ]
 # One case an operator, for what does not depend on the options.
 PLAIN = [
     case
     for case in CASES
-    if case.name in ("warp-border", "energy", "determinant", "correlation", "lncc", "pls", "scale")
+    if case.name
+    in (
+        *("warp-border", "energy", "determinant", "correlation", "lncc", "pls", "scale"),
+        "objective-ncc",
+    )
 ]

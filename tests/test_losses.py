@@ -20,12 +20,30 @@ from diffreg.losses import (
     DeformationEnergy,
     Objective,
     Weights,
+    mutual_information,
     sum_of_squares,
 )
 from diffreg.variational import register_variational
 
 MODULES = [SSD, NCC, LNCC, PLS, NGF]
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+
+
+def measured(name, moving, warped, fixed):
+    """The similarity by its own operator."""
+    if name == "ssd":
+        return sum_of_squares(warped, fixed)
+    if name == "ncc":
+        return ops.correlation(warped, fixed)
+    if name == "lncc":
+        return ops.local_correlation(warped, fixed)
+    if name == "mi":
+        return mutual_information(warped, fixed, moving=moving)
+    variant = {"pls": "pls", "smooth_pls": "smooth", "ngf": "ngf"}[name]
+    scales = ops.gradient_scale(moving), ops.gradient_scale(fixed)
+    return ops.parallel_level_sets(warped, fixed, *scales, variant)
+
+
 every_similarity = pytest.mark.parametrize("name", list(SIMILARITIES))
 
 
@@ -175,7 +193,7 @@ def test_the_objective_is_the_weighted_sum_of_its_terms(name):
     for term, energy in zip(terms[2:5], energies, strict=True):
         assert torch.equal(term, energy)
     assert torch.equal(terms.warped, ops.warp(moving, u))
-    raw = SIMILARITIES[name](moving, terms.warped, fixed, None)
+    raw = measured(name, moving, terms.warped, fixed)
     torch.testing.assert_close(terms.similarity, raw)
     expected = 7 * raw + 2 * energies[0] + 3 * energies[1] + 5 * energies[2]
     torch.testing.assert_close(terms.total, expected.mean())
@@ -310,3 +328,19 @@ def test_an_image_registered_to_itself(name, record_property):
 def test_examples(name):
     module = importlib.import_module(f"diffreg.losses.{name}")
     assert doctest.testmod(module).failed == 0
+
+
+@every_similarity
+def test_a_pair_s_value_and_gradient_are_the_objective_s(name):
+    moving, fixed = (image[:1] for image in pair())
+    u = field()[:1]
+    mask = (uniform((1, 1, 12, 13), torch.float64, 5) > 0).double()
+    objective = Objective({name: 1.5}, Weights(7, 2, 3, 5), spacing=(1, 2))
+    value, gradient = objective.value_and_gradient_of(moving, fixed, mask)(u)
+    leaf = u.clone().requires_grad_()
+    total = objective(moving, fixed, leaf, mask, return_warped=False).total
+    assert value == pytest.approx(total.item(), rel=1e-12)
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(total, leaf)[0], rtol=1e-10, atol=1e-12
+    )
+    assert not gradient.requires_grad

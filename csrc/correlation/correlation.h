@@ -18,9 +18,9 @@ struct Moments {
     return centred <= 64 * epsilon * epsilon * raw ? 0 : centred;
   }
   DIFFREG_HD bool constant() const { return warped_warped == 0 || fixed_fixed == 0; }
-  DIFFREG_HD double coefficient() const {
-    return constant() ? 0 : product / (std::sqrt(warped_warped) * std::sqrt(fixed_fixed));
-  }
+  // |a| |b|, so that the coefficient of equal images is 1 and their gradient 0, to the bit.
+  DIFFREG_HD double norms() const { return fixed_fixed * std::sqrt(warped_warped / fixed_fixed); }
+  DIFFREG_HD double coefficient() const { return constant() ? 0 : product / norms(); }
   // Rounding can take the coefficient of equal images past 1; what is not a number stays so.
   DIFFREG_HD double value() const {
     const double apart = 1 - coefficient();
@@ -32,9 +32,7 @@ struct Moments {
   DIFFREG_HD double slope_by_own(double own_own) const {
     return constant() ? 0 : coefficient() / own_own;
   }
-  DIFFREG_HD double slope_by_other() const {
-    return constant() ? 0 : 1 / (std::sqrt(warped_warped) * std::sqrt(fixed_fixed));
-  }
+  DIFFREG_HD double slope_by_other() const { return constant() ? 0 : 1 / norms(); }
 };
 
 }  // namespace diffreg::correlation

@@ -38,7 +38,11 @@ struct Window {
   DIFFREG_HD static double guarded(double variance) {
     return variance > kGuard || variance != variance ? variance : kGuard;
   }
-  DIFFREG_HD double value() const { return 1 - covariance * covariance * inverse; }
+  // Rounding can take it below 0 where the images are equal; what is not a number stays so.
+  DIFFREG_HD double value() const {
+    const double apart = 1 - covariance * covariance * inverse;
+    return apart < 0 ? 0 : apart;
+  }
 
   // df/dW_j = -cross (R_j - mean R) + own (W_j - mean W) for every voxel j of the window, where
   // own = 0 while the variance is guarded. To the fixed image with the roles exchanged.

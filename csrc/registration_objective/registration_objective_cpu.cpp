@@ -160,7 +160,9 @@ class Sweep {
   const T* field_of(int64_t n) const {
     return arguments_.displacement.template const_data_ptr<T>() + n * D * grids_.to_voxels;
   }
-  double per_term(int64_t n) const { return weights_.per_voxel(n) / double(grids_.channels); }
+  double per_term(int64_t n) const {
+    return grids_.channels == 0 ? 0 : weights_.per_voxel(n) / double(grids_.channels);
+  }
 
   std::unique_ptr<WarpedRows<T>> warped_rows(int64_t n, int64_t c, bool slopes, int64_t first,
                                              int64_t halo) const {

@@ -6,22 +6,28 @@ Called by diffreg.variational, the trainer and diffreg.registration.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from diffreg.losses.mutual_information import mutual_information
-from diffreg.losses.similarities import REDUCTIONS, reduced, sum_of_squares
+from diffreg.losses.similarities import REDUCTIONS, reduced
 from diffreg.ops import (
-    correlation,
+    Weights,
     deformation_energy,
     gradient_scale,
-    local_correlation,
-    parallel_level_sets,
-    warp,
+    registration_objective,
+    registration_objective_value_and_gradient,
 )
 from diffreg.ops._checks import check_choice
+from diffreg.ops.registration_objective import (
+    LEVEL_SETS,
+    MEASURES,
+    PRESETS,
+    checked_mixture,
+    checked_weights,
+)
 
 
 def _weighted(factors: Sequence[float], terms: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -64,53 +70,11 @@ class DeformationEnergy(nn.Module):
         return reduced(_weighted(self.weights, energies), self.reduction)
 
 
-class Weights(NamedTuple):
-    """Factors of the objective's four terms."""
-
-    similarity: float
-    diffusion: float
-    bending: float
-    determinant: float
-
-
-class Preset(NamedTuple):
-    """What is minimised where nothing else is said."""
-
-    similarity: Mapping[str, float]
-    weights: Weights
-
-
-# "paper": lambda = 60 is Theljani and Chen's, the three ones are ours; it folds on cardiac pairs.
-# "default" was found on the very images that it was tried on: tune inside the split.
-PRESETS = {
-    "default": Preset({"ncc": 1.0, "lncc": 0.2}, Weights(60, 1, 30, 3)),
-    "paper": Preset({"ncc": 1.0}, Weights(60, 1, 1, 1)),
-}
 WEIGHTS = {name: preset.weights for name, preset in PRESETS.items()}
 
 
-def _level_sets(variant: str) -> Callable[..., torch.Tensor]:
-    def similarity(moving, warped, fixed, mask):
-        # The edge scale is that of the unwarped image: it must not change with the displacement.
-        return parallel_level_sets(
-            warped, fixed, gradient_scale(moving.detach()), None, variant, mask
-        )
-
-    return similarity
-
-
-# name -> function of (moving, warped, fixed, mask) -> (N,)
-SIMILARITIES: dict[str, Callable[..., torch.Tensor]] = {
-    "ssd": lambda moving, warped, fixed, mask: sum_of_squares(warped, fixed, mask),
-    "ncc": lambda moving, warped, fixed, mask: correlation(warped, fixed, mask),
-    "lncc": lambda moving, warped, fixed, mask: local_correlation(warped, fixed, mask=mask),
-    "pls": _level_sets("pls"),
-    "smooth_pls": _level_sets("smooth"),
-    "ngf": _level_sets("ngf"),
-    "mi": lambda moving, warped, fixed, mask: mutual_information(
-        warped, fixed, mask=mask, moving=moving
-    ),
-}
+# What `registration_objective` has, and "mi", which is no part of that operator.
+SIMILARITIES = (*MEASURES, "mi")
 
 
 class ObjectiveTerms(NamedTuple):
@@ -121,7 +85,7 @@ class ObjectiveTerms(NamedTuple):
     diffusion: torch.Tensor  # (N,)
     bending: torch.Tensor  # (N,)
     determinant: torch.Tensor  # (N,)
-    warped: torch.Tensor  # (N, C, *S)
+    warped: torch.Tensor | None  # (N, C, *S), unless it was not asked for
 
     def per_sample(self, weights: Weights) -> torch.Tensor:
         """Weighted sum of the terms of each sample, (N,)."""
@@ -166,12 +130,7 @@ class Objective(nn.Module):
         self.weights = _weights(weights)
         if similarity is None:
             similarity = PRESETS[weights if isinstance(weights, str) else "default"].similarity
-        mixture = {similarity: 1.0} if isinstance(similarity, str) else dict(similarity)
-        if not mixture:
-            raise ValueError("similarity must name at least one measure, got an empty mapping")
-        for name in mixture:
-            check_choice("similarity", name, tuple(SIMILARITIES))
-        self.similarity = mixture
+        self.similarity = checked_mixture(similarity, SIMILARITIES)
         self.padding, self.penalty, self.threshold = padding, penalty, threshold
         self.spacing = spacing
 
@@ -181,14 +140,66 @@ class Objective(nn.Module):
         fixed: torch.Tensor,
         displacement: torch.Tensor,
         mask: torch.Tensor | None = None,
+        return_warped: bool = True,
     ) -> ObjectiveTerms:
         """The objective of a displacement (N, D, *S) for images (N, C, *S), mask (N, 1, *S)."""
-        warped = warp(moving, displacement, padding=self.padding)
-        measures = [SIMILARITIES[name](moving, warped, fixed, mask) for name in self.similarity]
-        similarity = _weighted(list(self.similarity.values()), measures)
-        energies = deformation_energy(displacement, self.spacing, self.penalty, self.threshold)
-        terms = ObjectiveTerms(similarity, similarity, *energies, warped)
-        return terms._replace(total=terms.per_sample(self.weights).mean())
+        by_information = self.similarity.get("mi")
+        fused = registration_objective(
+            *(moving, fixed, displacement),
+            mask=mask,
+            return_warped=return_warped or by_information is not None,
+            **self._options(),
+        )
+        warped = fused.warped
+        terms = ObjectiveTerms(*fused[:5], warped if return_warped else None)
+        if by_information is not None and warped is not None:
+            information = mutual_information(warped, fixed, mask=mask, moving=moving)
+            terms = terms._replace(similarity=terms.similarity + by_information * information)
+            terms = terms._replace(total=terms.per_sample(self.weights))
+        return terms._replace(total=terms.total.mean())
+
+    def value_and_gradient_of(
+        self, moving: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> Callable[[torch.Tensor], tuple[float, torch.Tensor]]:
+        """For optimisers: a function of the displacement (1, D, *S) of one pair (1, C, *S).
+
+        What does not depend on the displacement is measured once; there is no autograd, unless
+        "mi" is part of the similarity.
+
+        Returns:
+            displacement -> (total, its gradient (1, D, *S)).
+        """
+        if "mi" in self.similarity:
+            return lambda u: self._differentiate(moving, fixed, u, mask)
+        options = self._options()
+        if any(name in LEVEL_SETS for name in self.similarity):
+            options |= {"eps_moving": gradient_scale(moving), "eps_fixed": gradient_scale(fixed)}
+
+        def evaluate(u: torch.Tensor) -> tuple[float, torch.Tensor]:
+            terms, gradient = registration_objective_value_and_gradient(
+                moving, fixed, u, mask=mask, **options
+            )
+            return terms.total.item(), gradient
+
+        return evaluate
+
+    def _differentiate(self, moving, fixed, u, mask) -> tuple[float, torch.Tensor]:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            total = self(moving, fixed, u, mask, return_warped=False).total
+            return total.item(), torch.autograd.grad(total, u)[0]
+
+    def _options(self) -> dict[str, Any]:
+        # "mi" alone leaves the operator no measure: one with a factor of 0 costs nothing.
+        measures = {name: factor for name, factor in self.similarity.items() if name != "mi"}
+        return {
+            "similarity": measures or {"ssd": 0.0},
+            "weights": self.weights,
+            "padding": self.padding,
+            "penalty": self.penalty,
+            "threshold": self.threshold,
+            "spacing": self.spacing,
+        }
 
     def with_spacing(self, spacing: float | Sequence[float] | None) -> Objective:
         """The same objective for fields on a grid of another spacing, such as a pyramid level's."""
@@ -201,10 +212,4 @@ def _weights(weights: str | Sequence[float]) -> Weights:
     if isinstance(weights, str):
         check_choice("weights", weights, tuple(WEIGHTS))
         return WEIGHTS[weights]
-    values = [float(weight) for weight in weights]
-    if len(values) != 4 or not all(0 <= value < float("inf") for value in values):
-        raise ValueError(
-            "weights must be a preset or 4 numbers >= 0 (similarity, diffusion, bending, "
-            f"determinant), got {values}"
-        )
-    return Weights(*values)
+    return checked_weights(weights)

@@ -10,43 +10,11 @@ from torch import nn
 
 from diffreg.losses.mutual_information import mutual_information
 from diffreg.ops import correlation, local_correlation, parallel_level_sets
-from diffreg.ops._checks import arithmetic_dtype, check_choice, check_pair, checked_mask
+from diffreg.ops._checks import check_choice
 from diffreg.ops.local_correlation import check_window
+from diffreg.ops.registration_objective import sum_of_squares
 
 REDUCTIONS = ("mean", "sum", "none")
-
-
-def sum_of_squares(
-    warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Mean squared difference over voxels and channels, weighted by the mask.
-
-    Args:
-        warped: image (N, C, *S), any floating dtype.
-        fixed: image of the same shape.
-        mask: weights (N, 1, *S) >= 0; None is 1.
-
-    Returns:
-        (N,); 0 where the weights add up to 0.
-
-    Raises:
-        TypeError, ValueError: dtypes, shapes or devices that do not fit.
-
-    Example:
-        >>> import torch
-        >>> from diffreg.losses import sum_of_squares
-        >>> sum_of_squares(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-        tensor([1.])
-    """
-    check_pair(warped, fixed)
-    dtype = arithmetic_dtype(warped, fixed)
-    weights = checked_mask(mask, warped, dtype)
-    squares = ((warped.to(dtype) - fixed.to(dtype)) ** 2).flatten(1)
-    if weights is None:
-        return squares.mean(1)
-    total = weights.flatten(1).sum(1) * warped.shape[1]
-    sums = (squares * weights.expand_as(warped).flatten(1)).sum(1)
-    return sums / torch.where(total == 0, torch.ones_like(total), total)
 
 
 def reduced(values: torch.Tensor, reduction: str) -> torch.Tensor:

@@ -18,10 +18,19 @@ from diffreg.ops.jacobian_determinant import (
 )
 from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
 from diffreg.ops.parallel_level_sets import parallel_level_sets, parallel_level_sets_reference
+from diffreg.ops.registration_objective import (
+    RegistrationObjective,
+    Weights,
+    registration_objective,
+    registration_objective_reference,
+    registration_objective_value_and_gradient,
+)
 from diffreg.ops.warp import warp, warp_reference
 
 __all__ = [
     "DeformationEnergy",
+    "RegistrationObjective",
+    "Weights",
     "correlation",
     "correlation_reference",
     "deformation_energy",
@@ -34,6 +43,9 @@ __all__ = [
     "local_correlation_reference",
     "parallel_level_sets",
     "parallel_level_sets_reference",
+    "registration_objective",
+    "registration_objective_reference",
+    "registration_objective_value_and_gradient",
     "warp",
     "warp_reference",
 ]

@@ -11,7 +11,10 @@ from diffreg.ops import _checks
 HALVES = [torch.float16, torch.bfloat16]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 unmasked = pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.masked], ids=lambda case: case.name
+    "case",
+    # On a GPU the objective is composed of the others.
+    [c for c in CASES if not c.masked and c.operator != "registration_objective"],
+    ids=lambda case: case.name,
 )
 
 

@@ -1,0 +1,244 @@
+"""registration_objective: one sweep gives what the single operators give one after the other."""
+
+import math
+
+import pytest
+import torch
+from cases import Calls, uniform
+
+from diffreg.ops import (
+    RegistrationObjective,
+    deformation_energy,
+    gradient_scale,
+    parallel_level_sets,
+    registration_objective,
+    registration_objective_reference,
+    registration_objective_value_and_gradient,
+    warp,
+)
+from diffreg.ops.registration_objective import MEASURES, PRESETS
+
+every_measure = pytest.mark.parametrize("name", MEASURES)
+
+
+def images(samples=2, channels=1, size=(12, 13), dtype=torch.float64):
+    shape = (samples, channels, *size)
+    return 0.5 + 0.4 * uniform(shape, dtype, 1), 0.5 + 0.4 * uniform(shape, dtype, 2)
+
+
+def field(samples=2, size=(12, 13), dtype=torch.float64):
+    return 0.4 * uniform((samples, 2, *size), dtype, 3)
+
+
+def test_an_example_by_hand():
+    # A step moved by half a voxel: 1/4 of one voxel of two in ssd; a constant field costs nothing.
+    moving = torch.tensor([[[[0.0, 1.0]]]])
+    fixed = torch.tensor([[[[0.5, 1.5]]]])
+    u = torch.tensor([[[[0.0, 0.0]], [[0.5, 0.5]]]])
+    terms = registration_objective(moving, fixed, u, "ssd", weights=(8, 1, 1, 1))
+    assert terms.similarity.item() == 0.125 and terms.total.item() == 1.0
+    assert terms.diffusion.item() == terms.bending.item() == terms.determinant.item() == 0
+
+
+def test_its_goldens_are_those_of_the_operators():
+    i, j = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (8, 10)), indexing="ij")
+    moving = 0.5 + 0.4 * torch.sin(0.6 * i + 0.3 * j) + 0.1 * torch.cos(0.9 * j)
+    fixed = 0.5 + 0.3 * torch.cos(0.5 * i - 0.4 * j)
+    u = torch.stack([0.9 * torch.sin(0.7 * i + 0.4 * j), 0.8 * torch.cos(0.5 * i - 0.9 * j)])
+    terms = registration_objective(moving[None, None], fixed[None, None], u[None])
+    found = [terms.diffusion.item(), terms.bending.item(), terms.determinant.item()]
+    assert found == pytest.approx([0.568699199134, 0.484931064063, 0.792890799759], rel=1e-11)
+    still = registration_objective(moving[None, None], fixed[None, None], 0 * u[None])
+    assert still.similarity.item() == pytest.approx(0.920199133648, rel=1e-11)
+    eps = {"eps_moving": 0.1, "eps_fixed": 0.1}
+    for name, golden in (
+        ("ssd", 0.123074222245),
+        ("lncc", 0.908176762701),
+        ("pls", 0.550069736896),
+        ("smooth_pls", 0.723496345091),
+        ("ngf", 0.916805022271),
+    ):
+        value = registration_objective(
+            moving[None, None], fixed[None, None], 0 * u[None], name, **eps
+        )
+        assert value.similarity.item() == pytest.approx(golden, rel=1e-11), name
+
+
+@every_measure
+@pytest.mark.parametrize("size", [(31, 40), (32, 33), (65, 20), (150, 9)], ids=str)
+def test_strips_meet_without_a_seam(name, size):
+    moving, fixed = images(1, 2, size)
+    u = field(1, size).requires_grad_()
+    arguments = moving, fixed, u, name, (5, 2, 3, 4)
+    (ours,) = torch.autograd.grad(registration_objective(*arguments).total.sum(), u)
+    (theirs,) = torch.autograd.grad(registration_objective_reference(*arguments).total.sum(), u)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+@every_measure
+def test_the_form_without_autograd_gives_value_and_gradient(name):
+    moving, fixed = images()
+    u = field()
+    terms, gradient = registration_objective_value_and_gradient(moving, fixed, u, {name: 2.0})
+    leaf = u.clone().requires_grad_()
+    expected = registration_objective(moving, fixed, leaf, {name: 2.0})
+    for own, other in zip(terms[:5], expected[:5], strict=True):
+        assert torch.equal(own, other) and not own.requires_grad
+    (by_autograd,) = torch.autograd.grad(expected.total.sum(), leaf)
+    assert torch.equal(gradient, by_autograd)
+
+
+def test_the_total_s_gradient_is_kept_from_the_forward_pass():
+    moving, fixed = images()
+    u = field().requires_grad_()
+    with Calls() as watch:
+        registration_objective(moving, fixed, u).total.sum().backward()
+    assert [name for name, _ in watch.calls] == ["registration_objective"]
+
+
+def test_each_term_has_a_gradient_of_its_own():
+    moving, fixed = images()
+    u = field().requires_grad_()
+    terms = registration_objective(moving, fixed, u, "pls", (2, 3, 5, 7))
+    rows = [torch.autograd.grad(t.sum(), u, retain_graph=True)[0] for t in terms[:5]]
+    assert all(row.any() for row in rows)
+    expected = sum(w * row for w, row in zip((2, 3, 5, 7), rows[1:], strict=True))
+    torch.testing.assert_close(rows[0], expected, rtol=1e-11, atol=1e-13)
+
+
+def test_a_weight_differs_from_sample_to_sample():
+    moving, fixed = images(3)
+    u = field(3).requires_grad_()
+    share = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
+    total = registration_objective(moving, fixed, u).total
+    (weighted,) = torch.autograd.grad((share * total).sum(), u, retain_graph=True)
+    (plain,) = torch.autograd.grad(total.sum(), u)
+    torch.testing.assert_close(weighted, plain * share.reshape(3, 1, 1, 1))
+    assert not weighted[1].any()
+
+
+def test_images_that_need_a_gradient_get_one():
+    moving, fixed = (image.requires_grad_() for image in images())
+    u = field().requires_grad_()
+    mixture = {"ncc": 1.0, "pls": 0.5}
+    ours = torch.autograd.grad(
+        registration_objective(moving, fixed, u, mixture).total.sum(), (moving, fixed, u)
+    )
+    theirs = torch.autograd.grad(
+        registration_objective_reference(moving, fixed, u, mixture).total.sum(), (moving, fixed, u)
+    )
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
+
+
+def test_the_raw_operator_refuses_a_gradient_it_does_not_have():
+    moving, fixed = images()
+    arguments = [None, None, None, [0.0, 1, 0, 0, 0, 0], [1.0, 1, 1, 1], "border", [1.0, 1.0]]
+    terms = torch.ops.diffreg.registration_objective(
+        moving.requires_grad_(), fixed, field(), *arguments, "hyperelastic", 0.2, False, False
+    )
+    with pytest.raises(NotImplementedError, match="gradient to the displacement alone"):
+        terms[0].sum().backward()
+
+
+def test_a_gradient_penalty_is_not_lost():
+    moving, fixed = images(1, 1, (6, 7))
+    u = field(1, (6, 7)).requires_grad_()
+    norms = []
+    for function in (registration_objective, registration_objective_reference):
+        (first,) = torch.autograd.grad(function(moving, fixed, u).total.sum(), u, create_graph=True)
+        norms.append(torch.autograd.grad((first**2).sum(), u)[0])
+    assert norms[0].any()
+    torch.testing.assert_close(*norms, rtol=1e-9, atol=1e-9)
+
+
+def test_scales_are_those_of_the_images_before_warping():
+    moving, fixed = images()
+    u = field()
+    found = registration_objective(moving, fixed, u, "pls").similarity
+    scales = gradient_scale(moving), gradient_scale(fixed)
+    expected = parallel_level_sets(warp(moving, u), fixed, *scales)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    given = registration_objective(moving, fixed, u, "pls", eps_moving=0.3, eps_fixed=scales[1])
+    assert not torch.allclose(given.similarity, found)
+
+
+def test_the_warped_image_comes_back_where_it_is_asked_for():
+    moving, fixed = images(2, 3)
+    u = field().requires_grad_()
+    assert registration_objective(moving, fixed, u).warped is None
+    warped = registration_objective(moving, fixed, u, padding="zeros", return_warped=True).warped
+    assert torch.equal(warped, warp(moving, u, padding="zeros"))
+    (ours,) = torch.autograd.grad((warped**2).sum(), u)
+    (theirs,) = torch.autograd.grad((warp(moving, u, padding="zeros") ** 2).sum(), u)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_options_reach_the_energies():
+    moving, fixed = images()
+    u = 3 * field()
+    options = {"penalty": "hinge", "threshold": 0.7, "spacing": (1.0, 2.0)}
+    terms = registration_objective(moving, fixed, u, **options)
+    expected = deformation_energy(u, (1.0, 2.0), "hinge", 0.7)
+    for own, other in zip(terms[2:5], expected, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=0)
+
+
+def test_no_weights_are_the_default_preset():
+    moving, fixed = images()
+    terms = registration_objective(moving, fixed, field())
+    weights = PRESETS["default"].weights
+    expected = sum(w * t for w, t in zip(weights, terms[1:5], strict=True))
+    torch.testing.assert_close(terms.total, expected)
+
+
+def test_a_displacement_that_is_not_finite_shows():
+    moving, fixed = images(2)
+    u = field(2)
+    u[1, 0, 5, 5] = math.nan
+    terms, gradient = registration_objective_value_and_gradient(moving, fixed, u)
+    assert torch.isfinite(terms.total[0]) and gradient[0].isfinite().all()
+    assert terms.total[1].isnan() and gradient[1, 0, 5, 5].isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_single(dtype):
+    moving, fixed = images(dtype=dtype)
+    u = field(dtype=dtype).requires_grad_()
+    terms = registration_objective(moving, fixed, u)
+    expected = registration_objective(moving.float(), fixed.float(), u.detach().float())
+    assert all(torch.equal(t.detach(), e) for t, e in zip(terms[:5], expected[:5], strict=True))
+    terms.total.sum().backward()
+    assert u.grad.dtype == dtype and u.grad.any()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"similarity": "mi"}, "similarity must be one of 'ssd', 'ncc', 'lncc'"),
+        ({"similarity": {}}, "similarity must name at least one measure"),
+        ({"similarity": {"ncc": math.inf}}, "similarity must have finite factors, got inf"),
+        ({"weights": (1, 2, 3)}, "weights must be a preset or 4 numbers"),
+        ({"weights": (1, 2, 3, -1)}, "weights must be a preset or 4 numbers"),
+        ({"padding": "reflect"}, "padding must be one of"),
+        ({"penalty": "none"}, "penalty must be one of"),
+        ({"mask": torch.ones(1, 1, 3, 3)}, "mask must be"),
+        ({"similarity": "pls", "eps_moving": -1.0}, "eps_moving must be positive"),
+        ({"displacement": field(2, (12, 14))}, "displacement must be .* on the grid of fixed"),
+        ({"moving": torch.zeros(2, 3, 12, 13)}, "moving must have the samples and channels"),
+        ({"moving": torch.zeros(2, 1, 0, 13)}, "moving must have voxels to read"),
+    ],
+)
+def test_errors_name_the_argument(changes, message):
+    moving, fixed = images()
+    arguments = {"moving": moving, "fixed": fixed, "displacement": field(), **changes}
+    with pytest.raises(ValueError, match=message):
+        registration_objective(**arguments)
+
+
+def test_it_is_a_named_tuple():
+    terms = registration_objective(*images(), field())
+    assert isinstance(terms, RegistrationObjective)
+    assert terms._fields == (
+        *("total", "similarity", "diffusion", "bending", "determinant", "warped"),
+    )
