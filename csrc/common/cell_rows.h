@@ -18,7 +18,7 @@ struct Field {
 
   const T* row(int component, int64_t y) const { return data + (component * height + y) * width; }
 
-  Cell<T> cell(int64_t y, int64_t x) const {
+  DIFFREG_INLINE Cell<T> cell(int64_t y, int64_t x) const {
     const T *top0 = row(0, y) + x, *top1 = row(1, y) + x;
     const T u00[] = {top0[0], top1[0]}, u01[] = {top0[1], top1[1]};
     const T u10[] = {top0[width], top1[width]}, u11[] = {top0[width + 1], top1[width + 1]};
@@ -37,7 +37,7 @@ class CellRow {
   void clear() { std::fill(parts_.begin(), parts_.end(), T(0)); }
 
   // Stores what cell x gives to its four vertices.
-  void store(int64_t x, const Cell<T>& cell, const T* corner) {
+  DIFFREG_INLINE void store(int64_t x, const Cell<T>& cell, const T* corner) {
     T at00[2], at10[2], at01[2], at11[2];
     cell.adjoint(corner, at00, at10, at01, at11);
     for (int c = 0; c < 2; ++c) {
@@ -49,11 +49,15 @@ class CellRow {
   }
 
   // Component c of what the row gives to vertex x of the row above it (side 0) or below (side 1).
-  T at(int side, int c, int64_t x) const { return part(side, 0, c)[x] + part(side, 1, c)[x + 1]; }
+  DIFFREG_INLINE T at(int side, int c, int64_t x) const {
+    return part(side, 0, c)[x] + part(side, 1, c)[x + 1];
+  }
 
  private:
-  T* part(int side, int right, int c) { return &parts_[((side * 2 + right) * 2 + c) * stride_]; }
-  const T* part(int side, int right, int c) const {
+  DIFFREG_INLINE T* part(int side, int right, int c) {
+    return &parts_[((side * 2 + right) * 2 + c) * stride_];
+  }
+  DIFFREG_INLINE const T* part(int side, int right, int c) const {
     return &parts_[((side * 2 + right) * 2 + c) * stride_];
   }
 

@@ -14,7 +14,7 @@
 namespace diffreg::deformation_energy {
 
 template <typename T>
-T squared(T d) {
+DIFFREG_INLINE T squared(T d) {
   return d * d;
 }
 
@@ -54,11 +54,12 @@ template <typename T>
 struct AxisDifferences {
   T d[4];
 
-  AxisDifferences(T u0, T u1, T u2, T u3, T u4) : d{u1 - u0, u2 - u1, u3 - u2, u4 - u3} {}
+  DIFFREG_INLINE AxisDifferences(T u0, T u1, T u2, T u3, T u4)
+      : d{u1 - u0, u2 - u1, u3 - u2, u4 - u3} {}
 
-  T after() const { return d[2]; }
-  T second() const { return d[2] - d[1]; }
-  T gather(const AxisFactors<T>& f) const {
+  DIFFREG_INLINE T after() const { return d[2]; }
+  DIFFREG_INLINE T second() const { return d[2] - d[1]; }
+  DIFFREG_INLINE T gather(const AxisFactors<T>& f) const {
     return (f.before * d[1] - f.after * d[2]) +
            (f.back * (d[1] - d[0]) + f.here * (d[2] - d[1]) + f.ahead * (d[3] - d[2]));
   }
@@ -87,8 +88,8 @@ class Stencil {
 
   // Gradient at voxel x, whose neighbours are at x + left2 .. x + right2; squares: of the first
   // difference and the second along axis 0, the same along axis 1, and the mixed difference.
-  T gather(int64_t x, const AxisFactors<T>& along1, int64_t left2, int64_t left, int64_t right,
-           int64_t right2, T* squares) const {
+  DIFFREG_INLINE T gather(int64_t x, const AxisFactors<T>& along1, int64_t left2, int64_t left,
+                          int64_t right, int64_t right2, T* squares) const {
     const T* u = row_[2] + x;
     const AxisDifferences<T> v(row_[0][x], row_[1][x], u[0], row_[3][x], row_[4][x]);
     const AxisDifferences<T> h(u[left2], u[left], u[0], u[right], u[right2]);
@@ -187,7 +188,8 @@ class EnergyGradient {
         psi_(psi),
         penalised_(penalised),
         above_(field.width),
-        below_(field.width) {
+        below_(field.width),
+        laid_(5 * field.width) {
     if (first > 0) evaluate_cells<false>(first - 1);
   }
 
@@ -209,17 +211,21 @@ class EnergyGradient {
       below_.clear();
       return 0;
     }
-    const auto evaluate = [&](int64_t x) {
+    T* const laid = laid_.data();
+#pragma GCC ivdep  // no cell depends on another
+    for (int64_t x = 0; x < field_.width - 1; ++x) {
       const Cell<T> cell = field_.cell(y, x);
       T corner[4], slope[4];
       cell.determinants(corner);
       for (int k = 0; k < 4; ++k) slope[k] = slope_.corner * psi_.slope(corner[k]);
       below_.store(x, cell, slope);
-      if constexpr (!valued) return T(0);
-      return (psi_.value(corner[0]) + psi_.value(corner[1])) +
-             (psi_.value(corner[2]) + psi_.value(corner[3]));
-    };
-    return sum_row<T>(0, field_.width - 1, evaluate);
+      if constexpr (valued) {
+        laid[x] = (psi_.value(corner[0]) + psi_.value(corner[1])) +
+                  (psi_.value(corner[2]) + psi_.value(corner[3]));
+      }
+    }
+    if constexpr (!valued) return 0;
+    return sum_row<T>(0, field_.width - 1, [&](int64_t x) { return laid[x]; });
   }
 
   template <bool valued>
@@ -240,17 +246,20 @@ class EnergyGradient {
     const int64_t inner = std::min<int64_t>(2, W), outer = std::max(inner, W - 2);
     for (int64_t x = 0; x < inner; ++x) at_border(x);
     const auto within = stencil.along1();
-    const auto fill = [&](int64_t x, T* squares) {
-      gradient[x] = stencil.gather(x, within, -2, -1, 1, 2, squares) + cells(x);
-    };
-    if constexpr (valued) {
-      sum_row<T>(inner, outer, fill, total);
-    } else {
+    T* const laid = laid_.data();
 #pragma GCC ivdep
-      for (int64_t x = inner; x < outer; ++x) {
-        T squares[5];
-        fill(x, squares);
+    for (int64_t x = inner; x < outer; ++x) {
+      T squares[5];
+      gradient[x] = stencil.gather(x, within, -2, -1, 1, 2, squares) + cells(x);
+      if constexpr (valued) {
+        for (int k = 0; k < 5; ++k) laid[k * W + x] = squares[k];
       }
+    }
+    if constexpr (valued) {
+      const auto read = [&](int64_t x, T* out) {
+        for (int k = 0; k < 5; ++k) out[k] = laid[k * W + x];
+      };
+      sum_row<T>(inner, outer, read, total);
     }
     for (int64_t x = outer; x < W; ++x) at_border(x);
     sums.first[0][c] = total[0];
@@ -265,6 +274,9 @@ class EnergyGradient {
   Penalty<T, kind> psi_;
   bool penalised_;
   CellRow<T> above_, below_;  // the cells on both sides of the row
+  // What a row gives to the energies, laid down before it is summed: at once, the loops would not
+  // become vector code.
+  std::vector<T> laid_;
 };
 
 // Calls run(Penalty<T, kind>) for the penalty of that name.

@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "../common/host_device.h"
 
@@ -17,6 +19,21 @@ struct Sampling {
   Padding padding;
 };
 
+// `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a jump
+// round the reading of the value, and a loop over voxels no vector code.
+template <typename T>
+DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  Bits of_value, of_otherwise;
+  memcpy(&of_value, &value, sizeof value);
+  memcpy(&of_otherwise, &otherwise, sizeof otherwise);
+  const Bits all = static_cast<Bits>(0) - static_cast<Bits>(weight != 0);
+  const Bits bits = (of_value & all) | (of_otherwise & ~all);
+  T chosen;
+  memcpy(&chosen, &bits, sizeof chosen);
+  return chosen;
+}
+
 // The two voxels of one axis beside a coordinate, with the weights of a convex combination and the
 // weights' derivatives. Both indices always lie inside the axis; a voxel that is outside has weight
 // 0.
@@ -26,15 +43,14 @@ struct Neighbours {
   T low_weight, high_weight;
   T low_slope, high_slope;
 
-  // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit.
+  // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit: x + -0 is x.
   DIFFREG_HD T interpolate(T at_low, T at_high) const {
-    if (high_weight == 0) return low_weight == 0 ? T(0) : low_weight * at_low;
-    if (low_weight == 0) return high_weight * at_high;
-    return low_weight * at_low + high_weight * at_high;
+    return low_weight * unless_zero(low_weight, at_low, T(0)) +
+           high_weight * unless_zero(high_weight, at_high, -T(0));
   }
   DIFFREG_HD T differentiate(T at_low, T at_high) const {
-    return (low_slope == 0 ? T(0) : low_slope * at_low) +
-           (high_slope == 0 ? T(0) : high_slope * at_high);
+    return low_slope * unless_zero(low_slope, at_low, T(0)) +
+           high_slope * unless_zero(high_slope, at_high, T(0));
   }
 };
 
@@ -110,6 +126,12 @@ DIFFREG_HD T value(Image image, const Stride* stride, const Neighbours<T>* at) {
 template <int D, typename T>
 struct Corners {
   T voxel[1 << D];
+
+  // of(k) is the k-th of them.
+  template <typename Of>
+  DIFFREG_HD explicit Corners(const Of& of) {
+    for (int k = 0; k < 1 << D; ++k) voxel[k] = of(k);
+  }
 
   template <typename Image, typename Stride>
   DIFFREG_HD Corners(Image image, const Stride* stride, const Neighbours<T>* at) {

@@ -191,16 +191,29 @@ class WarpedRows {
     T* out = values_.row(y);
     T* slope0 = with_slopes ? slopes_[0].row(y) : nullptr;
     T* slope1 = with_slopes ? slopes_[1].row(y) : nullptr;
-    for_voxels<Rule>(grids_, line, 0, grids_.to[D - 1], [&](int64_t x, const Neighbours<T>* at) {
-      const Corners<D, T> corners(image, stride, at);
-      out[x] = corners.value(at);
-      if constexpr (with_slopes) {
+    // First the voxels, some at a time, then the arithmetic: its choices would make the reads
+    // conditional, and neither would become vector code.
+    T voxels[1 << D][kPiece];
+    for (int64_t begin = 0; begin < grids_.to[D - 1]; begin += kPiece) {
+      const int64_t end = std::min(begin + kPiece, grids_.to[D - 1]);
+      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+        const Corners<D, T> corners(image, stride, at);
+        for (int k = 0; k < 1 << D; ++k) voxels[k][x - begin] = corners.voxel[k];
+      });
+      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+        const Corners<D, T> corners([&](int k) { return voxels[k][x - begin]; });
+        out[x] = corners.value(at);
+      });
+      if constexpr (!with_slopes) continue;
+      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+        const Corners<D, T> corners([&](int k) { return voxels[k][x - begin]; });
         slope0[x] = corners.template derivative<0>(at);
         slope1[x] = corners.template derivative<1>(at);
-      }
-    });
+      });
+    }
   }
 
+  static constexpr int64_t kPiece = 256;
   Grids grids_;
   const T* moving_;
   const T* displacement_;
