@@ -180,7 +180,8 @@ void add_row(const Field<T>& field, const Coefficients& factor, Penalty<T, kind>
 template <typename T, PenaltyKind kind>
 class EnergyGradient {
  public:
-  // From row `first` on. Without `penalised` the determinants give nothing, not even NaN.
+  // From row `first` on. Without `penalised` the determinants give the gradient
+  // nothing, not even NaN.
   EnergyGradient(const Field<T>& field, const Slopes<T>& slope, const Penalty<T, kind>& psi,
                  bool penalised, int64_t first)
       : field_(field),
@@ -204,13 +205,22 @@ class EnergyGradient {
   }
 
  private:
+  double cell_values(int64_t y) const {
+    return sum_row<T>(0, field_.width - 1, [&](int64_t x) {
+      T corner[4];
+      field_.cell(y, x).determinants(corner);
+      return (psi_.value(corner[0]) + psi_.value(corner[1])) +
+             (psi_.value(corner[2]) + psi_.value(corner[3]));
+    });
+  }
+
   // What the cells of row y give, and the sum of their penalties.
   template <bool valued>
   double evaluate_cells(int64_t y) {
-    if (!penalised_ || y + 1 >= field_.height || field_.width < 2) {
-      below_.clear();
-      return 0;
-    }
+    const bool none = y + 1 >= field_.height || field_.width < 2;
+    if (none || !penalised_) below_.clear();
+    if (none || (!penalised_ && !valued)) return 0;
+    if (!penalised_) return cell_values(y);
     T* const laid = laid_.data();
 #pragma GCC ivdep  // no cell depends on another
     for (int64_t x = 0; x < field_.width - 1; ++x) {

@@ -93,7 +93,8 @@ struct Arguments {
 template <typename T>
 class Sweep {
  public:
-  Sweep(const Arguments& arguments)
+  // Without `measured` no similarity is looked at.
+  Sweep(const Arguments& arguments, bool measured)
       : arguments_(arguments),
         grids_(arguments.moving, arguments.displacement),
         weights_(arguments.mask, arguments.fixed),
@@ -102,16 +103,20 @@ class Sweep {
         strips_(strip_count(height_, arguments.strip_rows())),
         moments_(grids_.samples),
         sums_(grids_.samples, strips_) {
-    if (arguments.uses(kNcc)) measure_moments();
+    if (measured && arguments.uses(kNcc)) measure_moments();
   }
 
   // The energies and measures of all samples; their weighted gradient into `gradient` (N, D, H, W)
-  // and the warped image into `warped` (N, C, H, W), where these are not null.
-  template <typename Psi>
+  // and the warped image into `warped` (N, C, H, W), where these are not null. Unless `valued`, a
+  // similarity of weight 0 gives nothing, not even NaN.
+  template <bool valued, typename Psi>
   void run(const Psi& psi, const std::vector<Weights>& weights, T* gradient, T* warped) {
     const Coefficients factor(height_, width_, arguments_.spacing.data());
     const auto run_strip = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-      auto channels = channels_of(n, first, end, gradient != nullptr);
+      std::vector<Channel> channels;
+      if (valued || weights[n].similarity != 0) {
+        channels = channels_of(n, first, end, gradient != nullptr);
+      }
       double* sums = sums_.at(n, strip);
       const Field<T> field{field_of(n), height_, width_};
       T* out = gradient ? gradient + n * D * height_ * width_ : nullptr;
@@ -123,7 +128,7 @@ class Sweep {
       for (int64_t y = first; y < end; ++y) {
         if (out) {
           T* const rows[D] = {out + y * width_, out + (height_ + y) * width_};
-          energies.template row<true>(y, rows, factor, sums + kMeasures);
+          energies.template row<valued>(y, rows, factor, sums + kMeasures);
           for (Channel& channel : channels) {
             add_gradient(channel, n, y, weights[n].similarity, to_warped, rows, sums);
           }
@@ -286,11 +291,11 @@ Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displac
   if (u.numel() == 0) return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
-    Sweep<T> sweep(arguments);
+    Sweep<T> sweep(arguments, true);
     deformation_energy::dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
       const std::vector<Weights> all(u.size(0), {weights[0], weights[1], weights[2], weights[3]});
-      sweep.run(psi, all, need_gradient ? gradient.mutable_data_ptr<T>() : nullptr,
-                need_warped ? warped.mutable_data_ptr<T>() : nullptr);
+      sweep.template run<true>(psi, all, need_gradient ? gradient.mutable_data_ptr<T>() : nullptr,
+                               need_warped ? warped.mutable_data_ptr<T>() : nullptr);
     });
     for (int64_t n = 0; n < u.size(0); ++n) {
       const double found[] = {sweep.similarity(n), sweep.energy(n, 0), sweep.energy(n, 1),
@@ -345,10 +350,10 @@ Tensor backward(std::optional<Tensor> grad_total, std::optional<Tensor> grad_sim
     using T = decltype(zero);
     const std::optional<Tensor> gradients[5] = {grad_total, grad_similarity, grad_diffusion,
                                                 grad_bending, grad_determinant};
-    Sweep<T> sweep(arguments);
+    Sweep<T> sweep(arguments, grad_total || grad_similarity);
+    const auto upstream = upstream_weights<T>(gradients, weights, u);
     deformation_energy::dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
-      sweep.run(psi, upstream_weights<T>(gradients, weights, u), gradient.mutable_data_ptr<T>(),
-                nullptr);
+      sweep.template run<false>(psi, upstream, gradient.mutable_data_ptr<T>(), nullptr);
     });
   });
   return gradient;

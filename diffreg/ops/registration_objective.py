@@ -155,7 +155,7 @@ def registration_objective(
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
         ValueError: shapes, devices or options that do not fit.
-        NotImplementedError: forward-mode AD, or a device without kernels.
+        NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
         Theljani and Chen 2020: its three parts; the exact form is ours.
@@ -428,7 +428,14 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, *upstream):
     refuse_forward_mode("registration_objective")
-    if any(ctx.needs_input_grad[k] for k in range(6) if k != 2):
+    for name, need in zip(
+        ("eps_moving", "eps_fixed", "mask"), ctx.needs_input_grad[3:6], strict=True
+    ):
+        if need:
+            raise NotImplementedError(
+                f"registration_objective has no gradient to {name}: pass {name}.detach()"
+            )
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         raise NotImplementedError(
             "torch.ops.diffreg.registration_objective has a gradient to the displacement alone: "
             "call diffreg.ops.registration_objective, which composes the single operators"

@@ -141,6 +141,39 @@ def test_the_raw_operator_refuses_a_gradient_it_does_not_have():
         terms[0].sum().backward()
 
 
+@pytest.mark.parametrize("weights", [(1, 1, 1, 0), (0, 1, 1, 1), (1, 0, 0, 1)])
+def test_terms_of_weight_0_keep_their_value(weights):
+    moving, fixed = images()
+    u = field()
+    expected = registration_objective_reference(moving, fixed, u, "ncc", weights)
+    for found in (
+        registration_objective(moving, fixed, u.clone().requires_grad_(), "ncc", weights),
+        registration_objective_value_and_gradient(moving, fixed, u, "ncc", weights)[0],
+    ):
+        for own, other in zip(found[:5], expected[:5], strict=True):
+            torch.testing.assert_close(own.detach(), other, rtol=1e-11, atol=1e-13)
+
+
+@every_measure
+def test_the_energies_gradient_does_not_see_the_images(name):
+    moving, fixed = images()
+    moving[0, 0, 5, 5] = math.nan
+    u = field().requires_grad_()
+    terms = registration_objective(moving, fixed, u, name, eps_moving=0.1, eps_fixed=0.1)
+    (ours,) = torch.autograd.grad(terms.bending.sum(), u)
+    (theirs,) = torch.autograd.grad(deformation_energy(u).bending.sum(), u)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_a_mask_or_a_scale_has_no_gradient_and_the_message_says_so():
+    moving, fixed = images()
+    u = field().requires_grad_()
+    mask = torch.ones(2, 1, 12, 13, dtype=torch.float64, requires_grad=True)
+    total = registration_objective(moving, fixed, u, mask=mask).total
+    with pytest.raises(NotImplementedError, match=r"no gradient to mask: pass mask\.detach"):
+        total.sum().backward()
+
+
 def test_a_gradient_penalty_is_not_lost():
     moving, fixed = images(1, 1, (6, 7))
     u = field(1, (6, 7)).requires_grad_()
