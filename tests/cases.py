@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffreg import ops
-from diffreg.ops.registration_objective import MEASURES
+from diffreg.ops._objective import MEASURES
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -13,7 +13,7 @@ from diffreg.ops import (
     parallel_level_sets_reference,
     registration_objective,
 )
-from diffreg.ops.registration_objective import PRESETS
+from diffreg.ops._objective import PRESETS
 
 WEIGHTS = PRESETS["default"].weights
 EPS = 0.02

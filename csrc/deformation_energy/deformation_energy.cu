@@ -104,33 +104,27 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
   }
 }
 
-// The derivative of every squared difference by it, upstream gradient included. An energy that was
-// not used adds nothing, not even NaN.
 template <typename T>
-struct Slopes {
-  bool diffuses, bends;
-  T first[D][D], second[D][D], mixed[D], corner;
+DIFFREG_DEVICE double load_or_0(const T* upstream, int64_t n) {
+  return upstream ? double(load(upstream + n)) : 0;
+}
 
-  DIFFREG_DEVICE Slopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n)
-      : diffuses(upstream.diffusion), bends(upstream.bending) {
-    const double diffusion = diffuses ? double(load(upstream.diffusion + n)) : 0;
-    const double bending = bends ? double(load(upstream.bending + n)) : 0;
-    const double determinant = upstream.determinant ? double(load(upstream.determinant + n)) : 0;
-    for (int c = 0; c < D; ++c) {
-      for (int k = 0; k < D; ++k) {
-        first[k][c] = static_cast<T>(2 * diffusion * factor.first[k][c]);
-        second[k][c] = static_cast<T>(2 * bending * factor.second[k][c]);
-      }
-      mixed[c] = static_cast<T>(2 * bending * factor.mixed[c]);
-    }
-    corner = static_cast<T>(determinant * factor.corner);
-  }
+// An energy that was not used adds nothing, not even NaN.
+template <typename T>
+struct UsedSlopes : Slopes<T> {
+  bool diffuses, bends;
+
+  DIFFREG_DEVICE UsedSlopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n)
+      : Slopes<T>(factor, load_or_0(upstream.diffusion, n), load_or_0(upstream.bending, n),
+                  load_or_0(upstream.determinant, n)),
+        diffuses(upstream.diffusion),
+        bends(upstream.bending) {}
 };
 
 // What the differences along one axis give the vertex at `at` of an axis of that size; u(k) is the
 // component k voxels further along it.
 template <typename T, typename Component>
-DIFFREG_DEVICE T gather_axis(const Slopes<T>& slope, int axis, int c, int64_t at, int64_t size,
+DIFFREG_DEVICE T gather_axis(const UsedSlopes<T>& slope, int axis, int c, int64_t at, int64_t size,
                              const Component& u) {
   const T first = slope.first[axis][c], second = slope.second[axis][c];
   const bool before = inside(at - 1, size), after = inside(at + 1, size);
@@ -183,7 +177,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     tile.fill(displacement + n * D * voxels, problem.height, problem.width, place.y - 2,
               place.x - 2);
     __syncthreads();
-    const Slopes<T> slope(problem.factor, upstream, n);
+    const UsedSlopes<T> slope(problem.factor, upstream, n);
     for_tile<kTileColumns<S>, kTileRows>([&](int row, int column) {
       const int64_t y = place.y + row, x = place.x + column;
       if (!inside(y, problem.height) || !inside(x, problem.width)) return;

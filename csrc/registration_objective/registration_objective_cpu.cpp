@@ -288,7 +288,11 @@ Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displac
   Tensor terms[5];
   for (Tensor& term : terms) term = torch::stable::new_zeros(u, {u.size(0)});
   Tensor warped = output(arguments.fixed, need_warped), gradient = output(u, need_gradient);
-  if (u.numel() == 0) return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
+  if (u.numel() == 0) {  // what correlation gives for images without voxels
+    torch::stable::fill_(terms[1], arguments.mixture[kNcc]);
+    torch::stable::fill_(terms[0], weights[0] * arguments.mixture[kNcc]);
+    return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
+  }
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
     Sweep<T> sweep(arguments, true);

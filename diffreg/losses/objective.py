@@ -21,7 +21,7 @@ from diffreg.ops import (
     registration_objective_value_and_gradient,
 )
 from diffreg.ops._checks import check_choice
-from diffreg.ops.registration_objective import (
+from diffreg.ops._objective import (
     LEVEL_SETS,
     MEASURES,
     PRESETS,

@@ -11,8 +11,8 @@ from torch import nn
 from diffreg.losses.mutual_information import mutual_information
 from diffreg.ops import correlation, local_correlation, parallel_level_sets
 from diffreg.ops._checks import check_choice
+from diffreg.ops._objective import sum_of_squares
 from diffreg.ops.local_correlation import check_window
-from diffreg.ops.registration_objective import sum_of_squares
 
 REDUCTIONS = ("mean", "sum", "none")
 

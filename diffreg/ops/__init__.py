@@ -5,6 +5,7 @@ documentation, the oracle of its tests and the baseline of its benchmark.
 """
 
 from diffreg.ops import _core  # noqa: F401  (loads the compiled operators)
+from diffreg.ops._objective import RegistrationObjective, Weights
 from diffreg.ops.correlation import correlation, correlation_reference
 from diffreg.ops.deformation_energy import (
     DeformationEnergy,
@@ -19,8 +20,6 @@ from diffreg.ops.jacobian_determinant import (
 from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
 from diffreg.ops.parallel_level_sets import parallel_level_sets, parallel_level_sets_reference
 from diffreg.ops.registration_objective import (
-    RegistrationObjective,
-    Weights,
     registration_objective,
     registration_objective_reference,
     registration_objective_value_and_gradient,

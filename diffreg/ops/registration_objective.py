@@ -1,113 +1,21 @@
 """The whole objective of a registration as one operator: warp, similarity and energies."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
 
-from diffreg.ops._checks import (
-    arithmetic_dtype,
-    check_choice,
-    check_displacement,
-    check_image,
-    check_pair,
-    check_same_device,
-    checked_mask,
-    refuse_forward_mode,
-)
+from diffreg.ops._checks import refuse_forward_mode
 from diffreg.ops._double_backward import gradients_of_gradients
-from diffreg.ops.correlation import correlation, correlation_reference
-from diffreg.ops.deformation_energy import (
-    THRESHOLDS,
-    _lengths,
-    _threshold,
-    deformation_energy,
-    deformation_energy_reference,
+from diffreg.ops._objective import (
+    MEASURES,
+    OPERATORS,
+    REFERENCES,
+    Options,
+    RegistrationObjective,
+    Similarity,
+    check_inputs,
+    compose,
 )
-from diffreg.ops.gradient_scale import gradient_scale, gradient_scale_reference
-from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
-from diffreg.ops.parallel_level_sets import (
-    _scale,
-    parallel_level_sets,
-    parallel_level_sets_reference,
-)
-from diffreg.ops.warp import PADDINGS, warp, warp_reference
-
-# In the order of the kernel's factors.
-MEASURES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf")
-LEVEL_SETS = {"pls": "pls", "smooth_pls": "smooth", "ngf": "ngf"}
-WINDOW = 9  # of "lncc"
-
-Similarity = str | Mapping[str, float]
-
-
-class Weights(NamedTuple):
-    """Factors of the objective's four terms."""
-
-    similarity: float
-    diffusion: float
-    bending: float
-    determinant: float
-
-
-class Preset(NamedTuple):
-    """What is minimised where nothing else is said."""
-
-    similarity: Mapping[str, float]
-    weights: Weights
-
-
-# "paper": lambda = 60 is Theljani and Chen's, the three ones are ours; it folds on cardiac pairs.
-# "default" was found on the very images that it was tried on: tune inside the split.
-PRESETS = {
-    "default": Preset({"ncc": 1.0, "lncc": 0.2}, Weights(60, 1, 30, 3)),
-    "paper": Preset({"ncc": 1.0}, Weights(60, 1, 1, 1)),
-}
-
-
-class RegistrationObjective(NamedTuple):
-    """The weighted sum and its terms, which are raw; (N,) each."""
-
-    total: torch.Tensor
-    similarity: torch.Tensor
-    diffusion: torch.Tensor
-    bending: torch.Tensor
-    determinant: torch.Tensor
-    warped: torch.Tensor | None = None  # (N, C, *S), where it was asked for
-
-
-def sum_of_squares(
-    warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Mean squared difference over voxels and channels, weighted by the mask.
-
-    Args:
-        warped: image (N, C, *S), any floating dtype.
-        fixed: image of the same shape.
-        mask: weights (N, 1, *S) >= 0; None is 1.
-
-    Returns:
-        (N,); 0 where the weights add up to 0.
-
-    Raises:
-        TypeError, ValueError: dtypes, shapes or devices that do not fit.
-
-    Example:
-        >>> import torch
-        >>> from diffreg.losses import sum_of_squares
-        >>> sum_of_squares(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-        tensor([1.])
-    """
-    check_pair(warped, fixed)
-    dtype = arithmetic_dtype(warped, fixed)
-    weights = checked_mask(mask, warped, dtype)
-    squares = ((warped.to(dtype) - fixed.to(dtype)) ** 2).flatten(1)
-    if weights is None:
-        return squares.mean(1) if squares.shape[1] else squares.sum(1)
-    total = weights.flatten(1).sum(1) * warped.shape[1]
-    sums = (squares * weights.expand_as(warped).flatten(1)).sum(1)
-    return sums / torch.where(total == 0, torch.ones_like(total), total)
 
 
 def registration_objective(
@@ -167,14 +75,14 @@ def registration_objective(
         >>> registration_objective(image, image, torch.zeros(1, 2, 8, 8), "ssd").total
         tensor([0.])
     """
-    options = _Options(similarity, weights, padding, penalty, threshold, spacing)
-    _check(moving, fixed, displacement)
+    options = Options(similarity, weights, padding, penalty, threshold, spacing)
+    check_inputs(moving, fixed, displacement)
     refuse_forward_mode("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     if differentiated or moving.device.type not in ("cpu", "meta"):
         scales = eps_moving, eps_fixed
-        return _compose(
-            _OPERATORS, options, moving, fixed, displacement, *scales, mask, return_warped
+        return compose(
+            OPERATORS, options, moving, fixed, displacement, *scales, mask, return_warped
         )
     need_gradient = torch.is_grad_enabled() and displacement.requires_grad
     arguments = options.arguments(moving, fixed, displacement, eps_moving, eps_fixed, mask)
@@ -215,13 +123,13 @@ def registration_objective_value_and_gradient(
         >>> gradient.abs().max()
         tensor(0.)
     """
-    options = _Options(similarity, weights, padding, penalty, threshold, spacing)
-    _check(moving, fixed, displacement)
+    options = Options(similarity, weights, padding, penalty, threshold, spacing)
+    check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
     if moving.device.type not in ("cpu", "meta"):
         with torch.enable_grad():
             u = displacement.detach().requires_grad_()
-            terms = _compose(_OPERATORS, options, *images, u, eps_moving, eps_fixed, mask, False)
+            terms = compose(OPERATORS, options, *images, u, eps_moving, eps_fixed, mask, False)
             (gradient,) = torch.autograd.grad(terms.total.sum(), u)
         return RegistrationObjective._make([*(t.detach() for t in terms[:5]), None]), gradient
     with torch.no_grad():
@@ -230,146 +138,6 @@ def registration_objective_value_and_gradient(
             *arguments, True, False
         )
     return RegistrationObjective._make([*values, None]), gradient.to(displacement.dtype)
-
-
-class _Options:
-    """What is not a tensor, checked."""
-
-    def __init__(self, similarity, weights, padding, penalty, threshold, spacing) -> None:
-        self.mixture = checked_mixture(similarity)
-        self.weights = checked_weights(PRESETS["default"].weights if weights is None else weights)
-        check_choice("padding", padding, PADDINGS)
-        check_choice("penalty", penalty, tuple(THRESHOLDS))
-        self.padding, self.penalty, self.threshold, self.spacing = (
-            padding,
-            penalty,
-            threshold,
-            spacing,
-        )
-
-    def arguments(self, moving, fixed, displacement, eps_moving, eps_fixed, mask) -> tuple:
-        """What torch.ops.diffreg.registration_objective takes, but for what it is to return."""
-        dtype = arithmetic_dtype(moving, fixed, displacement)
-        moving, fixed = moving.to(dtype), fixed.to(dtype)
-        scales: tuple[torch.Tensor | None, ...] = (None, None)
-        if any(name in LEVEL_SETS for name in self.mixture):
-            scales = (
-                _scale("eps_moving", eps_moving, moving, gradient_scale).to(dtype),
-                _scale("eps_fixed", eps_fixed, fixed, gradient_scale).to(dtype),
-            )
-        return (
-            *(moving, fixed, displacement.to(dtype), *scales),
-            checked_mask(mask, fixed, dtype),
-            [self.mixture.get(name, 0.0) for name in MEASURES],
-            list(self.weights),
-            self.padding,
-            _lengths(self.spacing, displacement.ndim - 2),
-            self.penalty,
-            _threshold(self.penalty, self.threshold),
-        )
-
-
-def checked_mixture(similarity: Similarity, names: Sequence[str] = MEASURES) -> dict[str, float]:
-    """Measure -> factor.
-
-    Raises:
-        ValueError: a name that is not known, no name, or a factor that is not finite.
-    """
-    mixture = {similarity: 1.0} if isinstance(similarity, str) else dict(similarity)
-    if not mixture:
-        raise ValueError("similarity must name at least one measure, got an empty mapping")
-    for name, factor in mixture.items():
-        check_choice("similarity", name, tuple(names))
-        if not math.isfinite(factor):
-            raise ValueError(f"similarity must have finite factors, got {factor} for {name!r}")
-    return {name: float(factor) for name, factor in mixture.items()}
-
-
-def checked_weights(weights: Sequence[float]) -> Weights:
-    """Four finite numbers >= 0.
-
-    Raises:
-        ValueError: they are not.
-    """
-    values = [float(weight) for weight in weights]
-    if len(values) != 4 or not all(0 <= value < math.inf for value in values):
-        raise ValueError(
-            "weights must be a preset or 4 numbers >= 0 (similarity, diffusion, bending, "
-            f"determinant), got {values}"
-        )
-    return Weights(*values)
-
-
-def _check(moving: Any, fixed: Any, displacement: Any) -> None:
-    check_displacement(displacement)
-    check_image("moving", moving)
-    check_image("fixed", fixed)
-    if moving.shape[:2] != fixed.shape[:2]:
-        raise ValueError(
-            f"moving must have the samples and channels of fixed, {list(fixed.shape[:2])}, got "
-            f"{list(moving.shape[:2])}"
-        )
-    if displacement.shape[0] != fixed.shape[0] or displacement.shape[2:] != fixed.shape[2:]:
-        raise ValueError(
-            f"displacement must be (N, 2, H, W) on the grid of fixed, {list(fixed.shape)}, got "
-            f"{list(displacement.shape)}"
-        )
-    if moving.shape[2:].numel() == 0 and displacement.numel() > 0:
-        raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
-    check_same_device("moving", moving, "fixed", fixed)
-    check_same_device("displacement", displacement, "fixed", fixed)
-
-
-class _Parts(NamedTuple):
-    """The functions that the objective is made of."""
-
-    warp: Callable[..., torch.Tensor]
-    correlation: Callable[..., torch.Tensor]
-    local_correlation: Callable[..., torch.Tensor]
-    parallel_level_sets: Callable[..., torch.Tensor]
-    deformation_energy: Callable[..., Any]
-    gradient_scale: Callable[..., torch.Tensor]
-
-
-_OPERATORS = _Parts(
-    warp, correlation, local_correlation, parallel_level_sets, deformation_energy, gradient_scale
-)
-_REFERENCES = _Parts(
-    warp_reference,
-    correlation_reference,
-    local_correlation_reference,
-    parallel_level_sets_reference,
-    deformation_energy_reference,
-    gradient_scale_reference,
-)
-
-
-def _compose(
-    parts, options, moving, fixed, displacement, eps_moving, eps_fixed, mask, return_warped
-) -> RegistrationObjective:
-    """The objective out of its parts, one after the other."""
-    warped = parts.warp(moving, displacement, padding=options.padding)
-
-    def measure(name: str) -> torch.Tensor:
-        if name == "ssd":
-            return sum_of_squares(warped, fixed, mask)
-        if name == "ncc":
-            return parts.correlation(warped, fixed, mask)
-        if name == "lncc":
-            return parts.local_correlation(warped, fixed, WINDOW, mask)
-        # The edge scale is that of the unwarped image: it must not change with the displacement.
-        eps = parts.gradient_scale(moving.detach()) if eps_moving is None else eps_moving
-        return parts.parallel_level_sets(warped, fixed, eps, eps_fixed, LEVEL_SETS[name], mask)
-
-    measures = [factor * measure(name) for name, factor in options.mixture.items()]
-    similarity = torch.stack(measures).sum(0)
-    energies = parts.deformation_energy(
-        displacement, options.spacing, options.penalty, options.threshold
-    )
-    terms = similarity, *energies
-    pairs = zip(options.weights, terms, strict=True)
-    total = torch.stack([weight * term for weight, term in pairs]).sum(0)
-    return RegistrationObjective._make([total, *terms, warped if return_warped else None])
 
 
 def registration_objective_reference(
@@ -391,9 +159,9 @@ def registration_objective_reference(
 
     Args, Returns: as `registration_objective`.
     """
-    options = _Options(similarity, weights, padding, penalty, threshold, spacing)
+    options = Options(similarity, weights, padding, penalty, threshold, spacing)
     scales = eps_moving, eps_fixed
-    return _compose(_REFERENCES, options, moving, fixed, displacement, *scales, mask, return_warped)
+    return compose(REFERENCES, options, moving, fixed, displacement, *scales, mask, return_warped)
 
 
 @torch.library.register_fake("diffreg::registration_objective")
@@ -419,7 +187,6 @@ def _registration_objective_backward_fake(
 def _setup_context(ctx, inputs, output):
     *tensors, mixture, weights, padding, spacing, penalty, threshold, _, _ = inputs
     ctx.options = mixture, weights, padding, spacing, penalty, threshold
-    ctx.padding = padding
     gradient = output[6]
     ctx.mark_non_differentiable(gradient)
     ctx.save_for_backward(*tensors, gradient)
@@ -450,7 +217,7 @@ def _backward(ctx, *upstream):
     if warped is not None:
         moving, _, displacement, *_ = tensors
         _, through = torch.ops.diffreg.warp_backward(
-            warped, moving, displacement, "linear", ctx.padding, False, True
+            warped, moving, displacement, "linear", ctx.options[2], False, True
         )
         found = through if found is None else found + through
     return (None, None, found, *[None] * 11)

@@ -16,7 +16,7 @@ from diffreg.ops import (
     registration_objective_value_and_gradient,
     warp,
 )
-from diffreg.ops.registration_objective import MEASURES, PRESETS
+from diffreg.ops._objective import MEASURES, PRESETS
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
 
@@ -267,6 +267,14 @@ def test_errors_name_the_argument(changes, message):
     arguments = {"moving": moving, "fixed": fixed, "displacement": field(), **changes}
     with pytest.raises(ValueError, match=message):
         registration_objective(**arguments)
+
+
+@every_measure
+def test_an_empty_grid_costs_what_its_parts_cost(name):
+    moving, fixed = images(2, 1, (0, 5))
+    terms = registration_objective(moving, fixed, field(2, (0, 5)), name)
+    expected = registration_objective_reference(moving, fixed, field(2, (0, 5)), name)
+    assert all(torch.equal(own, other) for own, other in zip(terms[:5], expected[:5], strict=True))
 
 
 def test_it_is_a_named_tuple():
