@@ -105,9 +105,11 @@ __global__ void __launch_bounds__(kThreads, kResident)
     for (int64_t c = n * problem.channels; c < (n + 1) * problem.channels; ++c) {
       const T upstream = load(gradient + c * to + voxel);
       if (grad_displacement) {
-        const Corners<D, T> corners(Reader<S>{moving + c * from}, stride, at);
-        sum[0] += upstream * corners.template derivative<0>(at);
-        sum[1] += upstream * corners.template derivative<1>(at);
+        // Read once for each derivative: the cache has them, and registers decide how many blocks
+        // are resident.
+        const Reader<S> image{moving + c * from};
+        sum[0] += upstream * Corners<D, T>(image, stride, at).template derivative<0>(at);
+        sum[1] += upstream * Corners<D, T>(image, stride, at).template derivative<1>(at);
       }
       if (grad_moving) {
         splat<D>(grad_moving + c * from, stride, at, upstream, 0, problem.from[0],
