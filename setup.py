@@ -28,7 +28,7 @@ class CMakeBuild(build_ext):
             import torch
         except ImportError as error:
             raise SystemExit(
-                f"building diffreg needs {error.name} in this environment: install torch >= 2.13, "
+                f"building diffreg needs {error.name} in this environment: install torch >= 2.11, "
                 "pybind11, cmake and ninja, then pip install --no-build-isolation ."
             ) from None
         target = Path(self.get_ext_fullpath(ext.name)).resolve()

@@ -1,5 +1,6 @@
 """Warp against grid_sample with its identity grid made beforehand, PyTorch's own best."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -14,20 +15,17 @@ from diffreg.ops import warp
 
 def grid_sample(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """What PyTorch's users write: voxel units to [-1, 1], last axis first."""
-    size = torch.tensor([u.shape[3] - 1, u.shape[2] - 1], dtype=u.dtype)
-    grid = _identity(u.shape[2], u.shape[3]) + u.flip(1).permute(0, 2, 3, 1) * (2 / size)
+    identity, scale = _constants(u.shape[2], u.shape[3], u.device)
+    grid = identity + u.flip(1).permute(0, 2, 3, 1) * scale
     return F.grid_sample(moving, grid, padding_mode="border", align_corners=True)
 
 
-_GRIDS: dict[tuple[int, int], torch.Tensor] = {}
-
-
-def _identity(height: int, width: int) -> torch.Tensor:
-    if (height, width) not in _GRIDS:
-        axes = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
-        y, x = torch.meshgrid(*axes, indexing="ij")
-        _GRIDS[height, width] = torch.stack([x, y], dim=-1).unsqueeze(0)
-    return _GRIDS[height, width]
+@functools.cache
+def _constants(height: int, width: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    axes = (torch.linspace(-1, 1, n, device=device) for n in (height, width))
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    scale = torch.tensor([2 / (width - 1), 2 / (height - 1)], device=device)
+    return torch.stack([x, y], dim=-1).unsqueeze(0), scale
 
 
 CASE = Case(

@@ -17,6 +17,12 @@
 #define DIFFREG_CUDA_LIBRARY(library) STABLE_TORCH_LIBRARY_IMPL(diffreg, CUDA, library)
 #endif
 
+#ifndef DIFFREG_EMULATION
+// Of libtorch_cuda since torch 2.0; a CPU build of torch lacks it, so the reference is weak. The
+// stable ABI's own way to a stream's handle came with torch 2.13 only.
+extern "C" [[gnu::weak]] int32_t aoti_torch_get_current_cuda_stream(int32_t device, void** stream);
+#endif
+
 namespace diffreg::cuda {
 
 // Makes the tensor's device current, and knows the stream that torch works on there.
@@ -29,7 +35,9 @@ class Device {
   explicit Device(const Tensor& tensor)
       : index_(tensor.get_device_index()), guard_(tensor.get_device_index()) {}
   void* stream() const {
-    return torch::stable::accelerator::getCurrentStream(index_).nativeHandle();
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
+    return stream;
   }
 #endif
 

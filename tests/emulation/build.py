@@ -33,7 +33,7 @@ def flags(flavour: str) -> list[str]:
     return [
         *("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
         *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
-        *("-DDIFFREG_EMULATION", "-DTORCH_TARGET_VERSION=0x020d000000000000"),
+        *("-DDIFFREG_EMULATION", "-DTORCH_TARGET_VERSION=0x020b000000000000"),
         *("-I", str(SHIM), "-isystem", torch_folder("include")),
         *DEFINE[flavour],
     ]
