@@ -14,6 +14,7 @@ HALVES = (torch.float16, torch.bfloat16)
 FLOATING = (*HALVES, torch.float32, torch.float64)
 # Devices whose kernels read and write half types; the CPU's compute in what they are given.
 READS_HALVES = ("cuda",)
+_CUDA_BUILT = build_info()["cuda_architectures"] != "none"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -51,8 +52,15 @@ def check_floating(name: str, tensor: torch.Tensor) -> None:
 
 def arithmetic_dtype(*tensors: torch.Tensor) -> torch.dtype:
     """What an operator computes in: float64 where an input is, else float32 (half types too)."""
-    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if wide else torch.float32
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
+
+
+def in_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`tensor.to(dtype)`, which takes a microsecond to find that there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def as_handed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -63,23 +71,25 @@ def as_handed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     a weight would be another one than on the CPU, or 0, or infinite.
     """
     first = tensors[0]
-    shared = first.dtype in HALVES and all(tensor.dtype == first.dtype for tensor in tensors)
-    if shared and first.device.type in READS_HALVES:
+    dtype = first.dtype
+    kept = dtype not in HALVES or first.device.type in READS_HALVES
+    if kept and all(tensor.dtype == dtype for tensor in tensors[1:]):
         return tensors
     dtype = arithmetic_dtype(*tensors)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple(in_dtype(tensor, dtype) for tensor in tensors)
 
 
 def check_displacement(displacement: Any) -> None:
     """Raises unless it is a float tensor (N, 2, H, W) that a kernel can read."""
     check_tensor("displacement", displacement)
-    shape = list(displacement.shape)
-    if displacement.ndim == 5:
+    shape = displacement.shape
+    if len(shape) == 5:
         raise ValueError(
-            f"displacement must be (N, 2, H, W), got {shape}: 3-D fields are not supported yet"
+            f"displacement must be (N, 2, H, W), got {list(shape)}: 3-D fields are not supported "
+            "yet"
         )
-    if displacement.ndim != 4 or shape[1] != 2:
-        raise ValueError(f"displacement must be (N, 2, H, W), got {shape}")
+    if len(shape) != 4 or shape[1] != 2:
+        raise ValueError(f"displacement must be (N, 2, H, W), got {list(shape)}")
     check_floating("displacement", displacement)
     check_device("displacement", displacement)
 
@@ -87,11 +97,9 @@ def check_displacement(displacement: Any) -> None:
 def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
     """Raises unless it is an image (N, C, H, W), of a floating dtype unless `any_dtype`."""
     check_tensor(name, image)
-    shape = list(image.shape)
-    if image.ndim == 5:
-        raise ValueError(f"{name} must be (N, C, H, W), got {shape}: 3-D is not supported yet")
     if image.ndim != 4:
-        raise ValueError(f"{name} must be (N, C, H, W), got {shape}")
+        wrong = f"{name} must be (N, C, H, W), got {list(image.shape)}"
+        raise ValueError(wrong + (": 3-D is not supported yet" if image.ndim == 5 else ""))
     if not any_dtype:
         check_floating(name, image)
     check_device(name, image)
@@ -119,10 +127,12 @@ def check_same_device(
 
 def check_device(name: str, tensor: torch.Tensor) -> None:
     """Raises where no kernel was built for the tensor's device, or where it computes wrongly."""
-    if tensor.device.type == "cuda" and build_info()["cuda_architectures"] != "none":
+    if tensor.is_cpu or tensor.is_meta:
+        return
+    if tensor.is_cuda and _CUDA_BUILT:
         if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # a real one
             check_once(tensor.device)
-    elif tensor.device.type not in ("cpu", "meta"):
+    else:
         raise NotImplementedError(
             f"{name} is on {tensor.device}, for which this build of diffreg has no kernels: move "
             "it to the CPU, or call the operator's _reference, which is plain PyTorch"
@@ -153,7 +163,7 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
         raise ValueError(
             f"mask must be on the device of the image, {image.device}, got {mask.device}"
         )
-    return mask.to(dtype)
+    return in_dtype(mask, dtype)
 
 
 def refuse_forward_mode(operator: str) -> None:

@@ -10,6 +10,7 @@ from diffreg.ops._checks import (
     check_choice,
     check_pair,
     checked_mask,
+    in_dtype,
     refuse_forward_mode,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
@@ -82,15 +83,17 @@ def _scale(name, eps, image, measure) -> torch.Tensor:
     if eps is None:
         return measure(image.detach())
     if isinstance(eps, torch.Tensor):
-        if eps.shape != image.shape[:1]:
+        if eps.ndim != 1 or eps.shape[0] != image.shape[0]:
             raise ValueError(
                 f"{name} must be a float or (N,) = {list(image.shape[:1])}, got {list(eps.shape)}"
             )
         if eps.device != image.device:
             raise ValueError(f"{name} must be on {image.device}, got {eps.device}")
-        if eps.device.type == "cpu" and not torch.compiler.is_compiling() and not (eps > 0).all():
-            raise ValueError(f"{name} must be positive, got {eps.tolist()}")
-        return eps.to(arithmetic_dtype(image))
+        if eps.is_cpu and not torch.compiler.is_compiling():
+            values = eps.tolist()
+            if not all(value > 0 for value in values):  # NaN too
+                raise ValueError(f"{name} must be positive, got {values}")
+        return in_dtype(eps, arithmetic_dtype(image))
     if isinstance(eps, bool) or not isinstance(eps, (int, float)):
         raise TypeError(f"{name} must be a float, a tensor (N,) or None, got {type(eps).__name__}")
     if not 0 < eps < math.inf:

@@ -12,6 +12,7 @@ from diffreg.ops._checks import (
     check_floating,
     check_image,
     check_same_device,
+    in_dtype,
     refuse_forward_mode,
     renamed_keywords,
 )
@@ -72,7 +73,8 @@ def warp(
         image, field = as_handed(moving, displacement)
     else:  # labels are copied as they are
         image, (field,) = moving, as_handed(displacement)
-    return torch.ops.diffreg.warp(image, field, interpolation, padding).to(moving.dtype)
+    warped = torch.ops.diffreg.warp(image, field, interpolation, padding)
+    return in_dtype(warped, moving.dtype)
 
 
 def _check(
