@@ -116,4 +116,6 @@ def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
         network.load_state_dict(contents["weights"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
-    return network.eval()
+    # Convolutions on a CPU take half the time in this order.
+    order: Any = torch.channels_last
+    return network.eval().to(memory_format=order)

