@@ -42,11 +42,15 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(SOURCES)
 
+# Half an hour on a quiet machine; `diffreg bench --quick` is the short form.
 bench: $(VENV)/.app
-	for file in bench/ops/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	$(PIP) -e ".[app,bench]" --no-build-isolation
+	$(BIN)/diffreg bench -o bench/results
 
 bench-gpu: $(VENV)/.app
-	$(BIN)/python bench/cuda_time.py
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	then $(BIN)/diffreg bench --device cuda -o bench/results; \
+	else echo "bench-gpu: skipped, there is no GPU"; fi
 
 # The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
 cuda: $(VENV)/.nvcc

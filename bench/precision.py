@@ -6,8 +6,8 @@ Rounding only, no timing: the figures are the same on every machine.
 from pathlib import Path
 
 import torch
-from harness import smooth
 
+from diffreg.benchmark.cases import smooth
 from diffreg.ops import jacobian_determinant
 
 SIZE = 512
@@ -39,7 +39,7 @@ float32.
 
 
 def row(amplitude: int, dtype: torch.dtype) -> str:
-    u = smooth(1, 2, SIZE, amplitude, seed=3)
+    u = smooth((1, 2, SIZE, SIZE), amplitude, seed=3)
     rounded = u.to(dtype).float()
     error = (rounded - u).abs()
     determinant = (jacobian_determinant(rounded) - jacobian_determinant(u)).abs().max()
@@ -49,7 +49,7 @@ def row(amplitude: int, dtype: torch.dtype) -> str:
 
 def grid_error(dtype: torch.dtype) -> float:
     """Largest error in voxels of the normalised grid's rounding."""
-    position = torch.arange(SIZE, dtype=torch.float32) + smooth(1, 1, SIZE, 3, seed=3)[0, 0]
+    position = torch.arange(SIZE, dtype=torch.float32) + smooth((1, 1, SIZE, SIZE), 3, seed=3)[0, 0]
     grid = position * 2 / (SIZE - 1) - 1
     return float(((grid.to(dtype).float() - grid) * (SIZE - 1) / 2).abs().max())
 

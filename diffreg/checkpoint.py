@@ -117,5 +117,4 @@ def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
     # Convolutions on a CPU take half the time in this order.
-    order: Any = torch.channels_last
-    return network.eval().to(memory_format=order)
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""The command line: `diffreg register | evaluate | apply | train | demo | info`.
+"""The command line: `diffreg register | evaluate | apply | train | demo | bench | info`.
 
 A user's mistake is one line on stderr and exit status 2; DIFFREG_DEBUG=1 shows where it was found.
 What the commands do is in diffreg.commands.
@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands_.add_parser("demo", help="train and evaluate on the images in the package")
     demo.add_argument("-o", "--out", default="demo", help="folder of the results (demo)")
     demo.set_defaults(run=commands.run_demo)
+    _add_bench(commands_)
     info = commands_.add_parser("info", help="say what is installed")
     info.set_defaults(run=commands.run_info)
     return parser
@@ -230,6 +231,22 @@ def _add_train(subparsers: Any) -> None:
         run=commands.run_train,
         safe=lambda options: "every checkpoint is whole; --resume goes on",
     )
+
+
+def _add_bench(subparsers: Any) -> None:
+    command = subparsers.add_parser(
+        "bench", help="time operators, training and prediction against what else there is"
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="one shape, without torch.compile: about a minute"
+    )
+    command.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="what the operators run on (cpu)"
+    )
+    command.add_argument(
+        "-o", "--out", help="folder for the results: JSON, Markdown, a plot; else only printed"
+    )
+    command.set_defaults(run=commands.run_bench)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,26 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_bench(options: argparse.Namespace) -> int:
+    """Time the operators, a training step and a prediction, each beside what users have today."""
+    import torch
+
+    from diffreg.benchmark.run import run, write
+    from diffreg.benchmark.tables import markdown
+    from diffreg.outputs import check_output_folder
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a GPU that torch sees; there is none here")
+    out = check_output_folder(options.out) if options.out else None
+    result = run(options.quick, options.device, lambda part: print(part, file=sys.stderr))
+    print(markdown(result))
+    if out is not None:
+        out.mkdir(exist_ok=True)
+        for path in write(result, out):
+            print(path, file=sys.stderr)
+    return 0
+
+
 def run_info(options: argparse.Namespace) -> int:
     """Say what is installed."""
     from diffreg.installation import description

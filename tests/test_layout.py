@@ -22,7 +22,7 @@ LAYERS = [
     {"registration", "trainer", "report"},
     {"cohort"},
     {"evaluation"},
-    {"demo"},
+    {"demo", "benchmark"},
     {"cli"},
 ]
 # Modules that belong to the room of another: drawings to the report, settings to the trainer.

@@ -1,22 +1,6 @@
-"""Corner determinants against their plain PyTorch reference."""
+"""Times jacobian_determinant alone: what `diffreg bench` measures of it."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from harness import Case, displacement, main
-
-from diffreg.ops import jacobian_determinant, jacobian_determinant_reference
-
-CASE = Case(
-    name="jacobian_determinant",
-    inputs=lambda samples, size: (displacement(samples, size),),
-    operator=jacobian_determinant,
-    reference=jacobian_determinant_reference,
-    bytes_forward=24,
-    bytes_backward=32,
-)
+from diffreg.benchmark.one import main
 
 if __name__ == "__main__":
-    main(CASE)
+    main("jacobian_determinant")

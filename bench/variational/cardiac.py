@@ -14,23 +14,21 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import torch
-from harness import RESULTS, machine
 from methods import GRIDS, METHODS
 from nested import by_setting, chosen, nested, table, usual_setting, versus
 from pairs import CROPS, Pair, read_pairs
 
+from diffreg.benchmark.run import machine
 from diffreg.metrics import dice, folding, surface_distances
 from diffreg.ops import warp
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
 
 
 def measured(pair: Pair, method: str, setting: dict) -> dict:
@@ -115,11 +113,11 @@ def write_results(runs: dict, pairs: list[Pair]) -> None:
                 row["ours_minus_this"] = versus(ours, row)
         results[crop] = rows
     settings = {row["method"]: json.loads(usual_setting(row)) for row in results["labels"]}
-    about = {**machine(), **_machine(), "load_before": machine()["load"]}
+    about = {**machine("cpu"), **_machine(), "load_before": machine("cpu")["load"]}
     times = milliseconds(pairs, settings)
     for row in results["labels"]:
         row["ms"] = times[row["method"]]
-    about["load_after"] = machine()["load"]
+    about["load_after"] = machine("cpu")["load"]
     RESULTS.mkdir(exist_ok=True)
     text = json.dumps({"machine": about, "results": results}, indent=1)
     (RESULTS / "variational.json").write_text(text + "\n")
@@ -130,7 +128,12 @@ def _machine() -> dict:
     lscpu = subprocess.run(["lscpu"], capture_output=True, text=True).stdout
     names = [line.partition(":")[2].strip() for line in lscpu.splitlines() if "Model name" in line]
     packages = ("antspyx", "SimpleITK", "numpy", "scipy")
-    return {"processor": names[0] if names else "unknown", **{p: version(p) for p in packages}}
+    return {
+        "processor": names[0] if names else "unknown",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        **{p: version(p) for p in packages},
+    }
 
 
 def _page(results: dict, about: dict, settings: dict) -> str:

@@ -10,23 +10,21 @@ bench/results/variational_optimisers.json.
 import argparse
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 import numpy as np
 import torch
-from harness import RESULTS, machine
 from pairs import Pair, read_pairs
 
 from diffreg import variational
+from diffreg.benchmark.run import machine
 from diffreg.fields import resize
 from diffreg.losses import Objective
 from diffreg.variational import FIRST_STEP, Regulariser, _dot, _search
 
+RESULTS = Path(__file__).parents[1] / "results"
 OBJECTIVE = Objective({"ncc": 1.0, "lncc": 0.5}, (60, 0, 200, 1))
 EVALUATIONS = (5, 10, 15, 20, 30, 40, 60, 100)
 Field = torch.Tensor
@@ -192,7 +190,12 @@ def main() -> None:
         cost = float(np.median([run[1] for run in runs]))
         rows[name] = {"value_after": values.tolist(), "milliseconds_an_evaluation": cost}
         print(f"| {name} | " + " | ".join(f"{v:.3f}" for v in values) + f" | {cost:.2f} |")
-    text = {"machine": machine(), "pairs": len(pairs), "evaluations": EVALUATIONS, "results": rows}
+    text = {
+        "machine": machine("cpu"),
+        "pairs": len(pairs),
+        "evaluations": EVALUATIONS,
+        "results": rows,
+    }
     target = RESULTS / "variational_optimisers.json"
     target.write_text(json.dumps(text, indent=1) + "\n")
 

@@ -1,0 +1,1 @@
+"""`diffreg bench`: operators, a training step, a prediction, against what users have today."""

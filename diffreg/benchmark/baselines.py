@@ -1,0 +1,189 @@
+"""The operators as PyTorch's users write them, tuned: what ours are measured against.
+
+Two forms of most, because shapes differ in which is faster; the best one of a row counts. What does
+not change from call to call (identity grids, scales) is made beforehand. Options are the operators'
+defaults. Called by cases.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from diffreg.ops.deformation_energy import THRESHOLDS
+
+EPS = 0.02  # edge scale of both images
+LIMIT = THRESHOLDS["hyperelastic"]
+SLOPE = 2 * (LIMIT - 1) ** 3 * (LIMIT + 1) / LIMIT**3
+
+
+@functools.cache
+def _grid(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Of the identity, (1, H, W, 2), x first, in [-1, 1]."""
+    axes = (torch.linspace(-1, 1, n, dtype=dtype, device=device) for n in (height, width))
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([x, y], dim=-1).unsqueeze(0)
+
+
+@functools.cache
+def _scale(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Voxels to [-1, 1], x first."""
+    return torch.tensor([2 / (width - 1), 2 / (height - 1)], dtype=dtype, device=device)
+
+
+def warp_permuted(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    like = *u.shape[2:], u.dtype, u.device
+    grid = torch.addcmul(_grid(*like), u.flip(1).permute(0, 2, 3, 1), _scale(*like))
+    return F.grid_sample(moving, grid, padding_mode="border", align_corners=True)
+
+
+def warp_stacked(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    grid = _grid(*u.shape[2:], u.dtype, u.device)
+    height, width = u.shape[2:]
+    x = torch.add(grid[..., 0], u[:, 1], alpha=2 / (width - 1))
+    y = torch.add(grid[..., 1], u[:, 0], alpha=2 / (height - 1))
+    points = torch.stack([x, y], dim=-1)
+    return F.grid_sample(moving, points, padding_mode="border", align_corners=True)
+
+
+def _corners(dy: torch.Tensor, dx: torch.Tensor) -> list[torch.Tensor]:
+    """The four determinants of each cell, (N, H - 1, W - 1) each."""
+    a, b = dy[:, 0] + 1, dy[:, 1]
+    c, d = dx[:, 0], dx[:, 1] + 1
+    return [
+        a[..., i : a.shape[2] - 1 + i] * d[:, j : d.shape[1] - 1 + j]
+        - b[..., i : b.shape[2] - 1 + i] * c[:, j : c.shape[1] - 1 + j]
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+
+
+def _differences(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return u[:, :, 1:] - u[:, :, :-1], u[..., 1:] - u[..., :-1]
+
+
+def jacobian_determinant(u: torch.Tensor) -> torch.Tensor:
+    return torch.stack(_corners(*_differences(u)), dim=1)
+
+
+def _penalty(corner: torch.Tensor) -> torch.Tensor:
+    above = corner.clamp(min=LIMIT)
+    return ((above - 1).square() / above).square() + SLOPE * (corner.clamp(max=LIMIT) - LIMIT)
+
+
+def _norm_squared(term: torch.Tensor) -> torch.Tensor:
+    """Sum over components, mean over positions: one pass where squares and sum are two."""
+    norm = torch.linalg.vector_norm(term, dim=(1, 2, 3))
+    return norm.square() / (term.shape[2] * term.shape[3])
+
+
+def _mean_square(term: torch.Tensor) -> torch.Tensor:
+    return term.square().sum(dim=(1, 2, 3)) / (term.shape[2] * term.shape[3])
+
+
+def _energies(u: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    dy, dx = _differences(u)
+    bending = mean(dy[:, :, 1:] - dy[:, :, :-1]) + mean(dx[..., 1:] - dx[..., :-1])
+    mixed = mean(dy[..., 1:] - dy[..., :-1])
+    penalties = [_penalty(corner).mean(dim=(1, 2)) for corner in _corners(dy, dx)]
+    determinant = torch.stack(penalties).mean(dim=0)
+    return torch.stack([mean(dy) + mean(dx), bending + 2 * mixed, determinant])
+
+
+def energies_by_norms(u: torch.Tensor) -> torch.Tensor:
+    return _energies(u, _norm_squared)
+
+
+def energies_by_squares(u: torch.Tensor) -> torch.Tensor:
+    return _energies(u, _mean_square)
+
+
+def _central(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Twice the central differences along both axes."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    return (
+        padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1],
+        padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2],
+    )
+
+
+@functools.cache
+def _central_kernel(channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    along = torch.tensor([-0.5, 0.0, 0.5], dtype=dtype, device=device)
+    kernel = torch.zeros(2, 1, 3, 3, dtype=dtype, device=device)
+    kernel[0, 0, :, 1] = along
+    kernel[1, 0, 1, :] = along
+    return kernel.repeat(channels, 1, 1, 1)
+
+
+def _by_convolution(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same as `_central`, without the factor 2."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    channels = image.shape[1]
+    both = F.conv2d(padded, _central_kernel(channels, image.dtype, image.device), groups=channels)
+    return both[:, 0::2], both[:, 1::2]
+
+
+def _level_sets(pair: tuple, other: tuple, eps: float) -> torch.Tensor:
+    (gy, gx), (hy, hx) = pair, other
+    a = gy * gy + gx * gx + eps * eps
+    b = hy * hy + hx * hx + eps * eps
+    inner = (gy * hy + gx * hx).abs() + eps * eps
+    return 1 - (inner * inner / (a * b)).mean(dim=(1, 2, 3))
+
+
+def level_sets_by_slices(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    return _level_sets(_central(warped), _central(fixed), 2 * EPS)
+
+
+def level_sets_by_convolution(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    return _level_sets(_by_convolution(warped), _by_convolution(fixed), EPS)
+
+
+def gradient_scale(image: torch.Tensor) -> torch.Tensor:
+    y, x = _central(image)
+    squares = y * y + x * x
+    edge = squares > 0
+    length = torch.where(edge, torch.where(edge, squares, 1).sqrt(), 0)
+    return 0.5 * length.mean(dim=(1, 2, 3))
+
+
+def correlation_by_cosine(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    w, r = warped.flatten(1), fixed.flatten(1)
+    return 1 - F.cosine_similarity(w - w.mean(1, True), r - r.mean(1, True))
+
+
+def correlation_by_sums(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    w, r = warped.flatten(1), fixed.flatten(1)
+    w, r = w - w.mean(1, True), r - r.mean(1, True)
+    norms = torch.linalg.vector_norm(w, dim=1) * torch.linalg.vector_norm(r, dim=1)
+    return 1 - (w * r).sum(1) / norms
+
+
+def _separable(image: torch.Tensor) -> torch.Tensor:
+    columns = F.avg_pool2d(image, (9, 1), 1, (4, 0), count_include_pad=False)
+    return F.avg_pool2d(columns, (1, 9), 1, (0, 4), count_include_pad=False)
+
+
+def _square_window(image: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(image, 9, 1, 4, count_include_pad=False)
+
+
+def _local(warped, fixed, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    w, r = warped - warped.mean(), fixed - fixed.mean()  # so that float32 does
+    mean_w, mean_r = mean(w), mean(r)
+    v = (mean(w * w) - mean_w * mean_w).clamp(min=1e-5)
+    variance = (mean(r * r) - mean_r * mean_r).clamp(min=1e-5)
+    c = mean(w * r) - mean_w * mean_r
+    return 1 - (c * c / (v * variance)).mean(dim=(1, 2, 3))
+
+
+def local_correlation_separable(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    return _local(warped, fixed, _separable)
+
+
+def local_correlation_square(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    return _local(warped, fixed, _square_window)

@@ -1,0 +1,207 @@
+"""What is timed: each operator with its inputs, the eager forms it is held against, and its roof.
+
+A new operator is a new line of CASES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from diffreg import ops
+from diffreg.benchmark import baselines, peers
+from diffreg.ops._objective import PRESETS
+
+Tensors = tuple[torch.Tensor, ...]
+Function = Callable[..., torch.Tensor]
+FIELDS = ("smooth", "zero", "rough", "far")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Inputs of one row.
+
+    Args:
+        shape: (N, C, H, W).
+        dtype, device: of all tensors.
+        field: a displacement that is "smooth" (3 voxels), "zero", "rough" (white noise of a voxel:
+            it folds) or "far" (most of it outside the image).
+    """
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    field: str = "smooth"
+
+    def image(self, seed: int) -> torch.Tensor:
+        """Smooth, in [0, 1]."""
+        n, c, h, w = self.shape
+        return self._placed(0.5 + smooth((n, c, h, w), 0.5, seed))
+
+    def displacement(self) -> torch.Tensor:
+        """(N, 2, H, W)."""
+        n, _, h, w = self.shape
+        reach = {"smooth": 3.0, "zero": 0.0, "rough": 1.0, "far": 2.0 * max(h, w)}[self.field]
+        if self.field == "rough":
+            noise = torch.rand((n, 2, h, w), generator=torch.Generator().manual_seed(3))
+            return self._placed(reach * (2 * noise - 1))
+        return self._placed(smooth((n, 2, h, w), reach, 3))
+
+    def _placed(self, values: torch.Tensor) -> torch.Tensor:
+        return values.to(self.device, self.dtype)
+
+
+def smooth(shape: tuple[int, int, int, int], amplitude: float, seed: int) -> torch.Tensor:
+    """Random, of features an eighth of the image wide; largest value `amplitude`."""
+    coarse = torch.randn(*shape[:2], 8, 8, generator=torch.Generator().manual_seed(seed))
+    fine = F.interpolate(coarse, size=shape[2:], mode="bicubic", align_corners=False)
+    return (fine * (amplitude / fine.abs().max())).contiguous()
+
+
+def _field(draw: Draw) -> Tensors:
+    return (draw.displacement().requires_grad_(),)
+
+
+def _moving_and_field(draw: Draw) -> Tensors:
+    return draw.image(1), draw.displacement().requires_grad_()
+
+
+def _pair(draw: Draw) -> Tensors:
+    return draw.image(1).requires_grad_(), draw.image(2)
+
+
+def _image(draw: Draw) -> Tensors:
+    return (draw.image(1).requires_grad_(),)
+
+
+def _everything(draw: Draw) -> Tensors:
+    return draw.image(1), draw.image(2), draw.displacement().requires_grad_()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator.
+
+    Args:
+        name: of the operator.
+        inputs: what it takes; those that require a gradient are differentiated.
+        ours: the operator, with one tensor as its value.
+        eager: the same in PyTorch, in the forms that are tried.
+        bytes: fewest that a voxel of float32 costs forward, and backward.
+        targets: wanted speed-up forward and backward over the best eager form at each of the
+            headline shapes, and over torch.compile.
+        peers: of inputs, libraries on the same work.
+        has_field: whether the kind of displacement matters.
+    """
+
+    name: str
+    inputs: Callable[[Draw], Tensors]
+    ours: Function
+    eager: Sequence[Function]
+    bytes: tuple[int, int]
+    targets: tuple[float, float, float, float] | None = None
+    peers: Callable[[torch.Tensor], dict[str, Function]] = lambda _: {}
+    has_field: bool = False
+
+
+def _energies(u: torch.Tensor) -> torch.Tensor:
+    return torch.stack(tuple(ops.deformation_energy(u)))
+
+
+def _level_sets(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    return ops.parallel_level_sets(warped, fixed, baselines.EPS, baselines.EPS)
+
+
+def _objective(moving: torch.Tensor, fixed: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    eps = baselines.EPS
+    return ops.registration_objective(moving, fixed, u, "pls", eps_moving=eps, eps_fixed=eps).total
+
+
+def _composed(warp: Function, level_sets: Function, energies: Function) -> Function:
+    similarity, *others = PRESETS["default"].weights
+
+    def objective(moving, fixed, u):
+        terms = zip(others, energies(u), strict=True)
+        return similarity * level_sets(warp(moving, u), fixed) + sum(w * t for w, t in terms)
+
+    return objective
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case(
+            "warp",
+            _moving_and_field,
+            ops.warp,
+            (baselines.warp_permuted, baselines.warp_stacked),
+            (16, 24),
+            (8, 8, 8, 8),
+            peers.warp_peers,
+            True,
+        ),
+        Case(
+            "deformation_energy",
+            _field,
+            _energies,
+            (baselines.energies_by_norms, baselines.energies_by_squares),
+            (8, 16),
+            (25, 25, 25, 6),
+            has_field=True,
+        ),
+        Case(
+            "parallel_level_sets",
+            _pair,
+            _level_sets,
+            (baselines.level_sets_by_slices, baselines.level_sets_by_convolution),
+            (8, 12),
+            (12, 12, 12, 5),
+        ),
+        Case(
+            "registration_objective",
+            _everything,
+            _objective,
+            (
+                _composed(
+                    baselines.warp_permuted,
+                    baselines.level_sets_by_slices,
+                    baselines.energies_by_norms,
+                ),
+                _composed(
+                    baselines.warp_stacked,
+                    baselines.level_sets_by_slices,
+                    baselines.energies_by_squares,
+                ),
+            ),
+            (16, 24),
+            (15, 20, 20, 8),
+            has_field=True,
+        ),
+        Case(
+            "correlation",
+            _pair,
+            ops.correlation,
+            (baselines.correlation_by_sums, baselines.correlation_by_cosine),
+            (8, 12),
+        ),
+        Case(
+            "local_correlation",
+            _pair,
+            ops.local_correlation,
+            (baselines.local_correlation_separable, baselines.local_correlation_square),
+            (8, 12),
+        ),
+        Case("gradient_scale", _image, ops.gradient_scale, (baselines.gradient_scale,), (4, 8)),
+        Case(
+            "jacobian_determinant",
+            _field,
+            ops.jacobian_determinant,
+            (baselines.jacobian_determinant,),
+            (24, 32),
+            has_field=True,
+        ),
+    )
+}

@@ -1,0 +1,58 @@
+"""What noise cannot touch: operators called, and bytes allocated for what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Counts(NamedTuple):
+    """Of one run.
+
+    `operators` in the order of their calls, such as "diffreg.warp.default"; `allocated` bytes of
+    storage that they returned and did not get. What an operator gives back before it returns is not
+    seen: our CPU kernels keep some rows a thread.
+    """
+
+    operators: list[str]
+    allocated: int
+
+
+class _Record(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[str] = []
+        self.allocated = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        value = function(*args, **(kwargs or {}))
+        given = {_storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        made = {_storage(t) for t in tree_leaves(value) if isinstance(t, torch.Tensor)} - given
+        if made or not given:  # not a view
+            self.operators.append(str(function))
+        self.allocated += sum(size for _, size in made)
+        return value
+
+
+def _storage(tensor: torch.Tensor) -> tuple[int, int]:
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+def counted(run: Callable[[], object]) -> Counts:
+    """Counts a run; what it makes only once, such as an identity grid, must be there already.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.benchmark.counting import counted
+        >>> x = torch.ones(4)
+        >>> counted(lambda: (x + x).square())
+        Counts(operators=['aten.add.Tensor', 'aten.pow.Tensor_Scalar'], allocated=32)
+    """
+    with _Record() as record:
+        run()
+    return Counts(record.operators, record.allocated)

@@ -1,0 +1,97 @@
+"""Other libraries on the same work, where they are installed. Called by cases.
+
+A peer takes the operator's inputs and returns its value; the benchmark prints no time of one that
+gives other results. Names are those of the tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+
+Peer = Callable[..., torch.Tensor]
+
+
+def warp_peers(interpolates: torch.Tensor) -> dict[str, Peer]:
+    """On the device of `interpolates`; those of numpy are of the CPU, and forward alone."""
+    found: dict[str, Peer] = {}
+    if find_spec("monai"):
+        found["MONAI"] = _monai_warp()
+    if find_spec("voxelmorph"):
+        found["VoxelMorph"] = _voxelmorph_warp
+    if find_spec("kornia"):
+        found["kornia"] = _kornia_remap
+    if interpolates.device.type == "cpu":
+        if find_spec("cv2"):
+            found["OpenCV"] = _opencv_remap
+        if find_spec("scipy"):
+            found["SciPy"] = _scipy_map_coordinates
+    return found
+
+
+FORWARD_ONLY = ("OpenCV", "SciPy")
+
+
+def missing() -> list[str]:
+    """Of the libraries that could be compared, those that are not installed."""
+    names = {"monai": "MONAI", "voxelmorph": "VoxelMorph", "kornia": "kornia", "cv2": "OpenCV"}
+    return [label for module, label in names.items() if not find_spec(module)]
+
+
+@functools.cache
+def _monai_warp() -> Peer:
+    from monai.networks.blocks import Warp
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it uses grid_sample
+        return Warp(mode="bilinear", padding_mode="border")
+
+
+def _voxelmorph_warp(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    from voxelmorph.nn.functional import spatial_transform
+
+    return spatial_transform(moving, u, padding_mode="border")
+
+
+@functools.cache
+def _positions(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return y.float(), x.float()
+
+
+def _kornia_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    from kornia.geometry.transform import remap
+
+    y, x = (axis.to(u) for axis in _positions(*u.shape[2:]))
+    return remap(moving, x + u[:, 1], y + u[:, 0], padding_mode="border", align_corners=True)
+
+
+def _opencv_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    import cv2
+
+    y, x = _positions(*u.shape[2:])
+    warped = torch.empty(*moving.shape[:2], *u.shape[2:])
+    for n in range(len(moving)):
+        points = (x + u[n, 1]).numpy(), (y + u[n, 0]).numpy()
+        for c in range(moving.shape[1]):
+            into = warped[n, c].numpy()
+            border = cv2.BORDER_REPLICATE
+            cv2.remap(moving[n, c].numpy(), *points, cv2.INTER_LINEAR, into, border)
+    return warped
+
+
+def _scipy_map_coordinates(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    from scipy.ndimage import map_coordinates
+
+    y, x = _positions(*u.shape[2:])
+    warped = torch.empty(*moving.shape[:2], *u.shape[2:])
+    for n in range(len(moving)):
+        points = torch.stack([y + u[n, 0], x + u[n, 1]]).numpy()
+        for c in range(moving.shape[1]):
+            into = warped[n, c].numpy()
+            map_coordinates(moving[n, c].numpy(), points, into, order=1, mode="nearest")
+    return warped
