@@ -1,0 +1,18 @@
+"""Displacement and velocity fields in voxels: compose, integrate, invert; certify, repair."""
+
+from diffreg.fields.certificate import FoldCertificate, fold_certificate, largest_safe_scale
+from diffreg.fields.composition import compose, identity_grid, integrate, invert, resize
+from diffreg.fields.repair import Repair, make_diffeomorphic
+
+__all__ = [
+    "FoldCertificate",
+    "Repair",
+    "compose",
+    "fold_certificate",
+    "identity_grid",
+    "integrate",
+    "invert",
+    "largest_safe_scale",
+    "make_diffeomorphic",
+    "resize",
+]

@@ -1,0 +1,279 @@
+"""The nearest displacement that passes its certificate: what folds moves, and what is beside it.
+
+Every corner's determinant J is quadratic in the displacement of three voxels. The projection onto
+{J >= target at all corners} goes corner by corner along the gradient of J, with a multiplier each
+that remembers how far it has pushed, so that a push that others made needless is taken back
+(Hildreth's method with the constraints linearised anew at every visit). Corners whose voxels differ
+are treated at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from diffreg.fields.certificate import (
+    FoldCertificate,
+    _one_field,
+    border,
+    fold_certificate,
+    largest_safe_scale,
+)
+from diffreg.fields.polygon import crossing_edges
+
+_SWEEPS = 400  # of one attempt, which ends where _PATIENCE of them close less than half the gap
+_PATIENCE = 40
+_ATTEMPTS = 8  # each from a field that is smoother where it folds
+# What is aimed at lies above the threshold, so that rounding to float32 does not undo it.
+_MARGIN = 1e-3
+
+
+class Repair(NamedTuple):
+    """A displacement that passes, and what that took."""
+
+    displacement: torch.Tensor  # (1, D, *S), in the dtype and on the device of what was given
+    moved_voxels: int
+    largest_move: float  # voxels
+    mean_move: float  # voxels, of those that moved
+    before: FoldCertificate
+    certificate: FoldCertificate
+
+    def __str__(self) -> str:
+        if not self.moved_voxels:
+            return f"nothing was repaired; {self.certificate}"
+        return (
+            f"{self.moved_voxels} voxels moved by at most {self.largest_move:.3g} voxels, "
+            f"{self.mean_move:.3g} on average; {self.certificate}"
+        )
+
+
+def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Repair:
+    """Repairs a displacement where it folds.
+
+    The result always passes its certificate. A field that passes comes back to the bit. Where the
+    border's image crosses itself, the field is first made smaller about there. Where the local
+    repair does not get there in some attempts, the whole field is scaled down until it passes,
+    which moves every voxel; `moved_voxels` tells.
+
+    Args:
+        displacement: (1, D, *S), voxels, any floating dtype. D = 2, two voxels an axis at least.
+        threshold: what every determinant must exceed, in [0, 1).
+
+    Returns:
+        The repaired field with its certificate, how many voxels moved and how far.
+
+    Raises:
+        TypeError, ValueError: as `fold_certificate`, or a threshold out of range.
+
+    Source:
+        Hildreth 1957, with linearised constraints; the form is ours.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import make_diffeomorphic
+        >>> u = torch.zeros(1, 2, 8, 8)
+        >>> u[0, 0, 4, 4] = 1.5  # beyond its neighbour
+        >>> make_diffeomorphic(u).certificate.verdict
+        'homeomorphism'
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
+    before = fold_certificate(displacement, threshold)
+    if before.passes:
+        return Repair(displacement, 0, 0.0, 0.0, before, before)
+    original = _one_field(displacement)
+    target = threshold + _MARGIN * (1 - threshold)
+    start = original.numpy()[0].copy()
+    for attempt in range(_ATTEMPTS):
+        u = _projected(start, target)
+        fixed, certificate = _rounded(u, displacement, threshold)
+        if certificate.passes:
+            break
+        if certificate.folded_cells:
+            start = _smoothed(u, target, reach=2 << attempt)
+        else:
+            start = _shrunk(u, reach=2 + attempt)
+    if not certificate.passes:
+        fixed, certificate = _scaled(fixed, displacement, target, threshold)
+    moves = (fixed.to("cpu", torch.float64) - original)[0].norm(dim=0)
+    moved = moves[moves > 0]
+    return Repair(
+        fixed, moved.numel(), float(moved.max()), float(moved.mean()), before, certificate
+    )
+
+
+def _rounded(
+    u: np.ndarray, like: torch.Tensor, threshold: float
+) -> tuple[torch.Tensor, FoldCertificate]:
+    """The field as it is handed back: what is certified are these very numbers."""
+    found = torch.from_numpy(u)[None].to(like.device, like.dtype)
+    return found, fold_certificate(found, threshold)
+
+
+def _scaled(
+    field: torch.Tensor, like: torch.Tensor, target: float, threshold: float
+) -> tuple[torch.Tensor, FoldCertificate]:
+    """The field times the largest of some scales that passes; 0, the identity, passes."""
+    u = field.detach().to("cpu", torch.float64)[0].numpy()
+    scale = largest_safe_scale(field, target, limit=1.0)
+    while True:
+        found, certificate = _rounded(scale * u, like, threshold)
+        if certificate.passes:
+            return found, certificate
+        scale = 0.9 * scale if scale > 1e-3 else 0.0
+
+
+class _Corner(NamedTuple):
+    """One corner of some cells: flat indices of its voxel and of the neighbours along both axes.
+
+    J = e x f with e, f the edges that meet there; `sign` +1 where the voxel is the edge's end.
+    """
+
+    voxel: np.ndarray
+    along_0: np.ndarray
+    along_1: np.ndarray
+    sign_0: int
+    sign_1: int
+
+    def edges(self, u: np.ndarray) -> tuple[np.ndarray, ...]:
+        """e_0, e_1, f_0, f_1; u is (2, voxels)."""
+        e = self.sign_0 * (u[:, self.voxel] - u[:, self.along_0])
+        f = self.sign_1 * (u[:, self.voxel] - u[:, self.along_1])
+        return 1 + e[0], e[1], f[0], 1 + f[1]
+
+
+def _corners(i: np.ndarray, j: np.ndarray, width: int) -> list[_Corner]:
+    """The four corners of cells (i, j)."""
+    return [
+        _Corner(
+            (i + a) * width + j + b,
+            (i + 1 - a) * width + j + b,
+            (i + a) * width + j + 1 - b,
+            2 * a - 1,
+            2 * b - 1,
+        )
+        for a in (0, 1)
+        for b in (0, 1)
+    ]
+
+
+def _smallest(u: np.ndarray) -> np.ndarray:
+    """Smallest corner determinant of every cell, (H - 1, W - 1)."""
+    height, width = u.shape[1:]
+    i, j = (axis.ravel() for axis in np.indices((height - 1, width - 1)))
+    found = []
+    for corner in _corners(i, j, width):
+        e0, e1, f0, f1 = corner.edges(u.reshape(2, -1))
+        found.append(e0 * f1 - e1 * f0)
+    return np.min(found, axis=0).reshape(height - 1, width - 1)
+
+
+def _projected(start: np.ndarray, target: float) -> np.ndarray:
+    """The field (2, H, W) near `start` whose determinants reach the target, as far as it gets."""
+    height, width = start.shape[1:]
+    u = start.reshape(2, -1).copy()
+    groups: list[tuple[_Corner, np.ndarray]] = []
+    active = np.zeros((height - 1, width - 1), bool)
+    gap = np.inf
+    for sweep in range(_SWEEPS):
+        if sweep % 4 == 0:
+            smallest = _smallest(u.reshape(2, height, width))
+            low = smallest < target
+            if not low.any():
+                break
+            if sweep % _PATIENCE == 0:
+                if target - smallest.min() > gap / 2:
+                    break
+                gap = target - smallest.min()
+            wider = _dilated(low, 1) | active
+            if (wider != active).any():
+                multipliers = _kept(groups, u.shape[1])
+                active = wider
+                groups = _grouped(active, multipliers, width)
+        for corner, multiplier in groups:
+            _push(u, corner, multiplier, target)
+    return u.reshape(2, height, width)
+
+
+def _push(u: np.ndarray, corner: _Corner, multiplier: np.ndarray, target: float) -> None:
+    """One visit to corners that share no voxel: u and the multipliers change in place."""
+    e0, e1, f0, f1 = corner.edges(u)
+    to_e, to_f = np.stack([f1, -f0]), np.stack([-e1, e0])
+    to_e *= corner.sign_0
+    to_f *= corner.sign_1
+    both = to_e + to_f
+    length = (both**2).sum(0) + (to_e**2).sum(0) + (to_f**2).sum(0)
+    step = (target * (1 + 1e-6) - (e0 * f1 - e1 * f0)) / np.maximum(length, 1e-2)
+    step = np.maximum(step, -multiplier)
+    multiplier += step
+    u[:, corner.voxel] += step * both
+    u[:, corner.along_0] -= step * to_e
+    u[:, corner.along_1] -= step * to_f
+
+
+def _grouped(
+    active: np.ndarray, multipliers: list[np.ndarray] | None, width: int
+) -> list[tuple[_Corner, np.ndarray]]:
+    """Corners of the active cells in 16 groups without common voxels, with their multipliers."""
+    groups = []
+    for parity in range(4):
+        i, j = np.nonzero(active)
+        chosen = (i % 2 == parity // 2) & (j % 2 == parity % 2)
+        i, j = i[chosen], j[chosen]
+        cells = i * width + j
+        for number, corner in enumerate(_corners(i, j, width)):
+            kept = multipliers[number][cells] if multipliers else np.zeros(len(cells))
+            groups.append((corner, kept))
+    return groups
+
+
+def _kept(groups: list[tuple[_Corner, np.ndarray]], voxels: int) -> list[np.ndarray] | None:
+    """The multipliers of all cells, one array a corner, at the cells' first voxels."""
+    if not groups:
+        return None
+    found = [np.zeros(voxels) for _ in range(4)]
+    for k, (corner, multiplier) in enumerate(groups):
+        first = np.minimum(np.minimum(corner.voxel, corner.along_0), corner.along_1)
+        # The corner at the cell's last voxel does not touch its first one.
+        if corner.sign_0 == corner.sign_1 == 1:
+            first = corner.along_0 + corner.along_1 - corner.voxel
+        found[k % 4][first] = multiplier
+    return found
+
+
+def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
+    found = cells.copy()
+    for _ in range(reach):
+        padded = np.pad(found, 1)
+        for axis in (0, 1):
+            padded = padded | np.roll(padded, 1, axis) | np.roll(padded, -1, axis)
+        found = padded[1:-1, 1:-1]
+    return found
+
+
+def _shrunk(u: np.ndarray, reach: int) -> np.ndarray:
+    """The field less half of it where the border's image crosses itself, and less about there."""
+    ring = border(torch.from_numpy(u))
+    edges = crossing_edges(*ring)
+    voxels = np.zeros(u.shape[1:], bool)
+    for i, j in ring[0][np.concatenate([edges, (edges + 1) % len(ring[0])])].astype(int):
+        voxels[i, j] = True
+    part = sum(_dilated(voxels, k).astype(np.float64) for k in range(reach)) / reach
+    return u * (1 - 0.5 * part)
+
+
+def _smoothed(u: np.ndarray, target: float, reach: int) -> np.ndarray:
+    """The field with its values averaged `reach` times round the cells that still fold."""
+    cells = _dilated(_smallest(u) < target, reach)
+    voxels = np.zeros(u.shape[1:], bool)
+    for a in (0, 1):
+        for b in (0, 1):
+            voxels[a : a + cells.shape[0], b : b + cells.shape[1]] |= cells
+    found = u.copy()
+    for _ in range(reach**2):
+        p = np.pad(found, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        mean = (p[:, 2:, 1:-1] + p[:, :-2, 1:-1] + p[:, 1:-1, 2:] + p[:, 1:-1, :-2]) / 4
+        found = np.where(voxels, (found + mean) / 2, found)
+    return found
