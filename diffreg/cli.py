@@ -1,4 +1,4 @@
-"""The command line: `diffreg register | evaluate | apply | train | demo | bench | info`.
+"""The command line: `diffreg register | evaluate | apply | certify | train | demo | bench | info`.
 
 A user's mistake is one line on stderr and exit status 2; DIFFREG_DEBUG=1 shows where it was found.
 What the commands do is in diffreg.commands.
@@ -141,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_register(commands_)
     _add_evaluate(commands_)
     _add_apply(commands_)
+    _add_certify(commands_)
     _add_train(commands_)
     demo = commands_.add_parser("demo", help="train and evaluate on the images in the package")
     demo.add_argument("-o", "--out", default="demo", help="folder of the results (demo)")
@@ -201,6 +202,11 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
     )
+    command.add_argument(
+        "--guarantee",
+        action="store_true",
+        help="repair the displacement where it folds, and certify what is in the file",
+    )
 
 
 def _add_apply(subparsers: Any) -> None:
@@ -216,6 +222,19 @@ def _add_apply(subparsers: Any) -> None:
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
     command.set_defaults(run=commands.run_apply)
+
+
+def _add_certify(subparsers: Any) -> None:
+    command = subparsers.add_parser("certify", help="say whether a displacement folds, and where")
+    command.add_argument(
+        "displacement",
+        metavar="FIELD",
+        help="NIfTI displacement of diffreg, ANTs or ITK, or file.npz:ARRAY in voxels",
+    )
+    command.add_argument(
+        "--threshold", type=float, default=0.0, help="what determinants must exceed (0)"
+    )
+    command.set_defaults(run=commands.run_certify)
 
 
 def _add_train(subparsers: Any) -> None:

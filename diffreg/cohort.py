@@ -38,6 +38,7 @@ class Method:
         checkpoint: the network's file, which tells a result from that of another one.
         both_ways: register fixed onto moving too, for the inverse consistency.
         batch_size: pairs of one size that a network gets together.
+        guarantee: repair displacements where they fold.
     """
 
     network: nn.Module | None = None
@@ -46,6 +47,7 @@ class Method:
     checkpoint: Path | None = None
     both_ways: bool = False
     batch_size: int = 8
+    guarantee: bool = False
 
     @property
     def name(self) -> str:
@@ -213,7 +215,7 @@ def _request(pair: Pair, method: Method, network: str) -> str:
         [str(path) for path in files],
         [(state.st_size, state.st_mtime_ns) for state in states],
         [pair.moving_slice, pair.fixed_slice],
-        [method.similarity, network, method.both_ways],
+        [method.similarity, network, method.both_ways, method.guarantee],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -226,7 +228,11 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
             spacing = relative_spacing(fixed)
             objective = Objective(method.similarity or "ncc", spacing=spacing)
             result = register(
-                moving, fixed, objective=objective, mask=mask, both_ways=method.both_ways
+                *(moving, fixed),
+                objective=objective,
+                mask=mask,
+                both_ways=method.both_ways,
+                guarantee=method.guarantee,
             )
         except MISTAKES as error:
             yield job, one_line(error)
@@ -243,7 +249,9 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     def flush() -> Iterator[tuple[Job, Registration | str]]:
         if waiting:
             pairs = [prepared for _, prepared in waiting]
-            results = register_batch(pairs, network, method.similarity, method.both_ways)
+            results = register_batch(
+                pairs, network, method.similarity, method.both_ways, method.guarantee
+            )
             for (job, _), result in zip(waiting, results, strict=True):
                 yield job, one_line(result) if isinstance(result, ValueError) else result
             waiting.clear()

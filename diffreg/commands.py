@@ -43,7 +43,12 @@ def run_register(options: argparse.Namespace) -> int:
     objective = Objective(similarity, spacing=relative_spacing(fixed))
     with progress_bar("register") as progress:
         result = register(
-            moving, fixed, objective=objective, mask=mask, progress=progress, **trained
+            *(moving, fixed),
+            objective=objective,
+            mask=mask,
+            progress=progress,
+            guarantee=options.guarantee,
+            **trained,
         )
     result = write_registration(result, out)
     print(f"{out / 'report.html'}: {result.verdict}")
@@ -70,6 +75,20 @@ def run_apply(options: argparse.Namespace) -> int:
     write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
     print(f"{out}: {options.image} on the grid of {options.displacement}, {options.interpolation}")
     return 0
+
+
+def run_certify(options: argparse.Namespace) -> int:
+    """Say whether a displacement folds."""
+    from diffreg.data.transforms import read_field
+    from diffreg.fields import fold_certificate, largest_safe_scale
+
+    displacement = read_field(options.displacement)
+    certificate = fold_certificate(displacement, options.threshold)
+    print(f"{options.displacement}: {certificate}")
+    if not certificate.passes and options.threshold < 1:
+        scale = largest_safe_scale(displacement, options.threshold)
+        print(f"no cell folds while the displacement is scaled by less than {scale:.4g}")
+    return 0 if certificate.passes else 1
 
 
 def run_train(options: argparse.Namespace) -> int:

@@ -167,8 +167,13 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     trained = network_of(options)
     if not trained:
-        return Method(similarity=options.similarity or "ncc", both_ways=both_ways)
+        similarity = options.similarity or "ncc"
+        return Method(similarity=similarity, both_ways=both_ways, guarantee=options.guarantee)
     checkpoint = Path(options.checkpoint)
     return Method(
-        **trained, checkpoint=checkpoint, both_ways=both_ways, batch_size=options.batch_size
+        **trained,
+        checkpoint=checkpoint,
+        both_ways=both_ways,
+        batch_size=options.batch_size,
+        guarantee=options.guarantee,
     )

@@ -19,6 +19,7 @@ from diffreg._files import replacing, require_folder, staged
 from diffreg.data.geometry import Image, display_orientation, resample_to, voxel_map
 from diffreg.data.images import write_image
 from diffreg.data.transforms import read_displacement, write_displacement
+from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
 from diffreg.panels import PairView
 from diffreg.preparation import compared_region
@@ -65,6 +66,8 @@ def write_registration(
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
         written, _ = read_displacement(folder / DISPLACEMENT)
         result = replace(result, metrics={**result.metrics, **folding(written)})
+        if min(result.fixed.shape) > 1:
+            result.metrics["certificate"] = _certificate(result, written)
         write_json(folder / METRICS, {**result.metrics, **(more or {})})
         if report:
             _write_report(replace(result, displacement=written), folder / REPORT)
@@ -189,6 +192,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
+    """Of the displacement as its file holds it; where a guarantee was asked for, it must pass."""
+    certificate = fold_certificate(written)
+    if "repair" in result.metrics and not certificate.passes:
+        raise ValueError(f"the displacement cannot be guaranteed in its file: {certificate}")
+    return {"verdict": certificate.verdict, "in_words": str(certificate)}
+
+
 def _write_report(result: Registration, path: Path) -> None:
     """The report of one pair."""
     from diffreg.report import write_report  # needs matplotlib
@@ -199,11 +210,23 @@ def _write_report(result: Registration, path: Path) -> None:
     ]
     verdict += [
         ("largest determinant", result.metrics["max_determinant"]),
+        *_guarantee(result),
         ("time", duration(result.seconds)),
     ]
     title = f"{_short(result.moving)} to {_short(result.fixed)}"
     pair = view(result, title, dict(verdict))
     write_report(path, title, verdict, [pair], notes=_notes(result))
+
+
+def _guarantee(result: Registration) -> list[tuple[str, Any]]:
+    """What is certified, and what that took."""
+    found = result.metrics
+    said = [("the map", found["certificate"]["verdict"])] if "certificate" in found else []
+    if "repair" in found:
+        moved, far = found["repair"]["moved_voxels"], found["repair"]["largest_move_voxels"]
+        took = f"{moved} voxels moved, by at most {far:.2g}" if moved else "nothing to do"
+        said.append(("repair", took))
+    return said
 
 
 def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
@@ -245,6 +268,9 @@ def _notes(result: Registration) -> list[str]:
     notes = [f"Method: {result.method}; similarity: {result.similarity}."]
     if not bool(result.mask.all()):
         notes.append("The images were compared inside the outline only.")
+    if "certificate" in result.metrics:
+        words = result.metrics["certificate"]["in_words"]
+        notes.append(f"Certified for the displacement as its file holds it: {words}.")
     return notes
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from diffreg import __version__
 from diffreg.data.geometry import Image, resample_to
 from diffreg.data.images import Normalization
+from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
 from diffreg.outputs import write_registration
@@ -90,6 +91,7 @@ def register(
     iterations: int = 60,
     progress: Callable[..., Any] | None = None,
     both_ways: bool = False,
+    guarantee: bool = False,
 ) -> Registration:
     """Find the displacement that brings the moving image onto the fixed one.
 
@@ -109,6 +111,7 @@ def register(
         iterations: of the variational method, on each level.
         progress: of the variational method.
         both_ways: register fixed onto moving too, for the inverse consistency among the metrics.
+        guarantee: repair the displacement where it folds (`diffreg.fields.make_diffeomorphic`).
 
     Returns:
         The registration.
@@ -142,7 +145,7 @@ def register(
     inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
     names = "+".join(objective.similarity) if network is None else similarity or "as trained"
     method = "variational" if network is None else "network"
-    return _finished(prepared, displacement, inverse, method, names, seconds)
+    return _finished(prepared, displacement, inverse, method, names, seconds, guarantee)
 
 
 def register_batch(
@@ -150,6 +153,7 @@ def register_batch(
     network: nn.Module,
     similarity: str | None = None,
     both_ways: bool = False,
+    guarantee: bool = False,
 ) -> list[Registration | ValueError]:
     """Register several pairs through a network at once.
 
@@ -182,7 +186,7 @@ def register_batch(
         try:
             there = _finite(displacements[n : n + 1])
             names = similarity or "as trained"
-            results.append(_finished(pair, there, inverse, "network", names, seconds))
+            results.append(_finished(pair, there, inverse, "network", names, seconds, guarantee))
         except ValueError as error:
             results.append(error)
     return results
@@ -216,9 +220,13 @@ def _finished(
     method: str,
     similarity: str,
     seconds: float,
+    guarantee: bool,
 ) -> Registration:
     """The result of a displacement (1, 2, *S), with its metrics."""
     displacement = displacement.detach().to("cpu", torch.float32)
+    repair = make_diffeomorphic(displacement) if guarantee else None
+    if repair is not None:
+        displacement = repair.displacement
     moving, fixed = prepared.moving, prepared.fixed
     result = Registration(
         moving=moving,
@@ -236,6 +244,13 @@ def _finished(
     if inverse is not None:
         back = inverse.detach().to("cpu", torch.float32)
         metrics["inverse_consistency_mm"] = inverse_consistency(displacement, back, fixed.spacing)
+    if repair is not None:
+        metrics["repair"] = {
+            "before": repair.before.verdict,
+            "moved_voxels": repair.moved_voxels,
+            "largest_move_voxels": repair.largest_move,
+            "mean_move_voxels": repair.mean_move,
+        }
     return replace(result, metrics=metrics)
 
 

@@ -88,6 +88,25 @@ def read_npz(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[str,
     return values.astype(np.uint8) if dtype.kind == "b" else values, fields
 
 
+def read_field(path: str | Path) -> np.ndarray:
+    """A displacement in voxels, (2, *S); in its file (2, *S), (1, 2, *S) or (*S, 2).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no npz file, or the array is no 2-D field.
+    """
+    file, array = split_array(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist")
+    shape, dtype, values = _opened(file, array)
+    if dtype.kind not in "fiu":
+        raise ValueError(f"{path} must hold real numbers, got {dtype}")
+    field = values[0] if len(shape) == 4 and shape[0] == 1 else values
+    if field.ndim != 3 or 2 not in (field.shape[0], field.shape[-1]):
+        raise ValueError(f"{path} must be a field (2, H, W) or (H, W, 2), got {list(shape)}")
+    return field if field.shape[0] == 2 else np.moveaxis(field, -1, 0)
+
+
 def _opened(
     file: Path, array: str | None, read: bool = True
 ) -> tuple[tuple[int, ...], np.dtype, np.ndarray]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffreg._extras import require
 from diffreg._files import replacing
-from diffreg.data import _nifti, _png
+from diffreg.data import _nifti, _npz, _png
 from diffreg.data._limits import check_size
 from diffreg.data.geometry import Image, check_affine
 
@@ -123,6 +123,29 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
         ndim_in_file=components,
     )
     return displacement, grid
+
+
+def read_field(path: str | Path) -> Tensor:
+    """A displacement in voxels of its grid, for those who need no place in space.
+
+    Args:
+        path: what `read_displacement` reads; or an array in voxels of an npz file,
+            `file.npz:array`, (2, *S), (1, 2, *S) or (*S, 2), as VoxelMorph's users keep them.
+
+    Returns:
+        (1, 2, *S); float64 where the file has it, else float32.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no 2-D displacement.
+
+    Example: `fold_certificate(read_field("flow.npz:vol"))`
+    """
+    if _npz.split_array(path)[0].name.lower().endswith(_npz.ENDING):
+        field = _npz.read_field(path)
+        dtype = np.float64 if field.dtype.itemsize > 4 or field.dtype.kind != "f" else np.float32
+        return torch.from_numpy(np.ascontiguousarray(field, dtype=dtype))[None]
+    return read_displacement(path)[0]
 
 
 def check_displacement_ending(path: str | Path) -> None:

@@ -1,0 +1,123 @@
+"""`diffreg certify` and `diffreg register --guarantee`."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fields.drawn import smooth
+
+from diffreg.cli import main
+from diffreg.data.geometry import Image
+from diffreg.data.transforms import read_displacement, read_field, write_displacement
+from diffreg.fields import fold_certificate
+
+FOLDS = smooth((40, 33), 14.0, 0)
+FINE = smooth((40, 33), 2.0, 0)
+
+
+def grid():
+    image = torch.zeros(1, 1, 40, 33)
+    return Image(image, np.diag([1.5, 0.7, 2.0, 1.0]))
+
+
+@pytest.fixture(params=["nifti", "first", "last", "one"])
+def written(request, tmp_path):
+    def write(u):
+        if request.param == "nifti":
+            write_displacement(tmp_path / "u.nii.gz", u, grid())
+            return tmp_path / "u.nii.gz"
+        array = {"first": u[0], "last": u[0].movedim(0, -1), "one": u}[request.param]
+        np.savez(tmp_path / "u.npz", vol=array.numpy(), other=np.zeros(3))
+        return f"{tmp_path / 'u.npz'}:vol"
+
+    return write
+
+
+def test_certify_says_it_in_words(written, capsys):
+    path = written(FINE)
+    assert main(["certify", str(path)]) == 0
+    assert f"{path}: homeomorphism: no cell folds" in capsys.readouterr().out
+    assert torch.allclose(read_field(path), FINE, atol=1e-5)
+    path = written(FOLDS)
+    assert main(["certify", str(path)]) == 1
+    said = capsys.readouterr().out
+    cells = fold_certificate(FOLDS).folded_cells
+    assert f"folded: {cells} of 1248 cells" in said and "scaled by less than 0." in said
+
+
+def test_certify_above_a_threshold(tmp_path, capsys):
+    write_displacement(tmp_path / "u.nii", FINE, grid())
+    assert main(["certify", str(tmp_path / "u.nii"), "--threshold", "0.9"]) == 1
+    assert "have a determinant below 0.9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.zeros((3, 4, 5)), "must be a field (2, H, W) or (H, W, 2)"),
+        (np.array(["a"]), "must hold real numbers"),
+        (np.full((2, 4, 4), np.nan), "NaN or infinite"),
+        (np.zeros((2, 1, 4)), "at least 2 voxels"),
+    ],
+)
+def test_certify_refuses_in_one_line(tmp_path, capsys, array, words):
+    np.savez(tmp_path / "u.npz", array)
+    assert main(["certify", str(tmp_path / "u.npz")]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert main(["certify", str(tmp_path / "none.npz")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+class Folding(torch.nn.Module):
+    """A network whose field folds."""
+
+    def forward(self, moving, fixed):
+        return FOLDS.expand(len(fixed), -1, -1, -1)
+
+
+def images(tmp_path):
+    nib = pytest.importorskip("nibabel")
+    paths = []
+    for k, name in enumerate(("moving", "fixed")):
+        values = torch.rand(40, 33, 1, generator=torch.Generator().manual_seed(k)).numpy()
+        paths.append(tmp_path / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(values, np.diag([1.5, 0.7, 2.0, 1.0])), paths[-1])
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("guarantee", [False, True])
+def test_register_guarantees_what_is_in_the_file(tmp_path, monkeypatch, guarantee):
+    from diffreg import commands
+
+    monkeypatch.setattr(commands, "network_of", lambda options: {"network": Folding()})
+    out = tmp_path / "out"
+    command = ["register", *images(tmp_path), "-o", str(out)]
+    assert main([*command, "--guarantee"] if guarantee else command) == 0
+    certificate = fold_certificate(read_displacement(out / "displacement.nii.gz")[0])
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["certificate"] == {
+        "verdict": certificate.verdict,
+        "in_words": str(certificate),
+    }
+    report = (out / "report.html").read_text()
+    assert certificate.verdict in report
+    if guarantee:
+        assert certificate.passes and metrics["folded_percent"] == 0
+        assert metrics["repair"]["before"] == "folded"
+        assert metrics["repair"]["moved_voxels"] > 0
+        assert "voxels moved, by at most" in report
+    else:
+        assert certificate.verdict == "folded" and "repair" not in metrics
+
+
+def test_a_manifest_with_the_guarantee(tmp_path):
+    moving, fixed = images(tmp_path)
+    (tmp_path / "pairs.csv").write_text(f"moving,fixed\n{moving},{fixed}\n")
+    out = tmp_path / "out"
+    command = ["register", str(tmp_path / "pairs.csv"), "-o", str(out), "--similarity", "ncc"]
+    assert main([*command, "--guarantee"]) == 0
+    (metrics,) = (json.loads(path.read_text()) for path in out.glob("*/metrics.json"))
+    assert metrics["certificate"]["verdict"] == "homeomorphism"
+    assert metrics["repair"]["before"] in ("homeomorphism", "folded", "locally unfolded")
