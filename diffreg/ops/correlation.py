@@ -2,6 +2,7 @@
 
 import torch
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -46,7 +47,7 @@ def correlation(
     check_pair(warped, fixed)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_forward_mode("correlation")
-    value, _moments = torch.ops.diffreg.correlation(*as_handed(warped, fixed), weights)
+    value, _moments = _operator(*as_handed(warped, fixed), weights)
     return value
 
 
@@ -108,9 +109,7 @@ def _backward(ctx, gradient, _grad_moments):
         raise NotImplementedError("correlation has no gradient to mask: pass mask.detach()")
     if gradient is None:
         return None, None, None
-    to_warped, to_fixed = torch.ops.diffreg.correlation_backward(
-        gradient, *ctx.saved_tensors, need_warped, need_fixed
-    )
+    to_warped, to_fixed = _operator_backward(gradient, *ctx.saved_tensors, need_warped, need_fixed)
     return to_warped if need_warped else None, to_fixed if need_fixed else None, None
 
 
@@ -129,7 +128,5 @@ def _double_backward(ctx, *grad_gradients):
     return to_gradient, None, to_warped, to_fixed, None, None, None
 
 
-torch.library.register_autograd("diffreg::correlation", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "diffreg::correlation_backward", _double_backward, setup_context=_setup_double_context
-)
+_operator = differentiable("correlation", _backward, _setup_context)
+_operator_backward = differentiable("correlation_backward", _double_backward, _setup_double_context)

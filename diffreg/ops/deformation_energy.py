@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -75,7 +76,7 @@ def deformation_energy(
     limit = _threshold(penalty, threshold)
     refuse_forward_mode("deformation_energy")
     (u,) = as_handed(displacement)
-    energies = torch.ops.diffreg.deformation_energy(u, lengths, penalty, limit)
+    energies = _operator(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
 
 
@@ -177,9 +178,7 @@ def _backward(ctx, *gradients):
     refuse_forward_mode("deformation_energy")
     if all(gradient is None for gradient in gradients):
         return None, None, None, None
-    gradient = torch.ops.diffreg.deformation_energy_backward(
-        *gradients, *ctx.saved_tensors, *ctx.options
-    )
+    gradient = _operator_backward(*gradients, *ctx.saved_tensors, *ctx.options)
     return gradient, None, None, None
 
 
@@ -202,9 +201,7 @@ def _double_backward(ctx, grad_gradient):
     return (*to_gradients, to_displacement, None, None, None)
 
 
-torch.library.register_autograd(
-    "diffreg::deformation_energy", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "diffreg::deformation_energy_backward", _double_backward, setup_context=_setup_double_context
+_operator = differentiable("deformation_energy", _backward, _setup_context)
+_operator_backward = differentiable(
+    "deformation_energy_backward", _double_backward, _setup_double_context
 )

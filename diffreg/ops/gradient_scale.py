@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -50,7 +51,7 @@ def gradient_scale(
     _check_eta(eta)
     weights = checked_mask(mask, image, arithmetic_dtype(image))
     refuse_forward_mode("gradient_scale")
-    return torch.ops.diffreg.gradient_scale(*as_handed(image), eta, weights)
+    return _operator(*as_handed(image), eta, weights)
 
 
 def _check_eta(eta: float) -> None:
@@ -113,7 +114,7 @@ def _backward(ctx, gradient):
     image, mask = ctx.saved_tensors
     if ctx.needs_input_grad[2]:
         raise NotImplementedError("gradient_scale has no gradient to mask: pass mask.detach()")
-    return torch.ops.diffreg.gradient_scale_backward(gradient, image, ctx.eta, mask), None, None
+    return _operator_backward(gradient, image, ctx.eta, mask), None, None
 
 
 def _setup_double_context(ctx, inputs, output):
@@ -130,7 +131,7 @@ def _double_backward(ctx, grad_gradient):
     return to_gradient, to_image, None, None
 
 
-torch.library.register_autograd("diffreg::gradient_scale", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "diffreg::gradient_scale_backward", _double_backward, setup_context=_setup_double_context
+_operator = differentiable("gradient_scale", _backward, _setup_context)
+_operator_backward = differentiable(
+    "gradient_scale_backward", _double_backward, _setup_double_context
 )

@@ -2,6 +2,7 @@
 
 import torch
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -47,7 +48,7 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
     check_displacement(displacement)
     check_choice("reduce", reduce, REDUCTIONS)
     refuse_forward_mode("jacobian_determinant")
-    return torch.ops.diffreg.jacobian_determinant(*as_handed(displacement), reduce or "none")
+    return _operator(*as_handed(displacement), reduce or "none")
 
 
 def jacobian_determinant_reference(
@@ -90,9 +91,7 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, gradient):
     refuse_forward_mode("jacobian_determinant")
-    return torch.ops.diffreg.jacobian_determinant_backward(
-        gradient, *ctx.saved_tensors, ctx.reduce
-    ), None
+    return _operator_backward(gradient, *ctx.saved_tensors, ctx.reduce), None
 
 
 def _setup_double_context(ctx, inputs, output):
@@ -112,9 +111,7 @@ def _double_backward(ctx, grad_gradient):
     return to_gradient, to_displacement, None
 
 
-torch.library.register_autograd(
-    "diffreg::jacobian_determinant", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "diffreg::jacobian_determinant_backward", _double_backward, setup_context=_setup_double_context
+_operator = differentiable("jacobian_determinant", _backward, _setup_context)
+_operator_backward = differentiable(
+    "jacobian_determinant_backward", _double_backward, _setup_double_context
 )

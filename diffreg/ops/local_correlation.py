@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -60,7 +61,7 @@ def local_correlation(
     check_window(window)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_forward_mode("local_correlation")
-    return torch.ops.diffreg.local_correlation(*as_handed(warped, fixed), window, weights)
+    return _operator(*as_handed(warped, fixed), window, weights)
 
 
 def check_window(window: int) -> None:
@@ -122,7 +123,7 @@ def _backward(ctx, gradient):
     if need_mask:
         raise NotImplementedError("local_correlation has no gradient to mask: pass mask.detach()")
     warped, fixed, mask = ctx.saved_tensors
-    to_warped, to_fixed = torch.ops.diffreg.local_correlation_backward(
+    to_warped, to_fixed = _operator_backward(
         gradient, warped, fixed, ctx.window, mask, need_warped, need_fixed
     )
     return to_warped if need_warped else None, to_fixed if need_fixed else None, None, None
@@ -146,9 +147,7 @@ def _double_backward(ctx, *grad_gradients):
     return (to_gradient, to_warped, to_fixed, *[None] * 4)
 
 
-torch.library.register_autograd(
-    "diffreg::local_correlation", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "diffreg::local_correlation_backward", _double_backward, setup_context=_setup_double_context
+_operator = differentiable("local_correlation", _backward, _setup_context)
+_operator_backward = differentiable(
+    "local_correlation_backward", _double_backward, _setup_double_context
 )

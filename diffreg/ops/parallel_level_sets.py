@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -75,7 +76,7 @@ def parallel_level_sets(
     pair = as_handed(warped, fixed)
     scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale)
     scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale)
-    return torch.ops.diffreg.parallel_level_sets(*pair, scale_warped, scale_fixed, variant, weights)
+    return _operator(*pair, scale_warped, scale_fixed, variant, weights)
 
 
 def _scale(name, eps, image, measure) -> torch.Tensor:
@@ -164,7 +165,7 @@ def _backward(ctx, gradient):
                 f"parallel_level_sets has no gradient to {name}: pass {name}.detach()"
             )
     *images, mask = ctx.saved_tensors
-    to_warped, to_fixed = torch.ops.diffreg.parallel_level_sets_backward(
+    to_warped, to_fixed = _operator_backward(
         gradient, *images, ctx.variant, mask, need_warped, need_fixed
     )
     return (
@@ -192,9 +193,7 @@ def _double_backward(ctx, *grad_gradients):
     return (to_gradient, to_warped, to_fixed, *[None] * 6)
 
 
-torch.library.register_autograd(
-    "diffreg::parallel_level_sets", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "diffreg::parallel_level_sets_backward", _double_backward, setup_context=_setup_double_context
+_operator = differentiable("parallel_level_sets", _backward, _setup_context)
+_operator_backward = differentiable(
+    "parallel_level_sets_backward", _double_backward, _setup_double_context
 )

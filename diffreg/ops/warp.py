@@ -5,6 +5,7 @@ import itertools
 
 import torch
 
+from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     as_handed,
     check_choice,
@@ -73,7 +74,7 @@ def warp(
         image, field = as_handed(moving, displacement)
     else:  # labels are copied as they are
         image, (field,) = moving, as_handed(displacement)
-    warped = torch.ops.diffreg.warp(image, field, interpolation, padding)
+    warped = _operator(image, field, interpolation, padding)
     return in_dtype(warped, moving.dtype)
 
 
@@ -196,7 +197,7 @@ def _backward(ctx, gradient):
         return None, torch.zeros_like(displacement), None, None
     # On a GPU the gradient to moving adds in any order, unless the same bits are asked for.
     deterministic = torch.are_deterministic_algorithms_enabled()
-    gradients = torch.ops.diffreg.warp_backward(
+    gradients = _operator_backward(
         gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs, deterministic
     )
     return (*(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None)
@@ -220,7 +221,5 @@ def _double_backward(ctx, *grad_gradients):
     return (to_gradient, *to_inputs, *[None] * 5)
 
 
-torch.library.register_autograd("diffreg::warp", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "diffreg::warp_backward", _double_backward, setup_context=_setup_double_context
-)
+_operator = differentiable("warp", _backward, _setup_context)
+_operator_backward = differentiable("warp_backward", _double_backward, _setup_double_context)

@@ -1,0 +1,55 @@
+"""Autograd of the registered operators: for torch's dispatcher, and a short way for eager calls.
+
+What torch.library.register_autograd makes of two Python functions is what torch.compile, functorch
+and opcheck need, and costs some 50 microseconds a call, more than a small image does. An eager call
+takes an autograd.Function of the same two functions straight to the kernel.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+
+
+def differentiable(
+    name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
+) -> Callable[..., Any]:
+    """Registers the gradient of torch.ops.diffreg.<name>, and gives the operator as a function.
+
+    Args:
+        name: of the operator.
+        backward, setup_context: as torch.library.register_autograd takes them.
+
+    Returns:
+        What takes all of the operator's arguments, in order, and has the same value and gradient.
+    """
+    torch.library.register_autograd(f"diffreg::{name}", backward, setup_context=setup_context)
+    operator = getattr(torch.ops.diffreg, name).default
+    if _below_autograd is None:  # private, and so may go
+        return operator
+
+    def kernel(*arguments: Any) -> Any:
+        with _below_autograd():
+            return operator(*arguments)
+
+    def forward(ctx: Any, *arguments: Any) -> Any:  # with the context: torch is slow without
+        output = kernel(*arguments)
+        setup_context(ctx, arguments, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    title = "".join(word.title() for word in name.split("_"))
+    function: Any = type(title, (torch.autograd.Function,), members)
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack():
+            return operator(*arguments)
+        if torch.is_grad_enabled():
+            for argument in arguments:
+                if isinstance(argument, torch.Tensor) and argument.requires_grad:
+                    return function.apply(*arguments)
+        return kernel(*arguments)
+
+    return call
