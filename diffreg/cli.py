@@ -193,7 +193,10 @@ def _add_evaluate(subparsers: Any) -> None:
 def _add_method(command: argparse.ArgumentParser) -> None:
     """How a displacement is found."""
     command.add_argument("--method", choices=("variational", "network"))
-    command.add_argument("--checkpoint", help="a trained network")
+    command.add_argument(
+        "--checkpoint",
+        help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
+    )
     command.add_argument(
         "--similarity",
         choices=SIMILARITIES,

@@ -164,9 +164,9 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--method variational uses no --checkpoint; leave one of them out")
     if options.checkpoint is None:
         return {}
-    path = Path(options.checkpoint)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+    from diffreg.pretrained import checkpoint_path
+
+    path = checkpoint_path(options.checkpoint)
     if options.similarity is not None:
         raise ValueError("--similarity is of the variational method; a network keeps its own")
     from diffreg.trainer import load_network

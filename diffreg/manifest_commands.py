@@ -162,6 +162,7 @@ def _check_evaluate_options(options: argparse.Namespace) -> None:
 def _method(options: argparse.Namespace, both_ways: bool) -> Method:
     """How the pairs of a manifest are to be registered."""
     from diffreg.cohort import Method
+    from diffreg.pretrained import checkpoint_path
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
@@ -169,7 +170,7 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
     if not trained:
         similarity = options.similarity or "ncc"
         return Method(similarity=similarity, both_ways=both_ways, guarantee=options.guarantee)
-    checkpoint = Path(options.checkpoint)
+    checkpoint = checkpoint_path(options.checkpoint)
     return Method(
         **trained,
         checkpoint=checkpoint,

@@ -44,6 +44,7 @@ ROOMS = {
     "training_log": "trainer",
     "ranks": "trainer",
     "validation": "trainer",
+    "pretrained": "trainer",
     "demo_measures": "demo",
     "demo_report": "demo",
     "outputs": "registration",

@@ -1,0 +1,78 @@
+"""The networks that come with the package."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from diffreg.cli import main
+from diffreg.fields import fold_certificate
+from diffreg.pretrained import (
+    FOLDER,
+    checkpoint_path,
+    load_pretrained,
+    model_card,
+    pretrained_networks,
+)
+
+NAMES = pretrained_networks()
+
+
+def test_what_comes_with_the_package():
+    assert NAMES == ["lunet-cardiac-mr"]
+    for name in NAMES:
+        assert (FOLDER / f"{name}.pt").stat().st_size < 1e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_says_what_has_to_be_known(name):
+    card = model_card(name)
+    for part in ("Data", "Licence", "Split", "Figures", "Limits", "How it was trained"):
+        assert f"\n## {part}\n" in card
+    assert "SCD0000301" in card.partition("## Split")[2].partition("##")[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_stays_where_it_is_and_a_shifted_one_moves(name):
+    network = load_pretrained(name)["network"]
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+
+    def heart(radius):
+        ring = torch.exp(-((((y - 48) ** 2 + (x - 48) ** 2).sqrt() - radius) ** 2) / 18)
+        return (0.2 + 0.6 * torch.sigmoid(radius - ((y - 48) ** 2 + (x - 48) ** 2).sqrt()))[
+            None, None
+        ] + 0.1 * ring
+
+    with torch.no_grad():
+        still, u = network(heart(14), heart(14)), network(heart(12), heart(16))
+    assert still.abs().max() < 1.0
+    assert fold_certificate(u).folded_cells == 0
+    # The cavity grows: seen from the fixed image's edge, the moving one's lies inwards.
+    inward = -u[0, 0, 64, 48], u[0, 0, 32, 48], -u[0, 1, 48, 64], u[0, 1, 48, 32]
+    assert all(step > 0.5 for step in inward)
+
+
+def test_register_takes_its_name(tmp_path, capsys):
+    nib = pytest.importorskip("nibabel")
+    for k, name in enumerate(("a", "b")):
+        values = np.random.default_rng(k).random((40, 48, 1)).astype(np.float32)
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    pair = [str(tmp_path / f"{name}.nii.gz") for name in "ab"]
+    out = tmp_path / "out"
+    assert main(["register", *pair, "-o", str(out), "--checkpoint", NAMES[0], "--guarantee"]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["method"] == "network"
+    assert metrics["certificate"]["verdict"] == "homeomorphism"
+    assert main(["register", *pair, "-o", str(out), "--checkpoint", "lunet-cardiac"]) == 2
+    assert re.search(r"lunet-cardiac does not exist.*lunet-cardiac-mr", capsys.readouterr().err)
+
+
+def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_path(NAMES[0]).parent == FOLDER
+    (tmp_path / NAMES[0]).write_bytes(b"")
+    assert checkpoint_path(NAMES[0]).name == NAMES[0]
+    with pytest.raises(ValueError, match="name must be one of lunet-cardiac-mr"):
+        load_pretrained("none")
