@@ -9,3 +9,29 @@
 #else
 #define DIFFREG_HD DIFFREG_INLINE
 #endif
+
+namespace diffreg {
+
+// a / b. A GPU divides floats to two units in the last place, in half the instructions.
+template <typename T>
+DIFFREG_HD T quotient(T a, T b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) return __fdividef(a, b);
+#endif
+  return a / b;
+}
+
+// The same where b is known to be neither tiny nor huge, 2^-126 <= |b| <= 2^126: in a fifth.
+template <typename T>
+DIFFREG_HD T plain_quotient(T a, T b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) {
+    T inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+    return a * inverse;
+  }
+#endif
+  return a / b;
+}
+
+}  // namespace diffreg

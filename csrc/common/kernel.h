@@ -80,6 +80,9 @@ DIFFREG_DEVICE bool inside(int64_t index, int64_t size) { return 0 <= index && i
 DIFFREG_DEVICE int64_t clamped(int64_t index, int64_t size) {
   return index < 0 ? 0 : (index < size ? index : size - 1);
 }
+DIFFREG_DEVICE int32_t clamped(int32_t index, int32_t size) {
+  return index < 0 ? 0 : (index < size ? index : size - 1);
+}
 
 // Every access to global memory goes through load and store, where the emulation counts them.
 template <typename S>
