@@ -50,14 +50,14 @@ struct Strips {
   }
 };
 
-// A column of a plane to read; beyond the image its border repeats.
+// A column of a plane to read; beyond the image its border repeats. No plane, no column.
 template <typename S>
 struct Column {
   const S* top;
   int32_t height, width;
 
   DIFFREG_DEVICE Column(const S* plane, int32_t height, int32_t width, int32_t x)
-      : top(plane + clamped(x, width)), height(height), width(width) {}
+      : top(plane ? plane + clamped(x, width) : nullptr), height(height), width(width) {}
 
   // Row y, which lies in the image where `inner` says so.
   DIFFREG_DEVICE Arithmetic<S> at(int32_t y, bool inner = false) const {

@@ -54,7 +54,7 @@ struct Row {
 
 // values: how many a cell has, 4 or 1.
 template <typename S, int values>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+__global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (values == 1 ? 4 : 3))
     backward_kernel(Problem problem, VertexStrips strips,
                     const Arithmetic<S>* gradient,  // (N, values, H-1, W-1)
                     const S* displacement,          // (N, 2, H, W)

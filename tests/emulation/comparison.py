@@ -112,9 +112,7 @@ def warp_cases() -> Iterator[Case]:
         for padding in ("border", "zeros"):
             options = (interpolation, padding)
             name = f"warp-{interpolation}-{padding}"
-            yield Case(
-                name, "warp", moving_and_field, options, needs=everything, tile=(16, 64)
-            )
+            yield Case(name, "warp", moving_and_field, options, needs=everything, tile=(16, 64))
 
 
 NEEDS = ((True, True), (True, False), (False, True))

@@ -28,7 +28,7 @@ USERS = {
     "block_reduce.h": ("warp", "parallel_level_sets"),
     "cell_columns.h": ("deformation_energy",),
     "columns.h": ("deformation_energy",),
-    "gradient_tile.h": ("parallel_level_sets",),
+    "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
     "tile.h": ("deformation_energy", "parallel_level_sets"),
 }
