@@ -61,7 +61,7 @@ struct Column {
 
   // Row y, which lies in the image where `inner` says so.
   DIFFREG_DEVICE Arithmetic<S> at(int32_t y, bool inner = false) const {
-    return load(top + int64_t{width} * (inner ? y : clamped(y, height)));
+    return load(row_of(top, inner ? y : clamped(y, height), width));
   }
 };
 

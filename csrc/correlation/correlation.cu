@@ -35,22 +35,37 @@ DIFFREG_DEVICE Means means_of(const Totals& totals) {
   return {totals.of[1] / totals.of[0], totals.of[2] / totals.of[0]};
 }
 
-// The voxels of a chunk that this thread works on.
+// Where a block works: a chunk of a plane, of which a thread takes a voxel every kThreads.
+struct Place {
+  int64_t n, plane, within;  // within: number of the chunk in its sample
+  int64_t first;             // the thread's first voxel, in its plane
+  int32_t left;              // voxels of the plane from there on, of the chunk at the most
+
+  DIFFREG_DEVICE Place(const Problem& problem, int64_t index, int64_t chunks) {
+    plane = index / chunks;
+    n = plane / problem.channels;
+    within = index - n * problem.channels * chunks;
+    first = (index - plane * chunks) * kChunk + thread_index();
+    left = static_cast<int32_t>(problem.voxels - first < kChunk ? problem.voxels - first : kChunk);
+  }
+  DIFFREG_DEVICE bool has(int k) const { return inside(k * kThreads, left); }
+};
+
+// The voxels that this thread works on, asked for together.
 template <typename S>
 struct Voxels {
   Arithmetic<S> warped[kEach], fixed[kEach], weight[kEach];
 
-  DIFFREG_DEVICE Voxels(const Problem& problem, const Images<S>& images, int64_t plane,
-                        int64_t first) {
-    const int64_t n = plane / problem.channels;
+  DIFFREG_DEVICE Voxels(const Problem& problem, const Images<S>& images, const Place& place) {
+    const int64_t at = place.plane * problem.voxels + place.first;
+    const Arithmetic<S>* mask =
+        images.mask ? images.mask + place.n * problem.voxels + place.first : nullptr;
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
-      const int64_t voxel = first + k * kThreads + thread_index();
-      warped[k] = fixed[k] = weight[k] = 0;
-      if (!inside(voxel, problem.voxels)) continue;
-      warped[k] = load(images.warped + plane * problem.voxels + voxel);
-      fixed[k] = load(images.fixed + plane * problem.voxels + voxel);
-      weight[k] = images.mask ? load(images.mask + n * problem.voxels + voxel) : 1;
+      const bool has = place.has(k);
+      warped[k] = has ? load(images.warped + at + k * kThreads) : 0;
+      fixed[k] = has ? load(images.fixed + at + k * kThreads) : 0;
+      weight[k] = has ? (mask ? load(mask + k * kThreads) : 1) : 0;
     }
   }
 
@@ -98,15 +113,15 @@ DIFFREG_DEVICE Moments put_together(const Problem& problem, const double* partia
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     forward_kernel(Problem problem, Images<S> images, Reduction reduction,
-                   Arithmetic<S>* value,                     // (N)
-                   double* moments) {                        // (N, 5)
-  const int64_t tiles = problem.channels * chunks(problem);  // of a sample
+                   Arithmetic<S>* value,                                          // (N)
+                   double* moments) {                                             // (N, 5)
+  const int64_t of_plane = chunks(problem), tiles = problem.channels * of_plane;  // of a sample
   for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
-    const int64_t n = index / tiles;
-    const Voxels<S> voxels(problem, images, index / chunks(problem),
-                           index % chunks(problem) * kChunk);
+    const Place place(problem, index, of_plane);
+    const int64_t n = place.n;
+    const Voxels<S> voxels(problem, images, place);
     double raw[3] = {0, 0, 0}, centred[3] = {0, 0, 0};
     voxels.add_raw(raw);
     const Totals totals = sum_for_all(raw);
@@ -114,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     reduce_block(centred);
     const double left[6] = {totals.of[0], totals.of[1], totals.of[2],
                             centred[0],   centred[1],   centred[2]};
-    leave(reduction, left, n, index % tiles, tiles);
+    leave(reduction, left, n, place.within, tiles);
     if (!comes_last(reduction.done + n, tiles)) continue;
     const Moments whole = put_together(problem, reduction.partials + n * 6 * tiles, tiles);
     if (thread_index() != 0) continue;
@@ -126,33 +141,35 @@ __global__ void __launch_bounds__(kThreads, kResident)
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     backward_kernel(Problem problem, Images<S> images,
                     const Arithmetic<S>* gradient,  // (N)
                     const double* moments,          // (N, 5)
                     S* grad_warped,                 // (N, C, *S) or null
                     S* grad_fixed) {                // (N, C, *S) or null
   using T = Arithmetic<S>;
-  const int64_t tiles = problem.channels * chunks(problem);
-  for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
-    const int64_t n = index / tiles, plane = index / chunks(problem);
-    const double* m = moments + n * kMoments;
+  const int64_t of_plane = chunks(problem), planes = problem.samples * problem.channels;
+  for (int64_t index = blockIdx.x; index < planes * of_plane; index += gridDim.x) {
+    const Place place(problem, index, of_plane);
+    const Voxels<S> voxels(problem, images, place);
+    const double* m = moments + place.n * kMoments;
     const Moments moment{load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4)};
-    const double upstream = load(gradient + n), other = moment.slope_by_other();
-    const double own_warped = moment.slope_by_own(moment.warped_warped);
-    const double own_fixed = moment.slope_by_own(moment.fixed_fixed);
+    const double upstream = load(gradient + place.n), other = upstream * moment.slope_by_other();
+    const double own_warped = upstream * moment.slope_by_own(moment.warped_warped);
+    const double own_fixed = upstream * moment.slope_by_own(moment.fixed_fixed);
+    const int64_t at = place.plane * problem.voxels + place.first;
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
-      const int64_t voxel = index % chunks(problem) * kChunk + k * kThreads + thread_index();
-      if (!inside(voxel, problem.voxels)) continue;
-      const int64_t at = plane * problem.voxels + voxel;
-      const double b = load(images.warped + at) - moment.mean_warped;
-      const double a = load(images.fixed + at) - moment.mean_fixed;
-      const double weight =
-          images.mask ? upstream * load(images.mask + n * problem.voxels + voxel) : upstream;
-      if (grad_warped)
-        store(grad_warped + at, static_cast<T>(weight * (own_warped * b - other * a)));
-      if (grad_fixed) store(grad_fixed + at, static_cast<T>(weight * (own_fixed * a - other * b)));
+      if (!place.has(k)) continue;
+      const double b = voxels.warped[k] - moment.mean_warped;
+      const double a = voxels.fixed[k] - moment.mean_fixed, weight = voxels.weight[k];
+      if (grad_warped) {
+        store(grad_warped + at + k * kThreads,
+              static_cast<T>(weight * (own_warped * b - other * a)));
+      }
+      if (grad_fixed) {
+        store(grad_fixed + at + k * kThreads, static_cast<T>(weight * (own_fixed * a - other * b)));
+      }
     }
   }
 }

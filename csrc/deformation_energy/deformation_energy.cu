@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, kind>))
           row[1] = row[2];
           if (!place.owns || y < place.y || (!inner && y >= place.end)) return;
           for (int c = 0; c < D; ++c) {
-            store(own + c * voxels + int64_t{W} * y, sum.of[c]);
+            store(row_of(own, y, W) + c * voxels, sum.of[c]);
           }
         });
   }

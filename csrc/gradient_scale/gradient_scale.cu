@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
           for (int k = 0; k < 2; ++k) p[k] = weight * direction(g[k], length);
           const T sum = adjoint.take(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(own + int64_t{W} * (y - 1), floored ? T(0) : sum);
+          store(row_of(own, y - 1, W), floored ? T(0) : sum);
         });
   }
 }

@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
           cell_of(here, below).determinants(corner);
           here = below;
           if (!owns || !(inner || inside(y, H - 1))) return;
-          T* at = own + int64_t{W - 1} * y;
+          T* at = row_of(own, y, W - 1);
           if (reduces) {
             store(at, reduced(problem.reduce, corner));
           } else {
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (va
       Row<T, values> row{field.at(y + 1, inner), {}};
       if (along && (inner || inside(y, H - 1))) {
         for (int k = 0; k < values; ++k) {
-          row.upstream[k] = load(upstream + k * cells + int64_t{W - 1} * y);
+          row.upstream[k] = load(row_of(upstream, y, W - 1) + k * cells);
         }
       }
       return row;
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (va
       }
       for (int c = 0; c < 2; ++c) sum[c] += from_left(right[c]);
       if (!place.owns || y < place.y || !(inner || inside(y, H))) return;
-      for (int c = 0; c < 2; ++c) store(own + c * voxels + int64_t{W} * y, sum[c]);
+      for (int c = 0; c < 2; ++c) store(row_of(own, y, W) + c * voxels, sum[c]);
     });
   }
 }

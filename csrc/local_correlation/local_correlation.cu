@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
                  Reduction reduction,
                  T* value) {  // (N)
   const int64_t H = problem.height, W = problem.width;
-  const int64_t sample_tiles = problem.channels * tiles.per_plane();
+  const int64_t sample_tiles = problem.channels * tiles.per_plane;
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
     const auto place = tiles.place(tile);
     const int64_t n = place.plane / problem.channels;
@@ -174,7 +174,7 @@ int64_t term_doubles(const Problem& problem) {
 }  // namespace
 
 int64_t forward_doubles(const Problem& problem) {
-  const int64_t tiles = problem.channels * tiles_of<SmallTiles>(problem).per_plane();
+  const int64_t tiles = problem.channels * tiles_of<SmallTiles>(problem).per_plane;
   return term_doubles(problem) + reduction_doubles(problem.samples, 2, tiles);
 }
 
@@ -184,7 +184,7 @@ void launch_forward(const Problem& problem, const Images<S>& images, double* wor
   const auto strips = tiles_of<ColumnTiles>(problem);
   const auto tiles = tiles_of<SmallTiles>(problem);
   const Reduction reduction = make_reduction(workspace + term_doubles(problem), problem.samples, 2,
-                                             problem.channels * tiles.per_plane(), stream);
+                                             problem.channels * tiles.per_plane, stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
                  ImageTerms<S>{images}, workspace);
   DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem, tiles,

@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
           for (int k = 0; k < 2; ++k) p[k] = weight * voxel.derivative(g[k], h[k]);
           const T sum = adjoint.take(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(own + int64_t{W} * (y - 1), sum);
+          store(row_of(own, y - 1, W), sum);
         });
   }
 }
