@@ -14,7 +14,8 @@
 
 namespace diffreg {
 
-// a / b. A GPU divides floats to two units in the last place, in half the instructions.
+// a / b. A GPU divides floats to two units in the last place, in half the instructions; by more
+// than 2^126, to 0.
 template <typename T>
 DIFFREG_HD T quotient(T a, T b) {
 #ifdef __CUDA_ARCH__

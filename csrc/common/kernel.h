@@ -126,12 +126,4 @@ DIFFREG_DEVICE void store(S* address, Arithmetic<S> value) {
   store_raw(address, static_cast<S>(value));
 }
 
-// A pointer that loads: for formulas that take either.
-template <typename S>
-struct Reader {
-  const S* address;
-  DIFFREG_DEVICE Reader operator+(int64_t offset) const { return {address + offset}; }
-  DIFFREG_DEVICE Arithmetic<S> operator*() const { return load(address); }
-};
-
 }  // namespace diffreg

@@ -24,7 +24,7 @@ struct Voxel {
     if constexpr (variant == Variant::pls) {
       const T root = std::abs(G) + floor;
       Q = root * root;
-      slope = G > 0 ? 2 * root : (G < 0 ? -2 * root : (G == 0 ? T(0) : G));
+      slope = G == 0 ? T(0) : std::copysign(2 * root, G);
     } else {
       Q = G * G + floor * floor;
       slope = 2 * G;
