@@ -57,14 +57,22 @@ class Device {
 #endif
 };
 
+// Kernels count rows and columns in 32 bits, some beyond the border.
+inline void check_axes(const Tensor& tensor) {
+  STD_TORCH_CHECK(tensor.size(2) < 1 << 30 && tensor.size(3) < 1 << 30,
+                  "an axis must be shorter than 2^30 voxels");
+}
+
 inline void check_image(const Device& device, const char* name, const Tensor& image) {
   STD_TORCH_CHECK(image.dim() == 4, name, " must be (N, C, H, W), got ", shape_of(image));
+  check_axes(image);
   device.check(name, image);
 }
 
 inline void check_displacement(const Device& device, const Tensor& displacement) {
   STD_TORCH_CHECK(displacement.dim() == 4 && displacement.size(1) == 2,
                   "displacement must be (N, 2, H, W), got ", shape_of(displacement));
+  check_axes(displacement);
   device.check("displacement", displacement);
 }
 

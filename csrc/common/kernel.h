@@ -76,9 +76,30 @@ inline void zero(void* memory, size_t bytes, void* stream) {
 DIFFREG_DEVICE int thread_index() { return threadIdx.y * kColumns + threadIdx.x; }
 
 DIFFREG_DEVICE bool inside(int64_t index, int64_t size) { return 0 <= index && index < size; }
+DIFFREG_DEVICE bool inside(int32_t index, int32_t size) { return 0 <= index && index < size; }
 
 DIFFREG_DEVICE int64_t clamped(int64_t index, int64_t size) {
   return index < 0 ? 0 : (index < size ? index : size - 1);
+}
+DIFFREG_DEVICE int32_t clamped(int32_t index, int32_t size) {
+  return index < 0 ? 0 : (index < size ? index : size - 1);
+}
+
+// Row `index` of a plane, or what stands at a column of it. Found again wherever it is needed, in
+// three instructions: the compiler would keep offsets in registers, two each, take four to multiply
+// what it has widened before, and add columns before it scales.
+template <typename S>
+DIFFREG_DEVICE S* row_of(S* plane, int32_t index, int32_t width) {
+#ifdef DIFFREG_EMULATION
+  return plane + int64_t{index} * width;
+#else
+  int64_t offset;
+  asm volatile("mul.wide.s32 %0, %1, %2;" : "=l"(offset) : "r"(index), "r"(width));
+  S* row = plane + offset;
+  asm volatile("" : "+l"(row));
+  __builtin_assume(__isGlobal(row));
+  return row;
+#endif
 }
 
 // Every access to global memory goes through load and store, where the emulation counts them.
@@ -104,13 +125,5 @@ template <typename S>
 DIFFREG_DEVICE void store(S* address, Arithmetic<S> value) {
   store_raw(address, static_cast<S>(value));
 }
-
-// A pointer that loads: for formulas that take either.
-template <typename S>
-struct Reader {
-  const S* address;
-  DIFFREG_DEVICE Reader operator+(int64_t offset) const { return {address + offset}; }
-  DIFFREG_DEVICE Arithmetic<S> operator*() const { return load(address); }
-};
 
 }  // namespace diffreg

@@ -7,10 +7,21 @@
 namespace diffreg::correlation {
 namespace {
 
-constexpr int kEach = 8;  // voxels of a thread, kept in registers between the two sums
-constexpr int64_t kChunk = kEach * kThreads;
+// Voxels of a thread: so many are asked for at once, several times. For the second of two sums they
+// are asked for again, and come out of the cache: in registers they would leave room for few
+// blocks.
+constexpr int kEach = 4;
+constexpr int64_t kChunk = 4 * kEach * kThreads;
 
-DIFFREG_HD int64_t chunks(const Problem& problem) { return (problem.voxels + kChunk - 1) / kChunk; }
+// How many there are, counted by the host: it leaves registers to the kernels.
+struct Chunks {
+  int64_t of_plane, of_sample, count;
+
+  explicit Chunks(const Problem& problem)
+      : of_plane((problem.voxels + kChunk - 1) / kChunk),
+        of_sample(problem.channels * of_plane),
+        count(problem.samples * of_sample) {}
+};
 
 struct Means {
   double warped, fixed;
@@ -35,24 +46,41 @@ DIFFREG_DEVICE Means means_of(const Totals& totals) {
   return {totals.of[1] / totals.of[0], totals.of[2] / totals.of[0]};
 }
 
-// The voxels of a chunk that this thread works on.
+// Where a block works: a chunk of a plane, of which a thread takes a voxel every kThreads.
+struct Place {
+  int64_t n, plane, within;  // within: number of the chunk in its sample
+  int64_t first;             // the thread's first voxel, in its plane
+  int64_t end;               // of the chunk
+
+  DIFFREG_DEVICE Place(const Problem& problem, const Chunks& chunks, int64_t index) {
+    plane = index / chunks.of_plane;
+    n = plane / problem.channels;
+    within = index - n * chunks.of_sample;
+    const int64_t chunk = (index - plane * chunks.of_plane) * kChunk;
+    first = chunk + thread_index();
+    end = chunk + kChunk < problem.voxels ? chunk + kChunk : problem.voxels;
+  }
+};
+
+// Voxels that a thread works on, asked for together: from `first` on, every kThreads.
 template <typename S>
 struct Voxels {
   Arithmetic<S> warped[kEach], fixed[kEach], weight[kEach];
+  int32_t left;  // voxels from the first to the chunk's end
 
-  DIFFREG_DEVICE Voxels(const Problem& problem, const Images<S>& images, int64_t plane,
-                        int64_t first) {
-    const int64_t n = plane / problem.channels;
+  DIFFREG_DEVICE Voxels(const Problem& problem, const Images<S>& images, const Place& place,
+                        int64_t first)
+      : left(static_cast<int32_t>(place.end - first)) {
+    const int64_t at = place.plane * problem.voxels + first;
+    const auto* mask = images.mask ? images.mask + place.n * problem.voxels + first : nullptr;
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
-      const int64_t voxel = first + k * kThreads + thread_index();
-      warped[k] = fixed[k] = weight[k] = 0;
-      if (!inside(voxel, problem.voxels)) continue;
-      warped[k] = load(images.warped + plane * problem.voxels + voxel);
-      fixed[k] = load(images.fixed + plane * problem.voxels + voxel);
-      weight[k] = images.mask ? load(images.mask + n * problem.voxels + voxel) : 1;
+      warped[k] = has(k) ? load(images.warped + at + k * kThreads) : 0;
+      fixed[k] = has(k) ? load(images.fixed + at + k * kThreads) : 0;
+      weight[k] = has(k) ? (mask ? load(mask + k * kThreads) : 1) : 0;
     }
   }
+  DIFFREG_DEVICE bool has(int k) const { return inside(k * kThreads, left); }
 
   DIFFREG_DEVICE void add_raw(double (&sums)[3]) const {
 #pragma unroll
@@ -73,6 +101,16 @@ struct Voxels {
   }
 };
 
+// Calls run(voxels, first) for the voxels of a chunk that this thread works on.
+template <typename S, typename Run>
+DIFFREG_DEVICE void for_voxels(const Problem& problem, const Images<S>& images, const Place& place,
+                               const Run& run) {
+#pragma unroll 1
+  for (int64_t first = place.first; first < place.end; first += kEach * kThreads) {
+    run(Voxels<S>(problem, images, place, first), first);
+  }
+}
+
 // Moments of a sample from those of its tiles: sums about each tile's means, and the tiles' means
 // about the sample's. partials: (6, tiles): weight, warped, fixed, then the centred sums.
 DIFFREG_DEVICE Moments put_together(const Problem& problem, const double* partials, int64_t tiles) {
@@ -80,6 +118,7 @@ DIFFREG_DEVICE Moments put_together(const Problem& problem, const double* partia
   for (int k = 0; k < 3; ++k) raw[k] = strided(partials + k * tiles, tiles);
   const Totals totals = sum_for_all(raw);
   const Means mean = means_of(totals);
+#pragma unroll 1  // registers decide how many blocks are resident
   for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
     const auto at = [&](int k) { return load(partials + k * tiles + tile); };
     const Means own = means_of({{at(0), at(1), at(2)}});
@@ -98,23 +137,25 @@ DIFFREG_DEVICE Moments put_together(const Problem& problem, const double* partia
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    forward_kernel(Problem problem, Images<S> images, Reduction reduction,
-                   Arithmetic<S>* value,                     // (N)
-                   double* moments) {                        // (N, 5)
-  const int64_t tiles = problem.channels * chunks(problem);  // of a sample
-  for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
-    const int64_t n = index / tiles;
-    const Voxels<S> voxels(problem, images, index / chunks(problem),
-                           index % chunks(problem) * kChunk);
+__global__ void __launch_bounds__(kThreads, kResidentOf<S> == 4 ? 3 : 2)
+    forward_kernel(Problem problem, Chunks chunks, Images<S> images, Reduction reduction,
+                   Arithmetic<S>* value,  // (N)
+                   double* moments) {     // (N, 5)
+  const int64_t tiles = chunks.of_sample;
+  for (int64_t index = blockIdx.x; index < chunks.count; index += gridDim.x) {
+    const Place place(problem, chunks, index);
+    const int64_t n = place.n;
     double raw[3] = {0, 0, 0}, centred[3] = {0, 0, 0};
-    voxels.add_raw(raw);
+    for_voxels(problem, images, place,
+               [&](const Voxels<S>& voxels, int64_t) { voxels.add_raw(raw); });
     const Totals totals = sum_for_all(raw);
-    voxels.add_centred(means_of(totals), centred);
+    const Means mean = means_of(totals);
+    for_voxels(problem, images, place,
+               [&](const Voxels<S>& voxels, int64_t) { voxels.add_centred(mean, centred); });
     reduce_block(centred);
     const double left[6] = {totals.of[0], totals.of[1], totals.of[2],
                             centred[0],   centred[1],   centred[2]};
-    leave(reduction, left, n, index % tiles, tiles);
+    leave(reduction, left, n, place.within, tiles);
     if (!comes_last(reduction.done + n, tiles)) continue;
     const Moments whole = put_together(problem, reduction.partials + n * 6 * tiles, tiles);
     if (thread_index() != 0) continue;
@@ -126,58 +167,62 @@ __global__ void __launch_bounds__(kThreads, kResident)
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    backward_kernel(Problem problem, Images<S> images,
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+    backward_kernel(Problem problem, Chunks chunks, Images<S> images,
                     const Arithmetic<S>* gradient,  // (N)
                     const double* moments,          // (N, 5)
                     S* grad_warped,                 // (N, C, *S) or null
                     S* grad_fixed) {                // (N, C, *S) or null
   using T = Arithmetic<S>;
-  const int64_t tiles = problem.channels * chunks(problem);
-  for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
-    const int64_t n = index / tiles, plane = index / chunks(problem);
-    const double* m = moments + n * kMoments;
+  for (int64_t index = blockIdx.x; index < chunks.count; index += gridDim.x) {
+    const Place place(problem, chunks, index);
+    const double* m = moments + place.n * kMoments;
     const Moments moment{load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4)};
-    const double upstream = load(gradient + n), other = moment.slope_by_other();
-    const double own_warped = moment.slope_by_own(moment.warped_warped);
-    const double own_fixed = moment.slope_by_own(moment.fixed_fixed);
+    const double upstream = load(gradient + place.n), other = upstream * moment.slope_by_other();
+    const double own_warped = upstream * moment.slope_by_own(moment.warped_warped);
+    const double own_fixed = upstream * moment.slope_by_own(moment.fixed_fixed);
+    for_voxels(problem, images, place, [&](const Voxels<S>& voxels, int64_t first) {
+      const int64_t at = place.plane * problem.voxels + first;
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      const int64_t voxel = index % chunks(problem) * kChunk + k * kThreads + thread_index();
-      if (!inside(voxel, problem.voxels)) continue;
-      const int64_t at = plane * problem.voxels + voxel;
-      const double b = load(images.warped + at) - moment.mean_warped;
-      const double a = load(images.fixed + at) - moment.mean_fixed;
-      const double weight =
-          images.mask ? upstream * load(images.mask + n * problem.voxels + voxel) : upstream;
-      if (grad_warped)
-        store(grad_warped + at, static_cast<T>(weight * (own_warped * b - other * a)));
-      if (grad_fixed) store(grad_fixed + at, static_cast<T>(weight * (own_fixed * a - other * b)));
-    }
+      for (int k = 0; k < kEach; ++k) {
+        if (!voxels.has(k)) continue;
+        const double b = voxels.warped[k] - moment.mean_warped;
+        const double a = voxels.fixed[k] - moment.mean_fixed, weight = voxels.weight[k];
+        if (grad_warped) {
+          store(grad_warped + at + k * kThreads,
+                static_cast<T>(weight * (own_warped * b - other * a)));
+        }
+        if (grad_fixed) {
+          store(grad_fixed + at + k * kThreads,
+                static_cast<T>(weight * (own_fixed * a - other * b)));
+        }
+      }
+    });
   }
 }
 
 }  // namespace
 
 int64_t forward_doubles(const Problem& problem) {
-  return reduction_doubles(problem.samples, 6, problem.channels * chunks(problem));
+  return reduction_doubles(problem.samples, 6, Chunks(problem).of_sample);
 }
 
 template <typename S>
 void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
                     Arithmetic<S>* value, double* moments, void* stream) {
-  const int64_t tiles = problem.channels * chunks(problem);
-  const Reduction reduction = make_reduction(workspace, problem.samples, 6, tiles, stream);
-  DIFFREG_LAUNCH(forward_kernel<S>, problem.samples * tiles, block_shape(), stream, problem, images,
+  const Chunks chunks(problem);
+  const Reduction reduction =
+      make_reduction(workspace, problem.samples, 6, chunks.of_sample, stream);
+  DIFFREG_LAUNCH(forward_kernel<S>, chunks.count, block_shape(), stream, problem, chunks, images,
                  reduction, value, moments);
 }
 
 template <typename S>
 void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
                      const double* moments, S* grad_warped, S* grad_fixed, void* stream) {
-  const int64_t blocks = problem.samples * problem.channels * chunks(problem);
-  DIFFREG_LAUNCH(backward_kernel<S>, blocks, block_shape(), stream, problem, images, gradient,
-                 moments, grad_warped, grad_fixed);
+  const Chunks chunks(problem);
+  DIFFREG_LAUNCH(backward_kernel<S>, chunks.count, block_shape(), stream, problem, chunks, images,
+                 gradient, moments, grad_warped, grad_fixed);
 }
 
 #define DIFFREG_INSTANCES(S)                                                                       \

@@ -1,24 +1,26 @@
-// E1, E2 and E_det of a displacement field in one pass over it, and their gradient in another. A
-// block holds a tile of the field with its halo; every vertex gathers. Called by
+// E1, E2 and E_det of a displacement field in one pass over it, and their gradient in another:
+// warps walk down its columns, every difference and every cell is taken once. Called by
 // deformation_energy_cuda.cpp.
 #include "../common/block_reduce.h"
-#include "../common/cell_tile.h"
+#include "../common/cell_columns.h"
 #include "deformation_energy_cuda.h"
 
 namespace diffreg::deformation_energy {
 namespace {
 
-template <typename S>
-using FieldTiles = Tiles<kTileColumns<S>, kTileRows>;
-// Stencils of the value start at their voxel and reach two further; the gradient's reach two back.
-template <typename S>
-using ValueTile = FieldTile<S, kTileColumns<S> + 2, kTileRows + 2>;
-template <typename S>
-using GradientTile = FieldTile<S, kTileColumns<S> + 4, kTileRows + 4>;
+// Stencils of the value start at their voxel and reach two further; the gradient's reach two back,
+// and its flux and its cells come from the row above.
+using ValueStrips = Strips<0, 2, 0>;
+using GradientStrips = Strips<2, 2, 1>;
 
-template <typename S>
-FieldTiles<S> tiles_of(const Problem& problem) {
+template <typename Shape>
+Shape strips_of(const Problem& problem) {
   return {problem.samples, problem.height, problem.width};
+}
+
+template <typename T>
+DIFFREG_DEVICE T squared(T d) {
+  return d * d;
 }
 
 // Sums of squares, one for each factor.
@@ -26,76 +28,80 @@ template <typename T>
 struct Sums {
   T first[D][D] = {}, second[D][D] = {}, mixed[D] = {}, corner = 0;
 
-  // The three energies, in double.
-  DIFFREG_DEVICE void weigh(const Coefficients& factor, double* energies) const {
-    energies[0] = energies[1] = 0;
+  // Adds the stencils that start at a lane's voxel of row[0]; those that go down where the image
+  // has one and two rows more. Whether those along the row are inside is a matter of the column.
+  template <typename Psi>
+  DIFFREG_DEVICE void add(const FieldRow<T, 2>* row, const Psi& psi, bool one, bool two) {
     for (int c = 0; c < D; ++c) {
-      for (int k = 0; k < D; ++k) {
-        energies[0] += factor.first[k][c] * first[k][c];
-        energies[1] += factor.second[k][c] * second[k][c];
+      const auto u = [&](int a, int b) { return row[a].u[b][c]; };
+      const T right = from_right(u(0, 1));
+      first[1][c] += squared(u(0, 1) - u(0, 0));
+      second[1][c] += squared(second_difference(u(0, 0), u(0, 1), right));
+      if (one) {
+        first[0][c] += squared(u(1, 0) - u(0, 0));
+        mixed[c] += squared(mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)));
       }
-      energies[1] += factor.mixed[c] * mixed[c];
+      if (two) second[0][c] += squared(second_difference(u(0, 0), u(1, 0), u(2, 0)));
     }
-    energies[2] = factor.corner * corner;
+    if (!one) return;
+    T at[4];
+    cell_of(row[0], row[1]).determinants(at);
+    corner += (psi.value(at[0]) + psi.value(at[1])) + (psi.value(at[2]) + psi.value(at[3]));
+  }
+
+  // The three energies, in double, of a column that has one and two more to its right.
+  DIFFREG_DEVICE void weigh(const Coefficients& factor, bool one, bool two,
+                            double* energies) const {
+    energies[0] = energies[1] = energies[2] = 0;
+    for (int c = 0; c < D; ++c) {
+      energies[0] += factor.first[0][c] * first[0][c];
+      energies[1] += factor.second[0][c] * second[0][c];
+      if (one) energies[0] += factor.first[1][c] * first[1][c];
+      if (one) energies[1] += factor.mixed[c] * mixed[c];
+      if (two) energies[1] += factor.second[1][c] * second[1][c];
+    }
+    if (one) energies[2] = factor.corner * corner;
   }
 };
 
-template <typename T>
-DIFFREG_DEVICE T squared(T d) {
-  return d * d;
-}
-
-// Adds the stencils that start at voxel (y, x), which is (row, column) of the tile.
-template <typename S, typename T, typename Psi>
-DIFFREG_DEVICE void add_voxel(const ValueTile<S>& tile, const Problem& problem, const Psi& psi,
-                              int64_t y, int64_t x, int row, int column, Sums<T>& sums) {
-  const bool one0 = inside(y + 1, problem.height), one1 = inside(x + 1, problem.width);
-  const bool two0 = inside(y + 2, problem.height), two1 = inside(x + 2, problem.width);
-  for (int c = 0; c < D; ++c) {
-    const auto u = [&](int a, int b) { return tile.u[c].at(row + a, column + b); };
-    if (one0) sums.first[0][c] += squared(u(1, 0) - u(0, 0));
-    if (one1) sums.first[1][c] += squared(u(0, 1) - u(0, 0));
-    if (two0) sums.second[0][c] += squared(second_difference(u(0, 0), u(1, 0), u(2, 0)));
-    if (two1) sums.second[1][c] += squared(second_difference(u(0, 0), u(0, 1), u(0, 2)));
-    if (one0 && one1) {
-      sums.mixed[c] += squared(mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)));
-    }
-  }
-  if (!one0 || !one1) return;
-  T corner[4];
-  tile.cell(row, column).determinants(corner);
-  sums.corner +=
-      (psi.value(corner[0]) + psi.value(corner[1])) + (psi.value(corner[2]) + psi.value(corner[3]));
-}
+// Blocks of a multiprocessor for which registers must do; a logarithm takes more, and the gradient.
+template <typename S, PenaltyKind kind>
+constexpr int kValueBlocks = sizeof(Arithmetic<S>) == 8 ? 1 : (kind == PenaltyKind::log2 ? 3 : 4);
+template <typename S, PenaltyKind kind>
+constexpr int kGradientBlocks = sizeof(Arithmetic<S>) == 8 ? 1 : kValueBlocks<S, kind> - 1;
 
 template <typename S, PenaltyKind kind>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    forward_kernel(Problem problem, FieldTiles<S> tiles,
+__global__ void __launch_bounds__(kThreads, (kValueBlocks<S, kind>))
+    forward_kernel(Problem problem, ValueStrips strips,
                    const S* displacement,  // (N, 2, H, W)
                    Reduction reduction,
                    Arithmetic<S>* diffusion,      // (N)
                    Arithmetic<S>* bending,        // (N)
                    Arithmetic<S>* determinant) {  // (N)
   using T = Arithmetic<S>;
-  using Shared = ValueTile<S>;
-  DIFFREG_SHARED(Shared, tile);
   const Penalty<T, kind> psi{static_cast<T>(problem.threshold)};
-  const int64_t sample_size = D * problem.height * problem.width;
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
-    tile.fill(displacement + place.plane * sample_size, problem.height, problem.width, place.y,
-              place.x);
-    __syncthreads();
+  const int32_t H = strips.height, W = strips.width;
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
+    const FieldColumn<S> field(displacement, place.plane, H, W, place.x);
+    FieldRow<T, 2> row[] = {FieldRow<T, 2>(field.at(place.y)),
+                            FieldRow<T, 2>(field.at(place.y + 1)), FieldRow<T, 2>({})};
     Sums<T> sums;
-    for_tile<kTileColumns<S>, kTileRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, problem.height) || !inside(x, problem.width)) return;
-      add_voxel<S>(tile, problem, psi, y, x, row, column, sums);
-    });
-    double energies[3];
-    sums.weigh(problem.factor, energies);
+    walk(
+        place.y, place.end, H - 2, [&](int32_t y, bool inner) { return field.at(y + 2, inner); },
+        [&](int32_t y, const Vector<T>& next, bool inner) {
+          if (!inner && y >= place.end) return;
+          row[2] = FieldRow<T, 2>(next);
+          sums.add(row, psi, inner || inside(y + 1, H), inner || inside(y + 2, H));
+          row[0] = row[1];
+          row[1] = row[2];
+        });
+    double energies[3] = {0, 0, 0};
+    if (place.owns) {
+      sums.weigh(problem.factor, inside(place.x + 1, W), inside(place.x + 2, W), energies);
+    }
     // Its barriers also part this tile from the next.
-    reduce_tiles(reduction, energies, place.plane, place.within, tiles.per_plane(),
+    reduce_tiles(reduction, energies, place.plane, place.within, strips.per_plane,
                  [&](const double* total) {
                    store(diffusion + place.plane, static_cast<T>(total[0]));
                    store(bending + place.plane, static_cast<T>(total[1]));
@@ -112,94 +118,108 @@ DIFFREG_DEVICE double load_or_0(const T* upstream, int64_t n) {
 // An energy that was not used adds nothing, not even NaN.
 template <typename T>
 struct UsedSlopes : Slopes<T> {
-  bool diffuses, bends;
+  bool diffuses, bends, folds;
 
   DIFFREG_DEVICE UsedSlopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n)
       : Slopes<T>(factor, load_or_0(upstream.diffusion, n), load_or_0(upstream.bending, n),
                   load_or_0(upstream.determinant, n)),
         diffuses(upstream.diffusion),
-        bends(upstream.bending) {}
+        bends(upstream.bending),
+        folds(upstream.determinant) {}
 };
 
-// What the differences along one axis give the vertex at `at` of an axis of that size; u(k) is the
-// component k voxels further along it.
-template <typename T, typename Component>
-DIFFREG_DEVICE T gather_axis(const UsedSlopes<T>& slope, int axis, int c, int64_t at, int64_t size,
-                             const Component& u) {
-  const T first = slope.first[axis][c], second = slope.second[axis][c];
-  const bool before = inside(at - 1, size), after = inside(at + 1, size);
-  T sum = 0;
-  if (slope.diffuses && before) sum += first * (u(0) - u(-1));
-  if (slope.diffuses && after) sum -= first * (u(1) - u(0));
-  if (!slope.bends) return sum;
-  if (before && after) sum -= 2 * second * second_difference(u(-1), u(0), u(1));
-  if (inside(at + 2, size)) sum += second * second_difference(u(0), u(1), u(2));
-  if (inside(at - 2, size)) sum += second * second_difference(u(-2), u(-1), u(0));
+// What the differences along one axis pass on from a voxel to the next one along it, given those
+// that start at the voxel and are centred on it and on the next. The energies' gradient is the
+// difference of what comes in and what goes out.
+template <typename T>
+DIFFREG_DEVICE T flux(const UsedSlopes<T>& slope, int axis, int c, T difference, T second,
+                      T next_second) {
+  T sum = slope.diffuses ? slope.first[axis][c] * difference : T(0);
+  if (slope.bends) sum += slope.second[axis][c] * (second - next_second);
   return sum;
 }
 
-// What the mixed differences of the four cells around it give the vertex (y, x).
-template <typename T, typename Component>
-DIFFREG_DEVICE T gather_mixed(T mixed, int64_t y, int64_t x, const Problem& problem,
-                              const Component& u) {
-  T sum = 0;
-  for (int a = 0; a < 2; ++a) {
-    for (int b = 0; b < 2; ++b) {
-      if (!inside(y - a, problem.height - 1) || !inside(x - b, problem.width - 1)) continue;
-      const T difference = mixed_difference(u(-a, -b), u(-a, 1 - b), u(1 - a, -b), u(1 - a, 1 - b));
-      sum += (a == b ? mixed : -mixed) * difference;
+// The gradient at a lane's column, as a walk comes down on it.
+template <typename T>
+struct Gradient {
+  T second[D] = {}, mixed[D] = {}, from_above[D] = {};  // of the last row
+  Gifts<T> gifts{};
+
+  // Gradient to the vertex of row[0], from the field there and one row and two rows below. One,
+  // two: whether an axis has stencils that start there and reach one and two further. For axis 1,
+  // `two` is true where
+  template <typename Psi>
+  DIFFREG_DEVICE Vector<T> at(const FieldRow<T, 2>* row, const UsedSlopes<T>& slope, const Psi& psi,
+                              T corner_slope, bool down, bool two_down, bool along, bool centred) {
+    T own[D] = {}, right[D] = {};
+    if (slope.folds) {
+      const Cell<T> cell = cell_of(row[0], row[1]);
+      T corner[4];
+      cell.determinants(corner);
+      for (int k = 0; k < 4; ++k) corner[k] = corner_slope * psi.slope(corner[k]);
+      gifts.take(cell, corner, own, right);
     }
+    Vector<T> sum;
+    for (int c = 0; c < D; ++c) {
+      const auto u = [&](int a, int b) { return row[a].u[b][c]; };
+      const T next_second = two_down ? second_difference(u(0, 0), u(1, 0), u(2, 0)) : T(0);
+      const T to_below = flux(slope, 0, c, down ? u(1, 0) - u(0, 0) : T(0), second[c], next_second);
+      const T around = second_difference(from_left(u(0, 0)), u(0, 0), u(0, 1));
+      const T own_second = centred ? around : T(0);
+      T to_right =
+          flux(slope, 1, c, along ? u(0, 1) - u(0, 0) : T(0), own_second, from_right(own_second));
+      const T own_mixed =
+          down && along ? mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)) : T(0);
+      if (slope.bends) to_right += slope.mixed[c] * (mixed[c] - own_mixed);
+      sum.of[c] = (from_above[c] - to_below) + (own[c] - to_right) + from_left(right[c] + to_right);
+      second[c] = next_second;
+      mixed[c] = own_mixed;
+      from_above[c] = to_below;
+    }
+    return sum;
   }
-  return sum;
-}
-
-// Gradient to the determinants of a cell.
-template <typename Psi, typename T>
-DIFFREG_DEVICE void psi_slopes(const Psi& psi, T factor, const Cell<T>& cell, T* corner) {
-  cell.determinants(corner);
-  for (int k = 0; k < 4; ++k) corner[k] = factor * psi.slope(corner[k]);
-}
+};
 
 template <typename S, PenaltyKind kind>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, FieldTiles<S> tiles, Upstream<Arithmetic<S>> upstream,
+__global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, kind>))
+    backward_kernel(Problem problem, GradientStrips strips, Upstream<Arithmetic<S>> upstream,
                     const S* displacement,  // (N, 2, H, W)
                     S* gradient) {          // (N, 2, H, W)
   using T = Arithmetic<S>;
-  using Shared = GradientTile<S>;
-  DIFFREG_SHARED(Shared, tile);
-  const Penalty<T, kind> psi{static_cast<T>(problem.threshold)};
-  const int64_t voxels = problem.height * problem.width;
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
-    const int64_t n = place.plane;
-    __syncthreads();  // the last tile has been read
-    tile.fill(displacement + n * D * voxels, problem.height, problem.width, place.y - 2,
-              place.x - 2);
-    __syncthreads();
+  using Psi = Penalty<T, kind>;
+  const Psi psi{static_cast<T>(problem.threshold)};
+  const int32_t H = strips.height, W = strips.width;
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
+    const int64_t n = place.plane, voxels = problem.height * problem.width;
+    const FieldColumn<S> field(displacement, n, H, W, place.x);
+    S* own = gradient + n * D * voxels + place.x;
     const UsedSlopes<T> slope(problem.factor, upstream, n);
-    for_tile<kTileColumns<S>, kTileRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, problem.height) || !inside(x, problem.width)) return;
-      T sum[D] = {};
-      for (int c = 0; c < D; ++c) {
-        const auto u = [&](int a, int b) { return tile.u[c].at(row + 2 + a, column + 2 + b); };
-        sum[c] = gather_axis(slope, 0, c, y, problem.height, [&](int k) { return u(k, 0); }) +
-                 gather_axis(slope, 1, c, x, problem.width, [&](int k) { return u(0, k); });
-        if (slope.bends) sum[c] += gather_mixed(slope.mixed[c], y, x, problem, u);
-      }
-      if (upstream.determinant) {
-        gather_cells(
-            tile, row + 2, column + 2, problem.height, problem.width, y, x,
-            [&](int64_t, int64_t, const Cell<T>& cell, T* corner) {
-              psi_slopes(psi, slope.corner, cell, corner);
-            },
-            sum);
-      }
-      for (int c = 0; c < D; ++c) {
-        store(gradient + (n * D + c) * voxels + y * problem.width + x, sum[c]);
-      }
-    });
+    Gradient<T> walked;
+    FieldRow<T, 2> row[] = {FieldRow<T, 2>(field.at(place.y - 1)),
+                            FieldRow<T, 2>(field.at(place.y)), FieldRow<T, 2>({})};
+    const Vector<T> before = field.at(place.y - 2);
+    for (int c = 0; c < D; ++c) {
+      const T around = second_difference(before.of[c], row[0].u[0][c], row[1].u[0][c]);
+      walked.second[c] = inside(place.y - 2, H - 2) ? around : T(0);
+    }
+    const bool along = inside(place.x, W - 1), centred = inside(place.x - 1, W - 2);
+    const T corner_slope = along ? slope.corner : T(0);
+    walk(
+        place.y - 1, place.end, H - 2,
+        [&](int32_t y, bool inner) { return field.at(y + 2, inner); },
+        [&](int32_t y, const Vector<T>& next, bool inner) {
+          const bool down = inner || inside(y, H - 1), two_down = inner || inside(y, H - 2);
+          row[2] = FieldRow<T, 2>(next);
+          const Vector<T> sum = walked.at(row, slope, psi, down ? corner_slope : T(0), down,
+                                          two_down, along, centred);
+          row[0] = row[1];
+          row[1] = row[2];
+          if (!place.owns || y < place.y || (!inner && y >= place.end)) return;
+          for (int c = 0; c < D; ++c) {
+            store(row_of(own, y, W) + c * voxels, sum.of[c]);
+          }
+        });
   }
 }
 
@@ -220,33 +240,30 @@ void dispatch_penalty(PenaltyKind kind, const Run& run) {
 
 }  // namespace
 
-int64_t forward_doubles(const Problem& problem, size_t voxel_bytes) {
-  const Tiles<1, kTileRows> rows{problem.samples, problem.height, 1};
-  const int64_t columns = 512 / static_cast<int64_t>(voxel_bytes);
-  const int64_t tiles = rows.per_plane() * ((problem.width + columns - 1) / columns);
-  return reduction_doubles(problem.samples, 3, tiles);
+int64_t forward_doubles(const Problem& problem) {
+  return reduction_doubles(problem.samples, 3, strips_of<ValueStrips>(problem).per_plane);
 }
 
 template <typename S>
 void launch_forward(const Problem& problem, const S* displacement, double* workspace,
                     Arithmetic<S>* diffusion, Arithmetic<S>* bending, Arithmetic<S>* determinant,
                     void* stream) {
-  const auto tiles = tiles_of<S>(problem);
+  const auto strips = strips_of<ValueStrips>(problem);
   const Reduction reduction =
-      make_reduction(workspace, problem.samples, 3, tiles.per_plane(), stream);
+      make_reduction(workspace, problem.samples, 3, strips.per_plane, stream);
   dispatch_penalty(problem.penalty, [&](auto tag) {
-    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::kind>), tiles.count(), block_shape(), stream,
-                   problem, tiles, displacement, reduction, diffusion, bending, determinant);
+    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::kind>), strips.count(), block_shape(), stream,
+                   problem, strips, displacement, reduction, diffusion, bending, determinant);
   });
 }
 
 template <typename S>
 void launch_backward(const Problem& problem, const Upstream<Arithmetic<S>>& upstream,
                      const S* displacement, S* gradient, void* stream) {
-  const auto tiles = tiles_of<S>(problem);
+  const auto strips = strips_of<GradientStrips>(problem);
   dispatch_penalty(problem.penalty, [&](auto tag) {
-    DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::kind>), tiles.count(), block_shape(), stream,
-                   problem, tiles, upstream, displacement, gradient);
+    DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::kind>), strips.count(), block_shape(), stream,
+                   problem, strips, upstream, displacement, gradient);
   });
 }
 

@@ -99,11 +99,11 @@ struct Penalty {
   // Of the hyperelastic psi both need one division, the same.
   DIFFREG_HD static T raw(T J) {
     if constexpr (kind == PenaltyKind::log2) return square(std::log(J));
-    return square((J - 1) * ((J - 1) / J));
+    return square((J - 1) * plain_quotient(J - 1, J));
   }
   DIFFREG_HD static T raw_slope(T J) {
-    if constexpr (kind == PenaltyKind::log2) return 2 * std::log(J) / J;
-    const T part = (J - 1) / J;
+    if constexpr (kind == PenaltyKind::log2) return plain_quotient(2 * std::log(J), J);
+    const T part = plain_quotient(J - 1, J);
     return 2 * part * part * part * (J + 1);
   }
 };

@@ -40,7 +40,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vect
   dispatch_storage("displacement", u, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(u, forward_doubles(problem, sizeof(S)));
+    Tensor scratch = workspace(u, forward_doubles(problem));
     launch_forward(problem, data<S>(u), output<double>(scratch), output<T>(diffusion),
                    output<T>(bending), output<T>(determinant), device.stream());
   });

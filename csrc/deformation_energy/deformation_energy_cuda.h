@@ -22,7 +22,7 @@ struct Upstream {
   const T* determinant;  // (N)
 };
 
-int64_t forward_doubles(const Problem& problem, size_t voxel_bytes);
+int64_t forward_doubles(const Problem& problem);
 
 template <typename S>
 void launch_forward(const Problem& problem,

@@ -1,14 +1,14 @@
 // eta * mean |grad I| and its floor in one pass over the image; the gradient in a second one, after
 // a first that finds out whether the floor holds. Called by gradient_scale_cuda.cpp.
 #include "../common/block_reduce.h"
-#include "../common/gradient_tile.h"
+#include "../common/gradient_columns.h"
 #include "gradient_scale_cuda.h"
 
 namespace diffreg::gradient_scale {
 namespace {
 
-template <typename S>
-GradientTiles<S> tiles_of(const Problem& problem) {
+template <typename Shape>
+Shape strips_of(const Problem& problem) {
   return {problem.samples * problem.channels, problem.height, problem.width};
 }
 
@@ -17,32 +17,61 @@ struct Measure {
   double scale, per_voxel, floored;
 };
 
+// The column of an image and of its mask, and the image's last three rows.
+template <typename S>
+struct Walked {
+  using T = Arithmetic<S>;
+  Column<S> image;
+  MaskColumn<T> mask;
+  T above, here, below;
+
+  struct Row {
+    T below, weight;
+  };
+
+  // To walk down from row y on.
+  DIFFREG_DEVICE Walked(const Column<S>& image, const MaskColumn<T>& mask, int32_t y)
+      : image(image), mask(mask), here(image.at(y - 1)), below(image.at(y)) {}
+
+  DIFFREG_DEVICE Row read(int32_t y, bool inner) const {
+    return {image.at(y + 1, inner), mask.at(y, inner)};
+  }
+  // Goes down a row, to the image's gradient there.
+  DIFFREG_DEVICE void move_down(T next, T* g) {
+    above = here;
+    here = below;
+    below = next;
+    image_gradient(above, here, below, g);
+  }
+};
+
 // Sum of the weighted magnitudes, sum of the weights, and the largest |I|, of every tile.
 template <typename S, typename Finish>
-DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientTiles<S>& tiles,
-                                  ImageTile<S, 1, 1>& tile, const S* image,
-                                  const Arithmetic<S>* mask, const Reduction& reduction,
-                                  const Finish& finish) {
+DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& strips,
+                                  const S* image, const Arithmetic<S>* mask,
+                                  const Reduction& reduction, const Finish& finish) {
   using T = Arithmetic<S>;
-  const int64_t H = problem.height, W = problem.width;
-  const int64_t sample_tiles = problem.channels * tiles.per_plane();
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
+  using Row = typename Walked<S>::Row;
+  const int32_t H = strips.height, W = strips.width;
+  const int64_t sample_tiles = problem.channels * strips.per_plane;
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
     const int64_t n = place.plane / problem.channels;
-    tile.fill(0, image + place.plane * H * W, tiles, place.y, place.x);
-    __syncthreads();
+    Walked<S> walked({image + place.plane * H * W, H, W, place.x}, {mask, n, H, W, place.x},
+                     place.y);
     T sum = 0, weights = 0, largest = 0;
-    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, H) || !inside(x, W)) return;
-      T g[2];
-      tile.gradient(0, row, column, g);
-      const T weight = mask ? load(mask + (n * H + y) * W + x) : T(1);
-      sum += weight * magnitude(g[0], g[1]);
-      weights += weight;
-      const T size = std::abs(tile.image[0].at(row + 1, column + 1));
-      largest = size > largest ? size : largest;
-    });
+    walk(
+        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return walked.read(y, inner); },
+        [&](int32_t y, const Row& next, bool inner) {
+          T g[2];
+          walked.move_down(next.below, g);
+          const T size = std::abs(walked.here);
+          largest = size > largest ? size : largest;
+          if (!inner && y >= place.end) return;
+          sum += next.weight * magnitude(g[0], g[1]);
+          weights += next.weight;
+        });
+    if (!place.owns) sum = weights = 0;
     double sums[2] = {sum, weights}, most[1] = {largest};
     reduce_block<1, Largest>(most);  // its barriers also part this tile from the next
     reduce_block(sums);
@@ -66,15 +95,13 @@ DIFFREG_DEVICE Measure measured(const Problem& problem, const double* sums, doub
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    forward_kernel(Problem problem, GradientTiles<S> tiles,
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+    forward_kernel(Problem problem, GradientStrips strips,
                    const S* image,             // (N, C, H, W)
                    const Arithmetic<S>* mask,  // (N, 1, H, W) or null
                    Reduction reduction,
                    Arithmetic<S>* scale) {  // (N)
-  using Shared = ImageTile<S, 1, 1>;
-  DIFFREG_SHARED(Shared, tile);
-  measure_tiles(problem, tiles, tile, image, mask, reduction,
+  measure_tiles(problem, strips, image, mask, reduction,
                 [&](int64_t n, const double* sums, double largest) {
                   const Measure result = measured(problem, sums, largest);
                   store(scale + n, static_cast<Arithmetic<S>>(result.scale));
@@ -82,100 +109,93 @@ __global__ void __launch_bounds__(kThreads, kResident)
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    measure_kernel(Problem problem, GradientTiles<S> tiles,
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+    measure_kernel(Problem problem, GradientStrips strips,
                    const S* image,             // (N, C, H, W)
                    const Arithmetic<S>* mask,  // (N, 1, H, W) or null
                    Reduction reduction,
                    Measure* measures) {  // (N)
-  using Shared = ImageTile<S, 1, 1>;
-  DIFFREG_SHARED(Shared, tile);
-  measure_tiles(problem, tiles, tile, image, mask, reduction,
+  measure_tiles(problem, strips, image, mask, reduction,
                 [&](int64_t n, const double* sums, double largest) {
                   store_raw(measures + n, measured(problem, sums, largest));
                 });
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    backward_kernel(Problem problem, GradientTiles<S> tiles,
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+    backward_kernel(Problem problem, AdjointStrips strips,
                     const Arithmetic<S>* gradient,  // (N)
                     const S* image,                 // (N, C, H, W)
                     const Arithmetic<S>* mask,      // (N, 1, H, W) or null
                     const Measure* measures,        // (N)
                     S* grad_image) {                // (N, C, H, W)
   using T = Arithmetic<S>;
-  using Shared = GradientMemory<S, 1>;
-  DIFFREG_SHARED(Shared, memory);
-  const int64_t H = problem.height, W = problem.width;
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
+  using Row = typename Walked<S>::Row;
+  const int32_t H = strips.height, W = strips.width;
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
     const int64_t n = place.plane / problem.channels, plane = place.plane * H * W;
-    __syncthreads();  // the last tile's slopes have been read
-    memory.pixels.fill(0, image + plane, tiles, place.y, place.x);
-    __syncthreads();
     const Measure measure = load_raw(measures + n);
     const T factor = static_cast<T>(load(gradient + n) * problem.eta * measure.per_voxel);
-    replace_by_slopes<S, 1>(
-        memory, tiles, place.y, place.x, [&](int row, int column, int64_t y, int64_t x, T* p) {
-          T g[2];
-          memory.pixels.gradient(0, row, column, g);
-          const T length = magnitude(g[0], g[1]);
-          const T weight = mask ? factor * load(mask + (n * H + y) * W + x) : factor;
+    const bool floored = measure.floored != 0;
+    Walked<S> walked({image + plane, H, W, place.x}, {mask, n, H, W, place.x}, place.y - 1);
+    S* own = grad_image + plane + place.x;
+    Adjoint<T> adjoint;
+    walk(
+        place.y - 1, place.end + 1, H - 1,
+        [&](int32_t y, bool inner) { return walked.read(y, inner); },
+        [&](int32_t y, const Row& next, bool inner) {
+          T g[2], p[2];
+          walked.move_down(next.below, g);
+          const T length = magnitude(g[0], g[1]), weight = factor * next.weight;
           for (int k = 0; k < 2; ++k) p[k] = weight * direction(g[k], length);
+          const T sum = adjoint.take(y, place.x, H, W, inner, p);
+          if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
+          store(row_of(own, y - 1, W), floored ? T(0) : sum);
         });
-    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, H) || !inside(x, W)) return;
-      const T sum = adjoint(memory, tiles, row, column, y, x);
-      store(grad_image + plane + y * W + x, measure.floored != 0 ? T(0) : sum);
-    });
   }
 }
 
-template <typename S>
 Reduction reduction_of(const Problem& problem, double* workspace, void* stream) {
   return make_reduction(workspace, problem.samples, 3,
-                        problem.channels * tiles_of<S>(problem).per_plane(), stream);
+                        problem.channels * strips_of<GradientStrips>(problem).per_plane, stream);
 }
 
 }  // namespace
 
-template <typename S>
 int64_t forward_doubles(const Problem& problem) {
-  return reduction_doubles(problem.samples, 3, problem.channels * tiles_of<S>(problem).per_plane());
+  return reduction_doubles(problem.samples, 3,
+                           problem.channels * strips_of<GradientStrips>(problem).per_plane);
 }
 
 template <typename S>
 void launch_forward(const Problem& problem, const S* image, const Arithmetic<S>* mask,
                     double* workspace, Arithmetic<S>* scale, void* stream) {
-  const auto tiles = tiles_of<S>(problem);
-  const Reduction reduction = reduction_of<S>(problem, workspace, stream);
-  DIFFREG_LAUNCH(forward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, image,
+  const auto strips = strips_of<GradientStrips>(problem);
+  const Reduction reduction = reduction_of(problem, workspace, stream);
+  DIFFREG_LAUNCH(forward_kernel<S>, strips.count(), block_shape(), stream, problem, strips, image,
                  mask, reduction, scale);
 }
 
-template <typename S>
 int64_t backward_doubles(const Problem& problem) {
-  return problem.samples * (sizeof(Measure) / sizeof(double)) + forward_doubles<S>(problem);
+  return problem.samples * (sizeof(Measure) / sizeof(double)) + forward_doubles(problem);
 }
 
 template <typename S>
 void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, const S* image,
                      const Arithmetic<S>* mask, double* workspace, S* grad_image, void* stream) {
-  const auto tiles = tiles_of<S>(problem);
+  const auto strips = strips_of<GradientStrips>(problem);
+  const auto adjoint = strips_of<AdjointStrips>(problem);
   Measure* measures = reinterpret_cast<Measure*>(workspace);
   double* partials = reinterpret_cast<double*>(measures + problem.samples);
-  const Reduction reduction = reduction_of<S>(problem, partials, stream);
-  DIFFREG_LAUNCH(measure_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, image,
+  const Reduction reduction = reduction_of(problem, partials, stream);
+  DIFFREG_LAUNCH(measure_kernel<S>, strips.count(), block_shape(), stream, problem, strips, image,
                  mask, reduction, measures);
-  DIFFREG_LAUNCH(backward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, gradient,
-                 image, mask, measures, grad_image);
+  DIFFREG_LAUNCH(backward_kernel<S>, adjoint.count(), block_shape(), stream, problem, adjoint,
+                 gradient, image, mask, measures, grad_image);
 }
 
 #define DIFFREG_INSTANCES(S)                                                            \
-  template int64_t forward_doubles<S>(const Problem&);                                  \
-  template int64_t backward_doubles<S>(const Problem&);                                 \
   template void launch_forward(const Problem&, const S*, const Arithmetic<S>*, double*, \
                                Arithmetic<S>*, void*);                                  \
   template void launch_backward(const Problem&, const Arithmetic<S>*, const S*,         \

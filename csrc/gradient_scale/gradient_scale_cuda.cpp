@@ -31,7 +31,7 @@ Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
   dispatch_storage("image", held, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(held, forward_doubles<S>(problem));
+    Tensor scratch = workspace(held, forward_doubles(problem));
     launch_forward(problem, data<S>(held), data_or_null<T>(weights), output<double>(scratch),
                    output<T>(scale), device.stream());
   });
@@ -50,7 +50,7 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
   dispatch_storage("image", held, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(held, backward_doubles<S>(problem));
+    Tensor scratch = workspace(held, backward_doubles(problem));
     launch_backward(problem, data<T>(upstream), data<S>(held), data_or_null<T>(weights),
                     output<double>(scratch), output<S>(grad_image), device.stream());
   });

@@ -16,7 +16,6 @@ struct Problem {
   double smallest_normal;  // of the arithmetic
 };
 
-template <typename S>
 int64_t forward_doubles(const Problem& problem);
 
 template <typename S>
@@ -27,7 +26,6 @@ void launch_forward(const Problem& problem,
                     Arithmetic<S>* scale,       // (N)
                     void* stream);
 
-template <typename S>
 int64_t backward_doubles(const Problem& problem);
 
 template <typename S>

@@ -1,98 +1,108 @@
-// Corner determinants of every cell, and the gradient that each vertex gathers from its four cells.
-// A block holds a tile of the field with its halo. Called by jacobian_determinant_cuda.cpp.
-#include "../common/cell_tile.h"
+// Corner determinants of every cell, and the gradient that each vertex gathers from its four cells:
+// warps walk down the columns of the field, every cell is taken once. Called by
+// jacobian_determinant_cuda.cpp.
+#include "../common/cell_columns.h"
 #include "jacobian_determinant_cuda.h"
 
 namespace diffreg::jacobian_determinant {
 namespace {
 
-template <typename S>
-using FieldTiles = Tiles<kTileColumns<S>, kTileRows>;
+using CellStrips = Strips<0, 1, 0>;
+// What the cells to the left and above give comes from the lane and the step before.
+using VertexStrips = Strips<1, 1, 1>;
 
 template <typename S>
 __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    forward_kernel(Problem problem, FieldTiles<S> tiles,
+    forward_kernel(Problem problem, CellStrips strips,
                    const S* displacement,  // (N, 2, H, W)
                    // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
                    Arithmetic<S>* determinant) {
   using T = Arithmetic<S>;
-  using Shared = FieldTile<S, kTileColumns<S> + 1, kTileRows + 1>;
-  DIFFREG_SHARED(Shared, tile);
-  const int64_t rows = problem.height - 1, columns = problem.width - 1;
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
-    __syncthreads();  // the last tile has been read
-    tile.fill(displacement + 2 * place.plane * problem.height * problem.width, problem.height,
-              problem.width, place.y, place.x);
-    __syncthreads();
-    for_tile<kTileColumns<S>, kTileRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, rows) || !inside(x, columns)) return;
-      T corner[4];
-      tile.cell(row, column).determinants(corner);
-      const int64_t at = y * columns + x;
-      if (problem.reduce != Reduce::none) {
-        store(determinant + place.plane * rows * columns + at, reduced(problem.reduce, corner));
-        return;
-      }
-      for (int k = 0; k < 4; ++k) {
-        store(determinant + (4 * place.plane + k) * rows * columns + at, corner[k]);
-      }
-    });
+  const int32_t H = strips.height, W = strips.width;
+  const bool reduces = problem.reduce != Reduce::none;
+  const int64_t cells = int64_t{H - 1} * (W - 1);
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
+    const FieldColumn<S> field(displacement, place.plane, H, W, place.x);
+    T* own = determinant + (reduces ? 1 : 4) * place.plane * cells + place.x;
+    const bool owns = place.owns && inside(place.x, W - 1);
+    FieldRow<T, 2> here(field.at(place.y));
+    walk(
+        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return field.at(y + 1, inner); },
+        [&](int32_t y, const Vector<T>& next, bool inner) {
+          const FieldRow<T, 2> below(next);
+          T corner[4];
+          cell_of(here, below).determinants(corner);
+          here = below;
+          if (!owns || !(inner || inside(y, H - 1))) return;
+          T* at = row_of(own, y, W - 1);
+          if (reduces) {
+            store(at, reduced(problem.reduce, corner));
+          } else {
+            for (int k = 0; k < 4; ++k) store(at + k * cells, corner[k]);
+          }
+        });
   }
 }
 
-// Gradient to the corners of one cell.
-template <typename T>
-struct ToCorners {
-  Reduce reduce;
-  int64_t cells;
-  int64_t columns;
-  const T* gradient;  // (4, H-1, W-1) or (H-1, W-1), of one sample
-
-  DIFFREG_DEVICE void operator()(int64_t y, int64_t x, const Cell<T>& cell, T* corner) const {
-    const T* upstream = gradient + y * columns + x;
-    if (reduce == Reduce::none) {
-      for (int k = 0; k < 4; ++k) corner[k] = load(upstream + k * cells);
-    } else {
-      cell.determinants(corner);
-      spread(reduce, load(upstream), corner);
-    }
-  }
+// A row of vertices, and the gradient to what the cells above it gave.
+template <typename T, int values>
+struct Row {
+  Vector<T> u;
+  T upstream[values];
 };
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, FieldTiles<S> tiles,
-                    // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
-                    const Arithmetic<S>* gradient,
-                    const S* displacement,   // (N, 2, H, W)
-                    S* grad_displacement) {  // (N, 2, H, W)
+// values: how many a cell has, 4 or 1.
+template <typename S, int values>
+__global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (values == 1 ? 4 : 3))
+    backward_kernel(Problem problem, VertexStrips strips,
+                    const Arithmetic<S>* gradient,  // (N, values, H-1, W-1)
+                    const S* displacement,          // (N, 2, H, W)
+                    S* grad_displacement) {         // (N, 2, H, W)
   using T = Arithmetic<S>;
-  using Shared = FieldTile<S, kTileColumns<S> + 2, kTileRows + 2>;
-  DIFFREG_SHARED(Shared, tile);
-  const int64_t H = problem.height, W = problem.width, cells = (H - 1) * (W - 1);
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
-    __syncthreads();  // the last tile has been read
-    tile.fill(displacement + 2 * place.plane * H * W, H, W, place.y - 1, place.x - 1);
-    __syncthreads();
-    const int64_t values = (problem.reduce == Reduce::none ? 4 : 1) * cells;
-    const ToCorners<T> to_corners{problem.reduce, cells, W - 1, gradient + place.plane * values};
-    for_tile<kTileColumns<S>, kTileRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, H) || !inside(x, W)) return;
-      T sum[2] = {};
-      gather_cells(tile, row + 1, column + 1, H, W, y, x, to_corners, sum);
-      for (int c = 0; c < 2; ++c) {
-        store(grad_displacement + (2 * place.plane + c) * H * W + y * W + x, sum[c]);
+  const int32_t H = strips.height, W = strips.width;
+  const int64_t cells = int64_t{H - 1} * (W - 1), voxels = int64_t{H} * W;
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
+    const FieldColumn<S> field(displacement, place.plane, H, W, place.x);
+    const T* upstream = gradient + values * place.plane * cells + place.x;
+    S* own = grad_displacement + 2 * place.plane * voxels + place.x;
+    const bool along = inside(place.x, W - 1);
+    FieldRow<T, 2> here(field.at(place.y - 1));
+    Gifts<T> gifts;
+    const auto read = [&](int32_t y, bool inner) {
+      Row<T, values> row{field.at(y + 1, inner), {}};
+      if (along && (inner || inside(y, H - 1))) {
+        for (int k = 0; k < values; ++k) {
+          row.upstream[k] = load(row_of(upstream, y, W - 1) + k * cells);
+        }
       }
+      return row;
+    };
+    walk(place.y - 1, place.end, H - 1, read, [&](int32_t y, Row<T, values> row, bool inner) {
+      const FieldRow<T, 2> below(row.u);
+      const Cell<T> cell = cell_of(here, below);
+      here = below;
+      T sum[2] = {}, right[2] = {};
+      if (cells > 0) {
+        if constexpr (values == 1) {
+          T corner[4];
+          cell.determinants(corner);
+          spread(problem.reduce, row.upstream[0], corner);
+          gifts.take(cell, corner, sum, right);
+        } else {
+          gifts.take(cell, row.upstream, sum, right);
+        }
+      }
+      for (int c = 0; c < 2; ++c) sum[c] += from_left(right[c]);
+      if (!place.owns || y < place.y || !(inner || inside(y, H))) return;
+      for (int c = 0; c < 2; ++c) store(row_of(own, y, W) + c * voxels, sum[c]);
     });
   }
 }
 
-template <typename S>
-FieldTiles<S> tiles_of(const Problem& problem) {
+template <typename Shape>
+Shape strips_of(const Problem& problem) {
   return {problem.samples, problem.height, problem.width};
 }
 
@@ -101,17 +111,24 @@ FieldTiles<S> tiles_of(const Problem& problem) {
 template <typename S>
 void launch_forward(const Problem& problem, const S* displacement, Arithmetic<S>* determinant,
                     void* stream) {
-  const auto tiles = tiles_of<S>(problem);
-  DIFFREG_LAUNCH(forward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles,
+  const auto strips = strips_of<CellStrips>(problem);
+  DIFFREG_LAUNCH(forward_kernel<S>, strips.count(), block_shape(), stream, problem, strips,
                  displacement, determinant);
 }
 
 template <typename S>
 void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, const S* displacement,
                      S* grad_displacement, void* stream) {
-  const auto tiles = tiles_of<S>(problem);
-  DIFFREG_LAUNCH(backward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, gradient,
-                 displacement, grad_displacement);
+  const auto strips = strips_of<VertexStrips>(problem);
+  const auto launch = [&](auto values) {
+    DIFFREG_LAUNCH((backward_kernel<S, decltype(values)::value>), strips.count(), block_shape(),
+                   stream, problem, strips, gradient, displacement, grad_displacement);
+  };
+  if (problem.reduce == Reduce::none) {
+    launch(std::integral_constant<int, 4>());
+  } else {
+    launch(std::integral_constant<int, 1>());
+  }
 }
 
 #define DIFFREG_INSTANCES(S)                                                     \

@@ -11,7 +11,9 @@ namespace {
 
 constexpr int kStrip = 32;  // rows that one thread runs down
 using ColumnTiles = Tiles<kThreads, kStrip>;
-using SmallTiles = Tiles<kColumns, kRows>;
+constexpr int kTileRows = 4 * kRows;
+constexpr int kBlocks = 3;  // of a multiprocessor, for which registers must do
+using SmallTiles = Tiles<kColumns, kTileRows>;
 
 template <typename Shape>
 Shape tiles_of(const Problem& problem) {
@@ -66,52 +68,73 @@ __global__ void __launch_bounds__(kThreads, kResident)
   }
 }
 
+// Calls run(y, x) for the voxels of a tile that this thread works on.
+template <typename Run>
+DIFFREG_DEVICE void for_tile(const Problem& problem, const SmallTiles::Place& place,
+                             const Run& run) {
+  const int64_t x = place.x + threadIdx.x, end = place.y + kTileRows;
+  if (!inside(x, problem.width)) return;
+#pragma unroll 1
+  for (int64_t y = place.y + threadIdx.y; y < end && inside(y, problem.height); y += kRows) {
+    run(static_cast<int32_t>(y), static_cast<int32_t>(x));
+  }
+}
+
 // Voxels of the window around an index that lie inside an axis of that size.
-DIFFREG_DEVICE int64_t window_count(int64_t at, int64_t radius, int64_t size) {
+DIFFREG_DEVICE int32_t window_count(int32_t at, int32_t radius, int32_t size) {
   return clamped(at + radius, size) - clamped(at - radius, size) + 1;
 }
 
 // Box sums at (y, x): the columns' sums over radius columns to either side.
 DIFFREG_DEVICE void sum_box(const Problem& problem,
                             const double* columns,  // (5, H, W) of one plane
-                            int64_t y, int64_t x, double* sums) {
-  const int64_t last = clamped(x + problem.radius, problem.width);
-  for (int k = 0; k < kTerms; ++k) sums[k] = 0;
-  for (int64_t at = clamped(x - problem.radius, problem.width); at <= last; ++at) {
-    for (int k = 0; k < kTerms; ++k) {
-      sums[k] += load(columns + (k * problem.height + y) * problem.width + at);
-    }
+                            int32_t y, int32_t x, double* sums) {
+  const int32_t width = static_cast<int32_t>(problem.width);
+  const int32_t radius = static_cast<int32_t>(problem.radius);
+  const int32_t first = clamped(x - radius, width);
+  const double* row[kTerms];
+  for (int k = 0; k < kTerms; ++k) {
+    row[k] = row_of(columns + k * problem.height * problem.width, y, width) + first;
+    sums[k] = 0;
+  }
+  const int32_t count = window_count(x, radius, width);
+#pragma unroll 3  // fifteen loads at once
+  for (int32_t at = 0; at < count; ++at) {
+    for (int k = 0; k < kTerms; ++k) sums[k] += load(row[k] + at);
   }
 }
 
 DIFFREG_DEVICE Window window_at(const Problem& problem,
                                 const double* columns,  // (5, H, W) of one plane
-                                int64_t y, int64_t x) {
+                                int32_t y, int32_t x) {
   double sums[kTerms];
   sum_box(problem, columns, y, x, sums);
-  return Window(sums, 1 / double(window_count(y, problem.radius, problem.height) *
-                                 window_count(x, problem.radius, problem.width)));
+  const int32_t radius = static_cast<int32_t>(problem.radius);
+  const int64_t rows = window_count(y, radius, static_cast<int32_t>(problem.height));
+  return Window(sums,
+                1 / double(rows * window_count(x, radius, static_cast<int32_t>(problem.width))));
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     value_kernel(Problem problem, SmallTiles tiles,
                  const double* columns,  // (N * C, 5, H, W)
                  const T* mask,          // (N, 1, H, W) or null
                  Reduction reduction,
                  T* value) {  // (N)
-  const int64_t H = problem.height, W = problem.width;
-  const int64_t sample_tiles = problem.channels * tiles.per_plane();
+  const int64_t voxels = problem.height * problem.width;
+  const int64_t sample_tiles = problem.channels * tiles.per_plane;
+  const int32_t W = static_cast<int32_t>(problem.width);
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
     const auto place = tiles.place(tile);
     const int64_t n = place.plane / problem.channels;
-    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
     double sums[2] = {0, 0};
-    if (inside(y, H) && inside(x, W)) {
-      const double weight = mask ? load(mask + (n * H + y) * W + x) : 1;
-      sums[0] = weight * window_at(problem, columns + place.plane * kTerms * H * W, y, x).value();
-      sums[1] = weight;
-    }
+    for_tile(problem, place, [&](int32_t y, int32_t x) {
+      const double weight = mask ? load(row_of(mask + n * voxels, y, W) + x) : 1;
+      const Window window = window_at(problem, columns + place.plane * kTerms * voxels, y, x);
+      sums[0] += weight * window.value();
+      sums[1] += weight;
+    });
     reduce_tiles(reduction, sums, n, tile % sample_tiles, sample_tiles, [&](const double* total) {
       const double per = total[1] == 0 ? 0 : 1 / total[1];
       store(value + n, static_cast<T>(total[0] * per));
@@ -121,49 +144,51 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 // What every window leaves for the gradient.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     windows_kernel(Problem problem, SmallTiles tiles,
                    const double* columns,  // (N * C, 5, H, W)
                    const T* mask,          // (N, 1, H, W) or null
                    const double* total,    // (N) or null
                    const T* gradient,      // (N)
                    double* left) {         // (N * C, 5, H, W)
-  const int64_t H = problem.height, W = problem.width;
+  const int64_t voxels = problem.height * problem.width;
+  const int32_t W = static_cast<int32_t>(problem.width);
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
     const auto place = tiles.place(tile);
-    const int64_t n = place.plane / problem.channels, plane = place.plane * kTerms * H * W;
-    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
-    if (!inside(y, H) || !inside(x, W)) continue;
-    double factor = load(gradient + n) * per_voxel(total, n, H * W) / problem.channels;
-    if (mask) factor *= load(mask + (n * H + y) * W + x);
-    double terms[kTerms];
-    window_at(problem, columns + plane, y, x).gradient_terms(factor, terms);
-    for (int k = 0; k < kTerms; ++k) store(left + plane + (k * H + y) * W + x, terms[k]);
+    const int64_t n = place.plane / problem.channels, plane = place.plane * kTerms * voxels;
+    const double factor = load(gradient + n) * per_voxel(total, n, voxels) / problem.channels;
+    for_tile(problem, place, [&](int32_t y, int32_t x) {
+      const double weight = mask ? load(row_of(mask + n * voxels, y, W) + x) : 1;
+      double terms[kTerms];
+      window_at(problem, columns + plane, y, x).gradient_terms(factor * weight, terms);
+      double* own = row_of(left + plane, y, W) + x;
+      for (int k = 0; k < kTerms; ++k) store(own + k * voxels, terms[k]);
+    });
   }
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     gradient_kernel(Problem problem, SmallTiles tiles, Images<S> images,
                     const double* columns,  // (N * C, 5, H, W)
                     S* grad_warped,         // (N, C, H, W) or null
                     S* grad_fixed) {        // (N, C, H, W) or null
   using T = Arithmetic<S>;
-  const int64_t H = problem.height, W = problem.width;
+  const int64_t voxels = problem.height * problem.width;
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
     const auto place = tiles.place(tile);
-    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
-    if (!inside(y, H) || !inside(x, W)) continue;
-    double sum[kTerms];
-    sum_box(problem, columns + place.plane * kTerms * H * W, y, x, sum);
-    const int64_t at = (place.plane * H + y) * W + x;
-    const double w = load(images.warped + at), r = load(images.fixed + at);
-    if (grad_warped) {
-      store(grad_warped + at, static_cast<T>(gradient_at(sum[0], sum[1], sum[2], w, r)));
-    }
-    if (grad_fixed) {
-      store(grad_fixed + at, static_cast<T>(gradient_at(sum[0], sum[3], sum[4], r, w)));
-    }
+    for_tile(problem, place, [&](int32_t y, int32_t x) {
+      const int64_t at = place.plane * voxels + y * problem.width + x;
+      const double w = load(images.warped + at), r = load(images.fixed + at);
+      double sum[kTerms];
+      sum_box(problem, columns + place.plane * kTerms * voxels, y, x, sum);
+      if (grad_warped) {
+        store(grad_warped + at, static_cast<T>(gradient_at(sum[0], sum[1], sum[2], w, r)));
+      }
+      if (grad_fixed) {
+        store(grad_fixed + at, static_cast<T>(gradient_at(sum[0], sum[3], sum[4], r, w)));
+      }
+    });
   }
 }
 
@@ -174,7 +199,7 @@ int64_t term_doubles(const Problem& problem) {
 }  // namespace
 
 int64_t forward_doubles(const Problem& problem) {
-  const int64_t tiles = problem.channels * tiles_of<SmallTiles>(problem).per_plane();
+  const int64_t tiles = problem.channels * tiles_of<SmallTiles>(problem).per_plane;
   return term_doubles(problem) + reduction_doubles(problem.samples, 2, tiles);
 }
 
@@ -184,7 +209,7 @@ void launch_forward(const Problem& problem, const Images<S>& images, double* wor
   const auto strips = tiles_of<ColumnTiles>(problem);
   const auto tiles = tiles_of<SmallTiles>(problem);
   const Reduction reduction = make_reduction(workspace + term_doubles(problem), problem.samples, 2,
-                                             problem.channels * tiles.per_plane(), stream);
+                                             problem.channels * tiles.per_plane, stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
                  ImageTerms<S>{images}, workspace);
   DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem, tiles,

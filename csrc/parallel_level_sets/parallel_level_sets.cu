@@ -1,47 +1,87 @@
-// f = 1 - Q / (A B) from the gradients of two images, in one pass, and its gradient in another: the
-// slopes of a tile take the place of its images in shared memory, and every voxel gathers from its
-// neighbours. Called by parallel_level_sets_cuda.cpp.
+// f = 1 - Q / (A B) from the gradients of two images, in one pass, and its gradient in another:
+// warps walk down the columns of both. Called by parallel_level_sets_cuda.cpp.
 #include "../common/block_reduce.h"
-#include "../common/gradient_tile.h"
+#include "../common/gradient_columns.h"
 #include "../common/mask_total.h"
 #include "parallel_level_sets_cuda.h"
 
 namespace diffreg::parallel_level_sets {
 namespace {
 
-template <typename S>
-GradientTiles<S> tiles_of(const Problem& problem) {
+template <typename Shape>
+Shape strips_of(const Problem& problem) {
   return {problem.samples * problem.channels, problem.height, problem.width};
 }
 
+// A row of both images and of the mask, at a lane's column.
+template <typename T>
+struct Row {
+  T image[2], weight;
+};
+
+// Both images' columns, one of each plane, and the mask's.
+template <typename S>
+struct Columns {
+  using T = Arithmetic<S>;
+  Column<S> image[2];
+  MaskColumn<T> mask;
+
+  // The row below row y of the images, and the weight of row y.
+  DIFFREG_DEVICE Row<T> below(int32_t y, bool inner) const {
+    return {{image[0].at(y + 1, inner), image[1].at(y + 1, inner)}, mask.at(y, inner)};
+  }
+};
+
+// The last three rows of both images.
+template <typename T>
+struct Rows {
+  T above[2], here[2], below[2];
+
+  template <typename S>
+  DIFFREG_DEVICE Rows(const Columns<S>& columns, int32_t y) {
+    for (int k = 0; k < 2; ++k) {
+      here[k] = columns.image[k].at(y - 1);
+      below[k] = columns.image[k].at(y);
+    }
+  }
+  // Goes down a row, to the images' gradients there.
+  DIFFREG_DEVICE void move_down(const T* next, T* g, T* h) {
+    for (int k = 0; k < 2; ++k) {
+      above[k] = here[k];
+      here[k] = below[k];
+      below[k] = next[k];
+    }
+    image_gradient(above[0], here[0], below[0], g);
+    image_gradient(above[1], here[1], below[1], h);
+  }
+};
+
 template <typename S, Variant variant>
-__global__ void __launch_bounds__(kThreads, kResident)
-    forward_kernel(Problem problem, GradientTiles<S> tiles, Images<S> images, Reduction reduction,
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+    forward_kernel(Problem problem, GradientStrips strips, Images<S> images, Reduction reduction,
                    Arithmetic<S>* value) {  // (N)
   using T = Arithmetic<S>;
-  using Shared = ImageTile<S, 2, 1>;
-  DIFFREG_SHARED(Shared, tile);
-  const int64_t H = problem.height, W = problem.width,
-                sample_tiles = problem.channels * tiles.per_plane();
-  for (int64_t index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index);
-    const int64_t n = place.plane / problem.channels;
-    tile.fill(0, images.warped + place.plane * H * W, tiles, place.y, place.x);
-    tile.fill(1, images.fixed + place.plane * H * W, tiles, place.y, place.x);
-    __syncthreads();
+  const int32_t H = strips.height, W = strips.width;
+  const int64_t sample_tiles = problem.channels * strips.per_plane;
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
+    const int64_t n = place.plane / problem.channels, plane = place.plane * H * W;
+    const Columns<S> columns{
+        {{images.warped + plane, H, W, place.x}, {images.fixed + plane, H, W, place.x}},
+        {images.mask, n, H, W, place.x}};
     const T eps_warped = load(images.eps_warped + n), eps_fixed = load(images.eps_fixed + n);
+    Rows<T> rows(columns, place.y);
     T sum = 0, weights = 0;
-    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, H) || !inside(x, W)) return;
-      T g[2], h[2];
-      tile.gradient(0, row, column, g);
-      tile.gradient(1, row, column, h);
-      const T weight = images.mask ? load(images.mask + (n * H + y) * W + x) : T(1);
-      sum += weight * Voxel<T, variant>(g, h, eps_warped, eps_fixed).value();
-      weights += weight;
-    });
-    double sums[2] = {sum, weights};
+    walk(
+        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return columns.below(y, inner); },
+        [&](int32_t y, const Row<T>& next, bool inner) {
+          T g[2], h[2];
+          rows.move_down(next.image, g, h);
+          if (!inner && y >= place.end) return;
+          sum += next.weight * Voxel<T, variant>(g, h, eps_warped, eps_fixed).value();
+          weights += next.weight;
+        });
+    double sums[2] = {place.owns ? double(sum) : 0, place.owns ? double(weights) : 0};
     // Its barriers also part this tile from the next.
     reduce_tiles(reduction, sums, n, index % sample_tiles, sample_tiles, [&](const double* total) {
       const double per = total[1] == 0 ? 0 : 1 / total[1];
@@ -60,42 +100,46 @@ struct Side {
   S* gradient;                     // (N, C, H, W)
 };
 
+// Blocks of a multiprocessor for which registers must do.
 template <typename S, Variant variant>
-__global__ void __launch_bounds__(kThreads, kResident)
-    backward_kernel(Problem problem, GradientTiles<S> tiles, Side<S> first_side,
-                    Side<S> second_side, int64_t sides,
+constexpr int kGradientBlocks = sizeof(Arithmetic<S>) == 8 ? 2 : (variant == Variant::pls ? 4 : 3);
+
+template <typename S, Variant variant>
+__global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
+    backward_kernel(Problem problem, AdjointStrips strips, Side<S> first_side, Side<S> second_side,
+                    int64_t sides,
                     const Arithmetic<S>* mask,        // (N, 1, H, W) or null
                     const double* total,              // (N) or null
                     const Arithmetic<S>* gradient) {  // (N)
   using T = Arithmetic<S>;
-  using Shared = GradientMemory<S, 2>;
-  DIFFREG_SHARED(Shared, memory);
-  const int64_t H = problem.height, W = problem.width;
-  for (int64_t index = blockIdx.x; index < sides * tiles.count(); index += gridDim.x) {
-    const auto place = tiles.place(index % tiles.count());
-    const Side<S> side = index < tiles.count() ? first_side : second_side;
+  const int32_t H = strips.height, W = strips.width;
+  for (int64_t index = blockIdx.x; index < sides * strips.count(); index += gridDim.x) {
+    const bool first = index < strips.count();
+    const auto place = strips.place(first ? index : index - strips.count());
+    const Side<S> side = first ? first_side : second_side;
     const int64_t n = place.plane / problem.channels, plane = place.plane * H * W;
-    __syncthreads();  // the last tile's slopes have been read
-    memory.pixels.fill(0, side.own + plane, tiles, place.y, place.x);
-    memory.pixels.fill(1, side.other + plane, tiles, place.y, place.x);
-    __syncthreads();
+    const Columns<S> columns{
+        {{side.own + plane, H, W, place.x}, {side.other + plane, H, W, place.x}},
+        {mask, n, H, W, place.x}};
     const T eps_own = load(side.eps_own + n), eps_other = load(side.eps_other + n);
     const T factor =
-        static_cast<T>(load(gradient + n) * per_voxel(total, n, H * W) / problem.channels);
-    replace_by_slopes<S, 2>(
-        memory, tiles, place.y, place.x, [&](int row, int column, int64_t y, int64_t x, T* p) {
-          T g[2], h[2];
-          memory.pixels.gradient(0, row, column, g);
-          memory.pixels.gradient(1, row, column, h);
+        static_cast<T>(load(gradient + n) * per_voxel(total, n, int64_t{H} * W) / problem.channels);
+    S* own = side.gradient + plane + place.x;
+    Rows<T> rows(columns, place.y - 1);
+    Adjoint<T> adjoint;
+    walk(
+        place.y - 1, place.end + 1, H - 1,
+        [&](int32_t y, bool inner) { return columns.below(y, inner); },
+        [&](int32_t y, const Row<T>& next, bool inner) {
+          T g[2], h[2], p[2];
+          rows.move_down(next.image, g, h);
           const Voxel<T, variant> voxel(g, h, eps_own, eps_other);
-          const T weight = mask ? factor * load(mask + (n * H + y) * W + x) : factor;
+          const T weight = factor * next.weight;
           for (int k = 0; k < 2; ++k) p[k] = weight * voxel.derivative(g[k], h[k]);
+          const T sum = adjoint.take(y, place.x, H, W, inner, p);
+          if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
+          store(row_of(own, y - 1, W), sum);
         });
-    for_tile<kTileColumns<S>, kGradientRows>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, H) || !inside(x, W)) return;
-      store(side.gradient + plane + y * W + x, adjoint(memory, tiles, row, column, y, x));
-    });
   }
 }
 
@@ -115,20 +159,20 @@ void dispatch_variant(Variant variant, const Run& run) {
 
 }  // namespace
 
-template <typename S>
 int64_t forward_doubles(const Problem& problem) {
-  return reduction_doubles(problem.samples, 2, problem.channels * tiles_of<S>(problem).per_plane());
+  return reduction_doubles(problem.samples, 2,
+                           problem.channels * strips_of<GradientStrips>(problem).per_plane);
 }
 
 template <typename S>
 void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
                     Arithmetic<S>* value, void* stream) {
-  const auto tiles = tiles_of<S>(problem);
+  const auto strips = strips_of<GradientStrips>(problem);
   const Reduction reduction =
-      make_reduction(workspace, problem.samples, 2, problem.channels * tiles.per_plane(), stream);
+      make_reduction(workspace, problem.samples, 2, problem.channels * strips.per_plane, stream);
   dispatch_variant(problem.variant, [&](auto tag) {
-    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::variant>), tiles.count(), block_shape(),
-                   stream, problem, tiles, images, reduction, value);
+    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::variant>), strips.count(), block_shape(),
+                   stream, problem, strips, images, reduction, value);
   });
 }
 
@@ -139,7 +183,7 @@ int64_t backward_doubles(const Problem& problem, bool masked) {
 template <typename S>
 void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
                      double* workspace, S* grad_warped, S* grad_fixed, void* stream) {
-  const auto tiles = tiles_of<S>(problem);
+  const auto strips = strips_of<AdjointStrips>(problem);
   const double* total = launch_mask_total(problem.samples, problem.height * problem.width,
                                           images.mask, workspace, stream);
   const Side<S> to_warped{images.warped, images.fixed, images.eps_warped, images.eps_fixed,
@@ -149,14 +193,13 @@ void launch_backward(const Problem& problem, const Images<S>& images, const Arit
   const int64_t sides = (grad_warped ? 1 : 0) + (grad_fixed ? 1 : 0);
   if (sides == 0) return;
   dispatch_variant(problem.variant, [&](auto tag) {
-    DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::variant>), sides * tiles.count(),
-                   block_shape(), stream, problem, tiles, grad_warped ? to_warped : to_fixed,
+    DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::variant>), sides * strips.count(),
+                   block_shape(), stream, problem, strips, grad_warped ? to_warped : to_fixed,
                    to_fixed, sides, images.mask, total, gradient);
   });
 }
 
 #define DIFFREG_INSTANCES(S)                                                                      \
-  template int64_t forward_doubles<S>(const Problem&);                                            \
   template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, void*); \
   template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*, double*,  \
                                 S*, S*, void*);

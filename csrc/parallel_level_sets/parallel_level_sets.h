@@ -24,7 +24,7 @@ struct Voxel {
     if constexpr (variant == Variant::pls) {
       const T root = std::abs(G) + floor;
       Q = root * root;
-      slope = G > 0 ? 2 * root : (G < 0 ? -2 * root : (G == 0 ? T(0) : G));
+      slope = G == 0 ? T(0) : std::copysign(2 * root, G);
     } else {
       Q = G * G + floor * floor;
       slope = 2 * G;
@@ -32,12 +32,13 @@ struct Voxel {
   }
 
   // Two level sets that cannot be told from rounding count as parallel.
-  DIFFREG_HD T value() const { return A * B == 0 ? T(0) : 1 - Q / (A * B); }
+  DIFFREG_HD T value() const { return A * B == 0 ? T(0) : 1 - quotient(Q, A * B); }
 
   // df/dg = -dQ/dG h / (A B) + 2 Q g / (A^2 B)
   DIFFREG_HD T derivative(T g, T h) const {
     const T product = A * B;
-    return product == 0 ? T(0) : 2 * (Q / product) * (g / A) - slope / product * h;
+    return product == 0 ? T(0)
+                        : 2 * quotient(Q, product) * quotient(g, A) - quotient(slope, product) * h;
   }
 };
 

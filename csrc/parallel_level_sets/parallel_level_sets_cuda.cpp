@@ -51,7 +51,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
   if (warped.numel() == 0) return torch::stable::zero_(value);
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    Tensor scratch = workspace(in.warped, forward_doubles<S>(in.problem));
+    Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
     launch_forward(in.problem, in.images<S>(), output<double>(scratch),
                    output<Arithmetic<S>>(value), device.stream());
   });

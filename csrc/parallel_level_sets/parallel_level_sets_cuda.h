@@ -24,7 +24,6 @@ struct Images {
   const Arithmetic<S>* mask;        // (N, 1, H, W) or null
 };
 
-template <typename S>
 int64_t forward_doubles(const Problem& problem);
 
 template <typename S>

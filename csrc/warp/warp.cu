@@ -1,5 +1,6 @@
-// W(p) = moving(p + u(p)) and its gradients. A thread works on voxels of the fixed grid, rows are
-// coalesced; what moving is read twice for comes out of the cache. Called by warp_cuda.cpp.
+// W(p) = moving(p + u(p)) and its gradients. A thread works on a few voxels of the fixed grid at
+// once, rows are coalesced; what moving is read twice for comes out of the cache. Called by
+// warp_cuda.cpp.
 #include "../common/block_reduce.h"
 #include "../common/tile.h"
 #include "warp_cuda.h"
@@ -7,8 +8,42 @@
 namespace diffreg::warp {
 namespace {
 
-constexpr int kWide = 64, kHigh = 16;
-using FixedTiles = Tiles<kWide, kHigh>;
+// The voxels of the fixed grid that a thread works on at once: in each of some rows two, a warp
+// apart. What it reads for one need not wait for what it does with another.
+template <int rows>
+struct Spots {
+  static constexpr int kEach = 2 * rows, kHigh = rows * kRows;
+  using FixedTiles = Tiles<2 * kColumns, 32>;
+
+  int64_t n, first;
+  int32_t y, x, height, width;
+
+  // Calls run(spots) for the tiles that the block works on, a few rows after the other.
+  template <typename Run>
+  DIFFREG_DEVICE static void for_all(const FixedTiles& tiles, const Run& run) {
+    for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+      const auto place = tiles.place(tile);
+      const int32_t width = static_cast<int32_t>(tiles.width);
+      const int32_t y = static_cast<int32_t>(place.y) + rows * threadIdx.y;
+      const int32_t x = static_cast<int32_t>(place.x) + threadIdx.x;
+#pragma unroll 1
+      for (int32_t down = 0; down < 32; down += kHigh) {
+        run(Spots{place.plane, int64_t{width} * (y + down) + x, y + down, x,
+                  static_cast<int32_t>(tiles.height), width});
+      }
+    }
+  }
+  DIFFREG_DEVICE int32_t row(int k) const { return y + k / 2; }
+  DIFFREG_DEVICE int32_t column(int k) const { return x + k % 2 * kColumns; }
+  DIFFREG_DEVICE int64_t voxel(int k) const {
+    return first + int64_t{width} * (k / 2) + k % 2 * kColumns;
+  }
+  DIFFREG_DEVICE bool has(int k) const {
+    return inside(row(k), height) && inside(column(k), width);
+  }
+};
+using ValueSpots = Spots<2>;
+using GradientSpots = Spots<1>;
 // One voxel a thread, where a block gathers.
 using SmallTiles = Tiles<kColumns, kRows>;
 
@@ -17,50 +52,84 @@ Shape tiles_of(int64_t planes, const int64_t* size) {
   return {planes, size[0], size[1]};
 }
 
-// Neighbours on the moving grid of voxel (y, x) of the fixed grid.
+// Neighbours on the moving grid of voxel (y, x) of the fixed grid, which is displaced by `shift`.
+template <typename T>
+DIFFREG_DEVICE void locate_voxel(const Sampling& sampling, const int64_t* from, int32_t y,
+                                 int32_t x, const T* shift, Neighbours<T>* at) {
+  const int32_t start[D] = {y, x};
+  T bad = 0;
+  for (int k = 0; k < D; ++k) bad += poison(shift[k]);
+  for (int k = 0; k < D; ++k) {
+    at[k] =
+        locate(sampling, static_cast<T>(start[k]) + shift[k], bad, static_cast<int32_t>(from[k]));
+  }
+}
+
 template <typename S>
 DIFFREG_DEVICE void locate_voxel(const Problem& problem,
                                  const S* displacement,  // (D, *to) of one sample
                                  int64_t y, int64_t x, Neighbours<Arithmetic<S>>* at) {
-  using T = Arithmetic<S>;
-  const int64_t start[D] = {y, x}, voxel = y * problem.to[1] + x;
-  T shift[D], bad = 0;
+  Arithmetic<S> shift[D];
   for (int k = 0; k < D; ++k) {
-    shift[k] = load(displacement + k * problem.to_voxels() + voxel);
-    bad += poison(shift[k]);
+    shift[k] = load(displacement + k * problem.to_voxels() + y * problem.to[1] + x);
   }
-  for (int k = 0; k < D; ++k) {
-    at[k] = locate(problem.sampling, static_cast<T>(start[k]) + shift[k], bad,
-                   static_cast<int32_t>(problem.from[k]));
+  locate_voxel(problem.sampling, problem.from, static_cast<int32_t>(y), static_cast<int32_t>(x),
+               shift, at);
+}
+
+// The same for all of a thread's voxels; where it has none, for some other.
+template <int rows, typename S>
+DIFFREG_DEVICE void locate_voxels(const Problem& problem, const Sampling& sampling,
+                                  const Spots<rows>& spots,
+                                  const S* displacement,  // (N, D, *to)
+                                  Neighbours<Arithmetic<S>> (*at)[D]) {
+  constexpr int kEach = Spots<rows>::kEach;
+  const S* field = displacement + spots.n * D * problem.to_voxels();
+  Arithmetic<S> shift[kEach][D];
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    for (int c = 0; c < D; ++c) {
+      shift[k][c] = spots.has(k) ? load(field + c * problem.to_voxels() + spots.voxel(k)) : 0;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    locate_voxel(sampling, problem.from, spots.row(k), spots.column(k), shift[k], at[k]);
   }
 }
 
-// Calls run(n, voxel, y, x) for the voxels of the fixed grid that this thread works on.
-template <typename Run>
-DIFFREG_DEVICE void for_voxels(const Problem& problem, const FixedTiles& tiles, const Run& run) {
-  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
-    const auto place = tiles.place(tile);
-    for_tile<kWide, kHigh>([&](int row, int column) {
-      const int64_t y = place.y + row, x = place.x + column;
-      if (!inside(y, problem.to[0]) || !inside(x, problem.to[1])) return;
-      run(place.plane, y * problem.to[1] + x, y, x);
-    });
-  }
+// The voxels of a plane that a point is interpolated from.
+template <typename S, typename T = Arithmetic<S>>
+DIFFREG_DEVICE Corners<D, T> corners_of(const S* image, int32_t width, const Neighbours<T>* at) {
+  const S* row[] = {row_of(image, at[0].low, width), row_of(image, at[0].high, width)};
+  return Corners<D, T>(
+      [&](int k) { return load(row[k / 2] + (k % 2 == 0 ? at[1].low : at[1].high)); });
 }
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    forward_kernel(Problem problem, FixedTiles tiles,
+template <typename S, Padding padding>
+__global__ void __launch_bounds__(kThreads,
+                                  kResidentOf<S> == 4 ? (padding == Padding::border ? 3 : 2) : 1)
+    forward_kernel(Problem problem, ValueSpots::FixedTiles tiles,
                    const S* moving,        // (N, C, *from)
                    const S* displacement,  // (N, D, *to)
                    S* warped) {            // (N, C, *to)
-  const int64_t stride[D] = {problem.from[1], 1};
+  using T = Arithmetic<S>;
+  constexpr int kEach = ValueSpots::kEach;
+  const int32_t width = static_cast<int32_t>(problem.from[1]);
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  for_voxels(problem, tiles, [&](int64_t n, int64_t voxel, int64_t y, int64_t x) {
-    Neighbours<Arithmetic<S>> at[D];
-    locate_voxel(problem, displacement + n * D * to, y, x, at);
-    for (int64_t c = n * problem.channels; c < (n + 1) * problem.channels; ++c) {
-      store(warped + c * to + voxel, value<D>(Reader<S>{moving + c * from}, stride, at));
+  ValueSpots::for_all(tiles, [&](const ValueSpots& spots) {
+    Neighbours<T> at[kEach][D];
+    locate_voxels(problem, {true, padding}, spots, displacement, at);
+    for (int64_t c = spots.n * problem.channels; c < (spots.n + 1) * problem.channels; ++c) {
+      T sampled[kEach];
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) {
+        sampled[k] = corners_of(moving + c * from, width, at[k]).value(at[k]);
+      }
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) {
+        if (spots.has(k)) store(warped + c * to + spots.voxel(k), sampled[k]);
+      }
     }
   });
 }
@@ -68,56 +137,77 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
 // Voxels are copied as bytes, so that every dtype works.
 template <typename V, typename U>
 __global__ void __launch_bounds__(kThreads, kResident)
-    nearest_kernel(Problem problem, FixedTiles tiles, V nan,
+    nearest_kernel(Problem problem, ValueSpots::FixedTiles tiles, V nan,
                    const V* moving,        // (N, C, *from)
                    const U* displacement,  // (N, D, *to)
                    V* warped) {            // (N, C, *to)
+  constexpr int kEach = ValueSpots::kEach;
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  for_voxels(problem, tiles, [&](int64_t n, int64_t voxel, int64_t y, int64_t x) {
-    Neighbours<Arithmetic<U>> at[D];
-    locate_voxel(problem, displacement + n * D * to, y, x, at);
-    const int64_t source = at[0].low * problem.from[1] + at[1].low;
-    const auto weight = at[0].low_weight * at[1].low_weight;
-    for (int64_t c = n * problem.channels; c < (n + 1) * problem.channels; ++c) {
-      V word = load_raw(moving + c * from + source);
-      if (weight == 0) word = V{};
-      if (!(weight == weight)) word = nan;
-      store_raw(warped + c * to + voxel, word);
+  ValueSpots::for_all(tiles, [&](const ValueSpots& spots) {
+    Neighbours<Arithmetic<U>> at[kEach][D];
+    locate_voxels(problem, problem.sampling, spots, displacement, at);
+    for (int64_t c = spots.n * problem.channels; c < (spots.n + 1) * problem.channels; ++c) {
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) {
+        const auto weight = at[k][0].low_weight * at[k][1].low_weight;
+        V word = load_raw(moving + c * from + at[k][0].low * problem.from[1] + at[k][1].low);
+        if (weight == 0) word = V{};
+        if (!(weight == weight)) word = nan;
+        if (spots.has(k)) store_raw(warped + c * to + spots.voxel(k), word);
+      }
     }
   });
 }
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    backward_kernel(Problem problem, FixedTiles tiles,
+template <typename S, bool is_linear, Padding padding>
+__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
+    backward_kernel(Problem problem, GradientSpots::FixedTiles tiles,
                     const S* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
                     const S* displacement,       // (N, D, *to)
                     Arithmetic<S>* grad_moving,  // (N, C, *from), zeros, or null
                     S* grad_displacement) {      // (N, D, *to) or null
   using T = Arithmetic<S>;
+  constexpr int kEach = GradientSpots::kEach;
+  constexpr int64_t kFirst = INT64_MIN, kLast = INT64_MAX;  // every row is owned
   const int64_t stride[D] = {problem.from[1], 1};
+  const int32_t width = static_cast<int32_t>(problem.from[1]);
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  for_voxels(problem, tiles, [&](int64_t n, int64_t voxel, int64_t y, int64_t x) {
-    Neighbours<T> at[D];
-    locate_voxel(problem, displacement + n * D * to, y, x, at);
-    T sum[D] = {};
-    for (int64_t c = n * problem.channels; c < (n + 1) * problem.channels; ++c) {
-      const T upstream = load(gradient + c * to + voxel);
+  GradientSpots::for_all(tiles, [&](const GradientSpots& spots) {
+    Neighbours<T> at[kEach][D];
+    locate_voxels(problem, {is_linear, padding}, spots, displacement, at);
+    T sum[kEach][D] = {};
+    for (int64_t c = spots.n * problem.channels; c < (spots.n + 1) * problem.channels; ++c) {
+      T upstream[kEach];
+#pragma unroll
+      for (int k = 0; k < kEach; ++k) {
+        upstream[k] = spots.has(k) ? load(gradient + c * to + spots.voxel(k)) : 0;
+      }
       if (grad_displacement) {
-        // Read once for each derivative: the cache has them, and registers decide how many blocks
-        // are resident.
-        const Reader<S> image{moving + c * from};
-        sum[0] += upstream * Corners<D, T>(image, stride, at).template derivative<0>(at);
-        sum[1] += upstream * Corners<D, T>(image, stride, at).template derivative<1>(at);
+#pragma unroll
+        for (int k = 0; k < kEach; ++k) {
+          const auto corners = corners_of(moving + c * from, width, at[k]);
+          sum[k][0] += upstream[k] * corners.template derivative<0>(at[k]);
+          sum[k][1] += upstream[k] * corners.template derivative<1>(at[k]);
+        }
       }
       if (grad_moving) {
-        splat<D>(grad_moving + c * from, stride, at, upstream, 0, problem.from[0],
-                 [](T* corner, T part) { atomicAdd(corner, part); });
+#pragma unroll
+        for (int k = 0; k < kEach; ++k) {
+          if (!spots.has(k)) continue;
+          splat<D>(grad_moving + c * from, stride, at[k], upstream[k], kFirst, kLast,
+                   [](T* corner, T part) { atomicAdd(corner, part); });
+        }
       }
     }
     if (!grad_displacement) return;
-    for (int k = 0; k < D; ++k) store(grad_displacement + (n * D + k) * to + voxel, sum[k]);
+#pragma unroll
+    for (int k = 0; k < kEach; ++k) {
+      if (!spots.has(k)) continue;
+      for (int d = 0; d < D; ++d) {
+        store(grad_displacement + (spots.n * D + d) * to + spots.voxel(k), sum[k][d]);
+      }
+    }
   });
 }
 
@@ -179,8 +269,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
     T* own = grad_moving + place.plane * problem.from_voxels() + y * problem.from[1] + x;
     T sum = 0;
-    for (int64_t tile = 0; tile < tiles.per_plane(); ++tile) {
-      if (!load_raw(boxes + n * tiles.per_plane() + tile).meets(place.y, place.x)) continue;
+    for (int64_t tile = 0; tile < tiles.per_plane; ++tile) {
+      if (!load_raw(boxes + n * tiles.per_plane + tile).meets(place.y, place.x)) continue;
       const auto giver = tiles.place(tile);
       const int64_t from_y = giver.y + threadIdx.y, from_x = giver.x + threadIdx.x;
       const int me = thread_index();
@@ -201,35 +291,60 @@ __global__ void __launch_bounds__(kThreads, kResident)
   }
 }
 
+template <Padding value>
+struct PaddingTag {
+  static constexpr Padding padding = value;
+};
+
+template <typename Run>
+void dispatch_padding(Padding padding, const Run& run) {
+  if (padding == Padding::border) return run(PaddingTag<Padding::border>{});
+  run(PaddingTag<Padding::zeros>{});
+}
+
 }  // namespace
 
 template <typename S>
 void launch_forward(const Problem& problem, const S* moving, const S* displacement, S* warped,
                     void* stream) {
-  const auto tiles = tiles_of<FixedTiles>(problem.samples, problem.to);
-  DIFFREG_LAUNCH(forward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, moving,
-                 displacement, warped);
+  const auto tiles = tiles_of<ValueSpots::FixedTiles>(problem.samples, problem.to);
+  dispatch_padding(problem.sampling.padding, [&](auto tag) {
+    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::padding>), tiles.count(), block_shape(),
+                   stream, problem, tiles, moving, displacement, warped);
+  });
 }
 
 template <typename V, typename U>
 void launch_nearest(const Problem& problem, V nan, const V* moving, const U* displacement,
                     V* warped, void* stream) {
-  const auto tiles = tiles_of<FixedTiles>(problem.samples, problem.to);
+  const auto tiles = tiles_of<ValueSpots::FixedTiles>(problem.samples, problem.to);
   DIFFREG_LAUNCH((nearest_kernel<V, U>), tiles.count(), block_shape(), stream, problem, tiles, nan,
                  moving, displacement, warped);
+}
+
+template <bool is_linear, typename S>
+void launch_backward(const Problem& problem, const S* gradient, const S* moving,
+                     const S* displacement, Arithmetic<S>* grad_moving, S* grad_displacement,
+                     void* stream) {
+  const auto tiles = tiles_of<GradientSpots::FixedTiles>(problem.samples, problem.to);
+  dispatch_padding(problem.sampling.padding, [&](auto tag) {
+    DIFFREG_LAUNCH((backward_kernel<S, is_linear, decltype(tag)::padding>), tiles.count(),
+                   block_shape(), stream, problem, tiles, gradient, moving, displacement,
+                   grad_moving, grad_displacement);
+  });
 }
 
 template <typename S>
 void launch_backward(const Problem& problem, const S* gradient, const S* moving,
                      const S* displacement, Arithmetic<S>* grad_moving, S* grad_displacement,
                      void* stream) {
-  const auto tiles = tiles_of<FixedTiles>(problem.samples, problem.to);
   if (grad_moving) {
     const int64_t voxels = problem.samples * problem.channels * problem.from_voxels();
     zero(grad_moving, voxels * sizeof(Arithmetic<S>), stream);
   }
-  DIFFREG_LAUNCH(backward_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, gradient,
-                 moving, displacement, grad_moving, grad_displacement);
+  const auto launch =
+      problem.sampling.linear ? launch_backward<true, S> : launch_backward<false, S>;
+  launch(problem, gradient, moving, displacement, grad_moving, grad_displacement, stream);
 }
 
 int64_t gather_doubles(const Problem& problem) {

@@ -23,6 +23,9 @@ struct Sampling {
 // round the reading of the value, and a loop over voxels no vector code.
 template <typename T>
 DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
+#ifdef __CUDA_ARCH__
+  return weight == 0 ? otherwise : value;  // where a choice is no jump
+#else
   using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
   Bits of_value, of_otherwise;
   memcpy(&of_value, &value, sizeof value);
@@ -32,6 +35,7 @@ DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
   T chosen;
   memcpy(&chosen, &bits, sizeof chosen);
   return chosen;
+#endif
 }
 
 // The two voxels of one axis beside a coordinate, with the weights of a convex combination and the

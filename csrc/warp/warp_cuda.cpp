@@ -25,8 +25,6 @@ Problem make_problem(const Device& device, const Tensor& moving, const Tensor& d
   for (int k = 0; k < D; ++k) {
     problem.from[k] = moving.size(2 + k);
     problem.to[k] = displacement.size(2 + k);
-    STD_TORCH_CHECK(problem.from[k] < 1 << 30 && problem.to[k] < 1 << 30,
-                    "an axis must be shorter than 2^30 voxels");
   }
   STD_TORCH_CHECK(problem.from_voxels() > 0 || displacement.numel() == 0,
                   "moving has no voxels: ", shape_of(moving));

@@ -26,8 +26,9 @@ CSRC = build.ROOT / "csrc"
 USERS = {
     # warp's blocks reduce tile after tile with nothing else between that parts them.
     "block_reduce.h": ("warp", "parallel_level_sets"),
-    "cell_tile.h": ("deformation_energy",),
-    "gradient_tile.h": ("parallel_level_sets",),
+    "cell_columns.h": ("deformation_energy",),
+    "columns.h": ("deformation_energy",),
+    "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
     "tile.h": ("deformation_energy", "parallel_level_sets"),
 }
@@ -45,7 +46,7 @@ FAULTS = {
     r"__syncthreads\(\);": ";",
     r"__threadfence\(\);": ";",
     r"(?<!bool )\binside\(": "([](int64_t, int64_t) { return true; })(",
-    r"(?<!int64_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
+    r"(?<!int64_t )(?<!int32_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
 }
 
 

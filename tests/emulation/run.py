@@ -17,7 +17,7 @@ from emulation import build, comparison
 from emulation.emulated import GRID_LIMIT, Emulation
 
 # Small, since a sanitizer is slow: a tile and a bit more along both axes, two of everything.
-SMALL = comparison.Shape(2, 2, (26, 70))
+SMALL = comparison.Shape(2, 2, (35, 66))
 
 
 def check_agreement(emulation: Emulation, case: comparison.Case, dtype: torch.dtype) -> None:

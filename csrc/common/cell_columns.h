@@ -1,0 +1,67 @@
+// A displacement field walked down, its cells, and what each vertex collects from its four cells.
+// Called by deformation_energy.cu and jacobian_determinant.cu.
+#pragma once
+
+#include "columns.h"
+#include "determinant.h"
+
+namespace diffreg {
+
+template <typename T>
+struct Vector {
+  T of[2];
+};
+
+// A column of both components of one sample of a field (N, 2, H, W).
+template <typename S>
+struct FieldColumn {
+  Column<S> u[2];
+
+  DIFFREG_DEVICE FieldColumn(const S* field, int64_t n, int32_t height, int32_t width, int32_t x)
+      : u{{field + 2 * n * height * width, height, width, x},
+          {field + (2 * n + 1) * height * width, height, width, x}} {}
+
+  DIFFREG_DEVICE Vector<Arithmetic<S>> at(int32_t y, bool inner = false) const {
+    return {u[0].at(y, inner), u[1].at(y, inner)};
+  }
+};
+
+// The field at a lane's column and, beyond it, at those to its right.
+template <typename T, int columns>
+struct FieldRow {
+  T u[columns][2];
+
+  DIFFREG_DEVICE explicit FieldRow(const Vector<T>& here) {
+    for (int b = 0; b < columns; ++b) {
+      for (int c = 0; c < 2; ++c) u[b][c] = b == 0 ? here.of[c] : from_right(here.of[c], b);
+    }
+  }
+};
+
+// The cell between two rows, to the right of a lane's column.
+template <typename T, int columns>
+DIFFREG_DEVICE Cell<T> cell_of(const FieldRow<T, columns>& here,
+                               const FieldRow<T, columns>& below) {
+  return Cell<T>(here.u[0], below.u[0], here.u[1], below.u[1]);
+}
+
+// What cells give their vertices, as a walk comes down on them.
+template <typename T>
+struct Gifts {
+  T below[2] = {}, below_right[2] = {};  // of the last cell
+
+  // The next cell's, together with the last one's: own (2) to the vertex that the cell starts at,
+  // right (2) to the one beside it.
+  DIFFREG_DEVICE void take(const Cell<T>& cell, const T* corner, T* own, T* right) {
+    T at00[2], at10[2], at01[2], at11[2];
+    cell.adjoint(corner, at00, at10, at01, at11);
+    for (int c = 0; c < 2; ++c) {
+      own[c] = below[c] + at00[c];
+      right[c] = below_right[c] + at01[c];
+      below[c] = at10[c];
+      below_right[c] = at11[c];
+    }
+  }
+};
+
+}  // namespace diffreg
