@@ -119,5 +119,10 @@ def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str,
     level_sets = (moving, fixed, scale, scale, "pls", mask)
     yield "parallel_level_sets", level_sets
     yield "parallel_level_sets_backward", (one, *level_sets, *both)
+    objective = (moving, fixed, 0.4 * u, scale, scale, mask)
+    factors = [0.5, 1.0, 0.0, 0.5, 0.5, 0.5], [6.0, 1.0, 3.0, 0.3], "border", *energy[1:]
+    yield "registration_objective", (*objective, *factors, *both)
+    yield "registration_objective", (*objective, *factors, False, False)
+    yield "registration_objective_backward", (*5 * [one], *objective, *factors)
     yield "local_correlation", (moving, fixed, 9, mask)
     yield "local_correlation_backward", (one, moving, fixed, 9, mask, *both)

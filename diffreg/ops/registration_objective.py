@@ -4,18 +4,23 @@ from collections.abc import Sequence
 
 import torch
 
-from diffreg.ops._checks import refuse_forward_mode
+from diffreg.ops._checks import arithmetic_dtype, refuse_forward_mode
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._objective import (
     MEASURES,
     OPERATORS,
     REFERENCES,
+    WINDOW,
     Options,
     RegistrationObjective,
     Similarity,
     check_inputs,
     compose,
 )
+from diffreg.ops.local_correlation import local_correlation
+
+# Devices whose kernel has all measures; that of the others leaves "lncc" to its own operator.
+HAS_WINDOWS = ("cpu", "meta")
 
 
 def registration_objective(
@@ -35,10 +40,10 @@ def registration_objective(
 ) -> RegistrationObjective:
     """w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u.
 
-    On the CPU one sweep over the rows gives value and gradient, two where "ncc" is part of S (its
-    gradient needs the moments of the whole image); neither the warped image nor its gradient are
-    kept. Where moving or fixed need a gradient, and on devices other than the CPU, the single
-    operators are composed.
+    One sweep gives value and gradient, two where "ncc" is part of S (its gradient needs the moments
+    of the whole image) or, on a GPU, where there is a mask; neither the warped image nor its
+    gradient are kept. On a GPU "lncc" is measured beside it, on the warped image. Where moving or
+    fixed need a gradient, the single operators are composed.
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype.
@@ -79,16 +84,34 @@ def registration_objective(
     check_inputs(moving, fixed, displacement)
     refuse_forward_mode("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
-    if differentiated or moving.device.type not in ("cpu", "meta"):
-        scales = eps_moving, eps_fixed
-        return compose(
-            OPERATORS, options, moving, fixed, displacement, *scales, mask, return_warped
-        )
+    inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
+    if differentiated:
+        return compose(OPERATORS, options, *inputs, return_warped)
     need_gradient = torch.is_grad_enabled() and displacement.requires_grad
-    arguments = options.arguments(moving, fixed, displacement, eps_moving, eps_fixed, mask)
+    if _has_windows_beside(options, moving):
+        return _with_windows_beside(options, *inputs, need_gradient, return_warped)
     *terms, warped, _gradient = torch.ops.diffreg.registration_objective(
-        *arguments, need_gradient, return_warped
+        *options.arguments(*inputs), need_gradient, return_warped
     )
+    return RegistrationObjective._make([*terms, warped if return_warped else None])
+
+
+def _has_windows_beside(options: Options, moving: torch.Tensor) -> bool:
+    return "lncc" in options.mixture and moving.device.type not in HAS_WINDOWS
+
+
+def _with_windows_beside(
+    options, moving, fixed, displacement, eps_moving, eps_fixed, mask, need_gradient, return_warped
+) -> RegistrationObjective:
+    """The fused kernel and, on the warped image that it leaves, the local correlation."""
+    arguments = options.arguments(
+        moving, fixed, displacement, eps_moving, eps_fixed, mask, without="lncc"
+    )
+    total, similarity, *energies, warped, _gradient = torch.ops.diffreg.registration_objective(
+        *arguments, need_gradient, True
+    )
+    windows = options.mixture["lncc"] * local_correlation(warped, fixed, WINDOW, mask)
+    terms = (total + options.weights.similarity * windows, similarity + windows, *energies)
     return RegistrationObjective._make([*terms, warped if return_warped else None])
 
 
@@ -108,8 +131,7 @@ def registration_objective_value_and_gradient(
 ) -> tuple[RegistrationObjective, torch.Tensor]:
     """`registration_objective` and the gradient of its total, without autograd.
 
-    Args, Raises: as `registration_objective`; on devices without the fused kernel autograd computes
-    the gradient.
+    Args, Raises: as `registration_objective`; with "lncc" on a GPU autograd computes the gradient.
 
     Returns:
         The terms, and the gradient (N, D, *S) of the sum of the totals to the displacement.
@@ -126,14 +148,15 @@ def registration_objective_value_and_gradient(
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
     check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
-    if moving.device.type not in ("cpu", "meta"):
+    scales = eps_moving, eps_fixed
+    if _has_windows_beside(options, moving):
         with torch.enable_grad():
             u = displacement.detach().requires_grad_()
-            terms = compose(OPERATORS, options, *images, u, eps_moving, eps_fixed, mask, False)
+            terms = _with_windows_beside(options, *images, u, *scales, mask, True, False)
             (gradient,) = torch.autograd.grad(terms.total.sum(), u)
         return RegistrationObjective._make([*(t.detach() for t in terms[:5]), None]), gradient
     with torch.no_grad():
-        arguments = options.arguments(*images, displacement, eps_moving, eps_fixed, mask)
+        arguments = options.arguments(*images, displacement, *scales, mask)
         *values, _warped, gradient = torch.ops.diffreg.registration_objective(
             *arguments, True, False
         )
@@ -169,11 +192,9 @@ def _registration_objective_fake(
     moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture, weights, padding, spacing,
     penalty, threshold, need_gradient, need_warped,
 ):  # fmt: skip
-    return (
-        *(displacement.new_empty(displacement.shape[:1]) for _ in range(5)),
-        fixed.new_empty(fixed.shape if need_warped else (0,)),
-        displacement.new_empty(displacement.shape if need_gradient else (0,)),
-    )
+    shapes = [displacement.shape[:1]] * 5
+    shapes += [fixed.shape if need_warped else (0,), displacement.shape if need_gradient else (0,)]
+    return tuple(displacement.new_empty(s, dtype=arithmetic_dtype(displacement)) for s in shapes)
 
 
 @torch.library.register_fake("diffreg::registration_objective_backward")
@@ -217,7 +238,7 @@ def _backward(ctx, *upstream):
     if warped is not None:
         moving, _, displacement, *_ = tensors
         _, through = torch.ops.diffreg.warp_backward(
-            warped, moving, displacement, "linear", ctx.options[2], False, True
+            warped.to(moving.dtype), moving, displacement, "linear", ctx.options[2], False, True
         )
         found = through if found is None else found + through
     return (None, None, found, *[None] * 11)

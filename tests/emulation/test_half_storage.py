@@ -3,6 +3,8 @@
 The kernels run emulated: what the functions hand to torch.ops.diffreg goes to the emulation.
 """
 
+import sys
+
 import pytest
 import torch
 from cases import CASES, as_tuple, uniform
@@ -16,9 +18,7 @@ pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
 SHAPE = comparison.Shape(2, 2, (9, 11))
-# On a GPU the objective is composed of the others.
-KERNELS = [case for case in CASES if case.operator != "registration_objective"]
-every_case = pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_half = pytest.mark.parametrize("half", HALVES, ids=str)
 
 
@@ -44,6 +44,7 @@ class Handed(TorchDispatchMode):
 def stored(emulation, monkeypatch) -> Handed:
     """The CPU stands for a GPU."""
     monkeypatch.setattr(_checks, "READS_HALVES", ("cpu",))
+    monkeypatch.setattr(sys.modules["diffreg.ops.registration_objective"], "HAS_WINDOWS", ())
     emulation.set()
     return Handed(emulation.ops)
 
@@ -70,11 +71,15 @@ def test_gradients_are_those_of_the_cpu(stored, case, half):
     inputs = case.inputs(2, 2, (9, 11), half)
     with stored:
         found = derivatives(case, inputs)
-    assert stored.dtypes == {half}
+    # Beside the objective's kernel local correlation reads a warped image that is not rounded.
+    beside = {torch.float32} if "lncc" in case.options.get("similarity", ()) else set()
+    assert stored.dtypes == {half} | beside
     _checks.READS_HALVES = ()
     for ours, theirs in zip(found, derivatives(case, inputs), strict=True):
         assert [t.dtype for t in ours] == [t.dtype for t in theirs]
         for own, other in zip(ours, theirs, strict=True):
+            most = torch.finfo(own.dtype).max  # of what is infinite in both
+            own, other = own.clamp(-most, most), other.clamp(-most, most)
             scale = other.abs().max().item()
             allowed = 2 * comparison.TOLERANCE[own.dtype] * scale
             assert (own - other).abs().max().item() <= allowed
