@@ -70,6 +70,8 @@ def _check_close(
 ) -> None:
     """Doubles that come out of an arithmetic in float32 are as exact as that."""
     for own, other in zip(found, expected, strict=True):
+        if own.shape == other.shape and own.numel() == 0:  # what was not asked for
+            continue
         apart = (own.cpu() - other).abs().max().item()
         allowed = max(_ALLOWED[own.dtype], _ALLOWED[arithmetic])
         if not apart <= allowed * other.abs().max().item():

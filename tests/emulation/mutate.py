@@ -38,6 +38,7 @@ CASES = {
     "jacobian_determinant": ("determinant-min", "determinant-none"),
     "local_correlation": ("lncc-9-mask",),
     "parallel_level_sets": ("pls-mask",),
+    "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
 }
 # What is taken out, and what stands there instead.
@@ -45,7 +46,7 @@ FAULTS = {
     r"__syncthreads\(\);": ";",
     r"__threadfence\(\);": ";",
     r"(?<!bool )\binside\(": "([](int64_t, int64_t) { return true; })(",
-    r"(?<!int64_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
+    r"(?<!int64_t )(?<!int32_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
 }
 
 

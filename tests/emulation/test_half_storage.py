@@ -59,6 +59,8 @@ def derivatives(case, inputs):
     values = case(*leaves)
     weights = [uniform(tuple(v.shape), v.dtype, 50 + k) for k, v in enumerate(values)]
     total = sum((w * v * v).float().sum() for w, v in zip(weights, values, strict=True))
+    if case.operator == "registration_objective":  # its weights are large
+        total = total / 256
     first = torch.autograd.grad(total, asked, create_graph=True)
     length = sum((g.float() ** 2).sum() for g in first).sqrt()  # its gradient fits float16
     second = torch.autograd.grad(length, asked, allow_unused=True, materialize_grads=True)
@@ -78,8 +80,6 @@ def test_gradients_are_those_of_the_cpu(stored, case, half):
     for ours, theirs in zip(found, derivatives(case, inputs), strict=True):
         assert [t.dtype for t in ours] == [t.dtype for t in theirs]
         for own, other in zip(ours, theirs, strict=True):
-            most = torch.finfo(own.dtype).max  # of what is infinite in both
-            own, other = own.clamp(-most, most), other.clamp(-most, most)
             scale = other.abs().max().item()
             allowed = 2 * comparison.TOLERANCE[own.dtype] * scale
             assert (own - other).abs().max().item() <= allowed

@@ -64,6 +64,14 @@ T shuffle_up(unsigned mask, T value, int offset, Site site) {
   return value;
 }
 
+template <typename T>
+T shuffle(unsigned mask, T value, int source, Site site) {
+  (void)mask;
+  static_assert(sizeof value == 4 || sizeof value == 8);
+  exchange(&value, sizeof value, source, site);
+  return value;
+}
+
 // Compare and swap until nobody came between.
 template <typename Word, typename T, typename Update>
 T exchange_atomically(T* address, const Update& update) {
@@ -87,6 +95,8 @@ T exchange_atomically(T* address, const Update& update) {
 #define __threadfence() emulation::fence()
 #define __shfl_down_sync(mask, value, offset) \
   emulation::shuffle_down(mask, value, offset, {__FILE__, __LINE__})
+#define __shfl_sync(mask, value, source) \
+  emulation::shuffle(mask, value, source, {__FILE__, __LINE__})
 #define __shfl_up_sync(mask, value, offset) \
   emulation::shuffle_up(mask, value, offset, {__FILE__, __LINE__})
 
