@@ -188,7 +188,7 @@ DIFFREG_DEVICE void reduce_block(PartMoments& part) {
     part.add(put_together(of));
   }
   take_apart(part, of);
-  __syncthreads();  // the last reduction's values have been read
+  // The last reduction's values have been read: other barriers were between.
   if (threadIdx.x == 0) {
     for (int k = 0; k < kParts; ++k) warps.of[k][threadIdx.y] = of[k];
   }
@@ -196,6 +196,27 @@ DIFFREG_DEVICE void reduce_block(PartMoments& part) {
   if (thread_index() != 0) return;
   for (int warp = 1; warp < kWarps; ++warp) {
     for (int k = 0; k < kParts; ++k) of[k] = warps.of[k][warp];
+    part.add(put_together(of));
+  }
+}
+
+// What this thread takes of the sums over the tiles of a sample. Tile by tile: indices of more at
+// once would be kept in registers throughout the sweep.
+DIFFREG_DEVICE void take_tiles(const double* partials,  // (kSums, tiles)
+                               int64_t tiles, double (&sums)[kSums]) {
+  for (int k = 0; k < kSums; ++k) sums[k] = 0;
+#pragma unroll 1
+  for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
+    for (int k = 0; k < kSums; ++k) sums[k] += load(partials + k * tiles + tile);
+  }
+}
+DIFFREG_DEVICE void take_tiles(const double* partials,  // (kParts, tiles)
+                               int64_t tiles, PartMoments& part) {
+  part = {};
+#pragma unroll 1
+  for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
+    double of[kParts];
+    for (int k = 0; k < kParts; ++k) of[k] = load(partials + k * tiles + tile);
     part.add(put_together(of));
   }
 }
@@ -298,15 +319,10 @@ __global__ void __launch_bounds__(kThreads, kResidentHere<S>)
     leave(reduction, left, n, index % tiles, tiles);
     if (!comes_last(reduction.done + n, tiles)) continue;
     const double* partials = reduction.partials + n * kLeft * tiles;
-    for (int k = 0; k < kSums; ++k) sums[k] = strided(partials + k * tiles, tiles);
+    take_tiles(partials, tiles, sums);
     diffreg::reduce_block(sums);
-    part = {};
     if (correlated) {
-      for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
-        double of[kParts];
-        for (int k = 0; k < kParts; ++k) of[k] = load(partials + (kSums + k) * tiles + tile);
-        part.add(put_together(of));
-      }
+      take_tiles(partials + kSums * tiles, tiles, part);
       reduce_block(part);
     }
     if (thread_index() != 0) continue;
@@ -342,11 +358,15 @@ __global__ void __launch_bounds__(kThreads, kResidentHere<S>)
     PartMoments none;
     sweep_tile(task, sample, n, index % tiles, sums, none);
     if (!valued) continue;
-    reduce_tiles(reduction, sums, n, index % tiles, tiles, [&](const double* total) {
-      const bool correlated = problem.mixture[kNcc] != 0;
-      finish(problem, terms, n, total,
-             correlated ? moments_of(summary.moments + n * kMoments).value() : 0);
-    });
+    diffreg::reduce_block(sums);
+    leave(reduction, sums, n, index % tiles, tiles);
+    if (!comes_last(reduction.done + n, tiles)) continue;
+    take_tiles(reduction.partials + n * kSums * tiles, tiles, sums);
+    diffreg::reduce_block(sums);
+    if (thread_index() != 0) continue;
+    const bool correlated = problem.mixture[kNcc] != 0;
+    finish(problem, terms, n, sums,
+           correlated ? moments_of(summary.moments + n * kMoments).value() : 0);
   }
 }
 
