@@ -63,6 +63,9 @@ def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
     pls = (moving, fixed, scale, scale, "pls", None)
     cells = torch.ones(1, SIZE[0] - 1, SIZE[1] - 1, dtype=wide)
     to_warped = (True, False)
+    mixture, weights = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], [60.0, 1.0, 30.0, 3.0]
+    objective = (moving, fixed, u, scale, scale, None, mixture, weights, "border", *energy[1:])
+    total = (one, None, None, None, None)
     return [
         ("warp", (moving, u, *linear), 4 * stored),
         ("warp_backward", (fixed, moving, u, *linear, False, True, False), 6 * stored),
@@ -78,6 +81,8 @@ def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
         ("correlation_backward", (one, moments, moving, fixed, None, *to_warped), 3 * stored),
         ("local_correlation", (moving, fixed, 9, None), 2 * stored),
         ("local_correlation_backward", (one, moving, fixed, 9, None, *to_warped), 3 * stored),
+        ("registration_objective", (*objective, False, False), 4 * stored),
+        ("registration_objective_backward", (*total, *objective), 6 * stored),
     ]
 
 

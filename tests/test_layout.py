@@ -9,8 +9,6 @@ import pytest
 import diffreg.ops
 
 ROOT = Path(__file__).parents[1]
-# Fused for the CPU; on other devices composed of the other operators.
-CPU_ONLY = {"registration_objective"}
 OPERATORS = sorted(p.stem for p in (ROOT / "diffreg" / "ops").glob("[a-z]*.py"))
 
 # Which modules of the package each one may import: the layers below it, never those above.
@@ -91,12 +89,9 @@ def test_an_operator_is_one_name_everywhere(name):
         f"tests/ops/test_{name}.py",
         f"bench/ops/bench_{name}.py",
     ]
-    drivers = ("cpu",) if name in CPU_ONLY else ("cpu", "cuda")
-    if name in CPU_ONLY:
-        mirrors = [m for m in mirrors if ".cu" not in m and "_cuda" not in m]
     assert [m for m in mirrors if not (ROOT / m).exists()] == []
     assert {name, f"{name}_reference"} <= set(diffreg.ops.__all__)
-    for driver in drivers:
+    for driver in ("cpu", "cuda"):
         source = (ROOT / "csrc" / name / f"{name}_{driver}.cpp").read_text()
         assert f'impl("{name}",' in source
         assert re.search(rf'impl\(\s*"{name}_backward",', source)

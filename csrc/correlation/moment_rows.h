@@ -6,36 +6,9 @@
 
 #include "../common/mask.h"
 #include "../common/reduce.h"
-#include "correlation.h"
+#include "part_moments.h"
 
 namespace diffreg::correlation {
-
-// Of a part of an image: weight, means, and sums of squares and products about the means.
-struct PartMoments {
-  double weight = 0, mean_warped = 0, mean_fixed = 0;
-  double warped_warped = 0, fixed_fixed = 0, product = 0;
-
-  void add(const PartMoments& part) {
-    if (part.weight == 0) return;
-    const double whole = weight + part.weight, share = part.weight / whole;
-    const double b = part.mean_warped - mean_warped, a = part.mean_fixed - mean_fixed;
-    const double spread = weight * share;
-    warped_warped += part.warped_warped + spread * (b * b);
-    fixed_fixed += part.fixed_fixed + spread * (a * a);
-    product += part.product + spread * (a * b);
-    mean_warped += share * b;
-    mean_fixed += share * a;
-    weight = whole;
-  }
-
-  Moments moments(double epsilon) const {
-    const auto centred = [&](double sum, double mean) {
-      return Moments::without_rounding(sum, sum + weight * mean * mean, epsilon);
-    };
-    return {mean_warped, mean_fixed, centred(warped_warped, mean_warped),
-            centred(fixed_fixed, mean_fixed), product};
-  }
-};
 
 // Moments of the voxels begin <= x < end of a row, few enough to be read twice from the cache.
 template <typename T, typename Weight>
@@ -50,8 +23,7 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
         out[2] = weight(x) * fixed[x];
       },
       raw);
-  PartMoments part;
-  if (raw[0] == 0) return part;
+  if (raw[0] == 0) return {};
   // Sums about means rounded to T; what the rounding leaves is taken off again.
   const T mean_w = static_cast<T>(raw[1] / raw[0]), mean_r = static_cast<T>(raw[2] / raw[0]);
   double sums[5] = {};
@@ -66,14 +38,7 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
         out[4] = weight(x) * (a * b);
       },
       sums);
-  const double b = sums[0] / raw[0], a = sums[1] / raw[0];
-  part.weight = raw[0];
-  part.mean_warped = mean_w + b;
-  part.mean_fixed = mean_r + a;
-  part.warped_warped = sums[2] - b * sums[0];
-  part.fixed_fixed = sums[3] - a * sums[1];
-  part.product = sums[4] - b * sums[1];
-  return part;
+  return moments_about(mean_w, mean_r, raw[0], sums);
 }
 
 template <typename T>

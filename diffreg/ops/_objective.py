@@ -8,6 +8,7 @@ import torch
 
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    as_handed,
     check_choice,
     check_displacement,
     check_image,
@@ -123,10 +124,15 @@ class Options:
             spacing,
         )
 
-    def arguments(self, moving, fixed, displacement, eps_moving, eps_fixed, mask) -> tuple:
-        """What torch.ops.diffreg.registration_objective takes, but for what it is to return."""
+    def arguments(
+        self, moving, fixed, displacement, eps_moving, eps_fixed, mask, without: str = ""
+    ) -> tuple:
+        """What torch.ops.diffreg.registration_objective takes, but for what it is to return.
+
+        The measure named by `without` is left out.
+        """
         dtype = arithmetic_dtype(moving, fixed, displacement)
-        moving, fixed = moving.to(dtype), fixed.to(dtype)
+        moving, fixed, displacement = as_handed(moving, fixed, displacement)
         scales: tuple[torch.Tensor | None, ...] = (None, None)
         if any(name in LEVEL_SETS for name in self.mixture):
             scales = (
@@ -134,9 +140,9 @@ class Options:
                 _scale("eps_fixed", eps_fixed, fixed, gradient_scale).to(dtype),
             )
         return (
-            *(moving, fixed, displacement.to(dtype), *scales),
+            *(moving, fixed, displacement, *scales),
             checked_mask(mask, fixed, dtype),
-            [self.mixture.get(name, 0.0) for name in MEASURES],
+            [self.mixture.get(name, 0.0) * (name != without) for name in MEASURES],
             list(self.weights),
             self.padding,
             _lengths(self.spacing, displacement.ndim - 2),

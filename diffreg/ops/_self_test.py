@@ -70,6 +70,8 @@ def _check_close(
 ) -> None:
     """Doubles that come out of an arithmetic in float32 are as exact as that."""
     for own, other in zip(found, expected, strict=True):
+        if own.shape == other.shape and own.numel() == 0:  # what was not asked for
+            continue
         apart = (own.cpu() - other).abs().max().item()
         allowed = max(_ALLOWED[own.dtype], _ALLOWED[arithmetic])
         if not apart <= allowed * other.abs().max().item():
@@ -119,5 +121,10 @@ def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str,
     level_sets = (moving, fixed, scale, scale, "pls", mask)
     yield "parallel_level_sets", level_sets
     yield "parallel_level_sets_backward", (one, *level_sets, *both)
+    objective = (moving, fixed, 0.4 * u, scale, scale, mask)
+    factors = [0.5, 1.0, 0.0, 0.5, 0.5, 0.5], [6.0, 1.0, 3.0, 0.3], "border", *energy[1:]
+    yield "registration_objective", (*objective, *factors, *both)
+    yield "registration_objective", (*objective, *factors, False, False)
+    yield "registration_objective_backward", (*5 * [one], *objective, *factors)
     yield "local_correlation", (moving, fixed, 9, mask)
     yield "local_correlation_backward", (one, moving, fixed, 9, mask, *both)

@@ -4,18 +4,24 @@ from collections.abc import Sequence
 
 import torch
 
-from diffreg.ops._checks import refuse_forward_mode
+from diffreg.ops._autograd import differentiable
+from diffreg.ops._checks import arithmetic_dtype, refuse_forward_mode
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._objective import (
     MEASURES,
     OPERATORS,
     REFERENCES,
+    WINDOW,
     Options,
     RegistrationObjective,
     Similarity,
     check_inputs,
     compose,
 )
+from diffreg.ops.local_correlation import local_correlation
+
+# Devices whose kernel has all measures; that of the others leaves "lncc" to its own operator.
+HAS_WINDOWS = ("cpu", "meta")
 
 
 def registration_objective(
@@ -35,10 +41,10 @@ def registration_objective(
 ) -> RegistrationObjective:
     """w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u.
 
-    On the CPU one sweep over the rows gives value and gradient, two where "ncc" is part of S (its
-    gradient needs the moments of the whole image); neither the warped image nor its gradient are
-    kept. Where moving or fixed need a gradient, and on devices other than the CPU, the single
-    operators are composed.
+    One sweep gives value and gradient, two where "ncc" is part of S (its gradient needs the moments
+    of the whole image) or, on a GPU, where there is a mask; neither the warped image nor its
+    gradient are kept. On a GPU "lncc" is measured beside it, on the warped image. Where moving or
+    fixed need a gradient, the single operators are composed.
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype.
@@ -79,16 +85,30 @@ def registration_objective(
     check_inputs(moving, fixed, displacement)
     refuse_forward_mode("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
-    if differentiated or moving.device.type not in ("cpu", "meta"):
-        scales = eps_moving, eps_fixed
-        return compose(
-            OPERATORS, options, moving, fixed, displacement, *scales, mask, return_warped
-        )
+    inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
+    if differentiated:
+        return compose(OPERATORS, options, *inputs, return_warped)
     need_gradient = torch.is_grad_enabled() and displacement.requires_grad
-    arguments = options.arguments(moving, fixed, displacement, eps_moving, eps_fixed, mask)
-    *terms, warped, _gradient = torch.ops.diffreg.registration_objective(
-        *arguments, need_gradient, return_warped
+    if _has_windows_beside(options, moving):
+        return _with_windows_beside(options, *inputs, need_gradient, return_warped)
+    *terms, warped, _gradient = _operator(*options.arguments(*inputs), need_gradient, return_warped)
+    return RegistrationObjective._make([*terms, warped if return_warped else None])
+
+
+def _has_windows_beside(options: Options, moving: torch.Tensor) -> bool:
+    return "lncc" in options.mixture and moving.device.type not in HAS_WINDOWS
+
+
+def _with_windows_beside(
+    options, moving, fixed, displacement, eps_moving, eps_fixed, mask, need_gradient, return_warped
+) -> RegistrationObjective:
+    """The fused kernel and, on the warped image that it leaves, the local correlation."""
+    arguments = options.arguments(
+        moving, fixed, displacement, eps_moving, eps_fixed, mask, without="lncc"
     )
+    total, similarity, *energies, warped, _gradient = _operator(*arguments, need_gradient, True)
+    windows = options.mixture["lncc"] * local_correlation(warped, fixed, WINDOW, mask)
+    terms = (total + options.weights.similarity * windows, similarity + windows, *energies)
     return RegistrationObjective._make([*terms, warped if return_warped else None])
 
 
@@ -108,8 +128,7 @@ def registration_objective_value_and_gradient(
 ) -> tuple[RegistrationObjective, torch.Tensor]:
     """`registration_objective` and the gradient of its total, without autograd.
 
-    Args, Raises: as `registration_objective`; on devices without the fused kernel autograd computes
-    the gradient.
+    Args, Raises: as `registration_objective`; with "lncc" on a GPU autograd computes the gradient.
 
     Returns:
         The terms, and the gradient (N, D, *S) of the sum of the totals to the displacement.
@@ -126,17 +145,16 @@ def registration_objective_value_and_gradient(
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
     check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
-    if moving.device.type not in ("cpu", "meta"):
+    scales = eps_moving, eps_fixed
+    if _has_windows_beside(options, moving):
         with torch.enable_grad():
             u = displacement.detach().requires_grad_()
-            terms = compose(OPERATORS, options, *images, u, eps_moving, eps_fixed, mask, False)
+            terms = _with_windows_beside(options, *images, u, *scales, mask, True, False)
             (gradient,) = torch.autograd.grad(terms.total.sum(), u)
         return RegistrationObjective._make([*(t.detach() for t in terms[:5]), None]), gradient
     with torch.no_grad():
-        arguments = options.arguments(*images, displacement, eps_moving, eps_fixed, mask)
-        *values, _warped, gradient = torch.ops.diffreg.registration_objective(
-            *arguments, True, False
-        )
+        arguments = options.arguments(*images, displacement, *scales, mask)
+        *values, _warped, gradient = _operator(*arguments, True, False)
     return RegistrationObjective._make([*values, None]), gradient.to(displacement.dtype)
 
 
@@ -169,11 +187,9 @@ def _registration_objective_fake(
     moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture, weights, padding, spacing,
     penalty, threshold, need_gradient, need_warped,
 ):  # fmt: skip
-    return (
-        *(displacement.new_empty(displacement.shape[:1]) for _ in range(5)),
-        fixed.new_empty(fixed.shape if need_warped else (0,)),
-        displacement.new_empty(displacement.shape if need_gradient else (0,)),
-    )
+    shapes = [displacement.shape[:1]] * 5
+    shapes += [fixed.shape if need_warped else (0,), displacement.shape if need_gradient else (0,)]
+    return tuple(displacement.new_empty(s, dtype=arithmetic_dtype(displacement)) for s in shapes)
 
 
 @torch.library.register_fake("diffreg::registration_objective_backward")
@@ -213,11 +229,11 @@ def _backward(ctx, *upstream):
     if terms[0] is not None and all(g is None for g in terms[1:]) and _is_kept(gradient, tensors):
         found = gradient * terms[0].reshape(-1, *[1] * (gradient.ndim - 1))
     elif any(g is not None for g in terms):
-        found = torch.ops.diffreg.registration_objective_backward(*terms, *tensors, *ctx.options)
+        found = _operator_backward(*terms, *tensors, *ctx.options)
     if warped is not None:
         moving, _, displacement, *_ = tensors
         _, through = torch.ops.diffreg.warp_backward(
-            warped, moving, displacement, "linear", ctx.options[2], False, True
+            warped.to(moving.dtype), moving, displacement, "linear", ctx.options[2], False, True
         )
         found = through if found is None else found + through
     return (None, None, found, *[None] * 11)
@@ -257,11 +273,7 @@ def _double_backward(ctx, grad_gradient):
     return (*to_upstream, None, None, to_displacement, *[None] * 9)
 
 
-torch.library.register_autograd(
-    "diffreg::registration_objective", _backward, setup_context=_setup_context
-)
-torch.library.register_autograd(
-    "diffreg::registration_objective_backward",
-    _double_backward,
-    setup_context=_setup_double_context,
+_operator = differentiable("registration_objective", _backward, _setup_context)
+_operator_backward = differentiable(
+    "registration_objective_backward", _double_backward, _setup_double_context
 )

@@ -7,6 +7,7 @@ TSan. Objects are kept by the hash of what they are made of, so a second build c
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +47,11 @@ def sources(csrc: Path, operators: tuple[str, ...]) -> list[Path]:
 
 
 def headers_of(source: Path, csrc: Path) -> list[Path]:
-    folders = [source.parent, csrc / "common", SHIM]
+    """Of the source's own folder and of those that it or its headers include from."""
+    folders = {source.parent, csrc / "common", SHIM}
+    for path in [source, *source.parent.glob("*.h")]:
+        named = re.findall(r'^#include "\.\./(\w+)/', path.read_text(), re.MULTILINE)
+        folders |= {csrc / name for name in named}
     return sorted(p for folder in folders for p in folder.glob("*.h"))
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from diffreg.ops._objective import MEASURES
+
 Tensors = tuple[torch.Tensor, ...]
 
 # Of the largest value of a result, by its dtype. Halves: float32, rounded once.
@@ -46,6 +48,9 @@ class Case:
     # Rows and columns that a block or, where they walk down, a warp works on: forward and backward
     # differ by one or two, which the sizes beside them meet.
     tile: tuple[int, int] = (31, 29)
+    # What the operator alone takes behind: one choice of what to return, or more.
+    asked: tuple[tuple[Any, ...], ...] = ((),)
+    terms: int | None = None  # outputs, from the first, that have a gradient; None: all but saved
 
     def mask(self, shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
         if self.masked is None:
@@ -54,6 +59,10 @@ class Case:
             return (None,)
         mask = (uniform((shape.samples, 1, *shape.size), torch.float64, 7) - 0.2).clamp(min=0)
         return (mask.to(ARITHMETIC.get(dtype, dtype)),)
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        """What the operator and its backward operator have in common."""
+        return (*self.inputs(shape, dtype), *self.options, *self.mask(shape, dtype))
 
     def sizes(self) -> list[tuple[int, int]]:
         """1, a tile less one, a tile, a tile and one, two tiles and one: along both axes."""
@@ -66,6 +75,19 @@ class Case:
         if not full:
             sizes = [sizes[k] for k in (0, 8, 18, 24)]
         # The correlation of two numbers is 1 or -1, its gradient nothing but rounding.
+        return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
+
+
+class Objective(Case):
+    """Its mask comes before its options; strips of the gradient are narrower than the value's."""
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        return (*self.inputs(shape, dtype), *self.mask(shape, dtype), *self.options)
+
+    def shapes(self, dtype: torch.dtype, full: bool = False) -> list[Shape]:
+        rows, columns = (1, 7, 8, 9, 17), (1, 27, 28, 29, 30, 31, 57, 61)
+        few = [(1, 1), (7, 29), (8, 30), (17, 61)]
+        sizes = [(h, w) for h in rows for w in columns] if full else few
         return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
 
 
@@ -100,6 +122,46 @@ def moving_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
     return moving, (1.7 * u).to(dtype)
 
 
+def objective_inputs(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """As above, without NaN, beside a fixed image and edge scales."""
+    moving, u = moving_and_field(shape, torch.float64)
+    u = torch.cat([u[:1], u[1:] * 8 / max(shape.size)]).nan_to_num(0.3)
+    fixed, *scales = pair_with_scales(shape, dtype)[1:]
+    return (moving.to(dtype), fixed, u.to(dtype), *scales)
+
+
+def objective_inputs_with_nan(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """In every stencil there is, or else in none."""
+    moving, fixed, u, *scales = objective_inputs(shape, dtype)
+    if min(shape.size, default=0) > 2 and u.numel():
+        u[-1, 0, shape.size[0] // 2, shape.size[1] // 2] = torch.nan
+    return (moving, fixed, u, *scales)
+
+
+def objective_cases() -> Iterator[Case]:
+    everything = {"ssd": 0.7, "ncc": 1.3, "pls": 0.4, "smooth_pls": 0.6, "ngf": 0.5}
+    for name, mixture, masked, padding, penalty, threshold in (
+        ("ssd", {"ssd": 1.5}, False, "zeros", "hyperelastic", 0.2),
+        ("ncc", {"ncc": 1.0}, True, "border", "log2", 0.1),
+        ("pls", {"pls": 1.0}, True, "border", "hinge", 0.3),
+        ("smooth", {"smooth_pls": 2.0}, False, "zeros", "relu", 0.0),
+        ("ngf", {"ngf": 1.0}, False, "border", "hyperelastic", 0.2),
+        ("mixture", everything, True, "border", "hyperelastic", 0.2),
+        ("nan", {"ssd": 1.0, "pls": 1.0}, False, "border", "log2", 0.1),
+    ):
+        factors = [mixture.get(measure, 0.0) for measure in MEASURES]
+        weights = [60.0, 1.0, 30.0, 3.0]
+        yield Objective(
+            f"objective-{name}",
+            "registration_objective",
+            objective_inputs_with_nan if name == "nan" else objective_inputs,
+            (factors, weights, padding, [0.7, 1.9], penalty, threshold),
+            masked,
+            asked=((False, True), (True, True), (True, False), (False, False)),
+            terms=5,
+        )
+
+
 def warp_cases() -> Iterator[Case]:
     everything = (
         (True, False, False),
@@ -119,7 +181,7 @@ NEEDS = ((True, True), (True, False), (False, True))
 
 
 def cases() -> list[Case]:
-    found = list(warp_cases())
+    found = [*warp_cases(), *objective_cases()]
     for penalty, threshold in (
         ("hyperelastic", 0.2),
         ("log2", 0.1),
@@ -190,6 +252,7 @@ PLAIN = (
     "scale-mask",
     "correlation-mask",
     "lncc-9-mask",
+    "objective-mixture",
 )
 
 
@@ -199,14 +262,16 @@ def as_tuple(value: Any) -> Tensors:
 
 def upstreams(case: Case, value: Tensors) -> list[tuple[torch.Tensor | None, ...]]:
     """Gradients to the outputs; those of the energies also one by one."""
-    outputs = value[: len(value) - case.saved]
+    outputs = value[: case.terms or len(value) - case.saved]
     all_of_them = tuple(
         (uniform(tuple(t.shape), torch.float64, 30 + k) - 0.4).to(t.dtype)
         for k, t in enumerate(outputs)
     )
     if len(outputs) == 1:
         return [all_of_them]
-    alone = [tuple(g if i == k else None for i, g in enumerate(all_of_them)) for k in range(3)]
+    alone = [
+        tuple(g if i == k else None for i, g in enumerate(all_of_them)) for k in range(len(outputs))
+    ]
     return [all_of_them, *alone]
 
 
@@ -221,11 +286,10 @@ def calls(
     case: Case, shape: Shape, dtype: torch.dtype, run: Callable[[str, tuple[Any, ...]], Tensors]
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """Every call of the operator and of its backward operator: name and arguments."""
-    inputs = case.inputs(shape, dtype)
-    mask = case.mask(shape, dtype)
-    arguments = (*inputs, *case.options, *mask)
-    yield case.operator, arguments
-    value = run(case.operator, arguments)
+    arguments = case.arguments(shape, dtype)
+    for asked in case.asked:
+        yield case.operator, (*arguments, *asked)
+    value = run(case.operator, (*arguments, *case.asked[-1]))
     saved = value[len(value) - case.saved :]
     for upstream in upstreams(case, value):
         for needs in case.needs:

@@ -16,6 +16,7 @@ OPERATORS = (
     "jacobian_determinant",
     "local_correlation",
     "parallel_level_sets",
+    "registration_objective",
     "warp",
 )
 GRID_LIMIT = 2**31 - 1

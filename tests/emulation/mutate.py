@@ -39,6 +39,7 @@ CASES = {
     "jacobian_determinant": ("determinant-min", "determinant-none"),
     "local_correlation": ("lncc-9-mask",),
     "parallel_level_sets": ("pls-mask",),
+    "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
 }
 # What is taken out, and what stands there instead.

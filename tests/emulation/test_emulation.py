@@ -40,7 +40,8 @@ def test_nothing_is_launched_for_empty_tensors(emulation, name):
             emulation, case, comparison.Shape(samples, channels, size), torch.float32
         )
         launched = set(emulation.traffic()) - {"memset"}
-        field_only = case.operator in ("deformation_energy", "jacobian_determinant")
+        has_energies = ("deformation_energy", "registration_objective")
+        field_only = case.operator in (*has_energies, "jacobian_determinant")
         assert not launched or (field_only and channels == 0)
 
 
@@ -49,7 +50,7 @@ def test_views_and_broadcast_gradients_are_read_right(emulation, name):
     case = comparison.CASES[name]
     emulation.set()
     shape = comparison.Shape(2, 2, (9, 13))
-    strided = comparison.Case(
+    strided = type(case)(
         **{
             **vars(case),
             "inputs": lambda s, d: tuple(
@@ -86,6 +87,57 @@ def test_a_constant_image_has_no_correlation(emulation):
     assert all(not g.any() for g in gradients)
 
 
+def objective(images, u, mixture, *asked, mask=None):
+    scales = (torch.full((len(u),), 0.1, dtype=u.dtype),) * 2
+    factors = [mixture.get(name, 0.0) for name in comparison.MEASURES]
+    options = (factors, [60.0, 1.0, 30.0, 3.0], "border", [1.0, 1.0], "hyperelastic", 0.2)
+    return (*images, u, *scales, mask, *options, *asked)
+
+
+def test_the_objective_s_strips_are_long_where_there_are_many(emulation):
+    emulation.set()
+    shape = comparison.Shape(1, 1, (17, 30_720))
+    images = comparison.images(2)(shape, torch.float32)
+    (u,) = comparison.fields(0.5)(shape, torch.float32)
+    arguments = objective(images, u, {"ncc": 1.0, "pls": 0.3}, True, True)
+    ours = emulation.ops.registration_objective(*arguments)
+    theirs = torch.ops.diffreg.registration_objective(*arguments)
+    comparison.check("registration_objective", ours, theirs, torch.float32)
+
+
+def test_equal_images_do_not_pull(emulation):
+    emulation.set()
+    image = 300 + torch.rand(2, 2, 20, 40, generator=torch.Generator().manual_seed(0))
+    arguments = objective((image, image), torch.zeros(2, 2, 20, 40), {"ncc": 1.0})
+    terms = emulation.ops.registration_objective(*arguments, True, False)
+    assert not torch.cat(terms[:5]).any() and not terms[-1].any()
+
+
+def test_a_kernel_more_is_launched_for_what_is_of_the_whole_image(emulation):
+    """One for value and gradient, one more for the moments or the mask's weights."""
+    shape = comparison.Shape(1, 1, (9, 13))
+    images = comparison.images(2)(shape, torch.float32)
+    (u,), mask = comparison.fields(0.5)(shape, torch.float32), torch.ones(1, 1, 9, 13)
+    for mixture, weights, expected in (
+        ({"pls": 1.0, "ssd": 1.0}, None, 1),
+        ({"pls": 1.0}, mask, 2),
+        ({"ncc": 1.0}, None, 2),
+        ({"ncc": 1.0, "ngf": 1.0}, mask, 2),
+    ):
+        arguments = objective(images, u, mixture, mask=weights)
+        one = torch.ones(1)
+        for operator, call, most in (
+            ("registration_objective", (*arguments, False, True), 1),
+            ("registration_objective", (*arguments, True, True), expected),
+            ("registration_objective_backward", (one, *4 * (None,), *arguments), expected),
+        ):
+            emulation.set()
+            getattr(emulation.ops, operator)(*call)
+            launches = emulation.traffic()
+            launches.pop("memset", None)
+            assert sum(kernel["launches"] for kernel in launches.values()) == most
+
+
 def test_errors_name_the_argument(emulation):
     field = torch.zeros(1, 2, 4, 5)
     with pytest.raises(RuntimeError, match=r"displacement must be \(N, 2, H, W\)"):
@@ -93,6 +145,9 @@ def test_errors_name_the_argument(emulation):
     with pytest.raises(RuntimeError, match="mask has the wrong shape"):
         image = torch.zeros(1, 1, 4, 5)
         emulation.ops.correlation(image, image, image[..., 1:])
+    with pytest.raises(RuntimeError, match="local_correlation is no part of this kernel"):
+        arguments = objective((image, image), field, {"lncc": 1.0}, True, True)
+        emulation.ops.registration_objective(*arguments)
     with pytest.raises(RuntimeError, match="must be float64, float32, float16 or bfloat16"):
         emulation.ops.jacobian_determinant(field.int(), "min")
 

@@ -3,6 +3,8 @@
 The kernels run emulated: what the functions hand to torch.ops.diffreg goes to the emulation.
 """
 
+import sys
+
 import pytest
 import torch
 from cases import CASES, as_tuple, uniform
@@ -16,9 +18,7 @@ pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
 SHAPE = comparison.Shape(2, 2, (9, 11))
-# On a GPU the objective is composed of the others.
-KERNELS = [case for case in CASES if case.operator != "registration_objective"]
-every_case = pytest.mark.parametrize("case", KERNELS, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_half = pytest.mark.parametrize("half", HALVES, ids=str)
 
 
@@ -44,6 +44,7 @@ class Handed(TorchDispatchMode):
 def stored(emulation, monkeypatch) -> Handed:
     """The CPU stands for a GPU."""
     monkeypatch.setattr(_checks, "READS_HALVES", ("cpu",))
+    monkeypatch.setattr(sys.modules["diffreg.ops.registration_objective"], "HAS_WINDOWS", ())
     emulation.set()
     return Handed(emulation.ops)
 
@@ -58,6 +59,8 @@ def derivatives(case, inputs):
     values = case(*leaves)
     weights = [uniform(tuple(v.shape), v.dtype, 50 + k) for k, v in enumerate(values)]
     total = sum((w * v * v).float().sum() for w, v in zip(weights, values, strict=True))
+    if case.operator == "registration_objective":  # its weights are large
+        total = total / 256
     first = torch.autograd.grad(total, asked, create_graph=True)
     length = sum((g.float() ** 2).sum() for g in first).sqrt()  # its gradient fits float16
     second = torch.autograd.grad(length, asked, allow_unused=True, materialize_grads=True)
@@ -70,7 +73,9 @@ def test_gradients_are_those_of_the_cpu(stored, case, half):
     inputs = case.inputs(2, 2, (9, 11), half)
     with stored:
         found = derivatives(case, inputs)
-    assert stored.dtypes == {half}
+    # Beside the objective's kernel local correlation reads a warped image that is not rounded.
+    beside = {torch.float32} if "lncc" in case.options.get("similarity", ()) else set()
+    assert stored.dtypes == {half} | beside
     _checks.READS_HALVES = ()
     for ours, theirs in zip(found, derivatives(case, inputs), strict=True):
         assert [t.dtype for t in ours] == [t.dtype for t in theirs]

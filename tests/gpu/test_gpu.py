@@ -92,6 +92,8 @@ def test_gradcheck():
         (ops.local_correlation, (a, b)),
         (lambda w, r: ops.parallel_level_sets(w, r, 0.1, 0.1), (a, b)),
         (ops.gradient_scale, (a,)),
+        (lambda d: fused(*pair, d, {"ncc": 1.0, "pls": 0.5, "ssd": 2.0}), (u,)),
+        (lambda d: fused(*pair, d, {"ncc": 1.0, "lncc": 0.2}), (u,)),
     ):
         # The gradient to moving is added in any order.
         assert torch.autograd.gradcheck(function, inputs, nondet_tol=1e-12)
@@ -114,7 +116,13 @@ def loss(moving: torch.Tensor, fixed: torch.Tensor, u: torch.Tensor) -> torch.Te
     return (ops.correlation(warped, fixed) + energy.bending + energy.determinant).sum()
 
 
-def test_a_graph_captures_the_objective():
+def fused(moving, fixed, u, similarity="pls") -> torch.Tensor:
+    scales = {"eps_moving": 0.1, "eps_fixed": 0.1}
+    return ops.registration_objective(moving, fixed, u, similarity, **scales).total.sum()
+
+
+@pytest.mark.parametrize("loss", [loss, fused])
+def test_a_graph_captures_the_objective(loss):
     moving, fixed = torch.rand(2, 1, 1, 128, 128, device="cuda")
     u = torch.zeros(1, 2, 128, 128, device="cuda", requires_grad=True)
     stream = torch.cuda.Stream()

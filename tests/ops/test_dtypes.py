@@ -12,8 +12,7 @@ HALVES = [torch.float16, torch.bfloat16]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 unmasked = pytest.mark.parametrize(
     "case",
-    # On a GPU the objective is composed of the others.
-    [c for c in CASES if not c.masked and c.operator != "registration_objective"],
+    [c for c in CASES if not c.masked],
     ids=lambda case: case.name,
 )
 
@@ -83,7 +82,7 @@ def on_gpu(case, gpu, *dtypes):
 @pytest.mark.parametrize("half", HALVES, ids=str)
 def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
     with Calls() as record:
-        value = case(*on_gpu(case, gpu, half, half))
+        value = case(*on_gpu(case, gpu, *3 * (half,)))
     assert record.calls
     assert all(given == {half} for given in handed(record))
     kept = half if case.operator == "warp" else torch.float32
@@ -93,7 +92,7 @@ def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
 @unmasked
 def test_on_a_gpu_other_dtypes_go_to_the_arithmetic_s(gpu, case):
     mixed = (torch.bfloat16, torch.float16), (torch.float32, torch.float16)
-    single = (torch.float32, torch.float32)
+    single = 3 * (torch.float32,)
     for dtypes in (single, *mixed) if len(case.differentiable) == 2 else (single,):
         with Calls() as record:
             case(*on_gpu(case, gpu, *dtypes))

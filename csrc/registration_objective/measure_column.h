@@ -1,0 +1,163 @@
+// CUDA only: the warped image at a voxel; the measures of one column of the images, row after row,
+// and their gradient to the displacement. Called by registration_objective.cu.
+#pragma once
+
+#include "../common/central_difference.h"
+#include "../correlation/part_moments.h"
+#include "../parallel_level_sets/parallel_level_sets.h"
+#include "strips.h"
+
+namespace diffreg::registration_objective {
+
+using parallel_level_sets::Variant;
+
+// What the measures see of a voxel: the warped image, its derivatives by the displacement, the
+// fixed image and the weight.
+template <typename T>
+struct Seen {
+  T warped, slope[D], fixed, weight;
+};
+
+// A stride that makes 64 bits of a 32-bit index by one instruction.
+struct Stride {
+  int32_t voxels;
+  DIFFREG_DEVICE friend int64_t operator*(int32_t index, Stride stride) {
+    return static_cast<int64_t>(index) * stride.voxels;
+  }
+};
+
+// Voxel (y, x) of the fixed grid, displaced by u.
+template <bool differentiates, typename S, typename T = Arithmetic<S>>
+DIFFREG_DEVICE Seen<T> look(const Problem& problem,
+                            const S* moving,  // (*from)
+                            T fixed, T weight, T y, T x, const T* u) {
+  const T bad = warp::poison(u[0]) + warp::poison(u[1]);
+  const warp::Neighbours<T> at[D] = {warp::linear(y + u[0], bad, problem.from[0], problem.padding),
+                                     warp::linear(x + u[1], bad, problem.from[1], problem.padding)};
+  const Stride stride[D] = {{problem.from[1]}, {1}};
+  const warp::Corners<D, T> corners(Reader<S>{moving}, stride, at);
+  Seen<T> seen{corners.value(at), {}, fixed, weight};
+  if constexpr (differentiates) {
+    seen.slope[0] = corners.template derivative<0>(at);
+    seen.slope[1] = corners.template derivative<1>(at);
+  }
+  return seen;
+}
+
+// Sums for the moments, about values that lie close to the means.
+template <typename T>
+struct NearSums {
+  T warped, fixed, weight = 0, of[5] = {};
+
+  DIFFREG_DEVICE NearSums(T near_warped, T near_fixed) : warped(near_warped), fixed(near_fixed) {}
+
+  DIFFREG_DEVICE void add(const Seen<T>& seen) {
+    const T b = seen.warped - warped, a = seen.fixed - fixed;
+    const T weighted_b = seen.weight * b, weighted_a = seen.weight * a;
+    weight += seen.weight;
+    of[0] += weighted_b;
+    of[1] += weighted_a;
+    of[2] += weighted_b * b;
+    of[3] += weighted_a * a;
+    of[4] += weighted_a * b;
+  }
+  DIFFREG_DEVICE correlation::PartMoments moments() const {
+    const double sums[] = {double(of[0]), double(of[1]), double(of[2]), double(of[3]),
+                           double(of[4])};
+    return correlation::moments_about(warped, fixed, weight, sums);
+  }
+};
+
+template <typename T, bool differentiates>
+class MeasureColumn {
+ public:
+  DIFFREG_DEVICE const Seen<T>& here() const { return here_; }
+
+  DIFFREG_DEVICE void move_to(const Seen<T>& seen) {
+    before_ = here_;
+    here_ = seen;
+  }
+
+  // Completes row at.y by the one below, and moves there. Returns the measures there, not weighted
+  // by the mask, and adds the gradient of row at.y - 1.
+  DIFFREG_DEVICE T take(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
+                        const Seen<T>& below, T* gradient) {
+    T value = 0, to[2] = {0, 0};
+    if (setup.level_sets) {
+      const T eps[2] = {anew(sample.eps_moving), anew(sample.eps_fixed)};
+      const T g[2] = {central_difference(before_.warped, below.warped),
+                      central_difference(from_left(here_.warped), from_right(here_.warped))};
+      const T h[2] = {central_difference(before_.fixed, below.fixed),
+                      central_difference(from_left(here_.fixed), from_right(here_.fixed))};
+      add_level_set<Variant::pls>(setup.mixture[kPls], g, h, eps, value, to);
+      add_level_set<Variant::smooth>(setup.mixture[kSmoothPls], g, h, eps, value, to);
+      add_level_set<Variant::ngf>(setup.mixture[kNgf], g, h, eps, value, to);
+    }
+    if (setup.mixture[kSsd] != 0) {
+      value += setup.mixture[kSsd] * squared_difference(here_.warped, here_.fixed);
+    }
+    if constexpr (differentiates) {
+      const T pull = gather(setup, sample, at, to);
+      for (int k = 0; k < D; ++k) gradient[k] += pull * before_.slope[k];
+    }
+    move_to(below);
+    return value;
+  }
+
+ private:
+  template <Variant variant>
+  DIFFREG_DEVICE static void add_level_set(T factor, const T* g, const T* h, const T* eps, T& value,
+                                           T* to) {
+    if (factor == 0) return;
+    const parallel_level_sets::Voxel<T, variant> voxel(g, h, eps[0], eps[1]);
+    value += factor * voxel.value();
+    if constexpr (differentiates) {
+      for (int k = 0; k < 2; ++k) to[k] += factor * voxel.derivative(g[k], h[k]);
+    }
+  }
+
+  // The gradient to the warped image of row at.y - 1, whose last part is `to`, the gradient to the
+  // image's derivatives in row at.y. Outside the image that counts nothing.
+  DIFFREG_DEVICE T gather(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
+                          const T* to) {
+    const int32_t H = setup.problem.to[0], W = setup.problem.to[1];
+    const T measures = anew(sample.measures);
+    T pull = direct_;
+    if (setup.level_sets) {
+      const bool counts = at.inside && at.y >= 0 && at.y < H;
+      const T scale = here_.weight * measures, below0 = counts ? scale * to[0] : T(0);
+      pull += collect(at.y - 1, H, above0_, here0_, below0) +
+              collect(at.x, W, from_left(here1_), here1_, from_right(here1_));
+      above0_ = here0_;
+      here0_ = below0;
+      here1_ = counts ? scale * to[1] : T(0);
+    }
+    T own = 0;
+    if (setup.mixture[kSsd] != 0) {
+      own = measures * setup.mixture[kSsd] * squared_difference_slope(here_.warped, here_.fixed);
+    }
+    if (setup.mixture[kNcc] != 0) {
+      const T b = here_.warped - anew(sample.mean_warped);
+      const T a = here_.fixed - anew(sample.mean_fixed);
+      own += anew(sample.other) * (b - a) + anew(sample.rest) * b - anew(sample.offset);
+    }
+    direct_ = here_.weight * own;
+    return pull;
+  }
+
+  // What voxel j collects from the slopes of the one before, its own, and the one behind: its own
+  // counts at the border alone, and must not bring NaN elsewhere.
+  DIFFREG_DEVICE static T collect(int64_t j, int64_t size, T before, T own, T behind) {
+    T sum = adjoint_weight<T>(j, j - 1, size) * before + adjoint_weight<T>(j, j + 1, size) * behind;
+    const T at_border = adjoint_weight<T>(j, j, size);
+    if (at_border != 0) sum += at_border * own;
+    return sum;
+  }
+
+  Seen<T> before_ = {}, here_ = {};  // rows y - 1 and y
+  // Gradient to the warped image of row y - 1 by its value, and to its derivatives along axis 0 in
+  // rows y - 2 and y - 1 and along axis 1 in row y - 1.
+  T direct_ = 0, above0_ = 0, here0_ = 0, here1_ = 0;
+};
+
+}  // namespace diffreg::registration_objective
