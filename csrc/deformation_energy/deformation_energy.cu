@@ -120,12 +120,13 @@ template <typename T>
 struct UsedSlopes : Slopes<T> {
   bool diffuses, bends, folds;
 
-  DIFFREG_DEVICE UsedSlopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n)
+  DIFFREG_DEVICE UsedSlopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n,
+                            bool has_cells)
       : Slopes<T>(factor, load_or_0(upstream.diffusion, n), load_or_0(upstream.bending, n),
                   load_or_0(upstream.determinant, n)),
         diffuses(upstream.diffusion),
         bends(upstream.bending),
-        folds(upstream.determinant) {}
+        folds(upstream.determinant && has_cells) {}
 };
 
 // What the differences along one axis pass on from a voxel to the next one along it, given those
@@ -145,12 +146,13 @@ struct Gradient {
   T second[D] = {}, mixed[D] = {}, from_above[D] = {};  // of the last row
   Gifts<T> gifts{};
 
-  // Gradient to the vertex of row[0], from the field there and one row and two rows below. One,
-  // two: whether an axis has stencils that start there and reach one and two further. For axis 1,
-  // `two` is true where
+  // Gradient to the vertex of row[0], from the field there and one row and two rows below. Whether
+  // the image has these rows and the next column, and whether there is a second difference along
+  // the row that is centred on the vertex. Where there is no cell, corner_slope is 0.
   template <typename Psi>
   DIFFREG_DEVICE Vector<T> at(const FieldRow<T, 2>* row, const UsedSlopes<T>& slope, const Psi& psi,
-                              T corner_slope, bool down, bool two_down, bool along, bool centred) {
+                              T corner_slope, bool one_down, bool two_down, bool along,
+                              bool centred) {
     T own[D] = {}, right[D] = {};
     if (slope.folds) {
       const Cell<T> cell = cell_of(row[0], row[1]);
@@ -163,13 +165,14 @@ struct Gradient {
     for (int c = 0; c < D; ++c) {
       const auto u = [&](int a, int b) { return row[a].u[b][c]; };
       const T next_second = two_down ? second_difference(u(0, 0), u(1, 0), u(2, 0)) : T(0);
-      const T to_below = flux(slope, 0, c, down ? u(1, 0) - u(0, 0) : T(0), second[c], next_second);
+      const T to_below =
+          flux(slope, 0, c, one_down ? u(1, 0) - u(0, 0) : T(0), second[c], next_second);
       const T around = second_difference(from_left(u(0, 0)), u(0, 0), u(0, 1));
       const T own_second = centred ? around : T(0);
       T to_right =
           flux(slope, 1, c, along ? u(0, 1) - u(0, 0) : T(0), own_second, from_right(own_second));
       const T own_mixed =
-          down && along ? mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)) : T(0);
+          one_down && along ? mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)) : T(0);
       if (slope.bends) to_right += slope.mixed[c] * (mixed[c] - own_mixed);
       sum.of[c] = (from_above[c] - to_below) + (own[c] - to_right) + from_left(right[c] + to_right);
       second[c] = next_second;
@@ -194,14 +197,14 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, kind>))
     const int64_t n = place.plane, voxels = problem.height * problem.width;
     const FieldColumn<S> field(displacement, n, H, W, place.x);
     S* own = gradient + n * D * voxels + place.x;
-    const UsedSlopes<T> slope(problem.factor, upstream, n);
+    const UsedSlopes<T> slope(problem.factor, upstream, n, H > 1 && W > 1);
     Gradient<T> walked;
     FieldRow<T, 2> row[] = {FieldRow<T, 2>(field.at(place.y - 1)),
                             FieldRow<T, 2>(field.at(place.y)), FieldRow<T, 2>({})};
     const Vector<T> before = field.at(place.y - 2);
+    // 0 above the image, where rows repeat.
     for (int c = 0; c < D; ++c) {
-      const T around = second_difference(before.of[c], row[0].u[0][c], row[1].u[0][c]);
-      walked.second[c] = inside(place.y - 2, H - 2) ? around : T(0);
+      walked.second[c] = second_difference(before.of[c], row[0].u[0][c], row[1].u[0][c]);
     }
     const bool along = inside(place.x, W - 1), centred = inside(place.x - 1, W - 2);
     const T corner_slope = along ? slope.corner : T(0);
@@ -209,9 +212,9 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, kind>))
         place.y - 1, place.end, H - 2,
         [&](int32_t y, bool inner) { return field.at(y + 2, inner); },
         [&](int32_t y, const Vector<T>& next, bool inner) {
-          const bool down = inner || inside(y, H - 1), two_down = inner || inside(y, H - 2);
+          const bool one_down = inner || inside(y, H - 1), two_down = inner || inside(y, H - 2);
           row[2] = FieldRow<T, 2>(next);
-          const Vector<T> sum = walked.at(row, slope, psi, down ? corner_slope : T(0), down,
+          const Vector<T> sum = walked.at(row, slope, psi, one_down ? corner_slope : T(0), one_down,
                                           two_down, along, centred);
           row[0] = row[1];
           row[1] = row[2];
