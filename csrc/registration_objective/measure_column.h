@@ -5,6 +5,7 @@
 #include "../common/central_difference.h"
 #include "../correlation/part_moments.h"
 #include "../parallel_level_sets/parallel_level_sets.h"
+#include "../warp/corners.h"
 #include "strips.h"
 
 namespace diffreg::registration_objective {
@@ -18,14 +19,6 @@ struct Seen {
   T warped, slope[D], fixed, weight;
 };
 
-// A stride that makes 64 bits of a 32-bit index by one instruction.
-struct Stride {
-  int32_t voxels;
-  DIFFREG_DEVICE friend int64_t operator*(int32_t index, Stride stride) {
-    return static_cast<int64_t>(index) * stride.voxels;
-  }
-};
-
 // Voxel (y, x) of the fixed grid, displaced by u.
 template <bool differentiates, typename S, typename T = Arithmetic<S>>
 DIFFREG_DEVICE Seen<T> look(const Problem& problem,
@@ -34,8 +27,7 @@ DIFFREG_DEVICE Seen<T> look(const Problem& problem,
   const T bad = warp::poison(u[0]) + warp::poison(u[1]);
   const warp::Neighbours<T> at[D] = {warp::linear(y + u[0], bad, problem.from[0], problem.padding),
                                      warp::linear(x + u[1], bad, problem.from[1], problem.padding)};
-  const Stride stride[D] = {{problem.from[1]}, {1}};
-  const warp::Corners<D, T> corners(Reader<S>{moving}, stride, at);
+  const warp::Corners<D, T> corners = warp::corners_of(moving, problem.from[1], at);
   Seen<T> seen{corners.value(at), {}, fixed, weight};
   if constexpr (differentiates) {
     seen.slope[0] = corners.template derivative<0>(at);

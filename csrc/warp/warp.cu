@@ -3,6 +3,7 @@
 // warp_cuda.cpp.
 #include "../common/block_reduce.h"
 #include "../common/tile.h"
+#include "corners.h"
 #include "warp_cuda.h"
 
 namespace diffreg::warp {
@@ -96,14 +97,6 @@ DIFFREG_DEVICE void locate_voxels(const Problem& problem, const Sampling& sampli
   for (int k = 0; k < kEach; ++k) {
     locate_voxel(sampling, problem.from, spots.row(k), spots.column(k), shift[k], at[k]);
   }
-}
-
-// The voxels of a plane that a point is interpolated from.
-template <typename S, typename T = Arithmetic<S>>
-DIFFREG_DEVICE Corners<D, T> corners_of(const S* image, int32_t width, const Neighbours<T>* at) {
-  const S* row[] = {row_of(image, at[0].low, width), row_of(image, at[0].high, width)};
-  return Corners<D, T>(
-      [&](int k) { return load(row[k / 2] + (k % 2 == 0 ? at[1].low : at[1].high)); });
 }
 
 template <typename S, Padding padding>
