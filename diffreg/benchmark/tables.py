@@ -62,15 +62,16 @@ def headline(result: Row) -> str:
 
 
 def _headline_rows(result: Row) -> list[Row]:
-    shapes = {tuple(r["shape"]) for r in result["operators"] if "torch.compile" in r["speedup"]}
-    return [
+    """Smooth fields in float32, at the shapes that each operator was measured on first."""
+    rows = [
         row
         for row in result["operators"]
         if row["direction"] == BOTH
         and row["dtype"] == "float32"
         and row["field"] in (None, "smooth")
-        and (not shapes or tuple(row["shape"]) in shapes)
     ]
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))[:3]
+    return [row for row in rows if tuple(row["shape"]) in shapes]
 
 
 def _targets(row: Row) -> tuple[float | None, float | None]:
