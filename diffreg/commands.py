@@ -130,6 +130,9 @@ def run_bench(options: argparse.Namespace) -> int:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a GPU that torch sees; there is none here")
+    require("nibabel", "the prediction from file to file")
+    if options.out:
+        require("matplotlib", "the plot")
     out = check_output_folder(options.out) if options.out else None
     result = run(options.quick, options.device, lambda part: print(part, file=sys.stderr))
     print(markdown(result))

@@ -48,7 +48,7 @@ def value_and_gradient(function, inputs):
 def test_eager_forms_do_the_operators_work(case, shape):
     inputs = case.inputs(Draw(shape, torch.float64))
     ours = value_and_gradient(case.ours, inputs)
-    for form in case.eager:
+    for form in case.eager(inputs):
         for own, other in zip(ours, value_and_gradient(form, inputs), strict=True):
             torch.testing.assert_close(own, other, rtol=1e-7, atol=1e-9)
 
@@ -65,6 +65,18 @@ def test_calls_and_allocations(name):
     assert all(value > 2 * allocated for value in eager.values())
     assert all(row["operators"][k] > 2 * calls for k in eager)
     jsonschema.validate(row, SCHEMA["$defs"]["operator"] | {"$defs": SCHEMA["$defs"]})
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+def test_every_row_of_the_full_plan(case, backward):
+    """On small images; in half types and at the zero field too, something is left to compare."""
+    for draw, _ in run._draws(case, False, "cpu"):
+        samples, channels, height, width = draw.shape
+        small = replace(draw, shape=(min(samples, 2), channels, min(height, 33), min(width, 35)))
+        row = operators.measure(case, small, backward, seconds=0)
+        assert not [name for name in row["disagrees"] if name.startswith("eager")], draw
+        assert row["speedup"]["best eager"] > 0
 
 
 def test_one_value_of_the_objective_is_one_operator_and_nothing_else():

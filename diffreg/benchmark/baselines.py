@@ -1,13 +1,12 @@
 """The operators as PyTorch's users write them, tuned: what ours are measured against.
 
 Two forms of most, because shapes differ in which is faster; the best one of a row counts. What does
-not change from call to call (identity grids, scales) is made beforehand. Options are the operators'
-defaults. Called by cases.
+not change from call to call (identity grids, scales) is made beforehand, and torch.compile takes it
+as given. Options are the operators' defaults. Called by cases.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -16,37 +15,35 @@ import torch.nn.functional as F
 from diffreg.ops.deformation_energy import THRESHOLDS
 
 EPS = 0.02  # edge scale of both images
+Function = Callable[..., torch.Tensor]
 LIMIT = THRESHOLDS["hyperelastic"]
 SLOPE = 2 * (LIMIT - 1) ** 3 * (LIMIT + 1) / LIMIT**3
 
 
-@functools.cache
-def _grid(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Of the identity, (1, H, W, 2), x first, in [-1, 1]."""
-    axes = (torch.linspace(-1, 1, n, dtype=dtype, device=device) for n in (height, width))
+def warp_forms(like: torch.Tensor) -> tuple[Function, Function]:
+    """Both forms for displacements like this one: identity grid and scale are made here, once.
+
+    Args:
+        like: (N, 2, H, W).
+    """
+    height, width = like.shape[2:]
+    to_unit = 2 / (height - 1), 2 / (width - 1)
+    axes = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in like.shape[2:])
     y, x = torch.meshgrid(*axes, indexing="ij")
-    return torch.stack([x, y], dim=-1).unsqueeze(0)
+    grid = torch.stack([x, y], dim=-1).unsqueeze(0)
+    scale = torch.tensor(to_unit[::-1], dtype=like.dtype, device=like.device)
 
+    def permuted(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        points = torch.addcmul(grid, u.flip(1).permute(0, 2, 3, 1), scale)
+        return F.grid_sample(moving, points, padding_mode="border", align_corners=True)
 
-@functools.cache
-def _scale(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Voxels to [-1, 1], x first."""
-    return torch.tensor([2 / (width - 1), 2 / (height - 1)], dtype=dtype, device=device)
+    def stacked(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        along_y = torch.add(y, u[:, 0], alpha=to_unit[0])
+        along_x = torch.add(x, u[:, 1], alpha=to_unit[1])
+        points = torch.stack([along_x, along_y], dim=-1)
+        return F.grid_sample(moving, points, padding_mode="border", align_corners=True)
 
-
-def warp_permuted(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    like = *u.shape[2:], u.dtype, u.device
-    grid = torch.addcmul(_grid(*like), u.flip(1).permute(0, 2, 3, 1), _scale(*like))
-    return F.grid_sample(moving, grid, padding_mode="border", align_corners=True)
-
-
-def warp_stacked(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    grid = _grid(*u.shape[2:], u.dtype, u.device)
-    height, width = u.shape[2:]
-    x = torch.add(grid[..., 0], u[:, 1], alpha=2 / (width - 1))
-    y = torch.add(grid[..., 1], u[:, 0], alpha=2 / (height - 1))
-    points = torch.stack([x, y], dim=-1)
-    return F.grid_sample(moving, points, padding_mode="border", align_corners=True)
+    return permuted, stacked
 
 
 def _corners(dy: torch.Tensor, dx: torch.Tensor) -> list[torch.Tensor]:
@@ -110,23 +107,6 @@ def _central(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-@functools.cache
-def _central_kernel(channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    along = torch.tensor([-0.5, 0.0, 0.5], dtype=dtype, device=device)
-    kernel = torch.zeros(2, 1, 3, 3, dtype=dtype, device=device)
-    kernel[0, 0, :, 1] = along
-    kernel[1, 0, 1, :] = along
-    return kernel.repeat(channels, 1, 1, 1)
-
-
-def _by_convolution(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same as `_central`, without the factor 2."""
-    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    channels = image.shape[1]
-    both = F.conv2d(padded, _central_kernel(channels, image.dtype, image.device), groups=channels)
-    return both[:, 0::2], both[:, 1::2]
-
-
 def _level_sets(pair: tuple, other: tuple, eps: float) -> torch.Tensor:
     (gy, gx), (hy, hx) = pair, other
     a = gy * gy + gx * gx + eps * eps
@@ -139,8 +119,24 @@ def level_sets_by_slices(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Ten
     return _level_sets(_central(warped), _central(fixed), 2 * EPS)
 
 
-def level_sets_by_convolution(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    return _level_sets(_by_convolution(warped), _by_convolution(fixed), EPS)
+def level_sets_forms(like: torch.Tensor) -> tuple[Function, Function]:
+    """Both forms for images like this one, (N, C, H, W)."""
+    channels = like.shape[1]
+    along = torch.tensor([-0.5, 0.0, 0.5], dtype=like.dtype, device=like.device)
+    kernel = torch.zeros(2, 1, 3, 3, dtype=like.dtype, device=like.device)
+    kernel[0, 0, :, 1] = along
+    kernel[1, 0, 1, :] = along
+    kernel = kernel.repeat(channels, 1, 1, 1)
+
+    def gradient(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+        both = F.conv2d(padded, kernel, groups=channels)
+        return both[:, 0::2], both[:, 1::2]
+
+    def by_convolution(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        return _level_sets(gradient(warped), gradient(fixed), EPS)
+
+    return level_sets_by_slices, by_convolution
 
 
 def gradient_scale(image: torch.Tensor) -> torch.Tensor:

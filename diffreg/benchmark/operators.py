@@ -28,7 +28,7 @@ def measure(
     Args:
         case, draw: what is run, and on what.
         backward: forward and backward, to every input that requires a gradient; else forward alone.
-        compiled: also torch.compile of the first eager form.
+        compiled: also torch.compile of the first eager form, forward and backward.
         seconds: about how long the timing may take.
 
     Returns:
@@ -38,37 +38,46 @@ def measure(
     inputs = case.inputs(draw)
     upstream = _upstream(case.ours(*inputs))
     candidates: dict[str, Function] = {"diffreg": case.ours}
-    for number, function in enumerate(case.eager):
+    for number, function in enumerate(_eager(case, inputs)):
         candidates[f"eager {number + 1}"] = function
     for name, function in case.peers(inputs[0]).items():
         if not (backward and name in FORWARD_ONLY):
             candidates[name] = function
-    runs = {
-        name: _run(function, inputs, upstream if backward else None)
-        for name, function in candidates.items()
-    }
     compile_seconds = None
     if compiled:
         begin = time.perf_counter()
-        runs["torch.compile"] = _run(
-            torch.compile(case.eager[0], dynamic=False), inputs, upstream if backward else None
-        )
-        runs["torch.compile"]()
+        candidates["torch.compile"] = torch.compile(candidates["eager 1"], dynamic=False)
+        _run(candidates["torch.compile"], inputs, upstream if backward else None)()
         compile_seconds = round(time.perf_counter() - begin, 1)
     # At the zero field every point is on a voxel centre, a kink: values alone are compared there.
-    compared = runs
-    if draw.field == "zero" and case.has_field:
-        compared = {n: _run(f, inputs, None) for n, f in candidates.items()}
-    disagrees = _disagreeing(compared, backward)
+    at_kinks = draw.field == "zero" and case.has_field
+    disagrees = _disagreeing(candidates, inputs, upstream if backward and not at_kinks else None)
+    runs = {
+        name: _run(function, inputs, upstream if backward else None)
+        for name, function in candidates.items()
+        if name not in disagrees
+    }
     counts = {name: counted(runs[name]) for name in runs if name.startswith(("diffreg", "eager"))}
-    timed: dict[str, Run] = {name: run for name, run in runs.items() if name not in disagrees}
-    if draw.device == "cuda":
-        timed["diffreg, in a graph"] = in_a_graph(runs["diffreg"])
     page = torch.rand(inputs[0].numel(), device=draw.device)
     into = torch.empty_like(page)
-    timed["copy"] = lambda: into.copy_(page)
+    timed: dict[str, Run] = {**runs, "copy": lambda: into.copy_(page)}
+    if draw.device == "cuda":
+        timed["diffreg, in a graph"] = in_a_graph(runs["diffreg"])
+        timed["copy"] = in_a_graph(timed["copy"])
     times = interleaved(timed, draw.device, seconds)
     return _row(case, draw, backward, times, counts, disagrees, compile_seconds, page.nbytes)
+
+
+def _eager(case: Case, inputs: Tensors) -> list[Function]:
+    """The forms in PyTorch; of half types in float32, as their users have to."""
+    if inputs[0].dtype not in (torch.float16, torch.bfloat16):
+        return list(case.eager(inputs))
+
+    def in_float32(form: Function) -> Function:
+        return lambda *tensors: form(*(tensor.float() for tensor in tensors))
+
+    forms = case.eager(tuple(tensor.detach().float() for tensor in inputs))
+    return [in_float32(form) for form in forms]
 
 
 def _upstream(value: torch.Tensor) -> torch.Tensor:
@@ -76,37 +85,47 @@ def _upstream(value: torch.Tensor) -> torch.Tensor:
     return torch.rand(value.shape, generator=generator).to(value)
 
 
-def _run(function: Function, inputs: Tensors, upstream: torch.Tensor | None) -> Run:
+def _run(function: Function, inputs: Tensors, upstream: torch.Tensor | None) -> Callable[[], Any]:
     if upstream is None:
         frozen = tuple(tensor.detach() for tensor in inputs)
         return lambda: function(*frozen)
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    return lambda: torch.autograd.grad(function(*inputs), wanted, upstream)
+
+    def both() -> tuple[torch.Tensor, ...]:
+        value = function(*inputs)
+        return torch.autograd.grad(value, wanted, upstream.to(value.dtype))
+
+    return both
 
 
-def _disagreeing(runs: dict[str, Callable[[], Any]], backward: bool) -> list[str]:
-    def values(run: Callable[[], Any]) -> tuple[torch.Tensor, ...]:
-        found = run()
-        return found if isinstance(found, tuple) else (found,)
+def _disagreeing(
+    candidates: dict[str, Function], inputs: Tensors, upstream: torch.Tensor | None
+) -> list[str]:
+    """Those whose value or, with an upstream gradient, whose gradients are others than ours."""
 
-    ours = values(runs["diffreg"])
-    found = []
-    for name, run in runs.items():
-        for own, other in zip(ours, values(run), strict=True):
-            allowed = TOLERANCE[own.dtype] * max(float(own.abs().max()), 1e-6)
+    def results(function: Function) -> list[torch.Tensor]:
+        found = _run(function, inputs, None)()
+        gradients = () if upstream is None else _run(function, inputs, upstream)()
+        return [found, *gradients]
+
+    ours = results(candidates["diffreg"])
+    disagreeing = []
+    for name, function in candidates.items():
+        for k, (own, other) in enumerate(zip(ours, results(function), strict=True)):
+            allowed = TOLERANCE[inputs[0].dtype] * max(float(own.abs().max()), 1e-6)
             apart = ((own - other).abs() > allowed).float().mean()
-            if not apart <= (KINKS if backward else 0):
-                found.append(name)
+            if not apart <= (KINKS if k else 0):
+                disagreeing.append(name)
                 break
-    return found
+    return disagreeing
 
 
 def _row(case, draw, backward, times, counts, disagrees, compile_seconds, copied) -> Row:
     samples, channels, height, width = draw.shape
-    voxels = samples * channels * height * width
+    voxels = samples * height * width
     ns = {name: 1e9 * time.median / voxels for name, time in times.items()}
     kernel = times.get("diffreg, in a graph", times["diffreg"]).median
-    fewest = case.bytes[0] + (case.bytes[1] if backward else 0)
+    fewest = case.bytes(channels)[backward]
     item = torch.empty((), dtype=draw.dtype).element_size()
     rate = fewest * item / 4 * voxels / kernel / 1e9
     copy = 2 * copied / times["copy"].median / 1e9

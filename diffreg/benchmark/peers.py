@@ -26,9 +26,9 @@ def warp_peers(interpolates: torch.Tensor) -> dict[str, Peer]:
     if find_spec("kornia"):
         found["kornia"] = _kornia_remap
     if interpolates.device.type == "cpu":
-        if find_spec("cv2"):
+        if find_spec("cv2") and interpolates.dtype == torch.float32:
             found["OpenCV"] = _opencv_remap
-        if find_spec("scipy"):
+        if find_spec("scipy") and interpolates.dtype in (torch.float32, torch.float64):
             found["SciPy"] = _scipy_map_coordinates
     return found
 
@@ -38,7 +38,10 @@ FORWARD_ONLY = ("OpenCV", "SciPy")
 
 def missing() -> list[str]:
     """Of the libraries that could be compared, those that are not installed."""
-    names = {"monai": "MONAI", "voxelmorph": "VoxelMorph", "kornia": "kornia", "cv2": "OpenCV"}
+    names = {
+        **{"monai": "MONAI", "voxelmorph": "VoxelMorph", "kornia": "kornia"},
+        **{"cv2": "OpenCV", "scipy": "SciPy"},
+    }
     return [label for module, label in names.items() if not find_spec(module)]
 
 
@@ -58,22 +61,26 @@ def _voxelmorph_warp(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 
 @functools.cache
-def _positions(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return y.float(), x.float()
+def _positions(
+    height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    axes = (torch.arange(n, dtype=dtype, device=device) for n in (height, width))
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    return y, x
 
 
 def _kornia_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     from kornia.geometry.transform import remap
 
-    y, x = (axis.to(u) for axis in _positions(*u.shape[2:]))
+    y, x = _positions(*u.shape[2:], u.dtype, u.device)
     return remap(moving, x + u[:, 1], y + u[:, 0], padding_mode="border", align_corners=True)
 
 
 def _opencv_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     import cv2
 
-    y, x = _positions(*u.shape[2:])
+    cv2.setNumThreads(torch.get_num_threads())
+    y, x = _positions(*u.shape[2:], u.dtype, u.device)
     warped = torch.empty(*moving.shape[:2], *u.shape[2:])
     for n in range(len(moving)):
         points = (x + u[n, 1]).numpy(), (y + u[n, 0]).numpy()
@@ -87,8 +94,8 @@ def _opencv_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def _scipy_map_coordinates(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     from scipy.ndimage import map_coordinates
 
-    y, x = _positions(*u.shape[2:])
-    warped = torch.empty(*moving.shape[:2], *u.shape[2:])
+    y, x = _positions(*u.shape[2:], u.dtype, u.device)
+    warped = torch.empty(*moving.shape[:2], *u.shape[2:], dtype=u.dtype)
     for n in range(len(moving)):
         points = torch.stack([y + u[n, 0], x + u[n, 1]]).numpy()
         for c in range(moving.shape[1]):

@@ -62,15 +62,9 @@ def machine(device: str) -> Row:
     from diffreg.ops._core import build_info
 
     core = build_info()
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-    )
     packages = ("torch", "monai", "voxelmorph", "kornia", "opencv-python-headless", "scipy")
     return {
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": _commit(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
@@ -79,6 +73,20 @@ def machine(device: str) -> Row:
         "cuda_architectures": core["cuda_architectures"],
         "versions": {name: found for name in packages if (found := _version(name))},
     }
+
+
+def _commit() -> str:
+    """Of the source folder that this runs from; of an installed package there is none."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:
@@ -165,10 +173,11 @@ def write(result: Row, folder: Path) -> list[Path]:
 
     name = "benchmark_cuda" if result["machine"]["gpu"] else "benchmark"
     paths = [folder / f"{name}.{ending}" for ending in ("json", "md", "png")]
-    text = json.dumps(result, indent=1)
-    for path, contents in zip(
-        paths, (f"{text}\n".encode(), markdown(result).encode(), plot(result)), strict=True
-    ):
+    contents = (
+        lambda: f"{json.dumps(result, indent=1)}\n".encode(),
+        lambda: markdown(result).encode(),
+    )
+    for path, made in zip(paths, (*contents, lambda: plot(result)), strict=True):
         with replacing(path) as temporary:
-            temporary.write_bytes(contents)
+            temporary.write_bytes(made())
     return paths

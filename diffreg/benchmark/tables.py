@@ -45,12 +45,11 @@ def headline(result: Row) -> str:
             [
                 row["operator"],
                 _shape(row),
-                f"{ns['diffreg']:.2f}",
+                f"{ns['diffreg']:.3g}",
                 f"{row['share_of_copy']:.0%}",
                 _against(speedup["best eager"], wanted[0]),
                 _against(speedup.get("torch.compile"), wanted[1]),
-                f"{row['bytes_allocated_a_pixel']['diffreg']:.0f}, "
-                f"{row['bytes_allocated_a_pixel']['eager 1']:.0f}",
+                ", ".join(f"{count:.0f}" for count in row["bytes_allocated_a_pixel"].values()),
                 ", ".join(others),
             ]
         )
@@ -108,10 +107,11 @@ def _conditions(result: Row) -> str:
     lines = [
         f"{where}; commit {machine['commit']}; load {machine['load']} before; {versions}.",
         f"Not installed, so not compared: {', '.join(absent)}." if absent else "",
-        "Interleaved runs, medians. Best eager: the faster of two tuned forms in PyTorch, their "
-        "constants made beforehand. A candidate that gives other results has no time. The share of "
-        "a copy is the fewest bytes that the work has to move, over the time, beside a copy of the "
-        "same run.",
+        "Interleaved runs, medians; the spread is that of the middle half. Best eager: the faster "
+        "of two tuned forms in PyTorch, their constants made beforehand, half types in float32; "
+        "torch.compile is of the first form. A candidate that gives other results has no time. "
+        "The share of a copy is the fewest bytes that the work has to move, over the time (on a "
+        "GPU that in a CUDA graph), beside a copy of the same run.",
     ]
     return "\n".join(line for line in lines if line) + "\n"
 
@@ -127,15 +127,16 @@ def _everything(result: Row) -> str:
                 row["operator"],
                 row["direction"],
                 f"{_shape(row)}, {row['dtype']}" + (f", {row['field']}" if row["field"] else ""),
-                f"{ns['diffreg']:.2f} (± {row['spread']['diffreg']:.0%})",
-                f"{min(eager):.2f}" if eager else "other results",
+                f"{ns['diffreg']:.3g} ({row['spread']['diffreg']:.0%})",
+                f"{min(eager):.3g}" if eager else "-",
                 ", ".join(others),
                 f"{row['gigabytes_a_second']:.1f}",
-                f"{row['operators']['diffreg']}, {row['operators']['eager 1']}",
+                ", ".join(str(count) for count in row["operators"].values()),
+                ", ".join(row["disagrees"]) or "-",
             ]
         )
-    titles = ("operator", "", "inputs", "ns a pixel", "eager", "times as fast as", "GB/s")
-    return _table((*titles, "operators called, ours and eager"), rows)
+    titles = ("operator", "", "inputs", "ns a pixel (spread)", "eager", "times as fast as", "GB/s")
+    return _table((*titles, "operators called, ours and eager", "other results"), rows)
 
 
 def _training(result: Row) -> str:
@@ -226,7 +227,8 @@ def plot(result: Row) -> bytes:
     axes.set_yticks(ticks, [row["operator"] for row in rows])
     axes.set_xscale("log")
     largest = max(value for found in bars.values() for _, value in found)
-    axes.set_xlim(0.5, 2 * largest)
+    smallest = min(value for found in bars.values() for _, value in found)
+    axes.set_xlim(min(0.5, 0.8 * smallest), 2 * largest)
     marks = [mark for mark in (1, 3, 10, 30, 100, 300) if mark < 2 * largest]
     axes.set_xticks(marks, [f"{mark}x" for mark in marks])
     axes.minorticks_off()
