@@ -14,7 +14,8 @@ using correlation::Moments;
 using correlation::PartMoments;
 
 constexpr int kMoments = 5;
-// Blocks of a multiprocessor for which registers must do: what fits without spilling.
+// Blocks of a multiprocessor for which registers must do: what fits without spilling. The gradient
+// of half types needs two more than the 128 of a second one.
 template <typename S>
 constexpr int kResidentHere = sizeof(Arithmetic<S>) == 8 ? 1 : 2;
 
@@ -339,7 +340,7 @@ __global__ void __launch_bounds__(kThreads, kResidentHere<S>)
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentHere<S>)
+__global__ void __launch_bounds__(kThreads, sizeof(S) == 4 ? 2 : 1)
     gradient_kernel(Task<S, 2> task, Upstream<Arithmetic<S>> upstream, Summary summary,
                     Reduction reduction, Terms<Arithmetic<S>> terms) {
   using Shared = Sample<Arithmetic<S>>;
