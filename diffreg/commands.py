@@ -6,6 +6,7 @@ Modules are imported by the command that needs them: `diffreg --help` waits for 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,9 +86,9 @@ def run_certify(options: argparse.Namespace) -> int:
     displacement = read_field(options.displacement)
     certificate = fold_certificate(displacement, options.threshold)
     print(f"{options.displacement}: {certificate}")
-    if not certificate.passes and options.threshold < 1:
-        scale = largest_safe_scale(displacement, options.threshold)
-        print(f"no cell folds while the displacement is scaled by less than {scale:.4g}")
+    if certificate.folded_cells and options.threshold < 1:
+        scale = math.floor(1e4 * largest_safe_scale(displacement, options.threshold)) / 1e4
+        print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
     return 0 if certificate.passes else 1
 
 

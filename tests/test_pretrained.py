@@ -47,7 +47,7 @@ def test_an_image_stays_where_it_is_and_a_shifted_one_moves(name):
 
     with torch.no_grad():
         still, u = network(heart(14), heart(14)), network(heart(12), heart(16))
-    assert still.abs().max() < 1.0
+    assert still.norm(dim=1).mean() < 0.5
     assert fold_certificate(u).folded_cells == 0
     # The cavity grows: seen from the fixed image's edge, the moving one's lies inwards.
     inward = -u[0, 0, 64, 48], u[0, 0, 32, 48], -u[0, 1, 48, 64], u[0, 1, 48, 32]

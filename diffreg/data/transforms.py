@@ -94,26 +94,11 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     Example: see write_displacement.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    check_displacement_ending(path)
-    file = _nifti.open_nifti(path)
-    _check_layout(path, file)
-    affine = _nifti.affine_of(file)
-    check_affine(affine, str(path))
-    components = file.shape[4]
-    if components == 2:
-        affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
-    with np.errstate(all="ignore"):  # of numbers that are not finite, or not in float32
-        vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
-        if not np.all(np.isfinite(vectors)):
-            raise ValueError(f"{path} holds displacements that are NaN or infinite")
-        u = _to_voxels(vectors, affine, path).astype(np.float32)
+    exact, affine, kind, components = _read(path)
+    with np.errstate(all="ignore"):  # of numbers that are not in float32
+        u = exact.astype(np.float32)
     if not np.all(np.isfinite(u)):
         raise ValueError(f"{path} holds displacements that are infinite in float32")
-    kind = "nifti"
-    if file.header.get_intent()[2] == _PNG_GRID:
-        kind, u, affine = "png", u[::-1].transpose(0, 2, 1), _png.AFFINE.copy()
     displacement = torch.from_numpy(np.ascontiguousarray(u))[None]
     grid = Image(
         data=torch.zeros(1, 1, *u.shape[1:]),
@@ -125,15 +110,41 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     return displacement, grid
 
 
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
+    """What a file holds, (2, *S) in float64 voxels; its affine, kind and components."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    check_displacement_ending(path)
+    file = _nifti.open_nifti(path)
+    _check_layout(path, file)
+    affine = _nifti.affine_of(file)
+    check_affine(affine, str(path))
+    components = file.shape[4]
+    if components == 2:
+        affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
+    with np.errstate(all="ignore"):  # of numbers that are not finite
+        vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
+        if not np.all(np.isfinite(vectors)):
+            raise ValueError(f"{path} holds displacements that are NaN or infinite")
+        u = _to_voxels(vectors, affine, path)
+    if not np.all(np.isfinite(u)):
+        raise ValueError(f"{path} holds displacements that are infinite in voxels")
+    kind = "nifti"
+    if file.header.get_intent()[2] == _PNG_GRID:
+        kind, u, affine = "png", u[::-1].transpose(0, 2, 1), _png.AFFINE.copy()
+    return u, affine, kind, components
+
+
 def read_field(path: str | Path) -> Tensor:
     """A displacement in voxels of its grid, for those who need no place in space.
 
     Args:
         path: what `read_displacement` reads; or an array in voxels of an npz file,
-            `file.npz:array`, (2, *S), (1, 2, *S) or (*S, 2), as VoxelMorph's users keep them.
+            `file.npz:array`, (2, *S), (1, 2, *S) or (*S, 2), as VoxelMorph's users keep them; an
+            array whose first and last axis are 2 is taken as (2, *S).
 
     Returns:
-        (1, 2, *S); float64 where the file has it, else float32.
+        (1, 2, *S), float64: every value as it is stored, of NIfTI files from their millimetres.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -143,9 +154,11 @@ def read_field(path: str | Path) -> Tensor:
     """
     if _npz.split_array(path)[0].name.lower().endswith(_npz.ENDING):
         field = _npz.read_field(path)
-        dtype = np.float64 if field.dtype.itemsize > 4 or field.dtype.kind != "f" else np.float32
-        return torch.from_numpy(np.ascontiguousarray(field, dtype=dtype))[None]
-    return read_displacement(path)[0]
+    elif Path(path).name.lower().endswith(_nifti.ENDINGS):
+        field = _read(Path(path))[0]
+    else:
+        raise ValueError(f"{path}: the name of a field's file must end in .nii.gz, .nii or .npz")
+    return torch.from_numpy(np.ascontiguousarray(field, dtype=np.float64))[None]
 
 
 def check_displacement_ending(path: str | Path) -> None:

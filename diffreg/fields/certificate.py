@@ -111,14 +111,16 @@ def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> Fold
     row, column = divmod(int(place), smallest.shape[1])
     corner = int(corners[:, row, column].argmin())
     ring = border(u[0])
+    folded = int(failing_cells(u, corners, threshold).sum())
     return FoldCertificate(
         smallest_determinant=float(value),
         where=(row + corner % 2, column + corner // 2),
         cells=smallest.numel(),
-        folded_cells=int(failing_cells(u, corners, threshold).sum()),
+        folded_cells=folded,
         threshold=threshold,
         boundary_injective=not len(crossing_edges(*ring)),
-        boundary_oriented=signed_area(ring[0] + ring[1]) > 0,
+        # What the border encloses, with its sign, is the integral of the determinant.
+        boundary_oriented=folded == 0 or signed_area(ring[0] + ring[1]) > 0,
     )
 
 
@@ -130,13 +132,13 @@ def failing_cells(u: torch.Tensor, corners: torch.Tensor, threshold: float) -> t
         corners: its determinants, (4, H - 1, W - 1).
         threshold: what they must exceed.
     """
-    reach = 2 * float(u.abs().max())  # of all differences
+    reach = 2 * u.abs().max()  # of all differences
     bound = _ROUNDING * ((1 + reach) ** 2 + reach**2)
-    doubtful = corners.amin(0) <= threshold + bound
+    doubtful = ~(corners.amin(0) > threshold + bound)  # NaN, of values beyond all measure, too
     if bool(doubtful.any()):
         i, j = doubtful.nonzero(as_tuple=True)
         own = _ROUNDING * _magnitudes(u[0], i, j)
-        doubtful[i, j] = (corners[:, i, j] <= threshold + own).any(0)
+        doubtful[i, j] = ~(corners[:, i, j] > threshold + own).all(0)
     return doubtful
 
 
@@ -167,7 +169,7 @@ def border(u: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 def largest_safe_scale(
     displacement: torch.Tensor, threshold: float = 0.0, limit: float = math.inf
 ) -> float:
-    """Supremum of the t up to `limit` so that no s u, s <= t, has a determinant below `threshold`.
+    """Supremum of the t up to `limit` such that no s u, s < t, has a determinant of `threshold`.
 
     Connected to 0: u = -2 x folds as it grows and unfolds again beyond, which does not count.
 
@@ -201,11 +203,22 @@ def largest_safe_scale(
             e = along_0[:, :, b : b + along_1.shape[2]]
             f = along_1[:, a : a + along_0.shape[1], :]
             first, second = e[0] + f[1], e[0] * f[1] - e[1] * f[0]
-            inside = first**2 - 4 * second * (1 - threshold)
-            below = -first + inside.clamp(min=0).sqrt()
-            crosses = (inside >= 0) & (below > 0)
-            if bool(crosses.any()):
-                scale = min(scale, float((2 * (1 - threshold) / below[crosses]).min()))
+            product = 4 * second * (1 - threshold)
+            inside = first**2 - product
+            # A double root, which touches and does not cross, counts, and rounding may hide it.
+            real = inside >= -_ROUNDING * (first**2 + product.abs())
+            root = inside.clamp(min=0).sqrt()
+            # Of the two forms of the smallest positive root the one without cancellation.
+            falls, bends = (
+                real & (first <= 0) & (root - first > 0),
+                real & (first > 0) & (second < 0),
+            )
+            for crosses, at in (
+                (falls, 2 * (1 - threshold) / (root - first)),
+                (bends, (first + root) / (-2 * second)),
+            ):
+                if bool(crosses.any()):
+                    scale = min(scale, float(at[crosses].min()))
     return scale
 
 

@@ -10,12 +10,14 @@ import numpy as np
 _ROUNDING = 32 * 2.0**-53
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values beyond all measure: not positive
 def signed_area(vertices: np.ndarray) -> float:
     """Of a closed polygon (n, 2); positive where it runs from axis 0 to axis 1."""
     x, y = (vertices - vertices.mean(0)).T
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # fractions decide
 def crossing_edges(grid: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """Edges of the closed polygon of the vertices grid + shift that cross or touch another one.
 
@@ -49,16 +51,21 @@ def crossing_edges(grid: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _meeting_boxes(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs i < j of edges whose bounding boxes meet; edges are swept along axis 0."""
-    low, high = np.minimum(start, end), np.maximum(start, end)
-    order = np.argsort(low[:, 0], kind="stable")
-    low, high = low[order], high[order]
-    last = np.searchsorted(low[:, 0], high[:, 0], side="right")
+    """Pairs i < j of edges whose bounding boxes meet.
+
+    Edges are swept along the diagonal: along an axis, a straight side would lie in one place.
+    """
+    ends = start.sum(1), end.sum(1)
+    slack = _ROUNDING * np.abs(np.stack(ends)).max()
+    order = np.argsort(np.minimum(*ends), kind="stable")
+    from_, to = np.minimum(*ends)[order] - slack, np.maximum(*ends)[order] + slack
+    low, high = np.minimum(start, end)[order], np.maximum(start, end)[order]
+    last = np.searchsorted(from_, to, side="right")
     counts = last - np.arange(len(order)) - 1
     first = np.repeat(np.arange(len(order)), counts)
     offset = np.arange(len(first)) - np.repeat(np.cumsum(counts) - counts, counts)
     second = first + 1 + offset
-    meets = (low[first, 1] <= high[second, 1]) & (low[second, 1] <= high[first, 1])
+    meets = ((low[first] <= high[second]) & (low[second] <= high[first])).all(1)
     i, j = order[first[meets]], order[second[meets]]
     return np.minimum(i, j), np.maximum(i, j)
 

@@ -25,7 +25,7 @@ from diffreg.fields.polygon import crossing_edges
 
 _SWEEPS = 400  # of one attempt, which ends where _PATIENCE of them close less than half the gap
 _PATIENCE = 40
-_ATTEMPTS = 8  # each from a field that is smoother where it folds
+_ATTEMPTS = 12  # each from a field that is smoother where it folds
 # What is aimed at lies above the threshold, so that rounding to float32 does not undo it.
 _MARGIN = 1e-3
 
@@ -54,8 +54,8 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
 
     The result always passes its certificate. A field that passes comes back to the bit. Where the
     border's image crosses itself, the field is first made smaller about there. Where the local
-    repair does not get there in some attempts, the whole field is scaled down until it passes,
-    which moves every voxel; `moved_voxels` tells.
+    repair does not get there in some attempts, the whole field is scaled towards its mean until it
+    passes, which moves every voxel; `moved_voxels` tells.
 
     Args:
         displacement: (1, D, *S), voxels, any floating dtype. D = 2, two voxels an axis at least.
@@ -84,7 +84,8 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
     if before.passes:
         return Repair(displacement, 0, 0.0, 0.0, before, before)
     original = _one_field(displacement)
-    target = threshold + _MARGIN * (1 - threshold)
+    spacing = torch.finfo(displacement.dtype).eps * float(original.abs().max())
+    target = threshold + min(max(_MARGIN, 8 * spacing), 0.5) * (1 - threshold)
     start = original.numpy()[0].copy()
     for attempt in range(_ATTEMPTS):
         u = _projected(start, target)
@@ -92,11 +93,13 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
         if certificate.passes:
             break
         if certificate.folded_cells:
-            start = _smoothed(u, target, reach=2 << attempt)
+            # What is handed back folds, if only by its rounding.
+            stored = fixed.to("cpu", torch.float64)[0].numpy()
+            start = _smoothed(u, stored, target, reach=min(2 << attempt, 16))
         else:
             start = _shrunk(u, reach=2 + attempt)
     if not certificate.passes:
-        fixed, certificate = _scaled(fixed, displacement, target, threshold)
+        fixed, certificate = _scaled(original.numpy()[0], displacement, target, threshold)
     moves = (fixed.to("cpu", torch.float64) - original)[0].norm(dim=0)
     moved = moves[moves > 0]
     return Repair(
@@ -113,16 +116,22 @@ def _rounded(
 
 
 def _scaled(
-    field: torch.Tensor, like: torch.Tensor, target: float, threshold: float
+    u: np.ndarray, like: torch.Tensor, target: float, threshold: float
 ) -> tuple[torch.Tensor, FoldCertificate]:
-    """The field times the largest of some scales that passes; 0, the identity, passes."""
-    u = field.detach().to("cpu", torch.float64)[0].numpy()
-    scale = largest_safe_scale(field, target, limit=1.0)
-    while True:
-        found, certificate = _rounded(scale * u, like, threshold)
-        if certificate.passes:
-            return found, certificate
-        scale = 0.9 * scale if scale > 1e-3 else 0.0
+    """The field's mean, a shift, and as much of the rest as passes; the shift alone passes."""
+    shift = u.mean((1, 2), keepdims=True)
+    passing = _rounded(np.broadcast_to(shift, u.shape).copy(), like, threshold)
+    if not passing[1].passes:
+        raise ValueError(f"threshold must leave room for rounding, got {threshold}")
+    low, high = 0.0, largest_safe_scale(torch.from_numpy(u - shift)[None], target, limit=1.0)
+    for _ in range(20):
+        middle = (low + high) / 2
+        tried = _rounded(shift + middle * (u - shift), like, threshold)
+        if tried[1].passes:
+            low, passing = middle, tried
+        else:
+            high = middle
+    return passing
 
 
 class _Corner(NamedTuple):
@@ -254,19 +263,20 @@ def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _shrunk(u: np.ndarray, reach: int) -> np.ndarray:
-    """The field less half of it where the border's image crosses itself, and less about there."""
+    """The field nearer to its mean, a shift, where the border's image crosses itself and about."""
     ring = border(torch.from_numpy(u))
     edges = crossing_edges(*ring)
     voxels = np.zeros(u.shape[1:], bool)
     for i, j in ring[0][np.concatenate([edges, (edges + 1) % len(ring[0])])].astype(int):
         voxels[i, j] = True
     part = sum(_dilated(voxels, k).astype(np.float64) for k in range(reach)) / reach
-    return u * (1 - 0.5 * part)
+    shift = u.mean((1, 2), keepdims=True)
+    return u - 0.3 * part * (u - shift)
 
 
-def _smoothed(u: np.ndarray, target: float, reach: int) -> np.ndarray:
-    """The field with its values averaged `reach` times round the cells that still fold."""
-    cells = _dilated(_smallest(u) < target, reach)
+def _smoothed(u: np.ndarray, stored: np.ndarray, target: float, reach: int) -> np.ndarray:
+    """The field with its values averaged `reach` times round the cells that fold as stored."""
+    cells = _dilated(_smallest(stored) < target, reach)
     voxels = np.zeros(u.shape[1:], bool)
     for a in (0, 1):
         for b in (0, 1):

@@ -1,8 +1,8 @@
 """Autograd of the registered operators: for torch's dispatcher, and a short way for eager calls.
 
-What torch.library.register_autograd makes of two Python functions is what torch.compile, functorch
-and opcheck need, and costs some 50 microseconds a call, more than a small image does. An eager call
-takes an autograd.Function of the same two functions straight to the kernel.
+What torch.library.register_autograd makes of two Python functions is what torch.compile, vmap,
+torch.jit.trace and opcheck need, and costs some 50 microseconds a call, more than a small image
+does. An eager call takes an autograd.Function of the same two functions straight to the kernel.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+# Private, and so may go: then every call takes the long way.
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+_transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+_tracing = getattr(torch._C, "_get_tracing_state", None)
 
 
 def differentiable(
@@ -27,11 +30,12 @@ def differentiable(
     """
     torch.library.register_autograd(f"diffreg::{name}", backward, setup_context=setup_context)
     operator = getattr(torch.ops.diffreg, name).default
-    if _below_autograd is None:  # private, and so may go
+    if _below_autograd is None or _transforms is None or _tracing is None:
         return operator
+    below_autograd, transforms, tracing = _below_autograd, _transforms, _tracing
 
     def kernel(*arguments: Any) -> Any:
-        with _below_autograd():
+        with below_autograd():
             return operator(*arguments)
 
     def forward(ctx: Any, *arguments: Any) -> Any:  # with the context: torch is slow without
@@ -44,7 +48,7 @@ def differentiable(
     function: Any = type(title, (torch.autograd.Function,), members)
 
     def call(*arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack():
+        if torch.compiler.is_compiling() or transforms() or tracing():
             return operator(*arguments)
         if torch.is_grad_enabled():
             for argument in arguments:

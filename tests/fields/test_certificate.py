@@ -164,3 +164,32 @@ def test_what_is_no_field_is_refused(u, words):
 def test_the_values_as_stored_are_certified(dtype):
     u = smooth((20, 20), 3.0, 1).to(dtype)
     assert fold_certificate(u) == fold_certificate(u.double())
+
+
+def test_values_beyond_all_measure_fold():
+    for scale in (1e160, 1e300):
+        found = fold_certificate(scale * smooth((9, 9), 1.0, 0).double())
+        assert found.verdict == "folded"
+
+
+def test_a_shear_as_large_as_double_holds_is_a_homeomorphism():
+    u = torch.zeros(1, 2, 5, 6, dtype=torch.float64)
+    u[0, 0] = 2.0**40 * torch.arange(6.0)
+    assert fold_certificate(u).verdict == "homeomorphism"
+
+
+@pytest.mark.parametrize("size", [(2, 8192), (8192, 2), (2048, 2048)])
+def test_long_borders_cost_no_square(size):
+    assert fold_certificate(torch.zeros(1, 2, *size)).passes
+
+
+def test_double_roots_count_whatever_rounding_says():
+    for k in range(200):
+        u = -(1 + k / 7) * identity_grid((4, 4), torch.float64)
+        assert largest_safe_scale(u, limit=9.0) == pytest.approx(1 / (1 + k / 7), rel=1e-6)
+
+
+def test_a_corner_that_bends_over_far_away():
+    grid = identity_grid((3, 3), torch.float64)
+    u = torch.stack([grid[:, 0] + 1e-8 * grid[:, 1], grid[:, 0]], dim=1)  # 1 + t - 1e-8 t^2
+    assert largest_safe_scale(u) == pytest.approx(1e8, rel=1e-6)

@@ -93,6 +93,34 @@ def test_a_border_that_crosses_itself_scales_the_field():
     assert found.certificate.passes
 
 
+def notch(amplitude):
+    """The border's middle is pushed out, and its neighbours over it."""
+    i, j = torch.meshgrid(torch.arange(60.0), torch.arange(60.0), indexing="ij")
+    u = torch.zeros(1, 2, 60, 60, dtype=torch.float64)
+    u[0, 1] = amplitude * torch.sin((j - 30) / 4) * torch.exp(-(((j - 30) / 8) ** 2) - i / 6)
+    u[0, 0] = amplitude * torch.exp(-(((j - 30) / 6) ** 2) - i / 6)
+    return u
+
+
+def test_a_shift_changes_nothing():
+    u = notch(6.0)
+    assert not fold_certificate(u).passes
+    shift = torch.tensor([200.0, -70.0]).reshape(1, 2, 1, 1)
+    here, there = make_diffeomorphic(u), make_diffeomorphic(u + shift)
+    assert here.largest_move < 6
+    assert there.largest_move == pytest.approx(here.largest_move, rel=1e-3)
+
+
+def test_half_types_that_hold_little_are_done_with_soon():
+    u = (smooth((48, 48), 8.0, 0) + 100).bfloat16()  # half a voxel is the least it holds
+    assert make_diffeomorphic(u).certificate.passes
+
+
+def test_no_room_for_rounding():
+    with pytest.raises(ValueError, match="threshold must leave room for rounding"):
+        make_diffeomorphic(torch.zeros(1, 2, 4, 4), 1 - 2.0**-53)
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
 def test_thresholds_out_of_range(threshold):
     with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\)"):

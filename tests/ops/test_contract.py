@@ -494,3 +494,29 @@ def test_examples(name):
 def test_every_operator_is_in_the_table():
     public = {name for name in ops.__all__ if name + "_reference" in ops.__all__}
     assert {case.operator for case in CASES} == public
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_the_short_way_leaves_tracing_to_torch():
+    """A traced function holds the registered operator, which another process can load."""
+    moving = torch.rand(1, 1, 5, 6)
+    traced = torch.jit.trace(lambda u: ops.warp(moving, u), (0.3 * torch.rand(1, 2, 5, 6),))
+    assert "diffreg::warp" in str(traced.graph)
+
+
+def test_the_short_way_gives_what_the_registered_operator_gives():
+    moving = torch.rand(1, 1, 5, 6, dtype=torch.float64)
+    u = (0.3 * torch.rand(1, 2, 5, 6, dtype=torch.float64)).requires_grad_()
+    short, long = ops.warp(moving, u), torch.ops.diffreg.warp(moving, u, "linear", "border")
+    assert torch.equal(short, long)
+    assert type(short.grad_fn).__name__ == "WarpBackward"
+    for create_graph in (False, True):
+        found, expected = (
+            torch.autograd.grad(v.square().sum(), u, create_graph=create_graph, retain_graph=True)
+            for v in (short, long)
+        )
+        assert torch.equal(found[0], expected[0])
+    twice = [torch.autograd.grad(g[0].square().sum(), u)[0] for g in (found, expected)]
+    assert torch.equal(*twice)
+    with torch.inference_mode():
+        assert torch.equal(ops.warp(moving, u), long)
