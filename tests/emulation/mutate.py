@@ -30,7 +30,7 @@ USERS = {
     "columns.h": ("deformation_energy",),
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
-    "tile.h": ("deformation_energy", "parallel_level_sets"),
+    "tile.h": ("warp", "local_correlation"),
 }
 CASES = {
     "correlation": ("correlation-mask",),
