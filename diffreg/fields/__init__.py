@@ -1,7 +1,15 @@
 """Displacement and velocity fields in voxels: compose, integrate, invert; certify, repair."""
 
 from diffreg.fields.certificate import FoldCertificate, fold_certificate, largest_safe_scale
-from diffreg.fields.composition import compose, identity_grid, integrate, invert, resize
+from diffreg.fields.composition import (
+    compose,
+    identity_grid,
+    integrate,
+    inversion_residual,
+    invert,
+    resize,
+    warp_points,
+)
 from diffreg.fields.repair import Repair, make_diffeomorphic
 
 __all__ = [
@@ -11,8 +19,10 @@ __all__ = [
     "fold_certificate",
     "identity_grid",
     "integrate",
+    "inversion_residual",
     "invert",
     "largest_safe_scale",
     "make_diffeomorphic",
     "resize",
+    "warp_points",
 ]

@@ -115,6 +115,62 @@ def invert(displacement: torch.Tensor, iterations: int = 30) -> torch.Tensor:
     return inverse
 
 
+def inversion_residual(displacement: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """How far the two are from cancelling: the largest |u(p + v(p)) + v(p)| of each sample.
+
+    Args:
+        displacement: (N, D, *S), voxels.
+        inverse: (N, D, *S), as `invert` gives it.
+
+    Returns:
+        (N,), voxels; 0 where the inverse is exact. Near the border it counts points that the
+        displacement takes outside the grid, where its border value holds.
+
+    Raises:
+        TypeError, ValueError: as `diffreg.ops.warp`.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import inversion_residual, invert
+        >>> inversion_residual(torch.ones(1, 2, 4, 4), invert(torch.ones(1, 2, 4, 4)))
+        tensor([0.])
+    """
+    return compose(displacement, inverse).norm(dim=1).flatten(1).amax(1)
+
+
+def warp_points(points: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """Where a displacement takes points: p + u(p), linear between voxels.
+
+    From the fixed grid to the moving image, as the pull-back of `warp`: points of the moving image
+    are brought to the fixed one by the inverse, `warp_points(points, invert(displacement))`.
+
+    Args:
+        points: (N, K, D), voxels, component k along axis k of S. Outside the grid the displacement
+            of its border holds.
+        displacement: (N, D, *S), voxels, of the same dtype.
+
+    Returns:
+        (N, K, D), voxels; differentiable to both.
+
+    Raises:
+        TypeError, ValueError: a displacement that is none, or points that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.fields import warp_points
+        >>> warp_points(torch.tensor([[[1.0, 2.5]]]), torch.ones(1, 2, 4, 4))
+        tensor([[[2.0000, 3.5000]]])
+    """
+    check_displacement(displacement)
+    samples, dimensions = displacement.shape[:2]
+    if points.ndim != 3 or points.shape[0] != samples or points.shape[2] != dimensions:
+        raise ValueError(f"points must be ({samples}, K, {dimensions}), got {list(points.shape)}")
+    last = points.new_tensor([max(size - 1, 1) for size in displacement.shape[2:]])
+    grid = (2 * points / last - 1).flip(2)[:, None]  # grid_sample's order is (x, y)
+    sampled = F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
+    return points + sampled[:, :, 0].mT
+
+
 def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The field on a grid of another size over the same extent, its components rescaled.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffreg.fields import warp_points
 from diffreg.losses.similarities import REDUCTIONS, Similarity, reduced
 from diffreg.ops._checks import (
     arithmetic_dtype,
@@ -95,7 +95,7 @@ class Keypoint(nn.Module):
         counts = (torch.isfinite(fixed_points) & torch.isfinite(moving_points)).all(2)
         here = torch.where(counts[..., None], fixed_points.to(dtype), 0)
         there = torch.where(counts[..., None], moving_points.to(dtype), 0)
-        apart = here + _sampled(displacement.to(dtype), here) - there
+        apart = warp_points(here, displacement.to(dtype)) - there
         if self.spacing is not None:
             apart = apart * apart.new_tensor(self.spacing)
         squares = torch.where(counts, (apart**2).sum(2), torch.zeros_like(apart[..., 0]))
@@ -108,11 +108,3 @@ def _check_points(name: str, points: Tensor, displacement: Tensor) -> None:
         raise ValueError(
             f"{name} must be ({len(displacement)}, K, {dimensions}), got {list(points.shape)}"
         )
-
-
-def _sampled(displacement: Tensor, points: Tensor) -> Tensor:
-    """u at points (N, K, D) in voxels, linear between voxels: (N, K, D)."""
-    last = points.new_tensor([max(size - 1, 1) for size in displacement.shape[2:]])
-    grid = (2 * points / last - 1).flip(2)[:, None]  # grid_sample's order is (x, y)
-    sampled = F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
-    return sampled[:, :, 0].mT

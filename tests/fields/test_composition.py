@@ -6,7 +6,15 @@ import torch
 from cases import uniform
 
 from diffreg import fields
-from diffreg.fields import compose, identity_grid, integrate, invert, resize
+from diffreg.fields import (
+    compose,
+    identity_grid,
+    integrate,
+    inversion_residual,
+    invert,
+    resize,
+    warp_points,
+)
 from diffreg.ops import jacobian_determinant, warp
 
 SIZE = (40, 52)
@@ -191,3 +199,33 @@ def test_what_is_no_field_is_refused(function):
 
 def test_examples():
     assert doctest.testmod(fields).failed == 0
+
+
+def test_points_go_where_the_image_comes_from():
+    """A blob of the moving image, seen at a point of the fixed grid, lies where that is taken."""
+    u = waves(grid()).float()
+    point = torch.tensor([[[17.0, 25.0], [20.25, 30.5]]])
+    taken = warp_points(point, u)
+    positions = identity_grid(SIZE)
+    for here, there in zip(point[0], taken[0], strict=True):
+        blob = torch.exp(-((positions - there.reshape(1, 2, 1, 1)) ** 2).sum(1, keepdim=True) / 8)
+        seen = warp(blob, u)
+        weight = seen * ((positions - here.reshape(1, 2, 1, 1)) ** 2).sum(1, keepdim=True).lt(9)
+        centre = (weight * positions).sum((0, 2, 3)) / weight.sum()
+        assert (centre - here).abs().max() < 0.25
+    there_and_back = warp_points(taken.double(), invert(u.double()))
+    torch.testing.assert_close(there_and_back, point.double(), rtol=0, atol=2e-2)
+
+
+def test_points_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"points must be \(1, K, 2\), got \[1, 3\]"):
+        warp_points(torch.zeros(1, 3), torch.zeros(1, 2, 4, 4))
+
+
+def test_the_residual_of_an_inverse():
+    u = waves(grid())
+    inverse = invert(u)
+    residual = inversion_residual(u, inverse)
+    assert residual.shape == (1,)
+    assert residual.item() == pytest.approx(compose(u, inverse).norm(dim=1).max().item())
+    assert inversion_residual(u, torch.zeros_like(u)).item() == u.norm(dim=1).max().item()
