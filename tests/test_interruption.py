@@ -128,8 +128,9 @@ def test_stopped_at_any_moment(folder):
 def test_stopped_while_a_library_executes_text(number, tmp_path):
     """As dataclasses do: CPython would end by SIGINT if it saw its own exception there."""
     (tmp_path / "stopped.py").write_text(f"""
-import sys
+import signal, sys
 from diffreg import cli, commands
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 commands.run_info = lambda options: exec(
     "import os, signal; os.kill(os.getpid(), {int(number)}); [None for _ in range(10**6)]"
 )
