@@ -34,7 +34,7 @@ class FoldCertificate:
             bound of it.
         threshold: of the determinant.
         boundary_injective: whether the image of the grid's border is a simple polygon.
-        boundary_oriented: whether that runs round as the border does.
+        boundary_oriented: whether that runs round as the border does; it does where no cell folds.
     """
 
     smallest_determinant: float
@@ -60,8 +60,7 @@ class FoldCertificate:
         """ "homeomorphism"; "locally unfolded", where only the border fails; or "folded"."""
         if self.folded_cells:
             return "folded"
-        injective = self.boundary_injective and self.boundary_oriented
-        return "homeomorphism" if injective else "locally unfolded"
+        return "homeomorphism" if self.boundary_injective else "locally unfolded"
 
     def __str__(self) -> str:
         place = f"smallest determinant {self.smallest_determinant:.4g} at voxel {self.where}"
@@ -71,8 +70,7 @@ class FoldCertificate:
             return f"folded: {share} have a determinant{limit or ' of 0 or less'}; {place}"
         if self.passes:
             return f"homeomorphism: no cell folds and the border is mapped one to one; {place}"
-        fault = "runs the wrong way round" if self.boundary_injective else "crosses itself"
-        return f"locally unfolded: no cell folds, but the border's image {fault}; {place}"
+        return f"locally unfolded: no cell folds, but the border's image crosses itself; {place}"
 
 
 def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> FoldCertificate:
