@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
+from diffreg._memory import kept_memory
 from diffreg.checkpoint import load_network, read_checkpoint, write_checkpoint
 from diffreg.config import Config
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
@@ -125,7 +126,12 @@ class Trainer:
         require_folder(self.out, "the output folder")
         if self.ranks.first:
             remove_leftovers(self.out)
-        with _threads(settings.threads), self._logs() as logs, self._bar() as bar:
+        with (
+            kept_memory() if self.ranks.device.type == "cpu" else nullcontext(),
+            _threads(settings.threads),
+            self._logs() as logs,
+            self._bar() as bar,
+        ):
             while self.step < settings.steps and not self.stopped_early:
                 entry = self.train_step()
                 logs.step(entry)

@@ -23,7 +23,7 @@ COUNTS = {
     "warp": (2, 12),
     "deformation_energy": (3, 8),
     "parallel_level_sets": (4, 4),
-    "registration_objective": (4, 16),
+    "registration_objective": (3, 8),
     "correlation": (2, 4),
     "local_correlation": (2, 4),
     "gradient_scale": (2, 4),

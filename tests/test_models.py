@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffreg.models import MODELS, LUNet, LUNetConfig, build_model
+from diffreg.models._upsampling import doubled
 
 
 def network(**settings):
@@ -107,3 +108,25 @@ def test_whole_numbers_are_refused():
     image = torch.zeros(1, 1, 8, 8)
     with pytest.raises(TypeError, match=r"fixed must be a floating-point tensor, got torch\.int64"):
         LUNet()(image, image.long())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (2, 2), (5, 4), (16, 9)], ids=str)
+def test_doubling_is_torch_s_value_and_gradient(size):
+    image = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    expected = torch.nn.functional.interpolate(image, scale_factor=2.0, mode="bilinear")
+    upstream = torch.randn_like(expected)
+    assert torch.equal(doubled(image), expected)
+    (own,) = torch.autograd.grad(doubled(image), image, upstream)
+    (other,) = torch.autograd.grad(expected, image, upstream)
+    torch.testing.assert_close(own, other)
+    assert torch.autograd.gradgradcheck(doubled, image, upstream.requires_grad_())
+
+
+def test_doubling_of_half_types_and_under_torch_func():
+    image = torch.randn(2, 4, 6, 5, dtype=torch.bfloat16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(doubled(image).sum(), image)
+    torch.testing.assert_close(gradient, torch.full_like(image, 4.0))
+    images = torch.randn(3, 2, 4, 6, 5)
+    each = torch.func.vmap(torch.func.grad(lambda x: doubled(x).square().sum()))(images)
+    one_by_one = [torch.func.grad(lambda x: doubled(x).square().sum())(x) for x in images]
+    torch.testing.assert_close(each, torch.stack(one_by_one))

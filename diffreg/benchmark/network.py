@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,33 +17,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffreg import ops
+from diffreg._memory import kept_memory
+from diffreg.benchmark import baselines
 from diffreg.benchmark.cases import Draw
-from diffreg.benchmark.timing import Run, interleaved
-from diffreg.losses import Objective
+from diffreg.benchmark.timing import Run, Time, interleaved
+from diffreg.data.pairs import PairDataset, find_pairs
+from diffreg.data.synthetic import Augmentation
 from diffreg.models import build_model
+from diffreg.ops._objective import PRESETS
 from diffreg.validation import predictor
 
 Row = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """How the network is run."""
+    """How the network is run, and whether the objective is PyTorch's eager operators."""
 
     channels_last: bool = False
     bfloat16: bool = False
     compiled: bool = False
+    eager: bool = False
 
 
+ALONE, USUAL = "PyTorch alone", "channels last, memory kept (default)"
+# Under torch's and the C library's own memory settings, then as the trainer has them.
 SETTINGS = {
+    ALONE: Setting(eager=True),
+    "contiguous": Setting(),
+    "channels last": Setting(channels_last=True),
+}
+KEPT = {
+    USUAL: Setting(channels_last=True),
+    "channels last, bfloat16": Setting(channels_last=True, bfloat16=True),
+}
+COMPILED = {"channels last, torch.compile": Setting(channels_last=True, compiled=True)}
+PREDICTION = {
     "contiguous": Setting(),
     "channels last (default)": Setting(channels_last=True),
     "channels last, bfloat16": Setting(channels_last=True, bfloat16=True),
 }
-COMPILED = {"channels last, torch.compile": Setting(channels_last=True, compiled=True)}
 
 
 class Step:
-    """A training step on drawn images, as the trainer takes it."""
+    """A training step on drawn images, as the trainer takes it, and its parts."""
 
     def __init__(self, model: str, setting: Setting, draw: Draw) -> None:
         self.moving, self.fixed = draw.image(1), draw.image(2)
@@ -50,24 +69,43 @@ class Step:
         precision = "bfloat16" if setting.bfloat16 else "float32"
         self.predict = predictor(running, torch.device(draw.device), precision)
         self.optimizer = torch.optim.Adam(self.network.parameters(), 1e-4)
-        self.objective = Objective("ncc")
+        self.objective = _eager_objective if setting.eager else _fused_objective
+        with torch.no_grad():
+            self.field = self.forward()
 
     def forward(self) -> Tensor:
         return self.predict(self.moving, self.fixed)
 
     def loss(self, displacement: Tensor) -> Tensor:
-        return self.objective(self.moving, self.fixed, displacement, return_warped=False).total
+        return self.objective(self.moving, self.fixed, displacement)
 
-    def loss_and_backward(self, displacement: Tensor) -> Tensor:
+    def loss_and_backward(self) -> Tensor:
         """The objective alone, to a field that no network is behind."""
-        field = displacement.detach().requires_grad_()
+        field = self.field.detach().requires_grad_()
         return torch.autograd.grad(self.loss(field), field)[0]
+
+    def logged(self) -> Tensor:
+        """The determinants of the log."""
+        return ops.jacobian_determinant(self.field, reduce="min").min()
 
     def __call__(self) -> None:
         loss = self.loss(self.forward())
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+
+def _fused_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Tensor:
+    return ops.registration_objective(moving, fixed, displacement, "ncc").total.mean()
+
+
+def _eager_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Tensor:
+    similarity, *others = PRESETS["default"].weights
+    warp, _ = baselines.warp_forms(displacement.detach())
+    energies = baselines.energies_by_norms(displacement)
+    measured = baselines.correlation_by_sums(warp(moving, displacement), fixed)
+    terms = zip(others, energies, strict=True)
+    return (similarity * measured + sum(weight * term for weight, term in terms)).mean()
 
 
 def _network(model: str, setting: Setting, device: str) -> nn.Module:
@@ -81,7 +119,7 @@ def _network(model: str, setting: Setting, device: str) -> nn.Module:
 def training_step(
     model: str, size: int, batch: int, device: str, compiled: bool, seconds: float
 ) -> Row:
-    """Milliseconds of a step under every setting, and the objective's share of one.
+    """Milliseconds of a step under every setting, and where the time of two of them goes.
 
     Args:
         model: "lunet" or "sn".
@@ -91,23 +129,61 @@ def training_step(
         seconds: about how long the timing may take.
     """
     draw = Draw((batch, 1, size, size), device=device)
-    settings = SETTINGS | (COMPILED if compiled else {})
-    steps = {name: Step(model, setting, draw) for name, setting in settings.items()}
-    usual = steps["channels last (default)"]
-    with torch.no_grad():
-        field = usual.forward()
-    runs: dict[str, Run] = {**steps, "objective": lambda: usual.loss_and_backward(field)}
-    times = interleaved(runs, device, seconds)
-    milliseconds = {name: round(1e3 * time.median, 2) for name, time in times.items()}
-    share = times["objective"].median / times["channels last (default)"].median
+    alone = {name: Step(model, setting, draw) for name, setting in SETTINGS.items()}
+    runs: dict[str, Run] = {**alone, **_parts(ALONE, alone[ALONE])}
+    times = interleaved(runs, device, seconds / 2)
+    kept = KEPT | (COMPILED if compiled else {})
+    with kept_memory(), _drawing(size, batch) as drawing:
+        steps = {name: Step(model, setting, draw) for name, setting in kept.items()}
+        runs = {**steps, **_parts(USUAL, steps[USUAL]), f"{USUAL}: drawing the batch": drawing}
+        times |= interleaved(runs, device, seconds / 2)
+    measured = {name: time for name, time in times.items() if ": " not in name}
     return {
         "model": model,
         "shape": list(draw.shape),
         "threads": torch.get_num_threads(),
-        "milliseconds": milliseconds,
-        "spread": {name: round(time.spread, 3) for name, time in times.items()},
-        "objective_share": round(share, 4),
+        "milliseconds": {name: round(1e3 * time.median, 2) for name, time in measured.items()},
+        "spread": {name: round(time.spread, 3) for name, time in measured.items()},
+        "shares": {name: _shares(name, times) for name in (ALONE, USUAL)},
     }
+
+
+def _parts(name: str, step: Step) -> dict[str, Run]:
+    parts: dict[str, Run] = {
+        "network, forward": step.forward,
+        "objective": step.loss_and_backward,
+        "Adam": step.optimizer.step,
+        "determinants of the log": step.logged,
+    }
+    return {f"{name}: {part}": run for part, run in parts.items()}
+
+
+def _shares(name: str, times: Mapping[str, Time]) -> dict[str, float]:
+    """Each part over the whole; the network's backward pass is what the others leave of the step.
+
+    The whole is the step with what the trainer does beside it: drawing and the log.
+    """
+    step = times[name].median
+    parts = {
+        part.partition(": ")[2]: t.median
+        for part, t in times.items()
+        if part.startswith(f"{name}: ")
+    }
+    within = ("network, forward", "objective", "Adam")
+    parts["network, backward"] = step - sum(parts[part] for part in within)
+    whole = sum(parts.values())
+    return {part: round(value / whole, 4) for part, value in parts.items()}
+
+
+@contextmanager
+def _drawing(size: int, batch: int) -> Iterator[Run]:
+    """What draws the next batch of pairs as the trainer does: bent, mirrored and cropped."""
+    augmentation = Augmentation(amplitude=1.0, flip_axes=(0, 1), crop=(size, size))
+    with tempfile.TemporaryDirectory() as folder:
+        larger = Draw((1, 1, size + 16, size + 16))
+        images = [_write_image(Path(folder), larger, seed) for seed in range(4)]
+        dataset = PairDataset(find_pairs(images), augmentation=augmentation)
+        yield lambda: dataset.batch(range(batch))
 
 
 def prediction(model: str, size: int, batch: int, device: str, seconds: float) -> Row:
@@ -115,7 +191,7 @@ def prediction(model: str, size: int, batch: int, device: str, seconds: float) -
     draw = Draw((batch, 1, size, size), device=device)
     moving, fixed = draw.image(1), draw.image(2)
     runs: dict[str, Run] = {}
-    for name, setting in SETTINGS.items():
+    for name, setting in PREDICTION.items():
         network = _network(model, setting, device).eval()
         runs[name] = _predicting(network, setting, moving, fixed)
     times = interleaved(runs, device, seconds)
@@ -151,7 +227,7 @@ def file_to_file(size: int, repeats: int) -> Row:
     from diffreg.data.transforms import write_displacement
     from diffreg.registration import register, write_registration
 
-    network = _network("lunet", SETTINGS["channels last (default)"], "cpu").eval()
+    network = _network("lunet", PREDICTION["channels last (default)"], "cpu").eval()
     draw = Draw((1, 1, size, size))
     found: dict[str, list[float]] = {"displacement": [], "results": []}
     with tempfile.TemporaryDirectory() as folder:

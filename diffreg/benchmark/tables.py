@@ -147,11 +147,26 @@ def _training(result: Row) -> str:
             [
                 f"{row['model']}, {_shape(row)}",
                 *(f"{ms[name]:.0f}" if name in ms else "-" for name in _settings(result)),
-                f"{row['objective_share']:.1%}",
             ]
         )
-    titles = ("milliseconds", *_settings(result), "of it our objective")
-    return _table(titles, rows)
+    return _table(("milliseconds", *_settings(result)), rows) + _shares(result)
+
+
+def _shares(result: Row) -> str:
+    """Where the time of a step goes, of the settings that were looked into."""
+    looked_into = [
+        (f"{row['model']}, {_shape(row)}", name, shares)
+        for row in result["training"]
+        for name, shares in row.get("shares", {}).items()
+    ]
+    if not looked_into:
+        return ""
+    parts = list(dict.fromkeys(part for *_, shares in looked_into for part in shares))
+    rows = [
+        [where, name, *(f"{shares[part]:.1%}" if part in shares else "-" for part in parts)]
+        for where, name, shares in looked_into
+    ]
+    return "\n" + _table(("share of a step", "setting", *parts), rows)
 
 
 def _settings(result: Row) -> list[str]:

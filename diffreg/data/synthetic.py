@@ -56,9 +56,9 @@ def random_velocity(
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"shape must be 2 sizes of at least 1, got {tuple(shape)}")
     _check_amplitude(amplitude, sigma)
-    noise = torch.from_numpy(random.standard_normal((2, *shape), dtype=np.float32))
     rows, columns = (_smoothing(size, float(sigma)) for size in shape)
-    return amplitude * (rows @ noise @ columns.mT)[None]
+    noise = random.standard_normal((2, rows.shape[1], columns.shape[1]), dtype=np.float32)
+    return amplitude * (rows @ torch.from_numpy(noise) @ columns.mT)[None]
 
 
 def random_warp(
@@ -198,12 +198,15 @@ class Augmentation:
 
 @lru_cache(maxsize=16)
 def _smoothing(size: int, sigma: float) -> Tensor:
-    """(size, size) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
+    """(size, knots) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
 
-    At the border the Gaussian is cut, not mirrored or wrapped: no side knows of the opposite one.
+    White noise at knots 3/4 sigma apart, smoothed, has the covariance of continuous noise to 1e-7
+    (Poisson's sum formula), for a fraction of the work of noise at every voxel. The knots reach
+    beyond the grid: its border is like its inside.
     """
-    position = np.arange(size)
-    weights = np.exp(-0.5 * ((position[:, None] - position) / sigma) ** 2)
+    step, reach = 0.75 * sigma, 5 * sigma
+    knots = np.arange(-reach, size - 1 + reach + step, step)
+    weights = np.exp(-0.5 * ((np.arange(size)[:, None] - knots) / sigma) ** 2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     return torch.from_numpy(weights.astype(np.float32))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
+from diffreg.models._upsampling import doubled
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,7 @@ class LUNet(nn.Module):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            finer = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-            x = block(torch.cat([skip, finer], 1))
+            x = block(torch.cat([skip, doubled(x)], 1))
         with torch.autocast(x.device.type, enabled=False):
             field = self.head(x.float())[..., : shape[0], : shape[1]]
             if self.config.integrate:

@@ -13,7 +13,15 @@ import torch
 # Private, and so may go: then every call takes the long way.
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+_batched = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", None)
 _tracing = getattr(torch._C, "_get_tracing_state", None)
+
+
+def may_be_batched(tensor: torch.Tensor) -> bool:
+    """Whether vmap, of a vectorized Jacobian too, may have made it: no plain tensor takes it."""
+    if _transforms is None or _batched is None:
+        return True
+    return bool(_transforms()) or _batched(tensor)
 
 
 def differentiable(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from diffreg.ops._autograd import differentiable
+from diffreg.ops._autograd import differentiable, may_be_batched
 from diffreg.ops._checks import arithmetic_dtype, refuse_forward_mode
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._objective import (
@@ -203,9 +203,9 @@ def _registration_objective_backward_fake(
 def _setup_context(ctx, inputs, output):
     *tensors, mixture, weights, padding, spacing, penalty, threshold, _, _ = inputs
     ctx.options = mixture, weights, padding, spacing, penalty, threshold
-    gradient = output[6]
-    ctx.mark_non_differentiable(gradient)
-    ctx.save_for_backward(*tensors, gradient)
+    ctx.gradient = output[6]  # the operator's own: the first backward scales and hands it out
+    ctx.mark_non_differentiable(ctx.gradient)
+    ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
 
@@ -223,15 +223,17 @@ def _backward(ctx, *upstream):
             "torch.ops.diffreg.registration_objective has a gradient to the displacement alone: "
             "call diffreg.ops.registration_objective, which composes the single operators"
         )
-    *tensors, gradient = ctx.saved_tensors
+    tensors = ctx.saved_tensors
+    moving, _, displacement, *_ = tensors
     *terms, warped, _ = upstream
     found = None
-    if terms[0] is not None and all(g is None for g in terms[1:]) and _is_kept(gradient, tensors):
-        found = gradient * terms[0].reshape(-1, *[1] * (gradient.ndim - 1))
+    if terms[0] is not None and all(g is None for g in terms[1:]) and not torch.is_grad_enabled():
+        found, factor = _taken_gradient(ctx, displacement), terms[0]
+        factor = factor.reshape(-1, *[1] * (found.ndim - 1))
+        found = found * factor if may_be_batched(factor) else found.mul_(factor)
     elif any(g is not None for g in terms):
         found = _operator_backward(*terms, *tensors, *ctx.options)
     if warped is not None:
-        moving, _, displacement, *_ = tensors
         _, through = torch.ops.diffreg.warp_backward(
             warped.to(moving.dtype), moving, displacement, "linear", ctx.options[2], False, True
         )
@@ -239,11 +241,12 @@ def _backward(ctx, *upstream):
     return (None, None, found, *[None] * 11)
 
 
-def _is_kept(gradient: torch.Tensor, tensors: Sequence[torch.Tensor | None]) -> bool:
-    """Whether the forward pass left the total's gradient, and nobody differentiates it again."""
-    displacement = tensors[2]
-    assert displacement is not None
-    return gradient.shape == displacement.shape and not torch.is_grad_enabled()
+def _taken_gradient(ctx, displacement: torch.Tensor) -> torch.Tensor:
+    """The total's gradient: the one that forward left, or once that is gone a new one."""
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is None or gradient.shape != displacement.shape:
+        *_, gradient = _operator(*ctx.saved_tensors, *ctx.options, True, False)
+    return gradient
 
 
 def _setup_double_context(ctx, inputs, output):
