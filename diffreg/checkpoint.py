@@ -84,7 +84,8 @@ def load_network(path: str | Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        network, normalization and similarity, as `diffreg.registration.register` takes them.
+        network, normalization, objective and similarity, as `diffreg.registration.register` takes
+        them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,11 +101,12 @@ def load_network(path: str | Path) -> dict[str, Any]:
         config = Config.from_dict(contents["config"])
     except ValueError as error:
         raise ValueError(f"{path}: its settings are of another version: {error}") from None
-    similarity = Objective(config.objective.similarity, config.objective.weights).similarity
+    objective = Objective(**vars(config.objective))
     return {
         "network": network_of(contents, path),
         "normalization": config.normalization,
-        "similarity": "+".join(similarity),
+        "objective": objective,
+        "similarity": "+".join(objective.similarity),
     }
 
 

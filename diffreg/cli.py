@@ -206,6 +206,14 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
     )
     command.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="N",
+        help="go on from the network's displacement, by at most N steps of the variational method "
+        "with the objective that the network was trained with (0)",
+    )
+    command.add_argument(
         "--guarantee",
         action="store_true",
         help="repair the displacement where it folds, and certify what is in the file",

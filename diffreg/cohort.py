@@ -20,7 +20,7 @@ from diffreg.data.images import Image, Normalization, count_slices, read_image
 from diffreg.data.manifest import Manifest, Pair, numbered
 from diffreg.losses import Objective
 from diffreg.outputs import DISPLACEMENT, METRICS, read_json, write_registration
-from diffreg.preparation import Prepared, prepare, relative_spacing
+from diffreg.preparation import Prepared, prepare
 from diffreg.registration import Registration, register, register_batch
 
 # What one pair may raise without losing the others; a fault of the program is none of them.
@@ -39,6 +39,8 @@ class Method:
         both_ways: register fixed onto moving too, for the inverse consistency.
         batch_size: pairs of one size that a network gets together.
         guarantee: repair displacements where they fold.
+        objective: of the refinement, as the network was trained with.
+        refine: at most so many variational steps from the network's displacement.
     """
 
     network: nn.Module | None = None
@@ -48,13 +50,16 @@ class Method:
     both_ways: bool = False
     batch_size: int = 8
     guarantee: bool = False
+    objective: Objective | None = None
+    refine: int = 0
 
     @property
     def name(self) -> str:
         """In words."""
         if self.network is None:
             return f"variational, {self.similarity or 'ncc'}"
-        return f"network {self.checkpoint.name}" if self.checkpoint else "network"
+        name = f"network {self.checkpoint.name}" if self.checkpoint else "network"
+        return f"{name}, refined by {self.refine} steps" if self.refine else name
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,7 @@ def _request(pair: Pair, method: Method, network: str) -> str:
         [str(path) for path in files],
         [(state.st_size, state.st_mtime_ns) for state in states],
         [pair.moving_slice, pair.fixed_slice],
-        [method.similarity, network, method.both_ways, method.guarantee],
+        [method.similarity, network, method.both_ways, method.guarantee, method.refine],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -225,11 +230,9 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     for job in jobs:
         try:
             moving, fixed, mask = read_pair(job.pair)
-            spacing = relative_spacing(fixed)
-            objective = Objective(method.similarity or "ncc", spacing=spacing)
             result = register(
                 *(moving, fixed),
-                objective=objective,
+                objective=Objective(method.similarity or "ncc"),
                 mask=mask,
                 both_ways=method.both_ways,
                 guarantee=method.guarantee,
@@ -250,7 +253,10 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
         if waiting:
             pairs = [prepared for _, prepared in waiting]
             results = register_batch(
-                pairs, network, method.similarity, method.both_ways, method.guarantee
+                *(pairs, network, method.similarity, method.both_ways),
+                guarantee=method.guarantee,
+                objective=method.objective,
+                refine=method.refine,
             )
             for (job, _), result in zip(waiting, results, strict=True):
                 yield job, one_line(result) if isinstance(result, ValueError) else result

@@ -27,12 +27,7 @@ def run_register(options: argparse.Namespace) -> int:
         return register_manifest(options)
     from diffreg.losses import Objective
     from diffreg.outputs import check_output_folder
-    from diffreg.registration import (
-        compared_region,
-        register,
-        relative_spacing,
-        write_registration,
-    )
+    from diffreg.registration import compared_region, register, write_registration
 
     trained = network_of(options)
     out = check_output_folder(options.out)
@@ -40,16 +35,15 @@ def run_register(options: argparse.Namespace) -> int:
     moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
     mask = _mask(options)
     compared_region(moving, fixed, mask)  # refuses what cannot be registered, before any word
-    similarity = similarity_of(options)
-    objective = Objective(similarity, spacing=relative_spacing(fixed))
+    method = {"objective": Objective(similarity_of(options)), **trained}
     with progress_bar("register") as progress:
         result = register(
             *(moving, fixed),
-            objective=objective,
             mask=mask,
             progress=progress,
             guarantee=options.guarantee,
-            **trained,
+            refine=options.refine,
+            **method,
         )
     result = write_registration(result, out)
     print(f"{out / 'report.html'}: {result.verdict}")
@@ -166,6 +160,10 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError("--method network needs --checkpoint, the network to use")
     if options.method == "variational" and options.checkpoint is not None:
         raise ValueError("--method variational uses no --checkpoint; leave one of them out")
+    if options.refine < 0:
+        raise ValueError(f"--refine must be at least 0, got {options.refine}")
+    if options.refine and options.checkpoint is None:
+        raise ValueError("--refine needs --checkpoint, the network that it starts from")
     if options.checkpoint is None:
         return {}
     from diffreg.pretrained import checkpoint_path

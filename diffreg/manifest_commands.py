@@ -154,8 +154,8 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
 def _check_evaluate_options(options: argparse.Namespace) -> None:
     if options.displacements is None:
         return
-    for option in ("checkpoint", "method", "similarity"):
-        if getattr(options, option) is not None:
+    for option in ("checkpoint", "method", "similarity", "refine"):
+        if getattr(options, option) not in (None, 0):
             raise ValueError(f"--displacements leaves nothing to register: leave out --{option}")
 
 
@@ -177,4 +177,5 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         both_ways=both_ways,
         batch_size=options.batch_size,
         guarantee=options.guarantee,
+        refine=options.refine,
     )

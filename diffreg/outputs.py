@@ -210,12 +210,21 @@ def _write_report(result: Registration, path: Path) -> None:
     ]
     verdict += [
         ("largest determinant", result.metrics["max_determinant"]),
+        *_refinement(result),
         *_guarantee(result),
         ("time", duration(result.seconds)),
     ]
     title = f"{_short(result.moving)} to {_short(result.fixed)}"
     pair = view(result, title, dict(verdict))
     write_report(path, title, verdict, [pair], notes=_notes(result))
+
+
+def _refinement(result: Registration) -> list[tuple[str, Any]]:
+    """What the steps from the network's displacement did."""
+    if "refinement" not in result.metrics:
+        return []
+    steps, before, after = result.metrics["refinement"].values()
+    return [(f"objective, refined by at most {steps} steps", (before, after))]
 
 
 def _guarantee(result: Registration) -> list[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
 from diffreg.outputs import write_registration
+from diffreg.prediction import predict, refined
 from diffreg.preparation import Prepared, compared_region, prepare, relative_spacing
 from diffreg.variational import register_variational
 
@@ -49,7 +50,7 @@ class Registration:
         warped: (1, 1, *S), the moving image's intensities at p + u(p), 0 outside its field of view.
         moving_on_fixed: (1, 1, *S), the same without a displacement.
         mask: (1, 1, *S), 1 where the images were compared, else 0.
-        method: "variational" or "network".
+        method: "variational", "network" or "refined network".
         similarity: what was minimised, such as "ncc".
         seconds: what finding the displacement took.
         metrics: as in metrics.json.
@@ -92,6 +93,7 @@ def register(
     progress: Callable[..., Any] | None = None,
     both_ways: bool = False,
     guarantee: bool = False,
+    refine: int = 0,
 ) -> Registration:
     """Find the displacement that brings the moving image onto the fixed one.
 
@@ -102,22 +104,26 @@ def register(
         moving: the image to be warped.
         fixed: the image that stays; its grid is the result's.
         network: called (moving, fixed) -> displacement; None: the variational method.
-        objective: what the variational method minimises; None: `Objective("ncc")` with the voxels'
-            proportions (`relative_spacing`).
+        objective: what the variational method and the refinement minimise; None:
+            `Objective("ncc")`. Where its spacing is None, it is the voxels' proportions
+            (`relative_spacing`).
         mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
         normalization: as the network was trained with; None: the default percentiles.
         similarity: what the network was trained with, if known; says which metrics make sense.
         levels: of the variational method.
         iterations: of the variational method, on each level.
-        progress: of the variational method.
+        progress: of the variational method and the refinement.
         both_ways: register fixed onto moving too, for the inverse consistency among the metrics.
         guarantee: repair the displacement where it folds (`diffreg.fields.make_diffeomorphic`).
+        refine: at most so many steps of the variational method, from the network's displacement;
+            before the guarantee. The result has no folded cell.
 
     Returns:
         The registration.
 
     Raises:
-        ValueError: the images share no plane, no voxel or no contrast, or the mask is empty.
+        ValueError: the images share no plane, no voxel or no contrast, the mask is empty, or
+            there is nothing to refine.
 
     Example:
         >>> import numpy as np
@@ -131,11 +137,17 @@ def register(
         0.0
     """
     prepared = prepare(moving, fixed, mask, normalization)
-    objective = objective or Objective("ncc", spacing=relative_spacing(fixed))
+    if network is not None:
+        options = similarity, both_ways, guarantee, objective, refine, progress
+        (result,) = register_batch([prepared], network, *options)
+        if isinstance(result, ValueError):
+            raise result
+        return result
+    if refine:
+        raise ValueError("refine needs a network, whose displacement is where it starts")
+    objective = _with_proportions(objective, fixed)
 
     def solve(a: Tensor, b: Tensor) -> Tensor:
-        if network is not None:
-            return _predict(network, a, b)
         weights = prepared.weights
         return register_variational(a, b, objective, levels, iterations, weights, progress)
 
@@ -143,9 +155,8 @@ def register(
     displacement = solve(prepared.moving_values, prepared.fixed_values)
     seconds = time.perf_counter() - start
     inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
-    names = "+".join(objective.similarity) if network is None else similarity or "as trained"
-    method = "variational" if network is None else "network"
-    return _finished(prepared, displacement, inverse, method, names, seconds, guarantee)
+    names = "+".join(objective.similarity)
+    return _finished(prepared, displacement, inverse, "variational", names, seconds, guarantee)
 
 
 def register_batch(
@@ -154,6 +165,9 @@ def register_batch(
     similarity: str | None = None,
     both_ways: bool = False,
     guarantee: bool = False,
+    objective: Objective | None = None,
+    refine: int = 0,
+    progress: Callable[..., Any] | None = None,
 ) -> list[Registration | ValueError]:
     """Register several pairs through a network at once.
 
@@ -161,56 +175,56 @@ def register_batch(
         pairs: as `prepare` gives them, with the network's normalisation; of one size.
         network: called (moving, fixed) -> displacement.
         similarity: what the network was trained with, if known.
-        both_ways: as in `register`.
+        both_ways, guarantee, objective, refine, progress: as in `register`; pairs are refined one
+            by one.
 
     Returns:
-        The registration of each pair, its time an equal part of the batch's; or the error, where
-        the network's displacement is not finite.
+        The registration of each pair, its time an equal part of the batch's and its refinement; or
+        the error, where the network's displacement is not finite.
 
     Raises:
-        ValueError: the network gives no displacement of that size.
+        ValueError: the network gives no displacement of that size, or `refine` is negative.
 
     Example: `register_batch([prepare(moving, fixed)], network)[0].metrics`
     """
+    if refine < 0:
+        raise ValueError(f"refine must be at least 0, got {refine}")
     moving, fixed = (
         torch.cat([getattr(pair, name) for pair in pairs])
         for name in ("moving_values", "fixed_values")
     )
     start = time.perf_counter()
-    displacements = _predict(network, moving, fixed, check=False)
+    there = predict(network, moving, fixed)
     seconds = (time.perf_counter() - start) / len(pairs)
-    inverses = _predict(network, fixed, moving, check=False) if both_ways else None
+    back = predict(network, fixed, moving) if both_ways else there
+    names = similarity or "as trained"
+
+    def finished(pair: Prepared, u: Tensor, v: Tensor | None) -> Registration:
+        if not bool(torch.isfinite(u).all()):
+            raise ValueError("the network's displacement holds values that are NaN or infinite")
+        if not refine:
+            return _finished(pair, u, v, "network", names, seconds, guarantee)
+        goal = _with_proportions(objective, pair.fixed)
+        u, v, more, measured = refined(pair, u, v, goal, refine, progress)
+        result = _finished(pair, u, v, "refined network", names, seconds + more, guarantee)
+        result.metrics["refinement"] = measured
+        return result
+
     results: list[Registration | ValueError] = []
-    for n, pair in enumerate(pairs):
-        inverse = None if inverses is None else inverses[n : n + 1]
+    for pair, u, v in zip(pairs, there.split(1), back.split(1), strict=True):
         try:
-            there = _finite(displacements[n : n + 1])
-            names = similarity or "as trained"
-            results.append(_finished(pair, there, inverse, "network", names, seconds, guarantee))
+            results.append(finished(pair, u, v if both_ways else None))
         except ValueError as error:
             results.append(error)
     return results
 
 
-def _predict(network: nn.Module, moving: Tensor, fixed: Tensor, check: bool = True) -> Tensor:
-    """The network's displacements, found where its parameters are; refused where they are none."""
-    device = next((parameter.device for parameter in network.parameters()), moving.device)
-    network.eval()
-    with torch.no_grad():
-        displacement = network(moving.to(device), fixed.to(device))
-    expected = (len(fixed), 2, *fixed.shape[2:])
-    if tuple(displacement.shape) != expected:
-        raise ValueError(
-            f"the network's displacement must be {expected}, got {tuple(displacement.shape)}"
-        )
-    displacement = displacement.to("cpu", torch.float32)
-    return _finite(displacement) if check else displacement
-
-
-def _finite(displacement: Tensor) -> Tensor:
-    if not bool(torch.isfinite(displacement).all()):
-        raise ValueError("the network's displacement holds values that are NaN or infinite")
-    return displacement
+def _with_proportions(objective: Objective | None, fixed: Image) -> Objective:
+    """The objective, weighing derivatives by the voxels' proportions unless it has a spacing."""
+    objective = objective or Objective("ncc")
+    if objective.spacing is None:
+        return objective.with_spacing(relative_spacing(fixed))
+    return objective
 
 
 def _finished(

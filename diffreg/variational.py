@@ -11,10 +11,17 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from diffreg.fields import resize
+from diffreg.fields import make_diffeomorphic, resize
 from diffreg.losses import Objective, Weights
 from diffreg.ops import deformation_energy, jacobian_determinant
-from diffreg.ops._checks import arithmetic_dtype, check_pair, checked_mask
+from diffreg.ops._checks import (
+    arithmetic_dtype,
+    check_floating,
+    check_pair,
+    check_same_device,
+    check_tensor,
+    checked_mask,
+)
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
@@ -25,6 +32,8 @@ FIRST_STEP, LARGEST_STEP = 0.5, 2.0  # voxels, the largest component
 TOLERANCE = 1e-6  # relative decrease at which a level counts as converged
 # The line search keeps this distance from 0: a smaller determinant is within rounding of a fold.
 SMALLEST_DETERMINANT = 1e-3
+# What a start that folds is repaired to: at the distance above no step would be left to take.
+START_DETERMINANT = 0.2
 SMALLEST_SHARE = 1e-3  # of the data term in the curvature along a step
 
 
@@ -36,6 +45,7 @@ def register_variational(
     iterations: int = 60,
     mask: torch.Tensor | None = None,
     progress: Progress | None = None,
+    start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Minimises the objective over the displacement, pair by pair, from coarse to fine.
 
@@ -48,12 +58,15 @@ def register_variational(
         iterations: at most, on each level.
         mask: weights (N, 1, *S) of the similarity on the fixed grid; None is 1.
         progress: called with (iterations done, iterations at most).
+        start: displacement (N, D, *S), voxels, to begin from, such as a network's: `levels` is 1
+            then. Where it folds it is repaired first (`diffreg.fields.make_diffeomorphic`), and the
+            objective ends no higher than there.
 
     Returns:
         Displacement (N, D, *S), voxels; every corner determinant is positive.
 
     Raises:
-        TypeError, ValueError: images, mask or numbers that do not fit.
+        TypeError, ValueError: images, mask, start or numbers that do not fit.
 
     Source:
         Multilevel hyperelastic registration with a determinant-preserving line search: Burger,
@@ -77,7 +90,11 @@ def register_variational(
     if levels < 1 or iterations < 1:
         raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")
     objective = Objective("ncc") if objective is None else objective
-    levels = _possible_levels(fixed.shape[2:], levels)
+    if start is None:
+        start = fixed.new_zeros(len(fixed), 2, *[1] * (fixed.ndim - 2))
+        levels = _possible_levels(fixed.shape[2:], levels)
+    else:
+        start, levels = _checked_start(start, fixed), 1
     at_most = levels * iterations
     displacements = []
     for n in range(len(fixed)):
@@ -87,8 +104,30 @@ def register_variational(
                 progress(offset + done, len(fixed) * at_most)
 
         pair = moving[n : n + 1], fixed[n : n + 1], None if weights is None else weights[n : n + 1]
-        displacements.append(_register_pair(*pair, objective, levels, iterations, report))
+        begin = start[n : n + 1]
+        displacements.append(_register_pair(*pair, begin, objective, levels, iterations, report))
     return torch.cat(displacements) if displacements else fixed.new_zeros(0, 2, *fixed.shape[2:])
+
+
+def _checked_start(start: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    """The start in the dtype of the images, each sample unfolded by the optimiser's margin."""
+    check_tensor("start", start)
+    check_floating("start", start)
+    expected = [len(fixed), 2, *fixed.shape[2:]]
+    if list(start.shape) != expected:
+        raise ValueError(f"start must be (N, 2, H, W) = {expected}, got {list(start.shape)}")
+    check_same_device("start", start, "fixed", fixed)
+    start = start.detach().to(fixed.dtype)
+    if not bool(torch.isfinite(start).all()):
+        raise ValueError("start must be finite, it holds values that are NaN or infinite")
+    return torch.cat([_repaired(sample) for sample in start.split(1)]) if len(start) else start
+
+
+def _repaired(displacement: torch.Tensor) -> torch.Tensor:
+    """The field itself, or moved where it folds or nearly does, and nowhere else."""
+    if is_unfolded(displacement):
+        return displacement
+    return make_diffeomorphic(displacement, START_DETERMINANT).displacement
 
 
 def _possible_levels(shape: torch.Size, levels: int) -> int:
@@ -97,10 +136,11 @@ def _possible_levels(shape: torch.Size, levels: int) -> int:
     return levels
 
 
-def _register_pair(moving, fixed, mask, objective, levels, iterations, report) -> torch.Tensor:
+def _register_pair(
+    moving, fixed, mask, displacement, objective, levels, iterations, report
+) -> torch.Tensor:
     shape = fixed.shape[2:]
     lengths = _lengths(objective, len(shape))
-    displacement = fixed.new_zeros(1, len(shape), *[1] * len(shape))
     for step, level in enumerate(reversed(range(levels))):
         size = [-(-n // 2**level) for n in shape]
         images = [_resample(image, size) for image in (moving, fixed)]
@@ -136,7 +176,7 @@ def is_unfolded(displacement: torch.Tensor) -> bool:
 
 
 def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
-    """The field, scaled down where interpolation to the finer grid made a corner fold."""
+    """The field, scaled down where interpolation to the finer grid or rounding left a fold."""
     while not is_unfolded(displacement):
         displacement = displacement / 2
     return displacement

@@ -31,6 +31,7 @@ ROOMS = {
     "boxes": "metrics",
     "report_charts": "report",
     "preparation": "registration",
+    "prediction": "registration",
     "cohort_report": "cohort",
     "commands": "cli",
     "installation": "ops",
@@ -56,7 +57,7 @@ TORCH_HEADERS = {
     "not_a_number.h",
     "parallel.h",
 }
-LOOSE = {"_extras", "_files", "_C", "__init__", "__main__", "__version__"}
+LOOSE = {"_extras", "_files", "_memory", "_C", "__init__", "__main__", "__version__"}
 
 
 def level(room: str) -> int:

@@ -1,4 +1,4 @@
-"""Displacement and velocity fields in voxels: compose, integrate, invert; certify, repair."""
+"""Displacements in voxels: compose, integrate, invert; certify, repair; warp labels, points."""
 
 from diffreg.fields.certificate import FoldCertificate, fold_certificate, largest_safe_scale
 from diffreg.fields.composition import (
@@ -10,6 +10,7 @@ from diffreg.fields.composition import (
     resize,
     warp_points,
 )
+from diffreg.fields.labels import warp_labels
 from diffreg.fields.repair import Repair, make_diffeomorphic
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "largest_safe_scale",
     "make_diffeomorphic",
     "resize",
+    "warp_labels",
     "warp_points",
 ]

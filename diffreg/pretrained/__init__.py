@@ -48,7 +48,8 @@ def load_pretrained(name: str) -> dict[str, Any]:
         name: one of `pretrained_networks()`; its card stands beside it, `model_card(name)`.
 
     Returns:
-        network, normalization and similarity, as `diffreg.registration.register` takes them.
+        network, normalization, objective and similarity, as `diffreg.registration.register` takes
+        them.
 
     Raises:
         ValueError: a name that is not known.
