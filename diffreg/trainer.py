@@ -149,16 +149,14 @@ class Trainer:
         settings, ranks = self.config.training, self.ranks
         size = settings.batch_size
         numbers = range(self.step * size, (self.step + 1) * size)
-        batch = self.dataset.batch(ranks.share(numbers))
+        batch = self.dataset.batch(ranks.share(numbers), ranks.device)
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
         moving, fixed = (
-            image.to(ranks.device, non_blocking=True, memory_format=order)
-            for image in (batch.moving, batch.fixed)
+            image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
         )
-        mask = None if batch.mask is None else batch.mask.to(ranks.device)
         self.network.train()
         displacement = self._predict(moving, fixed)
-        terms = self.objective(moving, fixed, displacement, mask, return_warped=False)
+        terms = self.objective(moving, fixed, displacement, batch.mask, return_warped=False)
         # The ranks' gradients are averaged: a rank's weight there is 1, and should be its share.
         share = len(moving) / size
         self.optimizer.zero_grad()

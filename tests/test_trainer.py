@@ -68,7 +68,12 @@ def settings(images, tmp_path):
 def trained(tmp_path_factory):
     """A run long enough to learn something; its images are beside its results."""
     folder = tmp_path_factory.mktemp("trained")
-    run = trainer(config_of(save_images(folder / "images"), folder / "run", steps=100))
+    sections = config_of(save_images(folder / "images"), folder / "run", steps=100).to_dict()
+    # With these most seeds learn.
+    sections["model"]["widths"] = [8, 16]
+    sections["objective"]["weights"] = [60, 1, 30, 3]
+    sections["optimizer"] = {"learning_rate": 5e-3, "warmup_steps": 5, "clip_norm": 1.0}
+    run = trainer(Config.from_dict(sections))
     run.train()
     return run
 
@@ -85,7 +90,7 @@ def test_it_learns(trained):
     log = read_log(trained.out / "log.csv")
     assert [entry.step for entry in log] == list(range(1, 101))
     first, last = (np.mean([e.total for e in part]) for part in (log[:10], log[-10:]))
-    assert last < 0.7 * first
+    assert last < 0.5 * first
     assert min(entry.smallest_determinant for entry in log) > 0
 
 

@@ -133,7 +133,7 @@ def training_step(
     runs: dict[str, Run] = {**alone, **_parts(ALONE, alone[ALONE])}
     times = interleaved(runs, device, seconds / 2)
     kept = KEPT | (COMPILED if compiled else {})
-    with kept_memory(), _drawing(size, batch) as drawing:
+    with kept_memory(), _drawing(size, batch, device) as drawing:
         steps = {name: Step(model, setting, draw) for name, setting in kept.items()}
         runs = {**steps, **_parts(USUAL, steps[USUAL]), f"{USUAL}: drawing the batch": drawing}
         times |= interleaved(runs, device, seconds / 2)
@@ -176,14 +176,14 @@ def _shares(name: str, times: Mapping[str, Time]) -> dict[str, float]:
 
 
 @contextmanager
-def _drawing(size: int, batch: int) -> Iterator[Run]:
+def _drawing(size: int, batch: int, device: str) -> Iterator[Run]:
     """What draws the next batch of pairs as the trainer does: bent, mirrored and cropped."""
     augmentation = Augmentation(amplitude=1.0, flip_axes=(0, 1), crop=(size, size))
     with tempfile.TemporaryDirectory() as folder:
         larger = Draw((1, 1, size + 16, size + 16))
         images = [_write_image(Path(folder), larger, seed) for seed in range(4)]
         dataset = PairDataset(find_pairs(images), augmentation=augmentation)
-        yield lambda: dataset.batch(range(batch))
+        yield lambda: dataset.batch(range(batch), device)
 
 
 def prediction(model: str, size: int, batch: int, device: str, seconds: float) -> Row:

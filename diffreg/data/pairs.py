@@ -22,7 +22,7 @@ from diffreg.data.geometry import Image, display_orientation, resample_to
 from diffreg.data.images import count_slices, read_image
 from diffreg.data.manifest import Pair, by_slice, folder_images, read_manifest
 from diffreg.data.normalization import Normalization
-from diffreg.data.synthetic import Augmentation
+from diffreg.data.synthetic import Augmentation, Change
 
 
 class Sample(NamedTuple):
@@ -99,22 +99,41 @@ class PairDataset:
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The moving and the fixed image and the mask (1, 1, *S) of a draw, augmented."""
-        epoch, index = self.position(number)
-        sample = self.samples[index]
-        random = np.random.default_rng([self.seed, epoch, index])
-        change = self.augmentation.draw(tuple(sample.fixed.shape[2:]), random)
-        moving, fixed = change(sample.moving, sample.fixed)
-        return moving, fixed, None if sample.fixed_mask is None else change.mask(sample.fixed_mask)
+        batch = self.batch([number])
+        return batch.moving, batch.fixed, batch.mask
 
-    def batch(self, numbers: Iterable[int]) -> Batch:
-        """Several draws together."""
+    def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
+        """Several draws together, augmented on the device that they are wanted on."""
         numbers = list(numbers)
-        moving, fixed, masks = zip(*(self.draw(number) for number in numbers), strict=True)
-        mask = None
-        if any(each is not None for each in masks):
+        positions = [self.position(number) for number in numbers]
+        samples = [self.samples[index] for _, index in positions]
+        changes = self._changes(samples, positions, device)
+        moving, fixed, masks = [], [], []
+        for sample, change in zip(samples, changes, strict=True):
+            pair = change(sample.moving.to(device), sample.fixed.to(device))
+            mask = sample.fixed_mask
+            moving.append(pair[0])
+            fixed.append(pair[1])
+            masks.append(None if mask is None else change.mask(mask.to(device)))
+        weights = None
+        if any(mask is not None for mask in masks):
             both = zip(masks, fixed, strict=True)
-            mask = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
-        return Batch(torch.cat(moving), torch.cat(fixed), mask, tuple(map(self.name, numbers)))
+            weights = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
+        return Batch(torch.cat(moving), torch.cat(fixed), weights, tuple(map(self.name, numbers)))
+
+    def _changes(
+        self,
+        samples: Sequence[Sample],
+        positions: Sequence[tuple[int, int]],
+        device: torch.device | str,
+    ) -> list[Change]:
+        """What the augmentation does to each; images of one size together."""
+        randoms = [np.random.default_rng([self.seed, *position]) for position in positions]
+        shapes = [tuple(sample.fixed.shape[2:]) for sample in samples]
+        if len(set(shapes)) <= 1:
+            return self.augmentation.draw_all(shapes[0], randoms, device) if shapes else []
+        pairs = zip(shapes, randoms, strict=True)
+        return [self.augmentation.draw_all(shape, [r], device)[0] for shape, r in pairs]
 
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))

@@ -56,9 +56,8 @@ def random_velocity(
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"shape must be 2 sizes of at least 1, got {tuple(shape)}")
     _check_amplitude(amplitude, sigma)
-    rows, columns = (_smoothing(size, float(sigma)) for size in shape)
-    noise = random.standard_normal((2, rows.shape[1], columns.shape[1]), dtype=np.float32)
-    return amplitude * (rows @ torch.from_numpy(noise) @ columns.mT)[None]
+    noise = _noise(shape, float(sigma), random)
+    return amplitude * _smooth(noise, shape, float(sigma))
 
 
 def random_warp(
@@ -180,33 +179,64 @@ class Augmentation:
 
     def draw(self, shape: Sequence[int], random: np.random.Generator) -> Change:
         """What is done to a pair of that size; the same state of `random` gives the same."""
-        axes = tuple(2 + axis for axis in self.flip_axes if random.random() < 0.5)
-        displacement = None
-        if self.amplitude > 0:
-            parts = random.random(2)
-            velocity = [
-                random_velocity(shape, self.amplitude * part, self.sigma, random) for part in parts
+        return self.draw_all(shape, [random])[0]
+
+    def draw_all(
+        self,
+        shape: Sequence[int],
+        randoms: Sequence[np.random.Generator],
+        device: torch.device | str = "cpu",
+    ) -> list[Change]:
+        """What is done to several pairs, the warps made together, on the device of the images."""
+        axes, strengths, noise, crops = [], [], [], []
+        for random in randoms:
+            axes.append(tuple(2 + axis for axis in self.flip_axes if random.random() < 0.5))
+            if self.amplitude > 0:
+                strengths += [self.amplitude * part for part in random.random(2)]
+                noise += [_noise(shape, self.sigma, random) for _ in range(2)]
+            corners = [
+                int(random.integers(size - cut + 1))
+                for size, cut in zip(shape, self.crop, strict=False)
             ]
-            displacement = integrate(torch.cat(velocity), _STEPS)
-        corners = [
-            int(random.integers(size - cut + 1))
-            for size, cut in zip(shape, self.crop, strict=False)
-        ]
-        crop = tuple(slice(a, a + cut) for a, cut in zip(corners, self.crop, strict=True))
-        return Change(axes, displacement, crop)
+            crops.append(
+                tuple(slice(a, a + cut) for a, cut in zip(corners, self.crop, strict=True))
+            )
+        displacements: Sequence[Tensor | None] = [None] * len(randoms)
+        if noise:
+            velocity = _smooth(torch.cat(noise).to(device), shape, self.sigma)
+            scale = torch.tensor(strengths, dtype=velocity.dtype).to(device)
+            displacements = integrate(velocity * scale[:, None, None, None], _STEPS).split(2)
+        return [Change(*parts) for parts in zip(axes, displacements, crops, strict=True)]
+
+
+def _noise(shape: Sequence[int], sigma: float, random: np.random.Generator) -> Tensor:
+    """White noise at the knots, (1, 2, knots, knots)."""
+    knots = [len(_knots(size, sigma)) for size in shape]
+    return torch.from_numpy(random.standard_normal((1, 2, *knots), dtype=np.float32))
+
+
+def _smooth(noise: Tensor, shape: Sequence[int], sigma: float) -> Tensor:
+    """Noise at the knots as velocities (N, 2, *shape)."""
+    rows, columns = (_smoothing(size, sigma).to(noise.device) for size in shape)
+    return rows @ noise @ columns.mT
+
+
+def _knots(size: int, sigma: float) -> np.ndarray:
+    """Places 3/4 sigma apart, from 5 sigma before the first voxel to 5 sigma after the last."""
+    step, reach = 0.75 * sigma, 5 * sigma
+    return np.arange(-reach, size - 1 + reach + step, step)
 
 
 @lru_cache(maxsize=16)
 def _smoothing(size: int, sigma: float) -> Tensor:
     """(size, knots) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
 
-    White noise at knots 3/4 sigma apart, smoothed, has the covariance of continuous noise to 1e-7
-    (Poisson's sum formula), for a fraction of the work of noise at every voxel. The knots reach
-    beyond the grid: its border is like its inside.
+    White noise at the knots, smoothed, has the covariance of continuous noise to 1e-7 (Poisson's
+    sum formula), for a fraction of the work of noise at every voxel. The knots reach beyond the
+    grid: its border is like its inside.
     """
-    step, reach = 0.75 * sigma, 5 * sigma
-    knots = np.arange(-reach, size - 1 + reach + step, step)
-    weights = np.exp(-0.5 * ((np.arange(size)[:, None] - knots) / sigma) ** 2)
+    distance = np.arange(size)[:, None] - _knots(size, sigma)
+    weights = np.exp(-0.5 * (distance / sigma) ** 2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
     return torch.from_numpy(weights.astype(np.float32))
 

@@ -101,7 +101,8 @@ def total_variation(
 
 def _per_component(lengths: list[float], u: torch.Tensor) -> torch.Tensor:
     """h_c, shaped to multiply component c."""
-    return u.new_tensor(lengths).reshape(1, -1, *[1] * len(lengths))
+    made = [u.new_full((), length) for length in lengths]  # CUDA graphs allow no copy to the device
+    return torch.stack(made).reshape(1, -1, *[1] * len(lengths))
 
 
 def _voxel_mean(values: torch.Tensor) -> torch.Tensor:

@@ -101,6 +101,8 @@ def test_a_draw_is_a_function_of_seed_and_number(folder):
     assert batch.names == later.names
     assert torch.equal(batch.moving, later.moving) and torch.equal(batch.fixed, later.fixed)
     assert not torch.equal(batch.moving, other.batch(range(8, 11)).moving)
+    alone = [dataset.draw(number) for number in range(8, 11)]
+    assert torch.equal(torch.cat([moving for moving, _, _ in alone]), batch.moving)
 
 
 def test_the_voxels_proportions_are_kept(folder):
