@@ -1,0 +1,320 @@
+"""Study 5: MR to simulated CT, 120 pairs.
+
+    python bench/paper/multimodal.py --data DIR [--device cuda]
+    python bench/paper/multimodal.py --quick
+
+First a weight for each measure (pls, its variants, mi, ncc), by direct optimisation; then a network
+for each, trained without one patient at a time with the weight that was best for the others.
+The truth is known: the error inside the body is what counts. CT is always simulated from the MR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from images import Pairs, bent_again, brain_slices, mr_and_simulated_ct
+from measuring import Row, difference, measured, milliseconds, over_patients, patient_means
+from pages import Study, changed, ranged
+from pictures import curves, overlays
+from torch import Tensor
+from training import Recipe, Run, drawing_pairs, fit, kept_rows, predict, rows_of
+
+from diffreg.losses import Objective
+from diffreg.ops import warp
+from diffreg.variational import register_variational
+
+MEASURES = ("pls", "smooth_pls", "ngf", "mi", "ncc")
+FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)
+ENERGIES = (1, 30, 3)
+SPLIT = "SCD0000301"  # where there is one split: SN, curves, the overlays
+ITERATIONS = 40  # on each of three levels
+NEW_FAMILY = {"amplitude": 3.0, "sigma": 24.0}  # fields of the row that no network was trained on
+
+
+def optimised(pairs: Pairs, measure: str, factor: float) -> Tensor:
+    """The displacement of every pair, optimised directly."""
+    objective = Objective(measure, (factor, *ENERGIES))
+    return torch.cat(
+        [
+            register_variational(pair.moving, pair.fixed, objective, iterations=ITERATIONS)
+            for pair in (pairs.only([k]) for k in range(len(pairs)))
+        ]
+    )
+
+
+def optimised_rows(study: Study, name: str, pairs: Pairs, measure: str, factor: float) -> list[Row]:
+    """What comes of a measure and weight; read where it was measured before."""
+    file = f"{name} optimised {measure} {factor:g}.json".replace(" ", "_")
+    return kept_rows(
+        study.place.folder / file,
+        lambda: measured(pairs, optimised(pairs, measure, factor), one_contrast=False),
+    )
+
+
+def chosen(
+    search: dict[tuple[str, float], list[Row]], patients: Sequence[str], measure: str
+) -> dict[str, float]:
+    """patient -> the weight with the smallest error on the others."""
+    found = {}
+    for patient in patients:
+        errors = {
+            factor: np.mean(
+                [e for p, e in patient_means(rows, "end_point_error").items() if p != patient]
+            )
+            for (name, factor), rows in search.items()
+            if name == measure
+        }
+        found[patient] = min(errors, key=lambda f: errors[f])
+    return found
+
+
+class Setup:
+    """The pairs, the search for weights, and the networks.
+
+    Args:
+        study: whose options say which.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        if study.quick:
+            _, pairs = brain_slices()
+            pairs = pairs.only([8, 9, 11, 12])
+            self.pairs = replace(pairs, patients=("lower", "lower", "upper", "upper"))
+            self.name, every, self.steps, self.batch, self.crop = "shipped slices", 1, 20, 4, 96
+            self.measures, self.factors, self.split = ("pls", "mi"), (20.0, 200.0), "lower"
+        else:
+            assert study.data is not None
+            self.pairs = mr_and_simulated_ct(study.data)
+            self.name, every, self.steps, self.batch = "MR and simulated CT", 3, 2000, 8
+            self.crop = 128
+            self.measures, self.factors, self.split = MEASURES, FACTORS, SPLIT
+        self.patients = tuple(dict.fromkeys(self.pairs.patients))
+        self.few = self.pairs.only(list(range(0, len(self.pairs), every)))
+
+    def search(self, part: int = 0, parts: int = 1) -> dict[tuple[str, float], list[Row]]:
+        """(measure, weight) -> rows, of every one or of every `parts`-th."""
+        grid = [(measure, factor) for measure in self.measures for factor in self.factors]
+        return {
+            (measure, factor): optimised_rows(self.study, self.name, self.few, measure, factor)
+            for measure, factor in grid[part::parts]
+        }
+
+    @cached_property
+    def weights(self) -> dict[str, dict[str, float]]:
+        """measure -> patient -> weight."""
+        search = self.search()
+        return {measure: chosen(search, self.patients, measure) for measure in self.measures}
+
+    def run(self, measure: str, patient: str, model: str = "lunet") -> Run:
+        """The network that has not seen a patient."""
+        recipe = Recipe(
+            f"{self.name} without {patient}",
+            model=model,
+            similarity={measure: 1.0},
+            weights=(self.weights[measure][patient], *ENERGIES),
+            steps=self.steps,
+            batch=self.batch,
+            crop=self.crop,
+            learning_rate=2e-3 if model == "lunet" else 1e-3,
+        )
+        train, test = self.pairs.without(patient), self.pairs.of(patient)
+        return fit(
+            recipe, lambda device: drawing_pairs(train, recipe, device), self.study.place, test
+        )
+
+    def rows(self, run: Run, patient: str) -> list[Row]:
+        """What is measured of a network on the patient that it has not seen."""
+        own = self.pairs.of(patient)
+        return rows_of(run, "held out", lambda r: measured(own, predict(r, own), False))
+
+
+def main() -> None:
+    study = Study(
+        "multimodal", __doc__.partition("\n")[0], search="only the weights' search, or a part of it"
+    )
+    setup = Setup(study)
+    if study.options.search:
+        setup.search(study.part, study.parts)
+        return
+    pairs, split = setup.pairs, setup.split
+    jobs = [(measure, patient) for measure in setup.measures for patient in setup.patients]
+    again = None if study.quick else bent_again(pairs, **NEW_FAMILY, seed=5)
+    rows: dict[str, list[Row]] = {}
+    others: dict[str, list[Row]] = {}
+    runs: dict[tuple[str, str], Run] = {}
+    for measure, patient in jobs[study.part :: study.parts]:
+        trained = runs[measure, patient] = setup.run(measure, patient)
+        title = f"LU-net, {measure}"
+        rows.setdefault(title, []).extend(setup.rows(trained, patient))
+        if again is not None:
+            unseen = again.of(patient)
+            found = rows_of(
+                trained, "other fields", lambda r, own=unseen: measured(own, predict(r, own), False)
+            )
+            others.setdefault(title, []).extend(found)
+        print(f"{title} without {patient}: {trained.seconds:.0f} s on {trained.device}", flush=True)
+    if study.parts > 1:
+        return
+    best = min(rows, key=lambda t: over_patients(rows[t], "end_point_error_guaranteed")[0])
+    search = setup.search()
+    rows = {**_before_and_truth(pairs), **rows, **_directly(search, setup.weights)}
+    if again is not None:
+        others = {"before": _before_and_truth(again)["before"], **others}
+    tables(study, rows, others, best)
+    searched(study, search)
+    one = runs[best.partition(", ")[2], split]
+    study.write("multimodal_curves.png", curves({best: one.curve}, f"trained without {split}"))
+    own = pairs.of(split)
+    places = sorted({len(own) // 4, len(own) // 2, 3 * len(own) // 4})
+    picture(study, own.only(places), one)
+    study.write_json(
+        {
+            "rows": rows,
+            "other_fields": others,
+            "weights": setup.weights,
+            "best": best,
+            "split": split,
+            "new_family": NEW_FAMILY,
+            "steps": setup.steps,
+            "milliseconds": milliseconds(lambda: predict(one, own.only([0]))),
+            "self_registration": against_itself(own, setup),
+            "training_seconds": {", ".join(k): [r.seconds, r.device] for k, r in runs.items()},
+        }
+    )
+
+
+def _before_and_truth(pairs: Pairs) -> dict[str, list[Row]]:
+    assert pairs.truth is not None
+    return {
+        "before": measured(pairs, torch.zeros_like(pairs.truth), one_contrast=False),
+        "at the true field": measured(pairs, pairs.truth, one_contrast=False),
+    }
+
+
+def _directly(search, weights) -> dict[str, list[Row]]:
+    """Without a network: each patient by the weight that was best for the others."""
+    found = {}
+    for measure, of_patient in weights.items():
+        found[f"variational, {measure}"] = [
+            row
+            for patient, factor in of_patient.items()
+            for row in search[measure, factor]
+            if row["patient"] == patient
+        ]
+    return found
+
+
+def tables(
+    study: Study, rows: dict[str, list[Row]], others: dict[str, list[Row]], best: str
+) -> None:
+    """Errors of every method, and on fields of another family."""
+    lines = []
+    for name, found in rows.items():
+        error = over_patients(found, "end_point_error")
+        guaranteed = over_patients(found, "end_point_error_guaranteed")
+        before = [r for r in rows["before"] if r["pair"] in {f["pair"] for f in found}]
+        part = guaranteed[0] / over_patients(before, "end_point_error")[0]
+        lines.append(
+            [
+                name,
+                f"{len(found)} of {len({r['patient'] for r in found})}",
+                ranged(error, 2),
+                ranged(guaranteed, 2),
+                f"{100 * part:.0f} %",
+                changed(difference(rows[best], found, "end_point_error_guaranteed"), 2)
+                if name != best
+                else "",
+                ranged(over_patients(found, "dice")),
+                ranged(over_patients(found, "dice_guaranteed")),
+                f"{over_patients(found, 'mi')[0]:.3f}",
+                f"{over_patients(found, 'folded_percent')[0]:.3f}",
+                f"{min(r['min_determinant'] for r in found):.2f}",
+            ]
+        )
+    titles = (
+        "method",
+        "pairs of patients",
+        "end-point error in the body, pixels",
+        "guaranteed",
+        "of that before",
+        f"{best} minus it",
+        "cavity Dice",
+        "guaranteed",
+        "MI, nats",
+        "folded cells, %",
+        "smallest determinant",
+    )
+    study.write_table("", titles, lines)
+    if others:
+        lines = [
+            [
+                name,
+                ranged(over_patients(found, "end_point_error"), 2),
+                ranged(over_patients(found, "end_point_error_guaranteed"), 2),
+                f"{over_patients(found, 'folded_percent')[0]:.3f}",
+            ]
+            for name, found in others.items()
+        ]
+        study.write_table(
+            "_other_fields",
+            ("method", "end-point error in the body, pixels", "guaranteed", "folded cells, %"),
+            lines,
+        )
+
+
+def searched(study: Study, search: dict[tuple[str, float], list[Row]]) -> None:
+    """The error of every measure and weight, optimised directly."""
+    factors = list(dict.fromkeys(factor for _, factor in search))
+    lines = []
+    for measure in dict.fromkeys(measure for measure, _ in search):
+        cells = []
+        for factor in factors:
+            rows = search[measure, factor]
+            error = over_patients(rows, "end_point_error")[0]
+            cells.append(f"{error:.2f} ({over_patients(rows, 'mi')[0]:.2f})")
+        lines.append([measure, *cells])
+    titles = ("measure", *(f"({factor:g}; 1, 30, 3)" for factor in factors))
+    study.write_table("_weights", titles, lines)
+
+
+def picture(study: Study, pairs: Pairs, run: Run) -> None:
+    """Fused overlays before and after."""
+    rows = []
+    for k in range(len(pairs)):
+        pair = pairs.only([k])
+        field = predict(run, pair)
+        assert pair.truth is not None
+        rows.append(
+            (
+                pair.names[0],
+                [
+                    ("before", pair.moving, pair.fixed),
+                    ("after", warp(pair.moving, field), pair.fixed),
+                    ("at the true field", warp(pair.moving, pair.truth), pair.fixed),
+                ],
+            )
+        )
+    study.write("multimodal.png", overlays(rows))
+
+
+def against_itself(own: Pairs, setup: Setup) -> dict[str, Any]:
+    """By how much each measure moves an image that is registered to itself, optimised directly."""
+    found: dict[str, Any] = {}
+    for measure in setup.measures:
+        objective = Objective(measure, (setup.weights[measure][setup.split], *ENERGIES))
+        found[measure] = {}
+        for kind, images in (("MR", own.fixed), ("simulated CT", own.moving)):
+            few = images[:: max(len(images) // 3, 1)].split(1)
+            fields = [register_variational(x, x, objective, iterations=ITERATIONS) for x in few]
+            found[measure][kind] = max(float(field.abs().max()) for field in fields)
+    return found
+
+
+if __name__ == "__main__":
+    main()

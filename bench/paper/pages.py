@@ -1,0 +1,131 @@
+"""What a study leaves: rows (JSON), tables (Markdown and CSV) and figures, in docs/paper.
+
+Files appear whole or not at all; the page docs/paper/README.md is put together from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from images import ROOT
+from training import Place
+
+from diffreg._files import replacing
+from diffreg.benchmark.run import machine
+
+Row = dict[str, Any]
+PAGES = ROOT / "docs" / "paper"
+KEPT = ROOT / "build" / "paper"
+
+
+class Study:
+    """The options of a study's command line, and where its results go.
+
+    Args:
+        name: of the study, and of its files.
+        about: the first line of its help.
+        needs_data: whether the full form reads images from --data.
+        extra: option -> help, of switches that this study alone has.
+    """
+
+    def __init__(self, name: str, about: str, needs_data: bool = True, **extra: str) -> None:
+        parser = argparse.ArgumentParser(description=about)
+        parser.add_argument("--data", type=Path, help="the folder of docs/data.md")
+        parser.add_argument(
+            "--quick", action="store_true", help="small, on shipped slices and generated shapes"
+        )
+        parser.add_argument("--device", default="cpu", help="where networks are trained (cpu)")
+        parser.add_argument("--out", type=Path, help="where the results go (docs/paper)")
+        parser.add_argument(
+            "--part", default="", metavar="K/N", help="only train and measure every N-th network"
+        )
+        for option, text in extra.items():
+            parser.add_argument(f"--{option}", action="store_true", help=text)
+        self.options = parser.parse_args()
+        self.name = name
+        self.quick = self.options.quick
+        if needs_data and not self.quick and self.options.data is None:
+            parser.error("--data DIR is needed (docs/data.md), or --quick")
+        self.data = self.options.data
+        self.device = torch.device(self.options.device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            parser.error("--device cuda needs a GPU, there is none")
+        self.out = self.options.out or (KEPT / "quick" if self.quick else PAGES)
+        # A quick study starts anew: what it is there to show is that the code runs.
+        runs = self.out / "runs" / name if self.quick else KEPT / "runs"
+        if self.quick:
+            shutil.rmtree(runs, ignore_errors=True)
+        self.place = Place(self.device, runs)
+        part, _, parts = (self.options.part or "0/1").partition("/")
+        self.part, self.parts = int(part), int(parts)
+        if not 0 <= self.part < self.parts:
+            parser.error(f"--part must be K/N with 0 <= K < N, got {self.options.part}")
+        if self.device.type == "cpu":
+            torch.set_num_threads(min(2, torch.get_num_threads()))
+
+    def write_json(self, content: Row, ending: str = "") -> None:
+        """What was measured, with the machine and the commit."""
+        about = machine("cpu")
+        about = {k: about[k] for k in ("commit", "processor", "cpu_variant", "versions")}
+        about["threads"] = torch.get_num_threads()
+        text = json.dumps(
+            {"study": self.name, "quick": self.quick, "machine": about, **content},
+            indent=1,
+            default=_plain,
+        )
+        self.write(f"{self.name}{ending}.json", (text + "\n").encode())
+
+    def write_table(self, ending: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+        """One table as Markdown, which is returned, and as CSV."""
+        text = table(titles, rows)
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows([titles, *rows])
+        self.write(f"{self.name}{ending}.csv", file.getvalue().encode())
+        self.write(f"{self.name}{ending}.md", text.encode())
+        print(f"\n{self.name}{ending}\n\n{text}", flush=True)
+        return text
+
+    def write(self, name: str, content: bytes | Callable[[], bytes]) -> None:
+        """A file of the study."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with replacing(self.out / name) as temporary:
+            temporary.write_bytes(content() if callable(content) else content)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """In Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+def ranged(found: tuple[float, float, float], digits: int = 3) -> str:
+    """mean [low, high], or a dash."""
+    mean, low, high = found
+    if mean != mean:
+        return "-"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def changed(found: tuple[float, float, float], digits: int = 3) -> str:
+    """+mean [low, high], called a tie where the interval holds 0."""
+    mean, low, high = found
+    if mean != mean:
+        return "-"
+    tie = " (tie)" if low <= 0 <= high else ""
+    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{tie}"

@@ -1,0 +1,259 @@
+"""Study 1: regularisers under large displacements.
+
+    python bench/paper/regularisers.py --data DIR [--device cuda]
+    python bench/paper/regularisers.py --quick
+
+The same network, pairs and steps under four regularisers, five weights each, three seeds: accuracy
+against folded cells. Test pairs are generated shapes with a known displacement, discs that become a
+C, and one heart that no network has seen.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from images import Frames, Pairs, cardiac, disc_to_c, shapes
+from measuring import Row, mean_and_interval, measured
+from pages import Study, ranged
+from pictures import compared, front
+from training import Recipe, Run, drawing, drawing_pairs, fit, predict, rows_of
+
+HEART = "SCD0000301"
+# name -> weight -> what of a recipe it sets; the weights are factors of (1, 30, 3), or plain.
+REGULARISERS = {
+    "E1 + E2 + E_det (new)": lambda w: {"weights": (60, w, 30 * w, 3 * w)},
+    "E1 + E2": lambda w: {"weights": (60, w, 30 * w, 0)},
+    "total variation": lambda w: {"weights": (60, 0, 0, 0), "variation": w},
+    "diffusion": lambda w: {"weights": (60, w, 0, 0)},
+}
+NEW = next(iter(REGULARISERS))
+FACTORS = (0.03, 0.1, 0.3, 1.0, 3.0)
+PLAIN = (1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+def weights_of(name: str, quick: bool) -> Sequence[float]:
+    found = FACTORS if name.startswith("E1") else PLAIN
+    return found[1::2] if quick else found
+
+
+class Task:
+    """Images to train on, and pairs to test on.
+
+    Args:
+        name: of it.
+        train: pairs, or frames of which any two of a series are a pair.
+        tests: name -> pairs.
+        recipe: what all of its runs share.
+    """
+
+    def __init__(self, name: str, train: Pairs | Frames, tests: dict[str, Pairs], recipe: Recipe):
+        self.name, self.train, self.tests, self.recipe = name, train, tests, recipe
+
+    def run(self, study: Study, regulariser: str, weight: float, seed: int) -> Run:
+        """The network of one regulariser, weight and seed."""
+        settings = REGULARISERS[regulariser](weight)
+        recipe = Recipe(**(vars(self.recipe) | settings | {"seed": seed}))
+
+        def draw(device):
+            make = drawing_pairs if isinstance(self.train, Pairs) else drawing
+            return make(self.train, recipe, device)
+
+        return fit(recipe, draw, study.place)
+
+
+def tasks(study: Study) -> list[Task]:
+    """The shapes, and in the full form the hearts."""
+    steps, count = (120, 40) if study.quick else (2000, 600)
+    train = _joined(shapes(count, 1), disc_to_c(count // 3, 2))
+    tests = {
+        "shapes": shapes(6 if study.quick else 100, 11),
+        "disc to C": disc_to_c(4 if study.quick else 20, 12),
+    }
+    name = f"{count} shapes, {count // 3} discs to C"
+    recipe = Recipe(name, similarity={"ncc": 1.0}, steps=steps, crop=64)
+    found = [Task("shapes", train, tests, recipe)]
+    if not study.quick:
+        frames, _, pairs = cardiac(study.data)
+        recipe = Recipe(f"hearts without {HEART}", steps=1500)
+        held_out = {"cardiac": pairs.of(HEART)}
+        found.append(Task("cardiac", frames.without(HEART), held_out, recipe))
+    return found
+
+
+def _joined(a: Pairs, b: Pairs) -> Pairs:
+    """Pairs to train on: images alone."""
+    import torch
+
+    moving, fixed = (torch.cat([getattr(p, k) for p in (a, b)]) for k in ("moving", "fixed"))
+    return Pairs(a.names + b.names, a.patients + b.patients, moving, fixed)
+
+
+MEASURES = (
+    "dice",
+    "end_point_error",
+    "relative_ssd",
+    "folded_percent",
+    "folded_percent_forward",
+    "folded_percent_central",
+    "min_determinant",
+    "dice_guaranteed",
+    "moved_voxels",
+    "end_point_error_guaranteed",
+    "largest_displacement",
+)
+
+
+def main() -> None:
+    study = Study("regularisers", __doc__.partition("\n")[0])
+    seeds = (0,) if study.quick else (0, 1, 2)
+    found: list[Row] = []
+    all_tasks = tasks(study)
+    jobs = [
+        (task, name, weight, seed)
+        for task in all_tasks
+        for name in REGULARISERS
+        for weight, seed in product(weights_of(name, study.quick), seeds)
+    ]
+    for task, name, weight, seed in jobs[study.part :: study.parts]:
+        run = task.run(study, name, weight, seed)
+        for test, pairs in task.tests.items():
+            rows = rows_of(run, test, lambda r, pairs=pairs: measured(pairs, predict(r, pairs)))
+            values = {
+                m: float(np.mean([r[m] for r in rows if m in r] or [np.nan])) for m in MEASURES
+            }
+            folded = float(np.mean([r["folded_percent"] > 0 for r in rows]))
+            about = {"test": test, "regulariser": name, "weight": weight, "seed": seed}
+            found.append(
+                about
+                | values
+                | {
+                    "folded_pairs": folded,
+                    "trained_on": run.device,
+                    "training_seconds": run.seconds,
+                }
+            )
+        print(
+            f"{task.name}, {name}, {weight:g}, seed {seed}: Dice {values['dice']:.3f}, "
+            f"folded {values['folded_percent']:.2f} %",
+            flush=True,
+        )
+    if study.parts > 1:
+        return
+    fronts(study, found)
+    pictures(study, all_tasks, found)
+    truth = all_tasks[0].tests["shapes"].truth
+    reach = truth.norm(dim=1).amax((1, 2)) if truth is not None else None
+    study.write_json(
+        {
+            "rows": found,
+            "seeds": len(seeds),
+            "largest_true_displacement": [float(reach.min()), float(reach.max())],
+            "size": 64,
+            "claim": claim(found),
+        }
+    )
+
+
+def fronts(study: Study, found: Sequence[Row]) -> None:
+    """Accuracy against folds: a table a test, and one figure."""
+    panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    for test in dict.fromkeys(row["test"] for row in found):
+        lines, panels[test] = [], defaultdict(list)
+        for name in REGULARISERS:
+            for weight in weights_of(name, study.quick):
+                rows = [
+                    r
+                    for r in found
+                    if (r["test"], r["regulariser"], r["weight"]) == (test, name, weight)
+                ]
+                mean = {m: mean_and_interval([r[m] for r in rows]) for m in MEASURES}
+                panels[test][name].append((mean["folded_percent"][0], *mean["dice"]))
+                lines.append(
+                    [
+                        name,
+                        f"{weight:g}",
+                        ranged(mean["dice"]),
+                        f"{mean['end_point_error'][0]:.2f}" if test == "shapes" else "-",
+                        f"{mean['relative_ssd'][0]:.3f}",
+                        f"{mean['folded_percent'][0]:.3f}",
+                        f"{mean['folded_percent_forward'][0]:.3f}",
+                        f"{mean['folded_percent_central'][0]:.3f}",
+                        f"{100 * np.mean([r['folded_pairs'] for r in rows]):.0f}",
+                        f"{mean['min_determinant'][0]:.2f}",
+                        f"{mean['dice_guaranteed'][0]:.3f}",
+                        f"{mean['moved_voxels'][0]:.0f}",
+                    ]
+                )
+        titles = (
+            "regulariser",
+            "weight",
+            "Dice [over seeds]",
+            "end-point error",
+            "relative SSD",
+            "folded cells, %",
+            "by forward differences",
+            "by central differences",
+            "folded pairs, %",
+            "smallest determinant",
+            "Dice, guaranteed",
+            "voxels moved for it",
+        )
+        study.write_table("_" + test.replace(" ", "_"), titles, lines)
+    study.write("regularisers_front.png", front(panels))
+
+
+def claim(found: Sequence[Row]) -> dict[str, Any]:
+    """Of every test, which settings of the others the new regulariser dominates, seeds averaged.
+
+    One dominates another where it folds no more and its Dice is no smaller. Beside it the best Dice
+    of each regulariser where no pair folds, and at any price.
+    """
+    result: dict[str, Any] = {}
+    for test in dict.fromkeys(row["test"] for row in found):
+        points: dict[tuple[str, float], tuple[float, float, float]] = {}
+        for row in found:
+            if row["test"] == test:
+                key = row["regulariser"], row["weight"]
+                rows = [
+                    r for r in found if r["test"] == test and (r["regulariser"], r["weight"]) == key
+                ]
+                points[key] = tuple(
+                    float(np.mean([r[m] for r in rows]))
+                    for m in ("dice", "folded_percent", "folded_pairs")
+                )
+        new = [value for (name, _), value in points.items() if name == NEW]
+        others = {key: value for key, value in points.items() if key[0] != NEW}
+        dominated = [any(n[0] >= o[0] and n[1] <= o[1] for n in new) for o in others.values()]
+        best: dict[str, Any] = {}
+        for name in REGULARISERS:
+            own = [value for (n, _), value in points.items() if n == name]
+            unfolded = [value[0] for value in own if value[2] == 0]
+            best[name] = {
+                "unfolded": max(unfolded) if unfolded else None,
+                "at any price": max(value[0] for value in own),
+                "folded_percent_there": max(own)[1],
+            }
+        result[test] = {"dominated": sum(dominated), "of": len(dominated), "best_dice": best}
+    return result
+
+
+def pictures(study: Study, all_tasks: Sequence[Task], found: Sequence[Row]) -> None:
+    """One pair of each task: every regulariser at the weight of its best Dice, seed 0."""
+    for task in all_tasks:
+        test = list(task.tests)[-1]
+        pairs = task.tests[test]
+        columns = []
+        for name in REGULARISERS:
+            rows = [r for r in found if (r["test"], r["regulariser"], r["seed"]) == (test, name, 0)]
+            weight = max(rows, key=lambda r: r["dice"])["weight"]
+            run = task.run(study, name, weight, 0)
+            columns.append((f"{name}\nweight {weight:g}", predict(run, pairs.only([0]))))
+        study.write(f"regularisers_{task.name}.png", compared(pairs.only([0]), columns))
+
+
+if __name__ == "__main__":
+    main()
