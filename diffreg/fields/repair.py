@@ -169,14 +169,19 @@ def _corners(i: np.ndarray, j: np.ndarray, width: int) -> list[_Corner]:
 
 
 def _smallest(u: np.ndarray) -> np.ndarray:
-    """Smallest corner determinant of every cell, (H - 1, W - 1)."""
+    """Smallest corner determinant of every cell of (2, H, W), (H - 1, W - 1)."""
     height, width = u.shape[1:]
     i, j = (axis.ravel() for axis in np.indices((height - 1, width - 1)))
+    return _smallest_of(u.reshape(2, -1), i, j, width).reshape(height - 1, width - 1)
+
+
+def _smallest_of(u: np.ndarray, i: np.ndarray, j: np.ndarray, width: int) -> np.ndarray:
+    """The same of cells (i, j) of (2, voxels)."""
     found = []
     for corner in _corners(i, j, width):
-        e0, e1, f0, f1 = corner.edges(u.reshape(2, -1))
+        e0, e1, f0, f1 = corner.edges(u)
         found.append(e0 * f1 - e1 * f0)
-    return np.min(found, axis=0).reshape(height - 1, width - 1)
+    return np.min(found, axis=0)
 
 
 def _projected(start: np.ndarray, target: float) -> np.ndarray:
@@ -185,10 +190,13 @@ def _projected(start: np.ndarray, target: float) -> np.ndarray:
     u = start.reshape(2, -1).copy()
     groups: list[tuple[_Corner, np.ndarray]] = []
     active = np.zeros((height - 1, width - 1), bool)
+    surrounded = active  # with all their neighbours
+    touched = np.nonzero(active)  # all that a push can change
+    smallest = _smallest(start)
     gap = np.inf
     for sweep in range(_SWEEPS):
         if sweep % 4 == 0:
-            smallest = _smallest(u.reshape(2, height, width))
+            smallest[touched] = _smallest_of(u, touched[0], touched[1], width)
             low = smallest < target
             if not low.any():
                 break
@@ -196,11 +204,12 @@ def _projected(start: np.ndarray, target: float) -> np.ndarray:
                 if target - smallest.min() > gap / 2:
                     break
                 gap = target - smallest.min()
-            wider = _dilated(low, 1) | active
-            if (wider != active).any():
+            if (low & ~surrounded).any():
                 multipliers = _kept(groups, u.shape[1])
-                active = wider
+                active = active | _dilated(low, 1)
                 groups = _grouped(active, multipliers, width)
+                surrounded = ~_dilated(~active, 1)
+                touched = np.nonzero(_dilated(active, 1))
         for corner, multiplier in groups:
             _push(u, corner, multiplier, target)
     return u.reshape(2, height, width)
@@ -282,8 +291,15 @@ def _smoothed(u: np.ndarray, stored: np.ndarray, target: float, reach: int) -> n
         for b in (0, 1):
             voxels[a : a + cells.shape[0], b : b + cells.shape[1]] |= cells
     found = u.copy()
+    if not voxels.any():
+        return found
+    # The window that holds them, with their neighbours: what folds is mostly a small part.
+    lines = [np.flatnonzero(voxels.any(axis)) for axis in (1, 0)]
+    rows, columns = (slice(max(line[0] - 1, 0), line[-1] + 2) for line in lines)
+    voxels, part = voxels[rows, columns], found[:, rows, columns]
     for _ in range(reach**2):
-        p = np.pad(found, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        p = np.pad(part, ((0, 0), (1, 1), (1, 1)), mode="edge")
         mean = (p[:, 2:, 1:-1] + p[:, :-2, 1:-1] + p[:, 1:-1, 2:] + p[:, 1:-1, :-2]) / 4
-        found = np.where(voxels, (found + mean) / 2, found)
+        part = np.where(voxels, (part + mean) / 2, part)
+    found[:, rows, columns] = part
     return found
