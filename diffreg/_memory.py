@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# glibc's malloc.h; its defaults are those of a fresh process.
-_TRIM_THRESHOLD, _TRIM_DEFAULT = -1, 128 * 1024
-_MMAP_MAX, _MMAP_DEFAULT = -4, 65536
-_NEVER = 2**31 - 1
+# glibc's malloc.h. A setting ends the growth of its thresholds with the blocks that are freed; what
+# is left behind is what they grow to at most.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER, _LARGEST, _MMAPS = 2**31 - 1, 32 * 2**20, 65536
 
 
 @contextmanager
@@ -32,6 +32,7 @@ def kept_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        library.mallopt(_MMAP_MAX, _MMAP_DEFAULT)
-        library.mallopt(_TRIM_THRESHOLD, _TRIM_DEFAULT)
+        library.mallopt(_MMAP_MAX, _MMAPS)
+        library.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
         library.malloc_trim(0)

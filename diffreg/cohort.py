@@ -18,7 +18,7 @@ from diffreg import __version__
 from diffreg.data._npz import split_array
 from diffreg.data.images import Image, Normalization, count_slices, read_image
 from diffreg.data.manifest import Manifest, Pair, numbered
-from diffreg.losses import Objective
+from diffreg.losses import Objective, usual_objective
 from diffreg.outputs import DISPLACEMENT, METRICS, read_json, write_registration
 from diffreg.preparation import Prepared, prepare
 from diffreg.registration import Registration, register, register_batch
@@ -232,7 +232,7 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
             moving, fixed, mask = read_pair(job.pair)
             result = register(
                 *(moving, fixed),
-                objective=Objective(method.similarity or "ncc"),
+                objective=usual_objective(method.similarity or "ncc"),
                 mask=mask,
                 both_ways=method.both_ways,
                 guarantee=method.guarantee,

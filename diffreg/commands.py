@@ -25,7 +25,7 @@ def run_register(options: argparse.Namespace) -> int:
         from diffreg.manifest_commands import register_manifest
 
         return register_manifest(options)
-    from diffreg.losses import Objective
+    from diffreg.losses import usual_objective
     from diffreg.outputs import check_output_folder
     from diffreg.registration import compared_region, register, write_registration
 
@@ -35,7 +35,7 @@ def run_register(options: argparse.Namespace) -> int:
     moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
     mask = _mask(options)
     compared_region(moving, fixed, mask)  # refuses what cannot be registered, before any word
-    method = {"objective": Objective(similarity_of(options)), **trained}
+    method = {"objective": usual_objective(similarity_of(options)), **trained}
     with progress_bar("register") as progress:
         result = register(
             *(moving, fixed),

@@ -22,6 +22,7 @@ from diffreg.losses import (
     Weights,
     mutual_information,
     sum_of_squares,
+    usual_objective,
 )
 from diffreg.variational import register_variational
 
@@ -182,6 +183,13 @@ def test_presets():
     assert Objective(weights=[1, 2, 3, 4]).similarity == Objective().similarity
     assert Objective(weights="paper").weights == WEIGHTS["paper"]
     assert Objective(weights=[1, 2, 3, 4]).weights == Weights(1, 2, 3, 4)
+    assert Objective(weights="multimodal").similarity == {"pls": 1.0}
+    for across in ("pls", "smooth_pls", "ngf", "mi"):
+        assert usual_objective(across).weights == WEIGHTS["multimodal"] == Weights(3, 1, 30, 3)
+    for within in ("ssd", "ncc", "lncc"):
+        assert usual_objective(within).weights == WEIGHTS["default"]
+    with pytest.raises(ValueError, match="similarity must be one of"):
+        usual_objective("none")
 
 
 @every_similarity
@@ -290,7 +298,10 @@ def test_a_moving_image_of_another_size():
         ({"similarity": "mse"}, "similarity must be one of 'ssd', 'ncc', .*, got 'mse'"),
         ({"similarity": {}}, "similarity must name at least one measure, got an empty mapping"),
         ({"similarity": {"ncc": 1, "x": 1}}, "similarity must be one of .* got 'x'"),
-        ({"weights": "best"}, "weights must be one of 'default', 'paper', got 'best'"),
+        (
+            {"weights": "best"},
+            "weights must be one of 'default', 'multimodal', 'paper', got 'best'",
+        ),
         ({"weights": (1, 2, 3)}, r"weights must be a preset or 4 numbers >= 0 .* got \[1.0, 2.0"),
         ({"weights": (1, 2, 3, -1)}, "weights must be a preset or 4 numbers >= 0"),
         ({"weights": (1, 2, 3, math.nan)}, "weights must be a preset or 4 numbers >= 0"),

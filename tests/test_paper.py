@@ -1,12 +1,16 @@
 """The studies of docs/paper: each runs, small; the page is what the committed files make of it."""
 
 import csv
+import importlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,21 +29,14 @@ TABLES = {
 @pytest.fixture(scope="module")
 def room():
     """The studies' modules, imported as their scripts import them."""
-    names = set(sys.modules)
+    before = set(sys.modules)
     sys.path.insert(0, str(PAPER))
-    try:
-        import images
-        import measuring
-        import page
-        import training
-
-        yield type("Room", (), {"images": images, "measuring": measuring, "page": page,
-                                "training": training})  # fmt: skip
-    finally:
-        sys.path.remove(str(PAPER))
-        for name in set(sys.modules) - names:
-            if str(PAPER) in str(getattr(sys.modules[name], "__file__", "")):
-                del sys.modules[name]
+    wanted = ("images", "measuring", "multimodal", "page", "pages", "regularisers", "training")
+    yield SimpleNamespace(**{name: importlib.import_module(name) for name in wanted})
+    sys.path.remove(str(PAPER))
+    for name in set(sys.modules) - before:
+        if str(PAPER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.mark.slow
@@ -85,6 +82,87 @@ def test_differences_alone_overlook_folds(room):
     field[0, 0] = 0.6 * (-1.0) ** (rows + columns)
     found = room.measuring.folds(field)
     assert found["folded_percent"] > 0 and found["folded_percent_central"] == 0
+
+
+def test_moving_and_fixed_are_cut_and_turned_alike(room):
+    training = room.training
+    image = torch.rand(1, 1, 20, 20)
+    pairs = room.images.Pairs(("a",), ("a",), image, 2 * image)
+    recipe = training.Recipe("pairs", steps=12, batch=3, crop=8)
+    draw = training.drawing_pairs(pairs, recipe, torch.device("cpu"))
+    windows = []
+    for step in range(12):
+        moving, fixed = draw(torch.tensor([step]))
+        assert moving.shape == (3, 1, 8, 8) and torch.equal(2 * moving, fixed)
+        windows += list(moving)
+    assert len({tuple(window.flatten().tolist()) for window in windows}) > 30
+    bent = training.drawing_pairs(pairs, replace(recipe, bent=2.0), torch.device("cpu"))
+    moving, fixed = bent(torch.tensor([0]))
+    plain = draw(torch.tensor([0]))
+    assert not torch.equal(2 * moving, fixed) and fixed.shape == plain[1].shape
+
+
+def test_a_run_is_kept_under_all_of_its_recipe(room):
+    recipe = room.training.Recipe("images")
+    other = {"images": "others", "model": "sn", "integrate": True, "similarity": {"ssd": 1.0},
+             "weights": (1, 1, 1, 1), "variation": 1.0, "bent": 1.0, "steps": 1, "batch": 1,
+             "crop": 1, "learning_rate": 1.0, "seed": 1}  # fmt: skip
+    assert set(other) == {field.name for field in fields(recipe)}
+    keys = {replace(recipe, **{name: value}).key for name, value in other.items()}
+    assert len(keys | {recipe.key}) == len(other) + 1
+
+
+def test_a_weight_is_chosen_on_the_other_patients(room):
+    """Each patient's own best weight is the other's worst."""
+    errors = {1.0: {"a": 0.0, "b": 9.0, "c": 3.0}, 2.0: {"a": 9.0, "b": 0.0, "c": 3.0}}
+    search = {
+        ("pls", weight): [{"patient": p, "end_point_error": e} for p, e in of.items()]
+        for weight, of in errors.items()
+    }
+    assert room.multimodal.chosen(search, ["a", "b"], "pls") == {"a": 2.0, "b": 1.0}
+
+
+def test_no_patient_is_on_both_sides(room):
+    pairs = replace(room.images.shapes(3, seed=0, size=32), patients=("a", "b", "a"))
+    assert set(pairs.of("a").patients) == {"a"} and len(pairs.of("a")) == 2
+    assert set(pairs.without("a").patients) == {"b"}
+    frames = room.images.Frames(torch.rand(3, 4, 4), torch.arange(3), ("a", "b", "a"))
+    assert frames.without("a").patients == ("b",)
+
+
+def test_intervals_and_differences(room):
+    measuring, pages = room.measuring, room.pages
+    mean, low, high = measuring.mean_and_interval([1.0, 2.0, 3.0])
+    assert mean == 2 and 1 <= low < 2 < high <= 3
+    assert pages.ranged(measuring.mean_and_interval([1.5])) == "1.500"
+    assert pages.changed(measuring.mean_and_interval([1.5])) == "+1.500"
+    assert pages.changed((0.1, -0.1, 0.3)).endswith("(tie)")
+    ours = [{"pair": k, "patient": "a", "dice": float(k)} for k in range(4)]
+    theirs = [{"pair": k, "patient": "a", "dice": float(k) - 1} for k in (2, 3)]
+    assert measuring.by_patient(ours, theirs, "dice") == {"a": 1.0}
+
+
+def test_what_dominates_what(room):
+    regularisers = room.regularisers
+    points = {(regularisers.NEW, 1.0): (0.9, 0.0), ("E1 + E2", 1.0): (0.9, 0.0),
+              ("E1 + E2", 0.1): (0.95, 1.0), ("diffusion", 1.0): (0.8, 0.0)}  # fmt: skip
+    rows = [
+        {"test": "t", "regulariser": name, "weight": w, "dice": dice, "folded_percent": folded}
+        for (name, w), (dice, folded) in points.items()
+    ]
+    found = regularisers.claim(rows)["t"]
+    assert (found["dominated"], found["of"]) == (2, 3)
+    assert found["best_dice"]["E1 + E2"] == {
+        "unfolded": 0.9, "at_any_price": 0.95, "folded_percent_there": 1.0,
+    }  # fmt: skip
+
+
+def test_fields_of_waves_bring_the_pair_together(room):
+    pairs = room.images.shapes(2, seed=5)
+    again = room.images.bent_by_waves(pairs, 2.0, 30.0, seed=1)
+    back = room.images.warp(again.moving, again.truth)
+    assert (back - again.fixed).abs().mean() < 0.02 < (again.moving - again.fixed).abs().mean()
+    assert np.isfinite(again.truth.numpy()).all()
 
 
 def test_a_run_goes_on_where_it_was_stopped(room, tmp_path, monkeypatch):

@@ -206,23 +206,46 @@ def mr_and_simulated_ct(data: Path) -> Pairs:
     )
 
 
-def bent_again(pairs: Pairs, amplitude: float, sigma: float, seed: int) -> Pairs:
-    """The same pairs, their moving image brought back and bent by another family of fields."""
+def bent_by_waves(pairs: Pairs, amplitude: float, wavelength: float, seed: int) -> Pairs:
+    """The same pairs, their moving image brought back and bent by the flow of three plane waves.
+
+    Args:
+        pairs: with their truth.
+        amplitude: standard deviation of the velocity's components, pixels.
+        wavelength: the shortest, pixels; the longest is twice that.
+        seed: of the waves' directions, lengths and phases.
+    """
     assert pairs.truth is not None
     shape = tuple(pairs.fixed.shape[2:])
-    warps = [
-        random_warp(shape, amplitude, sigma, np.random.default_rng([seed, k]))
-        for k in range(len(pairs))
-    ]
-    bend = torch.cat([w.displacement for w in warps])
+    bends, truths = [], []
+    for k in range(len(pairs)):
+        velocity = _waves(shape, amplitude, wavelength, np.random.default_rng([seed, k]))
+        both = integrate(torch.cat([velocity, -velocity]))
+        bends.append(both[:1])
+        truths.append(both[1:])
     aligned = warp(pairs.moving, pairs.truth)
     return replace(
         pairs,
-        moving=warp(aligned, bend),
-        truth=torch.cat([w.inverse for w in warps]),
+        moving=warp(aligned, torch.cat(bends)),
+        truth=torch.cat(truths),
         moving_label=None,
         fixed_label=None,
     )
+
+
+def _waves(shape, amplitude: float, wavelength: float, random: np.random.Generator) -> Tensor:
+    """The sum of three plane waves a component, (1, 2, *shape)."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    components = []
+    for _ in range(2):
+        total = np.zeros(shape)
+        for _ in range(3):
+            turn, phase = random.uniform(0, 2 * np.pi, 2)
+            length = wavelength * random.uniform(1, 2)
+            along = rows * np.cos(turn) + columns * np.sin(turn)
+            total += np.sin(2 * np.pi * along / length + phase)
+        components.append(amplitude * total / np.sqrt(1.5))
+    return torch.from_numpy(np.stack(components)[None]).float()
 
 
 def shapes(count: int, seed: int, size: int = 64, reach: float = 8.0) -> Pairs:
@@ -257,7 +280,7 @@ def disc_to_c(count: int, seed: int, size: int = 64) -> Pairs:
         turn = random.uniform(0, 2 * np.pi)
         along = place[0] * np.cos(turn) + place[1] * np.sin(turn)
         across = np.abs(place[1] * np.cos(turn) - place[0] * np.sin(turn))
-        hole = np.minimum(radius * random.uniform(0.45, 0.55) - distance, np.inf)
+        hole = radius * random.uniform(0.45, 0.55) - distance
         gap = np.minimum(radius * random.uniform(0.25, 0.4) - across, along)
         parts["moving"].append(_drawn(radius * 0.9 - distance))
         parts["fixed"].append(_drawn(np.minimum(radius - distance, -np.maximum(hole, gap))))

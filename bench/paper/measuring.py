@@ -73,7 +73,17 @@ def _of_field(pair: Pairs, field: Tensor, one_contrast: bool) -> Row:
         error = (field - pair.truth).norm(dim=1, keepdim=True)
         mask = torch.ones_like(error) if pair.mask is None else pair.mask
         row["end_point_error"] = float((error * mask).sum() / mask.sum())
+        row["normal_error"] = _normal_error(pair, field, mask)
     return row
+
+
+def _normal_error(pair: Pairs, field: Tensor, mask: Tensor) -> float:
+    """The error across the fixed image's edges, all that an image without texture shows."""
+    down, right = torch.gradient(pair.fixed[:, 0], dim=(1, 2))
+    across = torch.stack([down, right], 1)
+    across = across / across.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    error = ((field - pair.truth) * across).sum(1, keepdim=True).abs()
+    return float((error * mask).sum() / mask.sum())
 
 
 def folds(field: Tensor) -> Row:
@@ -109,10 +119,10 @@ def patient_means(rows: Iterable[Row], name: str) -> dict[str, float]:
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and its 95 % bootstrap interval."""
+    """The mean and its 95 % bootstrap interval, NaN of fewer than two values."""
     sample = np.asarray(values, float)
-    if sample.size == 0:
-        return (float("nan"),) * 3
+    if sample.size < 2:
+        return float(sample.mean()) if sample.size else np.nan, np.nan, np.nan
     drawn = np.random.default_rng(0).integers(sample.size, size=(DRAWS, sample.size))
     low, high = np.percentile(sample[drawn].mean(1), [2.5, 97.5])
     return float(sample.mean()), float(low), float(high)
@@ -124,9 +134,18 @@ def over_patients(rows: Sequence[Row], name: str) -> tuple[float, float, float]:
 
 
 def difference(ours: Sequence[Row], theirs: Sequence[Row], name: str) -> tuple[float, float, float]:
-    """Ours minus theirs, patient by patient."""
-    a, b = patient_means(ours, name), patient_means(theirs, name)
-    return mean_and_interval([a[patient] - b[patient] for patient in a if patient in b])
+    """Ours minus theirs on the pairs of both, patient by patient."""
+    return mean_and_interval(list(by_patient(ours, theirs, name).values()))
+
+
+def by_patient(ours: Sequence[Row], theirs: Sequence[Row], name: str) -> dict[str, float]:
+    """patient -> ours minus theirs on the pairs of both."""
+    common = {row["pair"] for row in ours} & {row["pair"] for row in theirs}
+    a, b = (
+        patient_means([row for row in rows if row["pair"] in common], name)
+        for rows in (ours, theirs)
+    )
+    return {patient: a[patient] - b[patient] for patient in a if patient in b}
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 15) -> float:

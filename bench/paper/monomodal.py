@@ -196,6 +196,17 @@ def main() -> None:
             "rows": rows,
             "milliseconds": times,
             "settled": converged,
+            "repair_ms": {
+                name: sum(row["repair_ms"] for row in found) / len(found)
+                for name, found in rows.items()
+            },
+            "self_registration": {
+                name: max(
+                    float(runs[name, images.split].network(x, x).abs().max())
+                    for x in images.pairs.of(images.split).fixed.split(1)
+                )
+                for name in names
+            },
             "split": images.split,
             "steps": images.steps,
             "training_seconds": {

@@ -41,6 +41,8 @@ def main() -> None:
         runs[task, name], found[f"{task}, {name}"] = run, rows
         ms = timed(run, own)
         lines.append([task, name, *_numbers(run, rows), f"{ms:.1f}"])
+    made = {f"{task}, {name}": vars(run.recipe) for (task, name), run in runs.items()}
+    recipes = {"recipes": made}
     if study.parts > 1:
         return
     titles = (
@@ -79,7 +81,9 @@ def main() -> None:
         ("pairs", "measure", "LU-net minus SN [over pairs]", "pairs measured"),
         against,
     )
-    study.write_json({"rows": found, "difference": against, "split": mono.split})
+    study.write_json(
+        {"rows": found, "difference": against, "split": mono.split, "recipes": recipes}
+    )
 
 
 def timed(run: Run, pairs: Pairs) -> float:

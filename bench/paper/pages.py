@@ -9,6 +9,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,17 +72,14 @@ class Study:
         if self.device.type == "cpu":
             torch.set_num_threads(min(2, torch.get_num_threads()))
 
-    def write_json(self, content: Row, ending: str = "") -> None:
+    def write_json(self, content: Row) -> None:
         """What was measured, with the machine and the commit."""
         about = machine("cpu")
         about = {k: about[k] for k in ("commit", "processor", "cpu_variant", "versions")}
         about["threads"] = torch.get_num_threads()
-        text = json.dumps(
-            {"study": self.name, "quick": self.quick, "machine": about, **content},
-            indent=1,
-            default=_plain,
-        )
-        self.write(f"{self.name}{ending}.json", (text + "\n").encode())
+        whole = {"study": self.name, "quick": self.quick, "machine": about, **content}
+        text = json.dumps(_plain(whole), indent=1, allow_nan=False)
+        self.write(f"{self.name}.json", (text + "\n").encode())
 
     def write_table(self, ending: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         """One table as Markdown, which is returned, and as CSV."""
@@ -101,11 +99,16 @@ class Study:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
+    """As JSON has it: no NumPy, no paths, and null for what is not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -115,17 +118,17 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def ranged(found: tuple[float, float, float], digits: int = 3) -> str:
-    """mean [low, high], or a dash."""
+    """mean [low, high]; the mean alone where there is no interval; or a dash."""
     mean, low, high = found
-    if mean != mean:
-        return "-"
+    if mean != mean or low != low:
+        return "-" if mean != mean else f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def changed(found: tuple[float, float, float], digits: int = 3) -> str:
     """+mean [low, high], called a tie where the interval holds 0."""
     mean, low, high = found
-    if mean != mean:
-        return "-"
+    if mean != mean or low != low:
+        return "-" if mean != mean else f"{mean:+.{digits}f}"
     tie = " (tie)" if low <= 0 <= high else ""
     return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{tie}"

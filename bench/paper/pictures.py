@@ -201,21 +201,3 @@ def four_rows(pairs: Pairs, fields: Tensor) -> bytes:
             va="center",
         )
     return _png(figure)
-
-
-def bars(values: Mapping[str, tuple[float, float, float]], label: str, line: float | None) -> bytes:
-    """Means with intervals; `line` is what there was before."""
-    figure = _figure(7.0, 0.32 * len(values) + 1.0)
-    axes = figure.subplots()
-    places = -np.arange(len(values))
-    means, lows, highs = (np.array(column) for column in zip(*values.values(), strict=True))
-    axes.barh(places, means, 0.7, color=COLOURS[2], alpha=0.8)
-    axes.errorbar(
-        means, places, xerr=[means - lows, highs - means], fmt="none", color="0.2", capsize=3
-    )
-    axes.set_yticks(places, list(values))
-    axes.set_xlabel(label)
-    if line is not None:
-        axes.axvline(line, color="0.3", linestyle="--", linewidth=1)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)

@@ -44,7 +44,9 @@ def main() -> None:
         rows = rows_of(trained, "held out", lambda r: measured(pairs, predict(r, pairs)))
         names = [key for key, value in rows[0].items() if isinstance(value, float)]
         values = {key: float(np.mean([row[key] for row in rows if key in row])) for key in names}
+        values["min_determinant"] = min(row["min_determinant"] for row in rows)
         about = {"preset": preset, "lambda": factor, "trained_on": trained.device}
+        about["recipe"] = vars(trained.recipe)
         found.append(about | values | {"pairs": len(rows)})
     if study.parts > 1:
         return

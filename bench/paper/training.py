@@ -2,7 +2,9 @@
 
 `diffreg.trainer` is for images in files and for this package's networks; a study also trains other
 people's, and draws thousands of small batches, which it does on the device. A run is a function of
-its recipe: it goes on from its last checkpoint, and a finished one is read, not trained again.
+its recipe: it goes on from its last checkpoint, and a finished one is read, not trained again. What
+a recipe does not hold, such as the code itself, is not looked at: delete build/paper/runs after a
+change of it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from torch import Tensor, nn
 
 from diffreg._files import replacing
 from diffreg._memory import kept_memory
+from diffreg.data.synthetic import random_warp
 from diffreg.losses import Objective, total_variation
 from diffreg.models import build_model
+from diffreg.ops import warp
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -36,6 +40,7 @@ class Place(NamedTuple):
     folder: Path
 
 
+FIELDS = 500  # that moving images are bent by
 EAGER_STEPS = 3  # before a CUDA graph is made of one
 
 
@@ -49,6 +54,8 @@ class Recipe:
         similarity: measure -> factor.
         weights: (similarity, diffusion, bending, determinant).
         variation: weight of the total variation.
+        bent: moving images are bent while training by random fields of up to this standard
+            deviation, voxels.
         steps, batch, crop: optimisation steps, pairs a step, voxels of a side.
     """
 
@@ -58,6 +65,7 @@ class Recipe:
     similarity: dict[str, float] = field(default_factory=lambda: {"ncc": 1.0, "lncc": 0.2})
     weights: tuple[float, float, float, float] = (60, 1, 30, 3)
     variation: float = 0.0
+    bent: float = 0.0
     steps: int = 3000
     batch: int = 16
     crop: int = 96
@@ -67,7 +75,8 @@ class Recipe:
     @property
     def key(self) -> str:
         """Of the file that the run is kept in."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        settings = {name: value for name, value in asdict(self).items() if name != "bent" or value}
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -118,6 +127,16 @@ class Draw:
         self.chosen = chosen.to(device)
         self.line = torch.arange(recipe.crop, device=device)
         self.images = moving.to(device), fixed.to(device)
+        self.fields = None
+        if recipe.bent:
+            shape = (recipe.crop, recipe.crop)
+            fields = [
+                random_warp(shape, recipe.bent * part, recipe.crop / 10, random).displacement
+                for part in random.random(FIELDS)
+            ]
+            self.fields = torch.cat(fields).to(device)
+            which = random.integers(FIELDS, size=chosen.shape[:2])
+            self.which_field = torch.from_numpy(which).to(device)
 
     def __call__(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """The pairs (N, 1, crop, crop) of a step (1,): windows, mirrored and turned alike."""
@@ -130,6 +149,8 @@ class Draw:
         for images, which in zip(self.images, self.chosen[step][0].unbind(1), strict=True):
             cut = images[which[:, None, None], rows[:, :, None], columns[:, None]][:, None]
             found.append(torch.where(self.turned[step], cut.mT, cut))
+        if self.fields is not None:
+            found[0] = warp(found[0], self.fields[self.which_field[step][0]])
         return found[0], found[1]
 
 
@@ -196,6 +217,12 @@ def loss_of(recipe: Recipe) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return loss
 
 
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Of a step, 0 being the first: half a cosine, to a twentieth."""
+    part = (1 + math.cos(math.pi * step / recipe.steps)) / 2
+    return recipe.learning_rate * max(part, 0.05)
+
+
 def fit(
     recipe: Recipe,
     draw: Callable[[torch.device], Draw],
@@ -222,7 +249,9 @@ def fit(
         with kept_memory():
             held = _train(recipe, network, held, draw(device), device, test, every, path)
     trained_on = held["device"]
-    return Run(network.cpu().eval(), held["curve"], held["seconds"], trained_on, recipe, folder)
+    curve = [row | {"rate": learning_rate(recipe, row["step"] - 1)} for row in held["curve"]]
+    network = network.cpu().eval().to(memory_format=torch.channels_last)
+    return Run(network, curve, held["seconds"], trained_on, recipe, folder)
 
 
 def rows_of(run: Run, name: str, measure: Callable[[Run], list[dict]]) -> list[dict]:
@@ -303,6 +332,8 @@ def _train(recipe, network, held, draw, device, test, every, path) -> dict[str, 
     step = Step(network, loss, draw, held["step"], device, recipe.model != "voxelmorph")
     if "optimizer" in held:
         step.optimizer.load_state_dict(held["optimizer"])
+        for group in step.optimizer.param_groups:  # what the checkpoint has of another device
+            group["lr"], group["capturable"] = step.rate, step.on_gpu
     begin, saved = time.perf_counter() - held["seconds"], time.perf_counter()
 
     def save(done: int) -> dict[str, Any]:
@@ -322,11 +353,10 @@ def _train(recipe, network, held, draw, device, test, every, path) -> dict[str, 
 
     since = 0
     for done in range(held["step"] + 1, recipe.steps + 1):
-        rate = recipe.learning_rate * (1 + math.cos(math.pi * (done - 1) / recipe.steps)) / 2
-        step(max(rate, recipe.learning_rate / 20))
+        step(learning_rate(recipe, done - 1))
         since += 1
         if done % every == 0 or done == recipe.steps:
-            row = {"step": done, "training": step.total.item() / since, "rate": rate}
+            row = {"step": done, "training": step.total.item() / since}
             if not math.isfinite(row["training"]):
                 raise FloatingPointError(
                     f"the loss of {recipe} is {row['training']} at step {done}"

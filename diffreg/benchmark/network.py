@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffreg import ops
@@ -32,7 +33,7 @@ Row = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """How the network is run, and whether the objective is PyTorch's eager operators."""
+    """How the network is run; `eager`: nothing of ours but its layers."""
 
     channels_last: bool = False
     bfloat16: bool = False
@@ -65,6 +66,8 @@ class Step:
     def __init__(self, model: str, setting: Setting, draw: Draw) -> None:
         self.moving, self.fixed = draw.image(1), draw.image(2)
         self.network = _network(model, setting, draw.device)
+        if setting.eager:
+            self.network.doubled = _torch_doubled  # type: ignore[assignment]
         running: Any = torch.compile(self.network) if setting.compiled else self.network
         precision = "bfloat16" if setting.bfloat16 else "float32"
         self.predict = predictor(running, torch.device(draw.device), precision)
@@ -93,6 +96,10 @@ class Step:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+
+
+def _torch_doubled(image: Tensor) -> Tensor:
+    return F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 def _fused_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Tensor:

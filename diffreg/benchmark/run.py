@@ -154,6 +154,11 @@ def _training(quick: bool, device: str, note: Callable[[str], None]) -> Iterator
             compiled = batch == 8 and not quick and device == "cpu"
             seconds = 8.0 if compiled else 3.0
             yield training_step(model, size, batch, device, compiled, seconds)
+            threads = torch.get_num_threads()
+            if (size, batch, device) == (256, 8, "cpu") and threads > 1:
+                torch.set_num_threads(1)
+                yield training_step(model, size, batch, device, False, seconds)
+                torch.set_num_threads(threads)
 
 
 def _prediction(quick: bool, device: str, note: Callable[[str], None]) -> Iterator[Row]:

@@ -146,16 +146,17 @@ def _training(result: Row) -> str:
         rows.append(
             [
                 f"{row['model']}, {_shape(row)}",
+                str(row["threads"]),
                 *(f"{ms[name]:.0f}" if name in ms else "-" for name in _settings(result)),
             ]
         )
-    return _table(("milliseconds", *_settings(result)), rows) + _shares(result)
+    return _table(("milliseconds", "threads", *_settings(result)), rows) + _shares(result)
 
 
 def _shares(result: Row) -> str:
     """Where the time of a step goes, of the settings that were looked into."""
     looked_into = [
-        (f"{row['model']}, {_shape(row)}", name, shares)
+        (f"{row['model']}, {_shape(row)}", str(row["threads"]), name, shares)
         for row in result["training"]
         for name, shares in row.get("shares", {}).items()
     ]
@@ -163,10 +164,10 @@ def _shares(result: Row) -> str:
         return ""
     parts = list(dict.fromkeys(part for *_, shares in looked_into for part in shares))
     rows = [
-        [where, name, *(f"{shares[part]:.1%}" if part in shares else "-" for part in parts)]
-        for where, name, shares in looked_into
+        [*where, *(f"{shares[part]:.1%}" if part in shares else "-" for part in parts)]
+        for *where, shares in looked_into
     ]
-    return "\n" + _table(("share of a step", "setting", *parts), rows)
+    return "\n" + _table(("share of a step", "threads", "setting", *parts), rows)
 
 
 def _settings(result: Row) -> list[str]:

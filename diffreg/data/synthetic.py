@@ -222,18 +222,19 @@ def _smooth(noise: Tensor, shape: Sequence[int], sigma: float) -> Tensor:
 
 
 def _knots(size: int, sigma: float) -> np.ndarray:
-    """Places 3/4 sigma apart, from 5 sigma before the first voxel to 5 sigma after the last."""
-    step, reach = 0.75 * sigma, 5 * sigma
-    return np.arange(-reach, size - 1 + reach + step, step)
+    """Places 3/4 sigma apart, or a voxel, from 5 sigma before the grid to 5 sigma after it."""
+    step = max(0.75 * sigma, 1.0)
+    outside = np.ceil(5 * sigma / step)
+    return step * np.arange(-outside, np.ceil((size - 1) / step) + outside + 1)
 
 
 @lru_cache(maxsize=16)
 def _smoothing(size: int, sigma: float) -> Tensor:
     """(size, knots) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
 
-    White noise at the knots, smoothed, has the covariance of continuous noise to 1e-7 (Poisson's
-    sum formula), for a fraction of the work of noise at every voxel. The knots reach beyond the
-    grid: its border is like its inside.
+    White noise at the knots, smoothed, has the covariance of continuous noise to 1e-7 from a sigma
+    of 4/3 voxels on (Poisson's sum formula), for a fraction of the work of noise at every voxel.
+    The knots reach beyond the grid: its border is like its inside.
     """
     distance = np.arange(size)[:, None] - _knots(size, sigma)
     weights = np.exp(-0.5 * (distance / sigma) ** 2)

@@ -14,6 +14,7 @@ from diffreg.losses.objective import (
     Objective,
     ObjectiveTerms,
     Weights,
+    usual_objective,
 )
 from diffreg.losses.similarities import (
     LNCC,
@@ -46,4 +47,5 @@ __all__ = [
     "mutual_information",
     "sum_of_squares",
     "total_variation",
+    "usual_objective",
 ]

@@ -99,8 +99,8 @@ class Objective(nn.Module):
         similarity: one of SIMILARITIES ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi"),
             or a mixture, for example {"ncc": 1.0, "lncc": 0.2}; None: that of the preset named by
             `weights`, else of "default": ncc + 0.2 lncc.
-        weights: a preset ("default", "paper"), a `Weights`, or 4 numbers (similarity, diffusion,
-            bending, determinant).
+        weights: a preset ("default", "multimodal", "paper"), a `Weights`, or 4 numbers (similarity,
+            diffusion, bending, determinant).
         padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`.
 
     Raises:
@@ -206,6 +206,25 @@ class Objective(nn.Module):
         return Objective(
             self.similarity, self.weights, self.padding, self.penalty, self.threshold, spacing
         )
+
+
+def usual_objective(similarity: str) -> Objective:
+    """A measure with the weights found for its kind: the preset "default" within a modality,
+    "multimodal" across.
+
+    Args:
+        similarity: one of SIMILARITIES.
+
+    Raises:
+        ValueError: it is none of them.
+
+    Example:
+        >>> from diffreg.losses import usual_objective
+        >>> usual_objective("pls").weights.similarity
+        3
+    """
+    across = similarity in (*LEVEL_SETS, "mi")
+    return Objective(similarity, "multimodal" if across else "default")
 
 
 def _weights(weights: str | Sequence[float]) -> Weights:

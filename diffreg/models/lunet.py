@@ -76,6 +76,7 @@ class LUNet(nn.Module):
 
     name = LUNetConfig.name
     Config = LUNetConfig
+    doubled = staticmethod(doubled)
 
     def __init__(self, config: LUNetConfig | None = None) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class LUNet(nn.Module):
             x = block(F.max_pool2d(x, 2) if level else x)
             skips.append(x)
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
-            x = block(torch.cat([skip, doubled(x)], 1))
+            x = block(torch.cat([skip, self.doubled(x)], 1))
         with torch.autocast(x.device.type, enabled=False):
             field = self.head(x.float())[..., : shape[0], : shape[1]]
             if self.config.integrate:
