@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from pictures import curves, overlays
 from torch import Tensor
 from training import Recipe, Run, drawing_pairs, fit, kept_rows, predict, rows_of
 
+from diffreg.checkpoint import write_checkpoint
+from diffreg.config import Config
 from diffreg.data.synthetic import random_velocity
 from diffreg.losses import Objective
 from diffreg.ops import warp
@@ -189,6 +192,7 @@ def main() -> None:
     one = runs[best, split]
     shown = {f"LU-net, {measure}": runs[f"LU-net, {measure}", split].curve, best: one.curve}
     study.write("multimodal_curves.png", curves(shown, f"trained without {split}"))
+    write_network(one, study.place.folder / "lunet-mr-ct.pt")
     own = pairs.of(split)
     places = sorted({len(own) // 4, len(own) // 2, 3 * len(own) // 4})
     picture(study, own.only(places), one)
@@ -212,6 +216,20 @@ def main() -> None:
             "training_seconds": {", ".join(k): [r.seconds, r.device] for k, r in runs.items()},
         }
     )
+
+
+def write_network(run: Run, path: Path) -> None:
+    """The network as `register --checkpoint` takes it."""
+    recipe = run.recipe
+    config = Config.from_dict(
+        {
+            "model": {"name": recipe.model},
+            "objective": {"similarity": recipe.similarity, "weights": list(recipe.weights)},
+            "training": {"steps": recipe.steps, "batch_size": recipe.batch},
+        }
+    )
+    weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
+    write_checkpoint(path, {"config": config.to_dict(), "weights": weights})
 
 
 def _before_and_truth(pairs: Pairs) -> dict[str, list[Row]]:
