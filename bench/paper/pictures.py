@@ -157,9 +157,10 @@ def curves(lines: Mapping[str, Sequence[Mapping[str, float]]], title: str) -> by
                 label=f"{name}, test",
             )
         rate.plot(steps, [row["rate"] for row in rows], color=colour, label=name)
-    if all(
-        row.get(k, 1) > 0 for rows in lines.values() for row in rows for k in ("training", "test")
-    ):
+    values = [
+        row[k] for rows in lines.values() for row in rows for k in ("training", "test") if k in row
+    ]
+    if 0 < 5 * min(values) < max(values):
         loss.set_yscale("log")
     for axes, label in ((loss, "loss"), (rate, "learning rate")):
         axes.set_xlabel("step")

@@ -249,14 +249,14 @@ def claim(found: Sequence[Row]) -> dict[str, Any]:
 
 
 def pictures(study: Study, all_tasks: Sequence[Task], found: Sequence[Row]) -> None:
-    """One pair of each task: every regulariser at the weight of its best Dice, seed 0."""
+    """One pair of each task: each regulariser at the weight of its best guaranteed Dice, seed 0."""
     for task in all_tasks:
         test = list(task.tests)[-1]
         pairs = task.tests[test]
         columns = []
         for name in REGULARISERS:
             rows = [r for r in found if (r["test"], r["regulariser"], r["seed"]) == (test, name, 0)]
-            weight = max(rows, key=lambda r: r["dice"])["weight"]
+            weight = max(rows, key=lambda r: r["dice_guaranteed"])["weight"]
             run = task.run(study, name, weight, 0)
             columns.append((f"{name}\nweight {weight:g}", predict(run, pairs.only([0]))))
         study.write(f"regularisers_{task.name}.png", compared(pairs.only([0]), columns))
