@@ -85,7 +85,7 @@ def _of_multimodal(study: Row) -> dict[str, str]:
             f"{measure} {' or '.join(f'{value:g}' for value in sorted(set(of_patient.values())))}"
         )
 
-    itself = (f"{m} {max(found.values()):.2f}" for m, found in study["self_registration"].items())
+    itself = (f"{m} {max(found.values()):.3f}" for m, found in study["self_registration"].items())
     return {
         "chosen": ", ".join(listed(*item) for item in study["weights"].items()),
         "multi_steps": f"{study['steps']:,}",
