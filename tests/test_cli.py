@@ -18,14 +18,7 @@ from diffreg.data.transforms import read_displacement
 from diffreg.installation import Machine, description
 from diffreg.outputs import duration
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On images this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def blob(shape, at=0.5, extent=0.2):

@@ -15,13 +15,7 @@ from diffreg.cohort import Method, register_all
 from diffreg.data.manifest import read_manifest
 from diffreg.data.normalization import Normalization
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def blob(shape, at):

@@ -19,16 +19,10 @@ from diffreg.data.transforms import write_displacement
 from diffreg.evaluation import bootstrap, evaluate, summarize
 from diffreg.evaluation.measures import Measure
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 AFFINE = np.diag([2.0, 1.0, 5.0, 1.0])
 SHAPE = (32, 28)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def body(at):

@@ -23,16 +23,9 @@ from diffreg.preparation import prepare, relative_spacing
 from diffreg.registration import register, register_batch
 from diffreg.variational import register_variational
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FOLDS = smooth(FIXED.shape, 20.0, 0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On images this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Constant(nn.Module):

@@ -16,16 +16,9 @@ from diffreg.losses import Objective
 from diffreg.metrics import folding
 from diffreg.registration import register, relative_spacing, write_registration
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ORIENTATIONS = list(itertools.product((False, True), (1, -1), (1, -1)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On images this small a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def phantom(shape, affine, bend=0.0):

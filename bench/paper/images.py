@@ -7,6 +7,7 @@ brain slices ship with the package. Everything is float32 in [0, 1], displacemen
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from diffreg.ops import warp
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "paper" / "images"
-WINDOW = 112  # voxels round what moves in a heart; no label is looked at
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,9 @@ def _cached(name: str, read) -> dict[str, np.ndarray]:
 def _read_cardiac(folder: Path) -> dict[str, np.ndarray]:
     import nibabel as nib
 
+    sys.path.insert(0, str(ROOT / "bench" / "variational"))
+    from pairs import CROPS, middle_of_motion, window_of
+
     def rows(name: str) -> list[dict[str, str]]:
         with (folder / name).open() as file:
             return list(csv.DictReader(file))
@@ -152,7 +155,9 @@ def _read_cardiac(folder: Path) -> dict[str, np.ndarray]:
             np.asarray(nib.load(folder / f"{patient}_{kind}.nii.gz").dataobj)
             for kind in ("cine", "endo")
         )
-        window = _round_what_moves(cine)
+        window = window_of(
+            middle_of_motion(cine.astype(np.float32)), cine.shape[:2], CROPS["variance"]
+        )
         for k in sorted(k for p, k in slices if p == patient):
             for phase in range(cine.shape[3]):
                 images.append(cine[:, :, k, phase][window])
@@ -167,18 +172,6 @@ def _read_cardiac(folder: Path) -> dict[str, np.ndarray]:
         "ed": np.array([f"{r['patient']}:{r['slice']}:{r['ed']}" for r in labelled]),
         "spacing": np.array([float(row["px_mm"]) for row in labelled]),
     }
-
-
-def _round_what_moves(cine: np.ndarray) -> tuple[slice, slice]:
-    """The window round the tenth of the voxels of largest variance over time."""
-    motion = cine.astype(np.float32).std(axis=3).mean(axis=2)
-    motion = np.where(motion > np.percentile(motion, 90), motion, 0)
-    corners = []
-    for axis in (0, 1):
-        line = motion.sum(axis=1 - axis)
-        middle = float((line * np.arange(len(line))).sum() / line.sum())
-        corners.append(int(np.clip(round(middle - WINDOW / 2), 0, len(line) - WINDOW)))
-    return tuple(slice(corner, corner + WINDOW) for corner in corners)
 
 
 def mr_and_simulated_ct(data: Path) -> Pairs:

@@ -23,7 +23,7 @@ from measuring import Row, difference, measured, milliseconds, over_patients
 from pages import Study, changed, ranged
 from pictures import curves, four_rows
 from torch import Tensor
-from training import Recipe, Run, drawing, fit, kept_rows, predict, rows_of
+from training import Recipe, Run, drawing, fit, kept_rows, moves_itself, predict, rows_of
 
 from diffreg.losses import Objective
 from diffreg.variational import register_variational
@@ -201,10 +201,7 @@ def main() -> None:
                 for name, found in rows.items()
             },
             "self_registration": {
-                name: max(
-                    float(runs[name, images.split].network(x, x).abs().max())
-                    for x in images.pairs.of(images.split).fixed.split(1)
-                )
+                name: moves_itself(runs[name, images.split], images.pairs.of(images.split).fixed)
                 for name in names
             },
             "split": images.split,

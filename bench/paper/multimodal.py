@@ -23,7 +23,7 @@ from measuring import Row, difference, measured, milliseconds, over_patients, pa
 from pages import Study, changed, ranged
 from pictures import curves, overlays
 from torch import Tensor
-from training import Recipe, Run, drawing_pairs, fit, kept_rows, predict, rows_of
+from training import Recipe, Run, drawing_pairs, fit, kept_rows, moves_itself, predict, rows_of
 
 from diffreg.checkpoint import write_checkpoint
 from diffreg.config import Config
@@ -209,9 +209,7 @@ def main() -> None:
             "steps": setup.steps,
             "milliseconds": milliseconds(lambda: predict(one, own.only([0]))),
             "self_registration": against_itself(own, setup),
-            "self_registration_of_network": max(
-                float(one.network(x, x).abs().max()) for x in own.fixed.split(1)
-            ),
+            "self_registration_of_network": moves_itself(one, own.fixed),
             "recipes": {", ".join(k): vars(r.recipe) for k, r in runs.items()},
             "training_seconds": {", ".join(k): [r.seconds, r.device] for k, r in runs.items()},
         }

@@ -78,7 +78,7 @@ class Study:
         about = {k: about[k] for k in ("commit", "processor", "cpu_variant", "versions")}
         about["threads"] = torch.get_num_threads()
         whole = {"study": self.name, "quick": self.quick, "machine": about, **content}
-        text = json.dumps(_plain(whole), indent=1, allow_nan=False)
+        text = json.dumps(_plain(whole), separators=(",", ":"), allow_nan=False)
         self.write(f"{self.name}.json", (text + "\n").encode())
 
     def write_table(self, ending: str, titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -99,15 +99,15 @@ class Study:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: no NumPy, no paths, and null for what is not finite."""
+    """As JSON has it: no NumPy, no paths, six digits, and null for what is not finite."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
 
 

@@ -24,7 +24,7 @@ def _figure(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _png(figure, dpi: int = 130) -> bytes:
+def _png(figure, dpi: int = 110) -> bytes:
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=dpi, metadata={"Software": None})
     return target.getvalue()

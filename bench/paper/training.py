@@ -75,8 +75,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """Of the file that the run is kept in."""
-        settings = {name: value for name, value in asdict(self).items() if name != "bent" or value}
-        text = json.dumps(settings, sort_keys=True)
+        text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -392,3 +391,14 @@ def predict(run: Run, pairs: Pairs) -> Tensor:
         for k in range(len(pairs)):
             fields.append(run.network(pairs.moving[k : k + 1], pairs.fixed[k : k + 1]))
     return torch.cat(fields).clone()
+
+
+def moves_itself(run: Run, images: Tensor) -> float:
+    """How far the network moves an image that it is given twice, at most, voxels.
+
+    Args:
+        run: of the network.
+        images: (P, 1, H, W).
+    """
+    with torch.inference_mode():
+        return max(float(run.network(x, x).abs().max()) for x in images.split(1))

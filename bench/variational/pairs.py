@@ -53,14 +53,14 @@ def read_pairs(folder: Path, crop: str = "labels") -> list[Pair]:
             np.asarray(nib.load(folder / f"{patient}_{kind}.nii.gz").dataobj, np.float32)
             for kind in ("cine", "endo")
         )
-        middle = _middle_of_motion(cine)
+        middle = middle_of_motion(cine)
         for row in rows:
             if row["patient"] == patient:
                 phases = [int(row["es"]), int(row["ed"])]
                 k = int(row["slice"])
                 labels = endo[:, :, k, phases] > 0
                 centre = middle if crop == "variance" else _middle_of_box(labels.any(2))
-                window = _window(centre, cine.shape[:2], CROPS[crop])
+                window = window_of(centre, cine.shape[:2], CROPS[crop])
                 images = [_normalized(cine[:, :, k, phase][window]) for phase in phases]
                 pairs.append(
                     Pair(
@@ -86,7 +86,7 @@ def _middle_of_box(region: np.ndarray) -> list[float]:
     return list((inside.min(0) + inside.max(0) + 1) / 2)
 
 
-def _middle_of_motion(cine: np.ndarray) -> list[float]:
+def middle_of_motion(cine: np.ndarray) -> list[float]:
     """Centre of the tenth of the voxels of largest variance over time, weighted with it."""
     motion = cine.std(axis=3).mean(axis=2)
     motion = np.where(motion > np.percentile(motion, 90), motion, 0)
@@ -96,7 +96,7 @@ def _middle_of_motion(cine: np.ndarray) -> list[float]:
     ]
 
 
-def _window(centre: list[float], shape: tuple[int, ...], size: int) -> tuple[slice, ...]:
+def window_of(centre: list[float], shape: tuple[int, ...], size: int) -> tuple[slice, ...]:
     starts = [
         int(np.clip(round(c - size / 2), 0, n - size)) for c, n in zip(centre, shape, strict=True)
     ]
