@@ -116,6 +116,8 @@ class TrainingConfig:
         steps: optimisation steps.
         batch_size: pairs a step, of all processes together.
         seed: of the initial weights and of every sample.
+        start: the checkpoint whose weights the run begins with, a file or one of
+            `diffreg.pretrained.pretrained_networks()`; "": random weights.
         checkpoint_every: steps from one checkpoint to the next.
         validate_every: steps from one validation to the next, where there are pairs to validate on.
         patience: validations without a better one after which the run ends; 0: it never does.
@@ -136,6 +138,7 @@ class TrainingConfig:
     steps: int = 1000
     batch_size: int = 8
     seed: int = 0
+    start: str = ""
     checkpoint_every: int = 100
     validate_every: int = 100
     patience: int = 0

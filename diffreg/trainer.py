@@ -23,12 +23,13 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
-from diffreg.checkpoint import load_network, read_checkpoint, write_checkpoint
+from diffreg.checkpoint import load_network, network_of, read_checkpoint, write_checkpoint
 from diffreg.config import Config
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.losses import Objective
 from diffreg.models import build_model
 from diffreg.ops import jacobian_determinant
+from diffreg.pretrained import checkpoint_path
 from diffreg.ranks import Ranks, single
 from diffreg.training_log import StepLog, ValidationLog, appending, tensorboard
 from diffreg.validation import picture, predictor, validate
@@ -64,8 +65,9 @@ class Trainer:
         ranks: this process among those of the run; None: alone, on `config.training.device`.
 
     Raises:
-        FileNotFoundError, ValueError: images or settings that do not fit; or `training.out` holds a
-            checkpoint and `training.resume` is not set, or that of another run.
+        FileNotFoundError, ValueError: images, settings or a `training.start` that do not fit; or
+            `training.out` holds a checkpoint and `training.resume` is not set, or that of another
+            run.
 
     Example: `Trainer(load_config("config.toml")).train()`
     """
@@ -98,13 +100,16 @@ class Trainer:
             torch.manual_seed(settings.seed)
             model = dict(config.to_dict()["model"])
             network = build_model(model.pop("name"), **model)
+        going_on = (self.out / LAST).exists()
+        if settings.start and not going_on:
+            network.load_state_dict(_weights_of(settings.start, config))
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
-        if (self.out / LAST).exists():
+        if going_on:
             self._resume()
         running: Any = self.ranks.wrapped(self.network)
         if settings.compile:
@@ -411,6 +416,17 @@ def _shown(entry: StepLog) -> dict[str, str]:
         "min J": entry.smallest_determinant,
     }
     return {name: f"{value:.3g}" for name, value in values.items()}
+
+
+def _weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
+    """Those of the checkpoint that a run begins with, which has to be of such a network."""
+    contents = read_checkpoint(checkpoint_path(start))
+    network_of(contents, start)  # whole, and of a network that is known
+    theirs, ours = Config.from_dict(contents["config"]).model, config.model
+    if theirs != ours:
+        raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
+    weights: dict[str, torch.Tensor] = contents["weights"]
+    return weights
 
 
 def _check_same_run(contents: dict[str, Any], trainer: Trainer, path: str | Path) -> None:

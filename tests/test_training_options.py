@@ -151,6 +151,37 @@ def test_settings_that_are_refused(section, settings, message):
         Config.from_dict({section: settings})
 
 
+def test_a_run_begins_with_the_weights_of_another(images, tmp_path):
+    first = trainer(config_of(images, tmp_path / "first", steps=2))
+    first.train()
+    kept = weights(first.out / "last.pt")
+    again = with_settings(
+        config_of(images, tmp_path / "again", steps=2),
+        training={"start": str(first.out / "last.pt"), "seed": 7},
+    )
+    second = trainer(again)
+    assert all(torch.equal(kept[k], w) for k, w in second.network.state_dict().items())
+    assert second.step == 0
+    second.train()
+    trained = weights(second.out / "last.pt")
+    assert any(not torch.equal(kept[k], w) for k, w in trained.items())
+    # Going on is from its own checkpoint: the one that it began with may be gone.
+    (first.out / "last.pt").unlink()
+    gone_on = trainer(with_settings(again, training={"steps": 3, "resume": True}))
+    assert gone_on.step == 2
+    assert all(torch.equal(trained[k], w) for k, w in gone_on.network.state_dict().items())
+
+
+def test_a_start_that_does_not_fit(images, tmp_path):
+    config = config_of(images, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pt does not exist, and is none of"):
+        trainer(with_settings(config, training={"start": "nothing.pt"}))
+    other = with_settings(config, model={"integrate": True})
+    with pytest.raises(ValueError, match=r"training\.start: lunet-cardiac-mr holds LUNetConfig"):
+        trainer(with_settings(other, training={"start": "lunet-cardiac-mr"}))
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_rate_warms_up(images, tmp_path):
     config = config_of(images, tmp_path / "run", steps=12)
     run = trainer(with_settings(config, optimizer={"warmup_steps": 3}))
