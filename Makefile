@@ -9,8 +9,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-STUDIES := regularisers similarity_weight monomodal multimodal networks realtime
-
 .PHONY: paper paper-quick demo test test-fast test-gpu mutants lint format bench bench-gpu cuda wheel test-wheel clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
@@ -55,16 +53,16 @@ bench-gpu: $(VENV)/.app
 	else echo "bench-gpu: skipped, there is no GPU"; fi
 
 # The paper's experiments (docs/paper), on the images of docs/data.md: make paper DATA=DIR, or with
-# DEVICE=cuda. What is finished is in build/paper/runs and is not run again.
+# DEVICE=cuda PROCESSES=16. What is finished is in build/paper/runs and is not run again.
 DEVICE ?= cpu
+PROCESSES ?= 2
 paper: $(VENV)/.test
 	@test -n "$(DATA)" || { echo "paper: make paper DATA=DIR, the folder that docs/data.md describes"; exit 2; }
-	for study in $(STUDIES); do $(BIN)/python bench/paper/$$study.py --data "$(DATA)" --device $(DEVICE) || exit 1; done
-	$(BIN)/python bench/paper/page.py
+	$(BIN)/python bench/paper/everything.py --data "$(DATA)" --device $(DEVICE) --processes $(PROCESSES)
 
 # Every study, small, on shipped slices and generated shapes: two minutes each at most.
 paper-quick: $(VENV)/.test
-	for study in $(STUDIES); do $(BIN)/python bench/paper/$$study.py --quick || exit 1; done
+	$(BIN)/python bench/paper/everything.py --quick
 
 # The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
 cuda: $(VENV)/.nvcc

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,8 @@ def room():
     """The studies' modules, imported as their scripts import them."""
     before = set(sys.modules)
     sys.path.insert(0, str(PAPER))
-    wanted = ("images", "measuring", "multimodal", "page", "pages", "regularisers", "training")
+    wanted = ("everything", "images", "measuring", "multimodal", "page", "pages", "regularisers",
+              "training")  # fmt: skip
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in wanted})
     sys.path.remove(str(PAPER))
     for name in set(sys.modules) - before:
@@ -106,20 +108,22 @@ def test_a_run_is_kept_under_all_of_its_recipe(room):
     recipe = room.training.Recipe("images")
     other = {"images": "others", "model": "sn", "integrate": True, "similarity": {"ssd": 1.0},
              "weights": (1, 1, 1, 1), "variation": 1.0, "bent": 1.0, "steps": 1, "batch": 1,
-             "crop": 1, "learning_rate": 1.0, "seed": 1}  # fmt: skip
+             "crop": 1, "learning_rate": 1.0, "seed": 1, "start": "0"}  # fmt: skip
     assert set(other) == {field.name for field in fields(recipe)}
     keys = {replace(recipe, **{name: value}).key for name, value in other.items()}
     assert len(keys | {recipe.key}) == len(other) + 1
 
 
-def test_a_weight_is_chosen_on_the_other_patients(room):
-    """Each patient's own best weight is the other's worst."""
-    errors = {1.0: {"a": 0.0, "b": 9.0, "c": 3.0}, 2.0: {"a": 9.0, "b": 0.0, "c": 3.0}}
+def test_a_setting_is_chosen_on_the_other_patients(room):
+    """Each patient's own best setting is the other's worst."""
+    values = {1.0: {"a": 0.0, "b": 9.0, "c": 3.0}, 2.0: {"a": 9.0, "b": 0.0, "c": 3.0}}
     search = {
-        ("pls", weight): [{"patient": p, "end_point_error": e} for p, e in of.items()]
-        for weight, of in errors.items()
+        setting: [{"patient": p, "value": v} for p, v in of.items()]
+        for setting, of in values.items()
     }
-    assert room.multimodal.chosen(search, ["a", "b"], "pls") == {"a": 2.0, "b": 1.0}
+    chosen = room.measuring.chosen_on_others
+    assert chosen(search, ["a", "b"], "value", sign=-1) == {"a": 2.0, "b": 1.0}
+    assert chosen(search, ["a", "b"], "value", sign=1) == {"a": 1.0, "b": 2.0}
 
 
 def test_no_patient_is_on_both_sides(room):
@@ -195,3 +199,38 @@ def test_a_run_goes_on_where_it_was_stopped(room, tmp_path, monkeypatch):
     assert [row["step"] for row in parts.curve] == [2, 4, 6]
     again = fitted(tmp_path / "parts")  # read, not trained
     assert again.seconds == parts.seconds
+
+
+def test_the_first_part_that_fails_ends_the_rest(room, monkeypatch):
+    begun = []
+
+    def failing(arguments, environment=None):
+        begun.append(arguments[0])
+        time.sleep(1 if len(begun) > 1 else 0)  # until the rest is called off
+        raise SystemExit(f"{arguments[0]} failed")
+
+    monkeypatch.setattr(room.everything, "run", failing)
+    with pytest.raises(SystemExit, match="a failed"):
+        room.everything.side_by_side([["a"], ["b"], ["c"]], processes=1)
+    assert begun[0] == "a" and "c" not in begun
+
+
+def test_everything_is_there_to_be_run(room):
+    parts = [study for stage in room.everything.TRAINING for study in stage]
+    assert {name for name, *_ in parts} | {"realtime"} == set(room.everything.STUDIES)
+    stages = [study[2] for study in parts if study[0] == "multimodal"]
+    assert tuple(stages) == room.multimodal.STAGES
+
+
+def test_a_run_begins_with_anothers_network(room, tmp_path):
+    training = room.training
+    pairs = room.images.shapes(4, seed=1, size=32)
+    place = training.Place(torch.device("cpu"), tmp_path)
+    first = training.Recipe("shapes", similarity={"ssd": 1.0}, steps=3, batch=2, crop=32)
+    still = replace(first, steps=1, learning_rate=1e-30, seed=1, start=first.key)
+    weights = []
+    for recipe in (first, still):
+        draw = lambda device, recipe=recipe: training.drawing_pairs(pairs, recipe, device)  # noqa: E731
+        weights.append(training.fit(recipe, draw, place).network.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name

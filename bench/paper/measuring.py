@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from diffreg.metrics import (
 from diffreg.ops import warp
 
 Row = dict[str, Any]
+Setting = TypeVar("Setting")
 DRAWS = 10_000
 
 
@@ -116,6 +117,28 @@ def patient_means(rows: Iterable[Row], name: str) -> dict[str, float]:
         if value is not None and np.isfinite(value):
             values[row["patient"]].append(value)
     return {patient: float(np.mean(each)) for patient, each in sorted(values.items())}
+
+
+def chosen_on_others(
+    search: Mapping[Setting, Sequence[Row]], patients: Sequence[str], name: str, sign: int
+) -> dict[str, Setting]:
+    """patient -> the setting that was best for the others.
+
+    Args:
+        search: setting -> the rows of all patients.
+        patients: each is left out once.
+        name: of the measure.
+        sign: 1 where more is better, -1 where less is.
+    """
+    means = {setting: patient_means(rows, name) for setting, rows in search.items()}
+    found = {}
+    for patient in patients:
+        worth = {
+            setting: sign * np.mean([value for p, value in of.items() if p != patient])
+            for setting, of in means.items()
+        }
+        found[patient] = max(worth, key=lambda setting: worth[setting])
+    return found
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -5,13 +5,15 @@
 
 LU-net trained without one patient at a time, SN on one split, against registration without learning
 (ours, ANTs SyN, demons: tuned, bench/variational) and learned peers on the same images and steps:
-VoxelMorph, and LU-net with an integration layer and without the determinant term.
+VoxelMorph, and LU-net with an integration layer and without the determinant term. LU-net and
+VoxelMorph as they come, and with energies as strong as was best for the other patients.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -19,7 +21,14 @@ from typing import Any
 
 import torch
 from images import ROOT, Frames, Pairs, brain_slices, cardiac
-from measuring import Row, difference, measured, milliseconds, over_patients
+from measuring import (
+    Row,
+    chosen_on_others,
+    difference,
+    measured,
+    milliseconds,
+    over_patients,
+)
 from pages import Study, changed, ranged
 from pictures import curves, four_rows
 from torch import Tensor
@@ -31,6 +40,9 @@ from diffreg.variational import register_variational
 SPLIT = "SCD0000301"  # the patient left out where there is one split
 REFINEMENTS = (5, 20)
 OURS = "LU-net"
+TUNED = (OURS, "VoxelMorph")
+STRENGTHS = (1, 0.3, 3)  # that their energies are multiplied by
+SEEDS = (0, 1, 2)  # of what has its energies as they are, but of SN
 
 
 def recipes(images: str, steps: int) -> dict[str, Recipe]:
@@ -57,6 +69,7 @@ class Images:
         split: the one left out for SN.
         name: of the images, in a recipe.
         steps: of every network.
+        judged_by: the measure that a strength is chosen by; more is better.
     """
 
     frames: Frames
@@ -65,10 +78,16 @@ class Images:
     split: str
     name: str
     steps: int
+    judged_by: str
 
-    def run(self, study: Study, method: str, patient: str) -> Run:
+    def run(
+        self, study: Study, method: str, patient: str, strength: float = 1, seed: int = 0
+    ) -> Run:
         """The network that has not seen a patient."""
         recipe = recipes(f"{self.name} without {patient}", self.steps)[method]
+        similarity, *energies = recipe.weights
+        weights = (similarity, *(strength * energy for energy in energies))
+        recipe = replace(recipe, weights=weights, seed=seed)
         frames = self.frames.without(patient)
         test = self.pairs.of(patient)
         return fit(recipe, lambda device: drawing(frames, recipe, device), study.place, test)
@@ -79,7 +98,7 @@ def images_of(study: Study) -> Images:
     if not study.quick:
         _, frames, pairs = cardiac(study.data)
         patients = tuple(dict.fromkeys(pairs.patients))
-        return Images(frames, pairs, patients, SPLIT, "160 cardiac images", 4000)
+        return Images(frames, pairs, patients, SPLIT, "160 cardiac images", 4000, "dice_guaranteed")
     frames, pairs = brain_slices()
     names = ["lower", "upper"]
     label = {f"slice {k}": names[k >= 10] for k in range(21)}
@@ -97,7 +116,7 @@ def images_of(study: Study) -> Images:
         moving_label=None,
         fixed_label=None,
     )
-    return Images(frames, two, names, "lower", "shipped slices", 30)
+    return Images(frames, two, names, "lower", "shipped slices", 30, "ncc_guaranteed")
 
 
 Method = Callable[[Pairs], Tensor]
@@ -155,59 +174,117 @@ def refined(run: Run, pairs: Pairs, steps: int) -> Tensor:
     return torch.cat(fields)
 
 
+class Networks:
+    """What has been trained, and what was measured of it.
+
+    Args:
+        study, images: of it.
+    """
+
+    def __init__(self, study: Study, images: Images) -> None:
+        self.study, self.images = study, images
+        self.runs: dict[tuple[str, float, int, str], Run] = {}  # (name, strength, seed, patient)
+        self.rows: dict[tuple[str, float], list[Row]] = defaultdict(list)
+
+    def train(self, name: str, strength: float, seed: int, patient: str) -> None:
+        """One network, measured on the patient that it has not seen."""
+        run = self.images.run(self.study, name, patient, strength, seed)
+        self.runs[name, strength, seed, patient] = run
+        own = self.images.pairs.of(patient)
+        rows = rows_of(run, "held out", lambda r: measured(own, predict(r, own)))
+        self.rows[name, strength] += [row | {"seed": seed} for row in rows]
+        title = f"{name}, energies x {strength:g}, seed {seed}, without {patient}"
+        print(f"{title}: {run.seconds:.0f} s on {run.device}", flush=True)
+
+    def refined(self, steps: int) -> list[Row]:
+        """Ours, each gone on from by variational steps."""
+        found = []
+        for (name, strength, _, patient), run in self.runs.items():
+            own = self.images.pairs.of(patient)
+            if (name, strength) == (OURS, 1):
+                found += rows_of(
+                    run,
+                    f"refined {steps}",
+                    lambda r, own=own: measured(own, refined(r, own, steps)),
+                )
+        return found
+
+    def tuned(self, name: str) -> tuple[dict[str, float], list[Row]]:
+        """The strength that was best for the other patients, and the rows with it."""
+        search = {strength: self.rows[name, strength] for strength in STRENGTHS}
+        patients, judged_by = self.images.patients, self.images.judged_by
+        chosen = chosen_on_others(search, patients, judged_by, sign=1)
+        return chosen, [
+            row for s, found in search.items() for row in found if chosen[row["patient"]] == s
+        ]
+
+    def of_split(self) -> dict[str, Run]:
+        """name -> the run with its energies as they are, seed 0, on the one split."""
+        return {
+            name: run
+            for (name, strength, seed, patient), run in self.runs.items()
+            if (strength, seed, patient) == (1, 0, self.images.split)
+        }
+
+
 def main() -> None:
     study = Study("monomodal", __doc__.partition("\n")[0])
     images = images_of(study)
     names = list(recipes("", 1))
     if study.quick and find_spec("voxelmorph") is None:
         names.remove("VoxelMorph")
+    seeds = SEEDS[:1] if study.quick else SEEDS
     jobs = [
-        (name, p) for name in names for p in images.patients if name != "SN" or p == images.split
+        (name, strength, seed, patient)
+        for name in names
+        for strength in (STRENGTHS if name in TUNED else STRENGTHS[:1])
+        for seed in (seeds if strength == 1 and name != "SN" else SEEDS[:1])
+        for patient in ([images.split] if name == "SN" else images.patients)
     ]
-    rows: dict[str, list[Row]] = {name: [] for name in names}
-    runs: dict[tuple[str, str], Run] = {}
-    for name, patient in jobs[study.part :: study.parts]:
-        run = runs[name, patient] = images.run(study, name, patient)
-        own = images.pairs.of(patient)
-        rows[name] += rows_of(run, "held out", lambda r, own=own: measured(own, predict(r, own)))
-        print(f"{name} without {patient}: {run.seconds:.0f} s on {run.device}", flush=True)
-    if study.parts > 1:
-        return
+    networks = Networks(study, images)
+    for job in jobs[study.part :: study.parts]:
+        networks.train(*job)
+    if study.parts == 1:
+        report(study, images, networks)
+
+
+def report(study: Study, images: Images, networks: Networks) -> None:
+    """The peers without learning; tables and figures."""
+    rows: dict[str, list[Row]] = {}
+    strengths = {}
+    split = networks.of_split()
+    for name in split:
+        rows[name] = networks.rows[name, 1]
+        if name in TUNED:
+            strengths[name], rows[f"{name}, tuned"] = networks.tuned(name)
     for steps in REFINEMENTS:
-        found = rows[f"{OURS} + {steps} variational steps"] = []
-        for patient in images.patients:
-            run, own = runs[OURS, patient], images.pairs.of(patient)
-            found += rows_of(
-                run,
-                f"refined {steps}",
-                lambda r, own=own, n=steps: measured(own, refined(r, own, n)),
-            )
+        rows[f"{OURS} + {steps} variational steps"] = networks.refined(steps)
     methods = without_learning(study.quick)
     for name, method in methods.items():
         rows[name] = registered(study, images, name, method)
-    times = timed(study, images, runs, methods)
+    times = timed(images, split, methods)
     tables(study, rows, times)
-    converged = {name: settled(runs[name, images.split]) for name in names}
-    shown = {name: runs[name, images.split].curve for name in (OURS, "SN")}
+    seeds_and_strengths(study, networks)
+    shown = {name: split[name].curve for name in (OURS, "SN")}
     study.write("monomodal_curves.png", curves(shown, f"trained without {images.split}"))
-    picture(study, images, runs)
+    picture(study, images, networks)
+    fixed = images.pairs.of(images.split).fixed
     study.write_json(
         {
             "rows": rows,
             "milliseconds": times,
-            "settled": converged,
+            "settled": {name: settled(run) for name, run in split.items()},
             "repair_ms": {
                 name: sum(row["repair_ms"] for row in found) / len(found)
                 for name, found in rows.items()
             },
-            "self_registration": {
-                name: moves_itself(runs[name, images.split], images.pairs.of(images.split).fixed)
-                for name in names
-            },
+            "self_registration": {name: moves_itself(run, fixed) for name, run in split.items()},
             "split": images.split,
             "steps": images.steps,
+            "strengths": strengths,
             "training_seconds": {
-                f"{n} without {p}": [r.seconds, r.device] for (n, p), r in runs.items()
+                f"{name} x {strength:g}, seed {seed}, without {patient}": [run.seconds, run.device]
+                for (name, strength, seed, patient), run in networks.runs.items()
             },
             "recipes": {
                 name: vars(recipe) for name, recipe in recipes(images.name, images.steps).items()
@@ -224,19 +301,17 @@ def settled(run: Run) -> float:
     return 1 - (sum(last) / len(last)) / (sum(before) / len(before))
 
 
-def timed(study, images: Images, runs, methods) -> dict[str, float]:
+def timed(
+    images: Images, runs: dict[str, Run], methods: dict[str, Callable[[str], Method]]
+) -> dict[str, float]:
     """Milliseconds a pair on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pair = images.pairs.of(images.split).only([0])
-    times = {}
-    for (name, patient), run in runs.items():
-        if patient == images.split:
-            times[name] = milliseconds(lambda run=run: predict(run, pair))
-    ours = runs[OURS, images.split]
+    times = {name: milliseconds(lambda run=run: predict(run, pair)) for name, run in runs.items()}
     for steps in REFINEMENTS:
         times[f"{OURS} + {steps} variational steps"] = milliseconds(
-            lambda n=steps: refined(ours, pair, n), 5
+            lambda n=steps: refined(runs[OURS], pair, n), 5
         )
     for name, method in methods.items():
         times[name] = milliseconds(lambda m=method: m(images.split)(pair), 3)
@@ -288,13 +363,43 @@ def tables(study: Study, rows: dict[str, list[Row]], times: dict[str, float]) ->
     study.write_table("", titles, lines)
 
 
-def picture(study: Study, images: Images, runs: dict[tuple[str, str], Run]) -> None:
+def seeds_and_strengths(study: Study, networks: Networks) -> None:
+    """What another seed does to Dice, and what stronger energies do to Dice and folds."""
+    by_seed = [
+        [name, *(ranged(over_patients(of_seed(found, seed), "dice_guaranteed")) for seed in SEEDS)]
+        for (name, strength), found in networks.rows.items()
+        if strength == 1 and name != "SN"
+    ]
+    titles = ["network", *(f"Dice, guaranteed, seed {seed}" for seed in SEEDS)]
+    study.write_table("_seeds", titles, by_seed)
+    lines = [
+        [
+            f"{name}, {strength:g} x its energies",
+            ranged(over_patients(found, "dice")),
+            ranged(over_patients(found, "dice_guaranteed")),
+            f"{over_patients(found, 'relative_ssd')[0]:.3f}",
+            f"{over_patients(found, 'folded_percent')[0]:.3f}",
+            f"{sum(r['folded_percent'] > 0 for r in found)} of {len(found)}",
+        ]
+        for (name, strength), rows in networks.rows.items()
+        if name in TUNED
+        for found in [of_seed(rows, SEEDS[0])]
+    ]
+    titles = ["network", "Dice", "guaranteed", "relative SSD", "folded cells, %", "folded pairs"]
+    study.write_table("_strengths", titles, lines)
+
+
+def of_seed(rows: Sequence[Row], seed: int) -> list[Row]:
+    return [row for row in rows if row["seed"] == seed]
+
+
+def picture(study: Study, images: Images, networks: Networks) -> None:
     """The four rows, one pair of each patient, by the network that has not seen it."""
     keep, fields = [], []
     for patient in images.patients:
         own = [k for k, p in enumerate(images.pairs.patients) if p == patient]
         keep.append(own[len(own) // 2])
-        fields.append(predict(runs[OURS, patient], images.pairs.only(keep[-1:])))
+        fields.append(predict(networks.runs[OURS, 1, 0, patient], images.pairs.only(keep[-1:])))
     study.write("monomodal.png", four_rows(images.pairs.only(keep), torch.cat(fields)))
 
 

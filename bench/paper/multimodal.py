@@ -4,12 +4,14 @@
     python bench/paper/multimodal.py --quick
 
 First a weight for each measure (pls, its variants, mi, ncc), by direct optimisation; then a network
-for each, trained without one patient at a time with the weight that was best for the others.
+for each, trained without one patient at a time with the weight that was best for the others; then
+the best of them once more, longer, and on from there by the measure that did best directly.
 The truth is known: the error inside the body is what counts. CT is always simulated from the MR.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from images import Pairs, bent_by_waves, brain_slices, mr_and_simulated_ct
-from measuring import Row, difference, measured, milliseconds, over_patients, patient_means
+from measuring import Row, chosen_on_others, difference, measured, milliseconds, over_patients
 from pages import Study, changed, ranged
 from pictures import curves, overlays
 from torch import Tensor
@@ -28,16 +30,18 @@ from training import Recipe, Run, drawing_pairs, fit, kept_rows, moves_itself, p
 from diffreg.checkpoint import write_checkpoint
 from diffreg.config import Config
 from diffreg.data.synthetic import random_velocity
-from diffreg.losses import Objective
+from diffreg.losses import Objective, usual_objective
 from diffreg.ops import warp
 from diffreg.variational import register_variational
 
+STAGES = ("search", "networks", "longer")
 MEASURES = ("pls", "smooth_pls", "ngf", "mi", "ncc")
 FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)
 ENERGIES = (1, 30, 3)
 SPLIT = "SCD0000301"  # where there is one split: SN, curves, the overlays
 ITERATIONS = 40  # on each of three levels
 REFINEMENT = 20  # steps from a network's field
+Search = dict[tuple[str, float], list[Row]]  # (measure, weight) -> rows
 # Fields of the row that no network was trained on: plane waves.
 NEW_FAMILY = {"amplitude": 2.5, "wavelength": 50.0}
 
@@ -60,23 +64,6 @@ def optimised_rows(study: Study, name: str, pairs: Pairs, measure: str, factor: 
         study.place.folder / file,
         lambda: measured(pairs, optimised(pairs, measure, factor), one_contrast=False),
     )
-
-
-def chosen(
-    search: dict[tuple[str, float], list[Row]], patients: Sequence[str], measure: str
-) -> dict[str, float]:
-    """patient -> the weight with the smallest error on the others."""
-    found = {}
-    for patient in patients:
-        errors = {
-            factor: np.mean(
-                [e for p, e in patient_means(rows, "end_point_error").items() if p != patient]
-            )
-            for (name, factor), rows in search.items()
-            if name == measure
-        }
-        found[patient] = min(errors, key=lambda f: errors[f])
-    return found
 
 
 class Setup:
@@ -103,7 +90,7 @@ class Setup:
         self.patients = tuple(dict.fromkeys(self.pairs.patients))
         self.few = self.pairs.only(list(range(0, len(self.pairs), every)))
 
-    def search(self, part: int = 0, parts: int = 1) -> dict[tuple[str, float], list[Row]]:
+    def search(self, part: int = 0, parts: int = 1) -> Search:
         """(measure, weight) -> rows, of every one or of every `parts`-th."""
         grid = [(measure, factor) for measure in self.measures for factor in self.factors]
         return {
@@ -115,10 +102,31 @@ class Setup:
     def weights(self) -> dict[str, dict[str, float]]:
         """measure -> patient -> weight."""
         search = self.search()
-        return {measure: chosen(search, self.patients, measure) for measure in self.measures}
+        return {
+            measure: chosen_on_others(
+                {factor: rows for (name, factor), rows in search.items() if name == measure},
+                self.patients,
+                "end_point_error",
+                sign=-1,
+            )
+            for measure in self.measures
+        }
 
-    def run(self, measure: str, patient: str, model: str = "lunet", longer: bool = False) -> Run:
-        """The network that has not seen a patient; `longer`, and its moving images bent again."""
+    def run(
+        self,
+        measure: str,
+        patient: str,
+        model: str = "lunet",
+        longer: bool = False,
+        start: Run | None = None,
+    ) -> Run:
+        """The network that has not seen a patient.
+
+        Args:
+            measure, patient, model: of it.
+            longer: whether for twice the steps, and its moving images bent again.
+            start: the run that it goes on from.
+        """
         recipe = Recipe(
             f"{self.name} without {patient}",
             model=model,
@@ -129,6 +137,7 @@ class Setup:
             batch=self.batch,
             crop=self.crop,
             learning_rate=2e-3 if model == "lunet" else 1e-3,
+            start=start.recipe.key if start else "",
         )
         train, test = self.pairs.without(patient), self.pairs.of(patient)
         return fit(
@@ -141,56 +150,83 @@ class Setup:
         return rows_of(run, "held out", lambda r: measured(own, predict(r, own), False))
 
 
+class Networks:
+    """What has been trained, and what was measured of it, by title.
+
+    Args:
+        setup: of the study.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.runs: dict[tuple[str, str], Run] = {}  # (title, patient)
+        self.rows: dict[str, list[Row]] = defaultdict(list)
+        self.on_waves: dict[str, list[Row]] = defaultdict(list)
+        quick = setup.study.quick
+        self.waves = None if quick else bent_by_waves(setup.pairs, **NEW_FAMILY, seed=5)
+
+    def train(self, title: str, measure: str, patient: str, **how: Any) -> Run:
+        """One network, measured on the patient that it has not seen."""
+        run = self.runs[title, patient] = self.setup.run(measure, patient, **how)
+        self.rows[title] += self.setup.rows(run, patient)
+        if self.waves is not None:
+            own = self.waves.of(patient)
+            self.on_waves[title] += rows_of(
+                run, f"waves {NEW_FAMILY}", lambda r: measured(own, predict(r, own), False)
+            )
+        print(f"{title} without {patient}: {run.seconds:.0f} s on {run.device}", flush=True)
+        return run
+
+    def best(self) -> str:
+        """The title with the smallest error."""
+        return min(
+            self.rows, key=lambda t: over_patients(self.rows[t], "end_point_error_guaranteed")[0]
+        )
+
+
 def main() -> None:
-    study = Study(
-        "multimodal", __doc__.partition("\n")[0], search="only the weights' search, or a part of it"
-    )
-    setup = Setup(study)
-    if study.options.search:
+    study = Study("multimodal", __doc__.partition("\n")[0], stages=STAGES)
+    setup, own_part = Setup(study), slice(study.part, None, study.parts)
+    if study.stage == "search":
         setup.search(study.part, study.parts)
         return
-    pairs, split = setup.pairs, setup.split
-    again = None if study.quick else bent_by_waves(pairs, **NEW_FAMILY, seed=5)
-    rows: dict[str, list[Row]] = {}
-    others: dict[str, list[Row]] = {}
-    runs: dict[tuple[str, str], Run] = {}
-
-    def train(title: str, measure: str, patient: str, longer: bool = False) -> None:
-        trained = runs[title, patient] = setup.run(measure, patient, longer=longer)
-        rows.setdefault(title, []).extend(setup.rows(trained, patient))
-        if again is not None:
-            unseen = again.of(patient)
-            found = rows_of(
-                trained,
-                f"waves {NEW_FAMILY}",
-                lambda r: measured(unseen, predict(r, unseen), False),
-            )
-            others.setdefault(title, []).extend(found)
-        print(f"{title} without {patient}: {trained.seconds:.0f} s on {trained.device}", flush=True)
-
+    networks = Networks(setup)
     jobs = [(measure, patient) for measure in setup.measures for patient in setup.patients]
-    for measure, patient in jobs[study.part :: study.parts]:
-        train(f"LU-net, {measure}", measure, patient)
-    if study.parts > 1:
+    for measure, patient in jobs[own_part] if study.stage == "networks" else jobs:
+        networks.train(f"LU-net, {measure}", measure, patient)
+    if study.stage == "networks":
         return
-    best = min(rows, key=lambda t: over_patients(rows[t], "end_point_error_guaranteed")[0])
-    measure = best.partition(", ")[2]
-    best = f"{best}, longer"
-    for patient in setup.patients:
-        train(best, measure, patient, longer=True)
     search = setup.search()
-    refined_by, _ = min(search, key=lambda key: over_patients(search[key], "end_point_error")[0])
-    title = f"{best} + {REFINEMENT} variational steps, {refined_by}"
+    direct, _ = min(search, key=lambda key: over_patients(search[key], "end_point_error")[0])
+    longer = f"{networks.best()}, longer"
+    best = f"{longer}, then {direct}"
+    for patient in setup.patients[own_part]:
+        start = networks.train(longer, longer.split(", ")[1], patient, longer=True)
+        networks.train(best, direct, patient, longer=True, start=start)
+    if study.stage:
+        return
+    report(study, setup, networks, search, longer, best)
+
+
+def report(
+    study: Study, setup: Setup, networks: Networks, search: Search, longer: str, best: str
+) -> None:
+    """Tables, figures, and the network that ships."""
+    pairs, split, runs = setup.pairs, setup.split, networks.runs
+    measure, direct = longer.split(", ")[1], best.rpartition(" ")[2]
+    rows, others = dict(networks.rows), dict(networks.on_waves)
+    refined_title = f"{best} + {REFINEMENT} variational steps"
+    rows[refined_title] = []
     for patient in setup.patients:
-        objective = Objective(refined_by, (setup.weights[refined_by][patient], *ENERGIES))
-        rows.setdefault(title, []).extend(refined(setup, runs[best, patient], patient, objective))
+        objective = Objective(direct, (setup.weights[direct][patient], *ENERGIES))
+        rows[refined_title] += refined(setup, runs[best, patient], patient, objective)
     rows = {**_before_and_truth(pairs), **rows, **_directly(search, setup.weights)}
-    if again is not None:
-        others = {"before": _before_and_truth(again)["before"], **others}
+    if networks.waves is not None:
+        others = {"before": _before_and_truth(networks.waves)["before"], **others}
     tables(study, rows, others, best)
     searched(study, search)
     one = runs[best, split]
-    shown = {f"LU-net, {measure}": runs[f"LU-net, {measure}", split].curve, best: one.curve}
+    shown = {t: runs[t, split].curve for t in (f"LU-net, {measure}", longer)}
     study.write("multimodal_curves.png", curves(shown, f"trained without {split}"))
     write_network(one, study.place.folder / "lunet-mr-ct.pt")
     own = pairs.of(split)
@@ -201,14 +237,15 @@ def main() -> None:
             "rows": rows,
             "other_fields": others,
             "weights": setup.weights,
+            "longer": longer,
             "best": best,
-            "refined": title,
-            "directly": list(dict.fromkeys(f"variational, {name}" for name in ("pls", refined_by))),
+            "refined": refined_title,
+            "directly": list(dict.fromkeys(f"variational, {name}" for name in ("pls", direct))),
             "split": split,
             "new_family": NEW_FAMILY,
             "steps": setup.steps,
             "milliseconds": milliseconds(lambda: predict(one, own.only([0]))),
-            "self_registration": against_itself(own, setup),
+            "self_registration": against_itself(own, setup.measures),
             "self_registration_of_network": moves_itself(one, own.fixed),
             "recipes": {", ".join(k): vars(r.recipe) for k, r in runs.items()},
             "training_seconds": {", ".join(k): [r.seconds, r.device] for k, r in runs.items()},
@@ -309,7 +346,7 @@ def tables(
         )
 
 
-def searched(study: Study, search: dict[tuple[str, float], list[Row]]) -> None:
+def searched(study: Study, search: Search) -> None:
     """The error of every measure and weight, optimised directly."""
     factors = list(dict.fromkeys(factor for _, factor in search))
     lines = []
@@ -364,23 +401,20 @@ def refined(setup: Setup, run: Run, patient: str, objective: Objective) -> list[
     return rows_of(run, name, lambda r: measured(own, fields(r), False))
 
 
-def against_itself(own: Pairs, setup: Setup) -> dict[str, Any]:
-    """How far each measure leaves an image from itself: directly, from a start of some 0.3 pixels.
+def against_itself(own: Pairs, measures: Sequence[str]) -> dict[str, Any]:
+    """How far `register --similarity MEASURE` leaves an image from itself, from some 0.3 pixels.
 
     The identity is a stationary point of most: from there nothing would be seen.
     """
     found: dict[str, Any] = {}
-    for measure in setup.measures:
-        objective = Objective(measure, (setup.weights[measure][setup.split], *ENERGIES))
+    for measure in measures:
+        objective = usual_objective(measure)
         found[measure] = {}
         for kind, images in (("MR", own.fixed), ("simulated CT", own.moving)):
             few = images[:: max(len(images) // 3, 1)].split(1)
             random = np.random.default_rng([7])
             start = random_velocity(tuple(images.shape[2:]), 0.1, 8.0, random)
-            fields = [
-                register_variational(x, x, objective, iterations=ITERATIONS, start=start)
-                for x in few
-            ]
+            fields = [register_variational(x, x, objective, start=start) for x in few]
             found[measure][kind] = max(float(field.abs().max()) for field in fields)
     return found
 

@@ -34,10 +34,12 @@ class Study:
         name: of the study, and of its files.
         about: the first line of its help.
         needs_data: whether the full form reads images from --data.
-        extra: option -> help, of switches that this study alone has.
+        stages: of its training, which have to be run in this order.
     """
 
-    def __init__(self, name: str, about: str, needs_data: bool = True, **extra: str) -> None:
+    def __init__(
+        self, name: str, about: str, needs_data: bool = True, stages: Sequence[str] = ()
+    ) -> None:
         parser = argparse.ArgumentParser(description=about)
         parser.add_argument("--data", type=Path, help="the folder of docs/data.md")
         parser.add_argument(
@@ -48,10 +50,11 @@ class Study:
         parser.add_argument(
             "--part", default="", metavar="K/N", help="only train and measure every N-th network"
         )
-        for option, text in extra.items():
-            parser.add_argument(f"--{option}", action="store_true", help=text)
+        if stages:
+            parser.add_argument("--only", choices=stages, default="", help="one stage of it")
         self.options = parser.parse_args()
         self.name = name
+        self.stage = vars(self.options).get("only", "")
         self.quick = self.options.quick
         if needs_data and not self.quick and self.options.data is None:
             parser.error("--data DIR is needed (docs/data.md), or --quick")
@@ -69,8 +72,11 @@ class Study:
         self.part, self.parts = int(part), int(parts)
         if not 0 <= self.part < self.parts:
             parser.error(f"--part must be K/N with 0 <= K < N, got {self.options.part}")
+        if self.parts > 1 and stages and not self.stage:
+            parser.error(f"--part needs --only {', '.join(stages)}")
         if self.device.type == "cpu":
-            torch.set_num_threads(min(2, torch.get_num_threads()))
+            # Parts run side by side, and share the cores.
+            torch.set_num_threads(1 if self.parts > 1 else min(2, torch.get_num_threads()))
 
     def write_json(self, content: Row) -> None:
         """What was measured, with the machine and the commit."""

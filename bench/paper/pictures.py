@@ -60,7 +60,8 @@ def front(panels: Mapping[str, Mapping[str, Sequence[tuple[float, ...]]]]) -> by
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("Dice (up is better)")
-    figure.axes[0].legend(fontsize=8, loc="lower left")
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, fontsize=9, loc="outside upper center", ncols=4, frameon=False)
     return _png(figure)
 
 

@@ -57,6 +57,7 @@ class Recipe:
         bent: moving images are bent while training by random fields of up to this standard
             deviation, voxels.
         steps, batch, crop: optimisation steps, pairs a step, voxels of a side.
+        start: key of the recipe whose network it begins with; "": random weights.
     """
 
     images: str
@@ -71,6 +72,7 @@ class Recipe:
     crop: int = 96
     learning_rate: float = 2e-3
     seed: int = 0
+    start: str = ""
 
     @property
     def key(self) -> str:
@@ -242,15 +244,24 @@ def fit(
     network = build(recipe)
     held: dict[str, Any] = {"step": 0, "curve": [], "seconds": 0.0}
     if path.exists():
-        held = torch.load(path, map_location="cpu", weights_only=True)
+        held = _kept(path)
         network.load_state_dict(held["weights"])
+    elif recipe.start:
+        network.load_state_dict(_kept(folder / f"{recipe.start}.pt")["weights"])
     if held["step"] < recipe.steps:
         with kept_memory():
             held = _train(recipe, network, held, draw(device), device, test, every, path)
+        network = build(recipe)  # VoxelMorph's keeps tensors of the device that it ran on
+        network.load_state_dict(held["weights"])
     trained_on = held["device"]
     curve = [row | {"rate": learning_rate(recipe, row["step"] - 1)} for row in held["curve"]]
-    network = network.cpu().eval().to(memory_format=torch.channels_last)
+    network = network.eval().to(memory_format=torch.channels_last)
     return Run(network, curve, held["seconds"], trained_on, recipe, folder)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    held: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return held
 
 
 def rows_of(run: Run, name: str, measure: Callable[[Run], list[dict]]) -> list[dict]:
