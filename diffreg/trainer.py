@@ -421,12 +421,11 @@ def _shown(entry: StepLog) -> dict[str, str]:
 def _weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
     """Those of the checkpoint that a run begins with, which has to be of such a network."""
     contents = read_checkpoint(checkpoint_path(start))
-    network_of(contents, start)  # whole, and of a network that is known
+    network = network_of(contents, start)
     theirs, ours = Config.from_dict(contents["config"]).model, config.model
     if theirs != ours:
         raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
-    weights: dict[str, torch.Tensor] = contents["weights"]
-    return weights
+    return network.state_dict()
 
 
 def _check_same_run(contents: dict[str, Any], trainer: Trainer, path: str | Path) -> None:

@@ -20,7 +20,7 @@ PAPER, PAGES = ROOT / "bench" / "paper", ROOT / "docs" / "paper"
 TABLES = {
     "regularisers": ["_shapes", "_disc_to_C"],
     "similarity_weight": [""],
-    "monomodal": [""],
+    "monomodal": ["", "_seeds", "_strengths"],
     "multimodal": ["", "_weights"],
     "networks": ["", "_difference"],
     "realtime": [""],
@@ -32,8 +32,8 @@ def room():
     """The studies' modules, imported as their scripts import them."""
     before = set(sys.modules)
     sys.path.insert(0, str(PAPER))
-    wanted = ("everything", "images", "measuring", "multimodal", "page", "pages", "regularisers",
-              "training")  # fmt: skip
+    wanted = ("drawing", "everything", "images", "measuring", "multimodal", "page", "pages",
+              "recipes", "regularisers", "training")  # fmt: skip
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in wanted})
     sys.path.remove(str(PAPER))
     for name in set(sys.modules) - before:
@@ -87,25 +87,24 @@ def test_differences_alone_overlook_folds(room):
 
 
 def test_moving_and_fixed_are_cut_and_turned_alike(room):
-    training = room.training
     image = torch.rand(1, 1, 20, 20)
     pairs = room.images.Pairs(("a",), ("a",), image, 2 * image)
-    recipe = training.Recipe("pairs", steps=12, batch=3, crop=8)
-    draw = training.drawing_pairs(pairs, recipe, torch.device("cpu"))
+    recipe = room.recipes.Recipe("pairs", steps=12, batch=3, crop=8)
+    draw = room.drawing.drawing_pairs(pairs, recipe, torch.device("cpu"))
     windows = []
     for step in range(12):
         moving, fixed = draw(torch.tensor([step]))
         assert moving.shape == (3, 1, 8, 8) and torch.equal(2 * moving, fixed)
         windows += list(moving)
     assert len({tuple(window.flatten().tolist()) for window in windows}) > 30
-    bent = training.drawing_pairs(pairs, replace(recipe, bent=2.0), torch.device("cpu"))
+    bent = room.drawing.drawing_pairs(pairs, replace(recipe, bent=2.0), torch.device("cpu"))
     moving, fixed = bent(torch.tensor([0]))
     plain = draw(torch.tensor([0]))
     assert not torch.equal(2 * moving, fixed) and fixed.shape == plain[1].shape
 
 
 def test_a_run_is_kept_under_all_of_its_recipe(room):
-    recipe = room.training.Recipe("images")
+    recipe = room.recipes.Recipe("images")
     other = {"images": "others", "model": "sn", "integrate": True, "similarity": {"ssd": 1.0},
              "weights": (1, 1, 1, 1), "variation": 1.0, "bent": 1.0, "steps": 1, "batch": 1,
              "crop": 1, "learning_rate": 1.0, "seed": 1, "start": "0"}  # fmt: skip
@@ -149,15 +148,35 @@ def test_intervals_and_differences(room):
 def test_what_dominates_what(room):
     regularisers = room.regularisers
     points = {(regularisers.NEW, 1.0): (0.9, 0.0), ("E1 + E2", 1.0): (0.9, 0.0),
-              ("E1 + E2", 0.1): (0.95, 1.0), ("diffusion", 1.0): (0.8, 0.0)}  # fmt: skip
+              ("E1 + E2", 0.1): (0.95, 1.0), ("diffusion", 1.0): (0.8, 0.5)}  # fmt: skip
     rows = [
         {"test": "t", "regulariser": name, "weight": w, "dice": dice, "folded_percent": folded}
         for (name, w), (dice, folded) in points.items()
     ]
     found = regularisers.claim(rows)["t"]
     assert (found["dominated"], found["of"]) == (2, 3)
-    assert found["best_dice"]["E1 + E2"] == {
-        "unfolded": 0.9, "at_any_price": 0.95, "folded_percent_there": 1.0,
+    assert found["each"]["E1 + E2"] == {"unfolded": (0.9, 0.9, 0.9), "folded": [0.0, 1.0]}
+    assert found["each"]["diffusion"] == {"unfolded": None, "folded": [0.5, 0.5]}
+
+
+def test_a_share_is_of_the_same_pairs(room):
+    before = [{"pair": k, "patient": "a", "error": e} for k, e in enumerate((2.0, 4.0, 9.0))]
+    rows = [{"pair": k, "patient": "a", "error": 1.0} for k in (0, 1)]
+    assert room.measuring.share_of_before(rows, before, "error") == pytest.approx(1 / 3)
+
+
+def test_seeds_are_compared_with_the_same(room):
+    def row(seed, value):
+        return {"pair": 0, "patient": "a", "seed": seed, "dice": value}
+
+    ours, theirs = [row(0, 0.5), row(1, 0.9)], [row(0, 0.25)]
+    assert room.measuring.by_patient(ours, theirs, "dice") == {"a": 0.25}
+
+
+def test_rows_as_the_guarantee_leaves_them(room):
+    row = {"pair": 0, "dice": 0.5, "dice_guaranteed": 0.25, "folded_percent": 3.0}
+    assert room.measuring.as_guaranteed([row])[0] | {"pair": 0} == {
+        "pair": 0, "dice": 0.25, "dice_guaranteed": 0.25, "folded_percent": 0.0,
     }  # fmt: skip
 
 
@@ -172,11 +191,11 @@ def test_fields_of_waves_bring_the_pair_together(room):
 def test_a_run_goes_on_where_it_was_stopped(room, tmp_path, monkeypatch):
     training = room.training
     pairs = room.images.shapes(4, seed=1, size=32)
-    recipe = training.Recipe("shapes", similarity={"ssd": 1.0}, steps=6, batch=2, crop=32)
+    recipe = room.recipes.Recipe("shapes", similarity={"ssd": 1.0}, steps=6, batch=2, crop=32)
 
     def fitted(folder):
         place = training.Place(torch.device("cpu"), folder)
-        draw = lambda device: training.drawing_pairs(pairs, recipe, device)  # noqa: E731
+        draw = lambda device: room.drawing.drawing_pairs(pairs, recipe, device)  # noqa: E731
         return training.fit(recipe, draw, place, every=2)
 
     whole = fitted(tmp_path / "whole")
@@ -226,11 +245,11 @@ def test_a_run_begins_with_anothers_network(room, tmp_path):
     training = room.training
     pairs = room.images.shapes(4, seed=1, size=32)
     place = training.Place(torch.device("cpu"), tmp_path)
-    first = training.Recipe("shapes", similarity={"ssd": 1.0}, steps=3, batch=2, crop=32)
+    first = room.recipes.Recipe("shapes", similarity={"ssd": 1.0}, steps=3, batch=2, crop=32)
     still = replace(first, steps=1, learning_rate=1e-30, seed=1, start=first.key)
     weights = []
     for recipe in (first, still):
-        draw = lambda device, recipe=recipe: training.drawing_pairs(pairs, recipe, device)  # noqa: E731
+        draw = lambda device, recipe=recipe: room.drawing.drawing_pairs(pairs, recipe, device)  # noqa: E731
         weights.append(training.fit(recipe, draw, place).network.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name

@@ -162,13 +162,40 @@ def difference(ours: Sequence[Row], theirs: Sequence[Row], name: str) -> tuple[f
 
 
 def by_patient(ours: Sequence[Row], theirs: Sequence[Row], name: str) -> dict[str, float]:
-    """patient -> ours minus theirs on the pairs of both."""
-    common = {row["pair"] for row in ours} & {row["pair"] for row in theirs}
+    """patient -> ours minus theirs on the pairs, and any seeds, of both."""
+    seeded = all("seed" in row for row in (*ours, *theirs))
+
+    def key(row: Row) -> tuple[str, int]:
+        return row["pair"], row["seed"] if seeded else 0
+
+    common = {key(row) for row in ours} & {key(row) for row in theirs}
     a, b = (
-        patient_means([row for row in rows if row["pair"] in common], name)
-        for rows in (ours, theirs)
+        patient_means([row for row in rows if key(row) in common], name) for rows in (ours, theirs)
     )
     return {patient: a[patient] - b[patient] for patient in a if patient in b}
+
+
+def share_of_before(rows: Sequence[Row], before: Sequence[Row], name: str) -> float:
+    """What is left of a measure, of what the same pairs had before."""
+    pairs = {row["pair"] for row in rows}
+    same = [row for row in before if row["pair"] in pairs]
+    return over_patients(rows, name)[0] / over_patients(same, name)[0]
+
+
+def of_seed(rows: Iterable[Row], seed: int) -> list[Row]:
+    """Those of one seed."""
+    return [row for row in rows if row["seed"] == seed]
+
+
+def as_guaranteed(rows: Iterable[Row]) -> list[Row]:
+    """The rows as the guarantee leaves them."""
+    ending = "_guaranteed"
+    return [
+        row
+        | {name.removesuffix(ending): row[name] for name in row if name.endswith(ending)}
+        | {"folded_percent": 0.0}
+        for row in rows
+    ]
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 15) -> float:

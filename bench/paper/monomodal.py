@@ -13,112 +13,43 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
-from images import ROOT, Frames, Pairs, brain_slices, cardiac
+from images import ROOT, Pairs
 from measuring import (
     Row,
-    chosen_on_others,
+    as_guaranteed,
     difference,
     measured,
     milliseconds,
+    of_seed,
     over_patients,
+)
+from monomodal_networks import (
+    OURS,
+    SEEDS,
+    TUNED,
+    Images,
+    Job,
+    Trained,
+    images_of,
+    jobs,
+    recipes,
 )
 from pages import Study, changed, ranged
 from pictures import curves, four_rows
+from predicting import moves_itself, predict, refined
 from torch import Tensor
-from training import Recipe, Run, drawing, fit, kept_rows, moves_itself, predict, rows_of
+from training import Run, kept_rows
 
 from diffreg.losses import Objective
 from diffreg.variational import register_variational
 
-SPLIT = "SCD0000301"  # the patient left out where there is one split
 REFINEMENTS = (5, 20)
-OURS = "LU-net"
-TUNED = (OURS, "VoxelMorph")
-STRENGTHS = (1, 0.3, 3)  # that their energies are multiplied by
-SEEDS = (0, 1, 2)  # of what has its energies as they are, but of SN
-
-
-def recipes(images: str, steps: int) -> dict[str, Recipe]:
-    """The networks, by name."""
-    base = Recipe(images, steps=steps)
-    return {
-        OURS: base,
-        # Its own objective: local correlation and the diffusion of the field, which is E1 / 4.
-        "VoxelMorph": replace(
-            base, model="voxelmorph", similarity={"lncc": 1.0}, weights=(60, 15, 0, 0)
-        ),
-        "LU-net + integration, E1 + E2": replace(base, integrate=True, weights=(60, 1, 30, 0)),
-        "SN": replace(base, model="sn", learning_rate=1e-3),
-    }
-
-
-@dataclass
-class Images:
-    """What is trained on and tested on, and how long.
-
-    Args:
-        frames, pairs: of all patients.
-        patients: each is left out once.
-        split: the one left out for SN.
-        name: of the images, in a recipe.
-        steps: of every network.
-        judged_by: the measure that a strength is chosen by; more is better.
-    """
-
-    frames: Frames
-    pairs: Pairs
-    patients: Sequence[str]
-    split: str
-    name: str
-    steps: int
-    judged_by: str
-
-    def run(
-        self, study: Study, method: str, patient: str, strength: float = 1, seed: int = 0
-    ) -> Run:
-        """The network that has not seen a patient."""
-        recipe = recipes(f"{self.name} without {patient}", self.steps)[method]
-        similarity, *energies = recipe.weights
-        weights = (similarity, *(strength * energy for energy in energies))
-        recipe = replace(recipe, weights=weights, seed=seed)
-        frames = self.frames.without(patient)
-        test = self.pairs.of(patient)
-        return fit(recipe, lambda device: drawing(frames, recipe, device), study.place, test)
-
-
-def images_of(study: Study) -> Images:
-    """The hearts, or shipped slices whose patients are thirds of the brain."""
-    if not study.quick:
-        _, frames, pairs = cardiac(study.data)
-        patients = tuple(dict.fromkeys(pairs.patients))
-        return Images(frames, pairs, patients, SPLIT, "160 cardiac images", 4000, "dice_guaranteed")
-    frames, pairs = brain_slices()
-    names = ["lower", "upper"]
-    label = {f"slice {k}": names[k >= 10] for k in range(21)}
-    frames = Frames(frames.images, frames.series, tuple(label[p] for p in frames.patients))
-    keep = [8, 12]
-    count = len(frames.images) // 2
-    two = pairs.only(keep)
-    # T1 of a person to T1 of the template.
-    moving = frames.images[:count][keep][:, None]
-    two = replace(
-        two,
-        moving=moving,
-        patients=tuple(label[p] for p in two.patients),
-        truth=None,
-        moving_label=None,
-        fixed_label=None,
-    )
-    return Images(frames, two, names, "lower", "shipped slices", 30, "ncc_guaranteed")
-
-
 Method = Callable[[Pairs], Tensor]
 
 
@@ -160,135 +91,52 @@ def registered(
     return kept_rows(study.place.folder / file, measure)
 
 
-def refined(run: Run, pairs: Pairs, steps: int) -> Tensor:
-    """Variational steps on the full grid from the network's field."""
-    objective = Objective(run.recipe.similarity, run.recipe.weights)
-    fields = []
-    for k, field in enumerate(predict(run, pairs)):
-        pair = pairs.only([k])
-        fields.append(
-            register_variational(
-                pair.moving, pair.fixed, objective, iterations=steps, start=field[None]
-            )
-        )
-    return torch.cat(fields)
-
-
-class Networks:
-    """What has been trained, and what was measured of it.
-
-    Args:
-        study, images: of it.
-    """
-
-    def __init__(self, study: Study, images: Images) -> None:
-        self.study, self.images = study, images
-        self.runs: dict[tuple[str, float, int, str], Run] = {}  # (name, strength, seed, patient)
-        self.rows: dict[tuple[str, float], list[Row]] = defaultdict(list)
-
-    def train(self, name: str, strength: float, seed: int, patient: str) -> None:
-        """One network, measured on the patient that it has not seen."""
-        run = self.images.run(self.study, name, patient, strength, seed)
-        self.runs[name, strength, seed, patient] = run
-        own = self.images.pairs.of(patient)
-        rows = rows_of(run, "held out", lambda r: measured(own, predict(r, own)))
-        self.rows[name, strength] += [row | {"seed": seed} for row in rows]
-        title = f"{name}, energies x {strength:g}, seed {seed}, without {patient}"
-        print(f"{title}: {run.seconds:.0f} s on {run.device}", flush=True)
-
-    def refined(self, steps: int) -> list[Row]:
-        """Ours, each gone on from by variational steps."""
-        found = []
-        for (name, strength, _, patient), run in self.runs.items():
-            own = self.images.pairs.of(patient)
-            if (name, strength) == (OURS, 1):
-                found += rows_of(
-                    run,
-                    f"refined {steps}",
-                    lambda r, own=own: measured(own, refined(r, own, steps)),
-                )
-        return found
-
-    def tuned(self, name: str) -> tuple[dict[str, float], list[Row]]:
-        """The strength that was best for the other patients, and the rows with it."""
-        search = {strength: self.rows[name, strength] for strength in STRENGTHS}
-        patients, judged_by = self.images.patients, self.images.judged_by
-        chosen = chosen_on_others(search, patients, judged_by, sign=1)
-        return chosen, [
-            row for s, found in search.items() for row in found if chosen[row["patient"]] == s
-        ]
-
-    def of_split(self) -> dict[str, Run]:
-        """name -> the run with its energies as they are, seed 0, on the one split."""
-        return {
-            name: run
-            for (name, strength, seed, patient), run in self.runs.items()
-            if (strength, seed, patient) == (1, 0, self.images.split)
-        }
-
-
 def main() -> None:
     study = Study("monomodal", __doc__.partition("\n")[0])
     images = images_of(study)
     names = list(recipes("", 1))
     if study.quick and find_spec("voxelmorph") is None:
         names.remove("VoxelMorph")
-    seeds = SEEDS[:1] if study.quick else SEEDS
-    jobs = [
-        (name, strength, seed, patient)
-        for name in names
-        for strength in (STRENGTHS if name in TUNED else STRENGTHS[:1])
-        for seed in (seeds if strength == 1 and name != "SN" else SEEDS[:1])
-        for patient in ([images.split] if name == "SN" else images.patients)
-    ]
-    networks = Networks(study, images)
-    for job in jobs[study.part :: study.parts]:
-        networks.train(*job)
-    if study.parts == 1:
-        report(study, images, networks)
+    trained = Trained(study, images)
+    todo = jobs(names, images, SEEDS[:1] if study.quick else SEEDS)
+    for job in todo[study.part :: study.parts]:
+        trained.add(job)
+    if not study.partial:
+        report(study, images, trained)
 
 
-def report(study: Study, images: Images, networks: Networks) -> None:
+def report(study: Study, images: Images, trained: Trained) -> None:
     """The peers without learning; tables and figures."""
     rows: dict[str, list[Row]] = {}
     strengths = {}
-    split = networks.of_split()
+    split = trained.of_split()
     for name in split:
-        rows[name] = networks.rows[name, 1]
+        rows[name] = trained.rows[name, 1]
         if name in TUNED:
-            strengths[name], rows[f"{name}, tuned"] = networks.tuned(name)
+            strengths[name], rows[f"{name}, tuned"] = trained.tuned(name)
     for steps in REFINEMENTS:
-        rows[f"{OURS} + {steps} variational steps"] = networks.refined(steps)
+        rows[f"{OURS} + {steps} variational steps"] = trained.refined(steps)
     methods = without_learning(study.quick)
     for name, method in methods.items():
         rows[name] = registered(study, images, name, method)
     times = timed(images, split, methods)
     tables(study, rows, times)
-    seeds_and_strengths(study, networks)
+    seeds_and_strengths(study, trained)
     shown = {name: split[name].curve for name in (OURS, "SN")}
     study.write("monomodal_curves.png", curves(shown, f"trained without {images.split}"))
-    picture(study, images, networks)
+    picture(study, images, trained)
     fixed = images.pairs.of(images.split).fixed
     study.write_json(
         {
             "rows": rows,
             "milliseconds": times,
             "settled": {name: settled(run) for name, run in split.items()},
-            "repair_ms": {
-                name: sum(row["repair_ms"] for row in found) / len(found)
-                for name, found in rows.items()
-            },
             "self_registration": {name: moves_itself(run, fixed) for name, run in split.items()},
             "split": images.split,
             "steps": images.steps,
             "strengths": strengths,
-            "training_seconds": {
-                f"{name} x {strength:g}, seed {seed}, without {patient}": [run.seconds, run.device]
-                for (name, strength, seed, patient), run in networks.runs.items()
-            },
-            "recipes": {
-                name: vars(recipe) for name, recipe in recipes(images.name, images.steps).items()
-            },
+            "training_seconds": {j.title: [r.seconds, r.device] for j, r in trained.runs.items()},
+            "recipes": {j.title: vars(run.recipe) for j, run in trained.runs.items()},
         }
     )
 
@@ -309,9 +157,11 @@ def timed(
     torch.set_num_threads(1)
     pair = images.pairs.of(images.split).only([0])
     times = {name: milliseconds(lambda run=run: predict(run, pair)) for name, run in runs.items()}
+    ours = runs[OURS]
+    objective = Objective(ours.recipe.similarity, ours.recipe.weights)
     for steps in REFINEMENTS:
         times[f"{OURS} + {steps} variational steps"] = milliseconds(
-            lambda n=steps: refined(runs[OURS], pair, n), 5
+            lambda n=steps: refined(ours, pair, objective, n), 5
         )
     for name, method in methods.items():
         times[name] = milliseconds(lambda m=method: m(images.split)(pair), 3)
@@ -320,35 +170,26 @@ def timed(
 
 
 def tables(study: Study, rows: dict[str, list[Row]], times: dict[str, float]) -> None:
-    """All measures, then Dice against LU-net."""
+    """All measures of every method, and again where the guarantee changed a field."""
     lines = []
     for name, found in rows.items():
-        patients = len({row["patient"] for row in found})
-        lines.append(
-            [
-                name,
-                patients,
-                ranged(over_patients(found, "dice")),
-                ranged(over_patients(found, "dice_guaranteed")),
-                changed(difference(rows[OURS], found, "dice_guaranteed")) if name != OURS else "",
-                ranged(over_patients(found, "hd95"), 2),
-                ranged(over_patients(found, "assd"), 2),
-                f"{over_patients(found, 'ncc')[0]:.3f}",
-                f"{over_patients(found, 'relative_ssd')[0]:.3f}",
-                f"{over_patients(found, 'ssim')[0]:.3f}",
-                f"{over_patients(found, 'folded_percent')[0]:.3f}",
-                f"{sum(r['folded_percent'] > 0 for r in found)} of {len(found)}",
-                f"{min(r['min_determinant'] for r in found):.3f}",
-                f"{min(r['min_determinant_guaranteed'] for r in found):.3f}",
-                f"{times[name]:.1f}" if name in times else "-",
-            ]
-        )
+        own = rows[OURS] if name != OURS else []
+        lines.append([name, *_numbers(found, own), f"{times[name]:.1f}" if name in times else "-"])
+        repaired = [row for row in found if row["moved_voxels"]]
+        if repaired:
+            ms = [row["repair_ms"] for row in repaired]
+            lines.append(
+                [
+                    f"{name}, guaranteed",
+                    *_numbers(as_guaranteed(found), as_guaranteed(own)),
+                    f"+ {np.median(ms):.0f}, at most {max(ms):.0f}",
+                ]
+            )
     titles = (
         "method",
         "patients",
         "Dice",
-        "Dice, guaranteed",
-        "LU-net minus it, guaranteed",
+        "LU-net minus it",
         "HD95, mm",
         "ASSD, mm",
         "NCC",
@@ -357,17 +198,32 @@ def tables(study: Study, rows: dict[str, list[Row]], times: dict[str, float]) ->
         "folded cells, %",
         "folded pairs",
         "smallest determinant",
-        "smallest, guaranteed",
         "ms a pair, one thread",
     )
     study.write_table("", titles, lines)
 
 
-def seeds_and_strengths(study: Study, networks: Networks) -> None:
+def _numbers(found: list[Row], ours: list[Row]) -> list[str]:
+    return [
+        f"{len({row['patient'] for row in found})}",
+        ranged(over_patients(found, "dice")),
+        changed(difference(ours, found, "dice")) if ours else "",
+        ranged(over_patients(found, "hd95"), 2),
+        ranged(over_patients(found, "assd"), 2),
+        f"{over_patients(found, 'ncc')[0]:.3f}",
+        f"{over_patients(found, 'relative_ssd')[0]:.3f}",
+        f"{over_patients(found, 'ssim')[0]:.3f}",
+        f"{over_patients(found, 'folded_percent')[0]:.3f}",
+        f"{sum(r['folded_percent'] > 0 for r in found)} of {len(found)}",
+        f"{min(r['min_determinant'] for r in found):.3f}",
+    ]
+
+
+def seeds_and_strengths(study: Study, trained: Trained) -> None:
     """What another seed does to Dice, and what stronger energies do to Dice and folds."""
     by_seed = [
         [name, *(ranged(over_patients(of_seed(found, seed), "dice_guaranteed")) for seed in SEEDS)]
-        for (name, strength), found in networks.rows.items()
+        for (name, strength), found in trained.rows.items()
         if strength == 1 and name != "SN"
     ]
     titles = ["network", *(f"Dice, guaranteed, seed {seed}" for seed in SEEDS)]
@@ -381,7 +237,7 @@ def seeds_and_strengths(study: Study, networks: Networks) -> None:
             f"{over_patients(found, 'folded_percent')[0]:.3f}",
             f"{sum(r['folded_percent'] > 0 for r in found)} of {len(found)}",
         ]
-        for (name, strength), rows in networks.rows.items()
+        for (name, strength), rows in trained.rows.items()
         if name in TUNED
         for found in [of_seed(rows, SEEDS[0])]
     ]
@@ -389,17 +245,13 @@ def seeds_and_strengths(study: Study, networks: Networks) -> None:
     study.write_table("_strengths", titles, lines)
 
 
-def of_seed(rows: Sequence[Row], seed: int) -> list[Row]:
-    return [row for row in rows if row["seed"] == seed]
-
-
-def picture(study: Study, images: Images, networks: Networks) -> None:
+def picture(study: Study, images: Images, trained: Trained) -> None:
     """The four rows, one pair of each patient, by the network that has not seen it."""
     keep, fields = [], []
     for patient in images.patients:
         own = [k for k, p in enumerate(images.pairs.patients) if p == patient]
         keep.append(own[len(own) // 2])
-        fields.append(predict(networks.runs[OURS, 1, 0, patient], images.pairs.only(keep[-1:])))
+        fields.append(predict(trained.runs[Job(OURS, patient)], images.pairs.only(keep[-1:])))
     study.write("monomodal.png", four_rows(images.pairs.only(keep), torch.cat(fields)))
 
 

@@ -11,177 +11,46 @@ The truth is known: the error inside the body is what counts. CT is always simul
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from images import Pairs, bent_by_waves, brain_slices, mr_and_simulated_ct
-from measuring import Row, chosen_on_others, difference, measured, milliseconds, over_patients
+from images import Pairs
+from measuring import (
+    Row,
+    difference,
+    measured,
+    milliseconds,
+    over_patients,
+    share_of_before,
+)
+from multimodal_networks import (
+    NEW_FAMILY,
+    Search,
+    Setup,
+    Trained,
+    first,
+    longer,
+    optimised,
+    then,
+)
 from pages import Study, changed, ranged
 from pictures import curves, overlays
-from torch import Tensor
-from training import Recipe, Run, drawing_pairs, fit, kept_rows, moves_itself, predict, rows_of
+from predicting import moves_itself, predict, refined
+from recipes import LAST_RATE
+from training import LONGEST, Run
 
 from diffreg.checkpoint import write_checkpoint
 from diffreg.config import Config
 from diffreg.data.synthetic import random_velocity
-from diffreg.losses import Objective, usual_objective
+from diffreg.losses import usual_objective
 from diffreg.ops import warp
 from diffreg.variational import register_variational
 
 STAGES = ("search", "networks", "longer")
-MEASURES = ("pls", "smooth_pls", "ngf", "mi", "ncc")
-FACTORS = (0.3, 1.0, 3.0, 10.0, 30.0)
-ENERGIES = (1, 30, 3)
-SPLIT = "SCD0000301"  # where there is one split: SN, curves, the overlays
-ITERATIONS = 40  # on each of three levels
 REFINEMENT = 20  # steps from a network's field
-Search = dict[tuple[str, float], list[Row]]  # (measure, weight) -> rows
-# Fields of the row that no network was trained on: plane waves.
-NEW_FAMILY = {"amplitude": 2.5, "wavelength": 50.0}
-
-
-def optimised(pairs: Pairs, measure: str, factor: float) -> Tensor:
-    """The displacement of every pair, optimised directly."""
-    objective = Objective(measure, (factor, *ENERGIES))
-    return torch.cat(
-        [
-            register_variational(pair.moving, pair.fixed, objective, iterations=ITERATIONS)
-            for pair in (pairs.only([k]) for k in range(len(pairs)))
-        ]
-    )
-
-
-def optimised_rows(study: Study, name: str, pairs: Pairs, measure: str, factor: float) -> list[Row]:
-    """What comes of a measure and weight; read where it was measured before."""
-    file = f"{name} optimised {measure} {factor:g}.json".replace(" ", "_")
-    return kept_rows(
-        study.place.folder / file,
-        lambda: measured(pairs, optimised(pairs, measure, factor), one_contrast=False),
-    )
-
-
-class Setup:
-    """The pairs, the search for weights, and the networks.
-
-    Args:
-        study: whose options say which.
-    """
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        if study.quick:
-            _, pairs = brain_slices()
-            pairs = pairs.only([8, 9, 11, 12])
-            self.pairs = replace(pairs, patients=("lower", "lower", "upper", "upper"))
-            self.name, every, self.steps, self.batch, self.crop = "shipped slices", 1, 20, 4, 96
-            self.measures, self.factors, self.split = ("pls", "mi"), (20.0, 200.0), "lower"
-        else:
-            assert study.data is not None
-            self.pairs = mr_and_simulated_ct(study.data)
-            self.name, every, self.steps, self.batch = "MR and simulated CT", 3, 2000, 8
-            self.crop = 128
-            self.measures, self.factors, self.split = MEASURES, FACTORS, SPLIT
-        self.patients = tuple(dict.fromkeys(self.pairs.patients))
-        self.few = self.pairs.only(list(range(0, len(self.pairs), every)))
-
-    def search(self, part: int = 0, parts: int = 1) -> Search:
-        """(measure, weight) -> rows, of every one or of every `parts`-th."""
-        grid = [(measure, factor) for measure in self.measures for factor in self.factors]
-        return {
-            (measure, factor): optimised_rows(self.study, self.name, self.few, measure, factor)
-            for measure, factor in grid[part::parts]
-        }
-
-    @cached_property
-    def weights(self) -> dict[str, dict[str, float]]:
-        """measure -> patient -> weight."""
-        search = self.search()
-        return {
-            measure: chosen_on_others(
-                {factor: rows for (name, factor), rows in search.items() if name == measure},
-                self.patients,
-                "end_point_error",
-                sign=-1,
-            )
-            for measure in self.measures
-        }
-
-    def run(
-        self,
-        measure: str,
-        patient: str,
-        model: str = "lunet",
-        longer: bool = False,
-        start: Run | None = None,
-    ) -> Run:
-        """The network that has not seen a patient.
-
-        Args:
-            measure, patient, model: of it.
-            longer: whether for twice the steps, and its moving images bent again.
-            start: the run that it goes on from.
-        """
-        recipe = Recipe(
-            f"{self.name} without {patient}",
-            model=model,
-            similarity={measure: 1.0},
-            weights=(self.weights[measure][patient], *ENERGIES),
-            bent=2.0 if longer else 0.0,
-            steps=self.steps * (2 if longer else 1),
-            batch=self.batch,
-            crop=self.crop,
-            learning_rate=2e-3 if model == "lunet" else 1e-3,
-            start=start.recipe.key if start else "",
-        )
-        train, test = self.pairs.without(patient), self.pairs.of(patient)
-        return fit(
-            recipe, lambda device: drawing_pairs(train, recipe, device), self.study.place, test
-        )
-
-    def rows(self, run: Run, patient: str) -> list[Row]:
-        """What is measured of a network on the patient that it has not seen."""
-        own = self.pairs.of(patient)
-        return rows_of(run, "held out", lambda r: measured(own, predict(r, own), False))
-
-
-class Networks:
-    """What has been trained, and what was measured of it, by title.
-
-    Args:
-        setup: of the study.
-    """
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.runs: dict[tuple[str, str], Run] = {}  # (title, patient)
-        self.rows: dict[str, list[Row]] = defaultdict(list)
-        self.on_waves: dict[str, list[Row]] = defaultdict(list)
-        quick = setup.study.quick
-        self.waves = None if quick else bent_by_waves(setup.pairs, **NEW_FAMILY, seed=5)
-
-    def train(self, title: str, measure: str, patient: str, **how: Any) -> Run:
-        """One network, measured on the patient that it has not seen."""
-        run = self.runs[title, patient] = self.setup.run(measure, patient, **how)
-        self.rows[title] += self.setup.rows(run, patient)
-        if self.waves is not None:
-            own = self.waves.of(patient)
-            self.on_waves[title] += rows_of(
-                run, f"waves {NEW_FAMILY}", lambda r: measured(own, predict(r, own), False)
-            )
-        print(f"{title} without {patient}: {run.seconds:.0f} s on {run.device}", flush=True)
-        return run
-
-    def best(self) -> str:
-        """The title with the smallest error."""
-        return min(
-            self.rows, key=lambda t: over_patients(self.rows[t], "end_point_error_guaranteed")[0]
-        )
 
 
 def main() -> None:
@@ -190,77 +59,106 @@ def main() -> None:
     if study.stage == "search":
         setup.search(study.part, study.parts)
         return
-    networks = Networks(setup)
+    trained = Trained(setup)
     jobs = [(measure, patient) for measure in setup.measures for patient in setup.patients]
     for measure, patient in jobs[own_part] if study.stage == "networks" else jobs:
-        networks.train(f"LU-net, {measure}", measure, patient)
+        trained.add(measure, patient)
     if study.stage == "networks":
         return
-    search = setup.search()
-    direct, _ = min(search, key=lambda key: over_patients(search[key], "end_point_error")[0])
-    longer = f"{networks.best()}, longer"
-    best = f"{longer}, then {direct}"
+    measure, direct = trained.best(), setup.best_directly()
     for patient in setup.patients[own_part]:
-        start = networks.train(longer, longer.split(", ")[1], patient, longer=True)
-        networks.train(best, direct, patient, longer=True, start=start)
-    if study.stage:
-        return
-    report(study, setup, networks, search, longer, best)
+        trained.go_on(measure, direct, patient)
+    if not study.stage:
+        report(study, setup, trained, measure, direct)
 
 
-def report(
-    study: Study, setup: Setup, networks: Networks, search: Search, longer: str, best: str
-) -> None:
+def report(study: Study, setup: Setup, trained: Trained, measure: str, direct: str) -> None:
     """Tables, figures, and the network that ships."""
-    pairs, split, runs = setup.pairs, setup.split, networks.runs
-    measure, direct = longer.split(", ")[1], best.rpartition(" ")[2]
-    rows, others = dict(networks.rows), dict(networks.on_waves)
+    pairs, split = setup.pairs, setup.split
+    best = then(measure, direct)
     refined_title = f"{best} + {REFINEMENT} variational steps"
-    rows[refined_title] = []
-    for patient in setup.patients:
-        objective = Objective(direct, (setup.weights[direct][patient], *ENERGIES))
-        rows[refined_title] += refined(setup, runs[best, patient], patient, objective)
-    rows = {**_before_and_truth(pairs), **rows, **_directly(search, setup.weights)}
-    if networks.waves is not None:
-        others = {"before": _before_and_truth(networks.waves)["before"], **others}
-    tables(study, rows, others, best)
-    searched(study, search)
-    one = runs[best, split]
-    shown = {t: runs[t, split].curve for t in (f"LU-net, {measure}", longer)}
-    study.write("multimodal_curves.png", curves(shown, f"trained without {split}"))
+    rows = {
+        **_before_and_truth(pairs),
+        **trained.rows,
+        refined_title: trained.refined(best, direct, REFINEMENT),
+        **_directly(setup),
+    }
+    others = dict(trained.on_waves)
+    if trained.waves is not None:
+        others = {"before": _before_and_truth(trained.waves)["before"], **others}
+    own, one = pairs.of(split), trained.runs[best, split]
+    times = timed(setup, trained, best, refined_title, direct)
+    tables(study, rows, times, best)
+    other_fields(study, others)
+    searched(study, setup.search())
+    figures(study, trained, measure, direct)
     write_network(one, study.place.folder / "lunet-mr-ct.pt")
-    own = pairs.of(split)
-    places = sorted({len(own) // 4, len(own) // 2, 3 * len(own) // 4})
-    picture(study, own.only(places), one)
     study.write_json(
         {
             "rows": rows,
             "other_fields": others,
             "weights": setup.weights,
-            "longer": longer,
+            "first": first(measure),
+            "longer": longer(measure),
+            "control": then(measure, measure),
             "best": best,
             "refined": refined_title,
             "directly": list(dict.fromkeys(f"variational, {name}" for name in ("pls", direct))),
             "split": split,
             "new_family": NEW_FAMILY,
             "steps": setup.steps,
-            "milliseconds": milliseconds(lambda: predict(one, own.only([0]))),
+            "milliseconds": times,
             "self_registration": against_itself(own, setup.measures),
             "self_registration_of_network": moves_itself(one, own.fixed),
-            "recipes": {", ".join(k): vars(r.recipe) for k, r in runs.items()},
-            "training_seconds": {", ".join(k): [r.seconds, r.device] for k, r in runs.items()},
+            "recipes": {", ".join(k): vars(r.recipe) for k, r in trained.runs.items()},
+            "training_seconds": {
+                ", ".join(k): [r.seconds, r.device] for k, r in trained.runs.items()
+            },
         }
     )
 
 
+def timed(
+    setup: Setup, trained: Trained, best: str, refined_title: str, direct: str
+) -> dict[str, float]:
+    """Milliseconds a pair, by title."""
+    split = setup.split
+    one = setup.pairs.of(split).only([0])
+    times = {
+        title: milliseconds(lambda run=run: predict(run, one))
+        for (title, patient), run in trained.runs.items()
+        if patient == split
+    }
+    run, objective = trained.runs[best, split], setup.objective(direct, split)
+    times[refined_title] = milliseconds(lambda: refined(run, one, objective, REFINEMENT), 5)
+    for measure in setup.measures:
+        factor = setup.weights[measure][split]
+        times[f"variational, {measure}"] = milliseconds(
+            lambda m=measure, f=factor: optimised(one, m, f), 3
+        )
+    return times
+
+
 def write_network(run: Run, path: Path) -> None:
-    """The network as `register --checkpoint` takes it."""
+    """The network as `register --checkpoint` takes it; what a config has no word for stays out."""
     recipe = run.recipe
+    rate = recipe.learning_rate
     config = Config.from_dict(
         {
             "model": {"name": recipe.model},
             "objective": {"similarity": recipe.similarity, "weights": list(recipe.weights)},
-            "training": {"steps": recipe.steps, "batch_size": recipe.batch},
+            "augmentation": {"crop": [recipe.crop] * 2, "flip_axes": [0, 1]},
+            "optimizer": {
+                "learning_rate": rate,
+                "final_learning_rate": rate * LAST_RATE,
+                "clip_norm": LONGEST,
+            },
+            "training": {
+                "steps": recipe.steps,
+                "batch_size": recipe.batch,
+                "seed": recipe.seed,
+                "device": "cuda" if "NVIDIA" in run.device else "cpu",
+            },
         }
     )
     weights = {name: value.contiguous() for name, value in run.network.state_dict().items()}
@@ -275,44 +173,40 @@ def _before_and_truth(pairs: Pairs) -> dict[str, list[Row]]:
     }
 
 
-def _directly(search, weights) -> dict[str, list[Row]]:
+def _directly(setup: Setup) -> dict[str, list[Row]]:
     """Without a network: each patient by the weight that was best for the others."""
-    found = {}
-    for measure, of_patient in weights.items():
-        found[f"variational, {measure}"] = [
+    search = setup.search()
+    return {
+        f"variational, {measure}": [
             row
             for patient, factor in of_patient.items()
             for row in search[measure, factor]
             if row["patient"] == patient
         ]
-    return found
+        for measure, of_patient in setup.weights.items()
+    }
 
 
-def tables(
-    study: Study, rows: dict[str, list[Row]], others: dict[str, list[Row]], best: str
-) -> None:
-    """Errors of every method, and on fields of another family."""
+def tables(study: Study, rows: dict[str, list[Row]], times: dict[str, float], best: str) -> None:
+    """Errors of every method."""
     lines = []
     for name, found in rows.items():
-        error = over_patients(found, "end_point_error")
-        guaranteed = over_patients(found, "end_point_error_guaranteed")
-        before = [r for r in rows["before"] if r["pair"] in {f["pair"] for f in found}]
-        part = guaranteed[0] / over_patients(before, "end_point_error")[0]
+        part = share_of_before(found, rows["before"], "end_point_error_guaranteed")
+        less = difference(rows[best], found, "end_point_error_guaranteed")
         lines.append(
             [
                 name,
                 f"{len(found)} of {len({r['patient'] for r in found})}",
-                ranged(error, 2),
-                ranged(guaranteed, 2),
+                ranged(over_patients(found, "end_point_error"), 2),
+                ranged(over_patients(found, "end_point_error_guaranteed"), 2),
                 f"{100 * part:.0f} %",
-                changed(difference(rows[best], found, "end_point_error_guaranteed"), 2)
-                if name != best
-                else "",
+                changed(less, 2) if name != best else "",
                 ranged(over_patients(found, "dice")),
                 ranged(over_patients(found, "dice_guaranteed")),
                 f"{over_patients(found, 'mi')[0]:.3f}",
                 f"{over_patients(found, 'folded_percent')[0]:.3f}",
                 f"{min(r['min_determinant'] for r in found):.2f}",
+                f"{times[name]:.0f}" if name in times else "-",
             ]
         )
     titles = (
@@ -327,23 +221,32 @@ def tables(
         "MI, nats",
         "folded cells, %",
         "smallest determinant",
+        "ms a pair, two threads",
     )
     study.write_table("", titles, lines)
-    if others:
-        lines = [
-            [
-                name,
-                ranged(over_patients(found, "end_point_error"), 2),
-                ranged(over_patients(found, "end_point_error_guaranteed"), 2),
-                f"{over_patients(found, 'folded_percent')[0]:.3f}",
-            ]
-            for name, found in others.items()
+
+
+def other_fields(study: Study, others: dict[str, list[Row]]) -> None:
+    """Errors on fields of another family."""
+    lines = [
+        [
+            name,
+            ranged(over_patients(found, "end_point_error"), 2),
+            ranged(over_patients(found, "end_point_error_guaranteed"), 2),
+            f"{100 * share_of_before(found, others['before'], 'end_point_error_guaranteed'):.0f} %",
+            f"{over_patients(found, 'folded_percent')[0]:.3f}",
         ]
-        study.write_table(
-            "_other_fields",
-            ("method", "end-point error in the body, pixels", "guaranteed", "folded cells, %"),
-            lines,
-        )
+        for name, found in others.items()
+    ]
+    titles = (
+        "method",
+        "end-point error in the body, pixels",
+        "guaranteed",
+        "of that before",
+        "folded cells, %",
+    )
+    if lines:
+        study.write_table("_other_fields", titles, lines)
 
 
 def searched(study: Study, search: Search) -> None:
@@ -359,6 +262,20 @@ def searched(study: Study, search: Search) -> None:
         lines.append([measure, *cells])
     titles = ("measure", *(f"({factor:g}; 1, 30, 3)" for factor in factors))
     study.write_table("_weights", titles, lines)
+
+
+def figures(study: Study, trained: Trained, measure: str, direct: str) -> None:
+    """Losses, of both measures, and overlays of three pairs."""
+    split, best = trained.setup.split, then(measure, direct)
+    for ending, titles in (
+        ("", (first(measure), longer(measure), then(measure, measure))),
+        ("_then", (first(direct), best)),
+    ):
+        shown = {title: trained.runs[title, split].curve for title in titles}
+        study.write(f"multimodal_curves{ending}.png", curves(shown, f"trained without {split}"))
+    own = trained.setup.pairs.of(split)
+    places = sorted({len(own) // 4, len(own) // 2, 3 * len(own) // 4})
+    picture(study, own.only(places), trained.runs[best, split])
 
 
 def picture(study: Study, pairs: Pairs, run: Run) -> None:
@@ -379,26 +296,6 @@ def picture(study: Study, pairs: Pairs, run: Run) -> None:
             )
         )
     study.write("multimodal.png", overlays(rows))
-
-
-def refined(setup: Setup, run: Run, patient: str, objective: Objective) -> list[Row]:
-    """What variational steps from the network's field give."""
-    own = setup.pairs.of(patient)
-
-    def fields(trained: Run) -> Tensor:
-        found = []
-        for k, start in enumerate(predict(trained, own).split(1)):
-            pair = own.only([k])
-            found.append(
-                register_variational(
-                    pair.moving, pair.fixed, objective, iterations=REFINEMENT, start=start
-                )
-            )
-        return torch.cat(found)
-
-    measure = "+".join(objective.similarity)
-    name = f"refined {measure} {objective.weights.similarity:g}"
-    return rows_of(run, name, lambda r: measured(own, fields(r), False))
 
 
 def against_itself(own: Pairs, measures: Sequence[str]) -> dict[str, Any]:

@@ -10,41 +10,48 @@ pairs vary, not the patients.
 
 from __future__ import annotations
 
-import monomodal
-import multimodal
+import monomodal_networks as monomodal
+import multimodal_networks as multimodal
 from images import Pairs
 from measuring import Row, mean_and_interval, measured, milliseconds
 from pages import Study, changed, ranged
 from pictures import curves
-from training import Run, predict, rows_of
+from predicting import predict
+from training import Run, rows_of
 
 NAMES = {"lunet": "LU-net", "sn": "SN"}
+ERROR = "end_point_error"
 
 
 def main() -> None:
     study = Study("networks", __doc__.partition("\n")[0])
     mono, multi = monomodal.images_of(study), multimodal.Setup(study)
-    jobs = [("mono-modal", name) for name in NAMES.values()]
+    jobs = [("mono-modal", model) for model in NAMES]
     jobs += [(f"multi-modal, {measure}", model) for measure in multi.measures for model in NAMES]
-    lines, found, runs = [], {}, {}
+    runs: dict[tuple[str, str], Run] = {}  # (task, name)
+    rows: dict[tuple[str, str], list[Row]] = {}
+    lines = []
     for task, model in jobs[study.part :: study.parts]:
+        name = NAMES[model]
         if task == "mono-modal":
-            run, own = mono.run(study, model, mono.split), mono.pairs.of(mono.split)
-            rows = rows_of(run, "held out", lambda r, own=own: measured(own, predict(r, own)))
+            run, own = mono.run(study, name, mono.split), mono.pairs.of(mono.split)
+            found = rows_of(run, "held out", lambda r, own=own: measured(own, predict(r, own)))
         else:
-            run, own = (
-                multi.run(task.partition(", ")[2], multi.split, model),
-                multi.pairs.of(multi.split),
-            )
-            rows = multi.rows(run, multi.split)
-        name = NAMES.get(model, model)
-        runs[task, name], found[f"{task}, {name}"] = run, rows
-        ms = timed(run, own)
-        lines.append([task, name, *_numbers(run, rows), f"{ms:.1f}"])
-    made = {f"{task}, {name}": vars(run.recipe) for (task, name), run in runs.items()}
-    recipes = {"recipes": made}
-    if study.parts > 1:
-        return
+            run = multi.run(task.partition(", ")[2], multi.split, model)
+            found, own = multi.rows(run, multi.split), multi.pairs.of(multi.split)
+        runs[task, name], rows[task, name] = run, found
+        lines.append([task, name, *_numbers(run, found), f"{timed(run, own):.1f}"])
+    if not study.partial:
+        report(study, lines, runs, rows)
+
+
+def report(
+    study: Study,
+    lines: list[list[str]],
+    runs: dict[tuple[str, str], Run],
+    rows: dict[tuple[str, str], list[Row]],
+) -> None:
+    """Tables, and the curves of both networks."""
     titles = (
         "pairs",
         "network",
@@ -56,34 +63,43 @@ def main() -> None:
         "folded cells, %",
         "smallest determinant",
         "loss on test pairs, end",
-        "training, s",
         "ms a pair, two threads",
     )
     study.write_table("", titles, lines)
-    against = []
+    differences = []
     for task in dict.fromkeys(task for task, _ in runs):
-        lunet, sn = (found[f"{task}, {name}"] for name in NAMES.values())
-        measure = "dice" if task == "mono-modal" else "end_point_error"
-        both = [
-            (a[f"{measure}_guaranteed"], b[f"{measure}_guaranteed"])
-            for a, b in zip(lunet, sn, strict=True)
-            if f"{measure}_guaranteed" in a
-        ]
-        better = mean_and_interval([a - b for a, b in both])
-        against.append(
-            [task, "Dice" if measure == "dice" else "end-point error", changed(better), len(both)]
-        )
+        better, measure, count = lunet_minus_sn(task, rows)
+        differences.append({"pairs": task, "measure": measure, "better": better, "count": count})
         shown = {name: runs[task, name].curve for name in NAMES.values()}
         ending = task.replace("multi-modal, ", "").replace("-", "")
         study.write(f"networks_{ending}.png", curves(shown, task))
     study.write_table(
         "_difference",
         ("pairs", "measure", "LU-net minus SN [over pairs]", "pairs measured"),
-        against,
+        [[d["pairs"], d["measure"], changed(d["better"]), d["count"]] for d in differences],
     )
     study.write_json(
-        {"rows": found, "difference": against, "split": mono.split, "recipes": recipes}
+        {
+            "rows": {", ".join(key): found for key, found in rows.items()},
+            "difference": differences,
+            "recipes": {", ".join(key): vars(run.recipe) for key, run in runs.items()},
+            "training_seconds": {", ".join(k): [r.seconds, r.device] for k, r in runs.items()},
+        }
     )
+
+
+def lunet_minus_sn(
+    task: str, rows: dict[tuple[str, str], list[Row]]
+) -> tuple[tuple[float, float, float], str, int]:
+    """The difference with its interval over pairs, of which measure, of how many pairs."""
+    name, words = ("dice", "Dice") if task == "mono-modal" else (ERROR, "end-point error")
+    name += "_guaranteed"
+    both = [
+        (a[name], b[name])
+        for a, b in zip(rows[task, "LU-net"], rows[task, "SN"], strict=True)
+        if name in a
+    ]
+    return mean_and_interval([a - b for a, b in both]), words, len(both)
 
 
 def timed(run: Run, pairs: Pairs) -> float:
@@ -106,7 +122,6 @@ def _numbers(run: Run, rows: list[Row]) -> list[str]:
         f"{mean_and_interval([r['folded_percent'] for r in rows])[0]:.3f}",
         f"{min(r['min_determinant'] for r in rows):.2f}",
         f"{run.curve[-1].get('test', float('nan')):.2f}",
-        f"{run.seconds:.0f} ({run.device})",
     ]
 
 

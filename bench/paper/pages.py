@@ -68,15 +68,15 @@ class Study:
         if self.quick:
             shutil.rmtree(runs, ignore_errors=True)
         self.place = Place(self.device, runs)
+        self.partial = bool(self.options.part)
         part, _, parts = (self.options.part or "0/1").partition("/")
         self.part, self.parts = int(part), int(parts)
         if not 0 <= self.part < self.parts:
             parser.error(f"--part must be K/N with 0 <= K < N, got {self.options.part}")
-        if self.parts > 1 and stages and not self.stage:
+        if self.partial and stages and not self.stage:
             parser.error(f"--part needs --only {', '.join(stages)}")
-        if self.device.type == "cpu":
-            # Parts run side by side, and share the cores.
-            torch.set_num_threads(1 if self.parts > 1 else min(2, torch.get_num_threads()))
+        # Parts run side by side, and share the cores; the tables' times are of two threads.
+        torch.set_num_threads(1 if self.partial else min(2, torch.get_num_threads()))
 
     def write_json(self, content: Row) -> None:
         """What was measured, with the machine and the commit."""

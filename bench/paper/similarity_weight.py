@@ -10,11 +10,14 @@ that no network has seen.
 from __future__ import annotations
 
 import numpy as np
+from drawing import drawing
 from images import brain_slices, cardiac
-from measuring import Row, measured
-from pages import Study
+from measuring import Row, mean_and_interval, measured
+from pages import Study, ranged
 from pictures import compared
-from training import Recipe, Run, drawing, fit, predict, rows_of
+from predicting import predict
+from recipes import Recipe
+from training import Run, fit, rows_of
 
 HEART = "SCD0000301"
 LAMBDAS = (200, 60, 20, 5)
@@ -45,17 +48,19 @@ def main() -> None:
         names = [key for key, value in rows[0].items() if isinstance(value, float)]
         values = {key: float(np.mean([row[key] for row in rows if key in row])) for key in names}
         values["min_determinant"] = min(row["min_determinant"] for row in rows)
+        for key in ("dice", "dice_guaranteed"):
+            values[f"{key}_interval"] = mean_and_interval([row[key] for row in rows if key in row])
         about = {"preset": preset, "lambda": factor, "trained_on": trained.device}
         about["recipe"] = vars(trained.recipe)
         found.append(about | values | {"pairs": len(rows)})
-    if study.parts > 1:
+    if study.partial:
         return
     lines = [
         [
             r["lambda"],
             str(ENERGIES[r["preset"]]),
-            f"{r['dice']:.3f}",
-            f"{r['dice_guaranteed']:.3f}",
+            ranged(r["dice_interval"]),
+            ranged(r["dice_guaranteed_interval"]),
             f"{r['ncc']:.3f}",
             f"{r['relative_ssd']:.3f}",
             f"{r['ssim']:.3f}",
@@ -70,7 +75,7 @@ def main() -> None:
     titles = (
         "lambda",
         "energies' weights",
-        "Dice",
+        "Dice [over the pairs]",
         "Dice, guaranteed",
         "NCC",
         "relative SSD",

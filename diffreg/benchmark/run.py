@@ -84,7 +84,10 @@ def _commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("describe", "--always", "--dirty", "--exclude=*")
+        commit = git("rev-parse", "--short", "HEAD")
+        # The pages of docs/ are what a run writes, not what it runs.
+        changed = git("status", "--porcelain", "-uno", "--", ":(top)", ":(top,exclude)docs")
+        return f"{commit}-dirty" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
