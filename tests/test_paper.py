@@ -220,7 +220,7 @@ def test_a_run_goes_on_where_it_was_stopped(room, tmp_path, monkeypatch):
     assert again.seconds == parts.seconds
 
 
-def test_the_first_part_that_fails_ends_the_rest(room, monkeypatch):
+def test_after_a_part_that_fails_no_other_is_begun(room, monkeypatch):
     begun = []
 
     def failing(arguments, environment=None):

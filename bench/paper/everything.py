@@ -70,7 +70,7 @@ def train(common: Sequence[str], processes: int) -> None:
 
 
 def side_by_side(tasks: Sequence[list[str]], processes: int) -> None:
-    """All of them, so many at once; the first that fails ends the rest."""
+    """All of them, so many at once; after one that fails no other is begun."""
     with ThreadPoolExecutor(processes) as pool:
         running = [pool.submit(run, task, {"OMP_NUM_THREADS": "1"}) for task in tasks]
         try:
