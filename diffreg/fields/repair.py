@@ -22,6 +22,7 @@ from diffreg.fields.certificate import (
     largest_safe_scale,
 )
 from diffreg.fields.polygon import crossing_edges
+from diffreg.ops import jacobian_determinant
 
 _SWEEPS = 400  # of one attempt, which ends where _PATIENCE of them close less than half the gap
 _PATIENCE = 40
@@ -100,7 +101,7 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
             start = _shrunk(u, reach=2 + attempt)
     if not certificate.passes:
         fixed, certificate = _scaled(original.numpy()[0], displacement, target, threshold)
-    moves = (fixed.to("cpu", torch.float64) - original)[0].norm(dim=0)
+    moves = torch.hypot(*(fixed.to("cpu", torch.float64) - original)[0])
     moved = moves[moves > 0]
     return Repair(
         fixed, moved.numel(), float(moved.max()), float(moved.mean()), before, certificate
@@ -137,7 +138,8 @@ def _scaled(
 class _Corner(NamedTuple):
     """One corner of some cells: flat indices of its voxel and of the neighbours along both axes.
 
-    J = e x f with e, f the edges that meet there; `sign` +1 where the voxel is the edge's end.
+    J = e x f with e, f the edges that meet there; `sign` +1 where the voxel is the edge's end. A
+    vector is a complex number, its first component the real part: half the calls on short arrays.
     """
 
     voxel: np.ndarray
@@ -146,11 +148,15 @@ class _Corner(NamedTuple):
     sign_0: int
     sign_1: int
 
-    def edges(self, u: np.ndarray) -> tuple[np.ndarray, ...]:
-        """e_0, e_1, f_0, f_1; u is (2, voxels)."""
-        e = self.sign_0 * (u[:, self.voxel] - u[:, self.along_0])
-        f = self.sign_1 * (u[:, self.voxel] - u[:, self.along_1])
-        return 1 + e[0], e[1], f[0], 1 + f[1]
+    def values(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The displacements (voxels,) of the corner's voxel and of the two neighbours."""
+        return u[self.voxel], u[self.along_0], u[self.along_1]
+
+    def edges(
+        self, here: np.ndarray, there_0: np.ndarray, there_1: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """e and f."""
+        return self.sign_0 * (here - there_0) + 1, self.sign_1 * (here - there_1) + 1j
 
 
 def _corners(i: np.ndarray, j: np.ndarray, width: int) -> list[_Corner]:
@@ -170,24 +176,27 @@ def _corners(i: np.ndarray, j: np.ndarray, width: int) -> list[_Corner]:
 
 def _smallest(u: np.ndarray) -> np.ndarray:
     """Smallest corner determinant of every cell of (2, H, W), (H - 1, W - 1)."""
-    height, width = u.shape[1:]
-    i, j = (axis.ravel() for axis in np.indices((height - 1, width - 1)))
-    return _smallest_of(u.reshape(2, -1), i, j, width).reshape(height - 1, width - 1)
+    return jacobian_determinant(torch.from_numpy(u)[None], reduce="min")[0].numpy()
 
 
 def _smallest_of(u: np.ndarray, i: np.ndarray, j: np.ndarray, width: int) -> np.ndarray:
-    """The same of cells (i, j) of (2, voxels)."""
+    """The same of cells (i, j) alone; u is complex (voxels,)."""
     found = []
     for corner in _corners(i, j, width):
-        e0, e1, f0, f1 = corner.edges(u)
-        found.append(e0 * f1 - e1 * f0)
+        e, f = corner.edges(*corner.values(u))
+        found.append((e.conj() * f).imag)
     return np.min(found, axis=0)
+
+
+def _complex(u: np.ndarray) -> np.ndarray:
+    """(2, H, W) as (H * W,)."""
+    return (u[0] + 1j * u[1]).ravel()
 
 
 def _projected(start: np.ndarray, target: float) -> np.ndarray:
     """The field (2, H, W) near `start` whose determinants reach the target, as far as it gets."""
     height, width = start.shape[1:]
-    u = start.reshape(2, -1).copy()
+    u = _complex(start)
     groups: list[tuple[_Corner, np.ndarray]] = []
     active = np.zeros((height - 1, width - 1), bool)
     surrounded = active  # with all their neighbours
@@ -205,30 +214,35 @@ def _projected(start: np.ndarray, target: float) -> np.ndarray:
                     break
                 gap = target - smallest.min()
             if (low & ~surrounded).any():
-                multipliers = _kept(groups, u.shape[1])
+                multipliers = _kept(groups, len(u))
                 active = active | _dilated(low, 1)
                 groups = _grouped(active, multipliers, width)
                 surrounded = ~_dilated(~active, 1)
                 touched = np.nonzero(_dilated(active, 1))
         for corner, multiplier in groups:
             _push(u, corner, multiplier, target)
-    return u.reshape(2, height, width)
+    return np.stack([u.real, u.imag]).reshape(2, height, width)
 
 
 def _push(u: np.ndarray, corner: _Corner, multiplier: np.ndarray, target: float) -> None:
     """One visit to corners that share no voxel: u and the multipliers change in place."""
-    e0, e1, f0, f1 = corner.edges(u)
-    to_e, to_f = np.stack([f1, -f0]), np.stack([-e1, e0])
-    to_e *= corner.sign_0
-    to_f *= corner.sign_1
+    here, there_0, there_1 = corner.values(u)
+    e, f = corner.edges(here, there_0, there_1)
+    product = e.conj() * f  # its imaginary part is J
+    to_e, to_f = (-1j * corner.sign_0) * f, (1j * corner.sign_1) * e
     both = to_e + to_f
-    length = (both**2).sum(0) + (to_e**2).sum(0) + (to_f**2).sum(0)
-    step = (target * (1 + 1e-6) - (e0 * f1 - e1 * f0)) / np.maximum(length, 1e-2)
+    # |both|^2 + |to_e|^2 + |to_f|^2
+    length = 2 * (_square(e) + _square(f) - corner.sign_0 * corner.sign_1 * product.real)
+    step = (target * (1 + 1e-6) - product.imag) / np.maximum(length, 1e-2)
     step = np.maximum(step, -multiplier)
     multiplier += step
-    u[:, corner.voxel] += step * both
-    u[:, corner.along_0] -= step * to_e
-    u[:, corner.along_1] -= step * to_f
+    u[corner.voxel] = here + step * both
+    u[corner.along_0] = there_0 - step * to_e
+    u[corner.along_1] = there_1 - step * to_f
+
+
+def _square(z: np.ndarray) -> np.ndarray:
+    return z.real**2 + z.imag**2
 
 
 def _grouped(
