@@ -111,7 +111,7 @@ def _claims_of_monomodal(study: Row) -> list[tuple[str, str]]:
                 "(ours) better than VoxelMorph, same images and steps",
                 f"**{verdict}** as both come: Dice {found}; seed by seed {'; '.join(seeds)}. "
                 f"**{both[0]}** with the energies' strengths that were best for the other "
-                f"patients: {both[1]}. Raw, {_folded(rows['VoxelMorph'])} of its pairs fold.",
+                f"patients: {both[1]}. VoxelMorph, raw: {_folded(rows['VoxelMorph'])} fold.",
             )
         )
     return claims
