@@ -26,6 +26,7 @@ from measuring import (
     difference,
     measured,
     milliseconds,
+    milliseconds_in_turn,
     of_seed,
     over_patients,
 )
@@ -156,13 +157,14 @@ def timed(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pair = images.pairs.of(images.split).only([0])
-    times = {name: milliseconds(lambda run=run: predict(run, pair)) for name, run in runs.items()}
+    works = {name: lambda run=run: predict(run, pair) for name, run in runs.items()}
     ours = runs[OURS]
     objective = Objective(ours.recipe.similarity, ours.recipe.weights)
     for steps in REFINEMENTS:
-        times[f"{OURS} + {steps} variational steps"] = milliseconds(
-            lambda n=steps: refined(ours, pair, objective, n), 5
+        works[f"{OURS} + {steps} variational steps"] = lambda n=steps: refined(
+            ours, pair, objective, n
         )
+    times = milliseconds_in_turn(works)
     for name, method in methods.items():
         times[name] = milliseconds(lambda m=method: m(images.split)(pair), 3)
     torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from measuring import (
     difference,
     measured,
     milliseconds,
+    milliseconds_in_turn,
     over_patients,
     share_of_before,
 )
@@ -124,11 +125,13 @@ def timed(
     """Milliseconds a pair, by title."""
     split = setup.split
     one = setup.pairs.of(split).only([0])
-    times = {
-        title: milliseconds(lambda run=run: predict(run, one))
-        for (title, patient), run in trained.runs.items()
-        if patient == split
-    }
+    times = milliseconds_in_turn(
+        {
+            title: lambda run=run: predict(run, one)
+            for (title, patient), run in trained.runs.items()
+            if patient == split
+        }
+    )
     run, objective = trained.runs[best, split], setup.objective(direct, split)
     times[refined_title] = milliseconds(lambda: refined(run, one, objective, REFINEMENT), 5)
     for measure in setup.measures:
