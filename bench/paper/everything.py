@@ -5,6 +5,8 @@
 
 First all networks, in processes side by side, then study by study what is left. What is finished
 is in build/paper/runs and is not run again. The quick form runs each study's own, and no page.
+A GPU is best shared by as many processes as there are cores, through NVIDIA's MPS
+(nvidia-cuda-mps-control -d).
 """
 
 from __future__ import annotations
