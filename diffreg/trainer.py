@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +22,21 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
-from diffreg.checkpoint import load_network, network_of, read_checkpoint, write_checkpoint
+from diffreg.checkpoint import load_network, read_checkpoint, write_checkpoint
 from diffreg.config import Config
+from diffreg.continuing import check_same_run, weights_of
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.losses import Objective
 from diffreg.models import build_model
 from diffreg.ops import jacobian_determinant
-from diffreg.pretrained import checkpoint_path
 from diffreg.ranks import Ranks, single
-from diffreg.training_log import StepLog, ValidationLog, appending, tensorboard
+from diffreg.training_log import Logs, StepLog, ValidationLog, appending, shown, tensorboard
 from diffreg.validation import picture, predictor, validate
 
 __all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
 
 LAST, BEST, LOG, VALIDATION = "last.pt", "best.pt", "log.csv", "validation.csv"
 PICTURES = "pictures"
-# Settings that may differ where a run goes on; all others make it another run.
-_MAY_CHANGE = {
-    ("training", key)
-    for key in (
-        *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard"),
-        *("validate_every", "patience"),
-    )
-} | {("data", key) for key in ("validation", "validation_groups", "validation_share")}
 # How a network's input lies in space, kept with the weights.
 _ORIENTATION = "stored array axes; the moving image on the fixed image's grid; displacement voxels"
 
@@ -102,7 +93,7 @@ class Trainer:
             network = build_model(model.pop("name"), **model)
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
-            network.load_state_dict(_weights_of(settings.start, config))
+            network.load_state_dict(weights_of(settings.start, config))
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters())
@@ -141,7 +132,7 @@ class Trainer:
                 entry = self.train_step()
                 logs.step(entry)
                 bar.update()
-                bar.set_postfix(_shown(entry), refresh=False)
+                bar.set_postfix(shown(entry), refresh=False)
                 last = self.step == settings.steps
                 if self.validation and (last or self.step % settings.validate_every == 0):
                     self._validate(logs)
@@ -264,12 +255,12 @@ class Trainer:
             ValueError: it is no checkpoint, or that of a run with other settings or pairs.
         """
         contents = read_checkpoint(path)
-        _check_same_run(contents, self, path)
+        check_same_run(contents, self.config, self.dataset.pairs, path)
         self.network.load_state_dict(contents["weights"])
         self.optimizer.load_state_dict(contents["optimizer"])
         self.step, self.best = contents["step"], contents["best"]
 
-    def _validate(self, logs: _Logs) -> None:
+    def _validate(self, logs: Logs) -> None:
         """Measures the network on the pairs kept out; the best one so far is kept as best.pt."""
         if self.validation is None:
             return
@@ -319,13 +310,13 @@ class Trainer:
         return norm.item()
 
     @contextmanager
-    def _logs(self) -> Iterator[_Logs]:
+    def _logs(self) -> Iterator[Logs]:
         """What is written beside the checkpoints, by the first rank."""
         if not self.ranks.first:
-            yield _Logs()
+            yield Logs()
             return
         with ExitStack() as stack:
-            logs = _Logs(stack.enter_context(appending(self.out / LOG, self.step)))
+            logs = Logs(stack.enter_context(appending(self.out / LOG, self.step)))
             if self.validation is not None:
                 file = self.out / VALIDATION
                 logs.validation_line = stack.enter_context(
@@ -346,27 +337,6 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 20,  # few lines in a file
             dynamic_ncols=True,
         )
-
-
-@dataclass
-class _Logs:
-    """Where the lines of a run go; None: nowhere, as on every rank but the first."""
-
-    step_line: Callable[[StepLog], None] | None = None
-    validation_line: Callable[[ValidationLog], None] | None = None
-    show: Callable[..., None] | None = None
-
-    def step(self, entry: StepLog) -> None:
-        if self.step_line is not None:
-            self.step_line(entry)
-        if self.show is not None:
-            self.show("training", entry)
-
-    def validation(self, entry: ValidationLog, picture: bytes) -> None:
-        if self.validation_line is not None:
-            self.validation_line(entry)
-        if self.show is not None:
-            self.show("validation", entry, picture)
 
 
 def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
@@ -403,46 +373,6 @@ def _objective(config: Config, spacing: tuple[float, ...]) -> Objective:
 
 def _versions() -> dict[str, str]:
     return {"diffreg": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
-
-
-def _shown(entry: StepLog) -> dict[str, str]:
-    """The loss terms beside the progress bar."""
-    values = {
-        "total": entry.total,
-        "similarity": entry.similarity,
-        "E1": entry.diffusion,
-        "E2": entry.bending,
-        "Edet": entry.determinant,
-        "min J": entry.smallest_determinant,
-    }
-    return {name: f"{value:.3g}" for name, value in values.items()}
-
-
-def _weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
-    """Those of the checkpoint that a run begins with, which has to be of such a network."""
-    contents = read_checkpoint(checkpoint_path(start))
-    network = network_of(contents, start)
-    theirs, ours = Config.from_dict(contents["config"]).model, config.model
-    if theirs != ours:
-        raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
-    return network.state_dict()
-
-
-def _check_same_run(contents: dict[str, Any], trainer: Trainer, path: str | Path) -> None:
-    """Refuse a checkpoint that another run left: going on from it would be neither."""
-    ours = trainer.config.to_dict()
-    for section, table in Config.from_dict(contents["config"]).to_dict().items():
-        for key in {*table, *ours[section]} - {k for s, k in _MAY_CHANGE if s == section}:
-            if (section, key) == ("data", "images"):
-                continue  # the pairs themselves are compared: the folder may have moved
-            before, now = table.get(key), ours[section].get(key)
-            if before != now:
-                raise ValueError(
-                    f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
-                    "another training.out"
-                )
-    if contents["pairs"] != [pair.name for pair in trainer.dataset.pairs]:
-        raise ValueError(f"{path} is of a run on other pairs; give another training.out")
 
 
 @contextmanager

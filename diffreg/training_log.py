@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,40 @@ class ValidationLog(NamedTuple):
     folded_percent: float
     dice_before: float
     dice: float
+
+
+@dataclass
+class Logs:
+    """Where the lines of a run go; None: nowhere, as on every rank but the first."""
+
+    step_line: Callable[[StepLog], None] | None = None
+    validation_line: Callable[[ValidationLog], None] | None = None
+    show: Callable[..., None] | None = None
+
+    def step(self, entry: StepLog) -> None:
+        if self.step_line is not None:
+            self.step_line(entry)
+        if self.show is not None:
+            self.show("training", entry)
+
+    def validation(self, entry: ValidationLog, picture: bytes) -> None:
+        if self.validation_line is not None:
+            self.validation_line(entry)
+        if self.show is not None:
+            self.show("validation", entry, picture)
+
+
+def shown(entry: StepLog) -> dict[str, str]:
+    """The loss terms beside the progress bar."""
+    values = {
+        "total": entry.total,
+        "similarity": entry.similarity,
+        "E1": entry.diffusion,
+        "E2": entry.bending,
+        "Edet": entry.determinant,
+        "min J": entry.smallest_determinant,
+    }
+    return {name: f"{value:.3g}" for name, value in values.items()}
 
 
 @contextmanager

@@ -40,6 +40,7 @@ ROOMS = {
     "config": "metrics",
     "_settings": "metrics",
     "checkpoint": "trainer",
+    "continuing": "trainer",
     "training_log": "trainer",
     "ranks": "trainer",
     "validation": "trainer",

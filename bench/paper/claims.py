@@ -140,7 +140,7 @@ def _claims_of_networks(study: Row) -> list[tuple[str, str]]:
 
 def _claims_of_multimodal(study: Row) -> list[tuple[str, str]]:
     rows, error = study["rows"], "end_point_error_guaranteed"
-    pls = study["first"] if study["first"].endswith("pls") else "LU-net, pls"
+    pls = "LU-net, pls"
     better = difference(rows[pls], rows["before"], error)
     names = [pls, *(study[n] for n in ("longer", "control", "best", "refined")), *study["directly"]]
     words, met = [], []

@@ -208,10 +208,20 @@ def milliseconds(work: Callable[[], object], repeats: int = 15) -> float:
     return float(np.median(times[1:]))
 
 
-def milliseconds_in_turn(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The same of several that take turns, for a machine that is not quiet."""
-    times: dict[str, list[float]] = defaultdict(list)
-    for _ in range(5):
+def milliseconds_in_turn(
+    works: Mapping[Setting, Callable[[], object]], rounds: int = 5, repeats: int = 5
+) -> dict[Setting, tuple[float, float, float]]:
+    """Of several that take turns, for a machine that is not quiet.
+
+    Args:
+        works: name -> what is timed.
+        rounds, repeats: how often each has its turn, and runs in it.
+
+    Returns:
+        name -> median, smallest and largest of its rounds.
+    """
+    times: dict[Setting, list[float]] = defaultdict(list)
+    for _ in range(rounds):
         for name, work in works.items():
-            times[name].append(milliseconds(work, 5))
-    return {name: float(np.median(each)) for name, each in times.items()}
+            times[name].append(milliseconds(work, repeats))
+    return {name: (float(np.median(t)), min(t), max(t)) for name, t in times.items()}

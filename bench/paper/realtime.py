@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from images import brain_slices
-from measuring import milliseconds
+from measuring import milliseconds_in_turn
 from pages import Study, ranged
 from torch import nn
 
@@ -64,6 +63,16 @@ def works(size: int, networks: dict[str, nn.Module]) -> tuple[dict[str, Callable
     }, fold_certificate(folded).folded_cells
 
 
+def on(threads: int, work: Callable[[], object]) -> Callable[[], None]:
+    """The work on so many threads."""
+
+    def run() -> None:
+        torch.set_num_threads(threads)
+        work()
+
+    return run
+
+
 def main() -> None:
     study = Study("realtime", __doc__.partition("\n")[0], needs_data=False)
     networks = {
@@ -71,26 +80,22 @@ def main() -> None:
         "SN": build_model("sn").eval().to(memory_format=torch.channels_last),
     }
     threads = [n for n in (1, 2) if n <= torch.get_num_threads()]
-    rounds, repeats = (2, 2) if study.quick else ROUNDS
     rows = []
     for size in SIZES[1::2] if study.quick else SIZES:
         timed, folded_cells = works(size, networks)
-        found = {number: {name: [] for name in timed} for number in threads}
-        for _ in range(rounds):  # the numbers of threads in turn, for a machine that is not quiet
-            for number, times in found.items():
-                torch.set_num_threads(number)
-                for name, work in timed.items():
-                    times[name].append(milliseconds(work, repeats))
-        for number, times in found.items():
-            medians = {name: float(np.median(each)) for name, each in times.items()}
-            spread = [float(min(times["LU-net"])), float(max(times["LU-net"]))]
+        found = milliseconds_in_turn(
+            {(n, name): on(n, work) for n in threads for name, work in timed.items()},
+            *((2, 2) if study.quick else ROUNDS),
+        )
+        for number in threads:
+            medians = {name: found[number, name][0] for name in timed}
             about = {"size": size, "threads": number, "folded_cells": folded_cells}
-            rows.append(about | medians | {"LU-net spread": spread})
+            rows.append(about | medians | {"LU-net range": found[number, "LU-net"][1:]})
     lines = [
         [
             f"{row['size']} x {row['size']}",
             row["threads"],
-            ranged((row["LU-net"], *row["LU-net spread"]), 1),
+            ranged((row["LU-net"], *row["LU-net range"]), 1),
             f"{1e3 / row['LU-net']:.0f}",
             f"{row['SN']:.1f}",
             f"{1e3 / row['SN']:.0f}",
