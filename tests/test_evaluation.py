@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from diffreg import metrics
-from diffreg.cli import main
-from diffreg.cohort import Method, register_all
+from diffreg.cli.main import main
 from diffreg.data.geometry import Image
 from diffreg.data.manifest import read_manifest
 from diffreg.data.transforms import write_displacement
 from diffreg.evaluation import bootstrap, evaluate, summarize
 from diffreg.evaluation.measures import Measure
+from diffreg.registration.cohort import Method, register_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from diffreg.data.geometry import Image, display_orientation, resample_to
+from diffreg.data.prepare import relative_spacing
 from diffreg.data.transforms import read_displacement
 from diffreg.losses import Objective
 from diffreg.metrics import folding
-from diffreg.registration import register, relative_spacing, write_registration
+from diffreg.registration import register, write_registration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

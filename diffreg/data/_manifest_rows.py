@@ -1,4 +1,4 @@
-"""The rows of a CSV or TOML manifest and their fields, checked. Called by diffreg.data.manifest."""
+"""The rows of a CSV or TOML manifest and their fields, checked."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Where voxels lie: an image with its affine, and resampling through two of them.
 
-    w = A_f (p + u(p)),   warped(p) = moving(A_m^-1 w)      p a voxel of the fixed grid, w RAS mm
-
-Called by the readers and writers of this folder and by diffreg.registration.
+w = A_f (p + u(p)),   warped(p) = moving(A_m^-1 w)      p a voxel of the fixed grid, w RAS mm
 """
 
 from __future__ import annotations

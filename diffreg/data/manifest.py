@@ -2,7 +2,6 @@
 
 A row is a pair, with the columns `moving` and `fixed`, or an image, with the column `image`; of
 images, every ordered pair of one group is meant. A folder means every ordered pair of its images.
-Called by the pair datasets, diffreg.cohort and diffreg.evaluation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bring intensities to [0, 1] between two percentiles.
 
-Called by diffreg.registration and the pair datasets; a checkpoint keeps the settings.
+A checkpoint keeps the settings.
 """
 
 from __future__ import annotations

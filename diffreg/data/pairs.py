@@ -2,7 +2,7 @@
 
 Draw number k of a run is the pair at place k mod P of a shuffled order of all P pairs, another
 order each epoch k // P. What is drawn is a pure function of (seed, k): nothing else has to be kept
-to go on where a run stopped. Called by the trainer.
+to go on where a run stopped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every metric that the files of a pair allow, as one record. Called by diffreg.evaluation."""
+"""Every metric that the files of a pair allow, as one record."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from diffreg import metrics
-from diffreg.cohort import read_labels
 from diffreg.data.geometry import Image, resample_to, voxel_map
 from diffreg.data.images import Normalization
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
 from diffreg.data.transforms import read_displacement
-from diffreg.outputs import check_grid
-from diffreg.registration import Registration
+from diffreg.registration.cohort import read_labels
+from diffreg.registration.files import check_grid
+from diffreg.registration.result import Registration
 
 
 class Measure(NamedTuple):

@@ -2,7 +2,6 @@
 
 Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels; tensors or arrays.
 `mask`, where there is one, weights the voxels: 0 outside, 1 inside; what lies outside has no say.
-Called by diffreg.registration, diffreg.evaluation, the trainer and the report.
 """
 
 from diffreg.metrics.displacements import (
