@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffreg._extras import require
-from diffreg.cli.options import network_of, progress_bar, similarity_of
+from diffreg.cli.options import network_of, normalization_of, progress_bar, similarity_of
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image
@@ -25,7 +25,7 @@ def run_register(options: argparse.Namespace) -> int:
         from diffreg.cli.manifests import register_manifest
 
         return register_manifest(options)
-    from diffreg.data.prepare import compared_region
+    from diffreg.data.prepare import prepare
     from diffreg.losses import usual_objective
     from diffreg.registration import register, write_registration
     from diffreg.registration.files import check_output_folder
@@ -34,17 +34,22 @@ def run_register(options: argparse.Namespace) -> int:
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice
     moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
-    mask = _mask(options)
-    compared_region(moving, fixed, mask)  # refuses what cannot be registered, before any word
+    mask = _mask(options.fixed_mask, options.slice)
+    moving_mask = _mask(options.moving_mask, of_moving)
+    normalization = normalization_of(options, trained)
+    # Refuses what cannot be registered, before any word.
+    prepare(moving, fixed, mask, normalization, moving_mask)
     method = {"objective": usual_objective(similarity_of(options)), **trained}
     with progress_bar("register") as progress:
         result = register(
             *(moving, fixed),
             mask=mask,
+            moving_mask=moving_mask,
             progress=progress,
             guarantee=options.guarantee,
             refine=options.refine,
-            **method,
+            fill=options.fill,
+            **{**method, "normalization": normalization},
         )
     result = write_registration(result, out)
     print(f"{out / 'report.html'}: {result.verdict}")
@@ -54,7 +59,7 @@ def run_register(options: argparse.Namespace) -> int:
 def run_apply(options: argparse.Namespace) -> int:
     """Warp another image by a displacement file."""
     from diffreg._files import require_folder
-    from diffreg.data.geometry import coverage, resample_to
+    from diffreg.data.geometry import coverage, resample_to, usual_fill
     from diffreg.data.images import check_ending, write_image
     from diffreg.data.transforms import read_displacement
 
@@ -67,7 +72,10 @@ def run_apply(options: argparse.Namespace) -> int:
     if grid.kind == "png" and image.kind != "png":
         raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
     coverage(image, grid)
-    warped = resample_to(image, grid, displacement, options.interpolation)
+    fill = options.fill
+    if fill is None:
+        fill = 0.0 if nearest else usual_fill(image)
+    warped = resample_to(image, grid, displacement, options.interpolation, fill)
     write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
     print(f"{out}: {options.image} on the grid of {options.displacement}, {options.interpolation}")
     return 0
@@ -160,10 +168,10 @@ def _read(paths: Sequence[str], slices: Sequence[int | None], label: bool = Fals
     ]
 
 
-def _mask(options: argparse.Namespace) -> Image | None:
-    if options.fixed_mask is None:
+def _mask(path: str | None, index: int | None) -> Image | None:
+    """The mask of an image; the slice is for volumes only."""
+    if path is None:
         return None
     from diffreg.data.images import count_slices, read_image
 
-    path = options.fixed_mask
-    return read_image(path, options.slice if count_slices(path) > 1 else None, label=True)
+    return read_image(path, index if count_slices(path) > 1 else None, label=True)

@@ -167,6 +167,7 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument("-o", "--out", required=True, help="folder of the results")
     _add_method(command)
     command.add_argument("--fixed-mask", metavar="MASK", help="voxels of FIXED that count")
+    command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")
     command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
     command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
     command.set_defaults(run=commands.run_register, safe=manifests.whole_pairs)
@@ -215,9 +216,28 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "with the objective that the network was trained with (0)",
     )
     command.add_argument(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="intensities that become 0 and 1 in both images, such as -160 240 for CT (the 0.5 and "
+        "99.5 percentiles of what is compared)",
+    )
+    _add_fill(command)
+    command.add_argument(
         "--guarantee",
         action="store_true",
         help="repair the displacement where it folds, and certify what is in the file",
+    )
+
+
+def _add_fill(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fill",
+        type=float,
+        metavar="VALUE",
+        help="intensity outside the moving image (0 where that is its most frequent value, else "
+        "its smallest: a CT is filled with air; 0 for labels)",
     )
 
 
@@ -233,6 +253,7 @@ def _add_apply(subparsers: Any) -> None:
         help="linear, or nearest for labels, which keeps their type",
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
+    _add_fill(command)
     command.set_defaults(run=commands.run_apply)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from diffreg.cli.options import network_of, progress_bar, similarity_of
+from diffreg.cli.options import network_of, normalization_of, progress_bar, similarity_of
 
 if TYPE_CHECKING:
     from diffreg.data.manifest import Manifest, Pair
@@ -143,6 +144,7 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
         )
     for option, column in (
         ("fixed_mask", "fixed_mask"),
+        ("moving_mask", "moving_mask"),
         ("slice", "slice"),
         ("moving_slice", "moving_slice"),
     ):
@@ -167,15 +169,14 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
     trained = network_of(options)
-    if not trained:
-        similarity = options.similarity or "ncc"
-        return Method(similarity=similarity, both_ways=both_ways, guarantee=options.guarantee)
-    checkpoint = checkpoint_path(options.checkpoint)
-    return Method(
-        **trained,
-        checkpoint=checkpoint,
+    method = Method(
         both_ways=both_ways,
         batch_size=options.batch_size,
         guarantee=options.guarantee,
         refine=options.refine,
+        fill=options.fill,
     )
+    named: dict[str, Any] = {"similarity": options.similarity or "ncc"}
+    if trained:
+        named = {**trained, "checkpoint": checkpoint_path(options.checkpoint)}
+    return replace(method, **{**named, "normalization": normalization_of(options, trained)})

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from diffreg._extras import require
+
+if TYPE_CHECKING:
+    from diffreg.data.normalization import Normalization
 
 
 def similarity_of(options: argparse.Namespace) -> str:
@@ -39,6 +43,16 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
     from diffreg.training.trainer import load_network
 
     return load_network(path)
+
+
+def normalization_of(options: argparse.Namespace, trained: Mapping[str, Any]) -> Normalization:
+    """A network's own, or the default percentiles; the intensities of --window in place of both."""
+    from diffreg.data.normalization import Normalization
+
+    found: Normalization = trained.get("normalization") or Normalization()
+    if options.window is None:
+        return found
+    return replace(found, window=(options.window[0], options.window[1]))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffreg.data.images import Image, Normalization, read_image, resample_to
+from diffreg.data.prepare import Prepared, prepare
 from diffreg.losses import Objective
 from diffreg.metrics import dice, folding, mutual_information, ncc, relative_ssd
 from diffreg.registration import register_variational
@@ -69,39 +70,36 @@ class Case:
         """The moving and the fixed image as read."""
         return read_head(self.moving, self.slice_index), read_head(self.fixed, self.slice_index)
 
-    @cached_property
+    @property
     def inputs(self) -> tuple[Tensor, Tensor]:
         """Both normalised, as a network takes them."""
-        moving, fixed = (Normalization()(image.data) for image in self.images)
-        return moving, fixed
+        return self.prepared.moving_values, self.prepared.fixed_values
 
-    def warped(self, displacement: Tensor) -> Tensor:
-        """The moving image after the warp, normalised."""
-        moving, fixed = self.images
-        normalization = Normalization()
-        limits = normalization.limits(moving.data)
-        return normalization.scale(resample_to(moving, fixed, displacement), limits)
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The pair as `diffreg register` compares it."""
+        return prepare(*self.images)
 
     def measure(self, displacement: Tensor, seconds: float | None = None) -> Measures:
         """All figures of a displacement (1, 2, *S)."""
-        moving, fixed = self.inputs
-        warped = self.warped(displacement)
+        moving, warped, fixed, mask = self.prepared.compared(displacement)
         moving_t1, fixed_t1 = self._t1(self.moving), self._t1(self.fixed)
         brain = (fixed_t1.data > 0).to(torch.float32)
         masked = Image((moving_t1.data > 0).to(torch.uint8), moving_t1.affine)
         overlap = dice(resample_to(masked, fixed_t1, displacement, "nearest"), brain)[1]
         folds = folding(displacement)
         values = {
-            "mutual_information": mutual_information(warped, fixed, moving=moving),
+            "mutual_information": mutual_information(warped, fixed, mask=mask, moving=moving),
             "dice": overlap,
             "min_determinant": folds["min_determinant"],
             "folded_percent": folds["folded_percent"],
         }
         if self.same_contrast:
-            values["ncc"] = ncc(warped, fixed)
-            values["relative_ssd"] = relative_ssd(warped, fixed, moving)
+            values["ncc"] = ncc(warped, fixed, mask)
+            values["relative_ssd"] = relative_ssd(warped, fixed, moving, mask)
         else:
-            values["unseen_t1_ncc"] = ncc(warped, Normalization()(fixed_t1.data), brain)
+            unseen = Normalization()(fixed_t1.data)
+            values["unseen_t1_ncc"] = ncc(warped, unseen, brain * mask)
         if seconds is not None:
             values["milliseconds"] = 1000 * seconds
         return values

@@ -35,7 +35,8 @@ class Result:
 def case_view(case: Case, field: Tensor, methods: dict[str, Measures]) -> PairView:
     """A pair with the displacement (1, 2, *S) that was found for it, ready to be drawn."""
     fixed = case.images[1]
-    moving, still, warped = (i[0, 0].numpy() for i in (*case.inputs, case.warped(field)))
+    before, after, target, _ = case.prepared.compared(field)
+    moving, still, warped = (image[0, 0].numpy() for image in (before, target, after))
     return PairView(
         str(case),
         moving,

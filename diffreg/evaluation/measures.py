@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffreg import metrics
 from diffreg.data.geometry import Image, resample_to, voxel_map
-from diffreg.data.images import Normalization
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
 from diffreg.data.transforms import read_displacement
@@ -109,11 +108,8 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
 
 def _intensities(result: Registration, when: str, one_contrast: bool) -> dict[str, float]:
     """Similarities of the normalised images, inside the mask."""
-    normalization = Normalization()
-    limits, mask = normalization.limits(result.moving.data), result.mask
-    fixed = normalization(result.fixed.data)
-    moving = normalization.scale(result.moving_on_fixed, limits)
-    image = moving if when == "before" else normalization.scale(result.warped, limits)
+    moving, after, fixed, mask = result.compared
+    image = moving if when == "before" else after
     binned: dict[str, Any] = {"mask": mask, "moving": moving}
     values = {
         "ncc": metrics.ncc(image, fixed, mask),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -18,7 +18,7 @@ from diffreg import __version__
 from diffreg.data._npz import split_array
 from diffreg.data.images import Image, Normalization, count_slices, read_image
 from diffreg.data.manifest import Manifest, Pair, numbered
-from diffreg.data.prepare import Prepared, prepare
+from diffreg.data.prepare import PairImages, Prepared
 from diffreg.losses import Objective, usual_objective
 from diffreg.registration.files import DISPLACEMENT, METRICS, read_json, write_registration
 from diffreg.registration.pair import Registration, register, register_batch
@@ -41,6 +41,7 @@ class Method:
         guarantee: repair displacements where they fold.
         objective: of the refinement, as the network was trained with.
         refine: at most so many variational steps from the network's displacement.
+        fill: the intensity outside the moving image; None: the usual one.
     """
 
     network: nn.Module | None = None
@@ -52,6 +53,7 @@ class Method:
     guarantee: bool = False
     objective: Objective | None = None
     refine: int = 0
+    fill: float | None = None
 
     @property
     def name(self) -> str:
@@ -151,19 +153,23 @@ def register_all(
     return cohort
 
 
-def read_pair(pair: Pair) -> tuple[Image, Image, Image | None]:
-    """The moving and the fixed image of a pair, and the mask or None.
+def read_pair(pair: Pair) -> PairImages:
+    """The images of a pair.
 
     Raises:
         FileNotFoundError, ValueError: a file that cannot be read.
 
-    Example: `moving, fixed, mask = read_pair(pair)`
+    Example: `read_pair(pair).prepared()`
     """
-    mask = pair.fixed_mask
-    return (
+
+    def mask(path: Path | None, index: int | None) -> Image | None:
+        return None if path is None else _read(path, index, label=True)
+
+    return PairImages(
         _read(pair.moving, pair.moving_slice),
         _read(pair.fixed, pair.fixed_slice),
-        None if mask is None else _read(mask, pair.fixed_slice, label=True),
+        mask(pair.fixed_mask, pair.fixed_slice),
+        mask(pair.moving_mask, pair.moving_slice),
     )
 
 
@@ -213,7 +219,8 @@ def _jobs(manifest: Manifest, out: Path, method: Method, cohort: Cohort) -> Iter
 
 def _request(pair: Pair, method: Method, network: str) -> str:
     """A hash of what a result depends on."""
-    files = [pair.moving, pair.fixed, *([pair.fixed_mask] if pair.fixed_mask else [])]
+    images = (pair.moving, pair.fixed, pair.fixed_mask, pair.moving_mask)
+    files = [path for path in images if path is not None]
     states = [split_array(path)[0].stat() for path in files]
     parts = [
         __version__,
@@ -221,6 +228,7 @@ def _request(pair: Pair, method: Method, network: str) -> str:
         [(state.st_size, state.st_mtime_ns) for state in states],
         [pair.moving_slice, pair.fixed_slice],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
+        [method.fill, method.normalization and astuple(method.normalization)],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -229,13 +237,16 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     """By the variational method."""
     for job in jobs:
         try:
-            moving, fixed, mask = read_pair(job.pair)
+            images = read_pair(job.pair)
             result = register(
-                *(moving, fixed),
+                *(images.moving, images.fixed),
+                mask=images.mask,
+                moving_mask=images.moving_mask,
                 objective=usual_objective(method.similarity or "ncc"),
-                mask=mask,
+                normalization=method.normalization,
                 both_ways=method.both_ways,
                 guarantee=method.guarantee,
+                fill=method.fill,
             )
         except MISTAKES as error:
             yield job, one_line(error)
@@ -257,6 +268,7 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
                 guarantee=method.guarantee,
                 objective=method.objective,
                 refine=method.refine,
+                fill=method.fill,
             )
             for (job, _), result in zip(waiting, results, strict=True):
                 yield job, one_line(result) if isinstance(result, ValueError) else result
@@ -264,7 +276,7 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
 
     for job in jobs:
         try:
-            prepared = prepare(*read_pair(job.pair), method.normalization)
+            prepared = read_pair(job.pair).prepared(method.normalization)
         except MISTAKES as error:
             yield job, one_line(error)
             continue

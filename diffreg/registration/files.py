@@ -12,13 +12,14 @@ import numpy as np
 from torch import Tensor
 
 from diffreg._files import replacing, require_folder, staged
-from diffreg.data.geometry import Image, display_orientation, resample_to, voxel_map
+from diffreg.data.geometry import Image, display_orientation, voxel_map
 from diffreg.data.images import write_image
-from diffreg.data.prepare import compared_region
+from diffreg.data.normalization import Normalization
+from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
-from diffreg.registration.result import Registration
+from diffreg.registration.result import Registration, registration_of
 from diffreg.report.panels import PairView
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
@@ -68,12 +69,17 @@ def write_registration(
     return result
 
 
-def read_registration(pair: tuple[Image, Image, Image | None], folder: str | Path) -> Registration:
+def read_registration(
+    images: PairImages,
+    folder: str | Path,
+    normalization: Normalization | None = None,
+) -> Registration:
     """A registration again, from the files that `write_registration` left.
 
     Args:
-        pair: the moving and the fixed image and the mask, as they were read for it.
+        images: the images as they were read for it, and their masks.
         folder: where it was written; or a displacement file alone.
+        normalization: of the images that the metrics compare; None: the default percentiles.
 
     Returns:
         The result, its displacement as in the file; without metrics.json, metrics are empty, the
@@ -82,27 +88,27 @@ def read_registration(pair: tuple[Image, Image, Image | None], folder: str | Pat
     Raises:
         FileNotFoundError, ValueError: there is no displacement, or not one on the fixed grid.
 
-    Example: `read_registration((moving, fixed, None), "out").metrics`
+    Example: `read_registration(PairImages(moving, fixed), "out").metrics`
     """
-    moving, fixed, mask = pair
     folder = Path(folder)
     file = folder / DISPLACEMENT if folder.is_dir() else folder
     displacement, grid = read_displacement(file)
-    check_grid(grid, fixed)
+    check_grid(grid, images.fixed)
     found = read_json(folder / METRICS) if (folder / METRICS).exists() else {}
     seconds = found.get("seconds")
-    return Registration(
-        moving=moving,
-        fixed=fixed,
-        displacement=displacement,
-        warped=resample_to(moving, fixed, displacement),
-        moving_on_fixed=resample_to(moving, fixed),
-        mask=compared_region(moving, fixed, mask),
+    return registration_of(
+        images.prepared(normalization),
+        displacement,
         method=str(found.get("method", "given")),
         similarity=str(found.get("similarity", "unknown")),
         seconds=float(seconds) if isinstance(seconds, int | float) else float("nan"),
         metrics=found,
+        fill=_number(found.get("fill")),
     )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
 
 
 def check_grid(grid: Image, fixed: Image) -> None:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
-from diffreg.data.geometry import Image, resample_to
+from diffreg.data.geometry import Image
 from diffreg.data.images import Normalization
 from diffreg.data.prepare import Prepared, prepare, relative_spacing
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
 from diffreg.registration.predict import predict, refined
-from diffreg.registration.result import SAME_CONTRAST, Registration
+from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
 from diffreg.registration.variational import register_variational
 
 
@@ -36,11 +36,14 @@ def register(
     both_ways: bool = False,
     guarantee: bool = False,
     refine: int = 0,
+    moving_mask: Image | None = None,
+    fill: float | None = None,
 ) -> Registration:
     """Find the displacement that brings the moving image onto the fixed one.
 
     Both images are normalised to [0, 1] and the moving one is resampled on the fixed grid through
-    both headers; where its field of view does not cover that grid, nothing is compared.
+    both headers; where its field of view does not cover that grid, nothing is compared. Metrics
+    before and after are of the same voxels, where both ends are inside the moving image.
 
     Args:
         moving: the image to be warped.
@@ -59,6 +62,11 @@ def register(
         guarantee: repair the displacement where it folds (`diffreg.fields.make_diffeomorphic`).
         refine: at most so many steps of the variational method, from the network's displacement;
             before the guarantee. The result has no folded cell.
+        moving_mask: voxels of the moving image that count where it is > 0; on any grid. For the
+            method they lie where they are at the start, for the metrics where the result brings
+            them as well.
+        fill: the intensity of `warped` outside the moving image; None: 0 where that is the image's
+            most frequent value, else its smallest.
 
     Returns:
         The registration.
@@ -78,9 +86,9 @@ def register(
         >>> register(*pair, levels=1, iterations=10).metrics["folded_percent"]
         0.0
     """
-    prepared = prepare(moving, fixed, mask, normalization)
+    prepared = prepare(moving, fixed, mask, normalization, moving_mask)
     if network is not None:
-        options = similarity, both_ways, guarantee, objective, refine, progress
+        options = similarity, both_ways, guarantee, objective, refine, progress, fill
         (result,) = register_batch([prepared], network, *options)
         if isinstance(result, ValueError):
             raise result
@@ -98,7 +106,8 @@ def register(
     seconds = time.perf_counter() - start
     inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
     names = "+".join(objective.similarity)
-    return _finished(prepared, displacement, inverse, "variational", names, seconds, guarantee)
+    ends = displacement, inverse
+    return _finished(prepared, *ends, "variational", names, seconds, guarantee, fill)
 
 
 def register_batch(
@@ -110,6 +119,7 @@ def register_batch(
     objective: Objective | None = None,
     refine: int = 0,
     progress: Callable[..., Any] | None = None,
+    fill: float | None = None,
 ) -> list[Registration | ValueError]:
     """Register several pairs through a network at once.
 
@@ -117,8 +127,8 @@ def register_batch(
         pairs: as `prepare` gives them, with the network's normalisation; of one size.
         network: called (moving, fixed) -> displacement.
         similarity: what the network was trained with, if known.
-        both_ways, guarantee, objective, refine, progress: as in `register`; pairs are refined one
-            by one.
+        both_ways, guarantee, objective, refine, progress, fill: as in `register`; pairs are refined
+            one by one.
 
     Returns:
         The registration of each pair, its time an equal part of the batch's and its refinement; or
@@ -145,10 +155,11 @@ def register_batch(
         if not bool(torch.isfinite(u).all()):
             raise ValueError("the network's displacement holds values that are NaN or infinite")
         if not refine:
-            return _finished(pair, u, v, "network", names, seconds, guarantee)
+            return _finished(pair, u, v, "network", names, seconds, guarantee, fill)
         goal = _with_proportions(objective, pair.fixed)
         u, v, more, measured = refined(pair, u, v, goal, refine, progress)
-        result = _finished(pair, u, v, "refined network", names, seconds + more, guarantee)
+        seconds_in_all = seconds + more
+        result = _finished(pair, u, v, "refined network", names, seconds_in_all, guarantee, fill)
         result.metrics["refinement"] = measured
         return result
 
@@ -177,29 +188,20 @@ def _finished(
     similarity: str,
     seconds: float,
     guarantee: bool,
+    fill: float | None,
 ) -> Registration:
     """The result of a displacement (1, 2, *S), with its metrics."""
     displacement = displacement.detach().to("cpu", torch.float32)
     repair = make_diffeomorphic(displacement) if guarantee else None
     if repair is not None:
         displacement = repair.displacement
-    moving, fixed = prepared.moving, prepared.fixed
-    result = Registration(
-        moving=moving,
-        fixed=fixed,
-        displacement=displacement,
-        warped=resample_to(moving, fixed, displacement),
-        moving_on_fixed=resample_to(moving, fixed),
-        mask=prepared.mask,
-        method=method,
-        similarity=similarity,
-        seconds=seconds,
-        metrics={},
-    )
-    metrics = _metrics(result, prepared.normalization)
+    result = registration_of(prepared, displacement, method, similarity, seconds, {}, fill)
+    metrics = _metrics(result)
     if inverse is not None:
         back = inverse.detach().to("cpu", torch.float32)
-        metrics["inverse_consistency_mm"] = inverse_consistency(displacement, back, fixed.spacing)
+        metrics["inverse_consistency_mm"] = inverse_consistency(
+            displacement, back, prepared.fixed.spacing
+        )
     if repair is not None:
         metrics["repair"] = {
             "before": repair.before.verdict,
@@ -210,13 +212,9 @@ def _finished(
     return replace(result, metrics=metrics)
 
 
-def _metrics(result: Registration, normalization: Normalization) -> dict[str, Any]:
-    """What metrics.json holds; similarities of the normalised images, inside `result.mask`."""
-    limits = normalization.limits(result.moving.data)
-    fixed, mask = normalization(result.fixed.data), result.mask
-    moving, warped = (
-        normalization.scale(image, limits) for image in (result.moving_on_fixed, result.warped)
-    )
+def _metrics(result: Registration) -> dict[str, Any]:
+    """What metrics.json holds; similarities of what `result.compared` has."""
+    before, after, fixed, mask = result.compared
     values: dict[str, Any] = {
         "version": __version__,
         "moving": result.moving.name,
@@ -228,11 +226,16 @@ def _metrics(result: Registration, normalization: Normalization) -> dict[str, An
         "shape": list(result.fixed.shape),
         "spacing_mm": list(result.fixed.spacing),
     }
-    for when, image in (("before", moving), ("after", warped)):
+    values |= {
+        "compared_voxels": int(mask.sum()),
+        "compared_percent": 100 * float(mask.mean()),
+        "fill": result.fill,
+    }
+    for when, image in (("before", before), ("after", after)):
         values[when] = {
             "ncc": ncc(image, fixed, mask),
-            "mutual_information": mutual_information(image, fixed, mask=mask, moving=moving),
+            "mutual_information": mutual_information(image, fixed, mask=mask, moving=before),
         }
         if set(result.similarity.split("+")) <= SAME_CONTRAST:
-            values[when]["relative_ssd"] = relative_ssd(image, fixed, moving, mask)
+            values[when]["relative_ssd"] = relative_ssd(image, fixed, before, mask)
     return {**values, **folding(result.displacement), "seconds": result.seconds}

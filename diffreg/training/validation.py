@@ -41,7 +41,7 @@ def validate(
     for index in ranks.share(range(len(dataset))):
         sample = dataset.samples[index]
         moving, fixed = sample.moving.to(ranks.device), sample.fixed.to(ranks.device)
-        mask = None if sample.fixed_mask is None else sample.fixed_mask.to(ranks.device)
+        mask = None if sample.mask is None else sample.mask.to(ranks.device)
         with torch.no_grad():
             displacement = predict(moving, fixed)
             terms = objective(moving, fixed, displacement, mask, return_warped=False)
