@@ -51,7 +51,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
         pairs, failed = [(job.pair, job.folder) for job in cohort.jobs], cohort.failed
         name = method.name
     with progress_bar("evaluate") as progress:
-        evaluation = evaluate(pairs, name, not options.contrasts_differ, options.seed, progress)
+        one_contrast, normalization = not options.contrasts_differ, normalization_of(options, {})
+        settings = name, one_contrast, options.seed, progress, normalization
+        evaluation = evaluate(pairs, *settings)
     evaluation.failed = [*failed, *evaluation.failed]
     if evaluation.records:
         write_evaluation(evaluation, out)

@@ -9,6 +9,7 @@ from typing import Any
 from diffreg import __version__
 from diffreg._files import staged
 from diffreg.data.manifest import Pair
+from diffreg.data.normalization import Normalization
 from diffreg.evaluation.cohort_report import IN_FULL, IN_ROWS, write_csv
 from diffreg.evaluation.measures import measure_pair, measures_of
 from diffreg.evaluation.pages import group_table, summary_table, write_page
@@ -27,6 +28,7 @@ def evaluate(
     one_contrast: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    normalization: Normalization | None = None,
 ) -> Evaluation:
     """Measure registered pairs.
 
@@ -37,6 +39,7 @@ def evaluate(
             across contrasts, they are not compared in any case.
         seed: of the bootstrap.
         progress: called with (pairs done, pairs).
+        normalization: of the images before they are compared; None: the default percentiles.
 
     Returns:
         The evaluation; pairs that cannot be measured are in `failed`.
@@ -46,7 +49,7 @@ def evaluate(
     evaluation = Evaluation(method, seed=seed, grouped=any(pair.group for pair, _ in pairs))
     for number, (pair, place) in enumerate(pairs, start=1):
         try:
-            result = read_registration(read_pair(pair), place)
+            result = read_registration(read_pair(pair), place, normalization)
             names = set(result.similarity.split("+")) - _UNKNOWN
             values = measure_pair(pair, result, one_contrast and names <= SAME_CONTRAST)
         except MISTAKES as error:

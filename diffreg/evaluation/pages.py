@@ -116,6 +116,13 @@ def _notes(evaluation: Evaluation) -> list[str]:
         notes.append(
             f"{groups} groups are few: such an interval is rather too narrow than too wide."
         )
+    lost = [r for r in evaluation.records if r.get("missing_labels_after")]
+    if lost:
+        labels = sum(int(record["missing_labels_after"]) for record in lost)
+        notes.append(
+            f"In {len(lost)} pairs {labels} labels that both originals have were lost by warping: "
+            "they count with Dice 0; HD95 and ASSD are means over the labels that are left."
+        )
     notes += shown_note(len(evaluation.views), len(evaluation.records))
     return notes + [f"Failed: {pair.row}: {reason}" for pair, reason in evaluation.failed]
 

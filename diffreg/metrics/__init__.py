@@ -20,7 +20,7 @@ from diffreg.metrics.intensities import (
     relative_ssd,
     structural_similarity,
 )
-from diffreg.metrics.labels import dice, surface_distances
+from diffreg.metrics.labels import dice, shared_labels, surface_distances
 
 __all__ = [
     "dice",
@@ -33,6 +33,7 @@ __all__ = [
     "relative_ssd",
     "sd_log_jacobian",
     "sd_log_jacobian_learn2reg",
+    "shared_labels",
     "smallest_determinant",
     "structural_similarity",
     "surface_distances",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffreg.data.pairs import PairDataset, Sample
 from diffreg.losses import Objective
-from diffreg.metrics import dice
+from diffreg.metrics import dice, shared_labels
 from diffreg.ops import jacobian_determinant, warp
 from diffreg.report.figures import pair_figure
 from diffreg.report.panels import PairView
@@ -104,9 +104,10 @@ def _overlaps(sample: Sample, displacement: Tensor) -> tuple[float, float] | Non
     if sample.moving_label is None or sample.fixed_label is None:
         return None
     fixed = sample.fixed_label[0, 0].numpy()
+    labels = shared_labels(sample.moving_label, fixed)
+    if not labels:
+        return None
     after = warp(sample.moving_label, displacement, "nearest")
     maps = (sample.moving_label, after)
-    values = [list(dice(each[0, 0].numpy(), fixed).values()) for each in maps]
-    if not all(values):
-        return None
-    return float(np.mean(values[0])), float(np.mean(values[1]))
+    before, warped = (list(dice(each[0, 0].numpy(), fixed, labels).values()) for each in maps)
+    return float(np.mean(before)), float(np.mean(warped))
