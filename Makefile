@@ -52,17 +52,17 @@ bench-gpu: $(VENV)/.app
 	then $(BIN)/diffreg bench --device cuda -o bench/results; \
 	else echo "bench-gpu: skipped, there is no GPU"; fi
 
-# The paper's experiments (docs/paper), on the images of docs/data.md: make paper DATA=DIR, or with
+# The paper's experiments (paper/results), on the images of docs/data.md: make paper DATA=DIR, or with
 # DEVICE=cuda PROCESSES=16. What is finished is in build/paper/runs and is not run again.
 DEVICE ?= cpu
 PROCESSES ?= 2
 paper: $(VENV)/.test
 	@test -n "$(DATA)" || { echo "paper: make paper DATA=DIR, the folder that docs/data.md describes"; exit 2; }
-	$(BIN)/python bench/paper/everything.py --data "$(DATA)" --device $(DEVICE) --processes $(PROCESSES)
+	$(BIN)/python paper/everything.py --data "$(DATA)" --device $(DEVICE) --processes $(PROCESSES)
 
 # Every study, small, on shipped slices and generated shapes: two minutes each at most.
 paper-quick: $(VENV)/.test
-	$(BIN)/python bench/paper/everything.py --quick
+	$(BIN)/python paper/everything.py --quick
 
 # The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
 cuda: $(VENV)/.nvcc

@@ -1,3 +1,26 @@
 """Learned diffeomorphic image registration on hand-written kernels under PyTorch."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+# Imported at their first use: `import diffreg` waits for no torch.
+_ROOMS = {
+    "Image": "diffreg.data.geometry",
+    "load_pretrained": "diffreg.training",
+    "read_image": "diffreg.data.images",
+    "register": "diffreg.registration",
+    "warp": "diffreg.ops",
+}
+__all__ = ["__version__", *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'diffreg' has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ROOMS])

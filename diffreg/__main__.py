@@ -2,6 +2,6 @@
 
 import sys
 
-from diffreg.cli import main
+from diffreg.cli.main import main
 
 sys.exit(main())

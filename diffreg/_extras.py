@@ -1,7 +1,4 @@
-"""Import an optional package, or say in one line how to get it.
-
-Called by every module that needs an extra.
-"""
+"""Import an optional package, or say in one line how to get it."""
 
 from __future__ import annotations
 

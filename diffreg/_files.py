@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all. Called by everything here that writes a file."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 

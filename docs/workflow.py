@@ -23,10 +23,10 @@ from diffreg.data.geometry import display_orientation
 from diffreg.data.images import read_image
 from diffreg.data.normalization import normalize
 from diffreg.fields import fold_certificate
-from diffreg.figures import draw_determinant, empty_figure, panel
 from diffreg.ops import warp
-from diffreg.panels import PairView, grey, upright_points, window
-from diffreg.variational import register_variational
+from diffreg.registration import register_variational
+from diffreg.report.figures import draw_determinant, empty_figure, panel
+from diffreg.report.panels import PairView, grey, upright_points, window
 
 SIZE = (9.0, 5.1)
 SLICE = 8
@@ -44,7 +44,7 @@ SETTINGS = {
 
 def registered() -> PairView:
     """Colin27 (moving) on the MNI152 template (fixed), one slice of each."""
-    heads = Path(diffreg.__file__).parent / "heads"
+    heads = Path(diffreg.__file__).parent / "demo" / "heads"
     moving, fixed = (
         read_image(heads / f"{name}.nii.gz", SLICE) for name in ("colin27_t1", "mni152_t1")
     )

@@ -18,8 +18,8 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from diffreg.checkpoint import FORMAT
-from diffreg.cli import main
+from diffreg.cli.main import main
+from diffreg.training.checkpoint import FORMAT
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 PICTURE = np.add.outer(np.arange(20.0), np.sin(np.arange(16.0))).astype(np.float32)
@@ -259,7 +259,7 @@ def command(folder, *words, limit=None):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.run(
-        [sys.executable, "-m", "diffreg.cli", *words],
+        [sys.executable, "-m", "diffreg.cli.main", *words],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
         capture_output=True,
@@ -316,6 +316,6 @@ def test_a_folder_without_permission(pair):
 
 def test_nobody_reads_on(pair):
     """`diffreg info | head -0`."""
-    line = f"{sys.executable} -m diffreg.cli info | head -c 0"
+    line = f"{sys.executable} -m diffreg.cli.main info | head -c 0"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr

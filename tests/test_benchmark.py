@@ -10,10 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import diffreg.ops
-from diffreg import cli
 from diffreg.benchmark import network, operators, run, tables
 from diffreg.benchmark.cases import CASES, Draw
 from diffreg.benchmark.counting import counted
+from diffreg.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads(Path(run.__file__).with_name("schema.json").read_text())

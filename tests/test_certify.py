@@ -7,7 +7,7 @@ import pytest
 import torch
 from fields.drawn import smooth
 
-from diffreg.cli import main
+from diffreg.cli.main import main
 from diffreg.data.geometry import Image
 from diffreg.data.transforms import read_displacement, read_field, write_displacement
 from diffreg.fields import fold_certificate
@@ -89,7 +89,7 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("guarantee", [False, True])
 def test_register_guarantees_what_is_in_the_file(tmp_path, monkeypatch, guarantee):
-    from diffreg import commands
+    from diffreg.cli import commands
 
     monkeypatch.setattr(commands, "network_of", lambda options: {"network": Folding()})
     out = tmp_path / "out"

@@ -11,12 +11,12 @@ import torch
 from PIL import Image as Pillow
 
 from diffreg import __version__, losses
-from diffreg import registration as registration_module
-from diffreg.cli import SIMILARITIES, main
+from diffreg.cli.info import Machine, description
+from diffreg.cli.main import SIMILARITIES, main
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
-from diffreg.installation import Machine, description
-from diffreg.outputs import duration
+from diffreg.registration import pair as registration_module
+from diffreg.registration.files import duration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,7 +114,7 @@ class Still(torch.nn.Module):
 def test_a_checkpoint_brings_its_network_and_settings(folder, monkeypatch, capsys):
     trained = {"network": Still(), "normalization": Normalization(1, 99), "similarity": "pls"}
     trainer = types.SimpleNamespace(load_network=lambda path: trained)
-    monkeypatch.setitem(sys.modules, "diffreg.trainer", trainer)
+    monkeypatch.setitem(sys.modules, "diffreg.training.trainer", trainer)
     (folder / "c.pt").write_bytes(b"")
     assert run(*PAIR, "--checkpoint", "c.pt") == 0
     metrics = json.loads((folder / "out/metrics.json").read_text())

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg.cli import main
-from diffreg.cohort import Method, register_all
+from diffreg.cli.main import main
 from diffreg.data.manifest import read_manifest
 from diffreg.data.normalization import Normalization
+from diffreg.registration.cohort import Method, register_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +63,7 @@ def network(folder, monkeypatch):
     shift = Shift()
     trained = {"network": shift, "normalization": Normalization(1, 99), "similarity": "ncc"}
     trainer = types.SimpleNamespace(load_network=lambda path: trained)
-    monkeypatch.setitem(sys.modules, "diffreg.trainer", trainer)
+    monkeypatch.setitem(sys.modules, "diffreg.training.trainer", trainer)
     (folder / "c.pt").write_bytes(b"weights")
     return shift
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from diffreg.config import Config, load_config
 from diffreg.models import LUNetConfig
+from diffreg.training.config import Config, load_config
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ def test_the_operators_import_without_the_extras():
         "import sys\n"
         "extras = 'nibabel', 'matplotlib', 'PIL', 'tqdm', 'scipy'\n"
         "sys.modules.update(dict.fromkeys(extras))\n"
-        "import diffreg.ops, diffreg.fields, diffreg.losses, diffreg.variational, diffreg.models"
+        "import diffreg.ops, diffreg.fields, diffreg.losses, diffreg.models, diffreg.registration"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import diffreg
-from diffreg import demo
-from diffreg.checkpoint import read_checkpoint
-from diffreg.config import load_config
 from diffreg.data.pairs import find_pairs
-from diffreg.demo_measures import HEADS, HELD_OUT, METHODS, Case, targets
+from diffreg.demo import run as demo
+from diffreg.demo.measures import HEADS, HELD_OUT, METHODS, Case, targets
 from diffreg.metrics import folding
+from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.config import load_config
 
 pytestmark = pytest.mark.slow
 
@@ -160,4 +160,4 @@ def test_the_lines_are_met_or_not():
 
 
 def test_the_heads_are_package_data():
-    assert Path(diffreg.__file__).parent / "heads" == HEADS
+    assert Path(diffreg.__file__).parent / "demo" / "heads" == HEADS

@@ -9,7 +9,11 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PAGES = [
     page
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+    for page in [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("**/*.md")),
+        ROOT / "paper/results/README.md",
+    ]
     if page.exists() and BLOCK.search(page.read_text())
 ]
 
@@ -28,7 +32,11 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 
 def test_links_inside_the_documentation_lead_somewhere():
     broken = []
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")]:
+    for page in [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("**/*.md"),
+        ROOT / "paper/results/README.md",
+    ]:
         if page.exists():
             for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text()):
                 if not (page.parent / target).exists():

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,13 +12,16 @@ import pytest
 import torch
 
 from diffreg import metrics
-from diffreg.cli import main
-from diffreg.cohort import Method, register_all
+from diffreg.cli.main import main
 from diffreg.data.geometry import Image
-from diffreg.data.manifest import read_manifest
+from diffreg.data.manifest import Pair, read_manifest
+from diffreg.data.prepare import prepare
 from diffreg.data.transforms import write_displacement
-from diffreg.evaluation import bootstrap, evaluate, summarize
+from diffreg.evaluation import Evaluation, bootstrap, evaluate, measure_pair, summarize
 from diffreg.evaluation.measures import Measure
+from diffreg.evaluation.pages import _notes
+from diffreg.registration.cohort import Method, register_all
+from diffreg.registration.result import registration_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -205,3 +209,33 @@ def test_the_bootstrap_is_seeded_and_about_right():
     low, high = bootstrap(values)
     assert (low, high) == pytest.approx((values.mean() - error, values.mean() + error), abs=0.03)
     assert bootstrap(values[:1]) is None
+
+
+def lost(folder, name):
+    """Label 2 of `name` is one voxel that the warp leaves behind, label 9 is in one image alone."""
+    labels = np.zeros((20, 16, 1), np.uint8)
+    labels[4:12, 4:12] = 1
+    labels[2, 2] = 2
+    labels[15, 3] = 9 if name == "m" else 0
+    nib.save(nib.Nifti1Image(labels, np.diag([2.0, 1.0, 3.0, 1.0])), folder / f"{name}.nii.gz")
+    return folder / f"{name}.nii.gz"
+
+
+def test_a_label_that_warping_lost_counts_and_one_of_a_single_image_does_not(tmp_path):
+    image = Image(torch.rand(1, 1, 20, 16), np.diag([2.0, 1.0, 3.0, 1.0]))
+    u = torch.zeros(1, 2, 20, 16)
+    u[:, 0, 2, 2] = 1.0  # its only voxel shows the background now
+    result = registration_of(prepare(image, image), u, "given", "ncc", 0.1, {})
+    names = {f"{end}_label": lost(tmp_path, end[0]) for end in ("moving", "fixed")}
+    pair = Pair(Path("m"), Path("f"), **names)
+    record = measure_pair(pair, result)
+    assert record["dice_label_2_before"] == 1 and record["dice_label_2_after"] == 0
+    assert record["dice_after"] == pytest.approx((record["dice_label_1_after"] + 0) / 2)
+    assert record["hd95_after"] == record["hd95_label_1_after"]  # mean over the labels present
+    assert np.isnan(record["hd95_label_2_after"])
+    assert (record["missing_labels_before"], record["missing_labels_after"]) == (0, 1)
+    assert not any("label_9" in name for name in record)
+    measured = Evaluation("given", [{"pair": "p", "group": "g", **record}])
+    assert any("1 labels that both originals have were lost" in n for n in _notes(measured))
+    still = measure_pair(pair, registration_of(prepare(image, image), 0 * u, "given", "ncc", 0, {}))
+    assert not any(name.startswith("missing") for name in still)

@@ -11,9 +11,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffreg import figures
-from diffreg.boxes import boxes_figure
-from diffreg.panels import PairView
+from diffreg.report import figures
+from diffreg.report.boxes import boxes_figure
+from diffreg.report.panels import PairView
 
 DISPLAYS = list(itertools.product((False, True), repeat=3))
 FOLDED = np.rint(255 * np.array(to_rgb(figures.FOLDED)))

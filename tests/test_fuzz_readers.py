@@ -19,15 +19,15 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from diffreg.checkpoint import load_network, write_checkpoint
-from diffreg.config import Config, load_config
 from diffreg.data.geometry import Image
 from diffreg.data.images import count_slices, read_image
 from diffreg.data.manifest import read_manifest
 from diffreg.data.points import read_points
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.models import build_model
-from diffreg.outputs import read_json
+from diffreg.registration.files import read_json
+from diffreg.training.checkpoint import load_network, write_checkpoint
+from diffreg.training.config import Config, load_config
 
 pytestmark = pytest.mark.slow
 

@@ -43,7 +43,7 @@ class Command:
 
     def __init__(self, folder, *words):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "diffreg.cli", *words],
+            [sys.executable, "-m", "diffreg.cli.main", *words],
             cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
             stdout=subprocess.PIPE,
@@ -129,7 +129,8 @@ def test_stopped_while_a_library_executes_text(number, tmp_path):
     """As dataclasses do: CPython would end by SIGINT if it saw its own exception there."""
     (tmp_path / "stopped.py").write_text(f"""
 import signal, sys
-from diffreg import cli, commands
+from diffreg.cli import main as cli
+from diffreg.cli import commands
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 commands.run_info = lambda options: exec(
     "import os, signal; os.kill(os.getpid(), {int(number)}); [None for _ in range(10**6)]"

@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_trainer import save_images, weights
 
-from diffreg.checkpoint import read_checkpoint
-from diffreg.training_log import read_log
+from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.log import read_log
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +36,8 @@ device = 'cpu'
 # A process that is killed when half of its third checkpoint is written.
 DIES_IN_A_SAVE = """
 import os, signal, sys
-import diffreg.checkpoint as checkpoint
-from diffreg.cli import main
+from diffreg.training import checkpoint
+from diffreg.cli.main import main
 whole, saves = checkpoint.torch.save, []
 def half(contents, file):
     whole(contents, file)
@@ -52,7 +52,7 @@ main(sys.argv[1:])
 # A process whose files may not grow beyond what a part of a checkpoint needs, as on a full disk.
 ON_A_FULL_DISK = """
 import resource, signal, sys
-from diffreg.cli import main
+from diffreg.cli.main import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 sys.exit(main(sys.argv[2:]))

@@ -11,45 +11,19 @@ import diffreg.ops
 ROOT = Path(__file__).parents[1]
 OPERATORS = sorted(p.stem for p in (ROOT / "diffreg" / "ops").glob("[a-z]*.py"))
 
-# Which modules of the package each one may import: the layers below it, never those above.
-LAYERS = [
+# The rooms, floor by floor: a module imports from its own room and from the floors below.
+FLOORS = [
+    {"__init__", "_C", "_extras", "_files"},
     {"ops"},
     {"fields"},
-    {"models", "losses"},
-    {"data", "metrics", "variational"},
-    {"registration", "trainer", "report"},
-    {"cohort"},
-    {"evaluation"},
-    {"demo", "benchmark"},
+    {"losses", "models", "metrics", "data"},
+    {"report"},
+    {"registration", "training"},
+    {"evaluation", "benchmark", "demo"},
     {"cli"},
+    {"__main__"},
 ]
-# Modules that belong to the room of another: drawings to the report, settings to the trainer.
-ROOMS = {
-    "figures": "metrics",
-    "panels": "metrics",
-    "table": "metrics",
-    "boxes": "metrics",
-    "report_charts": "report",
-    "preparation": "registration",
-    "prediction": "registration",
-    "cohort_report": "cohort",
-    "commands": "cli",
-    "installation": "ops",
-    "manifest_commands": "cli",
-    "report_page": "report",
-    "config": "metrics",
-    "_settings": "metrics",
-    "checkpoint": "trainer",
-    "continuing": "trainer",
-    "training_log": "trainer",
-    "ranks": "trainer",
-    "validation": "trainer",
-    "pretrained": "trainer",
-    "demo_measures": "demo",
-    "demo_report": "demo",
-    "outputs": "registration",
-    "heads": "ops",
-}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Headers of the drivers; all others are for kernels too.
 TORCH_HEADERS = {
     "check.h",
@@ -58,26 +32,29 @@ TORCH_HEADERS = {
     "not_a_number.h",
     "parallel.h",
 }
-LOOSE = {"_extras", "_files", "_memory", "_C", "__init__", "__main__", "__version__"}
+PACKAGE = ROOT / "diffreg"
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-def level(room: str) -> int:
-    room = ROOMS.get(room, room)
-    return next(k for k, rooms in enumerate(LAYERS) if room in rooms)
+def room_of(module: str) -> str:
+    """The folder, or the file, of the package that a module is in."""
+    return [*module.split("."), "__init__"][1]
 
 
-def imported_rooms(path: Path) -> set[str]:
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
-            if node.module == "diffreg":
-                names = [f"diffreg.{alias.name}" for alias in node.names]
+def imported(module: str) -> set[str]:
+    """The modules of the package that a module names in any import, at its top or within."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        rooms |= {n.split(".")[1] for n in names if n.startswith("diffreg.") and "." in n}
-    return rooms - LOOSE
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "diffreg"}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -89,7 +66,6 @@ def test_an_operator_is_one_name_everywhere(name):
         f"csrc/{name}/{name}_cuda.h",
         f"csrc/{name}/{name}_cuda.cpp",
         f"tests/ops/test_{name}.py",
-        f"bench/ops/bench_{name}.py",
     ]
     assert [m for m in mirrors if not (ROOT / m).exists()] == []
     assert {name, f"{name}_reference"} <= set(diffreg.ops.__all__)
@@ -104,18 +80,29 @@ def test_no_kernel_folder_is_without_its_operator():
     assert folders == set(OPERATORS)
 
 
-def test_imports_go_one_way():
-    wrong = []
-    for path in sorted((ROOT / "diffreg").rglob("*.py")):
-        room = path.relative_to(ROOT / "diffreg").parts[0].removesuffix(".py")
-        if room in LOOSE:
-            continue
-        wrong += [
-            f"{path.name} imports {other}"
-            for other in imported_rooms(path)
-            if other != room and level(other) > level(room)
-        ]
+def test_every_room_stands_on_a_floor():
+    assert {room_of(module) for module in MODULES} <= set(FLOOR)
+
+
+def test_imports_go_down_and_never_to_a_room_of_the_same_floor():
+    wrong = [
+        f"{module} imports {other}"
+        for module in MODULES
+        for other in imported(module)
+        if room_of(other) != room_of(module) and FLOOR[room_of(other)] >= FLOOR[room_of(module)]
+    ]
     assert wrong == []
+
+
+def test_no_imports_go_in_a_circle():
+    """A package's __init__ hands on what its modules have, so it may be at the end of no path."""
+    graph = {module: {o for o in imported(module) if o in MODULES} for module in MODULES}
+    while True:
+        free = {module for module, others in graph.items() if not others}
+        if not free:
+            break
+        graph = {m: others - free for m, others in graph.items() if m not in free}
+    assert graph == {}
 
 
 def test_the_operators_need_torch_and_numpy_only():

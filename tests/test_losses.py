@@ -24,7 +24,7 @@ from diffreg.losses import (
     sum_of_squares,
     usual_objective,
 )
-from diffreg.variational import register_variational
+from diffreg.registration import register_variational
 
 MODULES = [SSD, NCC, LNCC, PLS, NGF]
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from diffreg._memory import kept_memory
+from diffreg.training._memory import kept_memory
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 pytestmark = pytest.mark.skipif(not glibc, reason="the C library is not glibc")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffreg import panels
-from diffreg.panels import PairView
+from diffreg.report import panels
+from diffreg.report.panels import PairView
 
 DISPLAYS = list(itertools.product((False, True), repeat=3))
 

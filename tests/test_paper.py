@@ -1,4 +1,4 @@
-"""The studies of docs/paper: each runs, small; the page is what the committed files make of it."""
+"""The paper's studies: each runs, small; the page is what the committed files make of it."""
 
 import csv
 import importlib
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
-PAPER, PAGES = ROOT / "bench" / "paper", ROOT / "docs" / "paper"
+PAPER, PAGES = ROOT / "paper", ROOT / "paper" / "results"
 TABLES = {
     "regularisers": ["_shapes", "_disc_to_C"],
     "similarity_weight": [""],

@@ -11,17 +11,16 @@ from fields.drawn import smooth
 from test_registration import FIXED, MOVING, Shift, lambda_module
 from torch import nn
 
-from diffreg import prediction
-from diffreg.checkpoint import load_network, write_checkpoint
-from diffreg.cli import main
-from diffreg.config import Config
+from diffreg.cli.main import main
+from diffreg.data.prepare import prepare, relative_spacing
 from diffreg.data.transforms import read_displacement
 from diffreg.fields import fold_certificate
 from diffreg.losses import Objective
 from diffreg.models import build_model
-from diffreg.preparation import prepare, relative_spacing
-from diffreg.registration import register, register_batch
-from diffreg.variational import register_variational
+from diffreg.registration import predict as prediction
+from diffreg.registration import register, register_batch, register_variational
+from diffreg.training.checkpoint import load_network, write_checkpoint
+from diffreg.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

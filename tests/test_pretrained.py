@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg.cli import main
+from diffreg.cli.main import main
 from diffreg.fields import fold_certificate
-from diffreg.pretrained import (
+from diffreg.training.pretrained import (
     FOLDER,
     checkpoint_path,
     load_pretrained,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_trainer import config_of, save_images, trainer, weights
 
-from diffreg.cli import main
-from diffreg.ranks import Ranks, joined
-from diffreg.training_log import read_log
+from diffreg.cli.main import main
+from diffreg.training.log import read_log
+from diffreg.training.ranks import Ranks, joined
 
 pytestmark = pytest.mark.slow
 

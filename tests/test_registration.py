@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from diffreg.data.geometry import Image, display_orientation, resample_to
+from diffreg.data.prepare import relative_spacing
 from diffreg.data.transforms import read_displacement
 from diffreg.losses import Objective
 from diffreg.metrics import folding
-from diffreg.registration import register, relative_spacing, write_registration
+from diffreg.registration import register, write_registration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -138,8 +139,11 @@ def test_only_the_moving_images_field_of_view_counts():
     part.affine[:3, 3] += 24 * part.affine[:3, 0]
     result = register(part, FIXED, **QUICK)
     assert part.shape == shape
-    assert result.mask[:, :, 24:].min() == 1
-    assert result.mask[:, :, :24].max() == 0
+    start = result.prepared.mask
+    assert start[:, :, 24:].min() == 1
+    assert start[:, :, :24].max() == 0
+    assert 0 < result.mask.sum() < start.sum()  # some are led out of the moving image
+    assert bool((result.mask <= start).all())
     assert result.metrics["after"]["ncc"] > 0.98
 
 

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from diffreg.boxes import boxes_figure
-from diffreg.report import PairView, Table, folding_sentence, write_report
+from diffreg.report.boxes import boxes_figure
+from diffreg.report.html import PairView, Table, folding_sentence, write_report
 
 NASTY = "<script>alert('1')</script> & \"co\".nii.gz"
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from diffreg.table import Column, Row, Table, shown, shown_alike
+from diffreg.report.table import Column, Row, Table, shown, shown_alike
 
 
 @pytest.fixture

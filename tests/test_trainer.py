@@ -9,13 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import diffreg.ops
-from diffreg.checkpoint import FORMAT, read_checkpoint
-from diffreg.cli import main
-from diffreg.config import Config
+from diffreg.cli.main import main
 from diffreg.data.images import read_image
 from diffreg.registration import register
-from diffreg.trainer import NonFiniteLoss, Trainer, load_network
-from diffreg.training_log import StepLog, read_log
+from diffreg.training.checkpoint import FORMAT, read_checkpoint
+from diffreg.training.config import Config
+from diffreg.training.log import StepLog, read_log
+from diffreg.training.trainer import NonFiniteLoss, Trainer, load_network
 
 SHAPE = (24, 20)
 

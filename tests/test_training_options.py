@@ -6,10 +6,10 @@ import pytest
 import torch
 from test_trainer import config_of, save_images, trainer, weights
 
-from diffreg.checkpoint import read_checkpoint
-from diffreg.config import Config
 from diffreg.data.images import read_image, write_image
-from diffreg.training_log import ValidationLog, read_log
+from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.config import Config
+from diffreg.training.log import ValidationLog, read_log
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import pytest
 import torch
 from cases import uniform
 
-from diffreg import variational
 from diffreg.fields import identity_grid
 from diffreg.losses import Objective
 from diffreg.ops import deformation_energy, jacobian_determinant_reference, warp
-from diffreg.variational import register_variational
+from diffreg.registration import register_variational, variational
 
 SIZE = (48, 56)
 

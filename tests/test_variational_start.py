@@ -5,11 +5,15 @@ import torch
 from fields.drawn import smooth
 from test_variational import SIZE, known_warp, pair
 
-from diffreg import variational
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.ops import jacobian_determinant, jacobian_determinant_reference
-from diffreg.variational import SMALLEST_DETERMINANT, START_DETERMINANT, register_variational
+from diffreg.registration import variational
+from diffreg.registration.variational import (
+    SMALLEST_DETERMINANT,
+    START_DETERMINANT,
+    register_variational,
+)
 
 FOLDS = smooth(SIZE, 14.0, 0).double()
 SPIKE = torch.zeros(1, 2, *SIZE, dtype=torch.float64)

@@ -7,7 +7,7 @@ import torch
 from peers import ants, demons
 
 from diffreg.losses import Objective
-from diffreg.variational import register_variational
+from diffreg.registration import register_variational
 
 
 def identity(moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:

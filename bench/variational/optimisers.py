@@ -3,7 +3,7 @@
     python bench/variational/optimisers.py --data FOLDER
 
 Each starts from the same field, the solution of a coarser level, on the finest level of cardiac
-pairs. All share the line search of diffreg.variational. Writes
+pairs. All share the line search of diffreg.registration.variational. Writes
 bench/results/variational_optimisers.json.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from pairs import Pair, read_pairs
 
-from diffreg import variational
 from diffreg.benchmark.run import machine
 from diffreg.fields import resize
 from diffreg.losses import Objective
-from diffreg.variational import FIRST_STEP, Regulariser, _dot, _search
+from diffreg.registration import variational
+from diffreg.registration.variational import FIRST_STEP, Regulariser, _dot, _search
 
 RESULTS = Path(__file__).parents[1] / "results"
 OBJECTIVE = Objective({"ncc": 1.0, "lncc": 0.5}, (60, 0, 200, 1))
@@ -55,12 +55,12 @@ class Counted:
 
 
 def preconditioned_lbfgs(evaluate: Counted, start: Field, regulariser: Regulariser) -> None:
-    """diffreg.variational's."""
+    """diffreg.registration.variational's."""
     variational._minimise(evaluate, start, regulariser, 1000, lambda done: None)
 
 
 def lbfgs(evaluate: Counted, start: Field, regulariser: Regulariser) -> None:
-    """diffreg.variational's before: the first inverse Hessian is a multiple of the identity."""
+    """Plain L-BFGS: the first inverse Hessian is a multiple of the identity."""
 
     class Identity:
         def solve(self, gradient: Field, data: float) -> Field:

@@ -2,7 +2,7 @@
 
 Two forms of most, because shapes differ in which is faster; the best one of a row counts. What does
 not change from call to call (identity grids, scales) is made beforehand, and torch.compile takes it
-as given. Options are the operators' defaults. Called by cases.
+as given. Options are the operators' defaults.
 """
 
 from __future__ import annotations

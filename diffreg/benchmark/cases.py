@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from diffreg import ops
 from diffreg.benchmark import baselines, peers
-from diffreg.ops._objective import PRESETS
+from diffreg.losses.presets import PRESETS
 
 Tensors = tuple[torch.Tensor, ...]
 Function = Callable[..., torch.Tensor]

@@ -1,4 +1,7 @@
-"""One operator's rows, printed: for work on its kernels. Called by bench/ops/bench_<op>.py."""
+"""One operator's rows, printed: for work on its kernels.
+
+python -m diffreg.benchmark.one OPERATOR
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,10 @@ from diffreg.benchmark.cases import CASES, Draw
 from diffreg.benchmark.operators import measure
 
 
-def main(operator: str) -> None:
-    """Prints the headline shapes of one operator, forward, and forward and backward.
-
-    Args:
-        operator: name of one of CASES.
-    """
-    parser = argparse.ArgumentParser(description=f"Times {operator} against eager PyTorch.")
+def main() -> None:
+    """Prints the headline shapes of one operator, forward, and forward and backward."""
+    parser = argparse.ArgumentParser(description="Times one operator against eager PyTorch.")
+    parser.add_argument("operator", choices=sorted(CASES))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
@@ -28,6 +28,11 @@ def main(operator: str) -> None:
     for shape in HEADLINE_GPU if options.device == "cuda" else HEADLINE:
         for backward in (False, True):
             draw = Draw(shape, device=options.device)
-            row = measure(CASES[operator], draw, backward, options.compile, options.seconds)
+            row = measure(CASES[options.operator], draw, backward, options.compile, options.seconds)
             times = ", ".join(f"{k} {v:.3f}" for k, v in row["nanoseconds_a_pixel"].items())
-            print(f"{operator} {'x'.join(map(str, shape))} {row['direction']}: {times} ns a pixel")
+            name = f"{options.operator} {'x'.join(map(str, shape))}"
+            print(f"{name} {row['direction']}: {times} ns a pixel")
+
+
+if __name__ == "__main__":
+    main()

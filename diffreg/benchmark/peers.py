@@ -1,4 +1,4 @@
-"""Other libraries on the same work, where they are installed. Called by cases.
+"""Other libraries on the same work, where they are installed.
 
 A peer takes the operator's inputs and returns its value; the benchmark prints no time of one that
 gives other results. Names are those of the tables.

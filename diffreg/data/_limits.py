@@ -1,7 +1,4 @@
-"""How large an image may be: a header is believed only where the file can hold what it claims.
-
-Called by the readers of this folder.
-"""
+"""How large an image may be: a header is believed only where the file can hold what it claims."""
 
 from __future__ import annotations
 

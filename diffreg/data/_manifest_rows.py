@@ -1,4 +1,4 @@
-"""The rows of a CSV or TOML manifest and their fields, checked. Called by diffreg.data.manifest."""
+"""The rows of a CSV or TOML manifest and their fields, checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffreg.data._npz import split_array
 from diffreg.data.images import kind_of
 
 # The columns that hold files; group and slice belong to no file.
-IMAGES = ("moving", "fixed", "moving_label", "fixed_label", "fixed_mask")
+IMAGES = ("moving", "fixed", "moving_label", "fixed_label", "fixed_mask", "moving_mask")
 FILES = (*IMAGES, "moving_points", "fixed_points", "true_displacement")
 SLICES = ("slice", "moving_slice", "fixed_slice")
 PAIR_COLUMNS = (*FILES, "group", *SLICES)

@@ -1,4 +1,4 @@
-"""NIfTI files in and out. Called by diffreg.data.images and diffreg.data.transforms."""
+"""NIfTI files in and out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as arrays of npz files, `file.npz:array`. Called by diffreg.data.images.
+"""Images as arrays of npz files, `file.npz:array`.
 
 An array is (Y, X), or (slices, Y, X), without physical coordinates: its voxels are squares of 1 mm,
 drawn as a picture is, the first axis downwards.

@@ -1,4 +1,4 @@
-"""Greyscale PNG files in and out. Called by diffreg.data.images.
+"""Greyscale PNG files in and out.
 
 PNG has no physical coordinates: as ITK has it, pixel (x, y) lies at LPS (x, y, 0) mm.
 """

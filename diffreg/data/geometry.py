@@ -1,13 +1,11 @@
 """Where voxels lie: an image with its affine, and resampling through two of them.
 
-    w = A_f (p + u(p)),   warped(p) = moving(A_m^-1 w)      p a voxel of the fixed grid, w RAS mm
-
-Called by the readers and writers of this folder and by diffreg.registration.
+w = A_f (p + u(p)),   warped(p) = moving(A_m^-1 w)      p a voxel of the fixed grid, w RAS mm
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,11 @@ class Image:
         ndim_in_file: number of axes in the file.
         slice_index: the slice of a volume that this is, else None.
         dtype: the numbers in the file, in which labels and PNG images are written again.
+        valid: (1, 1, *S) bool, False where the file holds no number (NaN or infinite); None: all
+            voxels hold one. Such voxels are never compared; `data` has the smallest number there.
+
+    Raises:
+        ValueError: no voxel holds a number.
     """
 
     data: Tensor
@@ -45,6 +48,20 @@ class Image:
     ndim_in_file: int = 3
     slice_index: int | None = None
     dtype: np.dtype | type = np.float32
+    valid: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.data.is_floating_point():
+            return
+        finite = torch.isfinite(self.data)
+        if bool(finite.all()):
+            return
+        if not bool(finite.any()):
+            raise ValueError(f"{self.name} holds no number: every voxel is NaN or infinite")
+        smallest = self.data[finite].min()
+        valid = finite if self.valid is None else finite & self.valid
+        object.__setattr__(self, "data", torch.where(finite, self.data, smallest))
+        object.__setattr__(self, "valid", valid)
 
     @property
     def name(self) -> str:
@@ -136,25 +153,29 @@ def resample_to(
     fixed: Image,
     displacement: Tensor | None = None,
     interpolation: str = "linear",
-    padding: str = "zeros",
+    fill: float | None = 0.0,
 ) -> Tensor:
     """Sample the moving image on the fixed grid, once, through both headers.
 
-    In-plane rotations, flips, axis swaps, offsets, spacings and sizes may differ.
+    In-plane rotations, flips, axis swaps, offsets, spacings and sizes may differ. Inside the moving
+    image, which ends half a voxel beyond its outer voxel centres as ITK's does, the value is that
+    of the edge repeated; outside it is `fill`, never a blend of both.
 
     Args:
         moving: the image to sample.
         fixed: the image whose grid is filled.
         displacement: (1, 2, *S) on the fixed grid, fixed voxels, array axes; None is the identity.
         interpolation: "linear", or "nearest" for labels.
-        padding: outside the moving image "zeros", as resamplers do, or its "border", which gives a
-            registration no edge to hold on to.
+        fill: outside the moving image; None: the edge repeated without end, which gives a
+            registration no border to hold on to.
 
     Returns:
-        (1, 1, *S) on the fixed grid: float32, or the moving image's own type for "nearest".
+        (1, 1, *S) on the fixed grid, in the moving image's own type for "nearest", else in its
+        floating type (float32 for integers).
 
     Raises:
-        ValueError: the images share no plane, or the displacement is not on the fixed grid.
+        ValueError: the images share no plane, the displacement is not on the fixed grid, or the
+            type of labels does not hold the fill value.
 
     Example:
         >>> import numpy as np
@@ -166,28 +187,21 @@ def resample_to(
         >>> resample_to(moving, mirrored).flatten().tolist()
         [2.0, 3.0, 0.0, 1.0]
     """
-    expected = (1, 2, *fixed.shape)
-    if displacement is not None and tuple(displacement.shape) != expected:
-        raise ValueError(
-            f"displacement must be {expected} on the grid of {fixed.name}, "
-            f"got {tuple(displacement.shape)}"
-        )
-    matrix = torch.from_numpy(voxel_map(moving, fixed))
-    axes = [torch.arange(size, dtype=torch.float64) for size in fixed.shape]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    position = grid if displacement is None else grid + displacement[0].to("cpu", torch.float64)
-    sampled = torch.einsum("dk,kij->dij", matrix[:, :2], position) + matrix[:, 2, None, None]
-    data = moving.data if interpolation == "nearest" else moving.data.to(torch.float64)
-    warped = warp(data, (sampled - grid)[None], interpolation=interpolation, padding=padding)
-    return warped if interpolation == "nearest" else warped.to(torch.float32)
+    dtype = moving.data.dtype if moving.data.is_floating_point() else torch.float32
+    dtype = moving.data.dtype if interpolation == "nearest" else dtype
+    outside = None if fill is None else _filling(fill, dtype, moving)
+    position = _positions(moving, fixed, displacement)
+    values = _sampled(moving.data, position, fixed, interpolation).to(dtype)
+    return values if outside is None else torch.where(_inside(position, moving), values, outside)
 
 
-def coverage(moving: Image, fixed: Image) -> Tensor:
-    """Which fixed voxels lie within the moving image's field of view.
+def coverage(moving: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:
+    """Which fixed voxels show the moving image: by the headers, or where a displacement leads them.
 
     Args:
-        moving: the image whose field of view counts.
+        moving: the image whose field of view counts, and of it the voxels that hold a number.
         fixed: the image whose grid is asked for.
+        displacement: (1, 2, *S) on the fixed grid, fixed voxels, array axes; None is the identity.
 
     Returns:
         (1, 1, *S) float32 on the fixed grid, 1 inside and 0 outside.
@@ -203,14 +217,86 @@ def coverage(moving: Image, fixed: Image) -> Tensor:
         >>> coverage(grid, grid).sum().item()
         6.0
     """
-    ones = replace(moving, data=torch.ones_like(moving.data))
-    inside = resample_to(ones, fixed, interpolation="nearest").to(torch.float32)
+    position = _positions(moving, fixed, displacement)
+    inside = _inside(position, moving)[None, None]
     if not inside.any():
+        how = "by their headers" if displacement is None else "by the displacement"
         raise ValueError(
-            f"{moving.name} and {fixed.name} do not overlap: by their headers no voxel of the "
+            f"{moving.name} and {fixed.name} do not overlap: {how} no voxel of the "
             "second lies within the first"
         )
-    return inside
+    if moving.valid is not None:
+        # A value is known where no voxel that it is made of is missing.
+        known = _sampled(moving.valid.to(torch.float64), position, fixed, "linear")
+        inside = inside & (known > 1 - 1e-6)
+    return inside.to(torch.float32)
+
+
+def usual_fill(moving: Image) -> float:
+    """What a resampled image is filled with where the moving image ends, if nothing is said.
+
+    Args:
+        moving: an image of intensities.
+
+    Returns:
+        0 where that is its most frequent value, as outside a skull-stripped head; else its smallest
+        value: a CT is filled with air.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image, usual_fill
+        >>> usual_fill(Image(torch.tensor([[[[-1000.0, 0.0, 40.0, -1000.0]]]]), np.eye(4)))
+        -1000.0
+    """
+    values, counts = moving.data.unique(return_counts=True)
+    zeros = counts[values == 0].sum()
+    return 0.0 if zeros > 1 and zeros == counts.max() else float(values[0])
+
+
+def _positions(moving: Image, fixed: Image, displacement: Tensor | None) -> Tensor:
+    """Where each fixed voxel lies in the moving image, (2, *S) float64, moving voxels."""
+    expected = (1, 2, *fixed.shape)
+    if displacement is not None and tuple(displacement.shape) != expected:
+        raise ValueError(
+            f"displacement must be {expected} on the grid of {fixed.name}, "
+            f"got {tuple(displacement.shape)}"
+        )
+    matrix = torch.from_numpy(voxel_map(moving, fixed))
+    grid = _grid(fixed)
+    if displacement is not None:
+        grid = grid + displacement[0].to("cpu", torch.float64)
+    return torch.einsum("dk,kij->dij", matrix[:, :2], grid) + matrix[:, 2, None, None]
+
+
+def _grid(fixed: Image) -> Tensor:
+    """The fixed voxels, (2, *S) float64."""
+    axes = [torch.arange(size, dtype=torch.float64) for size in fixed.shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def _sampled(data: Tensor, position: Tensor, fixed: Image, interpolation: str) -> Tensor:
+    """An image (1, 1, *S) at positions in its own voxels, its edge repeated."""
+    data = data if interpolation == "nearest" else data.to(torch.float64)
+    displacement = (position - _grid(fixed))[None]
+    return warp(data, displacement, interpolation=interpolation, padding="border")
+
+
+def _inside(position: Tensor, moving: Image) -> Tensor:
+    """Whether positions (2, *S) lie in the moving image: -0.5 <= index < n - 0.5 on every axis.
+
+    The bounds are shifted by a billionth of a voxel, against the rounding of the map between grids.
+    """
+    size = torch.tensor(moving.shape, dtype=torch.float64)[:, None, None]
+    return ((position >= -0.5 - 1e-9) & (position < size - 0.5 - 1e-9)).all(0)
+
+
+def _filling(fill: float, dtype: torch.dtype, moving: Image) -> Tensor:
+    """The fill value in the type of the samples."""
+    value = torch.tensor(fill, dtype=torch.float64)
+    if not dtype.is_floating_point and value.to(dtype).to(torch.float64) != value:
+        raise ValueError(f"fill must be a value of {moving.name}, which holds {dtype}, got {fill}")
+    return value.to(dtype)
 
 
 def display_orientation(affine: np.ndarray, kind: str) -> tuple[bool, bool, bool]:

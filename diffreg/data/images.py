@@ -1,7 +1,4 @@
-"""Read and write 2-D images.
-
-Called by diffreg.registration, the command line and the pair datasets.
-"""
+"""Read and write 2-D images."""
 
 from __future__ import annotations
 

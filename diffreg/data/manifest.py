@@ -2,7 +2,6 @@
 
 A row is a pair, with the columns `moving` and `fixed`, or an image, with the column `image`; of
 images, every ordered pair of one group is meant. A folder means every ordered pair of its images.
-Called by the pair datasets, diffreg.cohort and diffreg.evaluation.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Pair:
         moving: NIfTI or PNG file, or `file.npz:array`, to be warped.
         fixed: the same, whose grid is kept.
         moving_label, fixed_label: label maps on the grids of their images.
-        fixed_mask: voxels of the fixed image that count.
+        fixed_mask, moving_mask: voxels of the fixed and of the moving image that count.
         moving_points, fixed_points: CSV files of corresponding points (`diffreg.data.points`).
         true_displacement: a displacement file on the fixed grid, where the truth is known.
         group: what splits and intervals keep together, such as a patient.
@@ -51,6 +50,7 @@ class Pair:
     moving_points: Path | None = None
     fixed_points: Path | None = None
     true_displacement: Path | None = None
+    moving_mask: Path | None = None
     group: str = ""
     moving_slice: int | None = None
     fixed_slice: int | None = None

@@ -1,6 +1,6 @@
 """Bring intensities to [0, 1] between two percentiles.
 
-Called by diffreg.registration and the pair datasets; a checkpoint keeps the settings.
+A checkpoint keeps the settings.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ class Normalization:
     Args:
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
+        window: the intensities that become 0 and 1 instead, such as (-160, 240) for a CT.
 
     Raises:
-        ValueError: not 0 <= lower < upper <= 100.
+        ValueError: not 0 <= lower < upper <= 100, or no window of two ascending numbers.
 
     Example:
         >>> import torch
@@ -32,8 +33,13 @@ class Normalization:
 
     lower: float = 0.5
     upper: float = 99.5
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.window is not None and not -np.inf < self.window[0] < self.window[1] < np.inf:
+            raise ValueError(
+                f"window must be two finite numbers, low < high, got {tuple(self.window)}"
+            )
         if not 0 <= self.lower < self.upper <= 100:
             raise ValueError(
                 f"lower and upper must be percentiles, 0 <= lower < upper <= 100, "
@@ -51,7 +57,10 @@ class Normalization:
         and largest intensity take their place.
         """
         samples, channels = image.shape[:2]
-        limits = torch.empty(samples, channels, 2, dtype=torch.float32, device=image.device)
+        # In double, as the difference in `scale`: of 1e9 + 1, float32 has only the 1e9.
+        limits = torch.empty(samples, channels, 2, dtype=torch.float64, device=image.device)
+        if self.window is not None:
+            return limits.copy_(limits.new_tensor(self.window).expand_as(limits))
         for n in range(samples):
             inside = slice(None) if mask is None else mask[n].reshape(-1) > 0
             for c in range(channels):
@@ -65,12 +74,12 @@ class Normalization:
         return limits
 
     def scale(self, image: Tensor, limits: Tensor) -> Tensor:
-        """(image - low) / (high - low), clipped to [0, 1]; 0 everywhere where low = high."""
+        """(image - low) / (high - low), clipped to [0, 1], float32; 0 where low = high."""
         shape = (*limits.shape[:2], *(1,) * (image.ndim - 2))
         low, high = limits[..., 0].reshape(shape), limits[..., 1].reshape(shape)
         extent = torch.where(high > low, high - low, torch.ones_like(high))
-        scaled = ((image.to(torch.float32) - low) / extent).clamp(0, 1)
-        return torch.where(high > low, scaled, torch.zeros_like(scaled))
+        scaled = ((image.to(torch.float64) - low) / extent).clamp(0, 1)
+        return torch.where(high > low, scaled, torch.zeros_like(scaled)).to(torch.float32)
 
 
 def normalize(

@@ -2,7 +2,7 @@
 
 Draw number k of a run is the pair at place k mod P of a shuffled order of all P pairs, another
 order each epoch k // P. What is drawn is a pure function of (seed, k): nothing else has to be kept
-to go on where a run stopped. Called by the trainer.
+to go on where a run stopped.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import permutations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,18 +22,20 @@ from diffreg.data.geometry import Image, display_orientation, resample_to
 from diffreg.data.images import count_slices, read_image
 from diffreg.data.manifest import Pair, by_slice, folder_images, read_manifest
 from diffreg.data.normalization import Normalization
+from diffreg.data.prepare import prepare
 from diffreg.data.synthetic import Augmentation, Change
 
 
 class Sample(NamedTuple):
     """A pair on the grid of its fixed image, (1, 1, *S) each; None where the manifest has none.
 
-    The images are float32 in [0, 1], the mask is 0 or 1, the labels are whole numbers.
+    The images are float32 in [0, 1], the mask is 0 or 1, None where all voxels are compared, the
+    labels are whole numbers.
     """
 
     moving: Tensor
     fixed: Tensor
-    fixed_mask: Tensor | None
+    mask: Tensor | None
     moving_label: Tensor | None
     fixed_label: Tensor | None
     display: tuple[bool, bool, bool]
@@ -80,9 +82,9 @@ class PairDataset:
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
         read = cache(read_image)
-        # An image is in many pairs: what lies on its own grid is held once.
-        own = cache(lambda path, index: self.normalization(read(path, index).data))
-        self.samples = [self._read(pair, read, own) for pair in self.pairs]
+        # An image is in many pairs: the same values are held once.
+        shared: dict[Any, Tensor] = {}
+        self.samples = [self._read(pair, read, shared) for pair in self.pairs]
         self.spacing = self._common_grid(read, batches)
 
     def __len__(self) -> int:
@@ -111,7 +113,7 @@ class PairDataset:
         moving, fixed, masks = [], [], []
         for sample, change in zip(samples, changes, strict=True):
             pair = change(sample.moving.to(device), sample.fixed.to(device))
-            mask = sample.fixed_mask
+            mask = sample.mask
             moving.append(pair[0])
             fixed.append(pair[1])
             masks.append(None if mask is None else change.mask(mask.to(device)))
@@ -138,38 +140,34 @@ class PairDataset:
     def _order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
-    def _read(self, pair: Pair, read: Callable[..., Image], own: Callable[..., Tensor]) -> Sample:
-        """All of a pair on the fixed grid, normalised as `diffreg.registration.register` does."""
+    def _read(self, pair: Pair, read: Callable[..., Image], shared: dict[Any, Tensor]) -> Sample:
+        """All of a pair on the fixed grid, as `diffreg.registration.register` takes it."""
         moving, fixed = read(pair.moving, pair.moving_slice), read(pair.fixed, pair.fixed_slice)
-        if moving.kind != fixed.kind:
-            raise ValueError(f"{pair.name}: one is a PNG file, which has no physical coordinates")
-        for image in (moving, fixed):
-            if bool((image.data == image.data.flatten()[0]).all()):
-                raise ValueError(
-                    f"{pair.name}: {image.name} is constant, there is nothing to align"
-                )
-        if moving.shape == fixed.shape and np.array_equal(moving.affine, fixed.affine):
-            on_fixed = own(pair.moving, pair.moving_slice)
-        else:
-            limits = self.normalization.limits(moving.data)
-            on_fixed = resample_to(moving, fixed, padding="border")
-            on_fixed = self.normalization.scale(on_fixed, limits)
 
-        def aligned(path: Path | None, index: int | None) -> Tensor | None:
+        def label(path: Path | None, index: int | None) -> Image | None:
             if path is None:
                 return None
-            index = index if count_slices(path) > 1 else None
-            return resample_to(read(path, index, True), fixed, interpolation="nearest")
+            return read(path, index if count_slices(path) > 1 else None, True)
 
-        mask = aligned(pair.fixed_mask, pair.fixed_slice)
-        if mask is not None and not bool((mask > 0).any()):
-            raise ValueError(f"{pair.name}: {pair.fixed_mask} selects no voxel of the fixed image")
+        masks = label(pair.fixed_mask, pair.fixed_slice), label(pair.moving_mask, pair.moving_slice)
+        try:
+            prepared = prepare(moving, fixed, masks[0], self.normalization, masks[1])
+        except ValueError as error:
+            raise ValueError(f"{pair.name}: {error}") from None
+
+        def once(values: Tensor, *key: Any) -> Tensor:
+            held = shared.setdefault(key, values)
+            return held if torch.equal(held, values) else values
+
+        def aligned(labels: Image | None) -> Tensor | None:
+            return None if labels is None else resample_to(labels, fixed, interpolation="nearest")
+
         return Sample(
-            on_fixed,
-            own(pair.fixed, pair.fixed_slice),
-            None if mask is None else (mask > 0).to(torch.float32),
-            aligned(pair.moving_label, pair.moving_slice),
-            aligned(pair.fixed_label, pair.fixed_slice),
+            once(prepared.moving_values, pair.moving, pair.moving_slice),
+            once(prepared.fixed_values, pair.fixed, pair.fixed_slice),
+            prepared.weights,
+            aligned(label(pair.moving_label, pair.moving_slice)),
+            aligned(label(pair.fixed_label, pair.fixed_slice)),
             display_orientation(fixed.affine, fixed.kind),
         )
 

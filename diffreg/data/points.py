@@ -1,4 +1,4 @@
-"""Corresponding points: CSV files with the columns i and j. Called by diffreg.evaluation.
+"""Corresponding points: CSV files with the columns i and j.
 
 i is the voxel along array axis 0 and j along axis 1, as the image is loaded: (x, y) of a NIfTI
 file, (y, x) of a PNG file and of an array. Whole numbers are voxel centres. Row k of the moving

@@ -1,8 +1,6 @@
 """Random smooth diffeomorphic warps with their inverse: known truth, and variety for training.
 
-    v = amplitude * white noise smoothed by a Gaussian, u = exp(v) - id, inverse = exp(-v) - id
-
-Called by the pair datasets.
+v = amplitude * white noise smoothed by a Gaussian, u = exp(v) - id, inverse = exp(-v) - id
 """
 
 from __future__ import annotations

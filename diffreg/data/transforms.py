@@ -2,7 +2,7 @@
 
     d(p) = F R_f u(p)      R_f the linear part of the fixed affine, F = diag(-1, -1, 1)
 
-A point x of the fixed image lies at x + d(x) in the moving image. Called by diffreg.registration.
+A point x of the fixed image lies at x + d(x) in the moving image.
 """
 
 from __future__ import annotations

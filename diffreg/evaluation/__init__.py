@@ -1,10 +1,9 @@
-"""How well all pairs of a manifest are registered: metrics, intervals over groups, one report.
+"""How well all pairs of a manifest are registered: metrics, intervals over groups, one report."""
 
-Called by the command line.
-"""
-
-from diffreg.evaluation.evaluate import Evaluation, evaluate, write_evaluation
+from diffreg.evaluation.evaluate import evaluate, write_evaluation
 from diffreg.evaluation.measures import measure_pair
+from diffreg.evaluation.pages import summary_table
+from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import Summary, bootstrap, summarize
 
 __all__ = [
@@ -14,5 +13,6 @@ __all__ = [
     "evaluate",
     "measure_pair",
     "summarize",
+    "summary_table",
     "write_evaluation",
 ]

@@ -1,66 +1,25 @@
-"""All pairs of a manifest measured, put together and written down.
-
-Called by the command line through diffreg.evaluation.
-"""
+"""All pairs of a manifest measured, put together and written down."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffreg import __version__
 from diffreg._files import staged
-from diffreg.cohort import MISTAKES, one_line, read_pair
-from diffreg.cohort_report import IN_FULL, IN_ROWS, write_csv
 from diffreg.data.manifest import Pair
-from diffreg.evaluation.measures import Measure, measure_pair, measures_of
+from diffreg.data.normalization import Normalization
+from diffreg.evaluation.cohort_report import IN_FULL, IN_ROWS, write_csv
+from diffreg.evaluation.measures import measure_pair, measures_of
 from diffreg.evaluation.pages import group_table, summary_table, write_page
-from diffreg.evaluation.summary import Summary, summarize
-from diffreg.outputs import read_registration, view, write_json
-from diffreg.panels import PairView
-from diffreg.registration import SAME_CONTRAST
-from diffreg.table import Table
+from diffreg.evaluation.result import Evaluation
+from diffreg.evaluation.summary import summarize
+from diffreg.registration.cohort import MISTAKES, one_line, read_pair
+from diffreg.registration.files import read_registration, view, write_json
+from diffreg.registration.result import SAME_CONTRAST
 
 _UNKNOWN = {"unknown", "as trained"}
-
-
-@dataclass
-class Evaluation:
-    """What came of measuring all pairs.
-
-    Args:
-        method: where the displacements are from, in words.
-        records: one a pair: pair, group, row and the metrics.
-        views: of the first pairs, to draw.
-        failed: the pairs that could not be measured, and why.
-        grouped: whether the manifest names groups; else every pair is its own.
-        seed: of the bootstrap.
-    """
-
-    method: str
-    records: list[dict[str, Any]] = field(default_factory=list)
-    views: list[PairView] = field(default_factory=list)
-    failed: list[tuple[Pair, str]] = field(default_factory=list)
-    grouped: bool = False
-    seed: int = 0
-
-    @property
-    def measures(self) -> list[Measure]:
-        """The metrics that any pair has."""
-        return measures_of(self.records)
-
-    @property
-    def summaries(self) -> list[Summary]:
-        """One for each metric that any pair has a number of."""
-        found = (summarize(measure, self.records, self.seed) for measure in self.measures)
-        return [summary for summary in found if summary is not None]
-
-    @property
-    def table(self) -> Table:
-        """Every metric over all pairs."""
-        return summary_table(self.summaries)
 
 
 def evaluate(
@@ -69,6 +28,7 @@ def evaluate(
     one_contrast: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    normalization: Normalization | None = None,
 ) -> Evaluation:
     """Measure registered pairs.
 
@@ -79,16 +39,17 @@ def evaluate(
             across contrasts, they are not compared in any case.
         seed: of the bootstrap.
         progress: called with (pairs done, pairs).
+        normalization: of the images before they are compared; None: the default percentiles.
 
     Returns:
         The evaluation; pairs that cannot be measured are in `failed`.
 
-    Example: `evaluate([(job.pair, job.folder) for job in cohort.jobs]).table.text()`
+    Example: `evaluate([(job.pair, job.folder) for job in cohort.jobs]).summaries`
     """
     evaluation = Evaluation(method, seed=seed, grouped=any(pair.group for pair, _ in pairs))
     for number, (pair, place) in enumerate(pairs, start=1):
         try:
-            result = read_registration(read_pair(pair), place)
+            result = read_registration(read_pair(pair), place, normalization)
             names = set(result.similarity.split("+")) - _UNKNOWN
             values = measure_pair(pair, result, one_contrast and names <= SAME_CONTRAST)
         except MISTAKES as error:

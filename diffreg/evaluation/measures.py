@@ -1,4 +1,4 @@
-"""Every metric that the files of a pair allow, as one record. Called by diffreg.evaluation."""
+"""Every metric that the files of a pair allow, as one record."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from diffreg import metrics
-from diffreg.cohort import read_labels
 from diffreg.data.geometry import Image, resample_to, voxel_map
-from diffreg.data.images import Normalization
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
 from diffreg.data.transforms import read_displacement
-from diffreg.outputs import check_grid
-from diffreg.registration import Registration
+from diffreg.metrics import shared_labels
+from diffreg.registration.cohort import read_labels
+from diffreg.registration.files import check_grid
+from diffreg.registration.result import Registration
 
 
 class Measure(NamedTuple):
@@ -37,6 +37,7 @@ _KNOWN = [
     Measure("dice", "Dice", "", "higher"),
     Measure("hd95", "HD95", "mm", "lower"),
     Measure("assd", "ASSD", "mm", "lower"),
+    Measure("missing_labels", "labels lost", "", "lower"),
     Measure("tre", "TRE", "mm", "lower"),
     Measure("end_point_error", "end-point error", "mm", "lower"),
     Measure("min_determinant", "smallest determinant", "", None, False),
@@ -97,6 +98,8 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
             check_grid(grid, result.fixed)
             values["end_point_error"] = metrics.end_point_error(u, true, result.fixed.spacing)
         record |= {f"{name}_{when}": value for name, value in values.items()}
+    if not record.get("missing_labels_before") and not record.get("missing_labels_after"):
+        record = {k: v for k, v in record.items() if not k.startswith("missing_labels")}
     record |= metrics.folding(result.displacement)
     record["sd_log_j"] = metrics.sd_log_jacobian(result.displacement)
     record["sd_log_j_learn2reg"] = metrics.sd_log_jacobian_learn2reg(result.displacement)
@@ -109,11 +112,8 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
 
 def _intensities(result: Registration, when: str, one_contrast: bool) -> dict[str, float]:
     """Similarities of the normalised images, inside the mask."""
-    normalization = Normalization()
-    limits, mask = normalization.limits(result.moving.data), result.mask
-    fixed = normalization(result.fixed.data)
-    moving = normalization.scale(result.moving_on_fixed, limits)
-    image = moving if when == "before" else normalization.scale(result.warped, limits)
+    moving, after, fixed, mask = result.compared
+    image = moving if when == "before" else after
     binned: dict[str, Any] = {"mask": mask, "moving": moving}
     values = {
         "ncc": metrics.ncc(image, fixed, mask),
@@ -129,19 +129,24 @@ def _intensities(result: Registration, when: str, one_contrast: bool) -> dict[st
 
 
 def _labels(pair: Pair, fixed: Image, displacement: Tensor) -> dict[str, float]:
-    """Overlap and surface distances of each label, and their means over the labels."""
+    """Overlap and surface distances of each label that both originals have, and their means.
+
+    A label that the warp lost overlaps by 0 and has no surface: distances are means over the labels
+    that are there, and how many are not stands beside them.
+    """
     maps = read_labels(pair)
     if maps is None:
         return {}
     warped = resample_to(maps[0], fixed, displacement, interpolation="nearest")
     there = resample_to(maps[1], fixed, interpolation="nearest")
-    found: dict[str, dict[int, float]] = {"dice": metrics.dice(warped, there)}
-    distances = metrics.surface_distances(warped, there, fixed.spacing)
+    labels = shared_labels(maps[0].data, there)
+    distances = metrics.surface_distances(warped, there, fixed.spacing, labels)
+    found: dict[str, dict[int, float]] = {"dice": metrics.dice(warped, there, labels)}
     for name in ("hd95", "assd"):
         found[name] = {label: both[name] for label, both in distances.items()}
-    values = {}
+    values = {"missing_labels": float(sum(np.isnan(v) for v in found["hd95"].values()))}
     for name, by_label in found.items():
-        numbers = list(by_label.values())
+        numbers = [value for value in by_label.values() if np.isfinite(value)]
         values[name] = float(np.mean(numbers)) if numbers else float("nan")
         values |= {f"{name}_label_{label}": value for label, value in by_label.items()}
     return values

@@ -1,19 +1,17 @@
-"""Tables, box plots and the report of an evaluation. Called by diffreg.evaluation.evaluate."""
+"""Tables, box plots and the report of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from diffreg.cohort_report import IN_FULL, folds, shown_note
+from diffreg.evaluation.cohort_report import IN_FULL, folds, shown_note
 from diffreg.evaluation.measures import Measure
+from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import DRAWS, Summary
-from diffreg.table import Column, Row, Table, shown, shown_alike
-
-if TYPE_CHECKING:
-    from diffreg.evaluation.evaluate import Evaluation
+from diffreg.report.table import Column, Row, Table, shown, shown_alike
 
 # What the first screen and the table of groups have room for, in this order.
 _FIRST = ("dice", "hd95", "tre", "end_point_error", "ncc", "mutual_information")
@@ -51,7 +49,7 @@ def group_table(records: Sequence[dict[str, Any]], measures: Sequence[Measure]) 
 
 def write_page(evaluation: Evaluation, tables: Mapping[str, Table], path: Path) -> None:
     """The report: sentence, first numbers, box plots, pairs, tables and what to know about them."""
-    from diffreg.report import write_report  # needs matplotlib
+    from diffreg.report.html import write_report  # needs matplotlib
 
     records = evaluation.records
     write_report(
@@ -118,13 +116,20 @@ def _notes(evaluation: Evaluation) -> list[str]:
         notes.append(
             f"{groups} groups are few: such an interval is rather too narrow than too wide."
         )
+    lost = [r for r in evaluation.records if r.get("missing_labels_after")]
+    if lost:
+        labels = sum(int(record["missing_labels_after"]) for record in lost)
+        notes.append(
+            f"In {len(lost)} pairs {labels} labels that both originals have were lost by warping: "
+            "they count with Dice 0; HD95 and ASSD are means over the labels that are left."
+        )
     notes += shown_note(len(evaluation.views), len(evaluation.records))
     return notes + [f"Failed: {pair.row}: {reason}" for pair, reason in evaluation.failed]
 
 
 def _charts(evaluation: Evaluation) -> dict[str, bytes]:
     """Box plots of the first metrics, over all pairs and, where they are few, over each group."""
-    from diffreg.boxes import MOST_GROUPS, boxes_figure
+    from diffreg.report.boxes import MOST_GROUPS, boxes_figure
 
     names = list(dict.fromkeys(record["group"] for record in evaluation.records))
     by_group = evaluation.grouped and 1 < len(names) <= MOST_GROUPS

@@ -2,7 +2,6 @@
 
 The unit is the group, such as a patient: pairs of one patient are no independent samples. A group's
 value is the mean of its pairs; the interval is that of the mean over groups, by the bootstrap.
-Called by diffreg.evaluation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a closed polygon crosses or touches itself, decided exactly. Called by certificate."""
+"""Whether a closed polygon crosses or touches itself, decided exactly."""
 
 from __future__ import annotations
 

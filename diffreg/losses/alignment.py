@@ -1,7 +1,4 @@
-"""Losses on what an expert has drawn: overlap of labels and distance of points.
-
-Called by training loops that have labels or points beside the images.
-"""
+"""Losses on what an expert has drawn: overlap of labels and distance of points."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@
 
 with p from Parzen windows: cubic B-splines for the warped image, boxes for the fixed one.
 
-Plain PyTorch. Called by diffreg.losses.similarities and diffreg.losses.objective; the number for
-evaluation, from a histogram, is diffreg.metrics.mutual_information.
+Plain PyTorch. The number for evaluation, from a histogram, is diffreg.metrics.mutual_information.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The objective: a weighted sum of a similarity and the deformation energies.
-
-Called by diffreg.variational, the trainer and diffreg.registration.
-"""
+"""The objective: a weighted sum of a similarity and the deformation energies."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import torch
 from torch import nn
 
 from diffreg.losses.mutual_information import mutual_information
+from diffreg.losses.presets import PRESETS
 from diffreg.losses.similarities import REDUCTIONS, reduced
 from diffreg.ops import (
     Weights,
@@ -24,7 +22,6 @@ from diffreg.ops._checks import check_choice
 from diffreg.ops._objective import (
     LEVEL_SETS,
     MEASURES,
-    PRESETS,
     checked_mixture,
     checked_weights,
 )

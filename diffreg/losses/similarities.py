@@ -1,7 +1,4 @@
-"""Similarities of two images as modules, each over the operator of its name.
-
-Called by diffreg.losses.objective, which warps and adds the energies.
-"""
+"""Similarities of two images as modules, each over the operator of its name."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels; tensors or arrays.
 `mask`, where there is one, weights the voxels: 0 outside, 1 inside; what lies outside has no say.
-Called by diffreg.registration, diffreg.evaluation, the trainer and the report.
 """
 
 from diffreg.metrics.displacements import (
@@ -21,7 +20,7 @@ from diffreg.metrics.intensities import (
     relative_ssd,
     structural_similarity,
 )
-from diffreg.metrics.labels import dice, surface_distances
+from diffreg.metrics.labels import dice, shared_labels, surface_distances
 
 __all__ = [
     "dice",
@@ -34,6 +33,7 @@ __all__ = [
     "relative_ssd",
     "sd_log_jacobian",
     "sd_log_jacobian_learn2reg",
+    "shared_labels",
     "smallest_determinant",
     "structural_similarity",
     "surface_distances",

@@ -1,4 +1,4 @@
-"""Images and displacements of any origin as checked float64 arrays. Called by its neighbours."""
+"""Images and displacements of any origin as checked float64 arrays."""
 
 from __future__ import annotations
 

@@ -11,6 +11,21 @@ from diffreg._extras import require
 from diffreg.metrics._arrays import Array, single, voxels
 
 
+def shared_labels(label_a: Array, label_b: Array) -> list[int]:
+    """The labels but 0 that two label maps both have: those that a registration can match.
+
+    Args:
+        label_a: whole numbers or booleans, of any shape.
+        label_b: of any shape.
+
+    Example:
+        >>> shared_labels(np.array([[0, 2, 3]]), np.array([[3, 1]]))
+        [3]
+    """
+    both = np.intersect1d(np.asarray(label_a), np.asarray(label_b))
+    return [int(label) for label in both if label]
+
+
 def dice(label_a: Array, label_b: Array, labels: Iterable[int] | None = None) -> dict[int, float]:
     """The overlap 2 |A n B| / (|A| + |B|) of every label of two label maps.
 

@@ -1,4 +1,4 @@
-"""What registration_objective is made of: its presets, its options, its parts one by one."""
+"""What registration_objective is made of: its options, its parts one by one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -50,21 +50,8 @@ class Weights(NamedTuple):
     determinant: float
 
 
-class Preset(NamedTuple):
-    """What is minimised where nothing else is said."""
-
-    similarity: Mapping[str, float]
-    weights: Weights
-
-
-# "paper": lambda = 60 is Theljani and Chen's, the three ones are ours; it folds on cardiac pairs.
-# "default" was found on the very images that it was tried on: tune inside the split. "multimodal"
-# was best, or near it, for every measure across modalities on MR and simulated CT (docs/paper).
-PRESETS = {
-    "default": Preset({"ncc": 1.0, "lncc": 0.2}, Weights(60, 1, 30, 3)),
-    "multimodal": Preset({"pls": 1.0}, Weights(3, 1, 30, 3)),
-    "paper": Preset({"ncc": 1.0}, Weights(60, 1, 1, 1)),
-}
+# Those of the preset "default" (diffreg.losses.presets).
+DEFAULT_WEIGHTS = Weights(60, 1, 30, 3)
 
 
 class RegistrationObjective(NamedTuple):
@@ -116,7 +103,7 @@ class Options:
 
     def __init__(self, similarity, weights, padding, penalty, threshold, spacing) -> None:
         self.mixture = checked_mixture(similarity)
-        self.weights = checked_weights(PRESETS["default"].weights if weights is None else weights)
+        self.weights = checked_weights(DEFAULT_WEIGHTS if weights is None else weights)
         check_choice("padding", padding, PADDINGS)
         check_choice("penalty", penalty, tuple(THRESHOLDS))
         self.padding, self.penalty, self.threshold, self.spacing = (

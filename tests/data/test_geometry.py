@@ -65,7 +65,7 @@ def test_padding():
     moving = image(data=torch.ones(3, 3))
     fixed = image(shape=(6, 3))
     assert resample_to(moving, fixed)[0, 0, :, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    assert resample_to(moving, fixed, padding="border").min() == 1
+    assert resample_to(moving, fixed, fill=None).min() == 1
 
 
 def test_labels_keep_their_type():

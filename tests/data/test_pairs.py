@@ -125,7 +125,7 @@ def refusals(folder):
         "twice": ([a, a], (), "must be different files"),
         "slices": ([a, b], (1,), "slices are for volumes"),
         "counts": ([a, volume], (), "has 1 slices and .*volume.nii has 3: slices"),
-        "constant": ([a, flat], (), "flat.nii is constant"),
+        "constant": ([a, flat], (), "flat.nii is 7 everywhere"),
         "sizes": ([a, small], (), r"one size \(or a crop\) and voxels of one shape"),
         "proportions": ([a, thin], (), r"one size \(or a crop\) and voxels of one shape"),
         "manifest and image": ([folder / "pairs.csv", a], (), "one manifest or images"),
@@ -179,24 +179,27 @@ def test_pairs_stay_within_their_group_and_bring_masks_and_labels(folder):
     }
     dataset = PairDataset(pairs)
     first, last = dataset.samples[0], dataset.samples[-1]
-    assert int(first.fixed_mask.sum()) == 36 and first.moving_label.unique().tolist() == [0, 2]
-    assert last.fixed_mask is None and last.fixed_label is None
+    assert int(first.mask.sum()) == 36 and first.moving_label.unique().tolist() == [0, 2]
+    assert last.mask is None and last.fixed_label is None
     numbers = sorted(range(4), key=lambda k: dataset.position(k)[1])
     mask = dataset.batch(numbers).mask
     assert mask.sum((1, 2, 3)).tolist() == [36, 36, 120, 120]  # no mask: all of it counts
 
 
 def test_a_mask_goes_with_its_image(folder):
-    (folder / "line.csv").write_text("moving,fixed,fixed_mask\na.nii.gz,fixed.nii,fixed.nii\n")
-    image = np.zeros((12, 10), np.uint8)
-    image[2:8, 1:6] = 1
+    (folder / "line.csv").write_text("moving,fixed,fixed_mask\na.nii.gz,fixed.nii,mask.nii\n")
+    mask = np.zeros((12, 10), np.uint8)
+    mask[2:8, 1:6] = 1
+    image = mask.copy()
+    image[4, 3] = 0  # a mask over one value is refused
     save(folder / "fixed.nii", image)
+    save(folder / "mask.nii", mask)
     augmentation = Augmentation(1.0, 4.0, flip_axes=(0, 1), crop=(8, 7))
     dataset = PairDataset(find_pairs([folder / "line.csv"]), Normalization(0, 100), augmentation)
     for number in range(6):
         _, fixed, mask = dataset.draw(number)
         assert fixed.shape == mask.shape == (1, 1, 8, 7)
-        assert ((fixed > 0.5) == (mask > 0)).float().mean() > 0.95
+        assert ((fixed > 0.5) == (mask > 0)).float().mean() > 0.9
 
 
 def test_crops_are_windows_of_the_image(folder):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import Calls, uniform
 
+from diffreg.losses.presets import PRESETS
 from diffreg.ops import (
     RegistrationObjective,
     deformation_energy,
@@ -17,7 +18,7 @@ from diffreg.ops import (
     registration_objective_value_and_gradient,
     warp,
 )
-from diffreg.ops._objective import MEASURES, PRESETS
+from diffreg.ops._objective import MEASURES
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
 

@@ -1,6 +1,0 @@
-"""Times deformation_energy alone: what `diffreg bench` measures of it."""
-
-from diffreg.benchmark.one import main
-
-if __name__ == "__main__":
-    main("deformation_energy")

@@ -1,6 +1,0 @@
-"""Times gradient_scale alone: what `diffreg bench` measures of it."""
-
-from diffreg.benchmark.one import main
-
-if __name__ == "__main__":
-    main("gradient_scale")

@@ -1,6 +1,0 @@
-"""Times local_correlation alone: what `diffreg bench` measures of it."""
-
-from diffreg.benchmark.one import main
-
-if __name__ == "__main__":
-    main("local_correlation")

@@ -1,6 +1,0 @@
-"""Times warp alone: what `diffreg bench` measures of it."""
-
-from diffreg.benchmark.one import main
-
-if __name__ == "__main__":
-    main("warp")

@@ -1,0 +1,177 @@
+"""What each command does, once its options are read.
+
+Modules are imported by the command that needs them: `diffreg --help` waits for no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffreg._extras import require
+from diffreg.cli.options import network_of, normalization_of, progress_bar, similarity_of
+
+if TYPE_CHECKING:
+    from diffreg.data.images import Image
+
+
+def run_register(options: argparse.Namespace) -> int:
+    """One pair, or every pair of a manifest."""
+    if options.fixed is None:
+        from diffreg.cli.manifests import register_manifest
+
+        return register_manifest(options)
+    from diffreg.data.prepare import prepare
+    from diffreg.losses import usual_objective
+    from diffreg.registration import register, write_registration
+    from diffreg.registration.files import check_output_folder
+
+    trained = network_of(options)
+    out = check_output_folder(options.out)
+    of_moving = options.slice if options.moving_slice is None else options.moving_slice
+    moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
+    mask = _mask(options.fixed_mask, options.slice)
+    moving_mask = _mask(options.moving_mask, of_moving)
+    normalization = normalization_of(options, trained)
+    # Refuses what cannot be registered, before any word.
+    prepare(moving, fixed, mask, normalization, moving_mask)
+    method = {"objective": usual_objective(similarity_of(options)), **trained}
+    with progress_bar("register") as progress:
+        result = register(
+            *(moving, fixed),
+            mask=mask,
+            moving_mask=moving_mask,
+            progress=progress,
+            guarantee=options.guarantee,
+            refine=options.refine,
+            fill=options.fill,
+            **{**method, "normalization": normalization},
+        )
+    result = write_registration(result, out)
+    print(f"{out / 'report.html'}: {result.verdict}")
+    return 0
+
+
+def run_apply(options: argparse.Namespace) -> int:
+    """Warp another image by a displacement file."""
+    from diffreg._files import require_folder
+    from diffreg.data.geometry import coverage, resample_to, usual_fill
+    from diffreg.data.images import check_ending, write_image
+    from diffreg.data.transforms import read_displacement
+
+    out = Path(options.out)
+    displacement, grid = read_displacement(options.displacement)
+    check_ending(out, grid)
+    require_folder(out.absolute().parent, "the output's folder")
+    nearest = options.interpolation == "nearest"
+    (image,) = _read([options.image], [options.slice], label=nearest)
+    if grid.kind == "png" and image.kind != "png":
+        raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
+    coverage(image, grid)
+    fill = options.fill
+    if fill is None:
+        fill = 0.0 if nearest else usual_fill(image)
+    warped = resample_to(image, grid, displacement, options.interpolation, fill)
+    write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
+    print(f"{out}: {options.image} on the grid of {options.displacement}, {options.interpolation}")
+    return 0
+
+
+def run_certify(options: argparse.Namespace) -> int:
+    """Say whether a displacement folds."""
+    from diffreg.data.transforms import read_field
+    from diffreg.fields import fold_certificate, largest_safe_scale
+
+    displacement = read_field(options.displacement)
+    certificate = fold_certificate(displacement, options.threshold)
+    print(f"{options.displacement}: {certificate}")
+    if certificate.folded_cells and options.threshold < 1:
+        scale = math.floor(1e4 * largest_safe_scale(displacement, options.threshold)) / 1e4
+        print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
+    return 0 if certificate.passes else 1
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train a network; of several processes that torchrun started, the first one speaks."""
+    from diffreg.training.config import load_config
+    from diffreg.training.ranks import Ranks, joined
+    from diffreg.training.trainer import Trainer
+
+    overrides = [*options.overrides, *(["training.resume=true"] if options.resume else [])]
+    config = load_config(options.config, overrides)
+
+    def train(ranks: Ranks) -> str:
+        trainer = Trainer(config, ranks=ranks)
+        trainer.train()
+        return trainer.conclusion
+
+    with joined(config.training.device) as ranks:
+        conclusion = train(ranks)  # the trainer ends before the processes part
+    if ranks.first:
+        print(conclusion)
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Train and evaluate on the images in the package."""
+    from diffreg.demo.run import run
+
+    run(options.out)
+    return 0
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """Time the operators, a training step and a prediction, each beside what users have today."""
+    import torch
+
+    from diffreg.benchmark.run import run, write
+    from diffreg.benchmark.tables import markdown
+    from diffreg.registration.files import check_output_folder
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a GPU that torch sees; there is none here")
+    require("nibabel", "the prediction from file to file")
+    if options.out:
+        require("matplotlib", "the plot")
+    out = check_output_folder(options.out) if options.out else None
+    result = run(options.quick, options.device, lambda part: print(part, file=sys.stderr))
+    print(markdown(result))
+    if out is not None:
+        out.mkdir(exist_ok=True)
+        for path in write(result, out):
+            print(path, file=sys.stderr)
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Say what is installed."""
+    from diffreg.cli.info import description
+
+    print("\n".join(description()))
+    return 0
+
+
+def _read(paths: Sequence[str], slices: Sequence[int | None], label: bool = False) -> list[Image]:
+    """The images; a slice number is for volumes only, and at least one must be a volume then."""
+    from diffreg.data.images import count_slices, read_image
+
+    volume = [count_slices(path) > 1 for path in paths]
+    if not any(volume) and any(index is not None for index in slices):
+        raise ValueError(f"--slice is for volumes; {' and '.join(paths)} hold one image each")
+    return [
+        read_image(path, index if is_volume else None, label)
+        for path, index, is_volume in zip(paths, slices, volume, strict=True)
+    ]
+
+
+def _mask(path: str | None, index: int | None) -> Image | None:
+    """The mask of an image; the slice is for volumes only."""
+    if path is None:
+        return None
+    from diffreg.data.images import count_slices, read_image
+
+    return read_image(path, index if count_slices(path) > 1 else None, label=True)

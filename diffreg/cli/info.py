@@ -1,0 +1,111 @@
+"""What is installed, and whether the kernels fit the GPUs here."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy
+import torch
+
+from diffreg.ops._core import build_info
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The GPUs that torch sees.
+
+    Args:
+        gpus: name and compute capability of each, the capability as in sm_90: 90.
+        driver: newest CUDA that the driver runs, as the driver says it: 13000 is 13.0; None: there
+            is no driver.
+        torch_cuda: the CUDA that torch was built with; None: a CPU build.
+    """
+
+    gpus: Sequence[tuple[str, int]] = ()
+    driver: int | None = None
+    torch_cuda: str | None = None
+
+
+def this_machine() -> Machine:
+    """What torch says; nothing is started on a GPU."""
+    if torch.version.cuda is None:
+        return Machine()
+    driver = torch._C._cuda_getDriverVersion() or None  # type: ignore[attr-defined]
+    if not torch.cuda.is_available():
+        return Machine((), driver, torch.version.cuda)
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        gpus.append((torch.cuda.get_device_name(index), 10 * major + minor))
+    return Machine(gpus, driver, torch.version.cuda)
+
+
+def description(machine: Machine | None = None, core: dict[str, str] | None = None) -> list[str]:
+    """What is installed, a line each.
+
+    Args:
+        machine: None is this one.
+        core: what the compiled library says of itself; None asks it.
+
+    Returns:
+        "name: value" lines; those about GPUs say in words what does not fit, and what would.
+
+    Example:
+        >>> from diffreg.cli.info import Machine, description
+        >>> core = {"cuda_architectures": "80 90 ptx90", "cuda_runtime": "13.0"}
+        >>> description(Machine([("NVIDIA H200", 90)], 13000, "13.0"), core)[-1]
+        'GPU 0: NVIDIA H200 (sm_90), runs the kernels built for sm_90'
+    """
+    core = build_info() if core is None else core
+    machine = this_machine() if machine is None else machine
+    lines = core | {
+        "python": platform.python_version(),
+        "torch at run time": torch.__version__,
+        "numpy": numpy.__version__,
+        "threads": str(torch.get_num_threads()),
+    }
+    return [*(f"{key}: {value}" for key, value in lines.items()), *_gpu_lines(machine, core)]
+
+
+def _gpu_lines(machine: Machine, core: dict[str, str]) -> list[str]:
+    if machine.torch_cuda is None:
+        return ["GPU: not used, torch is a CPU build"]
+    if not machine.gpus:
+        why = "there is no driver" if machine.driver is None else "torch finds none"
+        return [f"GPU: not used, {why}"]
+    if core["cuda_architectures"] == "none":
+        return [
+            f"GPU {index}: {name} (sm_{capability}), NOT usable: the core was built without CUDA "
+            "kernels; build it where there is an nvcc (docs/cuda.md)"
+            for index, (name, capability) in enumerate(machine.gpus)
+        ]
+    needed = core["cuda_runtime"]
+    if machine.driver is not None and machine.driver // 1000 < int(needed.split(".")[0]):
+        found = f"{machine.driver // 1000}.{machine.driver % 1000 // 10}"
+        return [
+            f"GPU: NOT usable: the driver runs CUDA {found}, the kernels were built with {needed}; "
+            f"update the driver, or build with an nvcc of CUDA {found} (docs/cuda.md)"
+        ]
+    return [
+        f"GPU {index}: {name} (sm_{capability}), {_fit(capability, core['cuda_architectures'])}"
+        for index, (name, capability) in enumerate(machine.gpus)
+    ]
+
+
+def _fit(capability: int, architectures: str) -> str:
+    """Which of the architectures, "80 90 ptx90", a GPU of this capability runs."""
+    words = architectures.split()
+    # Machine code runs on its own major version from its minor version on, PTX on all that follow.
+    codes = [int(word) for word in words if word.isdigit()]
+    fitting = [n for n in codes if n // 10 == capability // 10 and n <= capability]
+    if fitting:
+        return f"runs the kernels built for sm_{max(fitting)}"
+    intermediate = [int(word.removeprefix("ptx")) for word in words if word.startswith("ptx")]
+    if any(n <= capability for n in intermediate):
+        return f"runs the kernels by PTX of sm_{max(intermediate)}, compiled at their first use"
+    return (
+        f"NOT usable: the kernels were built for sm_{', sm_'.join(map(str, codes))}; build with "
+        f'DIFFREG_CUDA_ARCHITECTURES="{capability}" and an nvcc that knows it (docs/cuda.md)'
+    )

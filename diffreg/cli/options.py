@@ -1,0 +1,68 @@
+"""What several commands make of their options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from diffreg._extras import require
+
+if TYPE_CHECKING:
+    from diffreg.data.normalization import Normalization
+
+
+def similarity_of(options: argparse.Namespace) -> str:
+    """Of the variational method, with a line where nothing was said about the method."""
+    similarity = options.similarity or "ncc"
+    if options.method is None and options.checkpoint is None:
+        print(f"no --checkpoint: the variational method with {similarity}", file=sys.stderr)
+    return similarity
+
+
+def network_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `register` that come with a checkpoint; none for the variational method."""
+    if options.method == "network" and options.checkpoint is None:
+        raise ValueError("--method network needs --checkpoint, the network to use")
+    if options.method == "variational" and options.checkpoint is not None:
+        raise ValueError("--method variational uses no --checkpoint; leave one of them out")
+    if options.refine < 0:
+        raise ValueError(f"--refine must be at least 0, got {options.refine}")
+    if options.refine and options.checkpoint is None:
+        raise ValueError("--refine needs --checkpoint, the network that it starts from")
+    if options.checkpoint is None:
+        return {}
+    from diffreg.training.pretrained import checkpoint_path
+
+    path = checkpoint_path(options.checkpoint)
+    if options.similarity is not None:
+        raise ValueError("--similarity is of the variational method; a network keeps its own")
+    from diffreg.training.trainer import load_network
+
+    return load_network(path)
+
+
+def normalization_of(options: argparse.Namespace, trained: Mapping[str, Any]) -> Normalization:
+    """A network's own, or the default percentiles; the intensities of --window in place of both."""
+    from diffreg.data.normalization import Normalization
+
+    found: Normalization = trained.get("normalization") or Normalization()
+    if options.window is None:
+        return found
+    return replace(found, window=(options.window[0], options.window[1]))
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, called with (done, at most); silent where stderr is no terminal."""
+    tqdm = require("tqdm", "progress bars")
+    with tqdm.tqdm(desc=title, disable=None, leave=False) as bar:
+
+        def show(done: int, at_most: int) -> None:
+            bar.total = at_most
+            bar.update(done - bar.n)
+
+        yield show

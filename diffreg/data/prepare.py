@@ -1,0 +1,242 @@
+"""Two images made ready to be registered: compared where both are, normalised, on one grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffreg.data.geometry import Image, coverage, resample_to
+from diffreg.data.normalization import Normalization
+from diffreg.data.resolution import as_coarse_as
+
+
+class Compared(NamedTuple):
+    """A pair before and after a displacement, (1, 1, *S) each: what metrics are taken of.
+
+    The images are in [0, 1], on the fixed grid; the mask is 1 at the voxels that count, the same
+    ones before and after, else 0.
+    """
+
+    before: Tensor
+    after: Tensor
+    fixed: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A pair as a registration sees it.
+
+    Args:
+        moving: the moving image as read.
+        fixed: the fixed image as read.
+        moving_mask: voxels of the moving image that count where it is > 0, or None.
+        normalization: of both.
+        limits: the moving intensities that became 0 and 1, (1, 1, 2).
+        as_seen: the moving image, as coarse as the fixed grid.
+        moving_values: (1, 1, *S) in [0, 1], on the fixed grid, the edge repeated.
+        fixed_values: (1, 1, *S) in [0, 1].
+        mask: (1, 1, *S), 1 where the images are compared at the start, else 0.
+    """
+
+    moving: Image
+    fixed: Image
+    moving_mask: Image | None
+    normalization: Normalization
+    limits: Tensor
+    as_seen: Image
+    moving_values: Tensor
+    fixed_values: Tensor
+    mask: Tensor
+
+    @property
+    def weights(self) -> Tensor | None:
+        """The mask, None where it is 1 everywhere."""
+        return None if bool(self.mask.all()) else self.mask
+
+    def compared(self, displacement: Tensor) -> Compared:
+        """The pair before and after a displacement, on the voxels that both have.
+
+        Those are in the fixed mask, and inside the moving image, and its mask, at the start and
+        where the displacement leads.
+
+        Args:
+            displacement: (1, 2, *S), fixed voxels, array axes.
+
+        Raises:
+            ValueError: it leaves nothing to compare.
+        """
+        inside = self.mask * coverage(self.moving, self.fixed, displacement)
+        if self.moving_mask is not None:
+            inside = inside * _chosen(self.moving_mask, self.fixed, displacement)
+        after = resample_to(self.as_seen, self.fixed, displacement, fill=None)
+        after = self.normalization.scale(after, self.limits)
+        _check_contrast(self.moving, after, inside, "where the displacement leads")
+        _check_contrast(self.fixed, self.fixed_values, inside, "where the displacement leads")
+        return Compared(self.moving_values, after, self.fixed_values, inside)
+
+
+class PairImages(NamedTuple):
+    """The images of a pair as read, and its masks where it has them."""
+
+    moving: Image
+    fixed: Image
+    mask: Image | None = None  # of the fixed image
+    moving_mask: Image | None = None
+
+    def prepared(self, normalization: Normalization | None = None) -> Prepared:
+        """The pair made ready, as `prepare` does."""
+        return prepare(self.moving, self.fixed, self.mask, normalization, self.moving_mask)
+
+
+def prepare(
+    moving: Image,
+    fixed: Image,
+    mask: Image | None = None,
+    normalization: Normalization | None = None,
+    moving_mask: Image | None = None,
+) -> Prepared:
+    """Bring the moving image on the fixed grid through both headers, and both to [0, 1].
+
+    The percentiles are those of the voxels that are compared: in the masks, and where the moving
+    image is. A moving image that is finer than the fixed grid is smoothed to its resolution.
+
+    Args:
+        moving: the image to be warped.
+        fixed: the image that stays.
+        mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
+        normalization: None: the default percentiles.
+        moving_mask: voxels of the moving image that count where it is > 0; on any grid as well.
+
+    Returns:
+        The pair.
+
+    Raises:
+        ValueError: the images share no plane, no voxel or no contrast, or a mask is empty.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.prepare import prepare
+        >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
+        >>> prepare(image, image).moving_values.max().item()
+        1.0
+    """
+    inside = compared_region(moving, fixed, mask, moving_mask)
+    as_seen = as_coarse_as(fixed, moving)
+    # The edge is repeated: to a registration, the end of the field of view would be an edge.
+    on_fixed = resample_to(as_seen, fixed, fill=None)
+    for image, values in ((moving, on_fixed), (fixed, fixed.data)):
+        _check_contrast(image, values, inside, "where the two images are compared")
+    normalization = normalization or Normalization()
+    limits = normalization.limits(on_fixed, inside)
+    values = normalization.scale(on_fixed, limits)
+    fixed_values = normalization(fixed.data, inside)
+    for image, normalized in ((moving, values), (fixed, fixed_values)):
+        _check_contrast(image, normalized, inside, "between the limits of the normalisation")
+    return Prepared(
+        *(moving, fixed, moving_mask, normalization, limits, as_seen, values, fixed_values, inside)
+    )
+
+
+def relative_spacing(fixed: Image) -> tuple[float, ...]:
+    """The voxel's proportions: spacing / min(spacing), which the energies weigh derivatives by.
+
+    Only the proportions count: in millimetres, the same weights would mean another regularisation
+    on every grid.
+
+    Args:
+        fixed: the fixed image.
+
+    Returns:
+        One number >= 1 for each array axis.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.prepare import relative_spacing
+        >>> relative_spacing(Image(torch.zeros(1, 1, 2, 2), np.diag([3.0, 1.5, 1, 1])))
+        (2.0, 1.0)
+    """
+    finest = min(fixed.spacing)
+    return tuple(round(length / finest, 6) for length in fixed.spacing)
+
+
+def compared_region(
+    moving: Image, fixed: Image, mask: Image | None = None, moving_mask: Image | None = None
+) -> Tensor:
+    """Where two images are compared: in the masks and in the moving image's field of view.
+
+    Args:
+        moving: the image to be warped.
+        fixed: the image that stays.
+        mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
+        moving_mask: voxels of the moving image that count where it is > 0; on any grid as well.
+
+    Returns:
+        (1, 1, *S) float32 on the fixed grid, 1 inside and 0 outside.
+
+    Raises:
+        ValueError: the two cannot be registered, or nothing is left to compare.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.prepare import compared_region
+        >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
+        >>> compared_region(image, image).sum().item()
+        6.0
+    """
+    _check_kinds(moving, fixed)
+    for image in (moving, fixed):
+        _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
+    inside = coverage(moving, fixed)
+    if fixed.valid is not None:
+        inside = inside * fixed.valid.to(torch.float32)
+    for chosen in (mask, moving_mask):
+        if chosen is None:
+            continue
+        _check_kinds(chosen, fixed)
+        where = _chosen(chosen, fixed)
+        if not where.any():
+            raise ValueError(f"the mask {chosen.name} selects no voxel of {fixed.name}")
+        inside = inside * where
+        if not inside.any():
+            raise ValueError(f"the mask {chosen.name} selects no voxel that {moving.name} covers")
+    if not inside.any():
+        raise ValueError(f"{moving.name} and {fixed.name} have no voxel in common that has a value")
+    return inside
+
+
+def _chosen(mask: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:
+    """Where a mask is > 0, (1, 1, *S) float32 on the fixed grid."""
+    return (resample_to(mask, fixed, displacement, "nearest") > 0).to(torch.float32)
+
+
+def _check_kinds(image: Image, fixed: Image) -> None:
+    if image.kind != fixed.kind:
+        raise ValueError(
+            f"{image.name} and {fixed.name} do not belong together: one is a PNG file, which has "
+            "no physical coordinates; convert one of them"
+        )
+
+
+def _check_contrast(image: Image, values: Tensor, inside: Tensor, where: str) -> None:
+    """Refuse an image that is one value at all the voxels that count, (1, 1, *S) both."""
+    counted = values[inside > 0]
+    if counted.numel() == 0:
+        raise ValueError(f"{image.name} has no voxel {where}: there is nothing to align")
+    first = counted[0]
+    if bool((counted == first).all()):
+        voxels = f"all {len(counted)} voxels" if len(counted) > 1 else "the only voxel"
+        raise ValueError(
+            f"{image.name} is {float(first):g} everywhere: there is nothing to align"
+            if where == "everywhere"
+            else f"{image.name} is {float(first):g} at {voxels} {where}: there is nothing to align"
+        )

@@ -1,0 +1,1 @@
+"""The demonstration, `diffreg demo`: two heads that come with the package."""

@@ -1,0 +1,43 @@
+"""What comes of measuring all pairs of a manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffreg.data.manifest import Pair
+from diffreg.evaluation.measures import Measure, measures_of
+from diffreg.evaluation.summary import Summary, summarize
+from diffreg.report.panels import PairView
+
+
+@dataclass
+class Evaluation:
+    """What came of measuring all pairs.
+
+    Args:
+        method: where the displacements are from, in words.
+        records: one a pair: pair, group, row and the metrics.
+        views: of the first pairs, to draw.
+        failed: the pairs that could not be measured, and why.
+        grouped: whether the manifest names groups; else every pair is its own.
+        seed: of the bootstrap.
+    """
+
+    method: str
+    records: list[dict[str, Any]] = field(default_factory=list)
+    views: list[PairView] = field(default_factory=list)
+    failed: list[tuple[Pair, str]] = field(default_factory=list)
+    grouped: bool = False
+    seed: int = 0
+
+    @property
+    def measures(self) -> list[Measure]:
+        """The metrics that any pair has."""
+        return measures_of(self.records)
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """One for each metric that any pair has a number of."""
+        found = (summarize(measure, self.records, self.seed) for measure in self.measures)
+        return [summary for summary in found if summary is not None]

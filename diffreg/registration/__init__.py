@@ -1,0 +1,16 @@
+"""Registration of one pair or of many: prepared, brought onto each other, written down."""
+
+from diffreg.registration.files import read_registration, write_registration
+from diffreg.registration.pair import register, register_batch
+from diffreg.registration.result import SAME_CONTRAST, Registration
+from diffreg.registration.variational import register_variational
+
+__all__ = [
+    "SAME_CONTRAST",
+    "Registration",
+    "read_registration",
+    "register",
+    "register_batch",
+    "register_variational",
+    "write_registration",
+]

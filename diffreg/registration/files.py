@@ -1,0 +1,290 @@
+"""The files that a registration leaves: warped image, displacement, metrics and report."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from diffreg._files import replacing, require_folder, staged
+from diffreg.data.geometry import Image, display_orientation, voxel_map
+from diffreg.data.images import write_image
+from diffreg.data.normalization import Normalization
+from diffreg.data.prepare import PairImages
+from diffreg.data.transforms import read_displacement, write_displacement
+from diffreg.fields import fold_certificate
+from diffreg.metrics import folding
+from diffreg.registration.result import Registration, registration_of
+from diffreg.report.panels import PairView
+
+DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
+TITLES = {
+    "ncc": "NCC",
+    "mutual_information": "mutual information (nats)",
+    "relative_ssd": "relative SSD",
+}
+
+
+def write_registration(
+    result: Registration, out: str | Path, report: bool = True, more: dict[str, Any] | None = None
+) -> Registration:
+    """Write the warped image, displacement.nii.gz, metrics.json and report.html.
+
+    All of them appear, each whole, or none. The determinants are those of the displacement as it is
+    in its file.
+
+    Args:
+        result: what `register` returned.
+        out: the folder; it is made where it does not exist.
+        report: whether to write report.html.
+        more: entries that metrics.json gets beside the metrics.
+
+    Returns:
+        The result with the determinants of the file.
+
+    Raises:
+        ValueError: the folder cannot be written to.
+
+    Example: `write_registration(register(moving, fixed), "out")`
+    """
+    out = check_output_folder(out)
+    with staged(out, last=METRICS) as folder:
+        if result.fixed.kind == "png":
+            write_image(folder / "warped.png", result.warped, result.fixed, result.moving.dtype)
+        else:
+            write_image(folder / "warped.nii.gz", result.warped, result.fixed)
+        write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
+        written, _ = read_displacement(folder / DISPLACEMENT)
+        result = replace(result, metrics={**result.metrics, **folding(written)})
+        if min(result.fixed.shape) > 1:
+            result.metrics["certificate"] = _certificate(result, written)
+        write_json(folder / METRICS, {**result.metrics, **(more or {})})
+        if report:
+            _write_report(replace(result, displacement=written), folder / REPORT)
+    return result
+
+
+def read_registration(
+    images: PairImages,
+    folder: str | Path,
+    normalization: Normalization | None = None,
+) -> Registration:
+    """A registration again, from the files that `write_registration` left.
+
+    Args:
+        images: the images as they were read for it, and their masks.
+        folder: where it was written; or a displacement file alone.
+        normalization: of the images that the metrics compare; None: the default percentiles.
+
+    Returns:
+        The result, its displacement as in the file; without metrics.json, metrics are empty, the
+        seconds NaN and the method "given".
+
+    Raises:
+        FileNotFoundError, ValueError: there is no displacement, or not one on the fixed grid.
+
+    Example: `read_registration(PairImages(moving, fixed), "out").metrics`
+    """
+    folder = Path(folder)
+    file = folder / DISPLACEMENT if folder.is_dir() else folder
+    displacement, grid = read_displacement(file)
+    check_grid(grid, images.fixed)
+    found = read_json(folder / METRICS) if (folder / METRICS).exists() else {}
+    seconds = found.get("seconds")
+    return registration_of(
+        images.prepared(normalization),
+        displacement,
+        method=str(found.get("method", "given")),
+        similarity=str(found.get("similarity", "unknown")),
+        seconds=float(seconds) if isinstance(seconds, int | float) else float("nan"),
+        metrics=found,
+        fill=_number(found.get("fill")),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def check_grid(grid: Image, fixed: Image) -> None:
+    """Refuse a displacement that lives on another grid than the fixed image's.
+
+    Args:
+        grid: as `read_displacement` gives it.
+        fixed: the fixed image.
+
+    Raises:
+        ValueError: sizes or places differ.
+
+    Example: `check_grid(read_displacement("displacement.nii.gz")[1], fixed)`
+    """
+    corners = np.array([[i, j] for i in (0, grid.shape[0] - 1) for j in (0, grid.shape[1] - 1)])
+    apart = np.inf
+    if grid.shape == fixed.shape:
+        matrix = voxel_map(fixed, grid)
+        apart = np.abs(corners @ matrix[:, :2].T + matrix[:, 2] - corners).max()
+    if not apart < 0.01:
+        raise ValueError(
+            f"{grid.name} is no displacement on the grid of {fixed.name}: {grid.shape} voxels, "
+            f"{fixed.shape} are needed, at the same place"
+        )
+
+
+def check_output_folder(out: str | Path) -> Path:
+    """Refuse a folder for the results before any work is done; it may not exist, its parent must.
+
+    Args:
+        out: the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: it, or its parent where it does not exist, is no folder that can be written to.
+
+    Example:
+        >>> from diffreg.registration.files import check_output_folder
+        >>> check_output_folder("/").name
+        ''
+    """
+    out = Path(out)
+    if out.exists():
+        return require_folder(out, "the output folder")
+    require_folder(out.absolute().parent, "the folder to make the output folder in,")
+    return out
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object that `write_json` wrote.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object, {{...}}")
+    return found
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all; null for numbers that JSON does not have."""
+    with replacing(path) as temporary:
+        text = json.dumps(_finite(values), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
+    """Of the displacement as its file holds it; where a guarantee was asked for, it must pass."""
+    certificate = fold_certificate(written)
+    if "repair" in result.metrics and not certificate.passes:
+        raise ValueError(f"the displacement cannot be guaranteed in its file: {certificate}")
+    return {"verdict": certificate.verdict, "in_words": str(certificate)}
+
+
+def _write_report(result: Registration, path: Path) -> None:
+    """The report of one pair."""
+    from diffreg.report.html import write_report  # needs matplotlib
+
+    before, after = result.metrics["before"], result.metrics["after"]
+    verdict: list[tuple[str, Any]] = [
+        (TITLES[name], (before[name], after[name])) for name in before
+    ]
+    verdict += [
+        ("largest determinant", result.metrics["max_determinant"]),
+        *_refinement(result),
+        *_guarantee(result),
+        ("time", duration(result.seconds)),
+    ]
+    title = f"{_short(result.moving)} to {_short(result.fixed)}"
+    pair = view(result, title, dict(verdict))
+    write_report(path, title, verdict, [pair], notes=_notes(result))
+
+
+def _refinement(result: Registration) -> list[tuple[str, Any]]:
+    """What the steps from the network's displacement did."""
+    if "refinement" not in result.metrics:
+        return []
+    steps, before, after = result.metrics["refinement"].values()
+    return [(f"objective, refined by at most {steps} steps", (before, after))]
+
+
+def _guarantee(result: Registration) -> list[tuple[str, Any]]:
+    """What is certified, and what that took."""
+    found = result.metrics
+    said = [("the map", found["certificate"]["verdict"])] if "certificate" in found else []
+    if "repair" in found:
+        moved, far = found["repair"]["moved_voxels"], found["repair"]["largest_move_voxels"]
+        took = f"{moved} voxels moved, by at most {far:.2g}" if moved else "nothing to do"
+        said.append(("repair", took))
+    return said
+
+
+def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
+    """A registration as the report draws it.
+
+    Args:
+        result: the registration.
+        title: what the pair is called.
+        metrics: name -> number, text, or (before, after).
+
+    Example: `view(register(moving, fixed), "a to b", {})`
+    """
+    return PairView(
+        title,
+        moving=_array(result.moving_on_fixed),
+        fixed=_array(result.fixed.data),
+        warped=_array(result.warped),
+        displacement=result.displacement[0].numpy(),
+        spacing=result.fixed.spacing,
+        display=display_orientation(result.fixed.affine, result.fixed.kind),
+        metrics=metrics,
+        mask=None if bool(result.mask.all()) else _array(result.mask),
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time in words: milliseconds below a second.
+
+    Example:
+        >>> from diffreg.registration.files import duration
+        >>> duration(0.0123), duration(12.123)
+        ('12 ms', '12.1 s')
+    """
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def _notes(result: Registration) -> list[str]:
+    """What the reader has to know about the numbers."""
+    notes = [f"Method: {result.method}; similarity: {result.similarity}."]
+    if not bool(result.mask.all()):
+        notes.append("The images were compared inside the outline only.")
+    if "certificate" in result.metrics:
+        words = result.metrics["certificate"]["in_words"]
+        notes.append(f"Certified for the displacement as its file holds it: {words}.")
+    return notes
+
+
+def _short(image: Image) -> str:
+    return image.path.name if image.path else image.name
+
+
+def _array(image: Tensor) -> np.ndarray:
+    """(1, 1, *S) -> (*S)."""
+    return image[0, 0].numpy()

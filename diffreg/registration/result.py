@@ -1,0 +1,107 @@
+"""What comes of registering one pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from diffreg.data.geometry import Image, resample_to, usual_fill
+from diffreg.data.prepare import Compared, Prepared
+
+# Similarities that compare intensities as they are; after the others, differences mean nothing.
+SAME_CONTRAST = {"ssd", "ncc", "lncc"}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What came of registering one pair.
+
+    Args:
+        prepared: the pair as it was compared.
+        displacement: (1, 2, *S), float32, fixed voxels, array axes.
+        warped: (1, 1, *S), the moving image's intensities at p + u(p), `fill` outside the image.
+        moving_on_fixed: (1, 1, *S), the same without a displacement.
+        compared: both before and after, normalised, and the voxels on which the metrics are taken.
+        fill: the intensity outside the moving image.
+        method: "variational", "network" or "refined network".
+        similarity: what was minimised, such as "ncc".
+        seconds: what finding the displacement took.
+        metrics: as in metrics.json.
+    """
+
+    prepared: Prepared
+    displacement: Tensor
+    warped: Tensor
+    moving_on_fixed: Tensor
+    compared: Compared
+    fill: float
+    method: str
+    similarity: str
+    seconds: float
+    metrics: dict[str, Any]
+
+    @property
+    def moving(self) -> Image:
+        """The moving image as read."""
+        return self.prepared.moving
+
+    @property
+    def fixed(self) -> Image:
+        """The fixed image as read."""
+        return self.prepared.fixed
+
+    @property
+    def mask(self) -> Tensor:
+        """(1, 1, *S), 1 where the images are compared before and after, else 0."""
+        return self.compared.mask
+
+    @property
+    def verdict(self) -> str:
+        """The result in one line."""
+        before, after = self.metrics["before"], self.metrics["after"]
+        return (
+            f"NCC {before['ncc']:.3f} -> {after['ncc']:.3f}, "
+            f"MI {before['mutual_information']:.3f} -> {after['mutual_information']:.3f}, "
+            f"smallest determinant {self.metrics['min_determinant']:.3f}, "
+            f"{self.metrics['folded_percent']:.2g} % of the cells folded, "
+            f"compared on {self.metrics['compared_percent']:.3g} % of the voxels, "
+            f"{self.seconds:.2f} s ({self.method}, {self.similarity})"
+        )
+
+
+def registration_of(
+    prepared: Prepared,
+    displacement: Tensor,
+    method: str,
+    similarity: str,
+    seconds: float,
+    metrics: dict[str, Any],
+    fill: float | None = None,
+) -> Registration:
+    """A pair with its displacement: the moving image before and after, and what is compared.
+
+    Args:
+        prepared: the pair.
+        displacement: (1, 2, *S), float32, fixed voxels, array axes.
+        method, similarity, seconds, metrics: as in `Registration`.
+        fill: None: `diffreg.data.geometry.usual_fill`.
+
+    Raises:
+        ValueError: the displacement leaves nothing to compare.
+    """
+    moving, fixed = prepared.moving, prepared.fixed
+    fill = usual_fill(moving) if fill is None else fill
+    return Registration(
+        prepared=prepared,
+        displacement=displacement,
+        warped=resample_to(moving, fixed, displacement, fill=fill),
+        moving_on_fixed=resample_to(moving, fixed, fill=fill),
+        compared=prepared.compared(displacement),
+        fill=fill,
+        method=method,
+        similarity=similarity,
+        seconds=seconds,
+        metrics=metrics,
+    )

@@ -1,0 +1,326 @@
+"""The settings of a training run: frozen dataclasses, one for each section of a TOML file.
+
+A checkpoint holds `Config.to_dict()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from diffreg._extras import require
+from diffreg.data.normalization import Normalization
+from diffreg.data.synthetic import Augmentation
+from diffreg.models import MODELS
+from diffreg.models.lunet import LUNetConfig
+from diffreg.training._settings import converted
+
+# Settings that hold paths: in the file they are relative to its folder, in an override to the
+# working folder.
+_PATHS = {("data", "images"), ("data", "validation"), ("training", "out")}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pairs to train on, and which to validate on.
+
+    Args:
+        images: folders and image files, of which every ordered pair is taken; or one manifest
+            (`diffreg.data.manifest`): pairs, or images, of which every pair of one group is taken.
+        slices: of volumes, along their last axis; none: all of them.
+        validation: the same of the pairs to validate on.
+        validation_groups: or the groups of `images` that are kept out to validate on.
+        validation_share: or which part of its groups is, drawn by the seed.
+
+    Raises:
+        ValueError: more than one way to validate, or a share out of range.
+    """
+
+    images: tuple[str, ...] = ()
+    slices: tuple[int, ...] = ()
+    validation: tuple[str, ...] = ()
+    validation_groups: tuple[str, ...] = ()
+    validation_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"validation_share must be in [0, 1), got {self.validation_share}")
+        ways = (self.validation, self.validation_groups, self.validation_share)
+        if sum(map(bool, ways)) > 1:
+            raise ValueError(
+                "validation, validation_groups and validation_share are three ways to say one "
+                "thing; give one"
+            )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised; see `diffreg.losses.Objective`.
+
+    Args:
+        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}; left out: that of the
+            preset, ncc + 0.2 lncc for "default".
+        weights: a preset, or 4 numbers (similarity, diffusion, bending, determinant).
+        padding: of the warp, "border" or "zeros".
+        penalty: of the determinant.
+        threshold: of the penalty; left out: its own.
+    """
+
+    similarity: str | dict[str, float] | None = None
+    weights: str | tuple[float, float, float, float] = "default"
+    padding: str = "border"
+    penalty: str = "hyperelastic"
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam.
+
+    Args:
+        learning_rate: of the first step after the warm-up.
+        final_learning_rate: of the last step, reached by half a cosine; left out: the first one.
+        warmup_steps: in which the rate grows from 0 in equal parts.
+        clip_norm: a gradient longer than this is shortened to it; left out: none is.
+
+    Raises:
+        ValueError: a number that is not positive.
+    """
+
+    learning_rate: float = 1e-3
+    final_learning_rate: float | None = None
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "final_learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be a number > 0, got {value}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how much at once, on what, and where the results go.
+
+    Args:
+        out: the folder of the checkpoints and the log.
+        steps: optimisation steps.
+        batch_size: pairs a step, of all processes together.
+        seed: of the initial weights and of every sample.
+        start: the checkpoint whose weights the run begins with, a file or one of
+            `diffreg.training.pretrained.pretrained_networks()`; "": random weights.
+        checkpoint_every: steps from one checkpoint to the next.
+        validate_every: steps from one validation to the next, where there are pairs to validate on.
+        patience: validations without a better one after which the run ends; 0: it never does.
+        device: "cpu", "cuda", or "auto", a GPU where there is one.
+        precision: "float32", or "bfloat16" inside the network (autocast).
+        channels_last: the network's memory order; on a CPU it halves the time of a step.
+        compile: the network by torch.compile.
+        threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
+            another number.
+        tensorboard: write the log for TensorBoard too, into `out`/tensorboard.
+        resume: continue from the checkpoint in `out`, if there is one.
+
+    Raises:
+        ValueError: a number out of range, or a word that is not known.
+    """
+
+    out: str = "run"
+    steps: int = 1000
+    batch_size: int = 8
+    seed: int = 0
+    start: str = ""
+    checkpoint_every: int = 100
+    validate_every: int = 100
+    patience: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    threads: int = 0
+    tensorboard: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        at_least = {"steps": 1, "batch_size": 1, "seed": 0, "checkpoint_every": 1, "threads": 0}
+        at_least |= {"validate_every": 1, "patience": 0}
+        for name, lowest in at_least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        words = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16")}
+        for name, known in words.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a training run, one attribute for each section of the file.
+
+    Example:
+        >>> from diffreg.training.config import Config
+        >>> Config().training.batch_size
+        8
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    normalization: Normalization = field(default_factory=Normalization)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    model: LUNetConfig = field(default_factory=LUNetConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain containers, as `from_dict` and a checkpoint take them."""
+        plain = {f.name: _plain(dataclasses.asdict(getattr(self, f.name))) for f in fields(self)}
+        plain["model"] = {"name": self.model.name, **plain["model"]}
+        return plain
+
+    @staticmethod
+    def from_dict(sections: Mapping[str, Any]) -> Config:
+        """The settings of {section: {key: value}}; what is left out keeps its default.
+
+        Raises:
+            ValueError: a section or key that is not known, or a value that does not fit.
+        """
+        known = [f.name for f in fields(Config)]
+        types = get_type_hints(Config)
+        built = {}
+        for name, table in sections.items():
+            if name not in known:
+                raise ValueError(f"there is no section [{name}]{_nearest(name, known)}")
+            if not isinstance(table, Mapping):
+                raise ValueError(f"[{name}] must be a section of settings, got {table!r}")
+            built[name] = _section(name, dict(table), types[name])
+        return Config(**built)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file of settings.
+
+    Args:
+        path: the file. Paths in it are relative to its folder.
+        overrides: "section.key=value", the value as in TOML; text needs no quotes. Paths here are
+            relative to the working folder.
+
+    Returns:
+        The settings, all paths absolute.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML, or a section, key or value is wrong; the message names it.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from diffreg.training.config import load_config
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = pathlib.Path(folder) / "a.toml"
+        ...     _ = file.write_text("[training]\\nsteps = 10")
+        ...     load_config(file, ["training.seed=3"]).training.seed
+        3
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a TOML file")
+    try:
+        sections = _toml(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    try:
+        Config.from_dict(sections)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    _make_absolute(sections, path.absolute().parent)
+    for override in overrides:
+        _override(sections, override)
+    _make_absolute(sections, Path.cwd())
+    return Config.from_dict(sections)
+
+
+def _override(sections: dict[str, Any], override: str) -> None:
+    """Put one "section.key=value" into the sections."""
+    match = re.fullmatch(r"\s*(\w+)\.(\w+)\s*=(.*)", override, re.DOTALL)
+    if match is None:
+        raise ValueError(f"a setting must be section.key=value, got {override!r}")
+    section, key, text = match.groups()
+    try:
+        value = _toml(f"value = {text}")["value"]
+    except ValueError:
+        value = text.strip()  # text without quotes
+    if section == "model" and key == "name":
+        sections["model"] = {}  # another model has settings of its own
+    trial = {section: {**sections.get(section, {}), key: value}}
+    Config.from_dict(trial)
+    sections.update(trial)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        tomllib = require("tomli", "reading TOML files on Python 3.10")
+    return tomllib.loads(text)
+
+
+def _make_absolute(sections: dict[str, Any], folder: Path) -> None:
+    """Paths that are not absolute become so, from `folder`."""
+    for section, key in _PATHS:
+        value = sections.get(section, {}).get(key)
+        if value is not None:
+            several = [value] if isinstance(value, str) else value
+            absolute = [str(folder / Path(item).expanduser()) for item in several]
+            sections[section][key] = absolute[0] if isinstance(value, str) else absolute
+
+
+def _section(name: str, table: dict[str, Any], kind: Any) -> Any:
+    """One section's dataclass."""
+    if name == "model":
+        model = table.pop("name", "lunet")
+        if model not in MODELS:
+            raise ValueError(
+                f"model.name must be one of {', '.join(MODELS)}, got {model!r}"
+                f"{_nearest(str(model), MODELS)}"
+            )
+        kind = MODELS[model].Config
+    types = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ValueError(f"there is no setting {name}.{key}{_nearest(key, known, name)}")
+        values[key] = converted(f"{name}.{key}", value, types[key])
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"[{name}] {error}") from None
+
+
+def _nearest(word: str, known: Sequence[str] | Mapping[str, Any], section: str = "") -> str:
+    """What was probably meant, else all that is possible."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if close:
+        return (
+            f"; the nearest is {section}.{close[0]}" if section else f"; the nearest is {close[0]}"
+        )
+    return f"; known are {', '.join(known)}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as TOML has them; no entry for what is None."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

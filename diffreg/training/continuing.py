@@ -1,0 +1,69 @@
+"""Which checkpoint a run may go on from, or begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffreg.data.manifest import Pair
+from diffreg.training.checkpoint import network_of, read_checkpoint
+from diffreg.training.config import Config
+from diffreg.training.pretrained import checkpoint_path
+
+# Settings that may differ where a run goes on; all others make it another run.
+_MAY_CHANGE = {
+    ("training", key)
+    for key in (
+        *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard"),
+        *("validate_every", "patience"),
+    )
+} | {("data", key) for key in ("validation", "validation_groups", "validation_share")}
+
+
+def check_same_run(
+    contents: dict[str, Any], config: Config, pairs: Sequence[Pair], path: str | Path
+) -> None:
+    """Refuse a checkpoint that another run left: going on from it would be neither.
+
+    Args:
+        contents: of the checkpoint.
+        config, pairs: of the run that would go on.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        ValueError: another setting, or other pairs.
+    """
+    ours = config.to_dict()
+    for section, table in Config.from_dict(contents["config"]).to_dict().items():
+        for key in {*table, *ours[section]} - {k for s, k in _MAY_CHANGE if s == section}:
+            if (section, key) == ("data", "images"):
+                continue  # the pairs themselves are compared: the folder may have moved
+            before, now = table.get(key), ours[section].get(key)
+            if before != now:
+                raise ValueError(
+                    f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
+                    "another training.out"
+                )
+    if contents["pairs"] != [pair.name for pair in pairs]:
+        raise ValueError(f"{path} is of a run on other pairs; give another training.out")
+
+
+def weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
+    """Those of the checkpoint that a run begins with, which has to be of such a network.
+
+    Args:
+        start: a file, or a network that comes with the package.
+        config: of the run.
+
+    Raises:
+        FileNotFoundError, ValueError: it is neither, or of another network.
+    """
+    contents = read_checkpoint(checkpoint_path(start))
+    network = network_of(contents, start)
+    theirs, ours = Config.from_dict(contents["config"]).model, config.model
+    if theirs != ours:
+        raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
+    return network.state_dict()

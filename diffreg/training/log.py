@@ -1,0 +1,170 @@
+"""The logs of a training run, one line a step or validation."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffreg._extras import require
+from diffreg._files import replacing
+
+
+class StepLog(NamedTuple):
+    """A step: means over its batch, the smallest corner determinant and the folded cells in it."""
+
+    step: int
+    epoch: int
+    total: float
+    similarity: float
+    diffusion: float
+    bending: float
+    determinant: float
+    smallest_determinant: float
+    folded_percent: float
+    gradient_norm: float
+    learning_rate: float
+    pairs_per_second: float
+
+
+class ValidationLog(NamedTuple):
+    """A validation: means over its pairs, the smallest determinant of all; NaN without labels."""
+
+    step: int
+    total: float
+    similarity: float
+    diffusion: float
+    bending: float
+    determinant: float
+    smallest_determinant: float
+    folded_percent: float
+    dice_before: float
+    dice: float
+
+
+@dataclass
+class Logs:
+    """Where the lines of a run go; None: nowhere, as on every rank but the first."""
+
+    step_line: Callable[[StepLog], None] | None = None
+    validation_line: Callable[[ValidationLog], None] | None = None
+    show: Callable[..., None] | None = None
+
+    def step(self, entry: StepLog) -> None:
+        if self.step_line is not None:
+            self.step_line(entry)
+        if self.show is not None:
+            self.show("training", entry)
+
+    def validation(self, entry: ValidationLog, picture: bytes) -> None:
+        if self.validation_line is not None:
+            self.validation_line(entry)
+        if self.show is not None:
+            self.show("validation", entry, picture)
+
+
+def shown(entry: StepLog) -> dict[str, str]:
+    """The loss terms beside the progress bar."""
+    values = {
+        "total": entry.total,
+        "similarity": entry.similarity,
+        "E1": entry.diffusion,
+        "E2": entry.bending,
+        "Edet": entry.determinant,
+        "min J": entry.smallest_determinant,
+    }
+    return {name: f"{value:.3g}" for name, value in values.items()}
+
+
+@contextmanager
+def appending(
+    path: str | Path, after: int, kind: type[Any] = StepLog
+) -> Iterator[Callable[[Any], None]]:
+    """Go on with a log; what it says of later steps, which will be taken again, is dropped.
+
+    Args:
+        path: the CSV file; its folder must exist.
+        after: the last step whose line is kept.
+        kind: of the lines.
+
+    Yields:
+        A function that writes one line, which is in the file at once.
+
+    Example: `with appending("log.csv", 0) as append: append(entry)`
+    """
+    kept = [entry for entry in read_log(path, kind) if entry.step <= after]
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([kind._fields, *map(_line, kept)])
+    with Path(path).open("a", newline="", buffering=1) as file:
+        writer = csv.writer(file)
+        yield lambda entry: writer.writerow(_line(entry))
+
+
+def read_log(path: str | Path, kind: type[Any] = StepLog) -> list[Any]:
+    """The log in a file, but for a last line that a killed run left half-written.
+
+    Args:
+        path: the CSV file.
+        kind: of the lines; a column that is not in the file is NaN.
+
+    Returns:
+        Its lines; none where there is no such file.
+
+    Example: `read_log("run/log.csv")[-1].total`
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [
+        kind(
+            **{
+                name: int(line[name]) if name in ("step", "epoch") else float(line.get(name, "nan"))
+                for name in kind._fields
+            }
+        )
+        for line in csv.DictReader(whole.splitlines())
+    ]
+
+
+@contextmanager
+def tensorboard(folder: Path, after: int) -> Iterator[Callable[[str, Any, bytes | None], None]]:
+    """Writes what TensorBoard shows; events of later steps, of a run that was killed, are hidden.
+
+    Args:
+        folder: of the event files.
+        after: the last step that counts.
+
+    Yields:
+        A function of (title, entry, picture): each number of a log entry as `title/name`, and a PNG
+        file as `title/pair`.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+    """
+    require("tensorboard", "training.tensorboard", "tensorboard")
+    pillow = require("PIL.Image", "pictures")
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=after + 1) as writer:
+
+        def show(title: str, entry: Any, picture: bytes | None = None) -> None:
+            for name, value in entry._asdict().items():
+                if name != "step" and not math.isnan(value):
+                    writer.add_scalar(f"{title}/{name}", value, entry.step)
+            if picture is not None:
+                pixels = np.asarray(pillow.open(io.BytesIO(picture)).convert("RGB"))
+                writer.add_image(f"{title}/pair", pixels, entry.step, dataformats="HWC")
+
+        yield show
+
+
+def _line(entry: Any) -> tuple[int | str, ...]:
+    return tuple(value if isinstance(value, int) else f"{value:.6g}" for value in entry)
