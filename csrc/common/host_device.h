@@ -12,6 +12,14 @@
 #define DIFFREG_HD DIFFREG_INLINE
 #endif
 
+// Before a loop of a few turns in a formula: GCC leaves nests of them rolled, and then the loop over
+// voxels around it is not vectorised.
+#ifdef __CUDACC__
+#define DIFFREG_UNROLL _Pragma("unroll")
+#else
+#define DIFFREG_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 namespace diffreg {
 
 // a / b. A GPU divides floats to two units in the last place, in half the instructions; by more
@@ -35,6 +43,25 @@ DIFFREG_HD T plain_quotient(T a, T b) {
   }
 #endif
   return a / b;
+}
+
+// Whether a value is not finite where the weight is 0: it is not read, and has no gradient.
+template <typename T, typename Weight>
+DIFFREG_HD bool hidden(T value, Weight weight) {
+  return (weight == 0) & (value - value != 0);
+}
+
+// What a measure reads of a value under a weight: 0 for a hidden one. All others keep their bits,
+// and a weight that is known to be 1 costs nothing.
+template <typename T, typename Weight>
+DIFFREG_HD T visible(T value, Weight weight) {
+  return hidden(value, weight) ? T(0) : value;
+}
+
+// What a sum takes of a value: nothing where the weight is 0. It is to be multiplied by the weight.
+template <typename T, typename Weight>
+DIFFREG_HD T counted(T value, Weight weight) {
+  return weight == 0 ? T(0) : value;
 }
 
 // On a GPU to two units in the last place, too.

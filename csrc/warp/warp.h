@@ -12,18 +12,23 @@
 
 namespace diffreg::warp {
 
-enum class Padding { border, zeros };
-constexpr Named<Padding> kPaddings[] = {{"border", Padding::border}, {"zeros", Padding::zeros}};
-constexpr Named<bool> kInterpolations[] = {{"linear", true}, {"nearest", false}};
+enum class Padding { border, zeros, reflection };
+constexpr Named<Padding> kPaddings[] = {{"border", Padding::border},
+                                        {"zeros", Padding::zeros},
+                                        {"reflection", Padding::reflection}};
+enum class Interpolation { linear, nearest, cubic };
+constexpr Named<Interpolation> kInterpolations[] = {{"linear", Interpolation::linear},
+                                                    {"nearest", Interpolation::nearest},
+                                                    {"cubic", Interpolation::cubic}};
 
-// Calls run(padding) with the padding as a type.
+// Calls run(padding) with the padding as a type. The CUDA kernels have no reflection yet.
 template <typename Run>
 void dispatch_padding(Padding padding, const Run& run) {
   dispatch_value<Padding::border, Padding::zeros>(padding, run);
 }
 
 struct Sampling {
-  bool linear;
+  Interpolation interpolation;
   Padding padding;
 };
 
@@ -44,6 +49,13 @@ DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
   memcpy(&chosen, &bits, sizeof chosen);
   return chosen;
 #endif
+}
+
+// What a voxel's upstream gradient passes on through a derivative. A gradient of 0 passes nothing
+// on, not even NaN: what a mask takes out of a loss leaves no trace.
+template <typename T>
+DIFFREG_HD T passed_on(T upstream, T derivative) {
+  return unless_zero(upstream, upstream * derivative, T(0));
 }
 
 // The two voxels of one axis beside a coordinate, with the weights of a convex combination and the
@@ -74,10 +86,35 @@ DIFFREG_HD T poison(T component) {
   return component - component;
 }
 
+// A coordinate mirrored about the outer voxel centres until it lies in the image, and the sign that
+// the mirrors give a derivative. An axis of one voxel is that voxel.
+template <typename T>
+struct Mirrored {
+  T coordinate, sign;
+
+  DIFFREG_HD Mirrored(T outside, T last) {
+    const T period = last > 0 ? 2 * last : T(1);
+    const T turns = std::floor(outside / period);
+    const T within = outside - period * turns;
+    const bool back = within > last;
+    coordinate = back ? period - within : within;
+    // Rounding may lead a little beyond; a coordinate that is not finite is clamped later.
+    coordinate = last > 0 && coordinate > 0 ? coordinate : T(0);
+    sign = back ? T(-1) : T(1);
+  }
+};
+
 // Without branches, so that loops over it are vectorised. Sizes are below 2^30.
 template <typename T>
 DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding padding) {
   const T last = static_cast<T>(size - 1);
+  if (padding == Padding::reflection) {
+    const Mirrored<T> mirrored(coordinate, last);
+    Neighbours<T> at = linear(mirrored.coordinate, bad, size, Padding::border);
+    at.low_slope *= mirrored.sign;
+    at.high_slope *= mirrored.sign;
+    return at;
+  }
   if (padding == Padding::border) {
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
     const T slope = (coordinate > 0 && coordinate < last ? T(1) : T(0)) + bad;
@@ -107,18 +144,21 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
 template <typename T>
 DIFFREG_HD Neighbours<T> nearest(T coordinate, T bad, int32_t size, Padding padding) {
   const T last = static_cast<T>(size - 1);
-  const T rounded = std::floor(coordinate + T(0.5));
+  const T mirrored = padding == Padding::reflection ? Mirrored<T>(coordinate, last).coordinate
+                                                    : coordinate;
+  const T rounded = std::floor(mirrored + T(0.5));
   const T raised = rounded > 0 ? rounded : T(0);
   const T inside = raised < last ? raised : last;
   const int32_t index = static_cast<int32_t>(inside);
-  const T weight = (padding == Padding::border || inside == rounded ? T(1) : T(0)) + bad;
+  const T weight = (padding != Padding::zeros || inside == rounded ? T(1) : T(0)) + bad;
   return {index, index, weight, bad, bad, bad};
 }
 
 template <typename T>
 DIFFREG_HD Neighbours<T> locate(const Sampling& sampling, T coordinate, T bad, int32_t size) {
-  return sampling.linear ? linear(coordinate, bad, size, sampling.padding)
-                         : nearest(coordinate, bad, size, sampling.padding);
+  return sampling.interpolation == Interpolation::linear
+             ? linear(coordinate, bad, size, sampling.padding)
+             : nearest(coordinate, bad, size, sampling.padding);
 }
 
 // Value at a point: the product of the axes' interpolations. stride[k] is that of axis k; `image`
@@ -191,7 +231,7 @@ DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, 
     add(image, gradient);
   } else {
     const auto visit = [&](int64_t index, T weight) {
-      if (weight == 0 || (Axis == 0 && (index < first || index >= end))) return;
+      if (weight == 0 || gradient == 0 || (Axis == 0 && (index < first || index >= end))) return;
       splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end,
                          add);
     };

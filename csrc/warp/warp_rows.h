@@ -3,8 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
-#include "../common/ring.h"
 #include "arguments.h"
 
 namespace diffreg::warp {
@@ -18,6 +18,7 @@ inline void check(const Tensor& moving, const Tensor& displacement) {
 }
 
 // Sizes and strides of contiguous tensors; `from` is the moving grid, `to` the fixed grid.
+template <int D>
 struct Grids {
   int64_t samples, channels;
   int64_t from[D], to[D];
@@ -52,17 +53,19 @@ struct Rule {
   }
 };
 
-// Calls run(Rule<...>) for the one that `sampling` names.
+// Calls run(Rule<...>) for the one that `sampling`, linear or nearest, names.
 template <typename Run>
 void with_rule(const Sampling& sampling, const Run& run) {
-  dispatch_padding(sampling.padding, [&](auto padding) {
-    if (sampling.linear) return run(Rule<true, decltype(padding)::value>{});
-    run(Rule<false, decltype(padding)::value>{});
-  });
+  dispatch_value<Padding::border, Padding::zeros, Padding::reflection>(
+      sampling.padding, [&](auto padding) {
+        constexpr Padding kPadding = decltype(padding)::value;
+        if (sampling.interpolation == Interpolation::linear) return run(Rule<true, kPadding>{});
+        run(Rule<false, kPadding>{});
+      });
 }
 
 // A line of the fixed grid along its last axis, and the displacement of its voxels.
-template <typename T>
+template <int D, typename T>
 struct Line {
   int64_t index[D];    // of its first voxel
   int64_t voxel;       // of its first voxel, in raster order
@@ -70,11 +73,11 @@ struct Line {
 };
 
 // Calls run(line) for the lines of one row (axis 0) of the fixed grid, in raster order.
-template <typename T, typename Run>
-void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sample
+template <int D, typename T, typename Run>
+void for_lines(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
                int64_t row, const Run& run) {
   const int64_t first = row * grids.row_voxels, end = first + grids.row_voxels;
-  Line<T> line{{row}, first, displacement + first};
+  Line<D, T> line{{row}, first, displacement + first};
   for (; line.voxel < end; line.voxel += grids.to[D - 1], line.component += grids.to[D - 1]) {
     run(line);
     for (int k = D - 2; k > 0 && ++line.index[k] == grids.to[k]; --k) line.index[k] = 0;
@@ -83,8 +86,8 @@ void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sa
 
 // Calls run(x, at) for the voxels begin <= x < end of a line, with the neighbours on the moving
 // grid of the point where each lands. No call may depend on another: the loop is vectorised.
-template <typename Rule, typename T, typename Run>
-void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end,
+template <typename Rule, int D, typename T, typename Run>
+void for_voxels(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, int64_t end,
                 const Run& run) {
   T start[D];
   int32_t size[D];
@@ -109,98 +112,103 @@ void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t 
   }
 }
 
-// A plane of the moving image whose voxels are counted in 32 or 64 bits: vector gathers by the
-// first are twice as fast.
+// An image of the moving grid whose voxels are counted in 32 or 64 bits: vector gathers by the first
+// are twice as fast.
 template <typename T, typename Index>
-struct Plane {
+struct Voxels {
   const T* data;
   Index at = 0;
 
-  Plane operator+(Index step) const { return {data, at + step}; }
+  Voxels operator+(Index step) const { return {data, at + step}; }
   T operator*() const { return data[at]; }
 };
 
 // Calls run(index) for an int32_t where that counts the voxels of the moving grid, else int64_t.
-template <typename Run>
-void with_index(const Grids& grids, const Run& run) {
+template <int D, typename Run>
+void with_index(const Grids<D>& grids, const Run& run) {
   if (grids.from_voxels < INT32_MAX) return run(int32_t{});
   run(int64_t{});
 }
 
-// Rows of one channel of the warped image, computed when they are first asked for, in their order;
-// the last `depth` of them are kept.
-template <typename T>
-class WarpedRows {
+// The voxels around the points of some voxels of a line, read as pairs of neighbours along the last
+// axis by scalar loads of both at once: a vector gather costs more than twice that.
+template <int D, typename T>
+class Pairs {
  public:
-  WarpedRows(const Grids& grids, Padding padding,
-             const T* moving,        // (*from)
-             const T* displacement,  // (D, *to)
-             bool slopes, int64_t first, int64_t depth)
-      : grids_(grids),
-        moving_(moving),
-        displacement_(displacement),
-        next_(first),
-        values_(depth, grids.row_voxels),
-        slopes_{{slopes ? depth : 0, grids.row_voxels}, {slopes ? depth : 0, grids.row_voxels}} {
-    with_rule({true, padding}, [&](auto rule) {
-      using Rule = decltype(rule);
-      if constexpr (Rule::kLinear) {
-        with_index(grids, [&](auto index) {
-          using Index = decltype(index);
-          fill_ =
-              slopes ? &WarpedRows::fill<Rule, Index, true> : &WarpedRows::fill<Rule, Index, false>;
-        });
+  static constexpr int64_t kCount = 128;  // voxels
+
+  // The last axis has at least two voxels, and an int32_t counts those of the moving grid.
+  explicit Pairs(const Grids<D>& grids)
+      : grids_(grids), last_(static_cast<int32_t>(grids.from[D - 1]) - 2) {}
+
+  template <typename Rule>
+  void locate(const Line<D, T>& line, int64_t begin, int64_t end) {
+    int32_t stride[D];
+    for (int k = 0; k < D; ++k) stride[k] = static_cast<int32_t>(grids_.stride[k]);
+    for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+      const int32_t base = at[D - 1].low < last_ ? at[D - 1].low : last_;
+      DIFFREG_UNROLL
+      for (int j = 0; j < kPairs; ++j) {
+        int32_t offset = base;
+        DIFFREG_UNROLL
+        for (int k = 0; k < D - 1; ++k) {
+          offset += (j >> (D - 2 - k) & 1 ? at[k].high : at[k].low) * stride[k];
+        }
+        offset_[j][x - begin] = offset;
       }
     });
+    count_ = end - begin;
   }
 
-  const T* row(int64_t y) {
-    for (; next_ <= y; ++next_) (this->*fill_)(next_);
-    return values_.row(y);
-  }
-  // Derivatives by component k of the displacement, of a row that was asked for.
-  const T* slope(int k, int64_t y) const { return slopes_[k].row(y); }
-
- private:
-  template <typename Rule, typename Index, bool with_slopes>
-  void fill(int64_t y) {
-    static_assert(D == 2);
-    const Index stride[D] = {static_cast<Index>(grids_.stride[0]), 1};
-    const Plane<T, Index> image{moving_};
-    const int64_t voxel = y * grids_.row_voxels;
-    const Line<T> line{{y}, voxel, displacement_ + voxel};
-    T* out = values_.row(y);
-    T* slope0 = with_slopes ? slopes_[0].row(y) : nullptr;
-    T* slope1 = with_slopes ? slopes_[1].row(y) : nullptr;
-    // First the voxels, some at a time, then the arithmetic: its choices would make the reads
-    // conditional, and neither would be vectorised.
-    T voxels[1 << D][kPiece];
-    for (int64_t begin = 0; begin < grids_.to[D - 1]; begin += kPiece) {
-      const int64_t end = std::min(begin + kPiece, grids_.to[D - 1]);
-      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        const Corners<D, T> corners(image, stride, at);
-        for (int k = 0; k < 1 << D; ++k) voxels[k][x - begin] = corners.voxel[k];
-      });
-      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        const Corners<D, T> corners([&](int k) { return voxels[k][x - begin]; });
-        out[x] = corners.value(at);
-      });
-      if constexpr (!with_slopes) continue;
-      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        const Corners<D, T> corners([&](int k) { return voxels[k][x - begin]; });
-        slope0[x] = corners.template derivative<0>(at);
-        slope1[x] = corners.template derivative<1>(at);
-      });
+  void read(const T* image) {
+    for (int64_t i = 0; i < count_; ++i) {
+      DIFFREG_UNROLL
+      for (int j = 0; j < kPairs; ++j) {
+        std::memcpy(&pair_[j][2 * i], image + offset_[j][i], 2 * sizeof(T));
+      }
     }
   }
 
-  static constexpr int64_t kPiece = 256;
-  Grids grids_;
-  const T* moving_;
-  const T* displacement_;
-  int64_t next_;
-  Ring<T> values_, slopes_[D];
-  void (WarpedRows::*fill_)(int64_t);
+  // The corners of the i-th voxel, whose neighbours along the last axis are `along`.
+  DIFFREG_INLINE Corners<D, T> corners(int64_t i, const Neighbours<T>& along) const {
+    // Beyond the last pair the low neighbour is its second one.
+    const T within = static_cast<T>(along.low <= last_);
+    return Corners<D, T>([&](int k) {
+      const T low = pair_[k / 2][2 * i], high = pair_[k / 2][2 * i + 1];
+      return k % 2 == 0 ? unless_zero(within, low, high) : high;
+    });
+  }
+
+ private:
+  static constexpr int kPairs = 1 << (D - 1);
+  const Grids<D>& grids_;
+  int32_t last_;
+  int64_t count_ = 0;
+  int32_t offset_[kPairs][kCount];
+  T pair_[kPairs][2 * kCount];
 };
+
+// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each.
+template <typename Rule, int D, typename T, typename Run>
+void for_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+                 const Run& run) {
+  const int64_t count = grids.to[D - 1];
+  if (grids.from[D - 1] > 1 && grids.from_voxels < INT32_MAX) {
+    Pairs<D, T> pairs(grids);
+    for (int64_t begin = 0; begin < count; begin += Pairs<D, T>::kCount) {
+      const int64_t end = std::min(begin + Pairs<D, T>::kCount, count);
+      pairs.template locate<Rule>(line, begin, end);
+      pairs.read(image);
+      for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+        run(x, at, pairs.corners(x - begin, at[D - 1]));
+      });
+    }
+    return;
+  }
+  const Voxels<T, int64_t> voxels{image};
+  for_voxels<Rule>(grids, line, 0, count, [&](int64_t x, const Neighbours<T>* at) {
+    run(x, at, Corners<D, T>(voxels, grids.stride, at));
+  });
+}
 
 }  // namespace diffreg::warp
