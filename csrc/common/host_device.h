@@ -5,6 +5,7 @@
 #include <cmath>
 
 #define DIFFREG_INLINE __attribute__((always_inline)) inline
+#define DIFFREG_INLINE_LAMBDA __attribute__((always_inline))
 
 #ifdef __CUDACC__
 #define DIFFREG_HD __host__ __device__ inline

@@ -49,17 +49,15 @@ struct Voxel {
   // Two level sets that cannot be told from rounding count as parallel.
   DIFFREG_HD bool vanishes() const { return A * B == 0; }
 
-  // Each factor is inverted by itself: the inverse of their product may be infinite.
-  DIFFREG_HD T over_product(T value) const {
-    return (value * quotient(T(1), A)) * quotient(T(1), B);
-  }
+  DIFFREG_HD T ratio() const { return quotient(Q, A * B); }
 
-  DIFFREG_HD T value() const { return vanishes() ? T(0) : 1 - over_product(Q); }
+  DIFFREG_HD T value() const { return vanishes() ? T(0) : 1 - ratio(); }
 
   // df/dg = -dQ/dG h / (A B) + 2 Q g / (A^2 B)
   DIFFREG_HD T derivative(T g, T h) const {
-    return vanishes() ? T(0)
-                      : 2 * over_product(Q) * (quotient(T(1), A) * g) - over_product(slope) * h;
+    // Each factor is inverted by itself: the inverse of their product may be infinite.
+    const T by_own = quotient(T(1), A), by_other = quotient(T(1), B);
+    return vanishes() ? T(0) : 2 * ratio() * (by_own * g) - (slope * by_own) * (by_other * h);
   }
 };
 

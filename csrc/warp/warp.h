@@ -117,7 +117,8 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
   }
   if (padding == Padding::border) {
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
-    const T slope = (coordinate > 0 && coordinate < last ? T(1) : T(0)) + bad;
+    // No && here, nor below: a branch in 3-D is one too many for GCC to vectorise the loop.
+    const T slope = static_cast<T>((coordinate > 0) & (coordinate < last)) + bad;
     const T raised = coordinate > 0 ? coordinate : T(0);
     const T inside = raised < last ? raised : last;
     const int32_t low = static_cast<int32_t>(inside);
@@ -125,13 +126,13 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
     return {low, low + 1 < size ? low + 1 : low, 1 - fraction, fraction, -slope, slope};
   }
   // One voxel beyond the image everything is 0; clamping there makes the cast safe.
-  const bool near = coordinate >= -1 && coordinate < last + 1;
+  const bool near = (coordinate >= -1) & (coordinate < last + 1);
   const T inside = near ? coordinate : T(-1);
   const int32_t truncated = static_cast<int32_t>(inside);
   const int32_t low = static_cast<T>(truncated) > inside ? truncated - 1 : truncated;
   const T fraction = inside - static_cast<T>(low) + bad;
-  const T has_low = (near && low >= 0 ? T(1) : T(0)) + bad;
-  const T has_high = (near && low + 1 < size ? T(1) : T(0)) + bad;
+  const T has_low = static_cast<T>(near & (low >= 0)) + bad;
+  const T has_high = static_cast<T>(near & (low + 1 < size)) + bad;
   return {low >= 0 ? low : 0,
           low + 1 < size ? low + 1 : low,
           has_low * (1 - fraction),
@@ -231,7 +232,7 @@ DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, 
     add(image, gradient);
   } else {
     const auto visit = [&](int64_t index, T weight) {
-      if (weight == 0 || gradient == 0 || (Axis == 0 && (index < first || index >= end))) return;
+      if (weight == 0 || (Axis == 0 && (index < first || index >= end))) return;
       splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end,
                          add);
     };

@@ -232,9 +232,12 @@ void add_to_moving_linear(const Grids<D>& grids, const T* gradient, const T* dis
                           T* grad_moving) {
   add_to_moving(
       grids, gradient, displacement, grad_moving,
-      [&](const T* field, int64_t row, const auto& run) { for_row<Rule>(grids, field, row, run); },
-      [](const Neighbours<T>* at) { return RowRange{at[0].low, at[0].high}; },
-      [&](T* image, const Neighbours<T>* at, T value, int64_t first, int64_t end) {
+      [&](const T* field, int64_t row, const auto& run)
+          DIFFREG_INLINE_LAMBDA { for_row<Rule>(grids, field, row, run); },
+      [](const Neighbours<T>* at)
+          DIFFREG_INLINE_LAMBDA { return RowRange{at[0].low, at[0].high}; },
+      [&](T* image, const Neighbours<T>* at, T value, int64_t first, int64_t end)
+          DIFFREG_INLINE_LAMBDA {
         splat<D>(image, grids.stride, at, value, first, end, [](T* to, T part) { *to += part; });
       });
 }

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #include "arguments.h"
 
@@ -42,6 +44,7 @@ struct Grids {
 template <bool is_linear, Padding padding>
 struct Rule {
   static constexpr bool kLinear = is_linear;
+  static constexpr Padding kPadding = padding;
 
   template <typename T>
   static Neighbours<T> locate(T coordinate, T bad, int32_t size) {
@@ -123,15 +126,18 @@ struct Voxels {
   T operator*() const { return data[at]; }
 };
 
-// Calls run(index) for an int32_t where that counts the voxels of the moving grid, else int64_t.
-template <int D, typename Run>
-void with_index(const Grids<D>& grids, const Run& run) {
-  if (grids.from_voxels < INT32_MAX) return run(int32_t{});
-  run(int64_t{});
+// Whether voxels are read as pairs: on AMD's processors a gather costs more than twice that, on
+// Intel's two thirds. DIFFREG_WARP_READS=pairs or =gathers asks for one. The bits are the same.
+inline bool reads_pairs() {
+  static const bool pairs = [] {
+    const char* asked = std::getenv("DIFFREG_WARP_READS");
+    return asked ? std::strcmp(asked, "pairs") == 0 : bool(__builtin_cpu_is("amd"));
+  }();
+  return pairs;
 }
 
 // The voxels around the points of some voxels of a line, read as pairs of neighbours along the last
-// axis by scalar loads of both at once: a vector gather costs more than twice that.
+// axis by scalar loads of both at once.
 template <int D, typename T>
 class Pairs {
  public:
@@ -142,7 +148,7 @@ class Pairs {
       : grids_(grids), last_(static_cast<int32_t>(grids.from[D - 1]) - 2) {}
 
   template <typename Rule>
-  void locate(const Line<D, T>& line, int64_t begin, int64_t end) {
+  void read(const Line<D, T>& line, int64_t begin, int64_t end, const T* image) {
     int32_t stride[D];
     for (int k = 0; k < D; ++k) stride[k] = static_cast<int32_t>(grids_.stride[k]);
     for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
@@ -157,11 +163,7 @@ class Pairs {
         offset_[j][x - begin] = offset;
       }
     });
-    count_ = end - begin;
-  }
-
-  void read(const T* image) {
-    for (int64_t i = 0; i < count_; ++i) {
+    for (int64_t i = 0; i < end - begin; ++i) {
       DIFFREG_UNROLL
       for (int j = 0; j < kPairs; ++j) {
         std::memcpy(&pair_[j][2 * i], image + offset_[j][i], 2 * sizeof(T));
@@ -170,12 +172,17 @@ class Pairs {
   }
 
   // The corners of the i-th voxel, whose neighbours along the last axis are `along`.
+  template <typename Rule>
   DIFFREG_INLINE Corners<D, T> corners(int64_t i, const Neighbours<T>& along) const {
-    // Beyond the last pair the low neighbour is its second one.
-    const T within = static_cast<T>(along.low <= last_);
+    // Beyond the last pair the low neighbour is its second one; before the first, where zeros are
+    // read, the high neighbour is its first one.
+    const T low_is_first = static_cast<T>(along.low <= last_);
+    const T high_is_second = static_cast<T>(along.high > along.low || along.low > last_);
     return Corners<D, T>([&](int k) {
-      const T low = pair_[k / 2][2 * i], high = pair_[k / 2][2 * i + 1];
-      return k % 2 == 0 ? unless_zero(within, low, high) : high;
+      const T first = pair_[k / 2][2 * i], second = pair_[k / 2][2 * i + 1];
+      if (k % 2 == 0) return unless_zero(low_is_first, first, second);
+      if constexpr (Rule::kPadding != Padding::zeros) return second;
+      return unless_zero(high_is_second, second, first);
     });
   }
 
@@ -183,32 +190,59 @@ class Pairs {
   static constexpr int kPairs = 1 << (D - 1);
   const Grids<D>& grids_;
   int32_t last_;
-  int64_t count_ = 0;
   int32_t offset_[kPairs][kCount];
   T pair_[kPairs][2 * kCount];
 };
 
-// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each.
+// The same by vector gathers, where an Index counts the voxels of the moving grid.
+template <int D, typename T, typename Index>
+class Gathered {
+ public:
+  static constexpr int64_t kCount = 128;  // voxels
+
+  explicit Gathered(const Grids<D>& grids) : grids_(grids) {}
+
+  template <typename Rule>
+  void read(const Line<D, T>& line, int64_t begin, int64_t end, const T* image) {
+    Index stride[D];
+    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids_.stride[k]);
+    const Voxels<T, Index> voxels{image};
+    for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+      const Corners<D, T> corners(voxels, stride, at);
+      DIFFREG_UNROLL
+      for (int k = 0; k < 1 << D; ++k) voxel_[k][x - begin] = corners.voxel[k];
+    });
+  }
+
+  template <typename Rule>
+  DIFFREG_INLINE Corners<D, T> corners(int64_t i, const Neighbours<T>&) const {
+    return Corners<D, T>([&](int k) { return voxel_[k][i]; });
+  }
+
+ private:
+  const Grids<D>& grids_;
+  T voxel_[1 << D][kCount];
+};
+
+// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each: first
+// the voxels are read, some at a time, then comes the arithmetic. Its choices would make the reads
+// conditional, and neither would be vectorised.
 template <typename Rule, int D, typename T, typename Run>
 void for_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
                  const Run& run) {
-  const int64_t count = grids.to[D - 1];
-  if (grids.from[D - 1] > 1 && grids.from_voxels < INT32_MAX) {
-    Pairs<D, T> pairs(grids);
-    for (int64_t begin = 0; begin < count; begin += Pairs<D, T>::kCount) {
-      const int64_t end = std::min(begin + Pairs<D, T>::kCount, count);
-      pairs.template locate<Rule>(line, begin, end);
-      pairs.read(image);
+  const auto with = [&](auto&& reader) {
+    using Reader = std::remove_reference_t<decltype(reader)>;
+    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Reader::kCount) {
+      const int64_t end = std::min(begin + Reader::kCount, grids.to[D - 1]);
+      reader.template read<Rule>(line, begin, end, image);
       for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        run(x, at, pairs.corners(x - begin, at[D - 1]));
+        run(x, at, reader.template corners<Rule>(x - begin, at[D - 1]));
       });
     }
-    return;
-  }
-  const Voxels<T, int64_t> voxels{image};
-  for_voxels<Rule>(grids, line, 0, count, [&](int64_t x, const Neighbours<T>* at) {
-    run(x, at, Corners<D, T>(voxels, grids.stride, at));
-  });
+  };
+  if (grids.from_voxels >= INT32_MAX) return with(Gathered<D, T, int64_t>(grids));
+  if (grids.from[D - 1] > 1 && reads_pairs()) return with(Pairs<D, T>(grids));
+  with(Gathered<D, T, int32_t>(grids));
 }
 
 }  // namespace diffreg::warp

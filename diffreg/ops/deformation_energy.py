@@ -15,7 +15,11 @@ from diffreg.ops._checks import (
     refuse_forward_mode,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
-from diffreg.ops.jacobian_determinant import jacobian_determinant_reference
+from diffreg.ops.jacobian_determinant import (
+    flat_axis,
+    jacobian_determinant_reference,
+    without_axis,
+)
 
 # Below its threshold a penalty goes on as its tangent ("hinge" is 0 above it, "relu" has none).
 THRESHOLDS = {"hyperelastic": 0.2, "log2": 0.01, "hinge": 0.2, "relu": 0.0}
@@ -43,7 +47,8 @@ def deformation_energy(
     too short for a stencil adds 0.
 
     Args:
-        displacement: (N, D, *S), voxels, any floating dtype. D = 2.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of one
+            voxel is treated as an image, the displacement along that axis does not matter.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k, second d_kl u_c h_c / (h_k h_l).
         penalty: "hyperelastic" psi = ((J-1)^2 / J)^2, "log2" (ln J)^2, "hinge" max(0, t - J)^2,
@@ -75,6 +80,10 @@ def deformation_energy(
     lengths = _lengths(spacing, displacement.ndim - 2)
     limit = _threshold(penalty, threshold)
     refuse_forward_mode("deformation_energy")
+    axis = flat_axis(displacement)
+    if axis is not None:
+        del lengths[axis]
+        return deformation_energy(without_axis(displacement, axis), lengths, penalty, threshold)
     (u,) = as_handed(displacement)
     energies = _operator(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
@@ -134,6 +143,11 @@ def deformation_energy_reference(
     u = displacement
     dimensions = u.ndim - 2
     lengths = _lengths(spacing, dimensions)
+    axis = flat_axis(u)
+    if axis is not None:
+        del lengths[axis]
+        flat = without_axis(u, axis)
+        return deformation_energy_reference(flat, lengths, penalty, threshold)
     own = u.new_tensor(lengths).reshape(1, -1, *[1] * dimensions)
     zero = u.sum(dim=tuple(range(1, u.ndim))) * 0
     diffusion, bending = zero, zero
