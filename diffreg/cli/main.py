@@ -1,6 +1,7 @@
 """The command line: `diffreg register | evaluate | apply | certify | train | demo | bench | info`.
 
 A user's mistake is one line on stderr and exit status 2; DIFFREG_DEBUG=1 shows where it was found.
+What is odd about a file that is read all the same is one line, too, once.
 What the commands do is in diffreg.cli.commands.
 """
 
@@ -13,11 +14,13 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from diffreg import __version__
+from diffreg._files import FileWarning
 from diffreg.cli import commands, manifests
 
 SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
@@ -42,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _options(arguments)
     try:
-        with _stopping():
+        with _stopping(), _warning_in_lines():
             return options.run(options)
     except KeyboardInterrupt as stopped:
         number = stopped.args[0] if stopped.args else signal.SIGINT
@@ -85,6 +88,26 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
         return f"{place}: {error.strerror.lower()}" if place else text
     return text or type(error).__name__
+
+
+@contextmanager
+def _warning_in_lines() -> Iterator[None]:
+    """Warnings about files become lines on stderr, each once a command."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any) -> None:
+            if not issubclass(category, FileWarning):
+                return others(message, category, *place)
+            line = " ".join(str(message).split())
+            if line not in said:
+                said.add(line)
+                print(f"diffreg: warning: {line}", file=sys.stderr)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", FileWarning)
+        yield
 
 
 class _Stopped(KeyboardInterrupt):
