@@ -125,6 +125,8 @@ def checkpoints(folder):
     torch.save({"format": FORMAT, "config": config, "weights": {}}, folder / "unfit.pt")
     other = {"model": {"name": "none"}}
     torch.save({"format": FORMAT, "config": other, "weights": {}}, folder / "model.pt")
+    broken = {"data": {"sl\nices": [1]}}
+    torch.save({"format": FORMAT, "config": broken, "weights": {}}, folder / "name.pt")
     torch.save({"format": FORMAT, "trap": Trap()}, folder / "trap.pt")
     (folder / "cut.pt").write_bytes((folder / "foreign.pt").read_bytes()[:200])
     (folder / "zero.pt").write_bytes(b"")
@@ -214,6 +216,7 @@ TABLE = [
     (f"register moving.nii.gz {TO} --checkpoint older.pt", "'diffreg checkpoint 0'"),
     (f"register moving.nii.gz {TO} --checkpoint unfit.pt", "weights do not fit the network"),
     (f"register moving.nii.gz {TO} --checkpoint model.pt", "model.name must be one of"),
+    (f"register moving.nii.gz {TO} --checkpoint name.pt", "there is no setting data.sl ices"),
     (f"register moving.nii.gz {TO} --checkpoint trap.pt", "trap.pt is no checkpoint that can be"),
     ("evaluate good.csv -o out --checkpoint trap.pt", "trap.pt is no checkpoint that can be"),
     # displacements

@@ -49,7 +49,8 @@ def codes_of(header: Any) -> tuple[int, int]:
 
 def in_unit(affine: np.ndarray, unit: float) -> np.ndarray:
     """An affine whose lengths are multiplied by `unit`, (4, 4)."""
-    return affine * np.array([[unit], [unit], [unit], [1.0]])
+    with np.errstate(all="ignore"):  # of a damaged header
+        return affine * np.array([[unit], [unit], [unit], [1.0]])
 
 
 def skew_of(axes: np.ndarray) -> float:
@@ -90,6 +91,7 @@ def with_upright_slices(affine: np.ndarray) -> np.ndarray:
     return upright
 
 
+@np.errstate(all="ignore")  # of a damaged header
 def tell_place(path: Path, header: Any) -> None:
     """Warn in one line of a header that puts its voxels at two places, or that ITK refuses.
 
@@ -118,7 +120,7 @@ def tell_place(path: Path, header: Any) -> None:
     if chosen is qform:
         itk = "ITK the qform"
     else:
-        itk = "ITK its directions with those sizes" if in_itk > tolerance else "and ITK as well"
+        itk = "ITK its directions and pixdim" if in_itk > tolerance else "and ITK as well"
     other, far = "qform", apart(qform)
     if not codes_of(header)[0] or not far > tolerance:
         other, far = "voxel sizes (pixdim)", in_itk

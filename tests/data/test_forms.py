@@ -198,7 +198,7 @@ def claimed(message, sform, qform, sizes):
         return qform
     if "and ITK as well" in message:
         return sform
-    assert "ITK its directions with those sizes" in message
+    assert "ITK its directions and pixdim" in message
     affine = sform.copy()
     affine[:3, :3] *= sizes / np.linalg.norm(sform[:3, :3], axis=0)
     return affine
