@@ -19,7 +19,7 @@ import torch
 from PIL import Image as Pillow
 
 from diffreg.cli.main import main
-from diffreg.training.checkpoint import FORMAT
+from diffreg.training.checkpoint import FORMAT, load_network
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 PICTURE = np.add.outer(np.arange(20.0), np.sin(np.arange(16.0))).astype(np.float32)
@@ -125,8 +125,6 @@ def checkpoints(folder):
     torch.save({"format": FORMAT, "config": config, "weights": {}}, folder / "unfit.pt")
     other = {"model": {"name": "none"}}
     torch.save({"format": FORMAT, "config": other, "weights": {}}, folder / "model.pt")
-    broken = {"data": {"sl\nices": [1]}}
-    torch.save({"format": FORMAT, "config": broken, "weights": {}}, folder / "name.pt")
     torch.save({"format": FORMAT, "trap": Trap()}, folder / "trap.pt")
     (folder / "cut.pt").write_bytes((folder / "foreign.pt").read_bytes()[:200])
     (folder / "zero.pt").write_bytes(b"")
@@ -216,7 +214,6 @@ TABLE = [
     (f"register moving.nii.gz {TO} --checkpoint older.pt", "'diffreg checkpoint 0'"),
     (f"register moving.nii.gz {TO} --checkpoint unfit.pt", "weights do not fit the network"),
     (f"register moving.nii.gz {TO} --checkpoint model.pt", "model.name must be one of"),
-    (f"register moving.nii.gz {TO} --checkpoint name.pt", "there is no setting data.sl ices"),
     (f"register moving.nii.gz {TO} --checkpoint trap.pt", "trap.pt is no checkpoint that can be"),
     ("evaluate good.csv -o out --checkpoint trap.pt", "trap.pt is no checkpoint that can be"),
     # displacements
@@ -252,6 +249,14 @@ def test_a_mistake_is_one_line(words, line, here, capsys):
     assert said.err.count("\n") == 1
     assert said.out == ""
     assert sorted(here.iterdir()) == before
+
+
+def test_a_damaged_name_in_a_checkpoint_is_one_line_in_python_too(tmp_path):
+    broken = {"data": {"sl\nices": [1]}}
+    torch.save({"format": FORMAT, "config": broken, "weights": {}}, tmp_path / "name.pt")
+    with pytest.raises(ValueError, match=r"there is no setting data\.sl ices") as caught:
+        load_network(tmp_path / "name.pt")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["huge.nii", "huge.nii.gz", "huge.png"])

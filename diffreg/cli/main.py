@@ -14,14 +14,13 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from diffreg import __version__
-from diffreg._files import FileWarning
 from diffreg.cli import commands, manifests
+from diffreg.cli.notices import warning_in_lines
 
 SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
 # What the system says where a disk, a quota or a file's allowed size is used up.
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _options(arguments)
     try:
-        with _stopping(), _warning_in_lines():
+        with _stopping(), warning_in_lines():
             return options.run(options)
     except KeyboardInterrupt as stopped:
         number = stopped.args[0] if stopped.args else signal.SIGINT
@@ -88,26 +87,6 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
         return f"{place}: {error.strerror.lower()}" if place else text
     return text or type(error).__name__
-
-
-@contextmanager
-def _warning_in_lines() -> Iterator[None]:
-    """Warnings about files become lines on stderr, each once a command."""
-    said: set[str] = set()
-    with warnings.catch_warnings():
-        others = warnings.showwarning
-
-        def show(message: Any, category: type[Warning], *place: Any) -> None:
-            if not issubclass(category, FileWarning):
-                return others(message, category, *place)
-            line = " ".join(str(message).split())
-            if line not in said:
-                said.add(line)
-                print(f"diffreg: warning: {line}", file=sys.stderr)
-
-        warnings.showwarning = show  # type: ignore[assignment]
-        warnings.simplefilter("always", FileWarning)
-        yield
 
 
 class _Stopped(KeyboardInterrupt):

@@ -112,7 +112,7 @@ def test_resampling_and_writing_keep_the_contrast(tmp_path):
     image = read_image(save(tmp_path / "a.nii", (LEVELS + OFFSET).astype(np.int32)))
     displacement = torch.zeros(1, 2, 13, 11)
     displacement[:, 0] = 0.5
-    warped = resample_to(image, image, displacement, padding="border")
+    warped = resample_to(image, image, displacement, fill=None)
     write_image(tmp_path / "w.nii.gz", warped, image)
     expected = (LEVELS[1:] + LEVELS[:-1]) / 2 + OFFSET
     file = nib.load(tmp_path / "w.nii.gz")
@@ -137,7 +137,8 @@ def test_a_registration_does_not_depend_on_the_offset(tmp_path):
     torch.testing.assert_close(lifted.displacement, plain.displacement, rtol=0, atol=1e-4)
     np.testing.assert_allclose(same, warped, atol=1e-2)
     torch.testing.assert_close(also.moving, drawn.moving, rtol=0, atol=1e-6)
-    assert lifted.metrics["before"] == pytest.approx(plain.metrics["before"], rel=1e-5)
+    for when in ("before", "after"):
+        assert lifted.metrics[when] == pytest.approx(plain.metrics[when], rel=1e-4)
 
 
 def deep_png(path, channels):
