@@ -22,9 +22,11 @@ from diffreg.ops._checks import (
     check_tensor,
     checked_mask,
 )
+from diffreg.registration.leaving import STRENGTH, add_leaving
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
+ValueAndGradient = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
 
 SMALLEST_LEVEL = 16  # voxels along the shortest axis
 MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
@@ -48,6 +50,9 @@ def register_variational(
     start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Minimises the objective over the displacement, pair by pair, from coarse to fine.
+
+    A displacement that leads voxels out of the moving image pays for it
+    (`diffreg.registration.leaving`): leaving must not be a way to a lower objective.
 
     Args:
         moving: image (N, C, *S), any floating dtype; values of about [0, 1] suit the weights.
@@ -141,16 +146,24 @@ def _register_pair(
 ) -> torch.Tensor:
     shape = fixed.shape[2:]
     lengths = _lengths(objective, len(shape))
+    factors = sum(abs(factor) for factor in objective.similarity.values())
+    strength = STRENGTH * objective.weights.similarity * factors
     for step, level in enumerate(reversed(range(levels))):
         size = [-(-n // 2**level) for n in shape]
         images = [_resample(image, size) for image in (moving, fixed)]
         weights = None if mask is None else _resample(mask, size)
         spacing = [h * n / m for h, n, m in zip(lengths, shape, size, strict=True)]
-        value_and_gradient = objective.with_spacing(spacing).value_and_gradient_of(*images, weights)
+        own = objective.with_spacing(spacing).value_and_gradient_of(*images, weights)
         start = _unfolded_start(resize(displacement, size))
 
         def report_level(done: int, offset: int = step * iterations) -> None:
             report(offset + done)
+
+        def value_and_gradient(
+            u: torch.Tensor, own: ValueAndGradient = own
+        ) -> tuple[float, torch.Tensor]:
+            value, gradient = own(u)
+            return value + add_leaving(u, gradient, strength), gradient
 
         regulariser = Regulariser(start, spacing, objective.weights)
         displacement = _minimise(value_and_gradient, start, regulariser, iterations, report_level)
