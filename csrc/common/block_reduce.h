@@ -1,35 +1,36 @@
-// Sums over an image in a fixed order: lanes of a warp, warps of a block, then the tiles of a
-// sample, by whichever block comes last. No float atomics: the same bits at every run.
+// Sums over an image in a fixed order, in one launch: lanes of a warp by shuffles, warps of a block
+// through shared memory, then the tiles' partial sums by the last block, which an atomic ticket
+// tells. No float atomics: the same bits at every run.
 #pragma once
 
 #include "kernel.h"
 
 namespace diffreg {
 
-// Where tiles leave their sums.
+// Where tiles store their sums, and blocks take a ticket when they have.
 struct Reduction {
-  double* partials;  // (N, K, tiles)
-  unsigned* done;    // (N), zeros: tiles that have left theirs
+  double* partials;   // (N, K, tiles)
+  unsigned* tickets;  // (N), zeros: tiles that have stored theirs
 };
 
-// Doubles of workspace that K sums a tile need, counters included.
+// Doubles of workspace that K sums a tile need, tickets included.
 inline int64_t reduction_doubles(int64_t samples, int64_t sums, int64_t tiles) {
   return samples * (sums * tiles + 1);
 }
 
-// Lays a reduction over its workspace, and zeroes the counters.
+// A reduction in its workspace, with the tickets zeroed.
 inline Reduction make_reduction(double* workspace, int64_t samples, int64_t sums, int64_t tiles,
                                 void* stream) {
-  double* counters = workspace + samples * sums * tiles;
-  zero(counters, samples * sizeof(double), stream);
-  return {workspace, reinterpret_cast<unsigned*>(counters)};
+  double* tickets = workspace + samples * sums * tiles;
+  zero(tickets, samples * sizeof(double), stream);
+  return {workspace, reinterpret_cast<unsigned*>(tickets)};
 }
 
 struct Add {
   DIFFREG_DEVICE static double combine(double a, double b) { return a + b; }
 };
 // NaN counts as nothing.
-struct Largest {
+struct Max {
   DIFFREG_DEVICE static double combine(double a, double b) { return b > a ? b : a; }
 };
 
@@ -62,32 +63,32 @@ DIFFREG_DEVICE void reduce_block(double (&values)[K]) {
   }
 }
 
-// True for the block that comes last of `total`, which then sees what the others stored.
-DIFFREG_DEVICE bool comes_last(unsigned* done, int64_t total) {
+// True for the last block of `blocks` to take a ticket, which then sees what the others stored.
+DIFFREG_DEVICE bool is_last_block(unsigned* ticket, int64_t blocks) {
   DIFFREG_SHARED(bool, last);
   if (thread_index() == 0) {
     __threadfence();
-    last = atomicAdd(done, 1u) == static_cast<unsigned>(total - 1);
+    last = atomicAdd(ticket, 1u) == static_cast<unsigned>(blocks - 1);
     __threadfence();
   }
   __syncthreads();
   return last;
 }
 
-// Thread 0 of a tile leaves its K values.
+// Thread 0 of a tile stores its K partial sums.
 template <int K>
-DIFFREG_DEVICE void leave(const Reduction& reduction, const double (&values)[K], int64_t sample,
-                          int64_t tile, int64_t tiles) {
+DIFFREG_DEVICE void store_partials(const Reduction& reduction, const double (&values)[K],
+                                   int64_t sample, int64_t tile, int64_t tiles) {
   if (thread_index() != 0) return;
   for (int k = 0; k < K; ++k) {
     store(reduction.partials + (sample * K + k) * tiles + tile, values[k]);
   }
 }
 
-// What this thread takes of a sum over the tiles of a sample.
+// This thread's part of a sum over the tiles of a sample: a block-stride loop.
 template <typename Combine = Add>
-DIFFREG_DEVICE double strided(const double* partials,  // (tiles)
-                              int64_t tiles) {
+DIFFREG_DEVICE double block_stride_reduce(const double* partials,  // (tiles)
+                                          int64_t tiles) {
   double value = 0;
   for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
     value = Combine::combine(value, load(partials + tile));
@@ -96,15 +97,15 @@ DIFFREG_DEVICE double strided(const double* partials,  // (tiles)
 }
 
 // Sums K values of every thread over all tiles of a sample: finish(sums) runs in one thread of the
-// block that comes last.
+// last block.
 template <int K, typename Finish>
 DIFFREG_DEVICE void reduce_tiles(const Reduction& reduction, double (&values)[K], int64_t sample,
                                  int64_t tile, int64_t tiles, const Finish& finish) {
   reduce_block(values);
-  leave(reduction, values, sample, tile, tiles);
-  if (!comes_last(reduction.done + sample, tiles)) return;
+  store_partials(reduction, values, sample, tile, tiles);
+  if (!is_last_block(reduction.tickets + sample, tiles)) return;
   for (int k = 0; k < K; ++k) {
-    values[k] = strided(reduction.partials + (sample * K + k) * tiles, tiles);
+    values[k] = block_stride_reduce(reduction.partials + (sample * K + k) * tiles, tiles);
   }
   reduce_block(values);
   if (thread_index() == 0) finish(values);

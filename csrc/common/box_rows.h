@@ -1,6 +1,5 @@
 // CPU only: sums over a box window cut at the border, row by row, at the same cost for any window:
-// running sums down the columns, then doubled steps along the row, in double. Called by
-// local_correlation/window_rows.h.
+// running sums down the columns, then doubled steps along the row, in double.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +25,7 @@ class BoxRows {
         sums_(K * width),
         wide_(width + 2 * radius) {}
 
-  // Sums over the windows centred on row y, which follows the row asked for last.
+  // Sums over the windows centred on row y, the row after that of the last call.
   // add(row, sign, columns) adds sign times the terms of a row to columns (K, W).
   template <typename Add>
   void move_to(int64_t y, const Add& add) {
@@ -46,7 +45,7 @@ class BoxRows {
   const double* sum(int k) const { return &sums_[k * width_]; }
 
  private:
-  // A window of any length is put together from those of 1, 2, 4, ... voxels.
+  // A window of any length is the sum of windows of 1, 2, 4, ... voxels (doubling).
   void sum_along_row(const double* column, double* sum) {
     const int64_t length = 2 * radius_ + 1;
     double* wide = wide_.data();

@@ -1,5 +1,5 @@
-// A displacement field walked down, its cells, and what each vertex collects from its four cells.
-// Called by deformation_energy.cu and jacobian_determinant.cu.
+// The columns of a displacement field, row after row as a march comes down them (columns.h), their
+// cells, and the scatter of a gradient from a cell to its four vertices.
 #pragma once
 
 #include "columns.h"
@@ -33,7 +33,7 @@ struct FieldRow {
 
   DIFFREG_DEVICE explicit FieldRow(const Vector<T>& here) {
     for (int b = 0; b < columns; ++b) {
-      for (int c = 0; c < 2; ++c) u[b][c] = b == 0 ? here.of[c] : from_right(here.of[c], b);
+      for (int c = 0; c < 2; ++c) u[b][c] = b == 0 ? here.of[c] : shuffle_from_right(here.of[c], b);
     }
   }
 };
@@ -45,14 +45,15 @@ DIFFREG_DEVICE Cell<T> cell_of(const FieldRow<T, columns>& here,
   return Cell<T>(here.u[0], below.u[0], here.u[1], below.u[1]);
 }
 
-// What cells give their vertices, as a walk comes down on them.
+// Scatters the gradient of cells to their vertices, a row of cells after the other: what a cell
+// adds to the vertices below it is carried over to the next row.
 template <typename T>
-struct Gifts {
-  T below[2] = {}, below_right[2] = {};  // of the last cell
+struct CellScatter {
+  T below[2] = {}, below_right[2] = {};  // carried over from the last cell
 
   // The next cell's, together with the last one's: own (2) to the vertex that the cell starts at,
   // right (2) to the one beside it.
-  DIFFREG_DEVICE void take(const Cell<T>& cell, const T* corner, T* own, T* right) {
+  DIFFREG_DEVICE void add(const Cell<T>& cell, const T* corner, T* own, T* right) {
     T at00[2], at10[2], at01[2], at11[2];
     cell.adjoint(corner, at00, at10, at01, at11);
     for (int c = 0; c < 2; ++c) {

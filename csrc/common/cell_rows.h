@@ -1,5 +1,5 @@
 // CPU only: the cells of a field row by row, and the vertex gradient gathered from two rows of
-// them. Called by the drivers of deformation_energy and jacobian_determinant.
+// them.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,5 @@
 // Derivative of an image along one axis and its adjoint, with a replicated border:
-// g[i] = (I[min(i+1, n-1)] - I[max(i-1, 0)]) / 2. Called by the drivers of gradient_scale and
-// parallel_level_sets.
+// g[i] = (I[min(i+1, n-1)] - I[max(i-1, 0)]) / 2.
 #pragma once
 
 #include <cstdint>

@@ -8,6 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "dimensions.h"
+#include "options.h"
+
 namespace diffreg {
 
 using torch::headeronly::ScalarType;
@@ -19,6 +22,37 @@ inline std::string shape_of(const Tensor& tensor) {
     text += (k ? ", " : "") + std::to_string(tensor.size(k));
   }
   return text + "]";
+}
+
+// The value of an option by its name; an unknown one raises, and is told all there are.
+template <typename Value, size_t count>
+Value parse(const char* option, const std::string& name, const Named<Value> (&values)[count]) {
+  std::string known;
+  for (size_t k = 0; k < count; ++k) {
+    if (name == values[k].name) return values[k].value;
+    known += k == 0 ? "'" : (k + 1 < count ? ", '" : " or '");
+    known += std::string(values[k].name) + "'";
+  }
+  STD_TORCH_CHECK(false, option, " must be ", known, ", got '", name, "'");
+  return values[0].value;  // never comes here
+}
+
+// The length of an option that is a list.
+inline void check_length(const char* option, const std::vector<double>& values, size_t length,
+                         const char* of) {
+  STD_TORCH_CHECK(values.size() == length, option, " must have ", length, " ", of, ", got ",
+                  values.size());
+}
+
+inline void check_spacing(const std::vector<double>& spacing) {
+  check_length("spacing", spacing, D, "values");
+}
+
+// Drivers and kernels count along an axis in 32 bits, some beyond the border.
+inline void check_axes(const Tensor& tensor) {
+  for (int k = 0; k < D; ++k) {
+    STD_TORCH_CHECK(tensor.size(2 + k) < 1 << 30, "an axis must be shorter than 2^30 voxels");
+  }
 }
 
 inline void check_image(const char* name, const Tensor& image) {

@@ -1,21 +1,23 @@
-// Images and fields walked down: a warp has 32 columns side by side, one a lane. It keeps the rows
-// that a stencil reads again in registers, and takes what stands beside a voxel from the next lane.
-// Called by the kernels with stencils.
+// Stencils on images and fields that march down the rows: a warp has 32 columns side by side, one a
+// lane, keeps a rolling window of rows in registers (2.5-D blocking), and gets what stands beside a
+// voxel from the next lane by a shuffle. No shared memory, no barrier.
 #pragma once
 
 #include "kernel.h"
+#include "shuffle.h"
 
 namespace diffreg {
 
-constexpr int kSteps = 32;  // rows of a walk
-constexpr int kBatch = 4;   // rows that are read at once
+constexpr int kMarchRows = 32;  // of a strip, halo included
+constexpr int kBatch = 4;       // rows whose loads are in flight at once
 
 // The strips of all planes (an image's channel or a field's sample), numbered along rows first; a
-// tile is the eight that a block walks down. `before` and `after` lanes are there for the others to
-// ask, and the first `back` steps for those that follow.
-template <int before, int after, int back>
+// tile is the eight of a block, a warp each. Its halo: `left_halo` and `right_halo` lanes, there
+// for the others' shuffles, and the first `top_halo` rows, for those that follow.
+template <int left_halo, int right_halo, int top_halo>
 struct Strips {
-  static constexpr int kWide = kColumns - before - after, kHigh = kSteps - back;
+  static constexpr int kOwnedColumns = kColumns - left_halo - right_halo;
+  static constexpr int kOwnedRows = kMarchRows - top_halo;
 
   int64_t planes;
   int32_t height, width, across;
@@ -25,13 +27,13 @@ struct Strips {
       : planes(planes),
         height(static_cast<int32_t>(height)),
         width(static_cast<int32_t>(width)),
-        across(static_cast<int32_t>((width + kWide - 1) / kWide)),
-        per_plane((across * ((height + kHigh - 1) / kHigh) + kWarps - 1) / kWarps) {}
+        across(static_cast<int32_t>((width + kOwnedColumns - 1) / kOwnedColumns)),
+        per_plane((across * ((height + kOwnedRows - 1) / kOwnedRows) + kWarps - 1) / kWarps) {}
 
   DIFFREG_HD int64_t count() const { return planes * per_plane; }
 
-  // What a lane works on: rows [y, end) of column x, which may lie outside the image. Only where it
-  // `owns` the column it gives results; a warp without a strip has no rows.
+  // What a lane works on: rows [y, end) of column x, which may lie outside the image. It stores
+  // results only where it `owns` the column, not in the halo; a warp without a strip has no rows.
   struct Place {
     int64_t plane, within;  // within: number of the tile in its plane
     int32_t y, end, x;
@@ -39,16 +41,24 @@ struct Strips {
   };
   DIFFREG_DEVICE Place place(int64_t tile) const {
     const int64_t plane = tile / per_plane, within = tile - plane * per_plane;
-    // The same for the warp, which the compiler does not know of threadIdx.y.
-    const int32_t warp = __shfl_sync(0xffffffffu, static_cast<int32_t>(threadIdx.y), 0);
-    const int64_t strip = within * kWarps + warp, down = strip / across, first = down * kHigh;
+    const int32_t warp = warp_uniform(static_cast<int32_t>(threadIdx.y));
+    const int64_t strip = within * kWarps + warp, down = strip / across, first = down * kOwnedRows;
     const int32_t y = first < height ? static_cast<int32_t>(first) : height;
     const int32_t lane = threadIdx.x;
-    const int32_t x = static_cast<int32_t>(strip - down * across) * kWide + lane - before;
-    const bool asks = before <= lane && lane < kColumns - after;
-    return {plane, within, y, y < height - kHigh ? y + kHigh : height, x, asks && inside(x, width)};
+    const int32_t x =
+        static_cast<int32_t>(strip - down * across) * kOwnedColumns + lane - left_halo;
+    const bool in_halo = !(left_halo <= lane && lane < kColumns - right_halo);
+    return {plane, within,
+            y,     y < height - kOwnedRows ? y + kOwnedRows : height,
+            x,     !in_halo && inside(x, width)};
   }
 };
+
+// The strips of a problem's planes.
+template <typename Shape, typename Problem>
+Shape strips_of(const Problem& problem) {
+  return {problem.planes(), problem.height, problem.width};
+}
 
 // A column of a plane to read; beyond the image its border repeats. No plane, no column.
 template <typename S>
@@ -65,22 +75,12 @@ struct Column {
   }
 };
 
-// What the lane `by` columns further has. Every lane of the warp asks.
-template <typename T>
-DIFFREG_DEVICE T from_right(T value, int by = 1) {
-  return __shfl_down_sync(0xffffffffu, value, by);
-}
-template <typename T>
-DIFFREG_DEVICE T from_left(T value, int by = 1) {
-  return __shfl_up_sync(0xffffffffu, value, by);
-}
-
 // Calls step(y, row, inner) for the rows from `first` on, kBatch at a time until `end` is reached:
-// what read(y, inner) gives for them is asked for together. inner is true for a batch of rows in
+// what read(y, inner) loads for them is in flight together. inner is true for a batch of rows in
 // [0, inside), a constant, so that what depends on it costs nothing there.
 template <typename Read, typename Step>
-DIFFREG_DEVICE void walk(int32_t first, int32_t end, int32_t inside, const Read& read,
-                         const Step& step) {
+DIFFREG_DEVICE void march(int32_t first, int32_t end, int32_t inside, const Read& read,
+                          const Step& step) {
 #pragma unroll 1
   for (int32_t y = first; y < end; y += kBatch) {
     const auto batch = [&](bool inner) {

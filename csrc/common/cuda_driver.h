@@ -57,12 +57,6 @@ class Device {
 #endif
 };
 
-// Kernels count rows and columns in 32 bits, some beyond the border.
-inline void check_axes(const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.size(2) < 1 << 30 && tensor.size(3) < 1 << 30,
-                  "an axis must be shorter than 2^30 voxels");
-}
-
 inline void check_image(const Device& device, const char* name, const Tensor& image) {
   STD_TORCH_CHECK(image.dim() == 4, name, " must be (N, C, H, W), got ", shape_of(image));
   check_axes(image);

@@ -1,6 +1,5 @@
 // Jacobian determinants of phi = id + u at the corners of one cell, and their adjoint.
 // 2-D, vertices P_ab = phi(i+a, j+b): e_b = P_1b - P_0b, f_a = P_a1 - P_a0, J_ab = e_b x f_a.
-// Called by the drivers of deformation_energy and jacobian_determinant.
 #pragma once
 
 #include "host_device.h"

@@ -1,5 +1,5 @@
-// Image gradients of a lane's column, and their adjoint, as a walk comes down on them. Called by
-// gradient_scale.cu and parallel_level_sets.cu.
+// Image gradients of a lane's column, and their adjoint, row after row as a march comes down them
+// (columns.h).
 #pragma once
 
 #include "central_difference.h"
@@ -16,7 +16,7 @@ using AdjointStrips = Strips<2, 2, 2>;
 template <typename T>
 DIFFREG_DEVICE void image_gradient(T above, T here, T below, T* g) {
   g[0] = central_difference(above, below);
-  g[1] = central_difference(from_left(here), from_right(here));
+  g[1] = central_difference(shuffle_from_left(here), shuffle_from_right(here));
 }
 
 // A mask's column: 1 everywhere without a mask.
@@ -39,11 +39,11 @@ struct Adjoint {
   T before = 0, last = 0;  // p[0] two rows up, and one
   T along = 0;             // what p[1] gave a row up
 
-  // Takes p of row y; gives the image's gradient in the row above.
-  DIFFREG_DEVICE T take(int32_t y, int32_t x, int32_t height, int32_t width, bool inner,
-                        const T* p) {
+  // Moves on by p of row y; returns the image's gradient in the row above.
+  DIFFREG_DEVICE T advance(int32_t y, int32_t x, int32_t height, int32_t width, bool inner,
+                           const T* p) {
     const bool has_left = inside(x - 1, width), has_right = inside(x + 1, width);
-    const T left = from_left(p[1]), right = from_right(p[1]);
+    const T left = shuffle_from_left(p[1]), right = shuffle_from_right(p[1]);
     T now = p[0];
     if (!inner && y == 0) last = -now;
     if (!inner && y == height) now = -last;

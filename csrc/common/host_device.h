@@ -1,5 +1,5 @@
 // Marks the formulas that the CPU and the CUDA drivers share, and what else a loop over voxels must
-// not call but contain, or it does not become vector code.
+// not call but contain (inlined), or it is not vectorised.
 #pragma once
 
 #include <cmath>

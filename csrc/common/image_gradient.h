@@ -1,6 +1,5 @@
 // CPU only: central differences with a replicated border, g_k[i] = (I[min(i+1,n-1)] -
-// I[max(i-1,0)])/2, row by row, and their adjoint. Called by the drivers of gradient_scale and
-// parallel_level_sets.
+// I[max(i-1,0)])/2, row by row, and their adjoint.
 #pragma once
 
 #include <algorithm>

@@ -20,8 +20,8 @@ class Mask {
     if (!mask) return;
     check_shape("mask", *mask, {N, 1, height_, width_});
     check_dtype("mask", *mask, image.scalar_type());
-    held_ = torch::stable::contiguous(*mask);
-    data_ = held_->template const_data_ptr<T>();
+    contiguous_ = torch::stable::contiguous(*mask);
+    data_ = contiguous_->template const_data_ptr<T>();
     StripSums<1> sums(N, strip_count(height_));
     for_each_strip(N, height_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       for (int64_t y = first; y < end; ++y) {
@@ -43,12 +43,12 @@ class Mask {
  private:
   int64_t height_, width_;
   const T* data_ = nullptr;
-  std::optional<Tensor> held_;
+  std::optional<Tensor> contiguous_;
   std::vector<double> totals_;
 };
 
 // Calls run(weight), where weight(x) is that of a voxel of the row: a loop in it has no choice to
-// make, and becomes vector code.
+// make, and is vectorised.
 template <typename T, typename Run>
 void with_weights(const T* row, const Run& run) {
   if (row) return run([row](int64_t x) { return row[x]; });

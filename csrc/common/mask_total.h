@@ -1,5 +1,4 @@
 // Sum of the mask's weights, sample by sample, for the backward passes that divide by it.
-// Called by local_correlation.cu and parallel_level_sets.cu.
 #pragma once
 
 #include "block_reduce.h"

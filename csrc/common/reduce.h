@@ -11,7 +11,7 @@ constexpr int64_t kLanes = 16;
 constexpr int64_t kChunk = 16 * kLanes;  // terms added in T before they go to double
 
 // Adds K sums for begin <= x < end to `totals`: term(x, out) writes the K terms. Lanes are
-// explicit, so that vector code keeps the order; several sums at once hide each other's latency.
+// explicit, so that vectorising keeps the order; several sums at once hide each other's latency.
 template <typename T, int K, typename Term>
 void sum_row(int64_t begin, int64_t end, const Term& term, double (&totals)[K]) {
   while (begin < end) {

@@ -1,4 +1,5 @@
-// Rectangular tiles of an image, numbered. Called by the kernels that do not walk (columns.h).
+// Rectangular tiles of an image, numbered, for the kernels that do not march down columns
+// (columns.h); their blocks go over them in a grid-stride loop.
 #pragma once
 
 #include "kernel.h"
@@ -29,5 +30,11 @@ struct Tiles {
     return {plane, within, down * rows, (within - down * across) * columns};
   }
 };
+
+// The tiles of a problem's planes.
+template <typename Shape, typename Problem>
+Shape tiles_of(const Problem& problem) {
+  return {problem.planes(), problem.height, problem.width};
+}
 
 }  // namespace diffreg

@@ -1,17 +1,16 @@
 // 1 - cc in one pass over the images: every tile takes its moments about its own means, and the
-// tiles' moments are put together exactly; the gradient is affine in both images. In double.
-// Called by correlation_cuda.cpp.
+// tiles' moments are merged exactly; the gradient is affine in both images. In double.
 #include "../common/block_reduce.h"
 #include "correlation_cuda.h"
 
 namespace diffreg::correlation {
 namespace {
 
-// Voxels of a thread: so many are asked for at once, several times. For the second of two sums they
-// are asked for again, and come out of the cache: in registers they would leave room for few
+// Voxels of a thread whose loads are in flight at once, several times. For the second of two sums
+// they are loaded again, and come out of the cache: in registers they would leave room for few
 // blocks.
-constexpr int kEach = 4;
-constexpr int64_t kChunk = 4 * kEach * kThreads;
+constexpr int kPerThread = 4;
+constexpr int64_t kChunk = 4 * kPerThread * kThreads;
 
 // How many there are, counted by the host: it leaves registers to the kernels.
 struct Chunks {
@@ -31,8 +30,8 @@ struct Totals {
   double of[3];
 };
 
-// Sums three values over the block, and tells every thread: weight, warped, fixed.
-DIFFREG_DEVICE Totals sum_for_all(const double (&values)[3]) {
+// Sums three values over the block, weight, warped, fixed, and broadcasts them to every thread.
+DIFFREG_DEVICE Totals broadcast_sum(const double (&values)[3]) {
   DIFFREG_SHARED(Totals, shared);
   double sums[3] = {values[0], values[1], values[2]};
   reduce_block(sums);
@@ -46,7 +45,7 @@ DIFFREG_DEVICE Means means_of(const Totals& totals) {
   return {totals.of[1] / totals.of[0], totals.of[2] / totals.of[0]};
 }
 
-// Where a block works: a chunk of a plane, of which a thread takes a voxel every kThreads.
+// Where a block works: a chunk of a plane, which its threads go over in a block-stride loop.
 struct Place {
   int64_t n, plane, within;  // within: number of the chunk in its sample
   int64_t first;             // the thread's first voxel, in its plane
@@ -62,29 +61,29 @@ struct Place {
   }
 };
 
-// Voxels that a thread works on, asked for together: from `first` on, every kThreads.
+// Voxels that a thread works on, loaded together: from `first` on, every kThreads.
 template <typename S>
 struct Voxels {
-  Arithmetic<S> warped[kEach], fixed[kEach], weight[kEach];
-  int32_t left;  // voxels from the first to the chunk's end
+  Arithmetic<S> warped[kPerThread], fixed[kPerThread], weight[kPerThread];
+  int32_t remaining;  // voxels from the first to the chunk's end
 
   DIFFREG_DEVICE Voxels(const Problem& problem, const Images<S>& images, const Place& place,
                         int64_t first)
-      : left(static_cast<int32_t>(place.end - first)) {
+      : remaining(static_cast<int32_t>(place.end - first)) {
     const int64_t at = place.plane * problem.voxels + first;
     const auto* mask = images.mask ? images.mask + place.n * problem.voxels + first : nullptr;
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      warped[k] = has(k) ? load(images.warped + at + k * kThreads) : 0;
-      fixed[k] = has(k) ? load(images.fixed + at + k * kThreads) : 0;
-      weight[k] = has(k) ? (mask ? load(mask + k * kThreads) : 1) : 0;
+    for (int k = 0; k < kPerThread; ++k) {
+      warped[k] = valid(k) ? load(images.warped + at + k * kThreads) : 0;
+      fixed[k] = valid(k) ? load(images.fixed + at + k * kThreads) : 0;
+      weight[k] = valid(k) ? (mask ? load(mask + k * kThreads) : 1) : 0;
     }
   }
-  DIFFREG_DEVICE bool has(int k) const { return inside(k * kThreads, left); }
+  DIFFREG_DEVICE bool valid(int k) const { return inside(k * kThreads, remaining); }
 
   DIFFREG_DEVICE void add_raw(double (&sums)[3]) const {
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
+    for (int k = 0; k < kPerThread; ++k) {
       sums[0] += double(weight[k]);
       sums[1] += double(weight[k]) * warped[k];
       sums[2] += double(weight[k]) * fixed[k];
@@ -92,7 +91,7 @@ struct Voxels {
   }
   DIFFREG_DEVICE void add_centred(const Means& mean, double (&sums)[3]) const {
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
+    for (int k = 0; k < kPerThread; ++k) {
       const double b = warped[k] - mean.warped, a = fixed[k] - mean.fixed;
       sums[0] += weight[k] * (b * b);
       sums[1] += weight[k] * (a * a);
@@ -106,17 +105,17 @@ template <typename S, typename Run>
 DIFFREG_DEVICE void for_voxels(const Problem& problem, const Images<S>& images, const Place& place,
                                const Run& run) {
 #pragma unroll 1
-  for (int64_t first = place.first; first < place.end; first += kEach * kThreads) {
+  for (int64_t first = place.first; first < place.end; first += kPerThread * kThreads) {
     run(Voxels<S>(problem, images, place, first), first);
   }
 }
 
 // Moments of a sample from those of its tiles: sums about each tile's means, and the tiles' means
 // about the sample's. partials: (6, tiles): weight, warped, fixed, then the centred sums.
-DIFFREG_DEVICE Moments put_together(const Problem& problem, const double* partials, int64_t tiles) {
+DIFFREG_DEVICE Moments merge_tiles(const Problem& problem, const double* partials, int64_t tiles) {
   double raw[3], centred[3] = {0, 0, 0};
-  for (int k = 0; k < 3; ++k) raw[k] = strided(partials + k * tiles, tiles);
-  const Totals totals = sum_for_all(raw);
+  for (int k = 0; k < 3; ++k) raw[k] = block_stride_reduce(partials + k * tiles, tiles);
+  const Totals totals = broadcast_sum(raw);
   const Means mean = means_of(totals);
 #pragma unroll 1  // registers decide how many blocks are resident
   for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
@@ -148,16 +147,16 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S> == 4 ? 3 : 2)
     double raw[3] = {0, 0, 0}, centred[3] = {0, 0, 0};
     for_voxels(problem, images, place,
                [&](const Voxels<S>& voxels, int64_t) { voxels.add_raw(raw); });
-    const Totals totals = sum_for_all(raw);
+    const Totals totals = broadcast_sum(raw);
     const Means mean = means_of(totals);
     for_voxels(problem, images, place,
                [&](const Voxels<S>& voxels, int64_t) { voxels.add_centred(mean, centred); });
     reduce_block(centred);
-    const double left[6] = {totals.of[0], totals.of[1], totals.of[2],
-                            centred[0],   centred[1],   centred[2]};
-    leave(reduction, left, n, place.within, tiles);
-    if (!comes_last(reduction.done + n, tiles)) continue;
-    const Moments whole = put_together(problem, reduction.partials + n * 6 * tiles, tiles);
+    const double tile_sums[6] = {totals.of[0], totals.of[1], totals.of[2],
+                                 centred[0],   centred[1],   centred[2]};
+    store_partials(reduction, tile_sums, n, place.within, tiles);
+    if (!is_last_block(reduction.tickets + n, tiles)) continue;
+    const Moments whole = merge_tiles(problem, reduction.partials + n * 6 * tiles, tiles);
     if (thread_index() != 0) continue;
     const double all[kMoments] = {whole.mean_warped, whole.mean_fixed, whole.warped_warped,
                                   whole.fixed_fixed, whole.product};
@@ -184,8 +183,8 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     for_voxels(problem, images, place, [&](const Voxels<S>& voxels, int64_t first) {
       const int64_t at = place.plane * problem.voxels + first;
 #pragma unroll
-      for (int k = 0; k < kEach; ++k) {
-        if (!voxels.has(k)) continue;
+      for (int k = 0; k < kPerThread; ++k) {
+        if (!voxels.valid(k)) continue;
         const double b = voxels.warped[k] - moment.mean_warped;
         const double a = voxels.fixed[k] - moment.mean_fixed, weight = voxels.weight[k];
         if (grad_warped) {

@@ -1,5 +1,4 @@
 // 1 - cc of W and R from centred moments, and its gradient, which is affine in (W, R).
-// Called by correlation_cpu.cpp and correlation.cu.
 #pragma once
 
 #include <cmath>
@@ -7,6 +6,8 @@
 #include "../common/host_device.h"
 
 namespace diffreg::correlation {
+
+constexpr int kMoments = 5;
 
 // Weighted means, and sums of squares and products of a = R - mean R, b = W - mean W.
 struct Moments {

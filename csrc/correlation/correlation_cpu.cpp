@@ -9,8 +9,6 @@
 namespace diffreg::correlation {
 namespace {
 
-constexpr int kMoments = 5;
-
 void check(const Tensor& warped, const Tensor& fixed) {
   check_image("warped", warped);
   check_shape("fixed", fixed, sizes_of(warped));
@@ -82,7 +80,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
   check_shape("moments", moments, {warped.size(0), kMoments});
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const Tensor upstream = torch::stable::contiguous(gradient);
-  const Tensor held = torch::stable::contiguous(moments);
+  const Tensor saved = torch::stable::contiguous(moments);
   const auto output = [&](bool need) {
     return need ? torch::stable::new_empty(w, w.sizes()) : torch::stable::new_empty(w, {0});
   };
@@ -95,7 +93,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
     T* to_w = need_warped ? grad_warped.mutable_data_ptr<T>() : nullptr;
     T* to_r = need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr;
     for_each_strip(w.size(0), w.size(2), W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-      const Moments moment = read(held.const_data_ptr<double>() + n * kMoments);
+      const Moments moment = read(saved.const_data_ptr<double>() + n * kMoments);
       const double g = upstream.const_data_ptr<T>()[n], by_other = moment.slope_by_other();
       const double by_own_w = moment.slope_by_own(moment.warped_warped);
       const double by_own_r = moment.slope_by_own(moment.fixed_fixed);

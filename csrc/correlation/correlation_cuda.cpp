@@ -63,13 +63,13 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
   const Inputs in(device, warped, fixed, mask);
   const int64_t N = in.problem.samples;
   const Tensor upstream = checked_scalars(device, "gradient", gradient, warped);
-  const Tensor held = checked(device, "moments", moments, {N, kMoments}, ScalarType::Double);
+  const Tensor saved = checked(device, "moments", moments, {N, kMoments}, ScalarType::Double);
   Tensor grad_warped = gradient_like(in.warped, need_warped);
   Tensor grad_fixed = gradient_like(in.fixed, need_fixed);
   if (warped.numel() == 0) return {grad_warped, grad_fixed};
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream), data<double>(held),
+    launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream), data<double>(saved),
                     need_warped ? output<S>(grad_warped) : nullptr,
                     need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
   });

@@ -1,4 +1,4 @@
-// The launchers of correlation.cu, called by correlation_cuda.cpp. All tensors are contiguous.
+// The launchers of correlation.cu. All tensors are contiguous.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,6 @@
 #include "correlation.h"
 
 namespace diffreg::correlation {
-
-constexpr int kMoments = 5;
 
 struct Problem {
   int64_t samples, channels, voxels;  // voxels of one channel

@@ -1,5 +1,5 @@
-// CPU only: the moments of two images in one pass, put together exactly from those of short pieces
-// of rows about their own means. Called by the drivers of correlation and registration_objective.
+// CPU only: the moments of two images in one pass, merged exactly from those of short pieces of
+// rows about their own means.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// Moments of parts of two images, put together exactly. Called by moment_rows.h and
-// registration_objective.cu.
+// Moments of parts of two images, merged exactly (Chan, Golub and LeVeque).
 #pragma once
 
 #include "correlation.h"
@@ -34,15 +33,15 @@ struct PartMoments {
 };
 
 // From sums over voxels of the weight, and of b, a, b b, a a and a b, each times the weight, where
-// b and a are what the images have above values that lie close to their means.
-DIFFREG_HD PartMoments moments_about(double near_warped, double near_fixed, double weight,
+// b and a are the images shifted by values that lie close to their means.
+DIFFREG_HD PartMoments moments_about(double shift_warped, double shift_fixed, double weight,
                                      const double* sums) {
   PartMoments part;
   if (weight == 0) return part;
   const double b = sums[0] / weight, a = sums[1] / weight;
   part.weight = weight;
-  part.mean_warped = near_warped + b;
-  part.mean_fixed = near_fixed + a;
+  part.mean_warped = shift_warped + b;
+  part.mean_fixed = shift_fixed + a;
   part.warped_warped = sums[2] - b * sums[0];
   part.fixed_fixed = sums[3] - a * sums[1];
   part.product = sums[4] - b * sums[1];

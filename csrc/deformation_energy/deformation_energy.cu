@@ -1,6 +1,5 @@
 // E1, E2 and E_det of a displacement field in one pass over it, and their gradient in another:
-// warps walk down its columns, every difference and every cell is taken once. Called by
-// deformation_energy_cuda.cpp.
+// warps march down its columns, every difference and every cell is computed once.
 #include "../common/block_reduce.h"
 #include "../common/cell_columns.h"
 #include "deformation_energy_cuda.h"
@@ -8,15 +7,10 @@
 namespace diffreg::deformation_energy {
 namespace {
 
-// Stencils of the value start at their voxel and reach two further; the gradient's reach two back,
-// and its flux and its cells come from the row above.
+// Halos: stencils of the value start at their voxel and reach two further; the gradient's reach two
+// back, and its flux and its cells come from the row above.
 using ValueStrips = Strips<0, 2, 0>;
 using GradientStrips = Strips<2, 2, 1>;
-
-template <typename Shape>
-Shape strips_of(const Problem& problem) {
-  return {problem.samples, problem.height, problem.width};
-}
 
 template <typename T>
 DIFFREG_DEVICE T squared(T d) {
@@ -34,7 +28,7 @@ struct Sums {
   DIFFREG_DEVICE void add(const FieldRow<T, 2>* row, const Psi& psi, bool one, bool two) {
     for (int c = 0; c < D; ++c) {
       const auto u = [&](int a, int b) { return row[a].u[b][c]; };
-      const T right = from_right(u(0, 1));
+      const T right = shuffle_from_right(u(0, 1));
       first[1][c] += squared(u(0, 1) - u(0, 0));
       second[1][c] += squared(second_difference(u(0, 0), u(0, 1), right));
       if (one) {
@@ -87,7 +81,7 @@ __global__ void __launch_bounds__(kThreads, (kValueBlocks<S, kind>))
     FieldRow<T, 2> row[] = {FieldRow<T, 2>(field.at(place.y)),
                             FieldRow<T, 2>(field.at(place.y + 1)), FieldRow<T, 2>({})};
     Sums<T> sums;
-    walk(
+    march(
         place.y, place.end, H - 2, [&](int32_t y, bool inner) { return field.at(y + 2, inner); },
         [&](int32_t y, const Vector<T>& next, bool inner) {
           if (!inner && y >= place.end) return;
@@ -140,11 +134,11 @@ DIFFREG_DEVICE T flux(const UsedSlopes<T>& slope, int axis, int c, T difference,
   return sum;
 }
 
-// The gradient at a lane's column, as a walk comes down on it.
+// The gradient at a lane's column, row after row as a march comes down it.
 template <typename T>
 struct Gradient {
   T second[D] = {}, mixed[D] = {}, from_above[D] = {};  // of the last row
-  Gifts<T> gifts{};
+  CellScatter<T> scatter{};
 
   // Gradient to the vertex of row[0], from the field there and one row and two rows below. Whether
   // the image has these rows and the next column, and whether there is a second difference along
@@ -159,7 +153,7 @@ struct Gradient {
       T corner[4];
       cell.determinants(corner);
       for (int k = 0; k < 4; ++k) corner[k] = corner_slope * psi.slope(corner[k]);
-      gifts.take(cell, corner, own, right);
+      scatter.add(cell, corner, own, right);
     }
     Vector<T> sum;
     for (int c = 0; c < D; ++c) {
@@ -167,14 +161,15 @@ struct Gradient {
       const T next_second = two_down ? second_difference(u(0, 0), u(1, 0), u(2, 0)) : T(0);
       const T to_below =
           flux(slope, 0, c, one_down ? u(1, 0) - u(0, 0) : T(0), second[c], next_second);
-      const T around = second_difference(from_left(u(0, 0)), u(0, 0), u(0, 1));
+      const T around = second_difference(shuffle_from_left(u(0, 0)), u(0, 0), u(0, 1));
       const T own_second = centred ? around : T(0);
-      T to_right =
-          flux(slope, 1, c, along ? u(0, 1) - u(0, 0) : T(0), own_second, from_right(own_second));
+      T to_right = flux(slope, 1, c, along ? u(0, 1) - u(0, 0) : T(0), own_second,
+                        shuffle_from_right(own_second));
       const T own_mixed =
           one_down && along ? mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)) : T(0);
       if (slope.bends) to_right += slope.mixed[c] * (mixed[c] - own_mixed);
-      sum.of[c] = (from_above[c] - to_below) + (own[c] - to_right) + from_left(right[c] + to_right);
+      sum.of[c] =
+          (from_above[c] - to_below) + (own[c] - to_right) + shuffle_from_left(right[c] + to_right);
       second[c] = next_second;
       mixed[c] = own_mixed;
       from_above[c] = to_below;
@@ -198,23 +193,23 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, kind>))
     const FieldColumn<S> field(displacement, n, H, W, place.x);
     S* own = gradient + n * D * voxels + place.x;
     const UsedSlopes<T> slope(problem.factor, upstream, n, H > 1 && W > 1);
-    Gradient<T> walked;
+    Gradient<T> column;
     FieldRow<T, 2> row[] = {FieldRow<T, 2>(field.at(place.y - 1)),
                             FieldRow<T, 2>(field.at(place.y)), FieldRow<T, 2>({})};
     const Vector<T> before = field.at(place.y - 2);
     // 0 above the image, where rows repeat.
     for (int c = 0; c < D; ++c) {
-      walked.second[c] = second_difference(before.of[c], row[0].u[0][c], row[1].u[0][c]);
+      column.second[c] = second_difference(before.of[c], row[0].u[0][c], row[1].u[0][c]);
     }
     const bool along = inside(place.x, W - 1), centred = inside(place.x - 1, W - 2);
     const T corner_slope = along ? slope.corner : T(0);
-    walk(
+    march(
         place.y - 1, place.end, H - 2,
         [&](int32_t y, bool inner) { return field.at(y + 2, inner); },
         [&](int32_t y, const Vector<T>& next, bool inner) {
           const bool one_down = inner || inside(y, H - 1), two_down = inner || inside(y, H - 2);
           row[2] = FieldRow<T, 2>(next);
-          const Vector<T> sum = walked.at(row, slope, psi, one_down ? corner_slope : T(0), one_down,
+          const Vector<T> sum = column.at(row, slope, psi, one_down ? corner_slope : T(0), one_down,
                                           two_down, along, centred);
           row[0] = row[1];
           row[1] = row[2];
@@ -226,19 +221,10 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, kind>))
   }
 }
 
-template <PenaltyKind value>
-struct KindTag {
-  static constexpr PenaltyKind kind = value;
-};
-
 template <typename Run>
 void dispatch_penalty(PenaltyKind kind, const Run& run) {
-  switch (kind) {
-    case PenaltyKind::hyperelastic: return run(KindTag<PenaltyKind::hyperelastic>{});
-    case PenaltyKind::log2: return run(KindTag<PenaltyKind::log2>{});
-    case PenaltyKind::hinge: return run(KindTag<PenaltyKind::hinge>{});
-    case PenaltyKind::relu: return run(KindTag<PenaltyKind::relu>{});
-  }
+  dispatch_value<PenaltyKind::hyperelastic, PenaltyKind::log2, PenaltyKind::hinge,
+                 PenaltyKind::relu>(kind, run);
 }
 
 }  // namespace
@@ -254,9 +240,10 @@ void launch_forward(const Problem& problem, const S* displacement, double* works
   const auto strips = strips_of<ValueStrips>(problem);
   const Reduction reduction =
       make_reduction(workspace, problem.samples, 3, strips.per_plane, stream);
-  dispatch_penalty(problem.penalty, [&](auto tag) {
-    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::kind>), strips.count(), block_shape(), stream,
-                   problem, strips, displacement, reduction, diffusion, bending, determinant);
+  dispatch_penalty(problem.penalty, [&](auto penalty) {
+    DIFFREG_LAUNCH((forward_kernel<S, decltype(penalty)::value>), strips.count(), block_shape(),
+                   stream, problem, strips, displacement, reduction, diffusion, bending,
+                   determinant);
   });
 }
 
@@ -264,9 +251,9 @@ template <typename S>
 void launch_backward(const Problem& problem, const Upstream<Arithmetic<S>>& upstream,
                      const S* displacement, S* gradient, void* stream) {
   const auto strips = strips_of<GradientStrips>(problem);
-  dispatch_penalty(problem.penalty, [&](auto tag) {
-    DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::kind>), strips.count(), block_shape(), stream,
-                   problem, strips, upstream, displacement, gradient);
+  dispatch_penalty(problem.penalty, [&](auto penalty) {
+    DIFFREG_LAUNCH((backward_kernel<S, decltype(penalty)::value>), strips.count(), block_shape(),
+                   stream, problem, strips, upstream, displacement, gradient);
   });
 }
 

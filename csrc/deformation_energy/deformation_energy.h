@@ -1,16 +1,15 @@
 // E1 = sum_k mean |d_k u|^2, E2 = sum_kl mean |d_kl u|^2 on compact stencils, E_det = mean psi(J)
-// over the corners of all cells. Called by deformation_energy_cpu.cpp and
-// deformation_energy.cu.
+// over the corners of all cells.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
+#include "../common/dimensions.h"
 #include "../common/host_device.h"
+#include "../common/options.h"
 
 namespace diffreg::deformation_energy {
-
-constexpr int D = 2;
 
 // Factor of every squared derivative: the spacing's, over the number of stencil positions.
 struct Coefficients {
@@ -68,6 +67,10 @@ struct Slopes {
 };
 
 enum class PenaltyKind { hyperelastic, log2, hinge, relu };
+constexpr Named<PenaltyKind> kPenalties[] = {{"hyperelastic", PenaltyKind::hyperelastic},
+                                             {"log2", PenaltyKind::log2},
+                                             {"hinge", PenaltyKind::hinge},
+                                             {"relu", PenaltyKind::relu}};
 
 // psi(J) above the threshold, its tangent below: the raw hyperelastic psi has a second minimum at
 // J = -1 that pulls folds deeper.
@@ -81,20 +84,20 @@ struct Penalty {
       return J < threshold ? square(threshold - J) : nan_or_zero(J);
     if constexpr (kind == PenaltyKind::relu) return J < 0 ? -J : nan_or_zero(J);
     const T below = J < threshold ? J - threshold : T(0);
-    return raw(held(J)) + raw_slope(threshold) * below;
+    return raw(floored(J)) + raw_slope(threshold) * below;
   }
 
   DIFFREG_HD T slope(T J) const {
     if constexpr (kind == PenaltyKind::hinge)
       return J < threshold ? 2 * (J - threshold) : nan_or_zero(J);
     if constexpr (kind == PenaltyKind::relu) return J < 0 ? T(-1) : nan_or_zero(J);
-    return raw_slope(held(J));
+    return raw_slope(floored(J));
   }
 
  private:
   DIFFREG_HD static T square(T x) { return x * x; }
   DIFFREG_HD static T nan_or_zero(T J) { return J == J ? T(0) : J; }
-  DIFFREG_HD T held(T J) const { return J < threshold ? threshold : J; }
+  DIFFREG_HD T floored(T J) const { return J < threshold ? threshold : J; }
 
   // Of the hyperelastic psi both need one division, the same.
   DIFFREG_HD static T raw(T J) {
@@ -107,5 +110,16 @@ struct Penalty {
     return 2 * part * part * part * (J + 1);
   }
 };
+
+// Calls run(psi) with the penalty of that kind.
+template <typename T, typename Run>
+DIFFREG_HD void with_penalty(PenaltyKind kind, T threshold, const Run& run) {
+  switch (kind) {
+    case PenaltyKind::hyperelastic: return run(Penalty<T, PenaltyKind::hyperelastic>{threshold});
+    case PenaltyKind::log2: return run(Penalty<T, PenaltyKind::log2>{threshold});
+    case PenaltyKind::hinge: return run(Penalty<T, PenaltyKind::hinge>{threshold});
+    case PenaltyKind::relu: return run(Penalty<T, PenaltyKind::relu>{threshold});
+  }
+}
 
 }  // namespace diffreg::deformation_energy

@@ -14,14 +14,15 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
                                            std::string penalty, double threshold) {
   check_displacement(displacement);
-  STD_TORCH_CHECK(spacing.size() == D, "spacing must have ", D, " values, got ", spacing.size());
+  check_spacing(spacing);
+  const PenaltyKind kind = parse("penalty", penalty, kPenalties);
   const Tensor u = torch::stable::contiguous(displacement);
   const int64_t N = u.size(0), H = u.size(2), W = u.size(3);
   Tensor energy[3] = {torch::stable::new_zeros(u, {N}), torch::stable::new_zeros(u, {N}),
                       torch::stable::new_zeros(u, {N})};
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
-    dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
+    with_penalty(kind, static_cast<T>(threshold), [&](auto psi) {
       if (u.numel() == 0) return;
       const Coefficients factor(H, W, spacing.data());
       StripSums<3> sums(N, strip_count(H));
@@ -54,7 +55,8 @@ Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad
                 std::optional<Tensor> grad_determinant, const Tensor& displacement,
                 std::vector<double> spacing, std::string penalty, double threshold) {
   check_displacement(displacement);
-  STD_TORCH_CHECK(spacing.size() == D, "spacing must have ", D, " values, got ", spacing.size());
+  check_spacing(spacing);
+  const PenaltyKind kind = parse("penalty", penalty, kPenalties);
   const Tensor u = torch::stable::contiguous(displacement);
   const int64_t N = u.size(0), H = u.size(2), W = u.size(3);
   Tensor gradient = torch::stable::new_empty(u, u.sizes());
@@ -63,7 +65,7 @@ Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad
     const auto diffusion = upstream<T>("grad_diffusion", grad_diffusion, u);
     const auto bending = upstream<T>("grad_bending", grad_bending, u);
     const auto determinant = upstream<T>("grad_determinant", grad_determinant, u);
-    dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
+    with_penalty(kind, static_cast<T>(threshold), [&](auto psi) {
       if (u.numel() == 0) return;
       const Coefficients factor(H, W, spacing.data());
       for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {

@@ -8,23 +8,18 @@ namespace {
 
 using namespace diffreg::cuda;
 
-PenaltyKind parse(const std::string& name) {
-  if (name == "hyperelastic") return PenaltyKind::hyperelastic;
-  if (name == "log2") return PenaltyKind::log2;
-  if (name == "hinge") return PenaltyKind::hinge;
-  STD_TORCH_CHECK(name == "relu",
-                  "penalty must be 'hyperelastic', 'log2', 'hinge' or 'relu', got '", name, "'");
-  return PenaltyKind::relu;
-}
-
 Problem make_problem(const Device& device, const Tensor& displacement,
                      const std::vector<double>& spacing, const std::string& penalty,
                      double threshold) {
   check_displacement(device, displacement);
-  STD_TORCH_CHECK(spacing.size() == D, "spacing must have ", D, " values, got ", spacing.size());
+  check_spacing(spacing);
   const int64_t H = displacement.size(2), W = displacement.size(3);
-  return {displacement.size(0), H,        W, Coefficients(H, W, spacing.data()),
-          parse(penalty),       threshold};
+  return {displacement.size(0),
+          H,
+          W,
+          Coefficients(H, W, spacing.data()),
+          parse("penalty", penalty, kPenalties),
+          threshold};
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,

@@ -1,5 +1,4 @@
-// The launchers of deformation_energy.cu, called by deformation_energy_cuda.cpp. All tensors are
-// contiguous.
+// The launchers of deformation_energy.cu. All tensors are contiguous.
 #pragma once
 
 #include "../common/storage.h"
@@ -12,6 +11,8 @@ struct Problem {
   Coefficients factor;
   PenaltyKind penalty;
   double threshold;
+
+  int64_t planes() const { return samples; }
 };
 
 // The gradient to each energy, read on the device; null where that energy was not used.

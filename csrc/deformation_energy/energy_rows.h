@@ -1,5 +1,5 @@
 // CPU only: the three energies of one row of a field, and their gradient to it, in one pass over
-// the rows around it. Called by the drivers of deformation_energy and registration_objective.
+// the rows around it.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "../common/cell_rows.h"
-#include "../common/check.h"
 #include "../common/reduce.h"
 #include "deformation_energy.h"
 
@@ -190,7 +189,7 @@ class EnergyGradient {
         penalised_(penalised),
         above_(field.width),
         below_(field.width),
-        laid_(5 * field.width) {
+        terms_(5 * field.width) {
     if (first > 0) evaluate_cells<false>(first - 1);
   }
 
@@ -221,7 +220,7 @@ class EnergyGradient {
     if (none || !penalised_) below_.clear();
     if (none || (!penalised_ && !valued)) return 0;
     if (!penalised_) return cell_values(y);
-    T* const laid = laid_.data();
+    T* const terms = terms_.data();
 #pragma GCC ivdep  // no cell depends on another
     for (int64_t x = 0; x < field_.width - 1; ++x) {
       const Cell<T> cell = field_.cell(y, x);
@@ -230,12 +229,12 @@ class EnergyGradient {
       for (int k = 0; k < 4; ++k) slope[k] = slope_.corner * psi_.slope(corner[k]);
       below_.store(x, cell, slope);
       if constexpr (valued) {
-        laid[x] = (psi_.value(corner[0]) + psi_.value(corner[1])) +
-                  (psi_.value(corner[2]) + psi_.value(corner[3]));
+        terms[x] = (psi_.value(corner[0]) + psi_.value(corner[1])) +
+                   (psi_.value(corner[2]) + psi_.value(corner[3]));
       }
     }
     if constexpr (!valued) return 0;
-    return sum_row<T>(0, field_.width - 1, [&](int64_t x) { return laid[x]; });
+    return sum_row<T>(0, field_.width - 1, [&](int64_t x) { return terms[x]; });
   }
 
   template <bool valued>
@@ -256,18 +255,18 @@ class EnergyGradient {
     const int64_t inner = std::min<int64_t>(2, W), outer = std::max(inner, W - 2);
     for (int64_t x = 0; x < inner; ++x) at_border(x);
     const auto within = stencil.along1();
-    T* const laid = laid_.data();
+    T* const terms = terms_.data();
 #pragma GCC ivdep
     for (int64_t x = inner; x < outer; ++x) {
       T squares[5];
       gradient[x] = stencil.gather(x, within, -2, -1, 1, 2, squares) + cells(x);
       if constexpr (valued) {
-        for (int k = 0; k < 5; ++k) laid[k * W + x] = squares[k];
+        for (int k = 0; k < 5; ++k) terms[k * W + x] = squares[k];
       }
     }
     if constexpr (valued) {
       const auto read = [&](int64_t x, T* out) {
-        for (int k = 0; k < 5; ++k) out[k] = laid[k * W + x];
+        for (int k = 0; k < 5; ++k) out[k] = terms[k * W + x];
       };
       sum_row<T>(inner, outer, read, total);
     }
@@ -284,21 +283,9 @@ class EnergyGradient {
   Penalty<T, kind> psi_;
   bool penalised_;
   CellRow<T> above_, below_;  // the cells on both sides of the row
-  // What a row gives to the energies, laid down before it is summed: at once, the loops would not
-  // become vector code.
-  std::vector<T> laid_;
+  // A row's terms of the energies, stored before they are summed: in one loop, neither would be
+  // vectorised.
+  std::vector<T> terms_;
 };
-
-// Calls run(Penalty<T, kind>) for the penalty of that name.
-template <typename T, typename Run>
-void dispatch_penalty(const std::string& name, double threshold, const Run& run) {
-  const T eps = static_cast<T>(threshold);
-  if (name == "hyperelastic") return run(Penalty<T, PenaltyKind::hyperelastic>{eps});
-  if (name == "log2") return run(Penalty<T, PenaltyKind::log2>{eps});
-  if (name == "hinge") return run(Penalty<T, PenaltyKind::hinge>{eps});
-  if (name == "relu") return run(Penalty<T, PenaltyKind::relu>{eps});
-  STD_TORCH_CHECK(false, "penalty must be 'hyperelastic', 'log2', 'hinge' or 'relu', got '", name,
-                  "'");
-}
 
 }  // namespace diffreg::deformation_energy

@@ -1,5 +1,5 @@
 // eta * mean |grad I| and its floor in one pass over the image; the gradient in a second one, after
-// a first that finds out whether the floor holds. Called by gradient_scale_cuda.cpp.
+// a first that finds out whether the floor holds.
 #include "../common/block_reduce.h"
 #include "../common/gradient_columns.h"
 #include "gradient_scale_cuda.h"
@@ -7,19 +7,14 @@
 namespace diffreg::gradient_scale {
 namespace {
 
-template <typename Shape>
-Shape strips_of(const Problem& problem) {
-  return {problem.samples * problem.channels, problem.height, problem.width};
-}
-
 // What a sample comes to. The gradient does not pass where the floor holds.
 struct Measure {
   double scale, per_voxel, floored;
 };
 
-// The column of an image and of its mask, and the image's last three rows.
+// The column of an image and of its mask, and a rolling window of the image's last three rows.
 template <typename S>
-struct Walked {
+struct RowWindow {
   using T = Arithmetic<S>;
   Column<S> image;
   MaskColumn<T> mask;
@@ -29,14 +24,14 @@ struct Walked {
     T below, weight;
   };
 
-  // To walk down from row y on.
-  DIFFREG_DEVICE Walked(const Column<S>& image, const MaskColumn<T>& mask, int32_t y)
+  // To march down from row y on.
+  DIFFREG_DEVICE RowWindow(const Column<S>& image, const MaskColumn<T>& mask, int32_t y)
       : image(image), mask(mask), here(image.at(y - 1)), below(image.at(y)) {}
 
   DIFFREG_DEVICE Row read(int32_t y, bool inner) const {
     return {image.at(y + 1, inner), mask.at(y, inner)};
   }
-  // Goes down a row, to the image's gradient there.
+  // Moves down a row, to the image's gradient there.
   DIFFREG_DEVICE void move_down(T next, T* g) {
     above = here;
     here = below;
@@ -51,21 +46,21 @@ DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& 
                                   const S* image, const Arithmetic<S>* mask,
                                   const Reduction& reduction, const Finish& finish) {
   using T = Arithmetic<S>;
-  using Row = typename Walked<S>::Row;
+  using Row = typename RowWindow<S>::Row;
   const int32_t H = strips.height, W = strips.width;
   const int64_t sample_tiles = problem.channels * strips.per_plane;
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
     const int64_t n = place.plane / problem.channels;
-    Walked<S> walked({image + place.plane * H * W, H, W, place.x}, {mask, n, H, W, place.x},
-                     place.y);
+    RowWindow<S> rows({image + place.plane * H * W, H, W, place.x}, {mask, n, H, W, place.x},
+                      place.y);
     T sum = 0, weights = 0, largest = 0;
-    walk(
-        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return walked.read(y, inner); },
+    march(
+        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return rows.read(y, inner); },
         [&](int32_t y, const Row& next, bool inner) {
           T g[2];
-          walked.move_down(next.below, g);
-          const T size = std::abs(walked.here);
+          rows.move_down(next.below, g);
+          const T size = std::abs(rows.here);
           largest = size > largest ? size : largest;
           if (!inner && y >= place.end) return;
           sum += next.weight * magnitude(g[0], g[1]);
@@ -73,15 +68,16 @@ DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& 
         });
     if (!place.owns) sum = weights = 0;
     double sums[2] = {sum, weights}, most[1] = {largest};
-    reduce_block<1, Largest>(most);  // its barriers also part this tile from the next
+    reduce_block<1, Max>(most);  // its barriers also part this tile from the next
     reduce_block(sums);
-    const double left[3] = {sums[0], sums[1], most[0]};
-    leave(reduction, left, n, index % sample_tiles, sample_tiles);
-    if (!comes_last(reduction.done + n, sample_tiles)) continue;
+    const double tile_sums[3] = {sums[0], sums[1], most[0]};
+    store_partials(reduction, tile_sums, n, index % sample_tiles, sample_tiles);
+    if (!is_last_block(reduction.tickets + n, sample_tiles)) continue;
     const double* partials = reduction.partials + n * 3 * sample_tiles;
-    most[0] = strided<Largest>(partials + 2 * sample_tiles, sample_tiles);
-    for (int k = 0; k < 2; ++k) sums[k] = strided(partials + k * sample_tiles, sample_tiles);
-    reduce_block<1, Largest>(most);
+    most[0] = block_stride_reduce<Max>(partials + 2 * sample_tiles, sample_tiles);
+    for (int k = 0; k < 2; ++k)
+      sums[k] = block_stride_reduce(partials + k * sample_tiles, sample_tiles);
+    reduce_block<1, Max>(most);
     reduce_block(sums);
     if (thread_index() == 0) finish(n, sums, most[0]);
   }
@@ -130,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
                     const Measure* measures,        // (N)
                     S* grad_image) {                // (N, C, H, W)
   using T = Arithmetic<S>;
-  using Row = typename Walked<S>::Row;
+  using Row = typename RowWindow<S>::Row;
   const int32_t H = strips.height, W = strips.width;
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
@@ -138,18 +134,18 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     const Measure measure = load_raw(measures + n);
     const T factor = static_cast<T>(load(gradient + n) * problem.eta * measure.per_voxel);
     const bool floored = measure.floored != 0;
-    Walked<S> walked({image + plane, H, W, place.x}, {mask, n, H, W, place.x}, place.y - 1);
+    RowWindow<S> rows({image + plane, H, W, place.x}, {mask, n, H, W, place.x}, place.y - 1);
     S* own = grad_image + plane + place.x;
     Adjoint<T> adjoint;
-    walk(
+    march(
         place.y - 1, place.end + 1, H - 1,
-        [&](int32_t y, bool inner) { return walked.read(y, inner); },
+        [&](int32_t y, bool inner) { return rows.read(y, inner); },
         [&](int32_t y, const Row& next, bool inner) {
           T g[2], p[2];
-          walked.move_down(next.below, g);
+          rows.move_down(next.below, g);
           const T length = magnitude(g[0], g[1]), weight = factor * next.weight;
           for (int k = 0; k < 2; ++k) p[k] = weight * direction(g[k], length);
-          const T sum = adjoint.take(y, place.x, H, W, inner, p);
+          const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
           store(row_of(own, y - 1, W), floored ? T(0) : sum);
         });

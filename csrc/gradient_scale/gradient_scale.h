@@ -1,5 +1,4 @@
-// eta * mean |grad I|, floored at max(1e-6 max |I|, smallest normal). Called by
-// gradient_scale_cpu.cpp and gradient_scale.cu.
+// eta * mean |grad I|, floored at max(1e-6 max |I|, smallest normal).
 #pragma once
 
 #include "../common/host_device.h"

@@ -49,15 +49,15 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
 
 Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
   check_image("image", image);
-  const Tensor held = torch::stable::contiguous(image);
-  Tensor scale = torch::stable::new_empty(held, {held.size(0)});
-  dispatch_floating("image", held, [&](auto zero) {
+  const Tensor input = torch::stable::contiguous(image);
+  Tensor scale = torch::stable::new_empty(input, {input.size(0)});
+  dispatch_floating("image", input, [&](auto zero) {
     using T = decltype(zero);
     T* out = scale.mutable_data_ptr<T>();
-    std::fill(out, out + held.size(0), std::numeric_limits<T>::min());
-    if (held.numel() == 0) return;
-    const auto scales = measure<T>(held, eta, Mask<T>(mask, held));
-    for (int64_t n = 0; n < held.size(0); ++n) {
+    std::fill(out, out + input.size(0), std::numeric_limits<T>::min());
+    if (input.numel() == 0) return;
+    const auto scales = measure<T>(input, eta, Mask<T>(mask, input));
+    for (int64_t n = 0; n < input.size(0); ++n) {
       out[n] = static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
     }
   });
@@ -69,22 +69,22 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
   check_image("image", image);
   check_shape("gradient", gradient, {image.size(0)});
   check_dtype("gradient", gradient, image.scalar_type());
-  const Tensor held = torch::stable::contiguous(image);
+  const Tensor input = torch::stable::contiguous(image);
   const Tensor upstream = torch::stable::contiguous(gradient);
-  Tensor grad_image = torch::stable::new_zeros(held, held.sizes());
-  if (held.numel() == 0) return grad_image;
-  dispatch_floating("image", held, [&](auto zero) {
+  Tensor grad_image = torch::stable::new_zeros(input, input.sizes());
+  if (input.numel() == 0) return grad_image;
+  dispatch_floating("image", input, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t C = held.size(1), H = held.size(2), W = held.size(3);
-    const Mask<T> weights(mask, held);
-    const auto scales = measure<T>(held, eta, weights);
-    for_each_strip(held.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    const int64_t C = input.size(1), H = input.size(2), W = input.size(3);
+    const Mask<T> weights(mask, input);
+    const auto scales = measure<T>(input, eta, weights);
+    for_each_strip(input.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
       const T factor =
           static_cast<T>(upstream.const_data_ptr<T>()[n] * eta * weights.per_voxel(n) / C);
       std::vector<T> p0(W), p1(W);
       for (int64_t c = 0; c < C; ++c) {
-        const Plane<T> plane{held.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
+        const Plane<T> plane{input.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
         T* out = grad_image.mutable_data_ptr<T>() + (n * C + c) * H * W;
         add_image_gradient(H, W, first, end, p0.data(), p1.data(), out,
                            [&](int64_t y, T* g0, T* g1) {

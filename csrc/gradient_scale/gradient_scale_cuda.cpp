@@ -24,15 +24,15 @@ Problem make_problem(const Device& device, const Tensor& image, double eta) {
 Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
   const Device device(image);
   const Problem problem = make_problem(device, image, eta);
-  const Tensor held = torch::stable::contiguous(image);
+  const Tensor input = torch::stable::contiguous(image);
   const auto weights = checked_mask(device, mask, image);
-  Tensor scale = new_scalars(held);
-  if (held.numel() == 0) return torch::stable::fill_(scale, problem.smallest_normal);
-  dispatch_storage("image", held, [&](auto zero) {
+  Tensor scale = new_scalars(input);
+  if (input.numel() == 0) return torch::stable::fill_(scale, problem.smallest_normal);
+  dispatch_storage("image", input, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(held, forward_doubles(problem));
-    launch_forward(problem, data<S>(held), data_or_null<T>(weights), output<double>(scratch),
+    Tensor scratch = workspace(input, forward_doubles(problem));
+    launch_forward(problem, data<S>(input), data_or_null<T>(weights), output<double>(scratch),
                    output<T>(scale), device.stream());
   });
   return scale;
@@ -43,15 +43,15 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
   const Device device(image);
   const Problem problem = make_problem(device, image, eta);
   const Tensor upstream = checked_scalars(device, "gradient", gradient, image);
-  const Tensor held = torch::stable::contiguous(image);
+  const Tensor input = torch::stable::contiguous(image);
   const auto weights = checked_mask(device, mask, image);
-  Tensor grad_image = torch::stable::new_empty(held, held.sizes());
-  if (held.numel() == 0) return grad_image;
-  dispatch_storage("image", held, [&](auto zero) {
+  Tensor grad_image = torch::stable::new_empty(input, input.sizes());
+  if (input.numel() == 0) return grad_image;
+  dispatch_storage("image", input, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(held, backward_doubles(problem));
-    launch_backward(problem, data<T>(upstream), data<S>(held), data_or_null<T>(weights),
+    Tensor scratch = workspace(input, backward_doubles(problem));
+    launch_backward(problem, data<T>(upstream), data<S>(input), data_or_null<T>(weights),
                     output<double>(scratch), output<S>(grad_image), device.stream());
   });
   return grad_image;

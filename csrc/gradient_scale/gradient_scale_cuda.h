@@ -1,5 +1,4 @@
-// The launchers of gradient_scale.cu, called by gradient_scale_cuda.cpp. All tensors are
-// contiguous.
+// The launchers of gradient_scale.cu. All tensors are contiguous.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +13,8 @@ struct Problem {
   int64_t samples, channels, height, width;
   double eta;
   double smallest_normal;  // of the arithmetic
+
+  int64_t planes() const { return samples * channels; }
 };
 
 int64_t forward_doubles(const Problem& problem);

@@ -1,6 +1,5 @@
 // Corner determinants of every cell, and the gradient that each vertex gathers from its four cells:
-// warps walk down the columns of the field, every cell is taken once. Called by
-// jacobian_determinant_cuda.cpp.
+// warps march down the columns of the field, every cell is computed once.
 #include "../common/cell_columns.h"
 #include "jacobian_determinant_cuda.h"
 
@@ -8,7 +7,7 @@ namespace diffreg::jacobian_determinant {
 namespace {
 
 using CellStrips = Strips<0, 1, 0>;
-// What the cells to the left and above give comes from the lane and the step before.
+// What the cells to the left and above add comes from the lane and the row before: a halo of one.
 using VertexStrips = Strips<1, 1, 1>;
 
 template <typename S>
@@ -27,7 +26,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     T* own = determinant + (reduces ? 1 : 4) * place.plane * cells + place.x;
     const bool owns = place.owns && inside(place.x, W - 1);
     FieldRow<T, 2> here(field.at(place.y));
-    walk(
+    march(
         place.y, place.end, H - 1, [&](int32_t y, bool inner) { return field.at(y + 1, inner); },
         [&](int32_t y, const Vector<T>& next, bool inner) {
           const FieldRow<T, 2> below(next);
@@ -45,7 +44,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
   }
 }
 
-// A row of vertices, and the gradient to what the cells above it gave.
+// A row of vertices, and the upstream gradient of the cells above it.
 template <typename T, int values>
 struct Row {
   Vector<T> u;
@@ -69,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (va
     S* own = grad_displacement + 2 * place.plane * voxels + place.x;
     const bool along = inside(place.x, W - 1);
     FieldRow<T, 2> here(field.at(place.y - 1));
-    Gifts<T> gifts;
+    CellScatter<T> scatter;
     const auto read = [&](int32_t y, bool inner) {
       Row<T, values> row{field.at(y + 1, inner), {}};
       if (along && (inner || inside(y, H - 1))) {
@@ -79,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (va
       }
       return row;
     };
-    walk(place.y - 1, place.end, H - 1, read, [&](int32_t y, Row<T, values> row, bool inner) {
+    march(place.y - 1, place.end, H - 1, read, [&](int32_t y, Row<T, values> row, bool inner) {
       const FieldRow<T, 2> below(row.u);
       const Cell<T> cell = cell_of(here, below);
       here = below;
@@ -89,21 +88,16 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (va
           T corner[4];
           cell.determinants(corner);
           spread(problem.reduce, row.upstream[0], corner);
-          gifts.take(cell, corner, sum, right);
+          scatter.add(cell, corner, sum, right);
         } else {
-          gifts.take(cell, row.upstream, sum, right);
+          scatter.add(cell, row.upstream, sum, right);
         }
       }
-      for (int c = 0; c < 2; ++c) sum[c] += from_left(right[c]);
+      for (int c = 0; c < 2; ++c) sum[c] += shuffle_from_left(right[c]);
       if (!place.owns || y < place.y || !(inner || inside(y, H))) return;
       for (int c = 0; c < 2; ++c) store(row_of(own, y, W) + c * voxels, sum[c]);
     });
   }
-}
-
-template <typename Shape>
-Shape strips_of(const Problem& problem) {
-  return {problem.samples, problem.height, problem.width};
 }
 
 }  // namespace
@@ -125,9 +119,9 @@ void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, cons
                    stream, problem, strips, gradient, displacement, grad_displacement);
   };
   if (problem.reduce == Reduce::none) {
-    launch(std::integral_constant<int, 4>());
+    launch(Constant<4>());
   } else {
-    launch(std::integral_constant<int, 1>());
+    launch(Constant<1>());
   }
 }
 

@@ -1,13 +1,15 @@
-// One value a cell out of its corner determinants, and the adjoint of that reduction.
-// Called by jacobian_determinant_cpu.cpp and jacobian_determinant.cu; the determinants themselves
-// stand in common/determinant.h.
+// One value a cell out of its corner determinants, and the adjoint of that reduction; the
+// determinants themselves stand in common/determinant.h.
 #pragma once
 
 #include "../common/host_device.h"
+#include "../common/options.h"
 
 namespace diffreg::jacobian_determinant {
 
 enum class Reduce { none, min, mean };
+constexpr Named<Reduce> kReduces[] = {
+    {"none", Reduce::none}, {"min", Reduce::min}, {"mean", Reduce::mean}};
 
 // The first of the smallest corners; a NaN corner wins, as in torch.min.
 template <typename T>

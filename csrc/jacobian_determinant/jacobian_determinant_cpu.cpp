@@ -10,15 +10,6 @@
 namespace diffreg::jacobian_determinant {
 namespace {
 
-constexpr int D = 2;
-
-Reduce parse(const std::string& reduce) {
-  if (reduce == "none") return Reduce::none;
-  if (reduce == "min") return Reduce::min;
-  STD_TORCH_CHECK(reduce == "mean", "reduce must be 'none', 'min' or 'mean', got '", reduce, "'");
-  return Reduce::mean;
-}
-
 std::vector<int64_t> output_shape(const Tensor& u, Reduce reduce) {
   const int64_t rows = std::max<int64_t>(u.size(2) - 1, 0);
   const int64_t columns = std::max<int64_t>(u.size(3) - 1, 0);
@@ -28,7 +19,7 @@ std::vector<int64_t> output_shape(const Tensor& u, Reduce reduce) {
 
 Tensor forward(const Tensor& displacement, std::string reduce_name) {
   check_displacement(displacement);
-  const Reduce reduce = parse(reduce_name);
+  const Reduce reduce = parse("reduce", reduce_name, kReduces);
   const Tensor u = torch::stable::contiguous(displacement);
   const int64_t H = u.size(2), W = u.size(3);
   Tensor determinant = torch::stable::new_empty(u, output_shape(u, reduce));
@@ -58,7 +49,7 @@ Tensor forward(const Tensor& displacement, std::string reduce_name) {
 
 Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string reduce_name) {
   check_displacement(displacement);
-  const Reduce reduce = parse(reduce_name);
+  const Reduce reduce = parse("reduce", reduce_name, kReduces);
   check_dtype("gradient", gradient, displacement.scalar_type());
   check_shape("gradient", gradient, output_shape(displacement, reduce));
   const Tensor u = torch::stable::contiguous(displacement);

@@ -12,11 +12,8 @@ using namespace diffreg::cuda;
 
 Problem make_problem(const Device& device, const Tensor& displacement, const std::string& name) {
   check_displacement(device, displacement);
-  STD_TORCH_CHECK(name == "none" || name == "min" || name == "mean",
-                  "reduce must be 'none', 'min' or 'mean', got '", name, "'");
-  const Reduce reduce =
-      name == "none" ? Reduce::none : (name == "min" ? Reduce::min : Reduce::mean);
-  return {displacement.size(0), displacement.size(2), displacement.size(3), reduce};
+  return {displacement.size(0), displacement.size(2), displacement.size(3),
+          parse("reduce", name, kReduces)};
 }
 
 std::vector<int64_t> output_shape(const Problem& problem) {

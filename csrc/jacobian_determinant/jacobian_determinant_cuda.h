@@ -1,5 +1,4 @@
-// The launchers of jacobian_determinant.cu, called by jacobian_determinant_cuda.cpp. All tensors
-// are contiguous, fields at least 2 x 2.
+// The launchers of jacobian_determinant.cu. All tensors are contiguous, fields at least 2 x 2.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +11,8 @@ namespace diffreg::jacobian_determinant {
 struct Problem {
   int64_t samples, height, width;
   Reduce reduce;
+
+  int64_t planes() const { return samples; }
 };
 
 template <typename S>

@@ -1,6 +1,5 @@
 // Windowed correlation: box sums by running sums down the columns and direct sums along the rows,
-// in double, five of them at a time. The gradient is box sums of what the windows leave. Called by
-// local_correlation_cuda.cpp.
+// in double, five of them at a time. The gradient is box sums of five terms a window.
 #include "../common/block_reduce.h"
 #include "../common/mask_total.h"
 #include "../common/tile.h"
@@ -12,13 +11,8 @@ namespace {
 constexpr int kStrip = 32;  // rows that one thread runs down
 using ColumnTiles = Tiles<kThreads, kStrip>;
 constexpr int kTileRows = 4 * kRows;
-constexpr int kBlocks = 3;  // of a multiprocessor, for which registers must do
+constexpr int kResidentBlocks = 3;  // of a multiprocessor, for which registers must do
 using SmallTiles = Tiles<kColumns, kTileRows>;
-
-template <typename Shape>
-Shape tiles_of(const Problem& problem) {
-  return {problem.samples * problem.channels, problem.height, problem.width};
-}
 
 // The terms of a voxel out of both images.
 template <typename S>
@@ -31,12 +25,13 @@ struct ImageTerms {
   }
 };
 
-// The terms that the windows left.
+// The gradient terms of the windows, which windows_kernel stored.
 struct WindowTerms {
-  const double* left;  // (N * C, 5, H, W)
+  const double* stored;  // (N * C, 5, H, W)
   DIFFREG_DEVICE void operator()(int64_t plane, int64_t voxels, int64_t voxel,
                                  double* terms) const {
-    for (int k = 0; k < kTerms; ++k) terms[k] = load(left + (plane * kTerms + k) * voxels + voxel);
+    for (int k = 0; k < kTerms; ++k)
+      terms[k] = load(stored + (plane * kTerms + k) * voxels + voxel);
   }
 };
 
@@ -98,7 +93,7 @@ DIFFREG_DEVICE void sum_box(const Problem& problem,
     sums[k] = 0;
   }
   const int32_t count = window_count(x, radius, width);
-#pragma unroll 3  // fifteen loads at once
+#pragma unroll 3  // fifteen loads in flight
   for (int32_t at = 0; at < count; ++at) {
     for (int k = 0; k < kTerms; ++k) sums[k] += load(row[k] + at);
   }
@@ -116,7 +111,7 @@ DIFFREG_DEVICE Window window_at(const Problem& problem,
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
     value_kernel(Problem problem, SmallTiles tiles,
                  const double* columns,  // (N * C, 5, H, W)
                  const T* mask,          // (N, 1, H, W) or null
@@ -142,15 +137,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
   }
 }
 
-// What every window leaves for the gradient.
+// The gradient terms of every window.
 template <typename T>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
     windows_kernel(Problem problem, SmallTiles tiles,
-                   const double* columns,  // (N * C, 5, H, W)
-                   const T* mask,          // (N, 1, H, W) or null
-                   const double* total,    // (N) or null
-                   const T* gradient,      // (N)
-                   double* left) {         // (N * C, 5, H, W)
+                   const double* columns,   // (N * C, 5, H, W)
+                   const T* mask,           // (N, 1, H, W) or null
+                   const double* total,     // (N) or null
+                   const T* gradient,       // (N)
+                   double* window_terms) {  // (N * C, 5, H, W)
   const int64_t voxels = problem.height * problem.width;
   const int32_t W = static_cast<int32_t>(problem.width);
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
@@ -161,14 +156,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       const double weight = mask ? load(row_of(mask + n * voxels, y, W) + x) : 1;
       double terms[kTerms];
       window_at(problem, columns + plane, y, x).gradient_terms(factor * weight, terms);
-      double* own = row_of(left + plane, y, W) + x;
+      double* own = row_of(window_terms + plane, y, W) + x;
       for (int k = 0; k < kTerms; ++k) store(own + k * voxels, terms[k]);
     });
   }
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
     gradient_kernel(Problem problem, SmallTiles tiles, Images<S> images,
                     const double* columns,  // (N * C, 5, H, W)
                     S* grad_warped,         // (N, C, H, W) or null
@@ -227,15 +222,16 @@ void launch_backward(const Problem& problem, const Images<S>& images, const Arit
   const auto strips = tiles_of<ColumnTiles>(problem);
   const auto tiles = tiles_of<SmallTiles>(problem);
   double* columns = workspace;
-  double* left = columns + term_doubles(problem);
-  const double* total = launch_mask_total(problem.samples, problem.height * problem.width,
-                                          images.mask, left + term_doubles(problem), stream);
+  double* window_terms = columns + term_doubles(problem);
+  const double* total =
+      launch_mask_total(problem.samples, problem.height * problem.width, images.mask,
+                        window_terms + term_doubles(problem), stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
                  ImageTerms<S>{images}, columns);
   DIFFREG_LAUNCH(windows_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem,
-                 tiles, columns, images.mask, total, gradient, left);
+                 tiles, columns, images.mask, total, gradient, window_terms);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
-                 WindowTerms{left}, columns);
+                 WindowTerms{window_terms}, columns);
   DIFFREG_LAUNCH(gradient_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, images,
                  columns, grad_warped, grad_fixed);
 }

@@ -1,6 +1,5 @@
 // f = 1 - c^2 / (max(v, g) max(r, g)), c, v, r the covariance and variances of W and R in a window,
-// g = 1e-5, and what its gradient needs of each window. Called by local_correlation_cpu.cpp and
-// local_correlation.cu.
+// g = 1e-5, and what its gradient needs of each window.
 #pragma once
 
 #include "../common/host_device.h"

@@ -1,5 +1,4 @@
-// The launchers of local_correlation.cu, called by local_correlation_cuda.cpp. All tensors are
-// contiguous.
+// The launchers of local_correlation.cu. All tensors are contiguous.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +12,8 @@ namespace diffreg::local_correlation {
 struct Problem {
   int64_t samples, channels, height, width;
   int64_t radius;  // at most the longer side
+
+  int64_t planes() const { return samples * channels; }
 };
 
 template <typename S>

@@ -1,5 +1,5 @@
 // CPU only: the measure and its gradient to one of the images, row by row, from rows of that image
-// as they come. Called by the drivers of local_correlation and registration_objective.
+// as they come.
 #pragma once
 
 #include <vector>
@@ -78,9 +78,9 @@ class WindowRows {
  private:
   static constexpr int kParts = 3;
 
-  // Moves to the windows centred on row y; sum += take(x, weight, window) over the row.
-  template <typename Take>
-  void for_windows(int64_t y, const T* weights, const Take& take, double& sum) {
+  // Moves to the windows centred on row y; sum += term(x, weight, window) over the row.
+  template <typename Term>
+  void for_windows(int64_t y, const T* weights, const Term& term, double& sum) {
     const int64_t W = other_.width;
     moments_.move_to(y, [&](int64_t from, double sign, double* columns) {
       const T *own = own_.row(from), *other = other_.row(from);
@@ -96,7 +96,7 @@ class WindowRows {
       sum += sum_row<double>(0, W, [&](int64_t x) {
         const double sums[] = {moments_.sum(0)[x], moments_.sum(1)[x], moments_.sum(2)[x],
                                moments_.sum(3)[x], moments_.sum(4)[x]};
-        return take(x, double(weight(x)), Window(sums, per_row * per_column_[x]));
+        return term(x, double(weight(x)), Window(sums, per_row * per_column_[x]));
       });
     });
   }

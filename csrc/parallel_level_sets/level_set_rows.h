@@ -1,5 +1,5 @@
 // CPU only: the measure and its gradient to one of the images, row by row, from rows of that image
-// as they come. Called by the drivers of parallel_level_sets and registration_objective.
+// as they come.
 #pragma once
 
 #include <vector>

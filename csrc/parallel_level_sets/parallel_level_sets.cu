@@ -1,5 +1,5 @@
 // f = 1 - Q / (A B) from the gradients of two images, in one pass, and its gradient in another:
-// warps walk down the columns of both. Called by parallel_level_sets_cuda.cpp.
+// warps march down the columns of both.
 #include "../common/block_reduce.h"
 #include "../common/gradient_columns.h"
 #include "../common/mask_total.h"
@@ -7,11 +7,6 @@
 
 namespace diffreg::parallel_level_sets {
 namespace {
-
-template <typename Shape>
-Shape strips_of(const Problem& problem) {
-  return {problem.samples * problem.channels, problem.height, problem.width};
-}
 
 // A row of both images and of the mask, at a lane's column.
 template <typename T>
@@ -32,19 +27,19 @@ struct Columns {
   }
 };
 
-// The last three rows of both images.
+// A rolling window of the last three rows of both images.
 template <typename T>
-struct Rows {
+struct RowWindow {
   T above[2], here[2], below[2];
 
   template <typename S>
-  DIFFREG_DEVICE Rows(const Columns<S>& columns, int32_t y) {
+  DIFFREG_DEVICE RowWindow(const Columns<S>& columns, int32_t y) {
     for (int k = 0; k < 2; ++k) {
       here[k] = columns.image[k].at(y - 1);
       below[k] = columns.image[k].at(y);
     }
   }
-  // Goes down a row, to the images' gradients there.
+  // Moves down a row, to the images' gradients there.
   DIFFREG_DEVICE void move_down(const T* next, T* g, T* h) {
     for (int k = 0; k < 2; ++k) {
       above[k] = here[k];
@@ -70,9 +65,9 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         {{images.warped + plane, H, W, place.x}, {images.fixed + plane, H, W, place.x}},
         {images.mask, n, H, W, place.x}};
     const T eps_warped = load(images.eps_warped + n), eps_fixed = load(images.eps_fixed + n);
-    Rows<T> rows(columns, place.y);
+    RowWindow<T> rows(columns, place.y);
     T sum = 0, weights = 0;
-    walk(
+    march(
         place.y, place.end, H - 1, [&](int32_t y, bool inner) { return columns.below(y, inner); },
         [&](int32_t y, const Row<T>& next, bool inner) {
           T g[2], h[2];
@@ -125,9 +120,9 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
     const T factor =
         static_cast<T>(load(gradient + n) * per_voxel(total, n, int64_t{H} * W) / problem.channels);
     S* own = side.gradient + plane + place.x;
-    Rows<T> rows(columns, place.y - 1);
+    RowWindow<T> rows(columns, place.y - 1);
     Adjoint<T> adjoint;
-    walk(
+    march(
         place.y - 1, place.end + 1, H - 1,
         [&](int32_t y, bool inner) { return columns.below(y, inner); },
         [&](int32_t y, const Row<T>& next, bool inner) {
@@ -136,24 +131,10 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
           const Voxel<T, variant> voxel(g, h, eps_own, eps_other);
           const T weight = factor * next.weight;
           for (int k = 0; k < 2; ++k) p[k] = weight * voxel.derivative(g[k], h[k]);
-          const T sum = adjoint.take(y, place.x, H, W, inner, p);
+          const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
           store(row_of(own, y - 1, W), sum);
         });
-  }
-}
-
-template <Variant value>
-struct VariantTag {
-  static constexpr Variant variant = value;
-};
-
-template <typename Run>
-void dispatch_variant(Variant variant, const Run& run) {
-  switch (variant) {
-    case Variant::pls: return run(VariantTag<Variant::pls>{});
-    case Variant::smooth: return run(VariantTag<Variant::smooth>{});
-    case Variant::ngf: return run(VariantTag<Variant::ngf>{});
   }
 }
 
@@ -170,8 +151,8 @@ void launch_forward(const Problem& problem, const Images<S>& images, double* wor
   const auto strips = strips_of<GradientStrips>(problem);
   const Reduction reduction =
       make_reduction(workspace, problem.samples, 2, problem.channels * strips.per_plane, stream);
-  dispatch_variant(problem.variant, [&](auto tag) {
-    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::variant>), strips.count(), block_shape(),
+  dispatch_variant(problem.variant, [&](auto variant) {
+    DIFFREG_LAUNCH((forward_kernel<S, decltype(variant)::value>), strips.count(), block_shape(),
                    stream, problem, strips, images, reduction, value);
   });
 }
@@ -192,8 +173,8 @@ void launch_backward(const Problem& problem, const Images<S>& images, const Arit
                          grad_fixed};
   const int64_t sides = (grad_warped ? 1 : 0) + (grad_fixed ? 1 : 0);
   if (sides == 0) return;
-  dispatch_variant(problem.variant, [&](auto tag) {
-    DIFFREG_LAUNCH((backward_kernel<S, decltype(tag)::variant>), sides * strips.count(),
+  dispatch_variant(problem.variant, [&](auto variant) {
+    DIFFREG_LAUNCH((backward_kernel<S, decltype(variant)::value>), sides * strips.count(),
                    block_shape(), stream, problem, strips, grad_warped ? to_warped : to_fixed,
                    to_fixed, sides, images.mask, total, gradient);
   });

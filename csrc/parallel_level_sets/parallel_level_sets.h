@@ -1,16 +1,24 @@
 // f = 1 - Q / (A B) at one voxel, g = grad W, h = grad R, A = |g|^2 + eW^2, B = |h|^2 + eR^2,
 // G = <g, h>; pls: Q = (|G| + eW eR)^2, smooth: Q = G^2 + (eW eR)^2, ngf: Q = G^2.
-// Called by parallel_level_sets_cpu.cpp and parallel_level_sets.cu; exchanging (g, eW) and (h, eR)
-// gives the other gradient.
+// Exchanging (g, eW) and (h, eR) gives the other gradient.
 #pragma once
 
 #include <cmath>
 
 #include "../common/host_device.h"
+#include "../common/options.h"
 
 namespace diffreg::parallel_level_sets {
 
 enum class Variant { pls, smooth, ngf };
+constexpr Named<Variant> kVariants[] = {
+    {"pls", Variant::pls}, {"smooth", Variant::smooth}, {"ngf", Variant::ngf}};
+
+// Calls run(variant) with the variant as a type.
+template <typename Run>
+void dispatch_variant(Variant variant, const Run& run) {
+  dispatch_value<Variant::pls, Variant::smooth, Variant::ngf>(variant, run);
+}
 
 template <typename T, Variant variant>
 struct Voxel {

@@ -8,18 +8,6 @@
 namespace diffreg::parallel_level_sets {
 namespace {
 
-template <Variant value>
-struct VariantTag {};
-
-// Calls run(VariantTag<variant>) for the variant of that name.
-template <typename Run>
-void dispatch_variant(const std::string& name, const Run& run) {
-  if (name == "pls") return run(VariantTag<Variant::pls>{});
-  if (name == "smooth") return run(VariantTag<Variant::smooth>{});
-  if (name == "ngf") return run(VariantTag<Variant::ngf>{});
-  STD_TORCH_CHECK(false, "variant must be 'pls', 'smooth' or 'ngf', got '", name, "'");
-}
-
 void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
            const Tensor& eps_fixed) {
   check_image("warped", warped);
@@ -45,7 +33,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
                er = torch::stable::contiguous(eps_fixed);
   const int64_t N = w.size(0), C = w.size(1), H = w.size(2), W = w.size(3);
   Tensor value = torch::stable::new_zeros(w, {N});
-  const auto run = [&]<typename T, Variant variant>(T, VariantTag<variant>) {
+  const auto run = [&]<typename T, Variant variant>(T, Constant<variant>) {
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
     StripSums<1> sums(N, strip_count(H));
@@ -65,7 +53,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
       out[n] = static_cast<T>(sums.total(n, 0) * weights.per_voxel(n) / C);
     }
   };
-  dispatch_variant(variant_name, [&](auto variant) {
+  dispatch_variant(parse("variant", variant_name, kVariants), [&](auto variant) {
     dispatch_floating("warped", w, [&](auto zero) { run(zero, variant); });
   });
   return value;
@@ -106,7 +94,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
     return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
   };
   Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
-  const auto run = [&]<typename T, Variant variant>(T, VariantTag<variant>) {
+  const auto run = [&]<typename T, Variant variant>(T, Constant<variant>) {
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
     const T *eps_w = ew.const_data_ptr<T>(), *eps_r = er.const_data_ptr<T>();
@@ -118,7 +106,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
       gradient_to<T, variant>(r, w, eps_r, eps_w, g, weights, grad_fixed.mutable_data_ptr<T>());
     }
   };
-  dispatch_variant(variant_name, [&](auto variant) {
+  dispatch_variant(parse("variant", variant_name, kVariants), [&](auto variant) {
     dispatch_floating("warped", w, [&](auto zero) { run(zero, variant); });
   });
   return {grad_warped, grad_fixed};

@@ -8,13 +8,6 @@ namespace {
 
 using namespace diffreg::cuda;
 
-Variant parse(const std::string& name) {
-  if (name == "pls") return Variant::pls;
-  if (name == "smooth") return Variant::smooth;
-  STD_TORCH_CHECK(name == "ngf", "variant must be 'pls', 'smooth' or 'ngf', got '", name, "'");
-  return Variant::ngf;
-}
-
 // The inputs, checked and contiguous.
 struct Inputs {
   Tensor warped, fixed, eps_warped, eps_fixed;
@@ -32,7 +25,8 @@ struct Inputs {
     eps_warped = checked_scalars(device, "eps_warped", eps_w, warped_image);
     eps_fixed = checked_scalars(device, "eps_fixed", eps_r, warped_image);
     mask = checked_mask(device, weights, warped_image);
-    problem = {N, warped.size(1), warped.size(2), warped.size(3), parse(variant)};
+    problem = {N, warped.size(1), warped.size(2), warped.size(3),
+               parse("variant", variant, kVariants)};
   }
 
   template <typename S>

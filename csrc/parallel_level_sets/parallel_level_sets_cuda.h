@@ -1,5 +1,4 @@
-// The launchers of parallel_level_sets.cu, called by parallel_level_sets_cuda.cpp. All tensors are
-// contiguous.
+// The launchers of parallel_level_sets.cu. All tensors are contiguous.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +12,8 @@ namespace diffreg::parallel_level_sets {
 struct Problem {
   int64_t samples, channels, height, width;
   Variant variant;
+
+  int64_t planes() const { return samples * channels; }
 };
 
 template <typename S>

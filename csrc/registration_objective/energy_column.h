@@ -1,5 +1,4 @@
 // CUDA only: the energies of one column of a field, row after row, and their gradient to it.
-// Called by registration_objective.cu.
 #pragma once
 
 #include "../common/determinant.h"
@@ -7,23 +6,9 @@
 
 namespace diffreg::registration_objective {
 
-// Calls run(psi) for the penalty in use.
-template <typename T, typename Run>
-DIFFREG_DEVICE void with_penalty(deformation_energy::PenaltyKind kind, T threshold,
-                                 const Run& run) {
-  using deformation_energy::Penalty;
-  using deformation_energy::PenaltyKind;
-  switch (kind) {
-    case PenaltyKind::hyperelastic: return run(Penalty<T, PenaltyKind::hyperelastic>{threshold});
-    case PenaltyKind::log2: return run(Penalty<T, PenaltyKind::log2>{threshold});
-    case PenaltyKind::hinge: return run(Penalty<T, PenaltyKind::hinge>{threshold});
-    case PenaltyKind::relu: return run(Penalty<T, PenaltyKind::relu>{threshold});
-  }
-}
-
 // Every stencil is evaluated once, by the lane of its first (or middle) vertex, when its last row
-// has come; what it gives to the columns beside it goes there once a row. Beyond the image the
-// border repeats, so that first and mixed differences are 0 there.
+// has come; what it adds to the columns beside it goes there by shuffles, once a row. Beyond the
+// image the border repeats, so that first and mixed differences are 0 there.
 template <typename T, bool differentiates>
 class EnergyColumn {
  public:
@@ -32,14 +17,14 @@ class EnergyColumn {
     for (int c = 0; c < D; ++c) {
       before_[c] = here_[c];
       here_[c] = u[c];
-      right_[c] = from_right(u[c]);
+      right_[c] = shuffle_from_right(u[c]);
     }
   }
 
   // Completes the stencils that end in row at.y + 1, and moves there. Adds the energies of those
   // that row at.y starts, and the gradient of row at.y - 1.
-  DIFFREG_DEVICE void take(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
-                           const T* below, T* energy, T* gradient) {
+  DIFFREG_DEVICE void advance(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
+                              const T* below, T* energy, T* gradient) {
     const int32_t last = setup.problem.to[0] - 1;
     Next next;
     add_differences(setup, sample, at, below, next, energy);
@@ -48,7 +33,8 @@ class EnergyColumn {
     for (int c = 0; c < D; ++c) {
       if constexpr (differentiates) {
         gradient[c] += closing_[c];
-        closing_[c] = open_[c] + from_left(open_right_[c]) + from_right(next.to_left[c]);
+        closing_[c] =
+            open_[c] + shuffle_from_left(open_right_[c]) + shuffle_from_right(next.to_left[c]);
         open_[c] = next.open[c];
         open_right_[c] = next.open_right[c];
       }
@@ -70,13 +56,13 @@ class EnergyColumn {
     using deformation_energy::mixed_difference;
     using deformation_energy::second_difference;
     const deformation_energy::Slopes<T>& factor = setup.factor;
-    const T diffusion = differentiates ? anew(sample.diffusion) : T(0);
-    const T bending = differentiates ? anew(sample.bending) : T(0);
+    const T diffusion = differentiates ? reload(sample.diffusion) : T(0);
+    const T bending = differentiates ? reload(sample.bending) : T(0);
     const bool bends0 = at.y > 0 && at.y + 1 < setup.problem.to[0];
 #pragma unroll
     for (int c = 0; c < D; ++c) {
-      const T left = from_left(here_[c]);
-      next.right[c] = from_right(below[c]);
+      const T left = shuffle_from_left(here_[c]);
+      next.right[c] = shuffle_from_right(below[c]);
       const auto add = [&](T difference, T by, T upstream, T& sum) {
         const T slope = by * difference;
         sum += slope * difference;
@@ -101,7 +87,7 @@ class EnergyColumn {
 
   DIFFREG_DEVICE void add_cell(const Setup<T>& setup, const Sample<T>& sample, const T* below,
                                Next& next, T* energy) {
-    const T determinant = differentiates ? anew(sample.determinant) : T(0);
+    const T determinant = differentiates ? reload(sample.determinant) : T(0);
     const Cell<T> cell(here_, below, right_, next.right);
     T corner[4], slope[4];
     cell.determinants(corner);

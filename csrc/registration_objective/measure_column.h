@@ -1,5 +1,5 @@
 // CUDA only: the warped image at a voxel; the measures of one column of the images, row after row,
-// and their gradient to the displacement. Called by registration_objective.cu.
+// and their gradient to the displacement.
 #pragma once
 
 #include "../common/central_difference.h"
@@ -12,41 +12,43 @@ namespace diffreg::registration_objective {
 
 using parallel_level_sets::Variant;
 
-// What the measures see of a voxel: the warped image, its derivatives by the displacement, the
-// fixed image and the weight.
+// A voxel for the measures: the warped image, its derivatives by the displacement, the fixed image
+// and the weight.
 template <typename T>
-struct Seen {
+struct WarpedVoxel {
   T warped, slope[D], fixed, weight;
 };
 
 // Voxel (y, x) of the fixed grid, displaced by u.
 template <bool differentiates, typename S, typename T = Arithmetic<S>>
-DIFFREG_DEVICE Seen<T> look(const Problem& problem,
-                            const S* moving,  // (*from)
-                            T fixed, T weight, T y, T x, const T* u) {
+DIFFREG_DEVICE WarpedVoxel<T> warp_voxel(const Problem& problem,
+                                         const S* moving,  // (*from)
+                                         T fixed, T weight, T y, T x, const T* u) {
   const T bad = warp::poison(u[0]) + warp::poison(u[1]);
   const warp::Neighbours<T> at[D] = {warp::linear(y + u[0], bad, problem.from[0], problem.padding),
                                      warp::linear(x + u[1], bad, problem.from[1], problem.padding)};
   const warp::Corners<D, T> corners = warp::corners_of(moving, problem.from[1], at);
-  Seen<T> seen{corners.value(at), {}, fixed, weight};
+  WarpedVoxel<T> voxel{corners.value(at), {}, fixed, weight};
   if constexpr (differentiates) {
-    seen.slope[0] = corners.template derivative<0>(at);
-    seen.slope[1] = corners.template derivative<1>(at);
+    voxel.slope[0] = corners.template derivative<0>(at);
+    voxel.slope[1] = corners.template derivative<1>(at);
   }
-  return seen;
+  return voxel;
 }
 
-// Sums for the moments, about values that lie close to the means.
+// Sums for the moments of data shifted by values that lie close to the means.
 template <typename T>
-struct NearSums {
-  T warped, fixed, weight = 0, of[5] = {};
+struct ShiftedSums {
+  T warped, fixed;  // the shifts
+  T weight = 0, of[5] = {};
 
-  DIFFREG_DEVICE NearSums(T near_warped, T near_fixed) : warped(near_warped), fixed(near_fixed) {}
+  DIFFREG_DEVICE ShiftedSums(T shift_warped, T shift_fixed)
+      : warped(shift_warped), fixed(shift_fixed) {}
 
-  DIFFREG_DEVICE void add(const Seen<T>& seen) {
-    const T b = seen.warped - warped, a = seen.fixed - fixed;
-    const T weighted_b = seen.weight * b, weighted_a = seen.weight * a;
-    weight += seen.weight;
+  DIFFREG_DEVICE void add(const WarpedVoxel<T>& voxel) {
+    const T b = voxel.warped - warped, a = voxel.fixed - fixed;
+    const T weighted_b = voxel.weight * b, weighted_a = voxel.weight * a;
+    weight += voxel.weight;
     of[0] += weighted_b;
     of[1] += weighted_a;
     of[2] += weighted_b * b;
@@ -63,24 +65,26 @@ struct NearSums {
 template <typename T, bool differentiates>
 class MeasureColumn {
  public:
-  DIFFREG_DEVICE const Seen<T>& here() const { return here_; }
+  DIFFREG_DEVICE const WarpedVoxel<T>& here() const { return here_; }
 
-  DIFFREG_DEVICE void move_to(const Seen<T>& seen) {
+  DIFFREG_DEVICE void move_to(const WarpedVoxel<T>& below) {
     before_ = here_;
-    here_ = seen;
+    here_ = below;
   }
 
   // Completes row at.y by the one below, and moves there. Returns the measures there, not weighted
   // by the mask, and adds the gradient of row at.y - 1.
-  DIFFREG_DEVICE T take(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
-                        const Seen<T>& below, T* gradient) {
+  DIFFREG_DEVICE T advance(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
+                           const WarpedVoxel<T>& below, T* gradient) {
     T value = 0, to[2] = {0, 0};
     if (setup.level_sets) {
-      const T eps[2] = {anew(sample.eps_moving), anew(sample.eps_fixed)};
-      const T g[2] = {central_difference(before_.warped, below.warped),
-                      central_difference(from_left(here_.warped), from_right(here_.warped))};
-      const T h[2] = {central_difference(before_.fixed, below.fixed),
-                      central_difference(from_left(here_.fixed), from_right(here_.fixed))};
+      const T eps[2] = {reload(sample.eps_moving), reload(sample.eps_fixed)};
+      const T g[2] = {
+          central_difference(before_.warped, below.warped),
+          central_difference(shuffle_from_left(here_.warped), shuffle_from_right(here_.warped))};
+      const T h[2] = {
+          central_difference(before_.fixed, below.fixed),
+          central_difference(shuffle_from_left(here_.fixed), shuffle_from_right(here_.fixed))};
       add_level_set<Variant::pls>(setup.mixture[kPls], g, h, eps, value, to);
       add_level_set<Variant::smooth>(setup.mixture[kSmoothPls], g, h, eps, value, to);
       add_level_set<Variant::ngf>(setup.mixture[kNgf], g, h, eps, value, to);
@@ -89,8 +93,8 @@ class MeasureColumn {
       value += setup.mixture[kSsd] * squared_difference(here_.warped, here_.fixed);
     }
     if constexpr (differentiates) {
-      const T pull = gather(setup, sample, at, to);
-      for (int k = 0; k < D; ++k) gradient[k] += pull * before_.slope[k];
+      const T to_warped = gather(setup, sample, at, to);
+      for (int k = 0; k < D; ++k) gradient[k] += to_warped * before_.slope[k];
     }
     move_to(below);
     return value;
@@ -113,13 +117,13 @@ class MeasureColumn {
   DIFFREG_DEVICE T gather(const Setup<T>& setup, const Sample<T>& sample, const Position& at,
                           const T* to) {
     const int32_t H = setup.problem.to[0], W = setup.problem.to[1];
-    const T measures = anew(sample.measures);
-    T pull = direct_;
+    const T measures = reload(sample.measures);
+    T sum = direct_;
     if (setup.level_sets) {
       const bool counts = at.inside && at.y >= 0 && at.y < H;
       const T scale = here_.weight * measures, below0 = counts ? scale * to[0] : T(0);
-      pull += collect(at.y - 1, H, above0_, here0_, below0) +
-              collect(at.x, W, from_left(here1_), here1_, from_right(here1_));
+      sum += collect(at.y - 1, H, above0_, here0_, below0) +
+             collect(at.x, W, shuffle_from_left(here1_), here1_, shuffle_from_right(here1_));
       above0_ = here0_;
       here0_ = below0;
       here1_ = counts ? scale * to[1] : T(0);
@@ -129,12 +133,12 @@ class MeasureColumn {
       own = measures * setup.mixture[kSsd] * squared_difference_slope(here_.warped, here_.fixed);
     }
     if (setup.mixture[kNcc] != 0) {
-      const T b = here_.warped - anew(sample.mean_warped);
-      const T a = here_.fixed - anew(sample.mean_fixed);
-      own += anew(sample.other) * (b - a) + anew(sample.rest) * b - anew(sample.offset);
+      const T b = here_.warped - reload(sample.mean_warped);
+      const T a = here_.fixed - reload(sample.mean_fixed);
+      own += reload(sample.other) * (b - a) + reload(sample.rest) * b - reload(sample.offset);
     }
     direct_ = here_.weight * own;
-    return pull;
+    return sum;
   }
 
   // What voxel j collects from the slopes of the one before, its own, and the one behind: its own
@@ -146,7 +150,7 @@ class MeasureColumn {
     return sum;
   }
 
-  Seen<T> before_ = {}, here_ = {};  // rows y - 1 and y
+  WarpedVoxel<T> before_ = {}, here_ = {};  // rows y - 1 and y
   // Gradient to the warped image of row y - 1 by its value, and to its derivatives along axis 0 in
   // rows y - 2 and y - 1 and along axis 1 in row y - 1.
   T direct_ = 0, above0_ = 0, here0_ = 0, here1_ = 0;

@@ -1,5 +1,5 @@
 // CPU only: the similarity measures as a sweep over the rows of a warped image that is never
-// stored. Called by registration_objective_cpu.cpp.
+// stored.
 #pragma once
 
 #include <functional>

@@ -1,7 +1,6 @@
-// The objective and its gradient, each in one pass over the fixed grid: a warp goes down the rows
-// of a strip, a lane a column, and keeps what stencils need of the last rows in registers; beside
-// it reads a lane by shuffles. The warped image is never stored. Called by
-// registration_objective_cuda.cpp.
+// The objective and its gradient, each in one pass over the fixed grid: a warp marches down the
+// rows of a strip, a lane a column, and keeps what stencils need of the last rows in registers;
+// what they need of the columns beside comes by shuffles. The warped image is never stored.
 #include "../common/block_reduce.h"
 #include "../common/mask_total.h"
 #include "energy_column.h"
@@ -10,40 +9,40 @@
 namespace diffreg::registration_objective {
 namespace {
 
+using correlation::kMoments;
 using correlation::Moments;
 using correlation::PartMoments;
 
-constexpr int kMoments = 5;
 // Blocks of a multiprocessor for which registers must do: what fits without spilling. The gradient
 // of half types needs two more than the 128 of a second one.
 template <typename S>
 constexpr int kResidentHere = sizeof(Arithmetic<S>) == 8 ? 1 : 2;
 
 // What a launch works on.
-template <typename S, int reach>
+template <typename S, int halo>
 struct Task {
   Setup<Arithmetic<S>> setup;
-  Strips<reach> strips;
+  Strips<halo> strips;
   Images<S> images;
-  Arithmetic<S>* gradient;  // (N, D, *to), or null where reach is 1
+  Arithmetic<S>* gradient;  // (N, D, *to), or null where halo is 1
   Arithmetic<S>* warped;    // (N, C, *to) or null
 };
 
-template <int reach>
-DIFFREG_DEVICE Position position_of(const typename Strips<reach>::Place& strip, int32_t width) {
+template <int halo>
+DIFFREG_DEVICE Position position_of(const typename Strips<halo>::Place& strip, int32_t width) {
   const int32_t lane = threadIdx.x;
   Position at;
-  at.x = strip.x - reach + lane;
+  at.x = strip.x - halo + lane;
   at.inside = inside(at.x, width);
   at.has_cell = at.inside && inside(at.x + 1, width);
   at.bends = at.has_cell && inside(at.x - 1, width);
-  at.owned = at.inside && inside(lane - reach, Strips<reach>::kOwned);
+  at.owned = at.inside && inside(lane - halo, Strips<halo>::kOwned);
   return at;
 }
 
-// What a lane reads of its column, or of the one at the border where its own lies outside.
+// Reads a lane's column, or the one at the border where its own lies outside.
 template <typename S, bool differentiates>
-struct Reading {
+struct ColumnReader {
   using T = Arithmetic<S>;
   const Problem& problem;
   int32_t column;
@@ -51,9 +50,9 @@ struct Reading {
   const T* mask;
   bool measured;
 
-  DIFFREG_DEVICE Reading(const Problem& task, const Images<S>& images, int64_t n, int64_t c,
-                         int32_t x, bool looks)
-      : problem(task), column(clamped(x, task.to[1])), measured(looks) {
+  DIFFREG_DEVICE ColumnReader(const Problem& task, const Images<S>& images, int64_t n, int64_t c,
+                              int32_t x, bool reads_images)
+      : problem(task), column(clamped(x, task.to[1])), measured(reads_images) {
     const int64_t voxels = task.voxels(), plane = n * task.channels + c;
     field = images.displacement + n * D * voxels + column;
     fixed = images.fixed + plane * voxels + column;
@@ -63,16 +62,17 @@ struct Reading {
 
   DIFFREG_DEVICE void displacement(int32_t row, T* u) const {
     const int32_t y = clamped(row, problem.to[0]);
-    const S* const voxel = field + static_cast<int64_t>(y) * problem.to[1];
-    u[0] = load(voxel);
-    u[1] = load(voxel + problem.voxels());
+    const S* const at = field + static_cast<int64_t>(y) * problem.to[1];
+    u[0] = load(at);
+    u[1] = load(at + problem.voxels());
   }
-  DIFFREG_DEVICE Seen<T> look_at(int32_t row, const T* u) const {
+  DIFFREG_DEVICE WarpedVoxel<T> voxel(int32_t row, const T* u) const {
     if (!measured) return {};
     const int32_t y = clamped(row, problem.to[0]);
     const int64_t offset = static_cast<int64_t>(y) * problem.to[1];
     const T weight = mask ? load(mask + offset) : T(1);
-    return look<differentiates>(problem, moving, load(fixed + offset), weight, T(y), T(column), u);
+    return warp_voxel<differentiates>(problem, moving, load(fixed + offset), weight, T(y),
+                                      T(column), u);
   }
 };
 
@@ -86,43 +86,43 @@ struct Sums {
 };
 
 // One channel of a strip, and with the first one the energies.
-template <typename S, int reach, typename T = Arithmetic<S>>
-DIFFREG_DEVICE void sweep(const Task<S, reach>& task, const Sample<T>& sample, int64_t n, int64_t c,
+template <typename S, int halo, typename T = Arithmetic<S>>
+DIFFREG_DEVICE void sweep(const Task<S, halo>& task, const Sample<T>& sample, int64_t n, int64_t c,
                           int64_t number, Sums<T>& sums, PartMoments& part) {
-  constexpr bool kDifferentiates = reach == 2;
+  constexpr bool kDifferentiates = halo == 2;
   const Setup<T>& setup = task.setup;
   const auto strip = task.strips.place(number);
-  const int32_t W = setup.problem.to[1], first = strip.y - reach, end = strip.end + reach;
+  const int32_t W = setup.problem.to[1], first = strip.y - halo, end = strip.end + halo;
   const int64_t voxels = setup.problem.voxels();
   const bool energies = setup.energies && c == 0, measured = sample.measured;
-  Position at = position_of<reach>(strip, W);
-  const Reading<S, kDifferentiates> reading(setup.problem, task.images, n, c, at.x, measured);
+  Position at = position_of<halo>(strip, W);
+  const ColumnReader<S, kDifferentiates> reader(setup.problem, task.images, n, c, at.x, measured);
   EnergyColumn<T, kDifferentiates> energy_column;
   MeasureColumn<T, kDifferentiates> measure_column;
-  T ahead[D];
-  reading.displacement(first, ahead);
+  T next[D];  // prefetched, a row before it is needed
+  reader.displacement(first, next);
 #pragma unroll 1
   for (int32_t row = first; row < first + 2; ++row) {
-    const T u[D] = {ahead[0], ahead[1]};
-    reading.displacement(row + 1, ahead);
+    const T u[D] = {next[0], next[1]};
+    reader.displacement(row + 1, next);
     energy_column.move_to(u);
-    measure_column.move_to(reading.look_at(row, u));
+    measure_column.move_to(reader.voxel(row, u));
   }
-  NearSums<T> near(measure_column.here().warped, measure_column.here().fixed);
+  ShiftedSums<T> shifted(measure_column.here().warped, measure_column.here().fixed);
 #pragma unroll 1
   for (int32_t row = first + 2; row < end; ++row) {
-    const T u[D] = {ahead[0], ahead[1]};
-    if (row + 1 < end) reading.displacement(row + 1, ahead);  // a row before it is needed
+    const T u[D] = {next[0], next[1]};
+    if (row + 1 < end) reader.displacement(row + 1, next);
     at.y = row - 1;
     const bool counts = at.y >= strip.y && at.y < strip.end;
     T gradient[D] = {};
     if (measured) {
-      const Seen<T> seen = reading.look_at(row, u), here = measure_column.here();
-      const T value = measure_column.take(setup, sample, at, seen, gradient);
+      const WarpedVoxel<T> below = reader.voxel(row, u), here = measure_column.here();
+      const T value = measure_column.advance(setup, sample, at, below, gradient);
       sums.measures += counts ? here.weight * value : T(0);
       sums.weight += counts ? here.weight : T(0);
       // Without a gradient all rows that come here count.
-      if (!kDifferentiates && setup.mixture[kNcc] != 0) near.add(here);
+      if (!kDifferentiates && setup.mixture[kNcc] != 0) shifted.add(here);
       if (task.warped && counts && at.owned) {
         const int64_t plane = n * setup.problem.channels + c;
         store(task.warped + plane * voxels + static_cast<int64_t>(at.y) * W + at.x, here.warped);
@@ -130,7 +130,7 @@ DIFFREG_DEVICE void sweep(const Task<S, reach>& task, const Sample<T>& sample, i
     }
     if (energies) {
       T energy[3] = {};
-      energy_column.take(setup, sample, at, u, energy, gradient);
+      energy_column.advance(setup, sample, at, u, energy, gradient);
       for (int k = 0; k < 3; ++k) sums.energy[k] += counts ? energy[k] : T(0);
     }
     if (!kDifferentiates || at.y <= strip.y || !at.owned) continue;
@@ -143,16 +143,15 @@ DIFFREG_DEVICE void sweep(const Task<S, reach>& task, const Sample<T>& sample, i
   if (!at.owned) {
     sums = {};
   } else if (!kDifferentiates && setup.mixture[kNcc] != 0) {
-    part.add(near.moments());
+    part.add(shifted.moments());
   }
 }
 
 // All channels of the strips of a tile, and the sums of each thread.
-template <typename S, int reach, typename T = Arithmetic<S>>
-DIFFREG_DEVICE void sweep_tile(const Task<S, reach>& task, const Sample<T>& sample, int64_t n,
+template <typename S, int halo, typename T = Arithmetic<S>>
+DIFFREG_DEVICE void sweep_tile(const Task<S, halo>& task, const Sample<T>& sample, int64_t n,
                                int64_t tile, double (&values)[kSums], PartMoments& part) {
-  // Out of one lane, so that the compiler knows it to be the same for the warp.
-  const int64_t strip = tile * kWarps + __shfl_sync(0xffffffffu, threadIdx.y, 0);
+  const int64_t strip = tile * kWarps + warp_uniform(threadIdx.y);
   Sums<T> sums;
   if (strip < task.strips.per_sample()) {
     const int64_t channels = sample.measured ? task.setup.problem.channels : 1;
@@ -163,10 +162,10 @@ DIFFREG_DEVICE void sweep_tile(const Task<S, reach>& task, const Sample<T>& samp
   for (int k = 0; k < 3; ++k) values[2 + k] = sums.energy[k];
 }
 
-// Moments as numbers, for what moves these.
+// Moments as an array, for shuffles, shared memory and partial sums.
 constexpr int kParts = 6;
 
-DIFFREG_DEVICE void take_apart(const PartMoments& part, double* of) {
+DIFFREG_DEVICE void pack(const PartMoments& part, double* of) {
   of[0] = part.weight;
   of[1] = part.mean_warped;
   of[2] = part.mean_fixed;
@@ -174,21 +173,21 @@ DIFFREG_DEVICE void take_apart(const PartMoments& part, double* of) {
   of[4] = part.fixed_fixed;
   of[5] = part.product;
 }
-DIFFREG_DEVICE PartMoments put_together(const double* of) {
+DIFFREG_DEVICE PartMoments unpack(const double* of) {
   return {of[0], of[1], of[2], of[3], of[4], of[5]};
 }
 
-// Puts the moments of all threads of the block together, in a fixed order; thread 0 holds them.
+// Merges the moments of all threads of the block, in a fixed order; thread 0 holds them.
 DIFFREG_DEVICE void reduce_block(PartMoments& part) {
   using Values = WarpValues<kParts>;
   DIFFREG_SHARED(Values, warps);
   double of[kParts];
   for (int offset = 16; offset > 0; offset /= 2) {
-    take_apart(part, of);
-    for (int k = 0; k < kParts; ++k) of[k] = __shfl_down_sync(0xffffffffu, of[k], offset);
-    part.add(put_together(of));
+    pack(part, of);
+    for (int k = 0; k < kParts; ++k) of[k] = shuffle_from_right(of[k], offset);
+    part.add(unpack(of));
   }
-  take_apart(part, of);
+  pack(part, of);
   // The last reduction's values have been read: other barriers were between.
   if (threadIdx.x == 0) {
     for (int k = 0; k < kParts; ++k) warps.of[k][threadIdx.y] = of[k];
@@ -197,28 +196,28 @@ DIFFREG_DEVICE void reduce_block(PartMoments& part) {
   if (thread_index() != 0) return;
   for (int warp = 1; warp < kWarps; ++warp) {
     for (int k = 0; k < kParts; ++k) of[k] = warps.of[k][warp];
-    part.add(put_together(of));
+    part.add(unpack(of));
   }
 }
 
-// What this thread takes of the sums over the tiles of a sample. Tile by tile: indices of more at
-// once would be kept in registers throughout the sweep.
-DIFFREG_DEVICE void take_tiles(const double* partials,  // (kSums, tiles)
-                               int64_t tiles, double (&sums)[kSums]) {
+// This thread's part of the sums over the tiles of a sample: a block-stride loop. Not unrolled:
+// indices of more tiles at once would be kept in registers throughout the sweep.
+DIFFREG_DEVICE void block_stride_reduce(const double* partials,  // (kSums, tiles)
+                                        int64_t tiles, double (&sums)[kSums]) {
   for (int k = 0; k < kSums; ++k) sums[k] = 0;
 #pragma unroll 1
   for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
     for (int k = 0; k < kSums; ++k) sums[k] += load(partials + k * tiles + tile);
   }
 }
-DIFFREG_DEVICE void take_tiles(const double* partials,  // (kParts, tiles)
-                               int64_t tiles, PartMoments& part) {
+DIFFREG_DEVICE void block_stride_reduce(const double* partials,  // (kParts, tiles)
+                                        int64_t tiles, PartMoments& part) {
   part = {};
 #pragma unroll 1
   for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
     double of[kParts];
     for (int k = 0; k < kParts; ++k) of[k] = load(partials + k * tiles + tile);
-    part.add(put_together(of));
+    part.add(unpack(of));
   }
 }
 
@@ -264,8 +263,8 @@ DIFFREG_DEVICE Weights weights_of(const Problem& problem, const Upstream<T>& ups
 }
 
 // Without `valued` a similarity of weight 0 gives nothing, not even NaN.
-template <typename S, int reach, typename T = Arithmetic<S>>
-DIFFREG_DEVICE void fill(Sample<T>& sample, const Task<S, reach>& task, const Weights& weights,
+template <typename S, int halo, typename T = Arithmetic<S>>
+DIFFREG_DEVICE void fill(Sample<T>& sample, const Task<S, halo>& task, const Weights& weights,
                          const Summary& summary, bool valued, int64_t n) {
   const Problem& problem = task.setup.problem;
   sample = {};
@@ -278,7 +277,7 @@ DIFFREG_DEVICE void fill(Sample<T>& sample, const Task<S, reach>& task, const We
     sample.eps_moving = load(task.images.eps_moving + n);
     sample.eps_fixed = load(task.images.eps_fixed + n);
   }
-  if (reach == 1) return;
+  if (halo == 1) return;
   sample.measures = static_cast<T>(
       weights.similarity * per_voxel(summary.weight, n, problem.voxels()) / problem.channels);
   if (!summary.moments) return;
@@ -300,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, kResidentHere<S>)
     forward_kernel(Task<S, 1> task, Reduction reduction, Terms<Arithmetic<S>> terms,
                    double* weight,     // (N)
                    double* moments) {  // (N, 5)
-  constexpr int kLeft = kSums + kParts;
+  constexpr int kPartials = kSums + kParts;
   using Shared = Sample<Arithmetic<S>>;
   DIFFREG_SHARED(Shared, sample);
   const Problem& problem = task.setup.problem;
@@ -308,22 +307,22 @@ __global__ void __launch_bounds__(kThreads, kResidentHere<S>)
   const bool correlated = problem.mixture[kNcc] != 0;
   for (int64_t index = blockIdx.x; index < problem.samples * tiles; index += gridDim.x) {
     const int64_t n = index / tiles;
-    double sums[kSums], left[kLeft];
+    double sums[kSums], tile_sums[kPartials];
     PartMoments part;
     if (thread_index() == 0) fill(sample, task, Weights{}, Summary{}, true, n);
     __syncthreads();
     sweep_tile(task, sample, n, index % tiles, sums, part);
     diffreg::reduce_block(sums);  // its barriers also part this tile from the next
     if (correlated) reduce_block(part);
-    for (int k = 0; k < kSums; ++k) left[k] = sums[k];
-    take_apart(part, left + kSums);
-    leave(reduction, left, n, index % tiles, tiles);
-    if (!comes_last(reduction.done + n, tiles)) continue;
-    const double* partials = reduction.partials + n * kLeft * tiles;
-    take_tiles(partials, tiles, sums);
+    for (int k = 0; k < kSums; ++k) tile_sums[k] = sums[k];
+    pack(part, tile_sums + kSums);
+    store_partials(reduction, tile_sums, n, index % tiles, tiles);
+    if (!is_last_block(reduction.tickets + n, tiles)) continue;
+    const double* partials = reduction.partials + n * kPartials * tiles;
+    block_stride_reduce(partials, tiles, sums);
     diffreg::reduce_block(sums);
     if (correlated) {
-      take_tiles(partials + kSums * tiles, tiles, part);
+      block_stride_reduce(partials + kSums * tiles, tiles, part);
       reduce_block(part);
     }
     if (thread_index() != 0) continue;
@@ -360,9 +359,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(S) == 4 ? 2 : 1)
     sweep_tile(task, sample, n, index % tiles, sums, none);
     if (!valued) continue;
     diffreg::reduce_block(sums);
-    leave(reduction, sums, n, index % tiles, tiles);
-    if (!comes_last(reduction.done + n, tiles)) continue;
-    take_tiles(reduction.partials + n * kSums * tiles, tiles, sums);
+    store_partials(reduction, sums, n, index % tiles, tiles);
+    if (!is_last_block(reduction.tickets + n, tiles)) continue;
+    block_stride_reduce(reduction.partials + n * kSums * tiles, tiles, sums);
     diffreg::reduce_block(sums);
     if (thread_index() != 0) continue;
     const bool correlated = problem.mixture[kNcc] != 0;
@@ -372,7 +371,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(S) == 4 ? 2 : 1)
 }
 
 int64_t forward_doubles(const Problem& problem) {
-  const int64_t tiles = strips_of<1>(problem).tiles();
+  const int64_t tiles = choose_strips<1>(problem).tiles();
   return reduction_doubles(problem.samples, kSums + kParts, tiles);
 }
 
@@ -380,7 +379,7 @@ template <typename S>
 void launch_sums(const Problem& problem, const Images<S>& images, const Terms<Arithmetic<S>>& terms,
                  Arithmetic<S>* warped, double* weight, double* moments, double* workspace,
                  void* stream) {
-  const Task<S, 1> task{setup_of<Arithmetic<S>>(problem, terms.total), strips_of<1>(problem),
+  const Task<S, 1> task{setup_of<Arithmetic<S>>(problem, terms.total), choose_strips<1>(problem),
                         images, nullptr, warped};
   const int64_t tiles = task.strips.tiles();
   const Reduction reduction =
@@ -411,7 +410,7 @@ Summary launch_summary(const Problem& problem, const Images<S>& images, double* 
 }  // namespace
 
 int64_t workspace_doubles(const Problem& problem) {
-  const int64_t tiles = strips_of<2>(problem).tiles();
+  const int64_t tiles = choose_strips<2>(problem).tiles();
   return problem.samples * (1 + kMoments) + forward_doubles(problem) +
          mask_total_doubles(problem.samples, problem.voxels()) +
          reduction_doubles(problem.samples, kSums, tiles);
@@ -429,7 +428,7 @@ void launch_gradient(const Problem& problem, const Images<S>& images,
                      const Upstream<Arithmetic<S>>& upstream, const Terms<Arithmetic<S>>& terms,
                      Arithmetic<S>* gradient, Arithmetic<S>* warped, double* workspace,
                      void* stream) {
-  const Task<S, 2> task{setup_of<Arithmetic<S>>(problem, true), strips_of<2>(problem), images,
+  const Task<S, 2> task{setup_of<Arithmetic<S>>(problem, true), choose_strips<2>(problem), images,
                         gradient, warped};
   const int64_t tiles = task.strips.tiles();
   const bool measured = terms.total || upstream.total || upstream.similarity;

@@ -1,5 +1,5 @@
 // L = w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u, where S is
-// a mixture of measures. Called by registration_objective_cpu.cpp.
+// a mixture of measures.
 #pragma once
 
 #include "../common/host_device.h"

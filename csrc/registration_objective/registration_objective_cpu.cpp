@@ -3,11 +3,10 @@
 // warped image, its derivatives and the measures' slopes live for some rows only.
 #include <torch/csrc/stable/library.h>
 
-#include <array>
 #include <limits>
-#include <tuple>
 
 #include "../deformation_energy/energy_rows.h"
+#include "arguments.h"
 #include "measure_rows.h"
 
 namespace diffreg::registration_objective {
@@ -15,57 +14,36 @@ namespace {
 
 using deformation_energy::Coefficients;
 using deformation_energy::EnergyGradient;
+using deformation_energy::PenaltyKind;
 using parallel_level_sets::LevelSetRows;
 using parallel_level_sets::Variant;
 
-constexpr int D = 2;
 constexpr int64_t kWindow = 9;     // of lncc
 constexpr int64_t kShortest = 32;  // rows of a strip, so that those it shares are few
 constexpr int kSums = kMeasures + 3;
 
-using Mixture = std::array<double, kMeasures>;
+// The arguments, checked, and their tensors contiguous.
+struct Inputs : Arguments {
+  warp::Padding padding_mode;
+  PenaltyKind penalty_kind;
 
-// The operator's tensors, checked and contiguous, and its options.
-struct Arguments {
-  Tensor moving, fixed, displacement;
-  std::optional<Tensor> eps_moving, eps_fixed, mask;
-  Mixture mixture;
-  warp::Padding padding;
-  std::vector<double> spacing;
-  std::string penalty;
-  double threshold;
-
-  Arguments(const Tensor& moving_image, const Tensor& fixed_image, const Tensor& field,
-            const std::optional<Tensor>& eps_m, const std::optional<Tensor>& eps_f,
-            const std::optional<Tensor>& weights, const std::vector<double>& factors,
-            const std::string& padding_name, std::vector<double> lengths, std::string psi,
-            double psi_threshold)
-      : moving(moving_image),
-        fixed(fixed_image),
-        displacement(field),
-        mask(weights),
-        padding(warp::parse("linear", padding_name).padding),
-        spacing(std::move(lengths)),
-        penalty(std::move(psi)),
-        threshold(psi_threshold) {
+  explicit Inputs(const Arguments& arguments)
+      : Arguments(arguments), padding_mode(parse("padding", padding, warp::kPaddings)) {
     warp::check(moving, displacement);
     check_dtype("displacement", displacement, moving.scalar_type());
     check_dtype("fixed", fixed, moving.scalar_type());
     check_shape("fixed", fixed,
                 {moving.size(0), moving.size(1), displacement.size(2), displacement.size(3)});
-    STD_TORCH_CHECK(spacing.size() == D, "spacing must have ", D, " values, got ", spacing.size());
-    STD_TORCH_CHECK(factors.size() == kMeasures, "mixture must have ", int(kMeasures),
-                    " factors, got ", factors.size());
-    std::copy(factors.begin(), factors.end(), mixture.begin());
-    eps_moving = scale("eps_moving", eps_m);
-    eps_fixed = scale("eps_fixed", eps_f);
+    check_lengths(arguments);
+    penalty_kind = parse("penalty", penalty, deformation_energy::kPenalties);
+    eps_moving = scale("eps_moving", eps_moving);
+    eps_fixed = scale("eps_fixed", eps_fixed);
     moving = torch::stable::contiguous(moving);
     fixed = torch::stable::contiguous(fixed);
     displacement = torch::stable::contiguous(displacement);
   }
 
   bool uses(Measure measure) const { return mixture[measure] != 0; }
-  bool uses_level_sets() const { return uses(kPls) || uses(kSmoothPls) || uses(kNgf); }
   int64_t radius() const {
     return local_correlation::radius_of(kWindow, fixed.size(2), fixed.size(3));
   }
@@ -74,14 +52,14 @@ struct Arguments {
   }
   // Rows beside a strip whose warped image it needs.
   int64_t halo(bool gradient) const {
-    int64_t rows = uses_level_sets() ? 1 : 0;
+    int64_t rows = uses_level_sets(mixture) ? 1 : 0;
     if (uses(kLncc)) rows = std::max(rows, radius());
     return gradient ? 2 * rows : rows;
   }
 
  private:
   std::optional<Tensor> scale(const char* name, const std::optional<Tensor>& eps) const {
-    STD_TORCH_CHECK(eps || !uses_level_sets(), name, " is needed by the measure");
+    STD_TORCH_CHECK(eps || !uses_level_sets(mixture), name, " is needed by the measure");
     if (!eps) return std::nullopt;
     check_shape(name, *eps, {moving.size(0)});
     check_dtype(name, *eps, moving.scalar_type());
@@ -93,17 +71,17 @@ struct Arguments {
 template <typename T>
 class Sweep {
  public:
-  // Without `measured` no similarity is looked at.
-  Sweep(const Arguments& arguments, bool measured)
-      : arguments_(arguments),
-        grids_(arguments.moving, arguments.displacement),
-        weights_(arguments.mask, arguments.fixed),
+  // Without `measured` no similarity is computed.
+  Sweep(const Inputs& inputs, bool measured)
+      : inputs_(inputs),
+        grids_(inputs.moving, inputs.displacement),
+        weights_(inputs.mask, inputs.fixed),
         height_(grids_.to[0]),
         width_(grids_.to[1]),
-        strips_(strip_count(height_, arguments.strip_rows())),
+        strips_(strip_count(height_, inputs.strip_rows())),
         moments_(grids_.samples),
         sums_(grids_.samples, strips_) {
-    if (measured && arguments.uses(kNcc)) measure_moments();
+    if (measured && inputs.uses(kNcc)) measure_moments();
   }
 
   // The energies and measures of all samples; their weighted gradient into `gradient` (N, D, H, W)
@@ -111,7 +89,7 @@ class Sweep {
   // similarity of weight 0 gives nothing, not even NaN.
   template <bool valued, typename Psi>
   void run(const Psi& psi, const std::vector<Weights>& weights, T* gradient, T* warped) {
-    const Coefficients factor(height_, width_, arguments_.spacing.data());
+    const Coefficients factor(height_, width_, inputs_.spacing.data());
     const auto run_strip = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       std::vector<Channel> channels;
       if (valued || weights[n].similarity != 0) {
@@ -141,7 +119,7 @@ class Sweep {
         if (warped) keep(channels, n, y, warped);
       }
     };
-    for_each_strip(grids_.samples, height_, width_, run_strip, arguments_.strip_rows());
+    for_each_strip(grids_.samples, height_, width_, run_strip, inputs_.strip_rows());
   }
 
   double energy(int64_t n, int k) const { return sums_.total(n, kMeasures + k); }
@@ -149,9 +127,9 @@ class Sweep {
   double similarity(int64_t n) const {
     double sum = 0;
     for (int k = 0; k < kMeasures; ++k) {
-      if (!arguments_.uses(Measure(k))) continue;
+      if (!inputs_.uses(Measure(k))) continue;
       const double value = k == kNcc ? moments_[n].value() : sums_.total(n, k) * per_term(n);
-      sum += arguments_.mixture[k] * value;
+      sum += inputs_.mixture[k] * value;
     }
     return sum;
   }
@@ -163,7 +141,7 @@ class Sweep {
   };
 
   const T* field_of(int64_t n) const {
-    return arguments_.displacement.template const_data_ptr<T>() + n * D * grids_.to_voxels;
+    return inputs_.displacement.template const_data_ptr<T>() + n * D * grids_.to_voxels;
   }
   double per_term(int64_t n) const {
     return grids_.channels == 0 ? 0 : weights_.per_voxel(n) / double(grids_.channels);
@@ -171,13 +149,13 @@ class Sweep {
 
   std::unique_ptr<WarpedRows<T>> warped_rows(int64_t n, int64_t c, bool slopes, int64_t first,
                                              int64_t halo) const {
-    const T* moving = arguments_.moving.template const_data_ptr<T>();
+    const T* moving = inputs_.moving.template const_data_ptr<T>();
     return std::make_unique<WarpedRows<T>>(
-        grids_, arguments_.padding, moving + (n * grids_.channels + c) * grids_.from_voxels,
+        grids_, inputs_.padding_mode, moving + (n * grids_.channels + c) * grids_.from_voxels,
         field_of(n), slopes, std::max<int64_t>(first - halo, 0), 2 * halo + 2);
   }
   Plane<T> fixed_plane(int64_t n, int64_t c) const {
-    const T* fixed = arguments_.fixed.template const_data_ptr<T>();
+    const T* fixed = inputs_.fixed.template const_data_ptr<T>();
     return {fixed + (n * grids_.channels + c) * grids_.to_voxels, height_, width_};
   }
 
@@ -194,7 +172,7 @@ class Sweep {
         }
       }
     };
-    for_each_strip(grids_.samples, height_, width_, run_strip, arguments_.strip_rows());
+    for_each_strip(grids_.samples, height_, width_, run_strip, inputs_.strip_rows());
     for (int64_t n = 0; n < grids_.samples; ++n) {
       correlation::PartMoments whole;
       for (int64_t strip = 0; strip < strips_; ++strip) whole.add(parts[n * strips_ + strip]);
@@ -206,24 +184,24 @@ class Sweep {
     std::vector<Channel> channels(grids_.channels);
     for (int64_t c = 0; c < grids_.channels; ++c) {
       Channel& channel = channels[c];
-      channel.warped = warped_rows(n, c, slopes, first, arguments_.halo(slopes));
+      channel.warped = warped_rows(n, c, slopes, first, inputs_.halo(slopes));
       const Plane<T> fixed = fixed_plane(n, c);
       const WeightRows<T> weights = [this, n](int64_t y) { return weights_.row(n, y); };
       WarpedRows<T>& warped = *channel.warped;
       const auto use = [&](Measure measure, const auto& make) {
-        if (arguments_.uses(measure)) channel.measures.emplace_back(measure, make());
+        if (inputs_.uses(measure)) channel.measures.emplace_back(measure, make());
       };
       const auto level_sets = [&]<Variant variant>() {
         using Rows = LevelSetRows<T, variant, WarpedRows<T>>;
         return std::make_unique<SweptRows<T, Rows>>(
-            weights, warped, fixed, arguments_.eps_moving->template const_data_ptr<T>()[n],
-            arguments_.eps_fixed->template const_data_ptr<T>()[n], first, end);
+            weights, warped, fixed, inputs_.eps_moving->template const_data_ptr<T>()[n],
+            inputs_.eps_fixed->template const_data_ptr<T>()[n], first, end);
       };
       // The one that reaches furthest comes first: the others find their rows in the ring.
       use(kLncc, [&] {
         using Rows = local_correlation::WindowRows<T, WarpedRows<T>>;
-        return std::make_unique<SweptRows<T, Rows>>(weights, warped, fixed, arguments_.radius(),
-                                                    first, end);
+        return std::make_unique<SweptRows<T, Rows>>(weights, warped, fixed, inputs_.radius(), first,
+                                                    end);
       });
       use(kPls, [&] { return level_sets.template operator()<Variant::pls>(); });
       use(kSmoothPls, [&] { return level_sets.template operator()<Variant::smooth>(); });
@@ -241,7 +219,7 @@ class Sweep {
                     std::vector<T>& to_warped, T* const* gradient, double* sums) const {
     std::fill(to_warped.begin(), to_warped.end(), T(0));
     for (auto& [measure, rows] : channel.measures) {
-      const double factor = upstream * arguments_.mixture[measure];
+      const double factor = upstream * inputs_.mixture[measure];
       sums[measure] +=
           rows->add_gradient(y, measure == kNcc ? factor : factor * per_term(n), to_warped.data());
     }
@@ -260,7 +238,7 @@ class Sweep {
     }
   }
 
-  const Arguments& arguments_;
+  const Inputs& inputs_;
   warp::Grids grids_;
   Mask<T> weights_;
   int64_t height_, width_, strips_;
@@ -268,35 +246,27 @@ class Sweep {
   StripSums<kSums> sums_;
 };
 
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-// total, similarity, diffusion, bending, determinant, and the warped image and the gradient of the
-// total where they were asked for.
-Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displacement,
-                std::optional<Tensor> eps_moving, std::optional<Tensor> eps_fixed,
-                std::optional<Tensor> mask, std::vector<double> mixture,
-                std::vector<double> weights, std::string padding, std::vector<double> spacing,
-                std::string penalty, double threshold, bool need_gradient, bool need_warped) {
-  const Arguments arguments(moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture,
-                            padding, spacing, penalty, threshold);
-  STD_TORCH_CHECK(weights.size() == 4, "weights must have 4 factors, got ", weights.size());
-  const Tensor& u = arguments.displacement;
+Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_warped) {
+  const Inputs inputs(arguments);
+  const std::vector<double>& weights = inputs.weights;
+  const Tensor& u = inputs.displacement;
   const auto output = [&](const Tensor& like, bool need) {
     return need ? torch::stable::new_empty(like, like.sizes())
                 : torch::stable::new_empty(like, {0});
   };
   Tensor terms[5];
   for (Tensor& term : terms) term = torch::stable::new_zeros(u, {u.size(0)});
-  Tensor warped = output(arguments.fixed, need_warped), gradient = output(u, need_gradient);
+  Tensor warped = output(inputs.fixed, need_warped), gradient = output(u, need_gradient);
   if (u.numel() == 0) {  // what correlation gives for images without voxels
-    torch::stable::fill_(terms[1], arguments.mixture[kNcc]);
-    torch::stable::fill_(terms[0], weights[0] * arguments.mixture[kNcc]);
+    torch::stable::fill_(terms[1], inputs.mixture[kNcc]);
+    torch::stable::fill_(terms[0], weights[0] * inputs.mixture[kNcc]);
     return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
   }
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
-    Sweep<T> sweep(arguments, true);
-    deformation_energy::dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
+    Sweep<T> sweep(inputs, true);
+    const T threshold = static_cast<T>(inputs.threshold);
+    with_penalty(inputs.penalty_kind, threshold, [&](const auto& psi) {
       const std::vector<Weights> all(u.size(0), {weights[0], weights[1], weights[2], weights[3]});
       sweep.template run<true>(psi, all, need_gradient ? gradient.mutable_data_ptr<T>() : nullptr,
                                need_warped ? warped.mutable_data_ptr<T>() : nullptr);
@@ -317,8 +287,11 @@ Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displac
 
 // What each term's upstream gradient, where there is one, and the total's make of its factor.
 template <typename T>
-std::vector<Weights> upstream_weights(const std::optional<Tensor> (&gradients)[5],
+std::vector<Weights> upstream_weights(const UpstreamTensors& upstream,
                                       const std::vector<double>& weights, const Tensor& u) {
+  const std::optional<Tensor> gradients[5] = {upstream.total, upstream.similarity,
+                                              upstream.diffusion, upstream.bending,
+                                              upstream.determinant};
   const int64_t N = u.size(0);
   std::vector<double> all[5];
   for (int k = 0; k < 5; ++k) {
@@ -326,8 +299,8 @@ std::vector<Weights> upstream_weights(const std::optional<Tensor> (&gradients)[5
     if (!gradients[k]) continue;
     check_shape("an upstream gradient", *gradients[k], {N});
     check_dtype("an upstream gradient", *gradients[k], u.scalar_type());
-    const Tensor held = torch::stable::contiguous(*gradients[k]);
-    std::copy_n(held.const_data_ptr<T>(), N, all[k].begin());
+    const Tensor values = torch::stable::contiguous(*gradients[k]);
+    std::copy_n(values.const_data_ptr<T>(), N, all[k].begin());
   }
   std::vector<Weights> found(N);
   for (int64_t n = 0; n < N; ++n) {
@@ -337,26 +310,17 @@ std::vector<Weights> upstream_weights(const std::optional<Tensor> (&gradients)[5
   return found;
 }
 
-Tensor backward(std::optional<Tensor> grad_total, std::optional<Tensor> grad_similarity,
-                std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
-                std::optional<Tensor> grad_determinant, const Tensor& moving, const Tensor& fixed,
-                const Tensor& displacement, std::optional<Tensor> eps_moving,
-                std::optional<Tensor> eps_fixed, std::optional<Tensor> mask,
-                std::vector<double> mixture, std::vector<double> weights, std::string padding,
-                std::vector<double> spacing, std::string penalty, double threshold) {
-  const Arguments arguments(moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture,
-                            padding, spacing, penalty, threshold);
-  STD_TORCH_CHECK(weights.size() == 4, "weights must have 4 factors, got ", weights.size());
-  const Tensor& u = arguments.displacement;
+Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments) {
+  const Inputs inputs(arguments);
+  const Tensor& u = inputs.displacement;
   Tensor gradient = torch::stable::new_empty(u, u.sizes());
   if (u.numel() == 0) return gradient;
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
-    const std::optional<Tensor> gradients[5] = {grad_total, grad_similarity, grad_diffusion,
-                                                grad_bending, grad_determinant};
-    Sweep<T> sweep(arguments, grad_total || grad_similarity);
-    const auto upstream = upstream_weights<T>(gradients, weights, u);
-    deformation_energy::dispatch_penalty<T>(penalty, threshold, [&](auto psi) {
+    Sweep<T> sweep(inputs, gradients.total || gradients.similarity);
+    const auto upstream = upstream_weights<T>(gradients, inputs.weights, u);
+    const T threshold = static_cast<T>(inputs.threshold);
+    with_penalty(inputs.penalty_kind, threshold, [&](const auto& psi) {
       sweep.template run<false>(psi, upstream, gradient.mutable_data_ptr<T>(), nullptr);
     });
   });
@@ -381,7 +345,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
-  library.impl("registration_objective", TORCH_BOX(&diffreg::registration_objective::forward));
-  library.impl("registration_objective_backward",
-               TORCH_BOX(&diffreg::registration_objective::backward));
+  using namespace diffreg::registration_objective;
+  library.impl("registration_objective", TORCH_BOX(&forward<&run_forward>));
+  library.impl("registration_objective_backward", TORCH_BOX(&backward<&run_backward>));
 }

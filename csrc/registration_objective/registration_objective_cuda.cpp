@@ -4,28 +4,12 @@
 #include <limits>
 
 #include "../common/cuda_driver.h"
+#include "arguments.h"
 
 namespace diffreg::registration_objective {
 namespace {
 
 using namespace diffreg::cuda;
-using deformation_energy::Coefficients;
-using deformation_energy::PenaltyKind;
-
-PenaltyKind parse_penalty(const std::string& name) {
-  if (name == "hyperelastic") return PenaltyKind::hyperelastic;
-  if (name == "log2") return PenaltyKind::log2;
-  if (name == "hinge") return PenaltyKind::hinge;
-  STD_TORCH_CHECK(name == "relu",
-                  "penalty must be 'hyperelastic', 'log2', 'hinge' or 'relu', got '", name, "'");
-  return PenaltyKind::relu;
-}
-
-warp::Padding parse_padding(const std::string& name) {
-  STD_TORCH_CHECK(name == "border" || name == "zeros", "padding must be 'border' or 'zeros', got '",
-                  name, "'");
-  return name == "border" ? warp::Padding::border : warp::Padding::zeros;
-}
 
 // The operator's tensors, checked and contiguous, and its options.
 struct Inputs {
@@ -33,30 +17,24 @@ struct Inputs {
   std::optional<Tensor> eps_moving, eps_fixed, mask;
   Problem problem;
 
-  Inputs(const Device& device, const Tensor& moving_image, const Tensor& fixed_image,
-         const Tensor& field, const std::optional<Tensor>& eps_m,
-         const std::optional<Tensor>& eps_f, const std::optional<Tensor>& weight,
-         const std::vector<double>& mixture, const std::vector<double>& weights,
-         const std::string& padding, const std::vector<double>& spacing, const std::string& penalty,
-         double threshold)
-      : problem(make_problem(mixture, weights, padding, spacing, penalty, threshold, device,
-                             moving_image, field)) {
-    const auto dtype = moving_image.scalar_type();
-    const int64_t N = moving_image.size(0);
-    check_dtype("displacement", field, dtype);
-    moving = torch::stable::contiguous(moving_image);
-    displacement = torch::stable::contiguous(field);
-    fixed = checked(device, "fixed", fixed_image,
-                    {N, moving_image.size(1), field.size(2), field.size(3)}, dtype);
+  Inputs(const Device& device, const Arguments& arguments)
+      : moving(torch::stable::contiguous(arguments.moving)),
+        fixed(arguments.fixed),
+        displacement(torch::stable::contiguous(arguments.displacement)),
+        problem(make_problem(device, arguments)) {
+    const auto dtype = moving.scalar_type();
+    const int64_t N = moving.size(0);
+    check_dtype("displacement", displacement, dtype);
+    fixed = checked(device, "fixed", fixed,
+                    {N, moving.size(1), displacement.size(2), displacement.size(3)}, dtype);
     const auto scale = [&](const char* name, const std::optional<Tensor>& eps) {
-      const auto& m = problem.mixture;
-      STD_TORCH_CHECK(eps || (m[kPls] == 0 && m[kSmoothPls] == 0 && m[kNgf] == 0), name,
+      STD_TORCH_CHECK(eps || !uses_level_sets(arguments.mixture), name,
                       " is needed by the measure");
       return checked(device, name, eps, {N}, arithmetic_of(dtype));
     };
-    eps_moving = scale("eps_moving", eps_m);
-    eps_fixed = scale("eps_fixed", eps_f);
-    if (weight) mask = checked_mask(device, weight, fixed);
+    eps_moving = scale("eps_moving", arguments.eps_moving);
+    eps_fixed = scale("eps_fixed", arguments.eps_fixed);
+    if (arguments.mask) mask = checked_mask(device, arguments.mask, fixed);
   }
 
   template <typename S>
@@ -71,58 +49,40 @@ struct Inputs {
   }
 
  private:
-  static Problem make_problem(const std::vector<double>& mixture,
-                              const std::vector<double>& weights, const std::string& padding,
-                              const std::vector<double>& spacing, const std::string& penalty,
-                              double threshold, const Device& device, const Tensor& moving,
-                              const Tensor& field) {
+  static Problem make_problem(const Device& device, const Arguments& arguments) {
+    const Tensor &moving = arguments.moving, &field = arguments.displacement;
+    const auto &mixture = arguments.mixture, &weights = arguments.weights;
     check_image(device, "moving", moving);
     check_displacement(device, field);
-    STD_TORCH_CHECK(moving.size(0) == field.size(0), "moving has ", moving.size(0),
-                    " samples, displacement ", field.size(0));
-    STD_TORCH_CHECK(spacing.size() == D, "spacing must have ", D, " values, got ", spacing.size());
-    STD_TORCH_CHECK(mixture.size() == kMeasures, "mixture must have ", int(kMeasures),
-                    " factors, got ", mixture.size());
+    warp::check_pair(moving, field);
+    check_lengths(arguments);
     STD_TORCH_CHECK(mixture[kLncc] == 0, "local_correlation is no part of this kernel");
-    STD_TORCH_CHECK(weights.size() == 4, "weights must have 4 factors, got ", weights.size());
     const bool wide = arithmetic_of(moving.scalar_type()) == ScalarType::Double;
     Problem problem{
         moving.size(0),
         moving.size(1),
         {},
         {},
-        parse_padding(padding),
+        parse("padding", arguments.padding, warp::kPaddings),
         {},
         {weights[0], weights[1], weights[2], weights[3]},
-        Coefficients(field.size(2), field.size(3), spacing.data()),
-        parse_penalty(penalty),
-        threshold,
+        deformation_energy::Coefficients(field.size(2), field.size(3), arguments.spacing.data()),
+        parse("penalty", arguments.penalty, deformation_energy::kPenalties),
+        arguments.threshold,
         wide ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon()};
     for (int k = 0; k < kMeasures; ++k) problem.mixture[k] = mixture[k];
     for (int k = 0; k < D; ++k) {
-      STD_TORCH_CHECK(moving.size(2 + k) < 1 << 30 && field.size(2 + k) < 1 << 30,
-                      "an axis must be shorter than 2^30 voxels");
       problem.from[k] = static_cast<int32_t>(moving.size(2 + k));
       problem.to[k] = static_cast<int32_t>(field.size(2 + k));
     }
-    const bool nothing_to_read = problem.from[0] == 0 || problem.from[1] == 0;
-    STD_TORCH_CHECK(!nothing_to_read || field.numel() == 0,
-                    "moving has no voxels: ", shape_of(moving));
     return problem;
   }
 };
 
-using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
 // All in the type of the arithmetic: the gradient is yet to be multiplied.
-Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displacement,
-                std::optional<Tensor> eps_moving, std::optional<Tensor> eps_fixed,
-                std::optional<Tensor> mask, std::vector<double> mixture,
-                std::vector<double> weights, std::string padding, std::vector<double> spacing,
-                std::string penalty, double threshold, bool need_gradient, bool need_warped) {
-  const Device device(displacement);
-  const Inputs in(device, moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture,
-                  weights, padding, spacing, penalty, threshold);
+Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_warped) {
+  const Device device(arguments.displacement);
+  const Inputs in(device, arguments);
   const Tensor& u = in.displacement;
   const auto output_like = [&](const Tensor& like, bool need) {
     const std::vector<int64_t> shape = need ? sizes_of(like) : std::vector<int64_t>{0};
@@ -134,7 +94,7 @@ Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displac
   if (u.numel() == 0) {  // what correlation gives for images without voxels
     for (Tensor& term : terms) torch::stable::zero_(term);
     torch::stable::fill_(terms[1], in.problem.mixture[kNcc]);
-    torch::stable::fill_(terms[0], weights[0] * in.problem.mixture[kNcc]);
+    torch::stable::fill_(terms[0], in.problem.weights.similarity * in.problem.mixture[kNcc]);
     return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
   }
   dispatch_storage("displacement", u, [&](auto zero) {
@@ -155,34 +115,27 @@ Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displac
   return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
 }
 
-Tensor backward(std::optional<Tensor> grad_total, std::optional<Tensor> grad_similarity,
-                std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
-                std::optional<Tensor> grad_determinant, const Tensor& moving, const Tensor& fixed,
-                const Tensor& displacement, std::optional<Tensor> eps_moving,
-                std::optional<Tensor> eps_fixed, std::optional<Tensor> mask,
-                std::vector<double> mixture, std::vector<double> weights, std::string padding,
-                std::vector<double> spacing, std::string penalty, double threshold) {
-  const Device device(displacement);
-  const Inputs in(device, moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture,
-                  weights, padding, spacing, penalty, threshold);
+Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments) {
+  const Device device(arguments.displacement);
+  const Inputs in(device, arguments);
   const Tensor& u = in.displacement;
   const auto dtype = u.scalar_type();
-  const auto held = [&](const std::optional<Tensor>& gradient) {
+  const auto upstream = [&](const std::optional<Tensor>& gradient) {
     return checked(device, "an upstream gradient", gradient, {u.size(0)}, arithmetic_of(dtype));
   };
-  const auto total = held(grad_total), similarity = held(grad_similarity),
-             diffusion = held(grad_diffusion), bending = held(grad_bending),
-             determinant = held(grad_determinant);
+  const auto total = upstream(gradients.total), similarity = upstream(gradients.similarity),
+             diffusion = upstream(gradients.diffusion), bending = upstream(gradients.bending),
+             determinant = upstream(gradients.determinant);
   Tensor gradient = torch::stable::new_empty(u, u.sizes(), arithmetic_of(dtype));
   if (u.numel() == 0) return torch::stable::to(gradient, dtype);
   dispatch_storage("displacement", u, [&](auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
     Tensor scratch = workspace(u, workspace_doubles(in.problem));
-    const Upstream<T> upstream{data_or_null<T>(total), data_or_null<T>(similarity),
+    const Upstream<T> pointers{data_or_null<T>(total), data_or_null<T>(similarity),
                                data_or_null<T>(diffusion), data_or_null<T>(bending),
                                data_or_null<T>(determinant)};
-    launch_gradient(in.problem, in.images<S>(), upstream, Terms<T>{}, output<T>(gradient),
+    launch_gradient(in.problem, in.images<S>(), pointers, Terms<T>{}, output<T>(gradient),
                     static_cast<T*>(nullptr), output<double>(scratch), device.stream());
   });
   return torch::stable::to(gradient, dtype);  // rounded once
@@ -192,7 +145,7 @@ Tensor backward(std::optional<Tensor> grad_total, std::optional<Tensor> grad_sim
 }  // namespace diffreg::registration_objective
 
 DIFFREG_CUDA_LIBRARY(library) {
-  library.impl("registration_objective", TORCH_BOX(&diffreg::registration_objective::forward));
-  library.impl("registration_objective_backward",
-               TORCH_BOX(&diffreg::registration_objective::backward));
+  using namespace diffreg::registration_objective;
+  library.impl("registration_objective", TORCH_BOX(&forward<&run_forward>));
+  library.impl("registration_objective_backward", TORCH_BOX(&backward<&run_backward>));
 }

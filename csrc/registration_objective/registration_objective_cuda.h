@@ -1,5 +1,5 @@
-// The launchers of registration_objective.cu, called by registration_objective_cuda.cpp. All
-// tensors are contiguous; a pointer that is null stands for what nobody asked for.
+// The launchers of registration_objective.cu. All tensors are contiguous; a pointer that is null
+// stands for what nobody asked for.
 #pragma once
 
 #include "../common/storage.h"
@@ -8,8 +8,6 @@
 #include "registration_objective.h"
 
 namespace diffreg::registration_objective {
-
-constexpr int D = 2;
 
 struct Problem {
   int64_t samples, channels;

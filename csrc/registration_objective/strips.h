@@ -1,30 +1,16 @@
-// CUDA only: the strips that warps go down, and what their lanes need to know. Called by
-// energy_column.h, measure_column.h and registration_objective.cu.
+// CUDA only: the strips that warps march down, and what their lanes need to know.
 #pragma once
 
-#include "../common/kernel.h"
+#include "../common/shuffle.h"
 #include "registration_objective_cuda.h"
 
 namespace diffreg::registration_objective {
 
-template <typename T>
-DIFFREG_DEVICE T from_left(T value) {
-  return __shfl_up_sync(0xffffffffu, value, 1);
-}
-template <typename T>
-DIFFREG_DEVICE T from_right(T value) {
-  return __shfl_down_sync(0xffffffffu, value, 1);
-}
-
-DIFFREG_DEVICE int32_t clamped(int32_t index, int32_t size) {
-  return index < 0 ? 0 : (index < size ? index : size - 1);
-}
-
-// Strips of columns and rows, a warp each, and in a tile those of a block. `reach` lanes at both
-// ends of a warp, and as many rows before and behind a strip, are computed for the stencils' sake.
-template <int reach>
+// Strips of columns and rows, a warp each, and in a tile those of a block. Their halo, for the
+// stencils' sake: that many lanes at both ends of a warp, and rows before and behind a strip.
+template <int halo>
 struct Strips {
-  static constexpr int32_t kOwned = 32 - 2 * reach;
+  static constexpr int32_t kOwned = 32 - 2 * halo;
   int64_t samples;
   int32_t height, width, rows;
 
@@ -44,10 +30,10 @@ struct Strips {
 
 // Short strips where there are few, long ones where they keep a large GPU busy: a strip pays for
 // the rows beside it.
-template <int reach>
-Strips<reach> strips_of(const Problem& problem) {
+template <int halo>
+Strips<halo> choose_strips(const Problem& problem) {
   constexpr int64_t kEnough = 2048;
-  Strips<reach> strips{problem.samples, problem.to[0], problem.to[1], 64};
+  Strips<halo> strips{problem.samples, problem.to[0], problem.to[1], 64};
   while (strips.rows > 8 && strips.samples * strips.per_sample() < kEnough) strips.rows /= 2;
   return strips;
 }
@@ -75,7 +61,7 @@ Setup<T> setup_of(const Problem& problem, bool energies) {
 // are resident.
 template <typename T>
 struct Sample {
-  bool measured;  // its images are looked at
+  bool measured;  // its images are read
   T eps_moving, eps_fixed;
   T diffusion, bending, determinant;  // upstream gradients, twice those of squares
   T measures;                         // over the weights and channels
@@ -84,9 +70,9 @@ struct Sample {
   T mean_warped, mean_fixed, other, rest, offset;
 };
 
-// A value in shared memory, read anew wherever it is used.
+// A value in shared memory, loaded again wherever it is used (volatile): it takes no register.
 template <typename T>
-DIFFREG_DEVICE T anew(const T& value) {
+DIFFREG_DEVICE T reload(const T& value) {
   return *const_cast<const volatile T*>(&value);
 }
 

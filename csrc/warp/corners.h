@@ -1,7 +1,7 @@
-// CUDA only: the voxels around a point, read. Called by warp.cu and registration_objective.cu.
+// CUDA only: the voxels around a point, loaded.
 #pragma once
 
-#include "../common/tile.h"
+#include "../common/kernel.h"
 #include "warp.h"
 
 namespace diffreg::warp {

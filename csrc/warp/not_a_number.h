@@ -1,5 +1,4 @@
-// The bytes of a NaN, for voxels that are copied without regard to their dtype. Called by the
-// drivers of warp.
+// The bytes of a NaN, for voxels that are copied without regard to their dtype.
 #pragma once
 
 #include <cstring>

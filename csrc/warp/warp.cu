@@ -1,6 +1,5 @@
 // W(p) = moving(p + u(p)) and its gradients. A thread works on a few voxels of the fixed grid at
-// once, rows are coalesced; what moving is read twice for comes out of the cache. Called by
-// warp_cuda.cpp.
+// once, rows are coalesced; what moving is read twice for comes out of the cache.
 #include "../common/block_reduce.h"
 #include "../common/tile.h"
 #include "corners.h"
@@ -9,49 +8,44 @@
 namespace diffreg::warp {
 namespace {
 
-// The voxels of the fixed grid that a thread works on at once: in each of some rows two, a warp
-// apart. What it reads for one need not wait for what it does with another.
+// The voxels of the fixed grid that a thread works on at once (thread coarsening): in each of some
+// rows two, a warp apart. Their loads are in flight together.
 template <int rows>
-struct Spots {
-  static constexpr int kEach = 2 * rows, kHigh = rows * kRows;
+struct ThreadVoxels {
+  static constexpr int kPerThread = 2 * rows, kBlockRows = rows * kRows;
   using FixedTiles = Tiles<2 * kColumns, 32>;
 
   int64_t n, first;
   int32_t y, x, height, width;
 
-  // Calls run(spots) for the tiles that the block works on, a few rows after the other.
+  // Calls run(voxels) for the tiles of the block, in a grid-stride loop, some rows after the other.
   template <typename Run>
-  DIFFREG_DEVICE static void for_all(const FixedTiles& tiles, const Run& run) {
+  DIFFREG_DEVICE static void grid_stride(const FixedTiles& tiles, const Run& run) {
     for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
       const auto place = tiles.place(tile);
       const int32_t width = static_cast<int32_t>(tiles.width);
       const int32_t y = static_cast<int32_t>(place.y) + rows * threadIdx.y;
       const int32_t x = static_cast<int32_t>(place.x) + threadIdx.x;
 #pragma unroll 1
-      for (int32_t down = 0; down < 32; down += kHigh) {
-        run(Spots{place.plane, int64_t{width} * (y + down) + x, y + down, x,
-                  static_cast<int32_t>(tiles.height), width});
+      for (int32_t down = 0; down < 32; down += kBlockRows) {
+        run(ThreadVoxels{place.plane, int64_t{width} * (y + down) + x, y + down, x,
+                         static_cast<int32_t>(tiles.height), width});
       }
     }
   }
   DIFFREG_DEVICE int32_t row(int k) const { return y + k / 2; }
   DIFFREG_DEVICE int32_t column(int k) const { return x + k % 2 * kColumns; }
-  DIFFREG_DEVICE int64_t voxel(int k) const {
+  DIFFREG_DEVICE int64_t index(int k) const {
     return first + int64_t{width} * (k / 2) + k % 2 * kColumns;
   }
-  DIFFREG_DEVICE bool has(int k) const {
+  DIFFREG_DEVICE bool valid(int k) const {
     return inside(row(k), height) && inside(column(k), width);
   }
 };
-using ValueSpots = Spots<2>;
-using GradientSpots = Spots<1>;
+using ValueVoxels = ThreadVoxels<2>;
+using GradientVoxels = ThreadVoxels<1>;
 // One voxel a thread, where a block gathers.
 using SmallTiles = Tiles<kColumns, kRows>;
-
-template <typename Shape>
-Shape tiles_of(int64_t planes, const int64_t* size) {
-  return {planes, size[0], size[1]};
-}
 
 // Neighbours on the moving grid of voxel (y, x) of the fixed grid, which is displaced by `shift`.
 template <typename T>
@@ -81,47 +75,47 @@ DIFFREG_DEVICE void locate_voxel(const Problem& problem,
 // The same for all of a thread's voxels; where it has none, for some other.
 template <int rows, typename S>
 DIFFREG_DEVICE void locate_voxels(const Problem& problem, const Sampling& sampling,
-                                  const Spots<rows>& spots,
+                                  const ThreadVoxels<rows>& voxels,
                                   const S* displacement,  // (N, D, *to)
                                   Neighbours<Arithmetic<S>> (*at)[D]) {
-  constexpr int kEach = Spots<rows>::kEach;
-  const S* field = displacement + spots.n * D * problem.to_voxels();
-  Arithmetic<S> shift[kEach][D];
+  constexpr int kPerThread = ThreadVoxels<rows>::kPerThread;
+  const S* field = displacement + voxels.n * D * problem.to_voxels();
+  Arithmetic<S> shift[kPerThread][D];
 #pragma unroll
-  for (int k = 0; k < kEach; ++k) {
+  for (int k = 0; k < kPerThread; ++k) {
     for (int c = 0; c < D; ++c) {
-      shift[k][c] = spots.has(k) ? load(field + c * problem.to_voxels() + spots.voxel(k)) : 0;
+      shift[k][c] = voxels.valid(k) ? load(field + c * problem.to_voxels() + voxels.index(k)) : 0;
     }
   }
 #pragma unroll
-  for (int k = 0; k < kEach; ++k) {
-    locate_voxel(sampling, problem.from, spots.row(k), spots.column(k), shift[k], at[k]);
+  for (int k = 0; k < kPerThread; ++k) {
+    locate_voxel(sampling, problem.from, voxels.row(k), voxels.column(k), shift[k], at[k]);
   }
 }
 
 template <typename S, Padding padding>
 __global__ void __launch_bounds__(kThreads,
                                   kResidentOf<S> == 4 ? (padding == Padding::border ? 3 : 2) : 1)
-    forward_kernel(Problem problem, ValueSpots::FixedTiles tiles,
+    forward_kernel(Problem problem, ValueVoxels::FixedTiles tiles,
                    const S* moving,        // (N, C, *from)
                    const S* displacement,  // (N, D, *to)
                    S* warped) {            // (N, C, *to)
   using T = Arithmetic<S>;
-  constexpr int kEach = ValueSpots::kEach;
+  constexpr int kPerThread = ValueVoxels::kPerThread;
   const int32_t width = static_cast<int32_t>(problem.from[1]);
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  ValueSpots::for_all(tiles, [&](const ValueSpots& spots) {
-    Neighbours<T> at[kEach][D];
-    locate_voxels(problem, {true, padding}, spots, displacement, at);
-    for (int64_t c = spots.n * problem.channels; c < (spots.n + 1) * problem.channels; ++c) {
-      T sampled[kEach];
+  ValueVoxels::grid_stride(tiles, [&](const ValueVoxels& voxels) {
+    Neighbours<T> at[kPerThread][D];
+    locate_voxels(problem, {true, padding}, voxels, displacement, at);
+    for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
+      T sampled[kPerThread];
 #pragma unroll
-      for (int k = 0; k < kEach; ++k) {
+      for (int k = 0; k < kPerThread; ++k) {
         sampled[k] = corners_of(moving + c * from, width, at[k]).value(at[k]);
       }
 #pragma unroll
-      for (int k = 0; k < kEach; ++k) {
-        if (spots.has(k)) store(warped + c * to + spots.voxel(k), sampled[k]);
+      for (int k = 0; k < kPerThread; ++k) {
+        if (voxels.valid(k)) store(warped + c * to + voxels.index(k), sampled[k]);
       }
     }
   });
@@ -130,23 +124,23 @@ __global__ void __launch_bounds__(kThreads,
 // Voxels are copied as bytes, so that every dtype works.
 template <typename V, typename U>
 __global__ void __launch_bounds__(kThreads, kResident)
-    nearest_kernel(Problem problem, ValueSpots::FixedTiles tiles, V nan,
+    nearest_kernel(Problem problem, ValueVoxels::FixedTiles tiles, V nan,
                    const V* moving,        // (N, C, *from)
                    const U* displacement,  // (N, D, *to)
                    V* warped) {            // (N, C, *to)
-  constexpr int kEach = ValueSpots::kEach;
+  constexpr int kPerThread = ValueVoxels::kPerThread;
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  ValueSpots::for_all(tiles, [&](const ValueSpots& spots) {
-    Neighbours<Arithmetic<U>> at[kEach][D];
-    locate_voxels(problem, problem.sampling, spots, displacement, at);
-    for (int64_t c = spots.n * problem.channels; c < (spots.n + 1) * problem.channels; ++c) {
+  ValueVoxels::grid_stride(tiles, [&](const ValueVoxels& voxels) {
+    Neighbours<Arithmetic<U>> at[kPerThread][D];
+    locate_voxels(problem, problem.sampling, voxels, displacement, at);
+    for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
 #pragma unroll
-      for (int k = 0; k < kEach; ++k) {
+      for (int k = 0; k < kPerThread; ++k) {
         const auto weight = at[k][0].low_weight * at[k][1].low_weight;
         V word = load_raw(moving + c * from + at[k][0].low * problem.from[1] + at[k][1].low);
         if (weight == 0) word = V{};
         if (!(weight == weight)) word = nan;
-        if (spots.has(k)) store_raw(warped + c * to + spots.voxel(k), word);
+        if (voxels.valid(k)) store_raw(warped + c * to + voxels.index(k), word);
       }
     }
   });
@@ -154,31 +148,31 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 template <typename S, bool is_linear, Padding padding>
 __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, GradientSpots::FixedTiles tiles,
+    backward_kernel(Problem problem, GradientVoxels::FixedTiles tiles,
                     const S* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
                     const S* displacement,       // (N, D, *to)
                     Arithmetic<S>* grad_moving,  // (N, C, *from), zeros, or null
                     S* grad_displacement) {      // (N, D, *to) or null
   using T = Arithmetic<S>;
-  constexpr int kEach = GradientSpots::kEach;
+  constexpr int kPerThread = GradientVoxels::kPerThread;
   constexpr int64_t kFirst = INT64_MIN, kLast = INT64_MAX;  // every row is owned
   const int64_t stride[D] = {problem.from[1], 1};
   const int32_t width = static_cast<int32_t>(problem.from[1]);
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  GradientSpots::for_all(tiles, [&](const GradientSpots& spots) {
-    Neighbours<T> at[kEach][D];
-    locate_voxels(problem, {is_linear, padding}, spots, displacement, at);
-    T sum[kEach][D] = {};
-    for (int64_t c = spots.n * problem.channels; c < (spots.n + 1) * problem.channels; ++c) {
-      T upstream[kEach];
+  GradientVoxels::grid_stride(tiles, [&](const GradientVoxels& voxels) {
+    Neighbours<T> at[kPerThread][D];
+    locate_voxels(problem, {is_linear, padding}, voxels, displacement, at);
+    T sum[kPerThread][D] = {};
+    for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
+      T upstream[kPerThread];
 #pragma unroll
-      for (int k = 0; k < kEach; ++k) {
-        upstream[k] = spots.has(k) ? load(gradient + c * to + spots.voxel(k)) : 0;
+      for (int k = 0; k < kPerThread; ++k) {
+        upstream[k] = voxels.valid(k) ? load(gradient + c * to + voxels.index(k)) : 0;
       }
       if (grad_displacement) {
 #pragma unroll
-        for (int k = 0; k < kEach; ++k) {
+        for (int k = 0; k < kPerThread; ++k) {
           const auto corners = corners_of(moving + c * from, width, at[k]);
           sum[k][0] += upstream[k] * corners.template derivative<0>(at[k]);
           sum[k][1] += upstream[k] * corners.template derivative<1>(at[k]);
@@ -186,8 +180,8 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
       }
       if (grad_moving) {
 #pragma unroll
-        for (int k = 0; k < kEach; ++k) {
-          if (!spots.has(k)) continue;
+        for (int k = 0; k < kPerThread; ++k) {
+          if (!voxels.valid(k)) continue;
           splat<D>(grad_moving + c * from, stride, at[k], upstream[k], kFirst, kLast,
                    [](T* corner, T part) { atomicAdd(corner, part); });
         }
@@ -195,10 +189,10 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
     }
     if (!grad_displacement) return;
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      if (!spots.has(k)) continue;
+    for (int k = 0; k < kPerThread; ++k) {
+      if (!voxels.valid(k)) continue;
       for (int d = 0; d < D; ++d) {
-        store(grad_displacement + (spots.n * D + d) * to + spots.voxel(k), sum[k][d]);
+        store(grad_displacement + (voxels.n * D + d) * to + voxels.index(k), sum[k][d]);
       }
     }
   });
@@ -208,7 +202,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
 struct Box {
   double low[D], high[D];
 
-  DIFFREG_DEVICE bool meets(int64_t y, int64_t x) const {
+  DIFFREG_DEVICE bool intersects(int64_t y, int64_t x) const {
     return low[0] < y + kRows && high[0] >= y && low[1] < x + kColumns && high[1] >= x;
   }
 };
@@ -230,15 +224,16 @@ __global__ void __launch_bounds__(kThreads, kResident)
         reach[D + k] = -at[k].low;
       }
     }
-    reduce_block<2 * D, Largest>(reach);
+    reduce_block<2 * D, Max>(reach);
     if (thread_index() != 0) continue;
     store_raw(boxes + tile, Box{{-reach[2], -reach[3]}, {reach[0], reach[1]}});
   }
 }
 
-// What the voxels of one tile of the fixed grid give.
+// The voxels of one tile of the fixed grid, staged in shared memory: where they scatter to, and
+// what.
 template <typename T>
-struct Givers {
+struct StagedTile {
   Neighbours<T> at[kThreads][D];
   T upstream[kThreads];
 };
@@ -253,8 +248,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
                   const Box* boxes,              // (N, tiles)
                   Arithmetic<S>* grad_moving) {  // (N, C, *from)
   using T = Arithmetic<S>;
-  using Shared = Givers<T>;
-  DIFFREG_SHARED(Shared, givers);
+  using Shared = StagedTile<T>;
+  DIFFREG_SHARED(Shared, staged);
   const int64_t stride[D] = {problem.from[1], 1};
   for (int64_t index = blockIdx.x; index < owned.count(); index += gridDim.x) {
     const auto place = owned.place(index);
@@ -263,36 +258,25 @@ __global__ void __launch_bounds__(kThreads, kResident)
     T* own = grad_moving + place.plane * problem.from_voxels() + y * problem.from[1] + x;
     T sum = 0;
     for (int64_t tile = 0; tile < tiles.per_plane; ++tile) {
-      if (!load_raw(boxes + n * tiles.per_plane + tile).meets(place.y, place.x)) continue;
-      const auto giver = tiles.place(tile);
-      const int64_t from_y = giver.y + threadIdx.y, from_x = giver.x + threadIdx.x;
+      if (!load_raw(boxes + n * tiles.per_plane + tile).intersects(place.y, place.x)) continue;
+      const auto source = tiles.place(tile);
+      const int64_t from_y = source.y + threadIdx.y, from_x = source.x + threadIdx.x;
       const int me = thread_index();
-      givers.upstream[me] = 0;
-      for (int k = 0; k < D; ++k) givers.at[me][k] = {};
+      staged.upstream[me] = 0;
+      for (int k = 0; k < D; ++k) staged.at[me][k] = {};
       if (inside(from_y, problem.to[0]) && inside(from_x, problem.to[1])) {
-        locate_voxel(problem, displacement + n * D * to, from_y, from_x, givers.at[me]);
-        givers.upstream[me] = load(gradient + place.plane * to + from_y * problem.to[1] + from_x);
+        locate_voxel(problem, displacement + n * D * to, from_y, from_x, staged.at[me]);
+        staged.upstream[me] = load(gradient + place.plane * to + from_y * problem.to[1] + from_x);
       }
       __syncthreads();
       for (int k = 0; k < kThreads; ++k) {
-        splat<D>(own - y * problem.from[1] - x, stride, givers.at[k], givers.upstream[k], y, y + 1,
+        splat<D>(own - y * problem.from[1] - x, stride, staged.at[k], staged.upstream[k], y, y + 1,
                  [&](T* corner, T part) { sum += corner == own ? part : T(0); });
       }
-      __syncthreads();  // everybody has read before the next tile is laid down
+      __syncthreads();  // all threads have read this tile before the next one is staged
     }
     if (inside(y, problem.from[0]) && inside(x, problem.from[1])) store(own, sum);
   }
-}
-
-template <Padding value>
-struct PaddingTag {
-  static constexpr Padding padding = value;
-};
-
-template <typename Run>
-void dispatch_padding(Padding padding, const Run& run) {
-  if (padding == Padding::border) return run(PaddingTag<Padding::border>{});
-  run(PaddingTag<Padding::zeros>{});
 }
 
 }  // namespace
@@ -300,9 +284,9 @@ void dispatch_padding(Padding padding, const Run& run) {
 template <typename S>
 void launch_forward(const Problem& problem, const S* moving, const S* displacement, S* warped,
                     void* stream) {
-  const auto tiles = tiles_of<ValueSpots::FixedTiles>(problem.samples, problem.to);
-  dispatch_padding(problem.sampling.padding, [&](auto tag) {
-    DIFFREG_LAUNCH((forward_kernel<S, decltype(tag)::padding>), tiles.count(), block_shape(),
+  const ValueVoxels::FixedTiles tiles(problem.samples, problem.to[0], problem.to[1]);
+  dispatch_padding(problem.sampling.padding, [&](auto padding) {
+    DIFFREG_LAUNCH((forward_kernel<S, decltype(padding)::value>), tiles.count(), block_shape(),
                    stream, problem, tiles, moving, displacement, warped);
   });
 }
@@ -310,7 +294,7 @@ void launch_forward(const Problem& problem, const S* moving, const S* displaceme
 template <typename V, typename U>
 void launch_nearest(const Problem& problem, V nan, const V* moving, const U* displacement,
                     V* warped, void* stream) {
-  const auto tiles = tiles_of<ValueSpots::FixedTiles>(problem.samples, problem.to);
+  const ValueVoxels::FixedTiles tiles(problem.samples, problem.to[0], problem.to[1]);
   DIFFREG_LAUNCH((nearest_kernel<V, U>), tiles.count(), block_shape(), stream, problem, tiles, nan,
                  moving, displacement, warped);
 }
@@ -319,9 +303,9 @@ template <bool is_linear, typename S>
 void launch_backward(const Problem& problem, const S* gradient, const S* moving,
                      const S* displacement, Arithmetic<S>* grad_moving, S* grad_displacement,
                      void* stream) {
-  const auto tiles = tiles_of<GradientSpots::FixedTiles>(problem.samples, problem.to);
-  dispatch_padding(problem.sampling.padding, [&](auto tag) {
-    DIFFREG_LAUNCH((backward_kernel<S, is_linear, decltype(tag)::padding>), tiles.count(),
+  const GradientVoxels::FixedTiles tiles(problem.samples, problem.to[0], problem.to[1]);
+  dispatch_padding(problem.sampling.padding, [&](auto padding) {
+    DIFFREG_LAUNCH((backward_kernel<S, is_linear, decltype(padding)::value>), tiles.count(),
                    block_shape(), stream, problem, tiles, gradient, moving, displacement,
                    grad_moving, grad_displacement);
   });
@@ -341,14 +325,15 @@ void launch_backward(const Problem& problem, const S* gradient, const S* moving,
 }
 
 int64_t gather_doubles(const Problem& problem) {
-  return tiles_of<SmallTiles>(problem.samples, problem.to).count() * (sizeof(Box) / sizeof(double));
+  const SmallTiles tiles(problem.samples, problem.to[0], problem.to[1]);
+  return tiles.count() * (sizeof(Box) / sizeof(double));
 }
 
 template <typename S>
 void launch_gather(const Problem& problem, const S* gradient, const S* displacement,
                    double* workspace, Arithmetic<S>* grad_moving, void* stream) {
-  const auto tiles = tiles_of<SmallTiles>(problem.samples, problem.to);
-  const auto owned = tiles_of<SmallTiles>(problem.samples * problem.channels, problem.from);
+  const SmallTiles tiles(problem.samples, problem.to[0], problem.to[1]);
+  const SmallTiles owned(problem.samples * problem.channels, problem.from[0], problem.from[1]);
   Box* boxes = reinterpret_cast<Box*>(workspace);
   DIFFREG_LAUNCH(bounds_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles,
                  displacement, boxes);

@@ -1,6 +1,5 @@
-// W(p) = moving(p + u(p)): where one coordinate falls, and the tensor product over the D axes.
-// Called by warp_cpu.cpp and warp.cu for the value, both gradients and the nearest-neighbour
-// variant.
+// W(p) = moving(p + u(p)): where one coordinate falls, and the tensor product over the D axes, for
+// the value, both gradients and the nearest-neighbour variant.
 #pragma once
 
 #include <cmath>
@@ -9,22 +8,31 @@
 #include <type_traits>
 
 #include "../common/host_device.h"
+#include "../common/options.h"
 
 namespace diffreg::warp {
 
 enum class Padding { border, zeros };
+constexpr Named<Padding> kPaddings[] = {{"border", Padding::border}, {"zeros", Padding::zeros}};
+constexpr Named<bool> kInterpolations[] = {{"linear", true}, {"nearest", false}};
+
+// Calls run(padding) with the padding as a type.
+template <typename Run>
+void dispatch_padding(Padding padding, const Run& run) {
+  dispatch_value<Padding::border, Padding::zeros>(padding, run);
+}
 
 struct Sampling {
   bool linear;
   Padding padding;
 };
 
-// `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a jump
-// round the reading of the value, and a loop over voxels no vector code.
+// `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a
+// branch around the load of the value, and a loop over voxels would not be vectorised.
 template <typename T>
 DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
 #ifdef __CUDA_ARCH__
-  return weight == 0 ? otherwise : value;  // where a choice is no jump
+  return weight == 0 ? otherwise : value;  // where a choice is no branch
 #else
   using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
   Bits of_value, of_otherwise;
@@ -66,7 +74,7 @@ DIFFREG_HD T poison(T component) {
   return component - component;
 }
 
-// Without branches, so that loops over it become vector code. Sizes are below 2^30.
+// Without branches, so that loops over it are vectorised. Sizes are below 2^30.
 template <typename T>
 DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding padding) {
   const T last = static_cast<T>(size - 1);

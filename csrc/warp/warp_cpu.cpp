@@ -11,7 +11,7 @@
 namespace diffreg::warp {
 namespace {
 
-// Neighbours of some voxels of a line, as arrays that vector code can fill.
+// Neighbours of some voxels of a line, as arrays that a vectorised loop can fill.
 template <typename T>
 struct Lanes {
   static constexpr int64_t kCount = 128;
@@ -197,7 +197,7 @@ void backward_moving(const Grids& grids,
 
 Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
                std::string padding) {
-  const Sampling sampling = parse(interpolation, padding);
+  const Sampling sampling = parse_sampling(interpolation, padding);
   check(moving, displacement);
   if (sampling.linear) check_dtype("displacement", displacement, moving.scalar_type());
   const Grids grids(moving, displacement);
@@ -229,7 +229,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
                                     const Tensor& displacement, std::string interpolation,
                                     std::string padding, bool need_moving, bool need_displacement,
                                     bool /* deterministic, as always on the CPU */) {
-  const Sampling sampling = parse(interpolation, padding);
+  const Sampling sampling = parse_sampling(interpolation, padding);
   check(moving, displacement);
   check_dtype("displacement", displacement, moving.scalar_type());
   check_dtype("gradient", gradient, moving.scalar_type());

@@ -2,6 +2,7 @@
 #include "warp_cuda.h"
 
 #include "../common/cuda_driver.h"
+#include "arguments.h"
 #include "not_a_number.h"
 
 namespace diffreg::warp {
@@ -11,23 +12,15 @@ using namespace diffreg::cuda;
 
 Problem make_problem(const Device& device, const Tensor& moving, const Tensor& displacement,
                      const std::string& interpolation, const std::string& padding) {
-  STD_TORCH_CHECK(interpolation == "linear" || interpolation == "nearest",
-                  "interpolation must be 'linear' or 'nearest', got '", interpolation, "'");
-  STD_TORCH_CHECK(padding == "border" || padding == "zeros",
-                  "padding must be 'border' or 'zeros', got '", padding, "'");
+  const Sampling sampling = parse_sampling(interpolation, padding);
   check_image(device, "moving", moving);
   check_displacement(device, displacement);
-  STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
-                  " samples, displacement ", displacement.size(0));
-  const Sampling sampling{interpolation == "linear",
-                          padding == "border" ? Padding::border : Padding::zeros};
+  check_pair(moving, displacement);
   Problem problem{moving.size(0), moving.size(1), {}, {}, sampling};
   for (int k = 0; k < D; ++k) {
     problem.from[k] = moving.size(2 + k);
     problem.to[k] = displacement.size(2 + k);
   }
-  STD_TORCH_CHECK(problem.from_voxels() > 0 || displacement.numel() == 0,
-                  "moving has no voxels: ", shape_of(moving));
   return problem;
 }
 

@@ -1,13 +1,12 @@
-// The launchers of warp.cu, called by warp_cuda.cpp. All tensors are contiguous; a pointer that is
-// null stands for a gradient that nobody asked for.
+// The launchers of warp.cu. All tensors are contiguous; a pointer that is null stands for a
+// gradient that nobody asked for.
 #pragma once
 
+#include "../common/dimensions.h"
 #include "../common/storage.h"
 #include "warp.h"
 
 namespace diffreg::warp {
-
-constexpr int D = 2;
 
 struct Problem {
   int64_t samples, channels;

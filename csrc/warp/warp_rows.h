@@ -1,38 +1,20 @@
 // CPU only: rows of the fixed grid, and the neighbours on the moving grid of the points where their
-// voxels land. Called by the drivers of warp and registration_objective.
+// voxels land.
 #pragma once
 
 #include <algorithm>
-#include <string>
 
-#include "../common/check.h"
 #include "../common/ring.h"
-#include "warp.h"
+#include "arguments.h"
 
 namespace diffreg::warp {
-
-constexpr int D = 2;
-
-inline Sampling parse(const std::string& interpolation, const std::string& padding) {
-  STD_TORCH_CHECK(interpolation == "linear" || interpolation == "nearest",
-                  "interpolation must be 'linear' or 'nearest', got '", interpolation, "'");
-  STD_TORCH_CHECK(padding == "border" || padding == "zeros",
-                  "padding must be 'border' or 'zeros', got '", padding, "'");
-  return {interpolation == "linear", padding == "border" ? Padding::border : Padding::zeros};
-}
 
 inline void check(const Tensor& moving, const Tensor& displacement) {
   check_image("moving", moving);
   check_displacement(displacement);
-  STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
-                  " samples, displacement ", displacement.size(0));
-  for (int k = 0; k < D; ++k) {
-    STD_TORCH_CHECK(moving.size(2 + k) < 1 << 30 && displacement.size(2 + k) < 1 << 30,
-                    "an axis must be shorter than 2^30 voxels");
-  }
-  const bool nothing_to_read = moving.size(2) == 0 || moving.size(3) == 0;
-  STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
-                  "moving has no voxels: ", shape_of(moving));
+  check_axes(moving);
+  check_axes(displacement);
+  check_pair(moving, displacement);
 }
 
 // Sizes and strides of contiguous tensors; `from` is the moving grid, `to` the fixed grid.
@@ -73,11 +55,10 @@ struct Rule {
 // Calls run(Rule<...>) for the one that `sampling` names.
 template <typename Run>
 void with_rule(const Sampling& sampling, const Run& run) {
-  const bool border = sampling.padding == Padding::border;
-  if (sampling.linear && border) return run(Rule<true, Padding::border>{});
-  if (sampling.linear) return run(Rule<true, Padding::zeros>{});
-  if (border) return run(Rule<false, Padding::border>{});
-  run(Rule<false, Padding::zeros>{});
+  dispatch_padding(sampling.padding, [&](auto padding) {
+    if (sampling.linear) return run(Rule<true, decltype(padding)::value>{});
+    run(Rule<false, decltype(padding)::value>{});
+  });
 }
 
 // A line of the fixed grid along its last axis, and the displacement of its voxels.
@@ -101,7 +82,7 @@ void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sa
 }
 
 // Calls run(x, at) for the voxels begin <= x < end of a line, with the neighbours on the moving
-// grid of the point where each lands. No call may depend on another: the loop becomes vector code.
+// grid of the point where each lands. No call may depend on another: the loop is vectorised.
 template <typename Rule, typename T, typename Run>
 void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end,
                 const Run& run) {
@@ -128,8 +109,8 @@ void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t 
   }
 }
 
-// A plane of the moving image whose voxels are counted in 32 or 64 bits: vector code gathers by
-// the first twice as fast.
+// A plane of the moving image whose voxels are counted in 32 or 64 bits: vector gathers by the
+// first are twice as fast.
 template <typename T, typename Index>
 struct Plane {
   const T* data;
@@ -192,7 +173,7 @@ class WarpedRows {
     T* slope0 = with_slopes ? slopes_[0].row(y) : nullptr;
     T* slope1 = with_slopes ? slopes_[1].row(y) : nullptr;
     // First the voxels, some at a time, then the arithmetic: its choices would make the reads
-    // conditional, and neither would become vector code.
+    // conditional, and neither would be vectorised.
     T voxels[1 << D][kPiece];
     for (int64_t begin = 0; begin < grids_.to[D - 1]; begin += kPiece) {
       const int64_t end = std::min(begin + kPiece, grids_.to[D - 1]);

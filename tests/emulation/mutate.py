@@ -2,12 +2,13 @@
 
     python tests/emulation/mutate.py [--list] [--sample N --seed S] [--only TEXT]
 
-A mutant is built and run under the sanitizers against the CPU operators; one that nothing notices
-is a survivor, and the exit status is then 1.
+A mutant is built and run under the sanitizers against the CPU operators; one that nothing kills is
+a survivor, and the exit status is then 1. A sample is drawn by the commit, so that whoever has the
+commit can draw it again.
 """
 
 import argparse
-import os
+import hashlib
 import random
 import re
 import shutil
@@ -82,8 +83,22 @@ def mutants() -> list[Mutant]:
     return sorted(found, key=lambda m: (str(m.path), m.start))
 
 
-def noticed(mutant: Mutant, folder: Path) -> str | None:
-    """Which flavour notices the mutant; None where none does."""
+def seed_of(root: Path = build.ROOT) -> int:
+    """Of the commit that is checked out; of the kernels' sources where there is no git."""
+    if (root / ".git").exists() and shutil.which("git"):
+        head = ["git", "-C", str(root), "rev-parse", "--verify", "HEAD"]
+        found = subprocess.run(head, capture_output=True, text=True)
+        if found.returncode == 0:
+            return int(found.stdout[:8], 16)
+    digest = hashlib.sha256()
+    for path in sorted((root / "csrc").rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return int(digest.hexdigest()[:8], 16)
+
+
+def killed_by(mutant: Mutant, folder: Path) -> str | None:
+    """Which flavour kills the mutant; None where none does."""
     source = (CSRC / mutant.path).read_text()
     changed = source[: mutant.start] + mutant.text + source[mutant.end :]
     barrier = source.startswith("__syncthreads", mutant.start)
@@ -111,7 +126,7 @@ def passes(flavour: str, csrc: Path, operators: tuple[str, ...]) -> bool:
 
 
 def check_control(every: list[Mutant], folder: Path) -> None:
-    """The unchanged kernels must pass, or every mutant would count as noticed."""
+    """The unchanged kernels must pass, or every mutant would count as killed."""
     csrc = copied(folder)
     for operators in sorted({mutant.operators for mutant in every}):
         for flavour in ("address", "race"):
@@ -123,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--sample", type=int, help="as many at random instead of all")
-    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2), "little"))
+    parser.add_argument("--seed", type=int, help="of the sample; that of the commit if not given")
     parser.add_argument("--only", default="", help="those whose file and line hold this text")
     options = parser.parse_args()
     every = [m for m in mutants() if options.only in m.name]
@@ -131,15 +146,16 @@ def main() -> None:
         print("\n".join(m.name for m in every))
         return
     if options.sample:
-        print(f"seed {options.seed}")
-        every = random.Random(options.seed).sample(every, min(options.sample, len(every)))
+        seed = seed_of() if options.seed is None else options.seed
+        print(f"seed {seed}", flush=True)
+        every = random.Random(seed).sample(every, min(options.sample, len(every)))
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
         if not options.sample:  # the tests around a sample run the unchanged kernels themselves
             check_control(every, Path(folder))
         for mutant in every:
-            by = noticed(mutant, Path(folder))
-            print(f"{mutant.name}: {'noticed (' + by + ')' if by else 'SURVIVED'}", flush=True)
+            by = killed_by(mutant, Path(folder))
+            print(f"{mutant.name}: {'killed (' + by + ')' if by else 'SURVIVED'}", flush=True)
             if by is None:
                 survivors.append(mutant.name)
         if not options.sample:

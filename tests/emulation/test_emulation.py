@@ -1,8 +1,11 @@
 """The CUDA kernels, run on the CPU: they agree with the CPU operators, whatever the sizes."""
 
+import re
+
 import pytest
 import torch
 from emulation import comparison
+from wrong_options import CASES
 
 from diffreg.ops import _self_test
 
@@ -150,6 +153,14 @@ def test_errors_name_the_argument(emulation):
         emulation.ops.registration_objective(*arguments)
     with pytest.raises(RuntimeError, match="must be float64, float32, float16 or bfloat16"):
         emulation.ops.jacobian_determinant(field.int(), "min")
+
+
+@pytest.mark.parametrize(("operator", "arguments", "message"), CASES, ids=lambda v: str(v)[:40])
+def test_a_wrong_option_is_told_the_right_ones_as_on_the_cpu(
+    emulation, operator, arguments, message
+):
+    with pytest.raises(RuntimeError, match=re.escape(message)):
+        getattr(emulation.ops, operator)(*arguments)
 
 
 def test_the_first_use_test_passes_right_kernels_and_names_a_wrong_one(emulation):

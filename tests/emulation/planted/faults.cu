@@ -15,13 +15,13 @@ struct Row {
   float voxel[kThreads + 1];
 };
 
-DIFFREG_DEVICE bool last_of_all(unsigned* done) {
+DIFFREG_DEVICE bool is_last_block_of_grid(unsigned* ticket) {
   DIFFREG_SHARED(bool, last);
   if (thread_index() == 0) {
 #ifndef FAULT_missing_fence
     __threadfence();
 #endif
-    last = atomicAdd(done, 1u) == gridDim.x - 1;
+    last = atomicAdd(ticket, 1u) == gridDim.x - 1;
 #ifndef FAULT_missing_fence_behind
     __threadfence();
 #endif
@@ -30,7 +30,7 @@ DIFFREG_DEVICE bool last_of_all(unsigned* done) {
   return last;
 }
 
-__global__ void products(const float* image, int64_t count, double* partials, unsigned* done,
+__global__ void products(const float* image, int64_t count, double* partials, unsigned* ticket,
                          float* result, float* any_order) {
   DIFFREG_SHARED(Row, row);
   const int me = thread_index();
@@ -68,8 +68,8 @@ __global__ void products(const float* image, int64_t count, double* partials, un
   (void)any_order, (void)count;
   reduce_block(sum);
   if (me == 0) store(partials + blockIdx.x, sum[0]);
-  if (!last_of_all(done)) return;
-  double total[1] = {strided(partials, gridDim.x)};
+  if (!is_last_block_of_grid(ticket)) return;
+  double total[1] = {block_stride_reduce(partials, gridDim.x)};
   reduce_block(total);
   if (me == 0) store(result, float(total[0]));
 }
@@ -87,10 +87,10 @@ int main() try {
     emulation_set(seed, 1 << 20, 0);
     std::vector<double> partials(blocks);
     std::vector<float> result(3);
-    unsigned done = 0;
+    unsigned ticket = 0;
     void* stream = nullptr;
     DIFFREG_LAUNCH(products, blocks, block_shape(), stream, image.data(), count, partials.data(),
-                   &done, result.data(), result.data() + 2);
+                   &ticket, result.data(), result.data() + 2);
     found[seed] = result;
   }
   if (std::memcmp(found[0].data(), found[1].data(), 3 * sizeof(float)) != 0) {

@@ -55,7 +55,7 @@ struct Thread {
   State state = State::finished;
   Site site{};
   unsigned barriers = 0, exchanges = 0;
-  char given[16];
+  char exchanged[16];
 };
 
 struct Traffic {
@@ -315,13 +315,13 @@ int lane() { return machine.current % kWarp; }
 void exchange(void* value, size_t bytes, int source, Site site) {
   const int own = machine.current, warp = own / kWarp;
   Thread& thread = machine.threads[own];
-  copy(thread.given, value, bytes);
+  copy(thread.exchanged, value, bytes);
   const int token = thread.exchanges++ % 2;
   machine.tokens.release_warp(warp, token);
   park(State::in_exchange, site);
   machine.tokens.acquire_warp(warp, token);
-  if (source < kWarp) copy(value, machine.threads[warp * kWarp + source].given, bytes);
-  park(State::in_exchange, site);  // nobody gives anew before all have taken
+  if (source < kWarp) copy(value, machine.threads[warp * kWarp + source].exchanged, bytes);
+  park(State::in_exchange, site);  // no lane overwrites its value before all have read it
 }
 
 void* shared(const void* variable, size_t bytes) {

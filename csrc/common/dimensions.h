@@ -1,0 +1,8 @@
+// Axes of a grid, and components of a displacement.
+#pragma once
+
+namespace diffreg {
+
+constexpr int D = 2;
+
+}  // namespace diffreg

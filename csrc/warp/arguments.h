@@ -1,0 +1,24 @@
+// What both drivers of warp check of the operator's arguments.
+#pragma once
+
+#include "../common/check.h"
+#include "warp.h"
+
+namespace diffreg::warp {
+
+inline Sampling parse_sampling(const std::string& interpolation, const std::string& padding) {
+  const bool linear = parse("interpolation", interpolation, kInterpolations);
+  return {linear, parse("padding", padding, kPaddings)};
+}
+
+// An image and the field that displaces it, of which each is right by itself.
+inline void check_pair(const Tensor& moving, const Tensor& displacement) {
+  STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
+                  " samples, displacement ", displacement.size(0));
+  bool nothing_to_read = false;
+  for (int k = 0; k < D; ++k) nothing_to_read |= moving.size(2 + k) == 0;
+  STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
+                  "moving has no voxels: ", shape_of(moving));
+}
+
+}  // namespace diffreg::warp
