@@ -16,7 +16,7 @@ from diffreg.cli.main import SIMILARITIES, main
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
 from diffreg.registration import pair as registration_module
-from diffreg.registration.files import duration
+from diffreg.registration.pair_page import duration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
