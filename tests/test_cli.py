@@ -1,5 +1,6 @@
 """The command line: what it leaves, and every mistake in one line."""
 
+import importlib
 import json
 import sys
 import types
@@ -112,6 +113,7 @@ class Still(torch.nn.Module):
 
 
 def test_a_checkpoint_brings_its_network_and_settings(folder, monkeypatch, capsys):
+    importlib.import_module("diffreg.training")  # before a part of it is another
     trained = {"network": Still(), "normalization": Normalization(1, 99), "similarity": "pls"}
     trainer = types.SimpleNamespace(load_network=lambda path: trained)
     monkeypatch.setitem(sys.modules, "diffreg.training.trainer", trainer)
