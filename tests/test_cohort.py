@@ -149,7 +149,7 @@ def test_warnings_of_pairs_and_failures_stand_at_the_top_of_the_report(folder, m
 def test_a_pair_that_fails_loses_no_other(folder, capsys):
     assert run("register", "some.csv", "-o", "out") == 2
     said = capsys.readouterr()
-    assert said.out.startswith("out/report.html: 1 pairs")
+    assert said.out.startswith("out/report.html: 1 pair: NCC ")
     lines = said.err.splitlines()
     assert lines[1].startswith("diffreg: error: some.csv, line 2: bad.nii.gz is not a readable")
     assert lines[2] == "diffreg: error: 1 of 2 pairs failed"

@@ -64,7 +64,19 @@ def write_cohort_report(cohort: Cohort, method: Method, out: Path) -> str:
         origin=in_words(_origin(found)),
     )
     numbers = [f"{name} {a:.3f} -> {b:.3f}" for name, (a, b) in _means(found).items()]
-    return f"{len(found)} pairs: {', '.join(numbers)}, {sentence[1][0].lower()}{sentence[1][1:]}"
+    folded = f"{sentence[1][0].lower()}{sentence[1][1:]}"
+    return f"{counted(len(found))}: {', '.join(numbers)}, {folded}"
+
+
+def counted(pairs: int) -> str:
+    """How many, in words.
+
+    Example:
+        >>> from diffreg.evaluation.cohort_report import counted
+        >>> counted(1), counted(2000)
+        ('1 pair', '2,000 pairs')
+    """
+    return f"{pairs:,} pair{'' if pairs == 1 else 's'}"
 
 
 def folds(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
@@ -84,7 +96,7 @@ def folds(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     if not folded:
         where = f" in any of the {len(found)} pairs" if len(found) > 1 else ""
         return True, f"No cell folds{where}{least}"
-    return False, f"Cells fold in {folded} of {len(found)} pairs{least}"
+    return False, f"Cells fold in {folded} of {counted(len(found))}{least}"
 
 
 def warnings_of(failed: int, total: int, said: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -99,7 +111,7 @@ def warnings_of(failed: int, total: int, said: Sequence[tuple[str, Sequence[str]
         >>> warnings_of(1, 3, [("a to b", ["The images share 4 % of their voxels."])])
         ['1 of 3 pairs failed (see Notes)', 'a to b: The images share 4 % of their voxels.']
     """
-    found = [f"{failed} of {total} pairs failed (see Notes)"] if failed else []
+    found = [f"{failed} of {counted(total)} failed (see Notes)"] if failed else []
     lines = [f"{name}: {words}" for name, warnings in said for words in warnings]
     found += lines[:MOST_WARNINGS]
     left = len(lines) - MOST_WARNINGS

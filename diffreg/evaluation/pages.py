@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from diffreg.evaluation.cohort_report import IN_FULL, folds, shown_note, warnings_of
+from diffreg.evaluation.cohort_report import IN_FULL, counted, folds, shown_note, warnings_of
 from diffreg.evaluation.measures import Measure
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import DRAWS, Summary
@@ -65,7 +65,7 @@ def write_page(evaluation: Evaluation, tables: Mapping[str, Table], path: Path) 
     records = evaluation.records
     write_report(
         path,
-        f"Evaluation of {len(records)} pairs",
+        f"Evaluation of {counted(len(records))}",
         _verdict(evaluation.summaries),
         evaluation.views,
         tables,
@@ -74,9 +74,7 @@ def write_page(evaluation: Evaluation, tables: Mapping[str, Table], path: Path) 
         charts=_charts(evaluation),
         sentence=folds(records),
         fit=_fit(evaluation.summaries),
-        warnings=warnings_of(
-            len(evaluation.failed), len(records) + len(evaluation.failed), evaluation.warnings
-        ),
+        warnings=_warnings(evaluation),
         origin=in_words(provenance()),
     )
 
@@ -125,6 +123,20 @@ def _fit(summaries: Sequence[Summary]) -> tuple[bool, str] | None:
     return None
 
 
+def _warnings(evaluation: Evaluation) -> list[str]:
+    """What failed, what pairs warn of, and labels that are gone."""
+    failed, records = len(evaluation.failed), evaluation.records
+    found = warnings_of(failed, len(records) + failed, evaluation.warnings)
+    lost = [record for record in records if record.get("missing_labels_after")]
+    if lost:
+        labels = sum(int(record["missing_labels_after"]) for record in lost)
+        found.append(
+            f"Labels that both originals have were lost by warping, {labels} in "
+            f"{counted(len(lost))}: they count with Dice 0; HD95 and ASSD are means over the rest"
+        )
+    return found
+
+
 def _notes(evaluation: Evaluation) -> list[str]:
     """How the numbers came about, and how far they carry."""
     groups = len({record["group"] for record in evaluation.records})
@@ -143,13 +155,6 @@ def _notes(evaluation: Evaluation) -> list[str]:
     if 1 < groups < 10:
         notes.append(
             f"{groups} groups are few: such an interval is rather too narrow than too wide."
-        )
-    lost = [r for r in evaluation.records if r.get("missing_labels_after")]
-    if lost:
-        labels = sum(int(record["missing_labels_after"]) for record in lost)
-        notes.append(
-            f"In {len(lost)} pairs {labels} labels that both originals have were lost by warping: "
-            "they count with Dice 0; HD95 and ASSD are means over the labels that are left."
         )
     notes += shown_note(len(evaluation.views), len(evaluation.records))
     return notes + [f"Failed: {pair.row}: {reason}" for pair, reason in evaluation.failed]
