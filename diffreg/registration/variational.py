@@ -6,7 +6,7 @@ fold at any level. bench/variational/optimisers.py measures it against what it r
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ def register_variational(
     objective = Objective("ncc") if objective is None else objective
     if start is None:
         start = fixed.new_zeros(len(fixed), 2, *[1] * (fixed.ndim - 2))
-        levels = _possible_levels(fixed.shape[2:], levels)
+        levels = possible_levels(fixed.shape[2:], levels)
     else:
         start, levels = _checked_start(start, fixed), 1
     at_most = levels * iterations
@@ -135,7 +135,8 @@ def _repaired(displacement: torch.Tensor) -> torch.Tensor:
     return make_diffeomorphic(displacement, START_DETERMINANT).displacement
 
 
-def _possible_levels(shape: torch.Size, levels: int) -> int:
+def possible_levels(shape: Sequence[int], levels: int) -> int:
+    """How many of the pyramid's levels an image of this shape (*S) has."""
     while levels > 1 and min(shape) < SMALLEST_LEVEL * 2 ** (levels - 1):
         levels -= 1
     return levels
