@@ -1,17 +1,13 @@
 """What the CUDA kernels cost, as far as it can be told without a GPU; nothing here is a time.
 
 Global memory traffic is counted while the kernels run emulated on the CPU; registers, spills and
-shared memory are read from the compiled library; occupancy follows from both. Writes the table of
-docs/cuda.md and bench/results/cuda_cost.json; --check fails where a gate does not hold.
+shared memory are read from the compiled library (cuda_code.py); occupancy follows from both.
+--write writes the tables of docs/cuda.md and bench/results/cuda_resources.tsv, and all there is to
+build/cuda_cost.json, which git ignores; --check fails where a gate does not hold.
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
+from cuda_code import MULTIPROCESSOR, loops, resources, spilled, tool, write_resources
 from emulation import build
 from emulation.emulated import Emulation
 
@@ -26,13 +23,6 @@ from diffreg.ops import _core
 
 ROOT = Path(__file__).parents[1]
 SIZE = (512, 512)
-THREADS = 256
-# Warps, 32-bit registers and bytes of shared memory of a multiprocessor.
-MULTIPROCESSOR = {
-    "80": (64, 65536, 164 * 1024),
-    "90": (64, 65536, 228 * 1024),
-    "100": (64, 65536, 228 * 1024),
-}
 SECTOR = 32
 GATE = 1.25
 GATED = {
@@ -109,123 +99,6 @@ def traffic(emulation: Emulation, dtype: torch.dtype) -> list[dict[str, Any]]:
     return rows
 
 
-def tool(name: str) -> str | None:
-    """cuobjdump or nvdisasm, from the PATH or out of its wheel."""
-    if found := shutil.which(name):
-        return found
-    try:
-        files = importlib.metadata.files(f"nvidia-cuda-{name}") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    for file in files:
-        if file.name == name:
-            path = Path(str(file.locate()))
-            path.chmod(path.stat().st_mode | 0o111)
-            return str(path)
-    return None
-
-
-def occupancy(architecture: str, registers: int, shared: int) -> float:
-    """Resident warps of those that a multiprocessor can hold, for blocks of 256 threads."""
-    warps, all_registers, all_shared = MULTIPROCESSOR[architecture]
-    a_warp = -(-registers * 32 // 256) * 256
-    blocks = min(
-        warps * 32 // THREADS,
-        all_registers // (a_warp * THREADS // 32),
-        all_shared // (shared + 1024),  # the system keeps 1 KiB a block
-    )
-    return blocks * THREADS / 32 / warps
-
-
-def resources(library: Path, cuobjdump: str) -> list[dict[str, Any]]:
-    """Registers, local and shared memory of every kernel and architecture in the library."""
-    text = subprocess.run(
-        [cuobjdump, "--dump-resource-usage", str(library)], capture_output=True, text=True
-    ).stdout
-    rows, architecture = [], ""
-    for line in text.splitlines():
-        if found := re.match(r"arch = sm_(\d+)", line.strip()):
-            architecture = found[1]
-        elif found := re.match(r"Function (\S+):", line.strip()):
-            name = found[1]
-        elif "REG:" in line:
-            numbers = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)}
-            rows.append({"kernel": name, "architecture": architecture, **numbers})
-    names = "\n".join(r["kernel"] for r in rows)
-    plain = subprocess.run(["c++filt"], input=names, capture_output=True, text=True).stdout
-    for row, name in zip(rows, plain.splitlines(), strict=True):
-        row["kernel"] = short(name)
-        if row["architecture"] in MULTIPROCESSOR:
-            row["occupancy"] = occupancy(row["architecture"], row["REG"], row["SHARED"])
-    return rows
-
-
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][\w.]*)([^;]*);")
-_BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
-
-
-def loops(library: Path, cuobjdump: str, rows: list[dict[str, Any]]) -> None:
-    """Adds to the resources of MULTIPROCESSOR's architectures what the machine code shows.
-
-    `loop`: instructions of the longest loop, the one over tiles where there is one. `in_flight`:
-    bytes that the resident threads of a multiprocessor have asked global memory for before the
-    first of them is used, at the best place of the code (branches between loads not followed).
-    """
-    disassembler = tool("nvdisasm")
-    path = os.pathsep.join([str(Path(disassembler or "").parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path}
-    for architecture in MULTIPROCESSOR:
-        command = [cuobjdump, "--dump-sass", "--gpu-architecture", f"sm_{architecture}"]
-        text = subprocess.run(
-            [*command, str(library)], capture_output=True, text=True, env=environment
-        ).stdout
-        names = subprocess.run(["c++filt"], input=text, capture_output=True, text=True).stdout
-        for part in names.split("Function : ")[1:]:
-            kernel = short(part.splitlines()[0].strip())
-            for row in rows:
-                if row["kernel"] == kernel and row["architecture"] == architecture:
-                    row["loop"], a_thread = _longest_loop(part), _bytes_asked_for(part)
-                    resident = row["occupancy"] * MULTIPROCESSOR[architecture][0] * 32
-                    row["in_flight"] = round(resident * a_thread)
-
-
-def _longest_loop(code: str) -> int:
-    """Instructions, of 16 bytes, between a branch backwards and where it goes."""
-    longest = 0
-    for address, name, operands in _INSTRUCTION.findall(code):
-        target = re.search(r"0x([0-9a-f]+)\s*$", operands)
-        if name.startswith("BRA") and target:
-            longest = max(longest, (int(address, 16) - int(target[1], 16)) // 16 + 1)
-    return longest
-
-
-def _bytes_asked_for(code: str) -> int:
-    """The most that one thread's loads ask for before an instruction uses one of their results."""
-    most, waiting = 0, {}
-    for _, name, operands in _INSTRUCTION.findall(code):
-        first, _, rest = operands.partition(",")
-        load = name.startswith("LDG")
-        used = set(re.findall(r"\bR\d+\b", rest if load else operands))
-        if used & waiting.keys() or name.startswith("BAR"):
-            waiting = {}
-        if load:
-            waiting[first.strip()] = next((_BYTES[w] for w in name.split(".") if w in _BYTES), 4)
-            most = max(most, sum(waiting.values()))
-    return most
-
-
-def short(name: str) -> str:
-    """operator/kernel<arguments> of a demangled name."""
-    name = re.sub(r"\(anonymous namespace\)::|diffreg::", "", name.removeprefix("void "))
-    depth = 0
-    for k, letter in enumerate(name):
-        depth += (letter == "<") - (letter == ">")
-        if letter == "(" and depth == 0 and k > 0:
-            name = name[:k]
-            break
-    return name.replace("::", "/", 1)
-
-
 def broken_gates(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> list[str]:
     wrong = [
         f"{r['operator']} ({r['dtype']}): {r['ratio']:.2f} x the fewest bytes, {GATE} allowed"
@@ -233,9 +106,9 @@ def broken_gates(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> 
         if r["operator"] in GATED and r["ratio"] > GATE
     ]
     wrong += [
-        f"{r['kernel']} (sm_{r['architecture']}): {r['LOCAL'] + r['STACK']} bytes of local memory"
+        f"{r['kernel']} (sm_{r['architecture']}): {spilled(r)} bytes of local memory"
         for r in compiled
-        if r["LOCAL"] + r["STACK"] > 0
+        if spilled(r) > 0
     ]
     return wrong
 
@@ -293,7 +166,7 @@ def write_docs(text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="fail where a gate does not hold")
-    parser.add_argument("--write", action="store_true", help="write docs/cuda.md and the JSON")
+    parser.add_argument("--write", action="store_true", help="write the tables and the JSON")
     options = parser.parse_args()
     emulation = Emulation(build.build("plain"))
     dtypes = (torch.float32, torch.float64, torch.float16)
@@ -314,8 +187,11 @@ def main() -> None:
     print(table(rows, compiled))
     if options.write:
         write_docs(table(rows, compiled))
+        if compiled:
+            write_resources(compiled, ROOT / "bench" / "results" / "cuda_resources.tsv")
         result = {"core": _core.build_info(), "traffic": rows, "resources": compiled}
-        target = ROOT / "bench" / "results" / "cuda_cost.json"
+        target = ROOT / "build" / "cuda_cost.json"
+        target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
     wrong = broken_gates(rows, compiled)
     for gate in wrong:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what is said of files that are read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+class FileWarning(UserWarning):
+    """What a user has to know of a file that is read all the same; the command line prints it."""
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from PIL import Image as Pillow
 
 from diffreg.cli.main import main
-from diffreg.training.checkpoint import FORMAT
+from diffreg.training.checkpoint import FORMAT, load_network
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 PICTURE = np.add.outer(np.arange(20.0), np.sin(np.arange(16.0))).astype(np.float32)
@@ -75,9 +75,7 @@ def files(tmp_path_factory):
     (folder / "text.png").write_text("not an image")
     (folder / "a.jpg").write_text("JFIF")
     for name, value in (("nan", np.nan), ("inf", np.inf)):
-        damaged = PICTURE.copy()
-        damaged[3, 4] = value
-        save(folder / f"{name}.nii", damaged)
+        save(folder / f"{name}.nii", np.full_like(PICTURE, value))
     save(folder / "flat.nii", np.full((20, 16), 7, np.float32))
     save(folder / "one.nii", np.ones((1, 1), np.float32))
     save(folder / "four.nii", np.zeros((20, 16, 3, 5), np.float32))
@@ -98,6 +96,7 @@ def files(tmp_path_factory):
         PICTURE,
         np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
     )
+    other_tools(folder)
     (folder / "magic.nii").write_bytes(whole[:344] + b"xyz\0" + whole[348:])
     save(folder / "fraction.nii", PICTURE)
     checkpoints(folder)
@@ -107,6 +106,15 @@ def files(tmp_path_factory):
     (folder / "broken.toml").write_text("[training\n")
     manifests(folder)
     return folder
+
+
+def other_tools(folder):
+    """Fields that are no displacements of ITK's."""
+    for name, shape in (("NREG_TRANS", (20, 16, 1, 1, 3)), ("Mapping", (20, 16, 3, 1, 3))):
+        file = nib.Nifti1Image(np.ones(shape, np.float32), AFFINE)
+        file.header.set_intent(1007, name=name)
+        nib.save(file, folder / f"{name}.nii")
+    save(folder / "fsl.nii", np.ones((20, 16, 3, 3), np.float32))
 
 
 def checkpoints(folder):
@@ -157,8 +165,8 @@ TABLE = [
     (f"register a.jpg {TO}", "a.jpg: the name of an image must end in .nii"),
     (f"register magic.nii {TO}", "magic.nii is not a readable NIfTI file"),
     # numbers
-    (f"register nan.nii {TO}", "nan.nii holds 1 values that are NaN or infinite"),
-    (f"register inf.nii {TO}", "inf.nii holds 1 values that are NaN or infinite"),
+    (f"register nan.nii {TO}", "nan.nii holds no number: every voxel is NaN"),
+    (f"register inf.nii {TO}", "inf.nii holds no number: every voxel is NaN"),
     (f"register flat.nii {TO}", "flat.nii is 7 everywhere: there is nothing to align"),
     (f"register one.nii {TO}", "one.nii is not an image: its shape is (1, 1)"),
     (f"register empty.nii {TO}", "empty.nii is empty: its shape is (0, 5)"),
@@ -213,6 +221,9 @@ TABLE = [
     ("apply zero.nii moving.nii.gz -o out.nii", "zero.nii is not a readable NIfTI file"),
     ("apply fixed.nii.gz moving.nii.gz -o out.nii", "fixed.nii.gz is no 2-D displacement file"),
     ("apply a.jpg moving.nii.gz -o out.nii", "a displacement file must end in .nii.gz or .nii"),
+    ("apply NREG_TRANS.nii moving.nii.gz -o out.nii", "is a transformation of NiftyReg (intent"),
+    ("certify Mapping.nii", "Mapping.nii is a deformation of SPM (intent name Mapping), whose vec"),
+    ("certify fsl.nii", "its shape is (20, 16, 3, 3), as FSL's and FreeSurfer's warps have it"),
     # settings
     ("train none.toml", "none.toml does not exist"),
     ("train broken.toml", "broken.toml is not TOML"),
@@ -238,6 +249,14 @@ def test_a_mistake_is_one_line(words, line, here, capsys):
     assert said.err.count("\n") == 1
     assert said.out == ""
     assert sorted(here.iterdir()) == before
+
+
+def test_a_damaged_name_in_a_checkpoint_is_one_line_in_python_too(tmp_path):
+    broken = {"data": {"sl\nices": [1]}}
+    torch.save({"format": FORMAT, "config": broken, "weights": {}}, tmp_path / "name.pt")
+    with pytest.raises(ValueError, match=r"there is no setting data\.sl ices") as caught:
+        load_network(tmp_path / "name.pt")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["huge.nii", "huge.nii.gz", "huge.png"])

@@ -1,5 +1,6 @@
 """The command line: what it leaves, and every mistake in one line."""
 
+import importlib
 import json
 import sys
 import types
@@ -16,7 +17,7 @@ from diffreg.cli.main import SIMILARITIES, main
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
 from diffreg.registration import pair as registration_module
-from diffreg.registration.files import duration
+from diffreg.registration.pair_page import duration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,6 +113,7 @@ class Still(torch.nn.Module):
 
 
 def test_a_checkpoint_brings_its_network_and_settings(folder, monkeypatch, capsys):
+    importlib.import_module("diffreg.training")  # before a part of it is another
     trained = {"network": Still(), "normalization": Normalization(1, 99), "similarity": "pls"}
     trainer = types.SimpleNamespace(load_network=lambda path: trained)
     monkeypatch.setitem(sys.modules, "diffreg.training.trainer", trainer)

@@ -13,6 +13,7 @@ import torch
 from diffreg.cli.main import main
 from diffreg.data.manifest import read_manifest
 from diffreg.data.normalization import Normalization
+from diffreg.registration import pair as pair_module
 from diffreg.registration.cohort import Method, register_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,9 +89,12 @@ def test_every_pair_and_one_report(folder, capsys):
     with (folder / "out/metrics.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["group"] for line in lines] == ["p0", "p0", "p1", "p1"]
+    assert {"max_displacement_mm", "mean_displacement_mm"} <= set(lines[0])
+    assert not {"date", "command", "device"} & set(lines[0])
     assert all(float(line["ncc_after"]) >= float(line["ncc_before"]) for line in lines)
     page = (folder / "out/report.html").read_text()
     assert "No cell folds in any of the 4 pairs" in page
+    assert page.index("better in 3 of 4 pairs") < page.index("No cell folds")
     assert "moving3.nii.gz to fixed3.nii.gz" in page
 
 
@@ -117,10 +121,35 @@ def test_another_question_is_answered_anew(folder, capsys):
     assert register_all(manifest, out, Method(similarity="ncc")).kept == 3
 
 
+def test_another_day_and_command_ask_the_same_question(folder, monkeypatch):
+    manifest, out = read_manifest("pairs.csv"), folder / "out"
+    out.mkdir()
+    first = register_all(manifest, out, Method(similarity="ncc"))
+    words = ["/usr/bin/diffreg", "register", "pairs.csv", "-o", "out"]
+    monkeypatch.setattr(sys, "argv", words)
+    origin = {"date": "2001-01-01T00:00:00+00:00", "versions": {}, "device": "another"}
+    monkeypatch.setattr(pair_module, "provenance", lambda result: origin)
+    assert register_all(manifest, out, Method(similarity="ncc")).kept == 4
+    (first.jobs[0].folder / "metrics.json").unlink()
+    again = register_all(manifest, out, Method(similarity="ncc"))
+    assert [job.request for job in again.jobs] == [job.request for job in first.jobs]
+    assert json.loads((first.jobs[0].folder / "metrics.json").read_text())["device"] == "another"
+
+
+def test_warnings_of_pairs_and_failures_stand_at_the_top_of_the_report(folder, monkeypatch):
+    origin = {"warnings": ["The images share 4 % of their voxels."]}
+    monkeypatch.setattr(pair_module, "provenance", lambda result: origin)
+    assert run("register", "some.csv", "-o", "out") == 2
+    page = (folder / "out/report.html").read_text()
+    assert page.index("1 of 2 pairs failed") < page.index("The images agree")
+    assert "moving1.nii.gz to fixed1.nii.gz: The images share 4 %" in page
+    assert 'class="sentence"' not in page
+
+
 def test_a_pair_that_fails_loses_no_other(folder, capsys):
     assert run("register", "some.csv", "-o", "out") == 2
     said = capsys.readouterr()
-    assert said.out.startswith("out/report.html: 1 pairs")
+    assert said.out.startswith("out/report.html: 1 pair: NCC ")
     lines = said.err.splitlines()
     assert lines[1].startswith("diffreg: error: some.csv, line 2: bad.nii.gz is not a readable")
     assert lines[2] == "diffreg: error: 1 of 2 pairs failed"

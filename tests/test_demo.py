@@ -1,6 +1,9 @@
 """The demo: what it ships, what it leaves, and how it judges itself."""
 
+import io
 import json
+import re
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import nibabel as nib
@@ -59,20 +62,22 @@ QUICK = ("training.steps=2", "training.batch_size=2", "training.threads=1")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A demo of two steps for each training, on one held-out slice."""
+    """A demo of two steps for each training, on one held-out slice; what it leaves, finds, says."""
     out = tmp_path_factory.mktemp("demo")
-    with pytest.MonkeyPatch.context() as patch:
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         patch.setattr(demo, "HELD_OUT", HELD_OUT[:1])
         lines = demo.run(out, QUICK, progress=False)
-    return out, lines
+    return out, lines, said.getvalue()
 
 
 def test_it_leaves_report_images_figures_and_checkpoints(small):
-    out, _ = small
+    out, *_ = small
     assert {path.name for path in out.iterdir()} == {
         "picture.png",
         "report.html",
         "metrics.json",
+        "first",
         "same_contrast",
         "cross_contrast",
     }
@@ -83,6 +88,23 @@ def test_it_leaves_report_images_figures_and_checkpoints(small):
         "colin27_t1_to_mni152_gm_slice03_displacement.nii.gz",
     }
     assert read_checkpoint(out / "same_contrast" / "last.pt")["step"] == 2
+
+
+def test_a_registration_is_shown_before_anything_is_trained(small):
+    out, _, said = small
+    assert said.index("1 of 4") < said.index("first/report.html") < said.index("2 of 4")
+    names = {path.name for path in (out / "first").iterdir()}
+    assert names == {"warped.nii.gz", "displacement.nii.gz", "metrics.json", "report.html"}
+    metrics = json.loads((out / "first" / "metrics.json").read_text())
+    assert metrics["after"]["ncc"] > metrics["before"]["ncc"]
+    assert metrics["folded_percent"] == 0
+    page = (out / "first" / "report.html").read_text()
+    assert "The images agree better than before" in page and "Louis Collins" in page
+
+
+def test_every_stage_says_what_it_does_and_how_long_it_takes(small):
+    stages = re.findall(r"^(\d) of 4: \w.*\(usually \d+ seconds\)$", small[2], re.MULTILINE)
+    assert stages == ["1", "2", "3", "4"]
 
 
 def test_the_report_credits_and_says_what_it_shows(small):
@@ -111,13 +133,13 @@ def test_the_figures_of_every_method(small):
 
 
 def test_two_steps_do_not_pass_for_a_trained_network(small):
-    out, lines = small
+    out, lines, _ = small
     assert not all(line.met for line in lines)
     assert json.loads((out / "metrics.json").read_text())["targets"][0]["met"]
 
 
 def test_a_finished_demo_is_not_trained_again(small, capsys):
-    out, _ = small
+    out, *_ = small
     config = demo.settings(demo.TASKS[0], out, QUICK)
     before = (out / "same_contrast" / "last.pt").stat().st_mtime_ns
     demo.train(demo.TASKS[0], config, progress=False)

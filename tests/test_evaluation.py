@@ -19,7 +19,7 @@ from diffreg.data.prepare import prepare
 from diffreg.data.transforms import write_displacement
 from diffreg.evaluation import Evaluation, bootstrap, evaluate, measure_pair, summarize
 from diffreg.evaluation.measures import Measure
-from diffreg.evaluation.pages import _notes
+from diffreg.evaluation.pages import _warnings
 from diffreg.registration.cohort import Method, register_all
 from diffreg.registration.result import registration_of
 
@@ -124,6 +124,20 @@ def test_what_is_registered_is_kept_and_measured_both_ways(folder, tmp_path, cap
     page = (tmp_path / "o" / "report.html").read_text()
     for words in ("All pairs", "By group", "bootstrap draws of the 3 groups", "few", "Charts"):
         assert words in page
+
+
+def test_what_a_registration_warns_of_stands_at_the_top_of_the_evaluation(folder, tmp_path):
+    words = ("evaluate", folder / "pairs.csv", "--method", "variational", "-o", tmp_path / "o")
+    run(*words)
+    first = next((tmp_path / "o").glob("0001*/metrics.json"))
+    values = json.loads(first.read_text())
+    first.write_text(json.dumps({**values, "warnings": ["The images share 4 % of their voxels."]}))
+    run(*words)
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert page.index("m0.nii.gz to f0.nii.gz: The images share 4 %") < page.index(
+        "The labels overlap"
+    )
+    assert 'class="sentence"' not in page
 
 
 def test_contrasts_that_differ_are_not_subtracted(folder, true_fields, tmp_path):
@@ -236,6 +250,6 @@ def test_a_label_that_warping_lost_counts_and_one_of_a_single_image_does_not(tmp
     assert (record["missing_labels_before"], record["missing_labels_after"]) == (0, 1)
     assert not any("label_9" in name for name in record)
     measured = Evaluation("given", [{"pair": "p", "group": "g", **record}])
-    assert any("1 labels that both originals have were lost" in n for n in _notes(measured))
+    assert any("were lost by warping, 1 in 1 pair" in words for words in _warnings(measured))
     still = measure_pair(pair, registration_of(prepare(image, image), 0 * u, "given", "ncc", 0, {}))
     assert not any(name.startswith("missing") for name in still)

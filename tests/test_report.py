@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from diffreg.report.boxes import boxes_figure
-from diffreg.report.html import PairView, Table, folding_sentence, write_report
+from diffreg.report.first_screen import SMALLEST, fit_sentence, folding_sentence
+from diffreg.report.html import PairView, Table, write_report
+from diffreg.report.page import TICK
 
 NASTY = "<script>alert('1')</script> & \"co\".nii.gz"
 
@@ -94,9 +96,56 @@ def test_what_the_user_wrote_is_escaped(written):
 def test_the_first_screen_says_the_verdict(written):
     page = full(written)
     hero = page.words[: page.words.index("Pair by pair")]
-    assert "No cell folds in any of the 3 pairs: smallest determinant 0." in hero
+    assert f"No cell folds in any of the 3 pairs: {SMALLEST} 0." in hero
     assert re.search(r"NCC 0\.500 . 0\.750", hero) and "4.6 ms" in hero
     assert "Before" in hero and "After" in hero
+
+
+def test_the_fit_comes_before_the_folds(written):
+    fit = fit_sentence("NCC", 0.5, 0.75)
+    page = written("One", [], [a_pair()], fit=fit)
+    said = re.findall(r'<p class="sentence">.*?<span>(.*?)</span>', page.source)
+    assert re.fullmatch(r"The images agree better than before: NCC 0\.500\s.\s0\.750\.", said[0])
+    assert said[1].startswith("No cell folds")
+
+
+@pytest.mark.parametrize(
+    ("ends", "good", "words"),
+    [
+        ((0.5, 0.75), True, "better than before"),
+        ((0.75, 0.5), False, "worse than before"),
+        ((0.5, 0.5), False, "as before, no better"),
+        ((0.5, float("nan")), False, "not known"),
+        ((None, 0.5), False, "not known"),
+    ],
+)
+def test_the_sentence_about_the_fit(ends, good, words):
+    found, sentence = fit_sentence("NCC", *ends)
+    assert found is good and words in sentence
+
+
+def test_a_worse_fit_is_not_ticked_off(written):
+    page = written("One", [], [a_pair()], fit=fit_sentence("NCC", 0.75, 0.5))
+    assert page.source.index('class="sentence bad"') < page.source.index('class="sentence"')
+
+
+def test_warnings_come_first_and_nothing_is_ticked_off_beside_them(written):
+    warnings = ["The images share 4 % of their voxels.", NASTY]
+    page = written("One", [], [a_pair()], fit=fit_sentence("NCC", 0.5, 0.75), warnings=warnings)
+    assert page.words.index("2 warnings") < page.words.index("share 4 %")
+    assert page.words.index("share 4 %") < page.words.index("The images agree")
+    assert NASTY not in page.source
+    assert TICK not in page.source and page.source.count('class="sentence warned"') == 2
+    assert TICK in written("One", [], [a_pair()]).source
+
+
+def test_how_it_was_made_is_said_at_the_end(written):
+    origin = {"date": "2026-07-31 12:05:00 +02:00", "command": NASTY, "device": "a processor"}
+    page = written("One", [], [a_pair()], notes=["A note."], origin=origin)
+    assert NASTY not in page.source
+    said = page.words[page.words.index("How it was made") :]
+    assert "2026-07-31 12:05:00 +02:00" in said and "alert('1')" in said and "a processor" in said
+    assert "#origin" in page.links
 
 
 def test_the_sections_come_in_order(written):
@@ -129,7 +178,9 @@ def test_curves_with_one_first_half_share_a_picture(written):
 def test_a_fold_is_said_in_words_and_in_the_legend(written):
     page = written("One", [], [a_pair(folds=True)])
     count = int(
-        re.search(r"(\d+) of 285 cells fold: smallest determinant \N{MINUS SIGN}", page.words)[1]
+        re.search(rf"(\d+) of 285 cells fold: {re.escape(SMALLEST)} \N{{MINUS SIGN}}", page.words)[
+            1
+        ]
     )
     assert count > 0
     assert f"folded: {count} of 285 cells" in page.words
@@ -139,12 +190,12 @@ def test_a_fold_is_said_in_words_and_in_the_legend(written):
 @pytest.mark.parametrize(
     ("cells", "good", "sentence"),
     [
-        ([np.array([[0.414]])], True, "No cell folds: smallest determinant 0.414"),
-        ([np.array([[0.0, 1.0]])], False, "1 of 2 cells folds: smallest determinant 0"),
+        ([np.array([[0.414]])], True, f"No cell folds: {SMALLEST} 0.414"),
+        ([np.array([[0.0, 1.0]])], False, f"1 of 2 cells folds: {SMALLEST} 0"),
         (
             [np.ones((30, 50)), np.array([[-0.5, -0.25, 1.0]])],
             False,
-            "2 of 1,503 cells fold, in 1 of 2 pairs: smallest determinant \N{MINUS SIGN}0.500",
+            f"2 of 1,503 cells fold, in 1 of 2 pairs: {SMALLEST} \N{MINUS SIGN}0.500",
         ),
         (
             [np.array([[np.nan, 1.0]])],
@@ -155,7 +206,7 @@ def test_a_fold_is_said_in_words_and_in_the_legend(written):
         (
             [np.ones((1, 1))] * 4,
             True,
-            "No cell folds in any of the 4 pairs: smallest determinant 1",
+            f"No cell folds in any of the 4 pairs: {SMALLEST} 1",
         ),
     ],
 )

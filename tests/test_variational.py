@@ -225,7 +225,7 @@ def test_progress_never_goes_back_and_ends_at_the_end():
     "shape, levels", [((15, 99), 1), ((32, 99), 2), ((63, 99), 2), ((64, 99), 3)]
 )
 def test_no_level_is_smaller_than_16_voxels(shape, levels):
-    assert variational._possible_levels(torch.Size(shape), 3) == levels
+    assert variational.possible_levels(torch.Size(shape), 3) == levels
 
 
 IMAGE = torch.zeros(1, 1, 20, 24)

@@ -92,8 +92,6 @@ class Case:
         eager: of the inputs, the same in PyTorch, in the forms that are tried.
         bytes: of the channels, the fewest that a pixel of float32 costs forward, and forward and
             backward.
-        targets: wanted speed-up forward and backward over the best eager form at each of the
-            headline shapes, and over torch.compile.
         peers: of inputs, libraries on the same work.
         has_field: whether the kind of displacement matters.
     """
@@ -103,7 +101,6 @@ class Case:
     ours: Function
     eager: Callable[[Tensors], Sequence[Function]]
     bytes: Callable[[int], tuple[int, int]]
-    targets: tuple[float, float, float, float] | None = None
     peers: Callable[[torch.Tensor], dict[str, Function]] = lambda _: {}
     has_field: bool = False
 
@@ -148,7 +145,6 @@ CASES = {
             ops.warp,
             lambda inputs: baselines.warp_forms(inputs[1]),
             lambda channels: (8 * channels + 8, 16 * channels + 24),
-            (8, 8, 8, 8),
             peers.warp_peers,
             True,
         ),
@@ -158,7 +154,6 @@ CASES = {
             _energies,
             lambda _: (baselines.energies_by_norms, baselines.energies_by_squares),
             lambda _: (8, 24),
-            (25, 25, 25, 6),
             has_field=True,
         ),
         Case(
@@ -167,7 +162,6 @@ CASES = {
             _level_sets,
             lambda inputs: baselines.level_sets_forms(inputs[0]),
             lambda channels: (8 * channels, 20 * channels),
-            (12, 12, 12, 5),
         ),
         Case(
             "registration_objective",
@@ -175,7 +169,6 @@ CASES = {
             _objective,
             _objective_forms,
             lambda channels: (8 * channels + 8, 8 * channels + 16),  # one pass gives both
-            (15, 20, 20, 8),
             has_field=True,
         ),
         Case(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +17,7 @@ from diffreg.benchmark.network import file_to_file, prediction, training_step
 from diffreg.benchmark.operators import measure
 from diffreg.benchmark.overhead import call_overhead
 from diffreg.benchmark.peers import missing
+from diffreg.registration.provenance import processor
 
 Row = dict[str, Any]
 HEADLINE = ((1, 1, 256, 256), (16, 1, 256, 256), (4, 1, 512, 512))
@@ -65,7 +65,7 @@ def machine(device: str) -> Row:
     packages = ("torch", "monai", "voxelmorph", "kornia", "opencv-python-headless", "scipy")
     return {
         "commit": _commit(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
@@ -90,15 +90,6 @@ def _commit() -> str:
         return f"{commit}-dirty" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,7 @@
 """The command line: `diffreg register | evaluate | apply | certify | train | demo | bench | info`.
 
 A user's mistake is one line on stderr and exit status 2; DIFFREG_DEBUG=1 shows where it was found.
+What is odd about a file that is read all the same is one line, too, once.
 What the commands do is in diffreg.cli.commands.
 """
 
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 from diffreg import __version__
 from diffreg.cli import commands, manifests
+from diffreg.cli.notices import warning_in_lines
 
 SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
 # What the system says where a disk, a quota or a file's allowed size is used up.
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _options(arguments)
     try:
-        with _stopping():
+        with _stopping(), warning_in_lines():
             return options.run(options)
     except KeyboardInterrupt as stopped:
         number = stopped.args[0] if stopped.args else signal.SIGINT

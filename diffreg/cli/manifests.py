@@ -35,6 +35,7 @@ def register_manifest(options: argparse.Namespace) -> int:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Metrics of every pair of a manifest, together and by group."""
     from diffreg.evaluation import evaluate, summary_table, write_evaluation
+    from diffreg.evaluation.cohort_report import counted
     from diffreg.registration.files import check_output_folder
 
     _check_evaluate_options(options)
@@ -58,7 +59,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     if evaluation.records:
         write_evaluation(evaluation, out)
         print(summary_table(evaluation.summaries).text())
-        print(f"{out / 'report.html'}: {len(evaluation.records)} pairs, {name}")
+        print(f"{out / 'report.html'}: {counted(len(evaluation.records))}, {name}")
     total = len(evaluation.records) + len(evaluation.failed)
     return _failures(evaluation.failed, total, out)
 

@@ -15,6 +15,13 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg._files import replacing
+from diffreg.data._forms import (
+    affine_of,
+    codes_of,
+    in_unit,
+    unit_of,
+    with_upright_slices,
+)
 from diffreg.data._limits import check_claim, check_size
 from diffreg.data.geometry import Image, check_affine
 
@@ -56,19 +63,6 @@ def read_values(file: Any, path: Path, part: tuple | None = None) -> np.ndarray:
             return np.asarray(file.dataobj if part is None else file.dataobj[part])
     except _DAMAGE as error:
         raise ValueError(f"{path} is truncated or damaged: {_line(error)}") from error
-
-
-def affine_of(file: Any) -> np.ndarray:
-    """(4, 4), voxel -> RAS mm: the sform, else the qform, else the voxel sizes alone.
-
-    With neither, the first voxel is the origin and the axes run along L, P and S, as ITK has it, so
-    that ITK resamples such files with our displacement as we do.
-    """
-    if file.header["sform_code"] or file.header["qform_code"]:
-        return np.array(file.affine, dtype=np.float64)
-    zooms = np.ones(3)
-    zooms[: min(3, len(file.shape))] = file.header.get_zooms()[:3]
-    return np.diag([-zooms[0], -zooms[1], zooms[2], 1.0])
 
 
 def read_nifti(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -128,17 +122,15 @@ def type_of(header: Any) -> Any:
 
 
 def _set_affine(file: Any, like: Image) -> None:
-    """Write the affine of `like`, in the forms that its file had."""
-    codes = [1, 1] if like.header is None else _codes(like.header)
+    """Write the affine of `like`, in the forms and the unit of length that its file had."""
+    codes = (1, 1) if like.header is None else codes_of(like.header)
+    unit = 1.0 if like.header is None else unit_of(like.header)
+    affine = in_unit(with_upright_slices(like.affine), 1 / unit)
     if codes[1] or not codes[0]:
-        file.set_sform(like.affine, codes[1] or 1)
+        file.set_sform(affine, codes[1] or 1)
     if codes[0] or not codes[1]:
-        matrix = like.affine if like.header is None or not codes[0] else _shifted_qform(like)
+        matrix = affine if like.header is None or not codes[0] else _shifted_qform(like)
         file.set_qform(matrix, codes[0] or 1)
-
-
-def _codes(header: Any) -> list[int]:
-    return [int(header["qform_code"]), int(header["sform_code"])]
 
 
 def _shifted_qform(like: Image) -> np.ndarray:

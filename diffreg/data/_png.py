@@ -38,6 +38,7 @@ def read_png(path: Path, label: bool) -> tuple[np.ndarray, dict[str, Any]]:
                 raise ValueError(f"its content is {picture.format}")
             check_size(picture.size[::-1], path)
             check_claim(prod(picture.size) // 8, path, packed=True)  # a pixel has 1 bit or more
+            _check_depth(path)
             array = np.asarray(_grey_mode(picture, label))
     except errors as error:
         message = " ".join(str(error).split())
@@ -71,6 +72,18 @@ def write_png(path: Path, array: np.ndarray) -> None:
     pillow = require("PIL.Image", "PNG files")
     with replacing(path) as temporary:
         pillow.fromarray(array).save(temporary, format="PNG")
+
+
+def _check_depth(path: Path) -> None:
+    """Refuse 16 bits in several channels, of which Pillow keeps the upper 8."""
+    with path.open("rb") as file:
+        depth, colours = file.read(26)[24:]
+    if depth == 16 and colours != 0:
+        name = {2: "colours", 4: "opacity", 6: "colours and opacity"}.get(colours, "channels")
+        raise ValueError(
+            f"{path} holds 16-bit values with {name}, of which only 8 bits could be read; convert "
+            "it to 16-bit greyscale"
+        )
 
 
 def _grey_mode(picture: Any, label: bool) -> Any:

@@ -24,8 +24,9 @@ class Image:
     """A 2-D image and its place in space.
 
     Args:
-        data: (1, 1, *S) intensities as stored, float32, or the file's integers for labels; array
-            axes as loaded: (x, y) of a NIfTI file, (y, x) of a PNG file.
+        data: (1, 1, *S) intensities as stored, float32, float64 where their contrast needs it, or
+            the file's integers for labels; array axes as loaded: (x, y) of a NIfTI file, (y, x) of
+            a PNG file.
         affine: (4, 4), voxel (axis 0, axis 1, slice) -> RAS mm.
         path: the file it was read from.
         kind: "nifti", "png" or "npz".

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg._files import FileWarning
 from diffreg.data import _nifti, _npz, _png
+from diffreg.data._forms import tell_place
 from diffreg.data.geometry import Image, coverage, display_orientation, resample_to
 from diffreg.data.normalization import Normalization, normalize
 
 __all__ = [
+    "FileWarning",
     "Image",
     "Normalization",
     "count_slices",
@@ -28,6 +33,9 @@ __all__ = [
 ENDINGS = (*_nifti.ENDINGS, ".png", _npz.ENDING)
 # Integers that torch computes with; labels of other types are held as int64.
 _TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
+# The part of an image's contrast that rounding may take: one of 65,536 levels.
+_ROUNDING = 2.0**-16
+_SAMPLE = 2**18  # voxels that tell an image's percentiles
 
 
 def kind_of(path: str | Path) -> str:
@@ -60,7 +68,9 @@ def kind_of(path: str | Path) -> str:
 def read_image(path: str | Path, slice_index: int | None = None, label: bool = False) -> Image:
     """Read a 2-D image, or one slice of a volume, from a NIfTI, PNG or npz file.
 
-    Of two affines in a NIfTI header the sform counts; ITK takes the qform in some of these cases.
+    Of two affines in a NIfTI header the sform counts; a FileWarning says where they disagree and
+    what ITK takes. Voxels that are NaN or infinite are not there: `valid` is False, `data` is the
+    smallest number, for labels 0, and a FileWarning counts them.
 
     Args:
         path: the file, .nii, .nii.gz or .png; of an npz file an array, `file.npz:array`.
@@ -69,11 +79,15 @@ def read_image(path: str | Path, slice_index: int | None = None, label: bool = F
         label: keep whole numbers as integers, and refuse others.
 
     Returns:
-        The image; `data` is (1, 1, *S), float32, or integers for labels.
+        The image; `data` is (1, 1, *S), float32, float64 where float32 would lose contrast, or
+        integers for labels. Spacing and affine are in mm, whatever the header's unit.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not an image that can be registered; the message says why.
+
+    Warns:
+        FileWarning: as above; the command line prints it as one line.
 
     Example:
         >>> import tempfile
@@ -96,9 +110,15 @@ def read_image(path: str | Path, slice_index: int | None = None, label: bool = F
         array, fields = _png.read_png(path, label)
     else:
         raise ValueError(f"{path} has no slice {slice_index}: a PNG file is one image")
-    values, dtype = _labels(array, path) if label else (_intensities(array, path), fields["dtype"])
+    valid = _valid(array, path)
+    if valid is not None:
+        array = np.where(valid, array, array.dtype.type(0) if label else array[valid].min())
+    values, dtype = _labels(array, path) if label else (_held(array, path), fields["dtype"])
     data = torch.from_numpy(np.ascontiguousarray(values))[None, None]
-    return Image(data=data, **{**fields, "dtype": dtype})
+    image = Image(data=data, **{**fields, "dtype": dtype})
+    if image.header is not None:
+        tell_place(path, image.header)
+    return image if valid is None else _partly_valid(image, valid)
 
 
 def count_slices(path: str | Path) -> int:
@@ -135,8 +155,8 @@ def write_image(
         path: .nii or .nii.gz where `like` is NIfTI, .png where it is PNG.
         data: (*S) or (1, 1, *S) on the grid of `like`, in its array axes.
         like: gives the header; a slice of a volume becomes a file (X, Y, 1) with its own affine.
-        dtype: numbers in the file. By default float32, and for PNG those of `like`; integers are
-            rounded and clipped to what the type holds.
+        dtype: numbers in the file. By default float32, float64 where `data` is, and for PNG those
+            of `like`; integers are rounded and clipped to what the type holds.
 
     Raises:
         ValueError: the name asks for another kind of file, or the grids differ.
@@ -150,7 +170,8 @@ def write_image(
         raise ValueError(f"data must be {like.shape} as {like.name}, got {array.shape}")
     array = array.reshape(like.shape)
     if dtype is None:
-        dtype = like.dtype if like.kind == "png" else np.float32
+        real = np.float64 if array.dtype == np.float64 else np.float32
+        dtype = like.dtype if like.kind == "png" else real
     array = _cast(array, np.dtype(dtype))
     if like.kind == "png":
         _png.write_png(path, array)
@@ -196,14 +217,46 @@ def _existing(path: str | Path) -> Path:
     return path
 
 
-def _intensities(array: np.ndarray, path: Path) -> np.ndarray:
-    """The numbers in float32, all finite."""
+def _valid(array: np.ndarray, path: Path) -> np.ndarray | None:
+    """Where the numbers of a file are finite; None where all of them are."""
+    valid = np.isfinite(array)
+    if not valid.any():
+        raise ValueError(f"{path} holds no number: every voxel is NaN or infinite")
+    return None if valid.all() else valid
+
+
+def _partly_valid(image: Image, valid: np.ndarray) -> Image:
+    """The image with a note of where it holds numbers, and a warning."""
+    bad = int(np.count_nonzero(~valid))
+    message = f"{image.name}: {bad} of {valid.size} voxels are NaN or infinite"
+    warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=3)
+    return replace(image, valid=torch.from_numpy(np.ascontiguousarray(valid))[None, None])
+
+
+def _held(array: np.ndarray, path: Path) -> np.ndarray:
+    """The numbers in float32, or in float64 where that would lose contrast."""
+    for dtype in (np.float32, np.float64):
+        if _keeps_contrast(dtype, array):
+            return array.astype(dtype)
+    raise ValueError(f"{path} holds values that are too large to be told apart in float64")
+
+
+def _keeps_contrast(dtype: type, array: np.ndarray) -> bool:
+    """Whether rounding to a type keeps integers, and 65,536 levels between the percentiles."""
+    values = array[np.isfinite(array)]
+    least, most = np.longdouble(values.min()), np.longdouble(values.max())
+    if not most - least <= np.finfo(dtype).max:
+        return False
+    stored, whole = array.dtype.newbyteorder("="), 2 ** (np.finfo(dtype).nmant + 1)
+    if stored == dtype or stored.itemsize < np.dtype(dtype).itemsize:
+        return True
+    if stored.kind != "f" and (dtype is np.float32 or max(-least, most) <= whole):
+        return bool(max(-least, most) <= whole)
     with np.errstate(all="ignore"):
-        values = array.astype(np.float32)
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise ValueError(f"{path} holds {bad} values that are NaN or infinite (in float32)")
-    return values
+        exact = values if stored == np.float64 else values.astype(np.longdouble)
+        error = np.abs(exact.astype(dtype) - exact).max()
+        low, high = np.percentile(exact[:: 1 + exact.size // _SAMPLE], [0.5, 99.5])
+    return bool(error <= _ROUNDING * (high - low or most - least))
 
 
 def _labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffreg.data._forms import check_right_angles
 from diffreg.data.geometry import Image, coverage, resample_to
 from diffreg.data.normalization import Normalization
 from diffreg.data.resolution import as_coarse_as
@@ -194,6 +195,7 @@ def compared_region(
         6.0
     """
     _check_kinds(moving, fixed)
+    check_right_angles(fixed.affine, fixed.name)
     for image in (moving, fixed):
         _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
     inside = coverage(moving, fixed)

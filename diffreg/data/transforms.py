@@ -2,7 +2,8 @@
 
     d(p) = F R_f u(p)      R_f the linear part of the fixed affine, F = diag(-1, -1, 1)
 
-A point x of the fixed image lies at x + d(x) in the moving image.
+A point x of the fixed image lies at x + d(x) in the moving image. The header's unit of length is
+the grid's alone: vectors are in mm, as ITK has it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from diffreg._extras import require
 from diffreg._files import replacing
 from diffreg.data import _nifti, _npz, _png
+from diffreg.data._forms import affine_of, check_right_angles, tell_place, with_upright_slices
 from diffreg.data._limits import check_size
 from diffreg.data.geometry import Image, check_affine
 
@@ -24,6 +26,10 @@ _VECTOR = 1007
 _LPS = np.array([-1.0, -1.0, 1.0])
 # Says in the header that the grid is a PNG file's, whose arrays are (y, x) here and (x, y) in ITK.
 _PNG_GRID = "PNG grid"
+# A slice's plane is written so many times: ITK reads a single one as a 2-D image.
+_PLANES = 3
+# How the intent names of other tools' 5-D files begin.
+_TOOLS = {"NREG_": "a transformation of NiftyReg", "Mapping": "a deformation of SPM"}
 # How far, in voxels, a field may leave its plane by rounding alone.
 _RISE = 1e-3
 
@@ -32,10 +38,9 @@ def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> 
     """Write a displacement so that ITK resamples with it as diffreg does.
 
     A 2-D file, NIfTI or PNG, gives (X, Y, 1, 1, 2), which ITK reads as a 2-D field. A slice or an
-    image (X, Y, 1) lies anywhere in space and gives (X, Y, 1, 1, 3). ITK reads that as a 2-D image
-    of 3-vectors and forgets the slice's place: there the field takes the fixed image's geometry,
-    `sitk.GetImageFromArray(sitk.GetArrayFromImage(field)[None], isVector=True)` and
-    `CopyInformation(fixed)`.
+    image (X, Y, 1) lies anywhere in space and gives (X, Y, 3, 1, 3), its plane three times, the
+    second one in its place: of (X, Y, 1, 1, 3) ITK makes a 2-D image of 3-vectors, by which ANTs
+    and greedy displace nothing, silently.
 
     Args:
         path: .nii.gz or .nii; it appears whole or not at all.
@@ -43,7 +48,8 @@ def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> 
         fixed: the image on whose grid it lives.
 
     Raises:
-        ValueError: the name or the shape is wrong, or the displacement is not finite.
+        ValueError: the name or the shape is wrong, the displacement is not finite, or the grid's
+            axes are not at right angles.
 
     Source: the conventions of itk::DisplacementFieldTransform and of ANTs' warp files.
 
@@ -69,19 +75,24 @@ def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> 
     u = displacement[0].detach().cpu().to(torch.float64).numpy()
     if not np.all(np.isfinite(u)):
         raise ValueError("displacement holds values that are NaN or infinite")
-    affine = fixed.affine
+    check_right_angles(fixed.affine, fixed.name)
+    affine = with_upright_slices(fixed.affine)
     if fixed.kind == "png":
         u, affine = u[::-1].transpose(0, 2, 1), affine[:, [1, 0, 2, 3]]
-    vectors = np.einsum("wk,kij->ijw", _LPS[:, None] * affine[:3, :2], u)
-    components = 2 if fixed.is_flat else 3
-    _write(path, vectors[:, :, None, None, :components], affine, fixed.kind)
+    vectors = np.einsum("wk,kij->ijw", _LPS[:, None] * affine[:3, :2], u)[:, :, None, None]
+    if fixed.is_flat:
+        vectors = vectors[..., :2]
+    else:
+        vectors, affine = np.repeat(vectors, _PLANES, axis=2), _moved(affine, -1)
+    _write(path, vectors, affine, fixed.kind)
 
 
 def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     """Read a displacement file of diffreg, ANTs or ITK, with the grid on which it lives.
 
     Args:
-        path: a NIfTI file (X, Y, 1, 1, 2) or (X, Y, 1, 1, 3) with vector intent.
+        path: a NIfTI file with vector intent, (X, Y, 1, 1, 2), or of a slice (X, Y, 3, 1, 3) with
+            one plane three times, or (X, Y, 1, 1, 3).
 
     Returns:
         The displacement (1, 2, *S), float32, fixed voxels, array axes; and the fixed grid, an Image
@@ -117,20 +128,26 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
     check_displacement_ending(path)
     file = _nifti.open_nifti(path)
     _check_layout(path, file)
-    affine = _nifti.affine_of(file)
+    affine = affine_of(file)
     check_affine(affine, str(path))
     components = file.shape[4]
     if components == 2:
         affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
+    vectors = _nifti.read_values(file, path)[:, :, :, 0]
+    if vectors.shape[2] == _PLANES:
+        if not np.array_equal(vectors, np.repeat(vectors[:, :, :1], _PLANES, 2), equal_nan=True):
+            raise _three_dimensional(path, file.shape)
+        affine = _moved(affine, 1)
     with np.errstate(all="ignore"):  # of numbers that are not finite
-        vectors = _nifti.read_values(file, path)[:, :, 0, 0].astype(np.float64)
+        vectors = vectors[:, :, 0].astype(np.float64)
         if not np.all(np.isfinite(vectors)):
             raise ValueError(f"{path} holds displacements that are NaN or infinite")
         u = _to_voxels(vectors, affine, path)
     if not np.all(np.isfinite(u)):
         raise ValueError(f"{path} holds displacements that are infinite in voxels")
+    tell_place(path, file.header)
     kind = "nifti"
-    if file.header.get_intent()[2] == _PNG_GRID:
+    if _intent_name(file) == _PNG_GRID:
         kind, u, affine = "png", u[::-1].transpose(0, 2, 1), _png.AFFINE.copy()
     return u, affine, kind, components
 
@@ -193,13 +210,14 @@ def _write(path: Path, vectors: np.ndarray, affine: np.ndarray, kind: str) -> No
 def _check_layout(path: Path, file: Any) -> None:
     """Refuse what is not a 2-D field of vectors."""
     shape, intent = file.shape, int(file.header["intent_code"])
+    _check_tool(path, file)
     if len(shape) != 5 or shape[4] not in (2, 3):
         raise ValueError(
-            f"{path} is no 2-D displacement file: its shape is {shape}; (X, Y, 1, 1, 2) or "
-            "(X, Y, 1, 1, 3) is needed"
+            f"{path} is no 2-D displacement file: its shape is {shape}; ITK's (X, Y, 1, 1, 2), or "
+            "of a slice (X, Y, 3, 1, 3), is needed"
         )
-    if shape[2] > 1 or shape[3] > 1:
-        raise ValueError(f"{path} is a 3-D displacement of shape {shape}; only 2-D is supported")
+    if shape[3] > 1 or (shape[2] > 1 and (shape[2], shape[4]) != (_PLANES, 3)):
+        raise _three_dimensional(path, shape)
     check_size(shape[:2], path)
     if 0 in shape:
         raise ValueError(f"{path} is empty: its shape is {shape}")
@@ -209,6 +227,38 @@ def _check_layout(path: Path, file: Any) -> None:
         )
     if file.get_data_dtype().kind != "f":
         raise ValueError(f"{path} is no displacement file: it holds {file.get_data_dtype()} values")
+
+
+def _check_tool(path: Path, file: Any) -> None:
+    """Refuse the files of other tools, whose vectors are no displacements in LPS mm."""
+    name, shape = _intent_name(file), file.shape
+    for start, tool in _TOOLS.items():
+        if name.startswith(start):
+            raise ValueError(
+                f"{path} is {tool} (intent name {name}), whose vectors are not the displacements "
+                "in LPS mm of ITK's files; convert it to one of those"
+            )
+    if len(shape) == 4 and shape[3] == 3:
+        raise ValueError(
+            f"{path} is no displacement file of ITK: its shape is {shape}, as FSL's and "
+            "FreeSurfer's warps have it, whose vectors are in other coordinates; convert it to "
+            "(X, Y, 1, 1, 2), or of a slice (X, Y, 3, 1, 3)"
+        )
+
+
+def _intent_name(file: Any) -> str:
+    return bytes(file.header["intent_name"].item()).decode("latin-1").rstrip("\0 ")
+
+
+def _three_dimensional(path: Path, shape: tuple[int, ...]) -> ValueError:
+    return ValueError(f"{path} is a 3-D displacement of shape {shape}; only 2-D is supported")
+
+
+def _moved(affine: np.ndarray, slices: int) -> np.ndarray:
+    """The affine of the slice that lies so many further on, (4, 4)."""
+    moved = affine.copy()
+    moved[:3, 3] += slices * affine[:3, 2]
+    return moved
 
 
 def _to_voxels(vectors: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarray:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from diffreg.data.geometry import display_orientation
 from diffreg.demo.measures import HELD_OUT, Case, Measures, Target, mean, table
+from diffreg.registration.provenance import in_words, provenance
 from diffreg.report.figures import readme_picture
+from diffreg.report.first_screen import fit_sentence
 from diffreg.report.html import PairView, write_report
 from diffreg.training.config import TrainingConfig
 from diffreg.training.log import read_log
@@ -79,6 +81,8 @@ def write_demo_report(
         [*_notes(trainings), *(f"{'Met' if met else 'NOT MET'}: {text}." for text, met in lines)],
         credits=CREDITS,
         in_full=len(means),
+        fit=_fit(means),
+        origin=in_words(provenance()),
     )
     readme_picture(out / "picture.png", first[0].view)
 
@@ -87,25 +91,44 @@ def _verdict(
     results: list[Result], means: dict[str, dict[str, Measures]], lines: list[Target]
 ) -> list[tuple[str, Any]]:
     """The first screen: means before and after, the smallest determinant, the time."""
-    same = [m for m in means.values() if "relative_ssd" in m["network"]]
-    cross = [m for m in means.values() if "unseen_t1_ncc" in m["network"]]
-
-    def change(methods: list[dict[str, Measures]], name: str) -> tuple[float, float]:
-        before, after = (mean([m[k] for m in methods])[name] for k in ("identity", "network"))
-        return before, after
-
+    same, cross = _same_contrast(means), _cross_contrast(means)
     ours = mean([result.methods["network"] for result in results])
     met = sum(line.met for line in lines)
     return [
-        ("T1 to T1: NCC", change(same, "ncc")),
-        ("T1 to T1: relative SSD", change(same, "relative_ssd")),
-        ("T1 to grey matter: MI (nats)", change(cross, "mutual_information")),
-        ("T1 to grey matter: NCC with the unseen T1", change(cross, "unseen_t1_ncc")),
-        ("brain overlap (Dice)", change(list(means.values()), "dice")),
-        ("smallest determinant", ours["min_determinant"]),
+        ("T1 to T1: how much the images agree (NCC)", _change(same, "ncc")),
+        (
+            "T1 to T1: what is left of their squared difference (relative SSD)",
+            _change(same, "relative_ssd"),
+        ),
+        (
+            "T1 to grey matter: how much one image tells of the other (mutual information, nats)",
+            _change(cross, "mutual_information"),
+        ),
+        ("T1 to grey matter: how much the unseen T1 agrees (NCC)", _change(cross, "unseen_t1_ncc")),
+        ("how much the brains overlap (Dice)", _change(list(means.values()), "dice")),
         ("time a pair", f"{ours['milliseconds']:.1f} ms"),
         ("lines of the demo met", f"{met} of {len(lines)}"),
     ]
+
+
+def _same_contrast(means: dict[str, dict[str, Measures]]) -> list[dict[str, Measures]]:
+    return [m for m in means.values() if "relative_ssd" in m["network"]]
+
+
+def _cross_contrast(means: dict[str, dict[str, Measures]]) -> list[dict[str, Measures]]:
+    return [m for m in means.values() if "unseen_t1_ncc" in m["network"]]
+
+
+def _change(methods: list[dict[str, Measures]], name: str) -> tuple[float, float]:
+    """A figure before and after the network, the mean over directions."""
+    before, after = (mean([m[k] for m in methods])[name] for k in ("identity", "network"))
+    return before, after
+
+
+def _fit(means: dict[str, dict[str, Measures]]) -> tuple[bool, str]:
+    """By the overlap of the brains, which no training saw."""
+    before, after = _change(list(means.values()), "dice")
+    return fit_sentence("mean Dice", before, after, "The brains overlap")
 
 
 def _before_and_after(methods: dict[str, Measures]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The demonstration: two heads, two trainings, held-out slices, one report.
+"""The demonstration: one registration at once, then two trainings, held-out slices, one report.
 
 Trains as `heads/same_contrast.toml` and `heads/cross_contrast.toml` say, measures on slices that
 the training never saw, and leaves report, images and checkpoints.
@@ -22,6 +22,7 @@ from diffreg._files import replacing
 from diffreg.data.geometry import resample_to
 from diffreg.data.images import write_image
 from diffreg.data.transforms import read_displacement, write_displacement
+from diffreg.demo.first import CASE, show_first
 from diffreg.demo.measures import (
     HEADS,
     HELD_OUT,
@@ -45,11 +46,13 @@ class Task:
     Args:
         name: of its TOML file in the package and of its folder among the results.
         title: what curves are called.
+        usual: what the training takes on two cores of a quiet machine, in words.
         directions: (moving, fixed), files of the package.
     """
 
     name: str
     title: str
+    usual: str
     directions: tuple[tuple[str, str], ...]
 
 
@@ -57,16 +60,20 @@ TASKS = (
     Task(
         "same_contrast",
         "T1 to T1",
+        "30 seconds",
         (("colin27_t1", "mni152_t1"), ("mni152_t1", "colin27_t1")),
     ),
-    Task("cross_contrast", "T1 to grey matter", (("colin27_t1", "mni152_gm"),)),
+    Task("cross_contrast", "T1 to grey matter", "45 seconds", (("colin27_t1", "mni152_gm"),)),
 )
+STAGES = 2 + len(TASKS)  # the first registration, the trainings, the held-out pairs
 
 
 def run(
     out: str | Path = "demo", overrides: Sequence[str] = (), progress: bool = True
 ) -> list[Target]:
-    """Train, measure, and write the report; a run that was stopped goes on from its checkpoint.
+    """Register a pair at once; then train, measure, and report on slices that were held out.
+
+    A run that was stopped goes on from its checkpoint.
 
     Args:
         out: the folder of the results; it is made where it does not exist.
@@ -86,7 +93,13 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     print(f"diffreg {__version__} demo. {WHAT_IT_SHOWS}\n{CREDITS[0]}", flush=True)
     configs = {task.name: settings(task, out, overrides) for task in TASKS}
-    networks = {task.name: train(task, configs[task.name], progress) for task in TASKS}
+    announce(1, f"{CASE} by the variational method, which needs no training", "2 seconds")
+    show_first(out)
+    networks = {}
+    for number, task in enumerate(TASKS, start=2):
+        announce(number, f"training a network for {task.title}, without ground truth", task.usual)
+        networks[task.name] = train(task, configs[task.name], progress)
+    announce(STAGES, "five methods on the slices that no training saw", "5 seconds")
     tqdm = require("tqdm", "progress bars")
     cases = [
         (task, Case(moving, fixed, k))
@@ -100,6 +113,11 @@ def run(
         for task, case in bar
     ]
     return conclude(results, out, time.perf_counter() - start, configs)
+
+
+def announce(stage: int, words: str, usual: str) -> None:
+    """What a stage does, and how long it takes on two cores of a quiet machine."""
+    print(f"\n{stage} of {STAGES}: {words} (usually {usual})", flush=True)
 
 
 def settings(task: Task, out: Path, overrides: Sequence[str] = ()) -> Config:

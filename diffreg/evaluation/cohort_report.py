@@ -10,18 +10,14 @@ from typing import Any
 
 from diffreg._files import replacing
 from diffreg.registration.cohort import Cohort, Method, read_pair
-from diffreg.registration.files import (
-    METRICS,
-    REPORT,
-    TITLES,
-    duration,
-    read_json,
-    read_registration,
-    view,
-)
+from diffreg.registration.files import METRICS, REPORT, read_json, read_registration
+from diffreg.registration.pair_page import IN_WORDS, TITLES, duration, view, warnings_in
+from diffreg.registration.provenance import KEYS, in_words, provenance
+from diffreg.report.first_screen import SMALLEST, fit_sentence
 from diffreg.report.table import Column, Row, Table, shown
 
 IN_FULL, IN_ROWS = 4, 20  # pairs that the report draws; of the others it has the numbers
+MOST_WARNINGS = 10  # that the first screen has room for
 
 
 def write_cohort_report(cohort: Cohort, method: Method, out: Path) -> str:
@@ -63,9 +59,24 @@ def write_cohort_report(cohort: Cohort, method: Method, out: Path) -> str:
         notes=notes,
         in_full=IN_FULL,
         sentence=sentence,
+        fit=_fit(found),
+        warnings=_warnings(cohort, found),
+        origin=in_words(_origin(found)),
     )
     numbers = [f"{name} {a:.3f} -> {b:.3f}" for name, (a, b) in _means(found).items()]
-    return f"{len(found)} pairs: {', '.join(numbers)}, {sentence[1][0].lower()}{sentence[1][1:]}"
+    folded = f"{sentence[1][0].lower()}{sentence[1][1:]}"
+    return f"{counted(len(found))}: {', '.join(numbers)}, {folded}"
+
+
+def counted(pairs: int) -> str:
+    """How many, in words.
+
+    Example:
+        >>> from diffreg.evaluation.cohort_report import counted
+        >>> counted(1), counted(2000)
+        ('1 pair', '2,000 pairs')
+    """
+    return f"{pairs:,} pair{'' if pairs == 1 else 's'}"
 
 
 def folds(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
@@ -77,14 +88,34 @@ def folds(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     Example:
         >>> from diffreg.evaluation.cohort_report import folds
         >>> folds([{"min_determinant": 0.5, "folded_percent": 0.0}])
-        (True, 'No cell folds in any of the 1 pairs: smallest determinant 0.500')
+        (True, 'No cell folds: smallest local change of size (Jacobian determinant) 0.500')
     """
     folded = sum(values["folded_percent"] > 0 for values in found)
     smallest = [v["min_determinant"] for v in found if v["min_determinant"] is not None]
-    least = f": smallest determinant {shown(min(smallest))}" if smallest else ""
+    least = f": {SMALLEST} {shown(min(smallest))}" if smallest else ""
     if not folded:
-        return True, f"No cell folds in any of the {len(found)} pairs{least}"
-    return False, f"Cells fold in {folded} of {len(found)} pairs{least}"
+        where = f" in any of the {len(found)} pairs" if len(found) > 1 else ""
+        return True, f"No cell folds{where}{least}"
+    return False, f"Cells fold in {folded} of {counted(len(found))}{least}"
+
+
+def warnings_of(failed: int, total: int, said: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """What a report of several pairs warns of: pairs that failed, and what their pairs warn of.
+
+    Args:
+        failed, total: pairs.
+        said: name of a pair, its warnings.
+
+    Example:
+        >>> from diffreg.evaluation.cohort_report import warnings_of
+        >>> warnings_of(1, 3, [("a to b", ["The images share 4 % of their voxels."])])
+        ['1 of 3 pairs failed (see Notes)', 'a to b: The images share 4 % of their voxels.']
+    """
+    found = [f"{failed} of {counted(total)} failed (see Notes)"] if failed else []
+    lines = [f"{name}: {words}" for name, warnings in said for words in warnings]
+    found += lines[:MOST_WARNINGS]
+    left = len(lines) - MOST_WARNINGS
+    return found + ([f"and {left} more, in the pairs' metrics.json"] if left > 0 else [])
 
 
 def shown_note(drawn: int, pairs: int) -> list[str]:
@@ -112,6 +143,8 @@ def _record(values: dict[str, Any]) -> dict[str, Any]:
     """metrics.json as one flat line."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
+        if name in KEYS:  # the same in all lines, or nearly
+            continue
         if isinstance(value, dict):
             flat |= {f"{entry}_{name}": number for entry, number in value.items()}
         elif not isinstance(value, list) and name not in ("request", "version"):
@@ -132,11 +165,46 @@ def _means(found: Sequence[dict[str, Any]]) -> dict[str, tuple[float, float]]:
 
 
 def _verdict(found: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
+    means = _means(found)
     verdict: list[tuple[str, Any]] = [
-        (f"mean {name}", both) for name, both in _means(found).items()
+        (f"{IN_WORDS[name]}, mean", means[title])
+        for name, title in TITLES.items()
+        if title in means
     ]
+    lengths = [v["displacement_mm"] for v in found if "displacement_mm" in v]
+    if len(lengths) == len(found):
+        mean, largest = fmean(v["mean"] for v in lengths), max(v["max"] for v in lengths)
+        words = "how far voxels move, mean and largest (|u|, mm)"
+        verdict.append((words, f"{shown(mean)}, {shown(largest)}"))
     times = [v["seconds"] for v in found if v["seconds"] is not None]
     return verdict + ([("median time a pair", duration(median(times)))] if times else [])
+
+
+def _fit(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+    """By the mean NCC where all pairs are of one contrast, else by the mean mutual information."""
+    name = "ncc" if all("relative_ssd" in v["before"] for v in found) else "mutual_information"
+    pairs = [(v["before"].get(name), v["after"].get(name)) for v in found]
+    known = [(before, after) for before, after in pairs if None not in (before, after)]
+    ends = [fmean(values) for values in zip(*known, strict=True)] if known else [None, None]
+    good, sentence = fit_sentence(f"mean {TITLES[name]}", *ends)
+    if len(found) == 1:
+        return good, sentence
+    better = sum(after > before for before, after in known)
+    return good, f"{sentence}, better in {better} of {len(found)} pairs"
+
+
+def _warnings(cohort: Cohort, found: Sequence[dict[str, Any]]) -> list[str]:
+    said = [
+        (job.pair.name, warnings_in(values)) for job, values in zip(cohort.jobs, found, strict=True)
+    ]
+    return warnings_of(len(cohort.failed), cohort.total, said)
+
+
+def _origin(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of this run; of the pairs what they have in common."""
+    first = found[0]
+    alike = [k for k in ("device", "objective") if all(v.get(k) == first.get(k) for v in found)]
+    return provenance() | {name: first[name] for name in alike if name in first}
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, Any]:

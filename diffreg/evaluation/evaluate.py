@@ -16,7 +16,8 @@ from diffreg.evaluation.pages import group_table, summary_table, write_page
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import summarize
 from diffreg.registration.cohort import MISTAKES, one_line, read_pair
-from diffreg.registration.files import read_registration, view, write_json
+from diffreg.registration.files import read_registration, write_json
+from diffreg.registration.pair_page import view, warnings_in
 from diffreg.registration.result import SAME_CONTRAST
 
 _UNKNOWN = {"unknown", "as trained"}
@@ -59,6 +60,7 @@ def evaluate(
             evaluation.records.append(
                 {"pair": pair.name, "group": group, "row": pair.row, **values}
             )
+            evaluation.warnings.append((pair.name, warnings_in(result.metrics)))
             if len(evaluation.views) < IN_FULL + IN_ROWS:
                 evaluation.views.append(view(result, pair.name, _beside(values)))
         if progress is not None:

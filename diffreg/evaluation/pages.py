@@ -7,14 +7,25 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from diffreg.evaluation.cohort_report import IN_FULL, folds, shown_note
+from diffreg.evaluation.cohort_report import IN_FULL, counted, folds, shown_note, warnings_of
 from diffreg.evaluation.measures import Measure
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import DRAWS, Summary
+from diffreg.registration.provenance import in_words, provenance
+from diffreg.report.first_screen import fit_sentence
 from diffreg.report.table import Column, Row, Table, shown, shown_alike
 
 # What the first screen and the table of groups have room for, in this order.
 _FIRST = ("dice", "hd95", "tre", "end_point_error", "ncc", "mutual_information")
+# Plain words before the term.
+_IN_WORDS = {
+    "dice": "how much the labels overlap (Dice)",
+    "hd95": "how far the labels' borders are apart (HD95)",
+    "tre": "how far the landmarks are apart (TRE)",
+    "end_point_error": "how far from the true displacement (end-point error)",
+    "ncc": "how much the images agree (NCC)",
+    "mutual_information": "how much one image tells of the other (mutual information)",
+}
 _ARROW = " \N{RIGHTWARDS ARROW} "
 
 
@@ -54,7 +65,7 @@ def write_page(evaluation: Evaluation, tables: Mapping[str, Table], path: Path) 
     records = evaluation.records
     write_report(
         path,
-        f"Evaluation of {len(records)} pairs",
+        f"Evaluation of {counted(len(records))}",
         _verdict(evaluation.summaries),
         evaluation.views,
         tables,
@@ -62,6 +73,9 @@ def write_page(evaluation: Evaluation, tables: Mapping[str, Table], path: Path) 
         in_full=IN_FULL,
         charts=_charts(evaluation),
         sentence=folds(records),
+        fit=_fit(evaluation.summaries),
+        warnings=_warnings(evaluation),
+        origin=in_words(provenance()),
     )
 
 
@@ -91,10 +105,36 @@ def _verdict(summaries: Sequence[Summary]) -> list[tuple[str, Any]]:
             summary = by_name[name]
             unit = f", {summary.measure.unit}" if summary.measure.unit else ""
             before = (summary.before or summary.after)[0]
-            verdict.append((f"mean {summary.measure.title}{unit}", (before, summary.after[0])))
+            verdict.append((f"{_IN_WORDS[name]}, mean{unit}", (before, summary.after[0])))
     if "seconds" in by_name:
         verdict.append(("median time a pair, s", by_name["seconds"].after[1]))
     return verdict
+
+
+def _fit(summaries: Sequence[Summary]) -> tuple[bool, str] | None:
+    """By the labels where there are any, else by the images."""
+    by_name = {summary.measure.name: summary for summary in summaries}
+    images = "ncc" if "relative_ssd" in by_name else "mutual_information"
+    for name, agree in (("dice", "The labels overlap"), (images, "The images agree")):
+        found = by_name.get(name)
+        if found is not None and found.before is not None:
+            ends = found.before[0], found.after[0]
+            return fit_sentence(f"mean {found.measure.title}", *ends, agree)
+    return None
+
+
+def _warnings(evaluation: Evaluation) -> list[str]:
+    """What failed, what pairs warn of, and labels that are gone."""
+    failed, records = len(evaluation.failed), evaluation.records
+    found = warnings_of(failed, len(records) + failed, evaluation.warnings)
+    lost = [record for record in records if record.get("missing_labels_after")]
+    if lost:
+        labels = sum(int(record["missing_labels_after"]) for record in lost)
+        found.append(
+            f"Labels that both originals have were lost by warping, {labels} in "
+            f"{counted(len(lost))}: they count with Dice 0; HD95 and ASSD are means over the rest"
+        )
+    return found
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
@@ -115,13 +155,6 @@ def _notes(evaluation: Evaluation) -> list[str]:
     if 1 < groups < 10:
         notes.append(
             f"{groups} groups are few: such an interval is rather too narrow than too wide."
-        )
-    lost = [r for r in evaluation.records if r.get("missing_labels_after")]
-    if lost:
-        labels = sum(int(record["missing_labels_after"]) for record in lost)
-        notes.append(
-            f"In {len(lost)} pairs {labels} labels that both originals have were lost by warping: "
-            "they count with Dice 0; HD95 and ASSD are means over the labels that are left."
         )
     notes += shown_note(len(evaluation.views), len(evaluation.records))
     return notes + [f"Failed: {pair.row}: {reason}" for pair, reason in evaluation.failed]

@@ -22,6 +22,7 @@ class Evaluation:
         failed: the pairs that could not be measured, and why.
         grouped: whether the manifest names groups; else every pair is its own.
         seed: of the bootstrap.
+        warnings: of the registrations: the pair, and one sentence each.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Evaluation:
     failed: list[tuple[Pair, str]] = field(default_factory=list)
     grouped: bool = False
     seed: int = 0
+    warnings: list[tuple[str, list[str]]] = field(default_factory=list)
 
     @property
     def measures(self) -> list[Measure]:

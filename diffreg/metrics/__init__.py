@@ -5,6 +5,7 @@ Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels; te
 """
 
 from diffreg.metrics.displacements import (
+    displacement_length,
     end_point_error,
     folding,
     inverse_consistency,
@@ -24,6 +25,7 @@ from diffreg.metrics.labels import dice, shared_labels, surface_distances
 
 __all__ = [
     "dice",
+    "displacement_length",
     "end_point_error",
     "folding",
     "inverse_consistency",

@@ -120,6 +120,30 @@ def sd_log_jacobian_learn2reg(displacement: Array) -> float:
     return float(np.std(np.log(np.clip(determinant + 3, 1e-9, 1e9))))
 
 
+def displacement_length(
+    displacement: Array, spacing: Sequence[float] | None = None, mask: Array | None = None
+) -> dict[str, float]:
+    """How far a displacement takes the voxels: |u|, its mean inside the mask and its largest.
+
+    Args:
+        displacement: (D, *S) or (1, D, *S), voxels.
+        spacing: physical length of a voxel along each axis, mm; None: lengths are in voxels.
+        mask: weights >= 0 of the mean, (*S) or (1, 1, *S); the largest is that of all voxels.
+
+    Returns:
+        mean and max, mm or voxels.
+
+    Raises:
+        ValueError: shapes differ, or no voxel is inside the mask.
+
+    Example:
+        >>> displacement_length(np.stack([np.full((4, 4), 3.0)] * 2), (1, 4 / 3))
+        {'mean': 5.0, 'max': 5.0}
+    """
+    u = one_displacement(displacement)
+    return {"mean": _mean_length(u, spacing, mask), "max": float(_lengths(u, spacing).max())}
+
+
 def end_point_error(
     displacement: Array,
     true: Array,
@@ -249,10 +273,7 @@ def _mean_length(
     vectors: torch.Tensor, spacing: Sequence[float] | None, mask: Array | None
 ) -> float:
     """Weighted mean of |vectors| (1, D, *S)."""
-    v = vectors[0].numpy()
-    if spacing is not None:
-        v = v * np.asarray(spacing, np.float64).reshape(-1, *[1] * (v.ndim - 1))
-    lengths = np.sqrt((v**2).sum(0))
+    lengths = _lengths(vectors, spacing)
     weight = np.ones(lengths.shape) if mask is None else single("mask", mask)
     if weight.shape != lengths.shape:
         raise ValueError(f"mask must be {list(lengths.shape)}, got {list(weight.shape)}")
@@ -264,3 +285,11 @@ def _mean_length(
 def _corner_determinants(displacement: Array) -> np.ndarray:
     """(2^D, *(S - 1)) in float64."""
     return jacobian_determinant(one_displacement(displacement))[0].numpy()
+
+
+def _lengths(vectors: torch.Tensor, spacing: Sequence[float] | None) -> np.ndarray:
+    """|vectors| (*S) of vectors (1, D, *S)."""
+    v = vectors[0].numpy()
+    if spacing is not None:
+        v = v * np.asarray(spacing, np.float64).reshape(-1, *[1] * (v.ndim - 1))
+    return np.sqrt((v**2).sum(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,25 @@ import numpy as np
 from torch import Tensor
 
 from diffreg._files import replacing, require_folder, staged
-from diffreg.data.geometry import Image, display_orientation, voxel_map
+from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.images import write_image
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
+from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
-from diffreg.report.panels import PairView
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
-TITLES = {
-    "ncc": "NCC",
-    "mutual_information": "mutual information (nats)",
-    "relative_ssd": "relative SSD",
-}
 
 
 def write_registration(
-    result: Registration, out: str | Path, report: bool = True, more: dict[str, Any] | None = None
+    result: Registration,
+    out: str | Path,
+    report: bool = True,
+    more: dict[str, Any] | None = None,
+    credits: Sequence[str] = (),
 ) -> Registration:
     """Write the warped image, displacement.nii.gz, metrics.json and report.html.
 
@@ -43,6 +43,7 @@ def write_registration(
         out: the folder; it is made where it does not exist.
         report: whether to write report.html.
         more: entries that metrics.json gets beside the metrics.
+        credits: lines at the foot of the report.
 
     Returns:
         The result with the determinants of the file.
@@ -65,7 +66,7 @@ def write_registration(
             result.metrics["certificate"] = _certificate(result, written)
         write_json(folder / METRICS, {**result.metrics, **(more or {})})
         if report:
-            _write_report(replace(result, displacement=written), folder / REPORT)
+            write_pair_page(replace(result, displacement=written), folder / REPORT, credits)
     return result
 
 
@@ -196,95 +197,3 @@ def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
     if "repair" in result.metrics and not certificate.passes:
         raise ValueError(f"the displacement cannot be guaranteed in its file: {certificate}")
     return {"verdict": certificate.verdict, "in_words": str(certificate)}
-
-
-def _write_report(result: Registration, path: Path) -> None:
-    """The report of one pair."""
-    from diffreg.report.html import write_report  # needs matplotlib
-
-    before, after = result.metrics["before"], result.metrics["after"]
-    verdict: list[tuple[str, Any]] = [
-        (TITLES[name], (before[name], after[name])) for name in before
-    ]
-    verdict += [
-        ("largest determinant", result.metrics["max_determinant"]),
-        *_refinement(result),
-        *_guarantee(result),
-        ("time", duration(result.seconds)),
-    ]
-    title = f"{_short(result.moving)} to {_short(result.fixed)}"
-    pair = view(result, title, dict(verdict))
-    write_report(path, title, verdict, [pair], notes=_notes(result))
-
-
-def _refinement(result: Registration) -> list[tuple[str, Any]]:
-    """What the steps from the network's displacement did."""
-    if "refinement" not in result.metrics:
-        return []
-    steps, before, after = result.metrics["refinement"].values()
-    return [(f"objective, refined by at most {steps} steps", (before, after))]
-
-
-def _guarantee(result: Registration) -> list[tuple[str, Any]]:
-    """What is certified, and what that took."""
-    found = result.metrics
-    said = [("the map", found["certificate"]["verdict"])] if "certificate" in found else []
-    if "repair" in found:
-        moved, far = found["repair"]["moved_voxels"], found["repair"]["largest_move_voxels"]
-        took = f"{moved} voxels moved, by at most {far:.2g}" if moved else "nothing to do"
-        said.append(("repair", took))
-    return said
-
-
-def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
-    """A registration as the report draws it.
-
-    Args:
-        result: the registration.
-        title: what the pair is called.
-        metrics: name -> number, text, or (before, after).
-
-    Example: `view(register(moving, fixed), "a to b", {})`
-    """
-    return PairView(
-        title,
-        moving=_array(result.moving_on_fixed),
-        fixed=_array(result.fixed.data),
-        warped=_array(result.warped),
-        displacement=result.displacement[0].numpy(),
-        spacing=result.fixed.spacing,
-        display=display_orientation(result.fixed.affine, result.fixed.kind),
-        metrics=metrics,
-        mask=None if bool(result.mask.all()) else _array(result.mask),
-    )
-
-
-def duration(seconds: float) -> str:
-    """A time in words: milliseconds below a second.
-
-    Example:
-        >>> from diffreg.registration.files import duration
-        >>> duration(0.0123), duration(12.123)
-        ('12 ms', '12.1 s')
-    """
-    return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
-
-
-def _notes(result: Registration) -> list[str]:
-    """What the reader has to know about the numbers."""
-    notes = [f"Method: {result.method}; similarity: {result.similarity}."]
-    if not bool(result.mask.all()):
-        notes.append("The images were compared inside the outline only.")
-    if "certificate" in result.metrics:
-        words = result.metrics["certificate"]["in_words"]
-        notes.append(f"Certified for the displacement as its file holds it: {words}.")
-    return notes
-
-
-def _short(image: Image) -> str:
-    return image.path.name if image.path else image.name
-
-
-def _array(image: Tensor) -> np.ndarray:
-    """(1, 1, *S) -> (*S)."""
-    return image[0, 0].numpy()

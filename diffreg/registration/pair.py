@@ -17,9 +17,10 @@ from diffreg.data.prepare import Prepared, prepare, relative_spacing
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
-from diffreg.registration.predict import predict, refined
+from diffreg.registration.predict import device_of, predict, refined
+from diffreg.registration.provenance import described, device_in_words, provenance
 from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
-from diffreg.registration.variational import register_variational
+from diffreg.registration.variational import possible_levels, register_variational
 
 
 def register(
@@ -107,7 +108,10 @@ def register(
     inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
     names = "+".join(objective.similarity)
     ends = displacement, inverse
-    return _finished(prepared, *ends, "variational", names, seconds, guarantee, fill)
+    result = _finished(prepared, *ends, "variational", names, seconds, guarantee, fill)
+    used = possible_levels(fixed.shape, levels)
+    result.metrics["objective"] = described(objective, levels=used, iterations=iterations)
+    return result
 
 
 def register_batch(
@@ -155,12 +159,15 @@ def register_batch(
         if not bool(torch.isfinite(u).all()):
             raise ValueError("the network's displacement holds values that are NaN or infinite")
         if not refine:
-            return _finished(pair, u, v, "network", names, seconds, guarantee, fill)
-        goal = _with_proportions(objective, pair.fixed)
-        u, v, more, measured = refined(pair, u, v, goal, refine, progress)
-        seconds_in_all = seconds + more
-        result = _finished(pair, u, v, "refined network", names, seconds_in_all, guarantee, fill)
-        result.metrics["refinement"] = measured
+            result = _finished(pair, u, v, "network", names, seconds, guarantee, fill)
+            origin = {} if objective is None else {"objective": described(objective)}
+        else:
+            goal = _with_proportions(objective, pair.fixed)
+            u, v, more, measured = refined(pair, u, v, goal, refine, progress)
+            in_all = seconds + more
+            result = _finished(pair, u, v, "refined network", names, in_all, guarantee, fill)
+            origin = {"refinement": measured, "objective": described(goal)}
+        result.metrics.update(origin, device=device_in_words(device_of(network)))
         return result
 
     results: list[Registration | ValueError] = []
@@ -238,4 +245,5 @@ def _metrics(result: Registration) -> dict[str, Any]:
         }
         if set(result.similarity.split("+")) <= SAME_CONTRAST:
             values[when]["relative_ssd"] = relative_ssd(image, fixed, before, mask)
-    return {**values, **folding(result.displacement), "seconds": result.seconds}
+    values |= folding(result.displacement)
+    return {**values, "seconds": result.seconds, **provenance(result)}

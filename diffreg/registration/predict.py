@@ -39,7 +39,7 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
 
     Example: `predict(network, pair.moving_values, pair.fixed_values)`
     """
-    device = next((parameter.device for parameter in network.parameters()), moving.device)
+    device = device_of(network)
     network.eval()
     with torch.no_grad():
         displacement = network(moving.to(device), fixed.to(device))
@@ -49,6 +49,11 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
             f"the network's displacement must be {expected}, got {tuple(displacement.shape)}"
         )
     return displacement.to("cpu", torch.float32)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's parameters are; the CPU where it has none."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def refined(

@@ -6,7 +6,7 @@ fold at any level. bench/variational/optimisers.py measures it against what it r
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,11 @@ from diffreg.ops._checks import (
     check_tensor,
     checked_mask,
 )
+from diffreg.registration.leaving import STRENGTH, add_leaving
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
+ValueAndGradient = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
 
 SMALLEST_LEVEL = 16  # voxels along the shortest axis
 MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
@@ -48,6 +50,9 @@ def register_variational(
     start: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Minimises the objective over the displacement, pair by pair, from coarse to fine.
+
+    A displacement that leads voxels out of the moving image pays for it
+    (`diffreg.registration.leaving`): leaving must not be a way to a lower objective.
 
     Args:
         moving: image (N, C, *S), any floating dtype; values of about [0, 1] suit the weights.
@@ -92,7 +97,7 @@ def register_variational(
     objective = Objective("ncc") if objective is None else objective
     if start is None:
         start = fixed.new_zeros(len(fixed), 2, *[1] * (fixed.ndim - 2))
-        levels = _possible_levels(fixed.shape[2:], levels)
+        levels = possible_levels(fixed.shape[2:], levels)
     else:
         start, levels = _checked_start(start, fixed), 1
     at_most = levels * iterations
@@ -130,7 +135,8 @@ def _repaired(displacement: torch.Tensor) -> torch.Tensor:
     return make_diffeomorphic(displacement, START_DETERMINANT).displacement
 
 
-def _possible_levels(shape: torch.Size, levels: int) -> int:
+def possible_levels(shape: Sequence[int], levels: int) -> int:
+    """How many of the pyramid's levels an image of this shape (*S) has."""
     while levels > 1 and min(shape) < SMALLEST_LEVEL * 2 ** (levels - 1):
         levels -= 1
     return levels
@@ -141,16 +147,24 @@ def _register_pair(
 ) -> torch.Tensor:
     shape = fixed.shape[2:]
     lengths = _lengths(objective, len(shape))
+    factors = sum(abs(factor) for factor in objective.similarity.values())
+    strength = STRENGTH * objective.weights.similarity * factors
     for step, level in enumerate(reversed(range(levels))):
         size = [-(-n // 2**level) for n in shape]
         images = [_resample(image, size) for image in (moving, fixed)]
         weights = None if mask is None else _resample(mask, size)
         spacing = [h * n / m for h, n, m in zip(lengths, shape, size, strict=True)]
-        value_and_gradient = objective.with_spacing(spacing).value_and_gradient_of(*images, weights)
+        own = objective.with_spacing(spacing).value_and_gradient_of(*images, weights)
         start = _unfolded_start(resize(displacement, size))
 
         def report_level(done: int, offset: int = step * iterations) -> None:
             report(offset + done)
+
+        def value_and_gradient(
+            u: torch.Tensor, own: ValueAndGradient = own
+        ) -> tuple[float, torch.Tensor]:
+            value, gradient = own(u)
+            return value + add_leaving(u, gradient, strength), gradient
 
         regulariser = Regulariser(start, spacing, objective.weights)
         displacement = _minimise(value_and_gradient, start, regulariser, iterations, report_level)

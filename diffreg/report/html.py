@@ -17,6 +17,14 @@ from diffreg._files import replacing
 from diffreg.metrics import smallest_determinant
 from diffreg.report import page as report_page
 from diffreg.report.charts import Curves, charts_html, curves_html, data_url
+from diffreg.report.elements import (
+    GREEN,
+    MAGENTA,
+    alternative,
+    key_html,
+    overlays,
+    value_html,
+)
 from diffreg.report.figures import (
     DETERMINANTS,
     FOLDED,
@@ -25,12 +33,11 @@ from diffreg.report.figures import (
     draw_mesh,
     panel,
 )
-from diffreg.report.panels import PairView, checkerboard, grey, outlined, overlay, png, window
-from diffreg.report.table import Column, Row, Table, shown, shown_alike
+from diffreg.report.first_screen import first_screen, folding_sentence
+from diffreg.report.panels import PairView, checkerboard, grey, outlined, png, window
+from diffreg.report.table import Column, Row, Table
 
 __all__ = ["Column", "PairView", "Row", "Table", "write_report"]
-
-GREEN, MAGENTA = "#00d000", "#e000e0"
 
 
 def write_report(
@@ -46,6 +53,9 @@ def write_report(
     in_full: int = 4,
     charts: Mapping[str, bytes] | None = None,
     sentence: tuple[bool, str] | None = None,
+    fit: tuple[bool, str] | None = None,
+    warnings: Sequence[str] = (),
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the report, whole or not at all.
 
@@ -62,8 +72,12 @@ def write_report(
         charts: title -> PNG file, such as box plots.
         sentence: whether nothing folds, and the words for it, where more was registered than the
             pairs shown; None: the pairs' own (`folding_sentence`).
+        fit: whether the images agree better than before, and the words (`fit_sentence`); it stands
+            before that about folding.
+        warnings: one sentence each, in a box at the top; nothing is ticked off beside them.
+        origin: name -> words: date, command, versions and the like.
 
-    Source: the first sentence comes from the pairs' displacements, all corners of all cells.
+    Source: the sentence about folding comes from the displacements, all corners of all cells.
 
     Example:
         >>> import tempfile
@@ -75,9 +89,9 @@ def write_report(
         True
     """
     cells = [smallest_determinant(pair.displacement) for pair in pairs]
-    said = sentence or folding_sentence(cells)
+    folds = [sentence or folding_sentence(cells)] if pairs else []
     body = [
-        _hero(title, verdict, pairs, said),
+        first_screen(title, verdict, pairs, [*([fit] if fit else []), *folds], warnings),
         charts_html(charts or {}),
         _pairs(pairs, cells, in_full, verdict),
         curves_html(curves or {}),
@@ -86,9 +100,13 @@ def write_report(
     if notes:
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)
         body.append(f'<h2 id="notes">Notes</h2><ul class="notes">{items}</ul>')
+    body.append(_origin(origin or {}))
     page = report_page.PAGE.substitute(
         title=escape(title),
-        links=_links(charts=charts, pairs=pairs, training=curves, results=table, notes=notes),
+        links=_links(
+            *(("charts", charts), ("pairs", pairs), ("training", curves), ("results", table)),
+            *(("notes", notes), ("origin", origin)),
+        ),
         style=report_page.STYLE,
         script=report_page.SCRIPT,
         body="\n".join(body),
@@ -97,59 +115,6 @@ def write_report(
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
-
-
-def folding_sentence(cells: Sequence[np.ndarray]) -> tuple[bool, str]:
-    """Whether nothing folds, and the sentence that says so.
-
-    Args:
-        cells: the smallest corner determinants of each pair, as `smallest_determinant` gives them.
-
-    Example:
-        >>> folding_sentence([np.array([[0.41, 1.0]])])
-        (True, 'No cell folds: smallest determinant 0.410')
-    """
-    folded = [int((~(pair > 0)).sum()) for pair in cells]
-    count, total = sum(folded), sum(pair.size for pair in cells)
-    values = np.concatenate([pair.ravel() for pair in cells]) if cells else np.zeros(0)
-    if not total:
-        return True, "There are no cells that could fold"
-    if not np.isfinite(values).all():
-        smallest = "the displacement is not finite everywhere"
-    else:
-        smallest = f"smallest determinant {shown(float(values.min()))}"
-    if not count:
-        where = f" in any of the {len(cells)} pairs" if len(cells) > 1 else ""
-        return True, f"No cell folds{where}: {smallest}"
-    where = f", in {sum(n > 0 for n in folded)} of {len(cells)} pairs" if len(cells) > 1 else ""
-    verb = "folds" if count == 1 else "fold"
-    return False, f"{count:,} of {total:,} cells {verb}{where}: {smallest}"
-
-
-def _hero(
-    title: str,
-    verdict: Sequence[tuple[str, Any]],
-    pairs: Sequence[PairView],
-    said: tuple[bool, str],
-) -> str:
-    """The first screen: title, sentence and numbers beside the slider from before to after."""
-    size = ' class="long"' if len(title) > 70 else ""
-    left = [f"<h1{size}>{escape(title)}</h1>"]
-    if pairs:
-        good, sentence = said
-        icon = report_page.TICK if good else report_page.WARNING
-        tone = "" if good else " bad"
-        left.append(f'<p class="sentence{tone}">{icon}<span>{escape(sentence)}.</span></p>')
-    items = []
-    for label, value in verdict:
-        text = _value(value)
-        size = ' class="long"' if isinstance(value, str) and len(value) > 14 else ""
-        items.append(f"<div><dt>{escape(str(label))}</dt><dd{size}>{text}</dd></div>")
-    if items:
-        left.append(f'<dl class="verdict">{"".join(items)}</dl>')
-    alone = "" if pairs else " alone"
-    right = _slider(pairs[0]) if pairs else ""
-    return f'<section class="hero{alone}"><div>{"".join(left)}</div>{right}</section>'
 
 
 def _tables(table: Table | Mapping[str, Table] | None) -> str:
@@ -164,29 +129,23 @@ def _tables(table: Table | Mapping[str, Table] | None) -> str:
     return "".join(parts)
 
 
-def _links(**sections: Any) -> str:
+def _origin(origin: Mapping[str, str]) -> str:
+    """How the results were made: a name and its words each."""
+    if not origin:
+        return ""
+    items = "".join(
+        f'<div><dt>{escape(name)}</dt><dd class="{escape(name)}">{escape(words)}</dd></div>'
+        for name, words in origin.items()
+    )
+    return f'<h2 id="origin">How it was made</h2><dl class="origin">{items}</dl>'
+
+
+def _links(*sections: tuple[str, Any]) -> str:
     """Links to the sections that the page has; none to an only one."""
-    present = [name for name, content in sections.items() if content]
+    present = [name for name, content in sections if content]
     if len(present) < 2:
         return ""
     return "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in present)
-
-
-def _slider(pair: PairView) -> str:
-    """Overlay before and after, one over the other, with an edge that can be moved."""
-    before, after = _overlays(pair)
-    shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {540 / pair.aspect:.0f}px)"
-    return (
-        f'<figure><div class="compare" style="{shape}">'
-        f'<img src="{data_url(png(after))}" alt="{_alt("Overlay after registration", pair)}">'
-        f'<img class="over" src="{data_url(png(before))}" '
-        f'alt="{_alt("Overlay before registration", pair)}">'
-        "<span>Before</span><span>After</span>"
-        '<input type="range" min="0" max="100" value="50" '
-        'aria-label="Move the edge between before and after">'
-        f'<i class="edge"></i></div><figcaption>{escape(pair.title)}: {_key(GREEN, "fixed")}, '
-        f"{_key(MAGENTA, 'moving')}; grey where they agree</figcaption></figure>"
-    )
 
 
 def _pairs(
@@ -204,7 +163,7 @@ def _pairs(
         top = _top(pair, determinants) if len(pairs) > 1 else ""  # else it is on the first screen
         said = list(verdict) if len(pairs) == 1 else []
         items = "".join(
-            f"<div><dt>{escape(str(name))}</dt><dd>{_value(value)}</dd></div>"
+            f"<div><dt>{escape(str(name))}</dt><dd>{value_html(value)}</dd></div>"
             for name, value in pair.metrics.items()
             if (name, value) not in said
         )
@@ -229,9 +188,9 @@ def _top(pair: PairView, cells: np.ndarray) -> str:
 def _panels(pair: PairView, cells: np.ndarray, full: bool) -> list[str]:
     """The figures of one pair; six of the eight in a row."""
     limits, display = window(pair.moving), pair.display
-    before, after = _overlays(pair)
+    before, after = overlays(pair)
     outline = ", mask outlined" if pair.mask is not None else ""
-    colours = f"{_key(GREEN, 'fixed')} {_key(MAGENTA, 'moving')}" if full else ""
+    colours = f"{key_html(GREEN, 'fixed')} {key_html(MAGENTA, 'moving')}" if full else ""
     width, longest, tallest = (560, 1000, 460) if full else (300, 360, 320)
     pictures = {
         "Moving": (grey(pair.moving, limits, display), ""),
@@ -249,7 +208,7 @@ def _panels(pair: PairView, cells: np.ndarray, full: bool) -> list[str]:
         del files["Checkerboard"]
     shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {tallest / pair.aspect:.0f}px)"
     return [
-        f'<figure><img src="{data_url(picture)}" style="{shape}" alt="{_alt(name, pair)}">'
+        f'<figure><img src="{data_url(picture)}" style="{shape}" alt="{alternative(name, pair)}">'
         f"<figcaption><b>{name}</b>{caption}</figcaption></figure>"
         for name, (picture, caption) in files.items()
     ]
@@ -261,35 +220,9 @@ def _legend(cells: np.ndarray) -> str:
     bar = f"background: linear-gradient(90deg, {', '.join(DETERMINANTS)})"
     count = int((~(cells > 0)).sum())
     text = f"folded: {count:,} of {cells.size:,} cells"
-    folded = f'<span class="fold">{_key(FOLDED, text)}</span>' if count else ""
+    folded = f'<span class="fold">{key_html(FOLDED, text)}</span>' if count else ""
     return (
         f' by cell<span class="scale" style="{bar}"></span>'
-        f'<span class="ends"><span>&le; 1/{limit} shrinks</span><span>1</span>'
-        f"<span>grows &ge; {limit}</span></span>{folded}"
+        f'<span class="ends"><span>&le;&nbsp;1/{limit} shrinks</span><span>1</span>'
+        f"<span>grows &ge;&nbsp;{limit}</span></span>{folded}"
     )
-
-
-def _overlays(pair: PairView) -> tuple[np.ndarray, np.ndarray]:
-    """Before and after, in the same windows."""
-    limits = (window(pair.moving), window(pair.fixed))
-    return (
-        overlay(pair.moving, pair.fixed, limits, pair.display),
-        overlay(pair.warped, pair.fixed, limits, pair.display),
-    )
-
-
-def _value(value: Any) -> str:
-    """A number, text, or before and after with an arrow between."""
-    if isinstance(value, tuple | list) and len(value) == 2:
-        before, after = (escape(v) for v in shown_alike(value))
-        arrow = '<span class="arrow" aria-label="to">&rarr;</span><wbr>'
-        return f'<span class="before">{before}</span>{arrow}{after}'
-    return escape(shown(value))
-
-
-def _key(colour: str, text: str) -> str:
-    return f'<span class="key" style="--c: {colour}">{escape(text)}</span>'
-
-
-def _alt(what: str, pair: PairView) -> str:
-    return escape(f"{what}: {pair.title}")

@@ -97,7 +97,8 @@ def load_network(path: str | Path) -> dict[str, Any]:
     try:
         config = Config.from_dict(contents["config"])
     except ValueError as error:
-        raise ValueError(f"{path}: its settings are of another version: {error}") from None
+        reason = " ".join(str(error).split())  # a damaged name may hold line breaks
+        raise ValueError(f"{path}: its settings are of another version: {reason}") from None
     objective = Objective(**vars(config.objective))
     return {
         "network": network_of(contents, path),

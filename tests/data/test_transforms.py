@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from diffreg.data.geometry import Image, resample_to
 from diffreg.data.images import read_image
-from diffreg.data.transforms import read_displacement, write_displacement
+from diffreg.data.transforms import read_displacement, read_field, write_displacement
 
 SHAPE = (24, 31)
 ORIENTATIONS = list(itertools.product((False, True), (1, -1), (1, -1)))
@@ -48,14 +48,17 @@ def rotation(degrees):
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
+def in_space():
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes * [1.2, 0.8, 3.0], (20, -30, 11)
+    return affine
+
+
 def resampled_by_itk(moving_path, fixed_path, field_path):
     """The moving image on the fixed grid as SimpleITK makes it, in array axes (x, y)."""
     fixed, moving = (sitk.ReadImage(str(p), sitk.sitkFloat64) for p in (fixed_path, moving_path))
     vectors = sitk.ReadImage(str(field_path), sitk.sitkVectorFloat64)
-    if fixed.GetDimension() == 3:
-        # ITK reads a one-slice field as 2-D; write_displacement's docstring gives these lines.
-        vectors = sitk.GetImageFromArray(sitk.GetArrayFromImage(vectors)[None], isVector=True)
-        vectors.CopyInformation(fixed)
     transform = sitk.DisplacementFieldTransform(vectors)
     warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, -1e6)
     return sitk.GetArrayFromImage(warped).squeeze().T
@@ -114,11 +117,8 @@ def test_itk_resamples_alike_in_every_orientation(swap, first, second, tmp_path)
 
 def test_itk_resamples_alike_in_an_oblique_plane(tmp_path):
     """A slice that lies askew in space: the vectors have all three components."""
-    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = axes * [1.2, 0.8, 3.0], (20, -30, 11)
-    fixed = save(tmp_path / "f.nii.gz", picture(SHAPE)[..., None], affine)
-    moving = save(tmp_path / "m.nii.gz", picture(SHAPE, 3)[..., None], affine)
+    fixed = save(tmp_path / "f.nii.gz", picture(SHAPE)[..., None], in_space())
+    moving = save(tmp_path / "m.nii.gz", picture(SHAPE, 3)[..., None], in_space())
     assert_as_itk(moving, fixed, field(SHAPE), tmp_path)
 
 
@@ -194,10 +194,16 @@ def refusals():
     plain = np.zeros((4, 5, 1, 1, 2), np.float32)
     tilted = np.zeros((4, 5, 1, 1, 3), np.float32)
     tilted[..., 2] = 1
+    volume = np.zeros((4, 5, 3, 1, 3), np.float32)
+    volume[2, 3, 2, 0, 1] = 1
     return {
         "an image": (np.zeros((4, 5), np.float32), 1007, r"shape is \(4, 5\)"),
         "four components": (np.zeros((4, 5, 1, 1, 4), np.float32), 1007, "is needed"),
-        "a volume": (np.zeros((4, 5, 3, 1, 3), np.float32), 1007, "3-D displacement"),
+        "three slices": (volume, 1007, r"3-D displacement of shape \(4, 5, 3, 1, 3\)"),
+        "two equal slices": (0 * volume[:, :, :2], 1007, "3-D displacement"),
+        "two components": (0 * volume[..., :2], 1007, "3-D displacement"),
+        "four axes": (plain[..., 0, :], 1007, "is no 2-D displacement file"),
+        "FSL's axes": (volume[..., 0, :], 1006, "as FSL's and FreeSurfer's warps have it"),
         "another intent": (plain, 0, r"intent code is 0, not 1007 \(vector\)"),
         "integers": (plain.astype(np.int16), 1007, "holds int16"),
         "not finite": (np.full_like(plain, np.nan), 1007, "NaN or infinite"),
@@ -213,6 +219,65 @@ def test_refuses_in_words(name, tmp_path):
     nib.save(file, tmp_path / "d.nii.gz")
     with pytest.raises(ValueError, match=message):
         read_displacement(tmp_path / "d.nii.gz")
+
+
+OTHER_TOOLS = {
+    "NREG_TRANS": "is a transformation of NiftyReg",
+    "Mapping": "is a deformation of SPM",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TOOLS)
+@pytest.mark.parametrize("shape", [(4, 5, 1, 1, 2), (4, 5, 1, 1, 3), (4, 5, 6, 1, 3)])
+def test_refuses_other_tools_by_name(shape, name, tmp_path):
+    """Positions or RAS vectors, which as ITK's would be a displacement of many voxels."""
+    file = nib.Nifti1Image(np.ones(shape, np.float32), np.eye(4))
+    file.header.set_intent(1007, name=name)
+    nib.save(file, tmp_path / "d.nii.gz")
+    for read in (read_displacement, read_field):
+        with pytest.raises(ValueError, match=f"{OTHER_TOOLS[name]}.*LPS mm of ITK's files"):
+            read(tmp_path / "d.nii.gz")
+
+
+def test_a_slice_is_written_three_times(tmp_path):
+    """The second plane lies where the slice is: there ITK, ANTs and greedy displace it."""
+    fixed = Image(torch.zeros(1, 1, *SHAPE), in_space())
+    write_displacement(tmp_path / "d.nii.gz", field(SHAPE), fixed)
+    file = nib.load(tmp_path / "d.nii.gz")
+    assert file.shape == (*SHAPE, 3, 1, 3)
+    values = file.get_fdata()
+    assert np.array_equal(values, np.repeat(values[:, :, 1:2], 3, axis=2))
+    np.testing.assert_allclose(file.affine @ [0, 0, 1, 1], [20, -30, 11, 1], atol=1e-5)
+    np.testing.assert_allclose(file.affine[:, :3], in_space()[:, :3], atol=1e-6)
+
+
+def test_a_slice_written_once_is_still_read(tmp_path):
+    """As diffreg 0.1 wrote it, and as ANTs does of an image of one slice."""
+    fixed = Image(torch.zeros(1, 1, *SHAPE), in_space())
+    write_displacement(tmp_path / "new.nii.gz", field(SHAPE), fixed)
+    file = nib.Nifti1Image(nib.load(tmp_path / "new.nii.gz").get_fdata()[:, :, 1:2], in_space())
+    file.header.set_intent(1007)
+    nib.save(file, tmp_path / "old.nii.gz")
+    (new, grid), (old, same) = (read_displacement(tmp_path / f"{n}.nii.gz") for n in ("new", "old"))
+    torch.testing.assert_close(new, old, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(grid.affine, same.affine, atol=1e-5)
+    assert grid.shape == same.shape == SHAPE
+
+
+def test_antspy_applies_the_displacement_of_a_slice(tmp_path):
+    ants = pytest.importorskip("ants", reason="antspyx is not installed")
+    fixed = save(tmp_path / "f.nii.gz", picture(SHAPE)[..., None], in_space())
+    moving = save(tmp_path / "m.nii.gz", picture(SHAPE, 3)[..., None], in_space())
+    path = str(tmp_path / "d.nii.gz")
+    write_displacement(path, field(SHAPE), fixed)
+    images = (ants.image_read(str(image.path)) for image in (fixed, moving))
+    theirs = ants.apply_transforms(*images, [path], "linear", defaultvalue=-1e6).numpy()[..., 0]
+    ours = resample_to(moving, fixed, field(SHAPE))[0, 0].numpy()
+    inside = theirs > -1e5
+    inside[[0, -1]] = inside[:, [0, -1]] = False
+    assert inside.mean() > 0.7
+    assert np.abs(ours - resample_to(moving, fixed)[0, 0].numpy())[inside].max() > 50
+    np.testing.assert_allclose(ours[inside], theirs[inside], rtol=0, atol=2e-2)
 
 
 def test_refuses_to_write_what_does_not_fit(tmp_path):

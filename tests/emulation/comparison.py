@@ -45,7 +45,7 @@ class Case:
     # What the backward operator takes behind: one choice of needs, or more.
     needs: tuple[tuple[Any, ...], ...] = ((),)
     saved: int = 0  # outputs, from the last, that the backward operator gets before the inputs
-    # Rows and columns that a block or, where they walk down, a warp works on: forward and backward
+    # Rows and columns that a block or, where they march down, a warp works on: forward and backward
     # differ by one or two, which the sizes beside them meet.
     tile: tuple[int, int] = (31, 29)
     # What the operator alone takes behind: one choice of what to return, or more.

@@ -1,0 +1,153 @@
+"""The first screen of a report: warnings, how well the images fit, whether cells fold, the numbers.
+
+Warnings come before all praise: where there is one, nothing is ticked off in green.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from diffreg.report import page as report_page
+from diffreg.report.charts import data_url
+from diffreg.report.elements import (
+    GREEN,
+    MAGENTA,
+    alternative,
+    key_html,
+    overlays,
+    value_html,
+)
+from diffreg.report.panels import PairView, png
+from diffreg.report.table import shown
+
+# Plain words before the term; of an area in 2-D, of a volume in 3-D.
+SMALLEST = "smallest local change of size (Jacobian determinant)"
+LARGEST = "largest local change of size (Jacobian determinant)"
+_TO = "\N{NO-BREAK SPACE}\N{RIGHTWARDS ARROW}\N{NO-BREAK SPACE}"
+
+
+def first_screen(
+    title: str,
+    verdict: Sequence[tuple[str, Any]],
+    pairs: Sequence[PairView],
+    sentences: Sequence[tuple[bool, str]],
+    warnings: Sequence[str] = (),
+) -> str:
+    """Warnings, then title, sentences and numbers beside the slider from before to after.
+
+    Args:
+        title: the heading.
+        verdict: (label, value), a value a number, text or (before, after).
+        pairs: the first one is the picture; none: there is no picture.
+        sentences: whether it is well, and the words; the first one is the largest.
+        warnings: one sentence each.
+
+    Returns:
+        HTML.
+    """
+    size = ' class="long"' if len(title) > 70 else ""
+    left = [f"<h1{size}>{escape(title)}</h1>"]
+    for good, words in sentences:
+        left.append(_sentence(good, words, bool(warnings)))
+    items = []
+    for label, value in verdict:
+        size = ' class="long"' if isinstance(value, str) and len(value) > 14 else ""
+        items.append(f"<div><dt>{escape(str(label))}</dt><dd{size}>{value_html(value)}</dd></div>")
+    if items:
+        left.append(f'<dl class="verdict">{"".join(items)}</dl>')
+    alone = "" if pairs else " alone"
+    right = _slider(pairs[0]) if pairs else ""
+    hero = f'<section class="hero{alone}"><div>{"".join(left)}</div>{right}</section>'
+    return _warnings(warnings) + hero
+
+
+def folding_sentence(cells: Sequence[np.ndarray]) -> tuple[bool, str]:
+    """Whether nothing folds, and the sentence that says so.
+
+    Args:
+        cells: the smallest corner determinants of each pair, as `smallest_determinant` gives them.
+
+    Example:
+        >>> folding_sentence([np.array([[0.41, 1.0]])])[1]
+        'No cell folds: smallest local change of size (Jacobian determinant) 0.410'
+    """
+    folded = [int((~(pair > 0)).sum()) for pair in cells]
+    count, total = sum(folded), sum(pair.size for pair in cells)
+    values = np.concatenate([pair.ravel() for pair in cells]) if cells else np.zeros(0)
+    if not total:
+        return True, "There are no cells that could fold"
+    if not np.isfinite(values).all():
+        smallest = "the displacement is not finite everywhere"
+    else:
+        smallest = f"{SMALLEST} {shown(float(values.min()))}"
+    if not count:
+        where = f" in any of the {len(cells)} pairs" if len(cells) > 1 else ""
+        return True, f"No cell folds{where}: {smallest}"
+    where = f", in {sum(n > 0 for n in folded)} of {len(cells)} pairs" if len(cells) > 1 else ""
+    verb = "folds" if count == 1 else "fold"
+    return False, f"{count:,} of {total:,} cells {verb}{where}: {smallest}"
+
+
+def fit_sentence(
+    name: str, before: float | None, after: float | None, agree: str = "The images agree"
+) -> tuple[bool, str]:
+    """Whether the images agree better than before, and the sentence that says so.
+
+    Args:
+        name: of the measure, which is larger the better the images agree.
+        before, after: its values; None and nan are not known.
+        agree: what is better, worse or the same.
+
+    Example:
+        >>> from diffreg.report.first_screen import fit_sentence
+        >>> fit_sentence("NCC", 0.9, 0.95)[1][:35]
+        'The images agree better than before'
+    """
+    if before is None or after is None or not np.isfinite([before, after]).all():
+        return False, f"How well the registration fits is not known: {name} has no value"
+    words = "better than before" if after > before else "worse than before"
+    if after == before:
+        words = "as before, no better"
+    ends = f"{shown(before, '.3f')}{_TO}{shown(after, '.3f')}"
+    return after > before, f"{agree} {words}: {name} {ends}"
+
+
+def _sentence(good: bool, words: str, warned: bool) -> str:
+    """A tick where all is well, a triangle where it is not, or where there are warnings."""
+    icon = report_page.TICK if good and not warned else report_page.WARNING
+    tone = " bad" if not good else " warned" if warned else ""
+    return f'<p class="sentence{tone}">{icon}<span>{escape(words)}.</span></p>'
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    """The amber box; nothing where there is nothing to warn of."""
+    if not warnings:
+        return ""
+    title = "Warning" if len(warnings) == 1 else f"{len(warnings)} warnings"
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
+    return (
+        f'<section class="warnings" aria-label="Warnings">{report_page.WARNING}'
+        f"<div><b>{title}</b><ul>{items}</ul></div></section>"
+    )
+
+
+def _slider(pair: PairView) -> str:
+    """Overlay before and after, one over the other, with an edge that can be moved."""
+    before, after = overlays(pair)
+    shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {540 / pair.aspect:.0f}px)"
+    return (
+        f'<figure><div class="compare" style="{shape}">'
+        f'<img src="{data_url(png(after))}" '
+        f'alt="{alternative("Overlay after registration", pair)}">'
+        f'<img class="over" src="{data_url(png(before))}" '
+        f'alt="{alternative("Overlay before registration", pair)}">'
+        "<span>Before</span><span>After</span>"
+        '<input type="range" min="0" max="100" value="50" '
+        'aria-label="Move the edge between before and after">'
+        f'<i class="edge"></i></div><figcaption>{escape(pair.title)}: {key_html(GREEN, "fixed")}, '
+        f"{key_html(MAGENTA, 'moving')}; grey where they agree</figcaption></figure>"
+    )
