@@ -63,7 +63,7 @@ DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& 
           const T size = std::abs(rows.here);
           largest = size > largest ? size : largest;
           if (!inner && y >= place.end) return;
-          sum += next.weight * magnitude(g[0], g[1]);
+          sum += next.weight * magnitude<2>(g);
           weights += next.weight;
         });
     if (!place.owns) sum = weights = 0;
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         [&](int32_t y, const Row& next, bool inner) {
           T g[2], p[2];
           rows.move_down(next.below, g);
-          const T length = magnitude(g[0], g[1]), weight = factor * next.weight;
+          const T length = magnitude<2>(g), weight = factor * next.weight;
           for (int k = 0; k < 2; ++k) p[k] = weight * direction(g[k], length);
           const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;

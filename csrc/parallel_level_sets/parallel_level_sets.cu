@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
           T g[2], h[2];
           rows.move_down(next.image, g, h);
           if (!inner && y >= place.end) return;
-          sum += next.weight * Voxel<T, variant>(g, h, eps_warped, eps_fixed).value();
+          sum += next.weight * Voxel<2, T, variant>(g, h, eps_warped, eps_fixed).value();
           weights += next.weight;
         });
     double sums[2] = {place.owns ? double(sum) : 0, place.owns ? double(weights) : 0};
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
         [&](int32_t y, const Row<T>& next, bool inner) {
           T g[2], h[2], p[2];
           rows.move_down(next.image, g, h);
-          const Voxel<T, variant> voxel(g, h, eps_own, eps_other);
+          const Voxel<2, T, variant> voxel(g, h, eps_own, eps_other);
           const T weight = factor * next.weight;
           for (int k = 0; k < 2; ++k) p[k] = weight * voxel.derivative(g[k], h[k]);
           const T sum = adjoint.advance(y, place.x, H, W, inner, p);

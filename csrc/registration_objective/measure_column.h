@@ -105,7 +105,7 @@ class MeasureColumn {
   DIFFREG_DEVICE static void add_level_set(T factor, const T* g, const T* h, const T* eps, T& value,
                                            T* to) {
     if (factor == 0) return;
-    const parallel_level_sets::Voxel<T, variant> voxel(g, h, eps[0], eps[1]);
+    const parallel_level_sets::Voxel<D, T, variant> voxel(g, h, eps[0], eps[1]);
     value += factor * voxel.value();
     if constexpr (differentiates) {
       for (int k = 0; k < 2; ++k) to[k] += factor * voxel.derivative(g[k], h[k]);

@@ -320,7 +320,7 @@ void launch_backward(const Problem& problem, const S* gradient, const S* moving,
     zero(grad_moving, voxels * sizeof(Arithmetic<S>), stream);
   }
   const auto launch =
-      problem.sampling.linear ? launch_backward<true, S> : launch_backward<false, S>;
+      problem.sampling.interpolation == Interpolation::linear ? launch_backward<true, S> : launch_backward<false, S>;
   launch(problem, gradient, moving, displacement, grad_moving, grad_displacement, stream);
 }
 
