@@ -8,8 +8,11 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).parent
+# With what pyproject.toml says of them: a build without isolation finds what the environment has.
+NEEDED = ("torch>=2.11", "setuptools>=77", "cmake>=3.22", "ninja", "pybind11>=2.13")
 
 
 def version() -> str:
@@ -17,20 +20,41 @@ def version() -> str:
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
+def check_environment() -> None:
+    """What is missing, and what to type, as the one line of the build's output."""
+    if not sys.platform.startswith("linux"):
+        raise SystemExit(f"diffreg builds on Linux only, not on {sys.platform}")
+    try:
+        import pybind11  # noqa: F401
+        import torch
+    except ImportError as error:
+        found = f"finds no {error.name}"
+    else:
+        if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11):
+            return
+        found = f"finds torch {torch.__version__}, which is too old"
+    needed = " ".join(f"'{name}'" if ">" in name else name for name in NEEDED)
+    raise SystemExit(
+        f"diffreg's build {found}; type: pip install {needed} && pip install --no-build-isolation ."
+    )
+
+
+class Metadata(dist_info):
+    """pip asks for it first, before it downloads what diffreg needs at run time."""
+
+    def run(self) -> None:
+        check_environment()
+        super().run()
+
+
 class CMakeBuild(build_ext):
     """Configures and builds CMakeLists.txt, and leaves the library where setuptools wants it."""
 
     def build_extension(self, ext: Extension) -> None:
-        if not sys.platform.startswith("linux"):
-            raise SystemExit(f"diffreg builds on Linux only, not on {sys.platform}")
-        try:
-            import pybind11
-            import torch
-        except ImportError as error:
-            raise SystemExit(
-                f"building diffreg needs {error.name} in this environment: install torch >= 2.11, "
-                "pybind11, cmake and ninja, then pip install --no-build-isolation ."
-            ) from None
+        check_environment()
+        import pybind11
+        import torch
+
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve()
         configure = [
@@ -42,6 +66,7 @@ class CMakeBuild(build_ext):
             f"-DDIFFREG_VERSION={version()}",
             f"-DDIFFREG_TORCH_VERSION={torch.__version__}",
             f"-DDIFFREG_TORCH_DIR={Path(torch.__file__).parent}",
+            f"-DDIFFREG_TORCH_CUDA={torch.version.cuda or ''}",
         ]
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         subprocess.run(configure, check=True, env=environment)
@@ -57,5 +82,5 @@ class CMakeBuild(build_ext):
 setup(
     version=version(),
     ext_modules=[Extension("diffreg._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "dist_info": Metadata},
 )
