@@ -128,6 +128,7 @@ def test_a_step_that_fails_keeps_its_status():
     assert "done" not in process.communicate(timeout=30)[0] and process.returncode == 3
 
 
+@pytest.mark.alone
 def test_nothing_beats_on_after_a_step_is_stopped():
     process = alive("sleep", "1")
     time.sleep(0.5)

@@ -60,10 +60,10 @@ def headers_of(source: Path, csrc: Path) -> list[Path]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One process builds at a time: two would compile the same objects twice."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / "lock", "w") as lock:
+def alone(folder: Path) -> Iterator[None]:
+    """One process builds in a folder at a time: two would compile the same objects twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -94,7 +94,7 @@ def compile_one(source: Path, csrc: Path, flavour: str) -> Path:
 def build(flavour: str, csrc: Path = ROOT / "csrc", operators: tuple[str, ...] = ()) -> Path:
     """Builds one flavour of the emulated kernels and returns the library."""
     every = [*sources(csrc, operators), SHIM / "emulation.cpp"]
-    with alone():
+    with alone(CACHE):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda source: compile_one(source, csrc, flavour), every))
         digest = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]

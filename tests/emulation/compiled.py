@@ -48,7 +48,7 @@ def package() -> Path | None:
     if _core.build_info()["cuda_architectures"] != "none":
         return ROOT
     site = FOLDER / "site"
-    with alone():
+    with alone(FOLDER):
         said = cmake(
             *settings(ROOT),
             *("-B", FOLDER, "-DDIFFREG_CUDA=auto"),
