@@ -46,7 +46,7 @@ test-gpu: $(VENV)/.test
 	then $(BIN)/python -m pytest -q -m gpu tests/gpu; \
 	else echo "test-gpu: skipped, there is no GPU"; fi
 
-# Every barrier, fence and bound check of the kernels taken out in turn (an hour; make test takes three).
+# Every barrier, fence and bound check of the kernels taken out in turn (an hour; make test takes some).
 mutants: $(VENV)/.test
 	$(BIN)/python tests/emulation/mutate.py
 
@@ -63,7 +63,8 @@ format: $(VENV)/.test
 
 # A quarter of an hour on a quiet machine; `diffreg bench --quick` is the short form.
 bench: $(VENV)/.app
-	$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
+	@.ci/alive "The libraries to compare with: a download of 100 MB, 1 to 3 minutes" \
+		$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
 	$(BIN)/diffreg bench -o bench/results
 
 bench-gpu: $(VENV)/.app
@@ -86,7 +87,7 @@ paper-quick: $(VENV)/.test
 # The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
 cuda: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
 cuda: $(VENV)/.nvcc
-	@.ci/alive "The core with CUDA kernels: compiled for seven architectures, 4 minutes on 2 cores" \
+	@.ci/alive "The core with CUDA kernels: compiled for seven architectures, 5 minutes on 2 cores" \
 		$(PIP) --no-build-isolation -e ".[app]"
 	@touch $(VENV)/.app $(VENV)/.cuda
 	$(BIN)/diffreg info
@@ -95,14 +96,15 @@ cuda: $(VENV)/.nvcc
 wheel: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
 wheel: $(VENV)/.nvcc
 	rm -rf dist build/lib.*
-	@.ci/alive "The wheel, with CUDA kernels: 4 minutes on 2 cores" \
+	@.ci/alive "The wheel, with CUDA kernels: 5 minutes on 2 cores" \
 		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w dist .
 	@ls dist
 
 # The operator tests on the wheel, in an environment that has torch, numpy and pytest alone.
 test-wheel: wheel
-	$(PYTHON) -m venv --clear $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl
+	@.ci/alive "$(VENV)-wheel: torch and the wheel, a download of 250 MB, 1 to 5 minutes" sh -c ' \
+		$(PYTHON) -m venv --clear $(VENV)-wheel && $(VENV)-wheel/bin/python -m pip install --quiet \
+		--disable-pip-version-check -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl'
 	$(VENV)-wheel/bin/pytest -q tests/ops
 
 clean:
@@ -120,23 +122,23 @@ machine:
 $(VENV)/.torch: constraints.txt
 	@$(MAKE) --no-print-directory machine
 	@.ci/alive "$(VENV): a Python environment, 5 seconds" $(PYTHON) -m venv $(VENV)
-	@.ci/alive "$(TORCH) and the build tools: a download of 200 MB (CUDA builds of torch: 3 GB), 1 to 5 minutes" \
+	@.ci/alive "$(TORCH) and the build tools: a download of 250 MB (a CUDA build: 3 GB), 1 to 5 minutes" \
 		$(PIP) "$(TORCH)" numpy setuptools wheel pybind11 cmake ninja
 	@touch $@
 
 $(VENV)/.nvcc: $(VENV)/.torch
 	@command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null || test -n "$$CUDA_HOME" || \
-		.ci/alive "NVIDIA's compiler: a download of 150 MB, 1 to 3 minutes" $(PIP) $(NVCC_WHEELS)
+		.ci/alive "NVIDIA's compiler: a download of 100 MB, 1 to 3 minutes" $(PIP) $(NVCC_WHEELS)
 	@touch $@
 
-BUILD = the compiled core, a minute on 2 cores $(if $(filter auto /%,$(DIFFREG_CUDA)),and 3 more for the CUDA kernels)
+BUILD = the compiled core, 2 minutes on 2 cores$(if $(filter auto /%,$(DIFFREG_CUDA)), and 3 more for its CUDA kernels)
 $(VENV)/.app: $(VENV)/.torch $(CORE)
-	@.ci/alive "diffreg: what it needs (a download of 100 MB) and $(BUILD)" \
+	@.ci/alive "diffreg: what it needs (a download of 70 MB) and $(BUILD)" \
 		$(PIP) --no-build-isolation -e ".[app]"
 	@touch $@
 
 # Both sets at once: one build, also where make demo was never called.
 $(VENV)/.test: $(VENV)/.torch $(CORE)
-	@.ci/alive "diffreg: what it and its tests need (a download of 500 MB) and $(BUILD)" \
+	@.ci/alive "diffreg: what it and its tests need (a download of 220 MB) and $(BUILD)" \
 		$(PIP) --no-build-isolation -e ".[app,test]"
 	@touch $(VENV)/.app $@

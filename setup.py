@@ -1,7 +1,9 @@
 """Builds diffreg/_C with CMake; everything else about the package stands in pyproject.toml."""
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from setuptools.command.dist_info import dist_info
 ROOT = Path(__file__).parent
 # With what pyproject.toml says of them: a build without isolation finds what the environment has.
 NEEDED = ("torch>=2.11", "setuptools>=77", "cmake>=3.22", "ninja", "pybind11>=2.13")
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # pip leaves cmake and ninja there
 
 
 def version() -> str:
@@ -30,9 +33,11 @@ def check_environment() -> None:
     except ImportError as error:
         found = f"finds no {error.name}"
     else:
-        if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11):
+        missing = [tool for tool in ("cmake", "ninja") if not shutil.which(tool, path=PATH)]
+        old = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11)
+        if not missing and not old:
             return
-        found = f"finds torch {torch.__version__}, which is too old"
+        found = f"finds torch {torch.__version__}, too old" if old else f"finds no {missing[0]}"
     needed = " ".join(f"'{name}'" if ">" in name else name for name in NEEDED)
     raise SystemExit(
         f"diffreg's build {found}; type: pip install {needed} && pip install --no-build-isolation ."
@@ -56,11 +61,14 @@ class CMakeBuild(build_ext):
         import torch
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        # One for each environment, kept: setuptools' own is thrown away after an editable install.
+        key = f"{sys.executable} {torch.__file__} {torch.__version__}".encode()
+        build = ROOT.resolve() / "build" / f"core-{hashlib.sha256(key).hexdigest()[:8]}"
         configure = [
             "cmake",
             *("-S", str(ROOT.resolve()), "-B", str(build), "-G", "Ninja"),
             f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=PATH)}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DDIFFREG_VERSION={version()}",
@@ -68,7 +76,7 @@ class CMakeBuild(build_ext):
             f"-DDIFFREG_TORCH_DIR={Path(torch.__file__).parent}",
             f"-DDIFFREG_TORCH_CUDA={torch.version.cuda or ''}",
         ]
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment = {**os.environ, "PATH": PATH}
         subprocess.run(configure, check=True, env=environment)
         subprocess.run(["cmake", "--build", str(build)], check=True, env=environment)
 

@@ -142,10 +142,16 @@ def test_a_build_without_torch_says_what_to_type_and_nothing_else(tree, kind):
     assert sorted(named) == sorted(wanted)
 
 
+def test_a_build_without_a_tool_says_so_too(tree):
+    code = "import shutil; shutil.which = lambda *_, **__: None; " + HOOK.format("wheel", ".")
+    (line,) = backend(tree, code).stderr.splitlines()
+    assert line.startswith("diffreg's build finds no cmake; type: pip install ")
+
+
 def test_a_torch_that_is_too_old_is_said_to_be(tree):
     code = "import torch; torch.__version__ = '2.9.1'; " + HOOK.format("wheel", ".")
     (line,) = backend(tree, code).stderr.splitlines()
-    assert line.startswith("diffreg's build finds torch 2.9.1, which is too old; type: pip install")
+    assert line.startswith("diffreg's build finds torch 2.9.1, too old; type: pip install")
 
 
 def test_a_build_that_has_all_gives_metadata(tree, tmp_path):
