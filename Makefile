@@ -5,29 +5,48 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Processes that the tests run in. More than eight would mostly load torch.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
+# CUDA kernels: where torch is a CUDA build; auto: wherever an nvcc is; off; or the path of an nvcc
+# (docs/cuda.md). What `make cuda` asked for, this .venv keeps.
+DIFFREG_CUDA ?= $(if $(wildcard $(VENV)/.cuda),auto)
+export DIFFREG_CUDA
 # NVIDIA's compiler from PyPI, for machines without an nvcc; constraints.txt has the versions.
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: paper paper-quick demo test test-fast test-gpu mutants lint format bench bench-gpu cuda wheel test-wheel clean machine
+.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu cuda wheel test-wheel clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.app
 	$(BIN)/diffreg demo -o demo
 
+# $(call tests,MARKS): what measures, starts threads or is stopped by the clock first and by itself, then
+# all others in several processes; the last line is pytest's, of nearly all.
+define tests
+	@alone=0; others=0; \
+	$(BIN)/python -m pytest -q -m "alone and $(1)" || alone=$$?; \
+	$(BIN)/python -m pytest -q -m "not alone and $(1)" -n $(JOBS) --dist loadgroup || others=$$?; \
+	test $$alone -eq 0 -a $$others -eq 0
+endef
+
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -q
+	$(call tests,not long)
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(call tests,not slow and not long)
+
+# By hand, on a quiet machine; says in tests/long.md what was run and what came of it.
+test-long: $(VENV)/.test
+	$(BIN)/python tests/long.py
 
 test-gpu: $(VENV)/.test
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then $(BIN)/python -m pytest -q -m gpu tests/gpu; \
 	else echo "test-gpu: skipped, there is no GPU"; fi
 
-# Every barrier, fence and bound check of the kernels taken out in turn (an hour; make test takes three).
+# Every barrier, fence and bound check of the kernels taken out in turn (an hour; make test takes some).
 mutants: $(VENV)/.test
 	$(BIN)/python tests/emulation/mutate.py
 
@@ -44,7 +63,8 @@ format: $(VENV)/.test
 
 # A quarter of an hour on a quiet machine; `diffreg bench --quick` is the short form.
 bench: $(VENV)/.app
-	$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
+	@.ci/alive "The libraries to compare with: a download of 100 MB, 1 to 3 minutes" \
+		$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
 	$(BIN)/diffreg bench -o bench/results
 
 bench-gpu: $(VENV)/.app
@@ -65,21 +85,26 @@ paper-quick: $(VENV)/.test
 	$(BIN)/python paper/everything.py --quick
 
 # The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
+cuda: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
 cuda: $(VENV)/.nvcc
-	$(PIP) --no-build-isolation -e ".[app]"
-	@touch $(VENV)/.app
+	@.ci/alive "The core with CUDA kernels: compiled for seven architectures, 5 minutes on 2 cores" \
+		$(PIP) --no-build-isolation -e ".[app]"
+	@touch $(VENV)/.app $(VENV)/.cuda
 	$(BIN)/diffreg info
 
 # dist/diffreg-*.whl, which holds the CPU core and the CUDA kernels.
+wheel: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
 wheel: $(VENV)/.nvcc
-	rm -rf dist
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w dist .
+	rm -rf dist build/lib.*
+	@.ci/alive "The wheel, with CUDA kernels: 5 minutes on 2 cores" \
+		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w dist .
 	@ls dist
 
 # The operator tests on the wheel, in an environment that has torch, numpy and pytest alone.
 test-wheel: wheel
-	$(PYTHON) -m venv --clear $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl
+	@.ci/alive "$(VENV)-wheel: torch and the wheel, a download of 250 MB, 1 to 5 minutes" sh -c ' \
+		$(PYTHON) -m venv --clear $(VENV)-wheel && $(VENV)-wheel/bin/python -m pip install --quiet \
+		--disable-pip-version-check -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl'
 	$(VENV)-wheel/bin/pytest -q tests/ops
 
 clean:
@@ -96,22 +121,24 @@ machine:
 
 $(VENV)/.torch: constraints.txt
 	@$(MAKE) --no-print-directory machine
-	@echo "Setting up $(VENV): $(TORCH) and the build tools (a download of some minutes)"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) "$(TORCH)" numpy setuptools wheel pybind11 cmake ninja
+	@.ci/alive "$(VENV): a Python environment, 5 seconds" $(PYTHON) -m venv $(VENV)
+	@.ci/alive "$(TORCH) and the build tools: a download of 250 MB (a CUDA build: 3 GB), 1 to 5 minutes" \
+		$(PIP) "$(TORCH)" numpy setuptools wheel pybind11 cmake ninja
 	@touch $@
 
 $(VENV)/.nvcc: $(VENV)/.torch
-	@command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null || test -n "$$CUDA_HOME" || $(PIP) $(NVCC_WHEELS)
+	@command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null || test -n "$$CUDA_HOME" || \
+		.ci/alive "NVIDIA's compiler: a download of 100 MB, 1 to 3 minutes" $(PIP) $(NVCC_WHEELS)
 	@touch $@
 
+BUILD = the compiled core, 2 minutes on 2 cores$(if $(filter auto /%,$(DIFFREG_CUDA)), and 3 more for its CUDA kernels)
 $(VENV)/.app: $(VENV)/.torch $(CORE)
-	@echo "Building the compiled core"
-	$(PIP) --no-build-isolation -e ".[app]"
+	@.ci/alive "diffreg: what it needs (a download of 70 MB) and $(BUILD)" \
+		$(PIP) --no-build-isolation -e ".[app]"
 	@touch $@
 
 # Both sets at once: one build, also where make demo was never called.
 $(VENV)/.test: $(VENV)/.torch $(CORE)
-	@echo "Building the compiled core, installing what the tests need"
-	$(PIP) --no-build-isolation -e ".[app,test]"
+	@.ci/alive "diffreg: what it and its tests need (a download of 220 MB) and $(BUILD)" \
+		$(PIP) --no-build-isolation -e ".[app,test]"
 	@touch $(VENV)/.app $@

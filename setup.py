@@ -1,15 +1,21 @@
 """Builds diffreg/_C with CMake; everything else about the package stands in pyproject.toml."""
 
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).parent
+# With what pyproject.toml says of them: a build without isolation finds what the environment has.
+NEEDED = ("torch>=2.11", "setuptools>=77", "cmake>=3.22", "ninja", "pybind11>=2.13")
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # pip leaves cmake and ninja there
 
 
 def version() -> str:
@@ -17,33 +23,60 @@ def version() -> str:
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
+def check_environment() -> None:
+    """What is missing, and what to type, as the one line of the build's output."""
+    if not sys.platform.startswith("linux"):
+        raise SystemExit(f"diffreg builds on Linux only, not on {sys.platform}")
+    try:
+        import pybind11  # noqa: F401
+        import torch
+    except ImportError as error:
+        found = f"finds no {error.name}"
+    else:
+        missing = [tool for tool in ("cmake", "ninja") if not shutil.which(tool, path=PATH)]
+        old = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11)
+        if not missing and not old:
+            return
+        found = f"finds torch {torch.__version__}, too old" if old else f"finds no {missing[0]}"
+    needed = " ".join(f"'{name}'" if ">" in name else name for name in NEEDED)
+    raise SystemExit(
+        f"diffreg's build {found}; type: pip install {needed} && pip install --no-build-isolation ."
+    )
+
+
+class Metadata(dist_info):
+    """pip asks for it first, before it downloads what diffreg needs at run time."""
+
+    def run(self) -> None:
+        check_environment()
+        super().run()
+
+
 class CMakeBuild(build_ext):
     """Configures and builds CMakeLists.txt, and leaves the library where setuptools wants it."""
 
     def build_extension(self, ext: Extension) -> None:
-        if not sys.platform.startswith("linux"):
-            raise SystemExit(f"diffreg builds on Linux only, not on {sys.platform}")
-        try:
-            import pybind11
-            import torch
-        except ImportError as error:
-            raise SystemExit(
-                f"building diffreg needs {error.name} in this environment: install torch >= 2.11, "
-                "pybind11, cmake and ninja, then pip install --no-build-isolation ."
-            ) from None
+        check_environment()
+        import pybind11
+        import torch
+
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve()
+        # One for each environment, kept: setuptools' own is thrown away after an editable install.
+        key = f"{sys.executable} {torch.__file__} {torch.__version__}".encode()
+        build = ROOT.resolve() / "build" / f"core-{hashlib.sha256(key).hexdigest()[:8]}"
         configure = [
             "cmake",
             *("-S", str(ROOT.resolve()), "-B", str(build), "-G", "Ninja"),
             f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=PATH)}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DDIFFREG_VERSION={version()}",
             f"-DDIFFREG_TORCH_VERSION={torch.__version__}",
             f"-DDIFFREG_TORCH_DIR={Path(torch.__file__).parent}",
+            f"-DDIFFREG_TORCH_CUDA={torch.version.cuda or ''}",
         ]
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment = {**os.environ, "PATH": PATH}
         subprocess.run(configure, check=True, env=environment)
         subprocess.run(["cmake", "--build", str(build)], check=True, env=environment)
 
@@ -57,5 +90,5 @@ class CMakeBuild(build_ext):
 setup(
     version=version(),
     ext_modules=[Extension("diffreg._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "dist_info": Metadata},
 )

@@ -1,22 +1,30 @@
-# CUDA kernels, wherever there is an nvcc: no GPU and no CUDA build of torch is needed. DIFFREG_CUDA
-# (CMake or environment): "auto" looks for one, "off" builds the CPU core alone, a path names one.
-set(DIFFREG_CUDA "$ENV{DIFFREG_CUDA}" CACHE STRING "auto, off, or the path of an nvcc")
-set(architectures "75 80 86 89 90 100 120")
-if(DEFINED ENV{DIFFREG_CUDA_ARCHITECTURES})
-  set(architectures "$ENV{DIFFREG_CUDA_ARCHITECTURES}")
+# CUDA kernels, built without a GPU. DIFFREG_CUDA, of CMake or else of the environment: nothing builds them
+# where torch is a CUDA build and an nvcc is found, "auto" wherever an nvcc is found (no CUDA build of torch is
+# needed), "off" never, a path with that nvcc. Read at every configuration: a build folder remembers none.
+if("${DIFFREG_CUDA}" STREQUAL "")
+  set(DIFFREG_CUDA "$ENV{DIFFREG_CUDA}")
 endif()
-set(DIFFREG_CUDA_ARCHITECTURES "${architectures}" CACHE STRING
-    "Compute capabilities; PTX of the last one serves what comes after")
+if("${DIFFREG_CUDA_ARCHITECTURES}" STREQUAL "")
+  set(DIFFREG_CUDA_ARCHITECTURES "$ENV{DIFFREG_CUDA_ARCHITECTURES}")
+endif()
+# Compute capabilities; PTX of the last one serves what comes after.
+if(DIFFREG_CUDA_ARCHITECTURES STREQUAL "")
+  set(DIFFREG_CUDA_ARCHITECTURES "75 80 86 89 90 100 120")
+endif()
 
 set(DIFFREG_NVCC "")
-if(DIFFREG_CUDA STREQUAL "" OR DIFFREG_CUDA STREQUAL "auto")
+if(DIFFREG_CUDA STREQUAL "" AND "${DIFFREG_TORCH_CUDA}" STREQUAL "")
+  message(STATUS "CUDA kernels are left out: torch is a CPU build (DIFFREG_CUDA=auto builds them)")
+elseif(DIFFREG_CUDA STREQUAL "" OR DIFFREG_CUDA STREQUAL "auto")
   find_program(found_nvcc nvcc NO_CACHE HINTS $ENV{CUDA_HOME}/bin
                PATHS /usr/local/cuda/bin ${Python_SITELIB}/nvidia/cu13/bin)
   if(found_nvcc)
     set(DIFFREG_NVCC ${found_nvcc})
+  else()
+    message(STATUS "CUDA kernels are left out: no nvcc was found")
   endif()
 elseif(NOT DIFFREG_CUDA STREQUAL "off")
-  if(NOT EXISTS ${DIFFREG_CUDA})
+  if(NOT EXISTS ${DIFFREG_CUDA} OR IS_DIRECTORY ${DIFFREG_CUDA})
     message(FATAL_ERROR "DIFFREG_CUDA must be auto, off or the path of an nvcc, got ${DIFFREG_CUDA}")
   endif()
   set(DIFFREG_NVCC ${DIFFREG_CUDA})

@@ -1,7 +1,39 @@
 """What several test files share."""
 
+import os
+
 import pytest
 import torch
+
+LONGEST = 20  # seconds of processors, its children's too, of a test that is not marked slow
+
+
+def pytest_configure(config):
+    """Each of several test processes computes with one thread, and so does what it starts."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """In several processes the longest tests are begun first: none is waited for at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Who runs `make test-fast` waits for no test."""
+    before = sum(os.times()[:4])
+    result = yield
+    spent = sum(os.times()[:4]) - before
+    if (
+        spent > LONGEST
+        and not any(item.iter_markers("slow"))
+        and not any(item.iter_markers("long"))
+    ):
+        pytest.fail(f"{spent:.0f} s of processors: over {LONGEST} a test is marked slow or long")
+    return result
 
 
 @pytest.fixture(scope="module")

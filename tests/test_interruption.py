@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 WORD = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}

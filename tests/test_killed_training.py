@@ -13,7 +13,7 @@ from test_trainer import save_images, weights
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.log import read_log
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 STEPS = 40
 CONFIG = f"""

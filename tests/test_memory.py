@@ -10,7 +10,10 @@ import torch
 from diffreg.training._memory import kept_memory
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
-pytestmark = pytest.mark.skipif(not glibc, reason="the C library is not glibc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(not glibc, reason="the C library is not glibc"),
+]
 BYTES = 64 * 2**20  # more than glibc ever keeps by itself
 
 

@@ -220,6 +220,7 @@ def test_a_run_goes_on_where_it_was_stopped(room, tmp_path, monkeypatch):
     assert again.seconds == parts.seconds
 
 
+@pytest.mark.alone
 def test_after_a_part_that_fails_no_other_is_begun(room, monkeypatch):
     begun = []
 

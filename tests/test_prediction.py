@@ -121,6 +121,7 @@ def test_both_ways_are_refined(asked):
     assert refined.metrics["inverse_consistency_mm"] < plain.metrics["inverse_consistency_mm"]
 
 
+@pytest.mark.alone
 def test_the_time_includes_the_steps(monkeypatch):
     def slow(*arguments):
         time.sleep(0.2)

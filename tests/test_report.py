@@ -114,9 +114,10 @@ def test_the_fit_comes_before_the_folds(written):
     [
         ((0.5, 0.75), True, "better than before"),
         ((0.75, 0.5), False, "worse than before"),
-        ((0.5, 0.5), False, "as before, no better"),
-        ((0.5, float("nan")), False, "not known"),
-        ((None, 0.5), False, "not known"),
+        ((0.5, 0.5), None, "as before, no better"),
+        ((1.0, 1 - 1e-9), None, "as before, no better"),
+        ((0.5, float("nan")), None, "not known"),
+        ((None, 0.5), None, "not known"),
     ],
 )
 def test_the_sentence_about_the_fit(ends, good, words):
@@ -127,6 +128,9 @@ def test_the_sentence_about_the_fit(ends, good, words):
 def test_a_worse_fit_is_not_ticked_off(written):
     page = written("One", [], [a_pair()], fit=fit_sentence("NCC", 0.75, 0.5))
     assert page.source.index('class="sentence bad"') < page.source.index('class="sentence"')
+    page = written("One", [], [a_pair()], fit=fit_sentence("NCC", 0.5, 0.5))
+    assert page.source.index('class="sentence warned"') < page.source.index('class="sentence"')
+    assert page.source.count(TICK) == 1
 
 
 def test_warnings_come_first_and_nothing_is_ticked_off_beside_them(written):

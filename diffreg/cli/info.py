@@ -78,7 +78,7 @@ def _gpu_lines(machine: Machine, core: dict[str, str]) -> list[str]:
     if core["cuda_architectures"] == "none":
         return [
             f"GPU {index}: {name} (sm_{capability}), NOT usable: the core was built without CUDA "
-            "kernels; build it where there is an nvcc (docs/cuda.md)"
+            "kernels; build it with DIFFREG_CUDA=auto where there is an nvcc (docs/cuda.md)"
             for index, (name, capability) in enumerate(machine.gpus)
         ]
     needed = core["cuda_runtime"]

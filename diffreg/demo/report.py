@@ -12,7 +12,7 @@ from diffreg.data.geometry import display_orientation
 from diffreg.demo.measures import HELD_OUT, Case, Measures, Target, mean, table
 from diffreg.registration.provenance import in_words, provenance
 from diffreg.report.figures import readme_picture
-from diffreg.report.first_screen import fit_sentence
+from diffreg.report.first_screen import Said, fit_sentence
 from diffreg.report.html import PairView, write_report
 from diffreg.training.config import TrainingConfig
 from diffreg.training.log import read_log
@@ -125,7 +125,7 @@ def _change(methods: list[dict[str, Measures]], name: str) -> tuple[float, float
     return before, after
 
 
-def _fit(means: dict[str, dict[str, Measures]]) -> tuple[bool, str]:
+def _fit(means: dict[str, dict[str, Measures]]) -> Said:
     """By the overlap of the brains, which no training saw."""
     before, after = _change(list(means.values()), "dice")
     return fit_sentence("mean Dice", before, after, "The brains overlap")

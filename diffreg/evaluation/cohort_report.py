@@ -13,7 +13,7 @@ from diffreg.registration.cohort import Cohort, Method, read_pair
 from diffreg.registration.files import METRICS, REPORT, read_json, read_registration
 from diffreg.registration.pair_page import IN_WORDS, TITLES, duration, view, warnings_in
 from diffreg.registration.provenance import KEYS, in_words, provenance
-from diffreg.report.first_screen import SMALLEST, fit_sentence
+from diffreg.report.first_screen import SMALLEST, Said, fit_sentence
 from diffreg.report.table import Column, Row, Table, shown
 
 IN_FULL, IN_ROWS = 4, 20  # pairs that the report draws; of the others it has the numbers
@@ -180,7 +180,7 @@ def _verdict(found: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
     return verdict + ([("median time a pair", duration(median(times)))] if times else [])
 
 
-def _fit(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
+def _fit(found: Sequence[dict[str, Any]]) -> Said:
     """By the mean NCC where all pairs are of one contrast, else by the mean mutual information."""
     name = "ncc" if all("relative_ssd" in v["before"] for v in found) else "mutual_information"
     pairs = [(v["before"].get(name), v["after"].get(name)) for v in found]

@@ -12,7 +12,7 @@ from diffreg.evaluation.measures import Measure
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import DRAWS, Summary
 from diffreg.registration.provenance import in_words, provenance
-from diffreg.report.first_screen import fit_sentence
+from diffreg.report.first_screen import Said, fit_sentence
 from diffreg.report.table import Column, Row, Table, shown, shown_alike
 
 # What the first screen and the table of groups have room for, in this order.
@@ -111,7 +111,7 @@ def _verdict(summaries: Sequence[Summary]) -> list[tuple[str, Any]]:
     return verdict
 
 
-def _fit(summaries: Sequence[Summary]) -> tuple[bool, str] | None:
+def _fit(summaries: Sequence[Summary]) -> Said | None:
     """By the labels where there are any, else by the images."""
     by_name = {summary.measure.name: summary for summary in summaries}
     images = "ncc" if "relative_ssd" in by_name else "mutual_information"

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.registration.provenance import in_words
 from diffreg.registration.result import Registration
+from diffreg.report.first_screen import LARGEST, Said, fit_sentence
 from diffreg.report.panels import PairView
 from diffreg.report.table import shown
 
@@ -36,7 +37,6 @@ def write_pair_page(result: Registration, path: Path, credits: Sequence[str] = (
         path: the HTML file; its folder must exist.
         credits: lines at the foot.
     """
-    from diffreg.report.first_screen import LARGEST
     from diffreg.report.html import write_report  # needs matplotlib
 
     before, after = result.metrics["before"], result.metrics["after"]
@@ -66,10 +66,8 @@ def warnings_in(metrics: Mapping[str, Any]) -> list[str]:
     return [str(warning) for warning in metrics.get("warnings") or ()]
 
 
-def _fit(result: Registration) -> tuple[bool, str]:
+def _fit(result: Registration) -> Said:
     """By NCC within a modality, else by mutual information, on the voxels that are compared."""
-    from diffreg.report.first_screen import fit_sentence
-
     before, after = result.metrics["before"], result.metrics["after"]
     name = "ncc" if "relative_ssd" in before else "mutual_information"
     good, sentence = fit_sentence(TITLES[name], before.get(name), after.get(name))

@@ -30,11 +30,14 @@ LARGEST = "largest local change of size (Jacobian determinant)"
 _TO = "\N{NO-BREAK SPACE}\N{RIGHTWARDS ARROW}\N{NO-BREAK SPACE}"
 
 
+Said = tuple[bool | None, str]  # whether it is well, and the words for it
+
+
 def first_screen(
     title: str,
     verdict: Sequence[tuple[str, Any]],
     pairs: Sequence[PairView],
-    sentences: Sequence[tuple[bool, str]],
+    sentences: Sequence[Said],
     warnings: Sequence[str] = (),
 ) -> str:
     """Warnings, then title, sentences and numbers beside the slider from before to after.
@@ -43,7 +46,8 @@ def first_screen(
         title: the heading.
         verdict: (label, value), a value a number, text or (before, after).
         pairs: the first one is the picture; none: there is no picture.
-        sentences: whether it is well, and the words; the first one is the largest.
+        sentences: whether it is well, None where it is neither well nor bad, and the words; the
+            first one is the largest.
         warnings: one sentence each.
 
     Returns:
@@ -94,7 +98,7 @@ def folding_sentence(cells: Sequence[np.ndarray]) -> tuple[bool, str]:
 
 def fit_sentence(
     name: str, before: float | None, after: float | None, agree: str = "The images agree"
-) -> tuple[bool, str]:
+) -> Said:
     """Whether the images agree better than before, and the sentence that says so.
 
     Args:
@@ -102,24 +106,28 @@ def fit_sentence(
         before, after: its values; None and nan are not known.
         agree: what is better, worse or the same.
 
+    Returns:
+        True, False, or None where they agree as before to three decimals, or nothing is known.
+
     Example:
         >>> from diffreg.report.first_screen import fit_sentence
         >>> fit_sentence("NCC", 0.9, 0.95)[1][:35]
         'The images agree better than before'
     """
     if before is None or after is None or not np.isfinite([before, after]).all():
-        return False, f"How well the registration fits is not known: {name} has no value"
-    words = "better than before" if after > before else "worse than before"
-    if after == before:
-        words = "as before, no better"
-    ends = f"{shown(before, '.3f')}{_TO}{shown(after, '.3f')}"
-    return after > before, f"{agree} {words}: {name} {ends}"
+        return None, f"How well the registration fits is not known: {name} has no value"
+    ends = shown(before, ".3f"), shown(after, ".3f")
+    if ends[0] == ends[1]:
+        good, words = None, "as before, no better"
+    else:
+        good, words = after > before, f"{'better' if after > before else 'worse'} than before"
+    return good, f"{agree} {words}: {name} {_TO.join(ends)}"
 
 
-def _sentence(good: bool, words: str, warned: bool) -> str:
+def _sentence(good: bool | None, words: str, warned: bool) -> str:
     """A tick where all is well, a triangle where it is not, or where there are warnings."""
     icon = report_page.TICK if good and not warned else report_page.WARNING
-    tone = " bad" if not good else " warned" if warned else ""
+    tone = " bad" if good is False else " warned" if warned or good is None else ""
     return f'<p class="sentence{tone}">{icon}<span>{escape(words)}.</span></p>'
 
 

@@ -33,7 +33,7 @@ from diffreg.report.figures import (
     draw_mesh,
     panel,
 )
-from diffreg.report.first_screen import first_screen, folding_sentence
+from diffreg.report.first_screen import Said, first_screen, folding_sentence
 from diffreg.report.panels import PairView, checkerboard, grey, outlined, png, window
 from diffreg.report.table import Column, Row, Table
 
@@ -53,7 +53,7 @@ def write_report(
     in_full: int = 4,
     charts: Mapping[str, bytes] | None = None,
     sentence: tuple[bool, str] | None = None,
-    fit: tuple[bool, str] | None = None,
+    fit: Said | None = None,
     warnings: Sequence[str] = (),
     origin: Mapping[str, str] | None = None,
 ) -> None:

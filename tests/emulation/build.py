@@ -1,15 +1,19 @@
 """Builds the CUDA kernels for the CPU: the unchanged .cu files and drivers, g++ and the shim.
 
 One library a flavour: "plain" counts traffic, "address" runs under ASan and UBSan, "race" under
-TSan. Objects are kept by the hash of what they are made of, so a second build costs nothing.
+TSan. Objects are kept by the hash of what they are made of, so a second build costs nothing; a
+process that finds another one building waits for it.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +59,15 @@ def headers_of(source: Path, csrc: Path) -> list[Path]:
     return sorted(p for folder in folders for p in folder.glob("*.h"))
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process builds in a folder at a time: two would compile the same objects twice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def compile_one(source: Path, csrc: Path, flavour: str) -> Path:
     """The object of one source, out of the cache where nothing that it is made of has changed."""
     sanitize = [] if source.parent == SHIM and flavour == "race" else SANITIZE[flavour]
@@ -68,6 +81,7 @@ def compile_one(source: Path, csrc: Path, flavour: str) -> Path:
     target = CACHE / f"{source.stem}-{digest.hexdigest()[:16]}.o"
     if target.exists():
         return target
+    CACHE.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_suffix(f".{os.getpid()}")
     command = [COMPILER, *arguments, "-x", "c++", "-c", str(source), "-o", str(unfinished)]
     run = subprocess.run(command, capture_output=True, text=True)
@@ -79,20 +93,23 @@ def compile_one(source: Path, csrc: Path, flavour: str) -> Path:
 
 def build(flavour: str, csrc: Path = ROOT / "csrc", operators: tuple[str, ...] = ()) -> Path:
     """Builds one flavour of the emulated kernels and returns the library."""
-    CACHE.mkdir(parents=True, exist_ok=True)
     every = [*sources(csrc, operators), SHIM / "emulation.cpp"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: compile_one(source, csrc, flavour), every))
-    digest = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
-    library = CACHE / f"libdiffreg_{flavour}-{digest}.so"
-    if not library.exists():
-        unfinished = library.with_suffix(f".{os.getpid()}")
-        torch = ["-L", torch_folder("lib"), "-ltorch_cpu", "-ltorch", "-lc10"]
-        command = [COMPILER, "-shared", *SANITIZE[flavour], *map(str, objects), *torch]
-        command += ["-o", str(unfinished)]
-        subprocess.run(command, check=True)
-        unfinished.rename(library)
+    with alone(CACHE):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda source: compile_one(source, csrc, flavour), every))
+        digest = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
+        library = CACHE / f"libdiffreg_{flavour}-{digest}.so"
+        if not library.exists():
+            link(flavour, objects, library)
     return library
+
+
+def link(flavour: str, objects: list[Path], library: Path) -> None:
+    unfinished = library.with_suffix(f".{os.getpid()}")
+    torch = ["-L", torch_folder("lib"), "-ltorch_cpu", "-ltorch", "-lc10"]
+    command = [COMPILER, "-shared", *SANITIZE[flavour], *map(str, objects), *torch]
+    subprocess.run([*command, "-o", str(unfinished)], check=True)
+    unfinished.rename(library)
 
 
 def environment(flavour: str) -> dict[str, str]:

@@ -143,7 +143,9 @@ def test_empty_inputs_have_values_and_gradients_of_the_right_shape(case, samples
 
 
 @pytest.mark.parametrize(
-    "case", [c for c in CASES if "energy" not in c.name and "determ" not in c.name], ids=str
+    "case",
+    [c for c in CASES if "energy" not in c.name and "determ" not in c.name],
+    ids=lambda case: case.name,
 )
 def test_images_without_channels(case):
     inputs = leaves(case, case.inputs(2, 0, (4, 5), torch.float64))
@@ -158,6 +160,7 @@ def test_images_without_channels(case):
 # Bits
 
 
+@pytest.mark.alone
 @every_case
 def test_same_bits_for_every_number_of_threads(case):
     threads = torch.get_num_threads()
