@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffreg.data.manifest import Manifest, Pair
     from diffreg.registration.cohort import Cohort, Method
 
-_MANIFESTS = (".csv", ".toml")
+_MANIFESTS = (".csv", ".tsv", ".toml")
 
 
 def register_manifest(options: argparse.Namespace) -> int:
@@ -101,7 +101,7 @@ def _given(
     manifest: Manifest, folder: Path
 ) -> tuple[list[tuple[Pair, Path]], list[tuple[Pair, str]]]:
     """Each pair with its displacement in a folder, and those that have none."""
-    from diffreg.data.manifest import numbered
+    from diffreg.data.slices import numbered
     from diffreg.registration.cohort import MISTAKES, folder_name, one_line
 
     if not folder.is_dir():
@@ -143,7 +143,7 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
     if path.suffix.lower() not in _MANIFESTS and not path.is_dir():
         raise ValueError(
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
-            "(a .csv or .toml file, or a folder)"
+            "(a .csv, .tsv or .toml file, or a folder)"
         )
     for option, column in (
         ("fixed_mask", "fixed_mask"),

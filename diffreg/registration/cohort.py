@@ -17,8 +17,9 @@ from torch import nn
 from diffreg import __version__
 from diffreg.data._npz import split_array
 from diffreg.data.images import Image, Normalization, count_slices, read_image
-from diffreg.data.manifest import Manifest, Pair, numbered
+from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
+from diffreg.data.slices import numbered
 from diffreg.losses import Objective, usual_objective
 from diffreg.registration.files import DISPLACEMENT, METRICS, read_json, write_registration
 from diffreg.registration.pair import Registration, register, register_batch
