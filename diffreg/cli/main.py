@@ -251,8 +251,8 @@ def _add_apply(subparsers: Any) -> None:
     command.add_argument(
         "--interpolation",
         choices=("linear", "nearest"),
-        default="linear",
-        help="linear, or nearest for labels, which keeps their type",
+        help="linear, or nearest for labels, which keeps their type (nearest where the image looks "
+        "like labels, and it is said)",
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
     _add_fill(command)
