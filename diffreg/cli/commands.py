@@ -28,12 +28,13 @@ def run_register(options: argparse.Namespace) -> int:
     from diffreg.data.prepare import prepare
     from diffreg.losses import usual_objective
     from diffreg.registration import register, write_registration
-    from diffreg.registration.files import check_output_folder
+    from diffreg.registration.folders import check_output_folder, check_same_pair
 
     trained = network_of(options)
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice
     moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
+    check_same_pair(out, moving, fixed)
     mask = _mask(options.fixed_mask, options.slice)
     moving_mask = _mask(options.moving_mask, of_moving)
     normalization = normalization_of(options, trained)
@@ -133,7 +134,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
     from diffreg.benchmark.run import run, write
     from diffreg.benchmark.tables import markdown
-    from diffreg.registration.files import check_output_folder
+    from diffreg.registration.folders import check_output_folder
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a GPU that torch sees; there is none here")
