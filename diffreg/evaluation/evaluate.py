@@ -15,8 +15,9 @@ from diffreg.evaluation.measures import measure_pair, measures_of
 from diffreg.evaluation.pages import group_table, summary_table, write_page
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import summarize
+from diffreg.registration._json import write_json
 from diffreg.registration.cohort import MISTAKES, one_line, read_pair
-from diffreg.registration.files import read_registration, write_json
+from diffreg.registration.files import read_registration
 from diffreg.registration.pair_page import view, warnings_in
 from diffreg.registration.result import SAME_CONTRAST
 
