@@ -21,6 +21,7 @@ _MANIFESTS = (".csv", ".toml")
 def register_manifest(options: argparse.Namespace) -> int:
     """Every pair of a manifest, each into a folder of its own, and one report."""
     from diffreg.evaluation.cohort_report import write_cohort_report
+    from diffreg.registration.files import METRICS, read_json
 
     _check_manifest_options(options)
     manifest, method = _manifest(options.moving), _method(options, both_ways=False)
@@ -29,6 +30,8 @@ def register_manifest(options: argparse.Namespace) -> int:
     cohort = _registered(manifest, out, method)
     if cohort.jobs:
         print(f"{out / 'report.html'}: {write_cohort_report(cohort, method, out)}")
+        found = [read_json(job.folder / METRICS).get("warnings", ()) for job in cohort.jobs]
+        _warn(found, "each metrics.json")
     return _failures(cohort.failed, cohort.total, out)
 
 
@@ -60,6 +63,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         write_evaluation(evaluation, out)
         print(summary_table(evaluation.summaries).text())
         print(f"{out / 'report.html'}: {counted(len(evaluation.records))}, {name}")
+        _warn([sentences for _, sentences in evaluation.warnings], "evaluation.json")
     total = len(evaluation.records) + len(evaluation.failed)
     return _failures(evaluation.failed, total, out)
 
@@ -83,6 +87,16 @@ def _registered(manifest: Manifest, out: Path, method: Method) -> Cohort:
     if cohort.kept:
         print(f"{cohort.kept} of {cohort.total} pairs were complete and are kept", file=sys.stderr)
     return cohort
+
+
+def _warn(warnings: Sequence[Sequence[str]], where: str) -> None:
+    """A line that says how many pairs have warnings, if any."""
+    count = sum(bool(sentences) for sentences in warnings)
+    if count:
+        print(
+            f"diffreg: warning: {count} of {len(warnings)} pairs may not fit; {where} says why",
+            file=sys.stderr,
+        )
 
 
 def _failures(failed: Sequence[tuple[Pair, str]], total: int, out: Path) -> int:

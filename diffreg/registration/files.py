@@ -20,6 +20,7 @@ from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
+from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
 
@@ -61,7 +62,7 @@ def write_registration(
             write_image(folder / "warped.nii.gz", result.warped, result.fixed)
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
         written, _ = read_displacement(folder / DISPLACEMENT)
-        result = replace(result, metrics={**result.metrics, **folding(written)})
+        result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         if min(result.fixed.shape) > 1:
             result.metrics["certificate"] = _certificate(result, written)
         write_json(folder / METRICS, {**result.metrics, **(more or {})})
