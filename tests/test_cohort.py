@@ -99,6 +99,20 @@ def test_every_pair_and_one_report(folder, capsys):
     assert "moving3.nii.gz to fixed3.nii.gz" in page
 
 
+def test_pairs_that_may_not_fit_are_counted(folder, capsys):
+    noise = np.random.default_rng(0).random((32, 24)).astype(np.float32)
+    save("moving1.nii.gz", noise)
+    assert run("register", "pairs.csv", "-o", "out") == 0
+    line = "diffreg: warning: 1 of 4 pairs may not fit; each metrics.json says why\n"
+    assert line in capsys.readouterr().err
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("out/*/metrics.json"))]
+    sentences = [values["warnings"] for values in found]
+    assert [bool(each) for each in sentences] == [False, True, False, False]
+    with (folder / "out/metrics.csv").open() as file:
+        counts = [line["warnings"] for line in csv.DictReader(file)]
+    assert counts == [str(len(each)) for each in sentences]
+
+
 def test_it_goes_on_where_it_stopped(folder, capsys):
     run("register", "pairs.csv", "-o", "out")
     first = (folder / "out/0001_moving0_to_fixed0/metrics.json").read_bytes()

@@ -53,6 +53,8 @@ def run_register(options: argparse.Namespace) -> int:
             **{**method, "normalization": normalization},
         )
     result = write_registration(result, out)
+    for warning in result.metrics["warnings"]:
+        print(f"diffreg: warning: {warning}", file=sys.stderr)
     print(f"{out / 'report.html'}: {result.verdict}")
     return 0
 

@@ -21,6 +21,7 @@ MOST_PAIRS = 50  # of a folder, without --all-pairs
 def register_manifest(options: argparse.Namespace) -> int:
     """Every pair of a manifest, each into a folder of its own, and one report."""
     from diffreg.evaluation.cohort_report import write_cohort_report
+    from diffreg.registration.files import METRICS, read_json
 
     _check_manifest_options(options)
     manifest = _manifest(options.moving)
@@ -30,6 +31,8 @@ def register_manifest(options: argparse.Namespace) -> int:
     cohort = _registered(manifest, out, method, pairs)
     if cohort.jobs:
         print(f"{out / 'report.html'}: {write_cohort_report(cohort, method, out)}")
+        found = [read_json(job.folder / METRICS).get("warnings", ()) for job in cohort.jobs]
+        _warn(found, "each metrics.json")
     return _failures(cohort.failed, cohort.total, out)
 
 
@@ -63,6 +66,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         write_evaluation(evaluation, out)
         print(summary_table(evaluation.summaries).text())
         print(f"{out / 'report.html'}: {counted(len(evaluation.records))}, {name}")
+        _warn([sentences for _, sentences in evaluation.warnings], "evaluation.json")
     total = len(evaluation.records) + len(evaluation.failed)
     return _failures(evaluation.failed, total, out)
 
@@ -106,6 +110,16 @@ def _registered(manifest: Manifest, out: Path, method: Method, said: str) -> Coh
     if cohort.kept:
         print(f"{cohort.kept} of {cohort.total} pairs were complete and are kept", file=sys.stderr)
     return cohort
+
+
+def _warn(warnings: Sequence[Sequence[str]], where: str) -> None:
+    """A line that says how many pairs have warnings, if any."""
+    count = sum(bool(sentences) for sentences in warnings)
+    if count:
+        print(
+            f"diffreg: warning: {count} of {len(warnings)} pairs may not fit; {where} says why",
+            file=sys.stderr,
+        )
 
 
 def _failures(failed: Sequence[tuple[Pair, str]], total: int, out: Path) -> int:

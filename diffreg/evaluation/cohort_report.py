@@ -166,6 +166,8 @@ def _record(values: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, dict):
             flat |= {f"{entry}_{name}": number for entry, number in value.items()}
+        elif name == "warnings":
+            flat[name] = len(value)
         elif not isinstance(value, list) and name not in ("request", "version"):
             flat[name] = value
     return flat

@@ -26,6 +26,7 @@ from diffreg.registration.folders import (
     check_output_folder,
     images_of,
 )
+from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
 
@@ -65,7 +66,7 @@ def write_registration(
             write_image(folder / "warped.nii.gz", result.warped, result.fixed)
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
         written, _ = read_displacement(folder / DISPLACEMENT)
-        result = replace(result, metrics={**result.metrics, **folding(written)})
+        result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         if min(result.fixed.shape) > 1:
             result.metrics["certificate"] = _certificate(result, written)
         images = images_of(result.moving, result.fixed, out)
