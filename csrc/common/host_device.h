@@ -37,6 +37,25 @@ DIFFREG_HD T plain_quotient(T a, T b) {
   return a / b;
 }
 
+// Whether a value is not finite where the weight is 0: it is not read, and has no gradient.
+template <typename T, typename Weight>
+DIFFREG_HD bool hidden(T value, Weight weight) {
+  return (weight == 0) & (value - value != 0);
+}
+
+// What a measure reads of a value under a weight: 0 for a hidden one. All others keep their bits,
+// and a weight that is known to be 1 costs nothing.
+template <typename T, typename Weight>
+DIFFREG_HD T visible(T value, Weight weight) {
+  return hidden(value, weight) ? T(0) : value;
+}
+
+// What a sum takes of a value: nothing where the weight is 0. It is to be multiplied by the weight.
+template <typename T, typename Weight>
+DIFFREG_HD T counted(T value, Weight weight) {
+  return weight == 0 ? T(0) : value;
+}
+
 // On a GPU to two units in the last place, too.
 template <typename T>
 DIFFREG_HD T square_root(T a) {

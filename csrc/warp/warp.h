@@ -46,6 +46,13 @@ DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
 #endif
 }
 
+// What a voxel's upstream gradient passes on through a derivative. A gradient of 0 passes nothing
+// on, not even NaN: what a mask takes out of a loss leaves no trace.
+template <typename T>
+DIFFREG_HD T passed_on(T upstream, T derivative) {
+  return unless_zero(upstream, upstream * derivative, T(0));
+}
+
 // The two voxels of one axis beside a coordinate, with the weights of a convex combination and the
 // weights' derivatives. Both indices always lie inside the axis; a voxel that is outside has weight
 // 0.
@@ -191,7 +198,7 @@ DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, 
     add(image, gradient);
   } else {
     const auto visit = [&](int64_t index, T weight) {
-      if (weight == 0 || (Axis == 0 && (index < first || index >= end))) return;
+      if (weight == 0 || gradient == 0 || (Axis == 0 && (index < first || index >= end))) return;
       splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end,
                          add);
     };

@@ -24,6 +24,18 @@ def may_be_batched(tensor: torch.Tensor) -> bool:
     return bool(_transforms()) or _batched(tensor)
 
 
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device, and are those of the run.
+
+    Not those of a GPU, under vmap, or where torch traces or compiles.
+    """
+    if not tensor.is_cpu or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    if torch.compiler.is_compiling() or may_be_batched(tensor):
+        return False
+    return _tracing is not None and not _tracing()
+
+
 def differentiable(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> Callable[..., Any]:

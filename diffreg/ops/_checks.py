@@ -1,12 +1,14 @@
 """Checks of the operators' arguments: errors name the argument, the demand and the finding."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
 
+from diffreg.ops._autograd import has_values
 from diffreg.ops._core import build_info
 from diffreg.ops._self_test import check_once
 
@@ -149,7 +151,8 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
     """The mask (N, 1, *S) of the image's grid in the given dtype, or None.
 
     Raises:
-        TypeError, ValueError: it is not a tensor of that shape on that device.
+        TypeError, ValueError: it is not a tensor of that shape on that device; or, on the CPU,
+            where a look costs no waiting, a weight is negative or not finite.
     """
     if mask is None:
         return None
@@ -163,7 +166,19 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
         raise ValueError(
             f"mask must be on the device of the image, {image.device}, got {mask.device}"
         )
+    if has_values(mask):
+        _check_weights(mask)
     return in_dtype(mask, dtype)
+
+
+def _check_weights(mask: torch.Tensor) -> None:
+    if mask.dtype in (torch.bool, torch.uint8) or mask.numel() == 0:
+        return
+    lowest, highest = (bound.item() for bound in torch.aminmax(mask))
+    if not (lowest >= 0 and highest < math.inf):  # NaN too
+        raise ValueError(
+            f"mask must hold finite weights >= 0, got weights from {lowest:g} to {highest:g}"
+        )
 
 
 def refuse_forward_mode(operator: str) -> None:

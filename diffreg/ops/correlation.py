@@ -11,6 +11,7 @@ from diffreg.ops._checks import (
     refuse_forward_mode,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import counted
 
 
 def correlation(
@@ -24,14 +25,16 @@ def correlation(
     Args:
         warped: image (N, C, *S), any floating dtype.
         fixed: image of the same shape.
-        mask: weights (N, 1, *S) >= 0 of the voxels, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the voxels, a constant to autograd; None is 1. A voxel of
+            weight 0 is not read.
 
     Returns:
         (N,), in [0, 2], float32 for half types.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes or devices that do not fit.
+        ValueError: shapes or devices that do not fit, or weights that are negative or not finite
+            (not looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -58,6 +61,7 @@ def correlation_reference(
 
     Args, Returns: as `correlation`.
     """
+    warped, fixed = counted(warped, mask), counted(fixed, mask)
     weights = torch.ones_like(warped[:, :1]) if mask is None else mask
     weights = weights.expand_as(warped).flatten(1).double()
     b, b_constant = _centred(warped, weights)

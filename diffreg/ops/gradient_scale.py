@@ -13,6 +13,7 @@ from diffreg.ops._checks import (
     refuse_forward_mode,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import visible
 
 
 def gradient_scale(
@@ -26,14 +27,16 @@ def gradient_scale(
     Args:
         image: (N, C, *S), any floating dtype.
         eta: positive factor.
-        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1. To the
+            differences of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
         (N,), positive, float32 for half types. Where the floor is reached it has no gradient.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
-        ValueError: shapes, devices or `eta` that do not fit.
+        ValueError: shapes, devices or `eta` that do not fit, or weights that are negative or not
+            finite (not looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -76,6 +79,7 @@ def gradient_scale_reference(
 
     Args, Returns: as `gradient_scale`.
     """
+    image = visible(image, mask)
     squares = torch.stack([g**2 for g in image_gradient_reference(image)]).sum(0)
     edge = squares > 0
     length = torch.where(edge, torch.where(edge, squares, torch.ones_like(squares)).sqrt(), 0)

@@ -15,6 +15,7 @@ from diffreg.ops._checks import (
     refuse_forward_mode,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import visible
 from diffreg.ops.gradient_scale import (
     gradient_scale,
     gradient_scale_reference,
@@ -48,14 +49,16 @@ def parallel_level_sets(
             A constant to autograd. When registering, pass the scale of the unwarped moving image.
         eps_fixed: the same for `fixed`.
         variant: "pls", "smooth" or "ngf".
-        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1. To the
+            differences of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
         (N,), in [0, 1], float32 for half types.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes, devices, variant or eps that do not fit.
+        ValueError: shapes, devices, variant or eps that do not fit, or weights that are negative or
+            not finite (not looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
@@ -74,15 +77,15 @@ def parallel_level_sets(
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_forward_mode("parallel_level_sets")
     pair = as_handed(warped, fixed)
-    scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale)
-    scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale)
+    scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale, weights)
+    scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale, weights)
     return _operator(*pair, scale_warped, scale_fixed, variant, weights)
 
 
-def _scale(name, eps, image, measure) -> torch.Tensor:
+def _scale(name, eps, image, measure, mask=None) -> torch.Tensor:
     """eps as a tensor (N,) in the dtype of the image's arithmetic."""
     if eps is None:
-        return measure(image.detach())
+        return measure(visible(image.detach(), mask))
     if isinstance(eps, torch.Tensor):
         if eps.ndim != 1 or eps.shape[0] != image.shape[0]:
             raise ValueError(
@@ -115,12 +118,13 @@ def parallel_level_sets_reference(
 
     Args, Returns: as `parallel_level_sets`.
     """
-    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale_reference)
-    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference)
+    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale_reference, mask)
+    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference, mask)
     return _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask)
 
 
 def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask) -> torch.Tensor:
+    warped, fixed = visible(warped, mask), visible(fixed, mask)
     per_sample = (-1, *[1] * (warped.ndim - 1))
     e_w, e_r = scale_warped.reshape(per_sample), scale_fixed.reshape(per_sample)
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)

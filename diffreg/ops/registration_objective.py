@@ -56,7 +56,9 @@ def registration_objective(
             those of the preset "default".
         eps_moving, eps_fixed: edge scales of the level-set measures, a float or (N,), constants to
             autograd; None: `gradient_scale` of the (unwarped) image.
-        mask: weights (N, 1, *S) >= 0 of the similarity, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the similarity, a constant to autograd; None is 1. Where
+            the weight is 0, what is not finite of the warped or the fixed image, or of the
+            derivative of the former, is 0.
         padding: as in `warp`.
         penalty, threshold, spacing: as in `deformation_energy`.
         return_warped: also return the warped image.
@@ -68,7 +70,8 @@ def registration_objective(
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes, devices or options that do not fit.
+        ValueError: shapes, devices or options that do not fit, or weights that are negative or not
+            finite (not looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:

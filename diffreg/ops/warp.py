@@ -41,7 +41,8 @@ def warp(
 
     Convention: pull-back, from the fixed grid to the moving image; integer p is a voxel centre;
     component k displaces along tensor axis 2 + k, in voxels. A displacement that is not finite
-    gives NaN in value and gradient.
+    gives NaN in value and gradient, but an upstream gradient of 0 passes nothing on: a loss may
+    leave out what reads NaN.
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype; any dtype at all with "nearest".
