@@ -1,14 +1,13 @@
 """Checks of the operators' arguments: errors name the argument, the demand and the finding."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch.autograd import forward_ad
 
-from diffreg.ops._autograd import has_values
+from diffreg.ops._autograd import has_values, under_gradient_transform
 from diffreg.ops._core import build_info
 from diffreg.ops._self_test import check_once
 
@@ -152,7 +151,7 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
 
     Raises:
         TypeError, ValueError: it is not a tensor of that shape on that device; or, on the CPU,
-            where a look costs no waiting, a weight is negative or not finite.
+            where a look costs no waiting, a weight is negative or NaN.
     """
     if mask is None:
         return None
@@ -174,17 +173,20 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
 def _check_weights(mask: torch.Tensor) -> None:
     if mask.dtype in (torch.bool, torch.uint8) or mask.numel() == 0:
         return
-    lowest, highest = (bound.item() for bound in torch.aminmax(mask))
-    if not (lowest >= 0 and highest < math.inf):  # NaN too
-        raise ValueError(
-            f"mask must hold finite weights >= 0, got weights from {lowest:g} to {highest:g}"
-        )
+    lowest = mask.amin().item()  # NaN where there is one
+    if not lowest >= 0:
+        raise ValueError(f"mask must hold weights >= 0, got {lowest:g}")
 
 
-def refuse_forward_mode(operator: str) -> None:
-    """Raises under forward-mode AD, where torch would return tangents of zero in silence."""
+def refuse_transforms(operator: str) -> None:
+    """Raises where torch has no gradient of ours: in forward mode it would be 0 in silence."""
     if forward_ad._current_level >= 0:
         raise NotImplementedError(
             f"{operator} has no forward-mode derivative (torch.func.jvp, jacfwd); use reverse mode "
             f"(backward, torch.autograd.grad), or {operator}_reference"
+        )
+    if under_gradient_transform():
+        raise NotImplementedError(
+            f"{operator} has no gradient under torch.func.grad, vjp or jacrev; use "
+            f"torch.autograd.grad (torch.func.vmap works), or {operator}_reference"
         )

@@ -210,19 +210,19 @@ def test_a_gradient_of_0_passes_nothing_on():
         assert to_u[0, 1, 0].tolist() == [0, 1, 0, 0] and not to_u[..., [0, 2, 3]].any()
 
 
-@pytest.mark.parametrize("weight", [-1.0, -1e-30, torch.nan, torch.inf], ids=str)
+@pytest.mark.parametrize("weight", [-1.0, -1e-30, torch.nan, -torch.inf], ids=str)
 @pytest.mark.parametrize("name", LOSSES)
 def test_weights_that_are_no_weights_are_refused(name, weight):
     mask = part()
     mask[0, 0, 3, 4] = weight
-    with pytest.raises(ValueError, match="mask must hold finite weights >= 0, got weights from"):
+    with pytest.raises(ValueError, match="mask must hold weights >= 0, got"):
         LOSSES[name](*pair(), mask)
     for case in MASKED:
         images = pair()[: len(case.differentiable)]
-        with pytest.raises(ValueError, match="mask must hold finite weights >= 0"):
+        with pytest.raises(ValueError, match="mask must hold weights >= 0"):
             getattr(ops, case.operator)(*images, **case.options, mask=mask)
     moving, fixed = pair()
-    with pytest.raises(ValueError, match="mask must hold finite weights >= 0"):
+    with pytest.raises(ValueError, match="mask must hold weights >= 0"):
         ops.registration_objective(moving, fixed, 0 * pair()[0], mask=mask)
 
 
