@@ -8,7 +8,7 @@ from diffreg.ops._checks import (
     as_handed,
     check_pair,
     checked_mask,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._masks import counted
@@ -33,8 +33,8 @@ def correlation(
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes or devices that do not fit, or weights that are negative or not finite
-            (not looked at on a GPU, which would have to be waited for).
+        ValueError: shapes or devices that do not fit, or negative or NaN weights (not looked at on
+            a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -49,7 +49,7 @@ def correlation(
     """
     check_pair(warped, fixed)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
-    refuse_forward_mode("correlation")
+    refuse_transforms("correlation")
     value, _moments = _operator(*as_handed(warped, fixed), weights)
     return value
 
@@ -107,7 +107,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient, _grad_moments):
-    refuse_forward_mode("correlation")
+    refuse_transforms("correlation")
     need_warped, need_fixed, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("correlation has no gradient to mask: pass mask.detach()")
@@ -124,7 +124,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("correlation")
+    refuse_transforms("correlation")
     gradient, warped, fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: correlation_reference(w, r, mask), [warped, fixed], [gradient], grad_gradients

@@ -10,7 +10,7 @@ from diffreg.ops._checks import (
     as_handed,
     check_image,
     checked_mask,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._masks import visible
@@ -35,8 +35,8 @@ def gradient_scale(
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
-        ValueError: shapes, devices or `eta` that do not fit, or weights that are negative or not
-            finite (not looked at on a GPU, which would have to be waited for).
+        ValueError: shapes, devices or `eta` that do not fit, or negative or NaN weights (not looked
+            at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -53,7 +53,7 @@ def gradient_scale(
     check_image("image", image)
     _check_eta(eta)
     weights = checked_mask(mask, image, arithmetic_dtype(image))
-    refuse_forward_mode("gradient_scale")
+    refuse_transforms("gradient_scale")
     return _operator(*as_handed(image), eta, weights)
 
 
@@ -114,7 +114,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("gradient_scale")
+    refuse_transforms("gradient_scale")
     image, mask = ctx.saved_tensors
     if ctx.needs_input_grad[2]:
         raise NotImplementedError("gradient_scale has no gradient to mask: pass mask.detach()")
@@ -127,7 +127,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
-    refuse_forward_mode("gradient_scale")
+    refuse_transforms("gradient_scale")
     gradient, image, mask = ctx.saved_tensors
     (to_gradient,), (to_image,) = gradients_of_gradients(
         lambda i: gradient_scale_reference(i, ctx.eta, mask), [image], [gradient], [grad_gradient]

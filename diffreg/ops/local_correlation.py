@@ -9,7 +9,7 @@ from diffreg.ops._checks import (
     as_handed,
     check_pair,
     checked_mask,
-    refuse_forward_mode,
+    refuse_transforms,
     renamed_keywords,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
@@ -46,8 +46,8 @@ def local_correlation(
 
     Raises:
         TypeError: not tensors, dtypes that are not supported, or a window that is no int.
-        ValueError: shapes, devices or a window that do not fit, or weights that are negative or not
-            finite (not looked at on a GPU, which would have to be waited for).
+        ValueError: shapes, devices or a window that do not fit, or negative or NaN weights (not
+            looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -63,7 +63,7 @@ def local_correlation(
     check_pair(warped, fixed)
     check_window(window)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
-    refuse_forward_mode("local_correlation")
+    refuse_transforms("local_correlation")
     return _operator(*as_handed(warped, fixed), window, weights)
 
 
@@ -121,7 +121,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("local_correlation")
+    refuse_transforms("local_correlation")
     need_warped, need_fixed, _, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("local_correlation has no gradient to mask: pass mask.detach()")
@@ -139,7 +139,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("local_correlation")
+    refuse_transforms("local_correlation")
     gradient, warped, fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: local_correlation_reference(w, r, ctx.window, mask),

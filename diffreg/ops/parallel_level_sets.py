@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from diffreg.ops._autograd import differentiable
+from diffreg.ops._autograd import differentiable, has_values
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -12,7 +12,7 @@ from diffreg.ops._checks import (
     check_pair,
     checked_mask,
     in_dtype,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._masks import visible
@@ -57,8 +57,8 @@ def parallel_level_sets(
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes, devices, variant or eps that do not fit, or weights that are negative or
-            not finite (not looked at on a GPU, which would have to be waited for).
+        ValueError: shapes, devices, variant or eps that do not fit, or negative or NaN weights (not
+            looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
@@ -75,7 +75,7 @@ def parallel_level_sets(
     check_pair(warped, fixed)
     check_choice("variant", variant, VARIANTS)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
-    refuse_forward_mode("parallel_level_sets")
+    refuse_transforms("parallel_level_sets")
     pair = as_handed(warped, fixed)
     scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale, weights)
     scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale, weights)
@@ -93,7 +93,7 @@ def _scale(name, eps, image, measure, mask=None) -> torch.Tensor:
             )
         if eps.device != image.device:
             raise ValueError(f"{name} must be on {image.device}, got {eps.device}")
-        if eps.is_cpu and not torch.compiler.is_compiling():
+        if has_values(eps):
             values = eps.tolist()
             if not all(value > 0 for value in values):  # NaN too
                 raise ValueError(f"{name} must be positive, got {values}")
@@ -161,7 +161,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("parallel_level_sets")
+    refuse_transforms("parallel_level_sets")
     need_warped, need_fixed, *constants = ctx.needs_input_grad
     for name, need in zip(("eps_warped", "eps_fixed", "variant", "mask"), constants, strict=True):
         if need:
@@ -186,7 +186,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("parallel_level_sets")
+    refuse_transforms("parallel_level_sets")
     gradient, warped, fixed, eps_warped, eps_fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: _with_scales_reference(w, r, eps_warped, eps_fixed, ctx.variant, mask),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from diffreg.ops._autograd import differentiable, may_be_batched
-from diffreg.ops._checks import arithmetic_dtype, refuse_forward_mode
+from diffreg.ops._checks import arithmetic_dtype, refuse_transforms
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._objective import (
     MEASURES,
@@ -70,8 +70,8 @@ def registration_objective(
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes, devices or options that do not fit, or weights that are negative or not
-            finite (not looked at on a GPU, which would have to be waited for).
+        ValueError: shapes, devices or options that do not fit, or negative or NaN weights (not
+            looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
@@ -86,7 +86,7 @@ def registration_objective(
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
     check_inputs(moving, fixed, displacement)
-    refuse_forward_mode("registration_objective")
+    refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
     if differentiated:
@@ -213,7 +213,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, *upstream):
-    refuse_forward_mode("registration_objective")
+    refuse_transforms("registration_objective")
     for name, need in zip(
         ("eps_moving", "eps_fixed", "mask"), ctx.needs_input_grad[3:6], strict=True
     ):
@@ -260,7 +260,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
-    refuse_forward_mode("registration_objective")
+    refuse_transforms("registration_objective")
     *upstream, moving, fixed, displacement, eps_moving, eps_fixed, mask = ctx.saved_tensors
     mixture, weights, padding, spacing, penalty, threshold = ctx.options
     named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}
