@@ -37,10 +37,62 @@ class Mask {
     return data_ ? data_ + (n * height_ + y) * width_ : nullptr;
   }
 
+  // What the measures read of an image (N, C, H, W), contiguous: 0 for what is hidden. The image
+  // itself where all of it is finite.
+  Tensor read(const Tensor& image) const {
+    if (!data_ || is_finite(image)) return image;
+    Tensor copy = torch::stable::new_empty(image, image.sizes());
+    T* out = copy.template mutable_data_ptr<T>();
+    for_rows(image, [&](int64_t n, int64_t, int64_t y, int64_t at, const T* values) {
+      const T* weight = row(n, y);
+      for (int64_t x = 0; x < width_; ++x) out[at + x] = visible(values[x], weight[x]);
+    });
+    return copy;
+  }
+
+  // Takes the hidden voxels out of the gradient (N, C, H, W) of an image that was `read`.
+  void leave_out_hidden(const Tensor& image, const Tensor& read, Tensor& gradient) const {
+    if (read.const_data_ptr() == image.const_data_ptr()) return;
+    T* out = gradient.template mutable_data_ptr<T>();
+    for_rows(image, [&](int64_t n, int64_t, int64_t y, int64_t at, const T* values) {
+      const T* weight = row(n, y);
+      for (int64_t x = 0; x < width_; ++x) {
+        if (hidden(values[x], weight[x])) out[at + x] = 0;
+      }
+    });
+  }
+
   // 1 / (sum of the weights), 0 where there is nothing to average.
   double per_voxel(int64_t n) const { return totals_[n] == 0 ? 0 : 1 / totals_[n]; }
 
  private:
+  // Calls run(n, strip, y, first voxel, row) for the rows of every channel.
+  template <typename Run>
+  void for_rows(const Tensor& image, const Run& run) const {
+    const int64_t N = image.size(0), C = image.size(1);
+    const T* data = image.template const_data_ptr<T>();
+    for_each_strip(N, height_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+        for (int64_t y = first; y < end; ++y) {
+          const int64_t at = (c * height_ + y) * width_;
+          run(n, strip, y, at, data + at);
+        }
+      }
+    });
+  }
+
+  bool is_finite(const Tensor& image) const {
+    StripSums<1> sums(image.size(0), strip_count(height_));
+    for_rows(image, [&](int64_t n, int64_t strip, int64_t, int64_t, const T* values) {
+      // 0, or NaN.
+      *sums.at(n, strip) += sum_row<T>(0, width_, [&](int64_t x) { return values[x] - values[x]; });
+    });
+    for (int64_t n = 0; n < image.size(0); ++n) {
+      if (sums.total(n, 0) != 0) return false;
+    }
+    return true;
+  }
+
   int64_t height_, width_;
   const T* data_ = nullptr;
   std::optional<Tensor> contiguous_;

@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
                         for (int64_t x = 0; x < W; ++x) {
                           const double pull = (own[x] - mean_own) * by_own;
                           const double push = (other[x] - mean_other) * by_other;
-                          out[x] = static_cast<T>(g * weight(x) * (pull - push));
+                          out[x] = static_cast<T>(g * weight(x) * visible(pull - push, weight(x)));
                         }
                       };
                       const double mean_w = moment.mean_warped, mean_r = moment.mean_fixed;

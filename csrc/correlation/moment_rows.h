@@ -19,8 +19,8 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
       begin, end,
       [&](int64_t x, T* out) {
         out[0] = weight(x);
-        out[1] = weight(x) * warped[x];
-        out[2] = weight(x) * fixed[x];
+        out[1] = weight(x) * counted(warped[x], weight(x));
+        out[2] = weight(x) * counted(fixed[x], weight(x));
       },
       raw);
   if (raw[0] == 0) return {};
@@ -30,7 +30,8 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
   sum_row<T>(
       begin, end,
       [&](int64_t x, T* out) {
-        const T b = warped[x] - mean_w, a = fixed[x] - mean_r;
+        const T b = counted(warped[x] - mean_w, weight(x));
+        const T a = counted(fixed[x] - mean_r, weight(x));
         out[0] = weight(x) * b;
         out[1] = weight(x) * a;
         out[2] = weight(x) * (b * b);

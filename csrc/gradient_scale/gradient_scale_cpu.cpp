@@ -29,8 +29,9 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
       for (int64_t y = first; y < end; ++y) {
         plane.gradient_row(y, g0.data(), g1.data());
         with_weights(mask.row(n, y), [&](const auto& weight) {
-          *sums.at(n, strip) +=
-              sum_row<T>(0, W, [&](int64_t x) { return weight(x) * magnitude(g0[x], g1[x]); });
+          *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
+            return weight(x) * counted(magnitude(g0[x], g1[x]), weight(x));
+          });
         });
         const T* row = plane.row(y);
         for (int64_t x = 0; x < W; ++x) most = std::abs(row[x]) > most ? std::abs(row[x]) : most;
@@ -56,7 +57,8 @@ Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
     T* out = scale.mutable_data_ptr<T>();
     std::fill(out, out + input.size(0), std::numeric_limits<T>::min());
     if (input.numel() == 0) return;
-    const auto scales = measure<T>(input, eta, Mask<T>(mask, input));
+    const Mask<T> weights(mask, input);
+    const auto scales = measure<T>(weights.read(input), eta, weights);
     for (int64_t n = 0; n < input.size(0); ++n) {
       out[n] = static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
     }
@@ -77,14 +79,15 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
     using T = decltype(zero);
     const int64_t C = input.size(1), H = input.size(2), W = input.size(3);
     const Mask<T> weights(mask, input);
-    const auto scales = measure<T>(input, eta, weights);
+    const Tensor read = weights.read(input);
+    const auto scales = measure<T>(read, eta, weights);
     for_each_strip(input.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
       if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
       const T factor =
           static_cast<T>(upstream.const_data_ptr<T>()[n] * eta * weights.per_voxel(n) / C);
       std::vector<T> p0(W), p1(W);
       for (int64_t c = 0; c < C; ++c) {
-        const Plane<T> plane{input.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
+        const Plane<T> plane{read.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
         T* out = grad_image.mutable_data_ptr<T>() + (n * C + c) * H * W;
         add_image_gradient(H, W, first, end, p0.data(), p1.data(), out,
                            [&](int64_t y, T* g0, T* g1) {
@@ -94,13 +97,14 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
                                for (int64_t x = 0; x < W; ++x) {
                                  const T length = magnitude(g0[x], g1[x]);
                                  const T slope = factor * weight(x);
-                                 g0[x] = slope * direction(g0[x], length);
-                                 g1[x] = slope * direction(g1[x], length);
+                                 g0[x] = slope * counted(direction(g0[x], length), weight(x));
+                                 g1[x] = slope * counted(direction(g1[x], length), weight(x));
                                }
                              });
                            });
       }
     });
+    weights.leave_out_hidden(input, read, grad_image);
   });
   return grad_image;
 }

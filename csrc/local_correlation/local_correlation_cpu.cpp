@@ -32,11 +32,12 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
     using T = decltype(zero);
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
+    const Tensor warped_read = weights.read(w), fixed_read = weights.read(r);
     StripSums<1> sums(N, strip_count(H, rows));
     const auto run = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-        const Plane<T> own = plane_of<T>(w, c);
-        WindowRows windows(own, plane_of<T>(r, c), radius, first, end);
+        const Plane<T> own = plane_of<T>(warped_read, c);
+        WindowRows windows(own, plane_of<T>(fixed_read, c), radius, first, end);
         for (int64_t y = first; y < end; ++y) {
           *sums.at(n, strip) += windows.value(y, weights.row(n, y));
         }
@@ -88,10 +89,15 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
     const Mask<T> weights(mask, w);
     const int64_t radius = radius_of(window, w.size(2), w.size(3));
     const T* g = upstream.const_data_ptr<T>();
+    const Tensor own = weights.read(w), other = weights.read(r);
     if (need_warped) {
-      gradient_to<T>(w, r, radius, g, weights, grad_warped.mutable_data_ptr<T>());
+      gradient_to<T>(own, other, radius, g, weights, grad_warped.mutable_data_ptr<T>());
+      weights.leave_out_hidden(w, own, grad_warped);
     }
-    if (need_fixed) gradient_to<T>(r, w, radius, g, weights, grad_fixed.mutable_data_ptr<T>());
+    if (need_fixed) {
+      gradient_to<T>(other, own, radius, g, weights, grad_fixed.mutable_data_ptr<T>());
+      weights.leave_out_hidden(r, other, grad_fixed);
+    }
   });
   return {grad_warped, grad_fixed};
 }

@@ -36,7 +36,7 @@ class LevelSetRows {
     with_weights(weights, [&](const auto& weight) {
       sum = sum_row<T>(0, other_.width, [&](int64_t x) {
         T g[2], h[2];
-        return weight(x) * voxel(x, g, h).value();
+        return weight(x) * counted(voxel(x, g, h).value(), weight(x));
       });
     });
     return sum;
@@ -88,9 +88,9 @@ class LevelSetRows {
         T g[2], h[2];
         const auto here = voxel(x, g, h);
         const T slope = factor * weight(x);
-        to0[x] = slope * here.derivative(g[0], h[0]);
-        to1[x] = slope * here.derivative(g[1], h[1]);
-        return weight(x) * here.value();
+        to0[x] = slope * counted(here.derivative(g[0], h[0]), weight(x));
+        to1[x] = slope * counted(here.derivative(g[1], h[1]), weight(x));
+        return weight(x) * counted(here.value(), weight(x));
       });
     });
     return sum;

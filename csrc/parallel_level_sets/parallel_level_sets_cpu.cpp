@@ -36,13 +36,13 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
   const auto run = [&]<typename T, Variant variant>(T, Constant<variant>) {
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
+    const Tensor warped_read = weights.read(w), fixed_read = weights.read(r);
     StripSums<1> sums(N, strip_count(H));
     for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       const T eps_w = ew.const_data_ptr<T>()[n], eps_r = er.const_data_ptr<T>()[n];
       for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-        const Plane<T> own = plane_of<T>(w, c);
-        LevelSetRows<T, variant, const Plane<T>> rows(own, plane_of<T>(r, c), eps_w, eps_r, first,
-                                                      end);
+        const Plane<T> own = plane_of<T>(warped_read, c), other = plane_of<T>(fixed_read, c);
+        LevelSetRows<T, variant, const Plane<T>> rows(own, other, eps_w, eps_r, first, end);
         for (int64_t y = first; y < end; ++y) {
           *sums.at(n, strip) += rows.value(y, weights.row(n, y));
         }
@@ -98,12 +98,17 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
     if (w.numel() == 0) return;
     const Mask<T> weights(mask, w);
     const T *eps_w = ew.const_data_ptr<T>(), *eps_r = er.const_data_ptr<T>();
+    const Tensor own = weights.read(w), other = weights.read(r);
     const T* g = upstream.const_data_ptr<T>();
     if (need_warped) {
-      gradient_to<T, variant>(w, r, eps_w, eps_r, g, weights, grad_warped.mutable_data_ptr<T>());
+      gradient_to<T, variant>(own, other, eps_w, eps_r, g, weights,
+                              grad_warped.mutable_data_ptr<T>());
+      weights.leave_out_hidden(w, own, grad_warped);
     }
     if (need_fixed) {
-      gradient_to<T, variant>(r, w, eps_r, eps_w, g, weights, grad_fixed.mutable_data_ptr<T>());
+      gradient_to<T, variant>(other, own, eps_r, eps_w, g, weights,
+                              grad_fixed.mutable_data_ptr<T>());
+      weights.leave_out_hidden(r, other, grad_fixed);
     }
   };
   dispatch_variant(parse("variant", variant_name, kVariants), [&](auto variant) {

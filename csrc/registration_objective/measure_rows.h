@@ -40,8 +40,9 @@ class SquareRows : public MeasureRows<T> {
     const T *w = warped_.row(y), *r = fixed_.row(y);
     double sum = 0;
     with_weights(weights_(y), [&](const auto& weight) {
-      sum = sum_row<T>(0, fixed_.width,
-                       [&](int64_t x) { return weight(x) * squared_difference(w[x], r[x]); });
+      sum = sum_row<T>(0, fixed_.width, [&](int64_t x) {
+        return weight(x) * counted(squared_difference(w[x], r[x]), weight(x));
+      });
     });
     return sum;
   }
@@ -52,8 +53,8 @@ class SquareRows : public MeasureRows<T> {
     double sum = 0;
     with_weights(weights_(y), [&](const auto& weight) {
       sum = sum_row<T>(0, fixed_.width, [&](int64_t x) {
-        gradient[x] += scale * weight(x) * squared_difference_slope(w[x], r[x]);
-        return weight(x) * squared_difference(w[x], r[x]);
+        gradient[x] += scale * weight(x) * counted(squared_difference_slope(w[x], r[x]), weight(x));
+        return weight(x) * counted(squared_difference(w[x], r[x]), weight(x));
       });
     });
     return sum;

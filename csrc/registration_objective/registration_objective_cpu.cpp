@@ -76,6 +76,7 @@ class Sweep {
       : inputs_(inputs),
         grids_(inputs.moving, inputs.displacement),
         weights_(inputs.mask, inputs.fixed),
+        fixed_(measured ? weights_.read(inputs.fixed) : inputs.fixed),
         height_(grids_.to[0]),
         width_(grids_.to[1]),
         strips_(strip_count(height_, inputs.strip_rows())),
@@ -152,10 +153,10 @@ class Sweep {
     const T* moving = inputs_.moving.template const_data_ptr<T>();
     return std::make_unique<WarpedRows<T>>(
         grids_, inputs_.padding_mode, moving + (n * grids_.channels + c) * grids_.from_voxels,
-        field_of(n), slopes, std::max<int64_t>(first - halo, 0), 2 * halo + 2);
+        field_of(n), weights_.row(n, 0), slopes, std::max<int64_t>(first - halo, 0), 2 * halo + 2);
   }
   Plane<T> fixed_plane(int64_t n, int64_t c) const {
-    const T* fixed = inputs_.fixed.template const_data_ptr<T>();
+    const T* fixed = fixed_.template const_data_ptr<T>();
     return {fixed + (n * grids_.channels + c) * grids_.to_voxels, height_, width_};
   }
 
@@ -233,7 +234,7 @@ class Sweep {
 
   void keep(std::vector<Channel>& channels, int64_t n, int64_t y, T* warped) const {
     for (int64_t c = 0; c < grids_.channels; ++c) {
-      std::copy_n(channels[c].warped->row(y), width_,
+      std::copy_n(channels[c].warped->image(y), width_,
                   warped + (n * grids_.channels + c) * grids_.to_voxels + y * width_);
     }
   }
@@ -241,6 +242,7 @@ class Sweep {
   const Inputs& inputs_;
   warp::Grids grids_;
   Mask<T> weights_;
+  Tensor fixed_;  // as the measures read it
   int64_t height_, width_, strips_;
   std::vector<correlation::Moments> moments_;
   StripSums<kSums> sums_;

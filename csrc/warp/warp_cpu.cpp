@@ -136,12 +136,13 @@ void backward_displacement(const Grids& grids,
         for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
           const Plane<T, Index> image{moving + c * grids.from_voxels};
           const T* upstream = gradient + c * grids.to_voxels + line.voxel;
-          for_voxels<Rule>(
-              grids, line, 0, grids.to[D - 1], [&](int64_t x, const Neighbours<T>* at) {
-                const Corners<D, T> corners(image, stride, at);
-                out[x] += upstream[x] * corners.template derivative<0>(at);
-                out[grids.to_voxels + x] += upstream[x] * corners.template derivative<1>(at);
-              });
+          for_voxels<Rule>(grids, line, 0, grids.to[D - 1],
+                           [&](int64_t x, const Neighbours<T>* at) {
+                             const Corners<D, T> corners(image, stride, at);
+                             out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
+                             out[grids.to_voxels + x] +=
+                                 passed_on(upstream[x], corners.template derivative<1>(at));
+                           });
         }
       });
     });

@@ -128,19 +128,23 @@ void with_index(const Grids& grids, const Run& run) {
 }
 
 // Rows of one channel of the warped image, computed when they are first asked for, in their order;
-// the last `depth` of them are kept.
+// the last `depth` of them are kept. Where there is a mask, what is not finite under a weight of 0,
+// of values and derivatives, counts as 0.
 template <typename T>
 class WarpedRows {
  public:
   WarpedRows(const Grids& grids, Padding padding,
              const T* moving,        // (*from)
              const T* displacement,  // (D, *to)
+             const T* mask,          // (*to) or null
              bool slopes, int64_t first, int64_t depth)
       : grids_(grids),
         moving_(moving),
         displacement_(displacement),
+        mask_(mask),
         next_(first),
         values_(depth, grids.row_voxels),
+        image_(mask ? depth : 0, grids.row_voxels),
         slopes_{{slopes ? depth : 0, grids.row_voxels}, {slopes ? depth : 0, grids.row_voxels}} {
     with_rule({true, padding}, [&](auto rule) {
       using Rule = decltype(rule);
@@ -155,13 +159,33 @@ class WarpedRows {
   }
 
   const T* row(int64_t y) {
-    for (; next_ <= y; ++next_) (this->*fill_)(next_);
+    for (; next_ <= y; ++next_) {
+      (this->*fill_)(next_);
+      if (mask_) hide(next_);
+    }
     return values_.row(y);
+  }
+  // The same row as it was warped.
+  const T* image(int64_t y) {
+    const T* counts = row(y);
+    return mask_ ? image_.row(y) : counts;
   }
   // Derivatives by component k of the displacement, of a row that was asked for.
   const T* slope(int k, int64_t y) const { return slopes_[k].row(y); }
 
  private:
+  void hide(int64_t y) {
+    const int64_t W = grids_.row_voxels;
+    std::copy_n(values_.row(y), W, image_.row(y));
+    const auto hide_row = [W, weight = mask_ + y * W](T* row) {
+      for (int64_t x = 0; x < W; ++x) row[x] = visible(row[x], weight[x]);
+    };
+    hide_row(values_.row(y));
+    for (Ring<T>& slopes : slopes_) {
+      if (slopes.rows() > 0) hide_row(slopes.row(y));
+    }
+  }
+
   template <typename Rule, typename Index, bool with_slopes>
   void fill(int64_t y) {
     static_assert(D == 2);
@@ -198,8 +222,9 @@ class WarpedRows {
   Grids grids_;
   const T* moving_;
   const T* displacement_;
+  const T* mask_;
   int64_t next_;
-  Ring<T> values_, slopes_[D];
+  Ring<T> values_, image_, slopes_[D];
   void (WarpedRows::*fill_)(int64_t);
 };
 
