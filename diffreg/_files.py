@@ -1,12 +1,18 @@
-"""Files that appear whole or not at all, and what is said of files that are read."""
+"""Files that appear whole or not at all; text files, and what is said of files that are read."""
 
 from __future__ import annotations
 
+import codecs
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# What the system says where a disk, a quota or a file's allowed size is used up.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LONGEST = 255  # bytes of a file's name
 
 
 class FileWarning(UserWarning):
@@ -34,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(_temporary(path.name))
     try:
         yield temporary
         os.replace(temporary, path)
@@ -80,7 +86,7 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     """
     out = Path(out)
     there = out.exists()
-    folder = (out if there else out.absolute().parent) / f".{os.getpid()}-{out.name}"
+    folder = (out if there else out.absolute().parent) / _temporary(out.name)
     shutil.rmtree(folder, ignore_errors=True)  # of a process of that number, which was killed
     try:
         folder.mkdir()
@@ -92,6 +98,43 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
             os.rename(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _temporary(name: str) -> str:
+    """A hidden name of this process with the same ending, no longer than names may be."""
+    mark = f".{os.getpid()}-"
+    while len(os.fsencode(mark + name)) > _LONGEST:
+        name = name[1:]
+    return mark + name
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file as spreadsheets and editors write it, without its byte order mark.
+
+    Args:
+        path: a file in UTF-8, or in UTF-16, which spreadsheets call Unicode text.
+
+    Returns:
+        The text, line ends as they are.
+
+    Raises:
+        UnicodeDecodeError: it is neither.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import tempfile
+        >>> from diffreg._files import read_text
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "a.csv").write_text("i;j", encoding="utf-16")
+        ...     read_text(Path(folder) / "a.csv")
+        'i;j'
+    """
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    if b"\0" in content[:2]:  # the first letter is ASCII in every file that is read here
+        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
+    return content.decode("utf-8-sig")
 
 
 def require_folder(folder: str | Path, what: str) -> Path:

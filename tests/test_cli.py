@@ -3,7 +3,6 @@
 import importlib
 import json
 import sys
-import types
 
 import nibabel as nib
 import numpy as np
@@ -115,8 +114,7 @@ class Still(torch.nn.Module):
 def test_a_checkpoint_brings_its_network_and_settings(folder, monkeypatch, capsys):
     importlib.import_module("diffreg.training")  # before a part of it is another
     trained = {"network": Still(), "normalization": Normalization(1, 99), "similarity": "pls"}
-    trainer = types.SimpleNamespace(load_network=lambda path: trained)
-    monkeypatch.setitem(sys.modules, "diffreg.training.trainer", trainer)
+    monkeypatch.setattr("diffreg.training.trainer.load_network", lambda path: trained)
     (folder / "c.pt").write_bytes(b"")
     assert run(*PAIR, "--checkpoint", "c.pt") == 0
     metrics = json.loads((folder / "out/metrics.json").read_text())
@@ -131,9 +129,9 @@ def test_slices_of_volumes(folder, capsys):
     assert json.loads((folder / "out/metrics.json").read_text())["before"]["ncc"] > 0.9999
     assert nib.load("out/warped.nii.gz").shape == (48, 40, 1)
     assert nib.load("out/warped.nii.gz").affine[2, 3] == 10
-    words = ("register", "volume.nii.gz", "fixed.nii.gz", "-o", "out", "--moving-slice", 3)
+    words = ("register", "volume.nii.gz", "fixed.nii.gz", "-o", "other", "--moving-slice", 3)
     assert run(*words) == 0
-    words = ("apply", "out/displacement.nii.gz", "volume.nii.gz", "-o", "again.nii.gz")
+    words = ("apply", "other/displacement.nii.gz", "volume.nii.gz", "-o", "again.nii.gz")
     assert run(*words, "--slice", 3) == 0
 
 

@@ -1,9 +1,10 @@
 """Every pair of a manifest: resumed, batched, and one bad pair loses no other."""
 
 import csv
+import errno
 import json
+import os
 import sys
-import types
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from diffreg.cli.main import main
 from diffreg.data.manifest import read_manifest
 from diffreg.data.normalization import Normalization
+from diffreg.registration import cohort
 from diffreg.registration import pair as pair_module
 from diffreg.registration.cohort import Method, register_all
 
@@ -63,8 +65,7 @@ def network(folder, monkeypatch):
     """A checkpoint that brings Shift."""
     shift = Shift()
     trained = {"network": shift, "normalization": Normalization(1, 99), "similarity": "ncc"}
-    trainer = types.SimpleNamespace(load_network=lambda path: trained)
-    monkeypatch.setitem(sys.modules, "diffreg.training.trainer", trainer)
+    monkeypatch.setattr("diffreg.training.trainer.load_network", lambda path: trained)
     (folder / "c.pt").write_bytes(b"weights")
     return shift
 
@@ -96,6 +97,20 @@ def test_every_pair_and_one_report(folder, capsys):
     assert "No cell folds in any of the 4 pairs" in page
     assert page.index("better in 3 of 4 pairs") < page.index("No cell folds")
     assert "moving3.nii.gz to fixed3.nii.gz" in page
+
+
+def test_pairs_that_may_not_fit_are_counted(folder, capsys):
+    noise = np.random.default_rng(0).random((32, 24)).astype(np.float32)
+    save("moving1.nii.gz", noise)
+    assert run("register", "pairs.csv", "-o", "out") == 0
+    line = "diffreg: warning: 1 of 4 pairs may not fit; each metrics.json says why\n"
+    assert line in capsys.readouterr().err
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("out/*/metrics.json"))]
+    sentences = [values["warnings"] for values in found]
+    assert [bool(each) for each in sentences] == [False, True, False, False]
+    with (folder / "out/metrics.csv").open() as file:
+        counts = [line["warnings"] for line in csv.DictReader(file)]
+    assert counts == [str(len(each)) for each in sentences]
 
 
 def test_it_goes_on_where_it_stopped(folder, capsys):
@@ -208,3 +223,98 @@ def test_a_folder_and_arrays(folder):
     assert run("apply", "arrays/displacement.nii.gz", "s.npz:a", "-o", "again.nii.gz") == 0
     again, warped = (nib.load(p).get_fdata() for p in ("again.nii.gz", "arrays/warped.nii.gz"))
     np.testing.assert_allclose(again, warped, atol=1e-3)
+
+
+# what one pair may do to the others: nothing
+
+
+def test_a_pair_that_cannot_be_written_loses_no_other(folder, capsys):
+    """Where its folder should be made there is a file."""
+    (folder / "out").mkdir()
+    (folder / "out/0002_moving1_to_fixed1").touch()
+    assert run("register", "pairs.csv", "-o", "out") == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("out/report.html: 3 pairs")
+    assert said.err.splitlines()[1:] == [
+        "diffreg: error: pairs.csv, line 3: the output folder out/0002_moving1_to_fixed1 is a "
+        "file, not a folder",
+        "diffreg: error: 1 of 4 pairs failed",
+    ]
+    assert len(done(folder / "out")) == 3
+    assert "Failed: pairs.csv, line 3" in (folder / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize("number, lost", [
+    (errno.EACCES, 1), (errno.EROFS, 1), (errno.ENAMETOOLONG, 1), (errno.EIO, 1),
+    (errno.ENOSPC, None), (errno.EDQUOT, None), (errno.EFBIG, None),
+])  # fmt: skip
+def test_only_a_full_disk_stops_the_run(number, lost, folder, monkeypatch, capsys):
+    write = cohort.write_registration
+
+    def fail(result, out, **keywords):
+        if out.name.startswith("0002"):
+            raise OSError(number, os.strerror(number), f"{out}/.1-metrics.json")
+        return write(result, out, **keywords)
+
+    monkeypatch.setattr(cohort, "write_registration", fail)
+    assert run("register", "pairs.csv", "-o", "out") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(done(folder / "out")) == (1 if lost is None else 3)
+    words = os.strerror(number).lower()
+    assert said[1:] == (
+        [f"diffreg: error: out: {words}: no file was left half-written"]
+        if lost is None
+        else [
+            f"diffreg: error: pairs.csv, line 3: out/0002_moving1_to_fixed1: {words}",
+            "diffreg: error: 1 of 4 pairs failed",
+        ]
+    )
+
+
+def test_a_size_that_a_network_refuses_loses_no_other(folder, network, capsys):
+    def forward(moving, fixed):
+        if fixed.shape[2] < 24:
+            raise ValueError("the image must be larger")
+        return Shift.forward(network, moving, fixed)
+
+    network.forward = forward
+    assert run("register", "pairs.csv", "-o", "out", "--checkpoint", "c.pt") == 2
+    assert "pairs.csv, line 5: the image must be larger" in capsys.readouterr().err
+    assert len(done(folder / "out")) == 3
+
+
+def test_too_little_memory_for_a_batch_is_enough_for_one(folder, network, capsys):
+    def forward(moving, fixed):
+        if len(fixed) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return Shift.forward(network, moving, fixed)
+
+    network.forward = forward
+    assert run("register", "pairs.csv", "-o", "out", "--checkpoint", "c.pt") == 0
+    assert network.batches == [(1, 1, 32, 24)] * 3 + [(1, 1, 20, 24)]
+
+
+def test_too_little_memory_for_a_pair_loses_no_other(folder, monkeypatch, capsys):
+    register = cohort.register
+
+    def fail(moving, fixed, **keywords):
+        if moving.name == "moving1.nii.gz":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 80.00 GiB")
+        return register(moving, fixed, **keywords)
+
+    monkeypatch.setattr(cohort, "register", fail)
+    assert run("register", "pairs.csv", "-o", "out") == 2
+    assert "line 3: there is not enough memory for images of this" in capsys.readouterr().err
+    assert len(done(folder / "out")) == 3
+
+
+def test_results_that_were_damaged_lose_no_other(folder, capsys):
+    run("register", "pairs.csv", "-o", "out")
+    (folder / "out/0002_moving1_to_fixed1/displacement.nii.gz").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert run("register", "pairs.csv", "-o", "out") == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("out/report.html: 3 pairs")
+    assert "out/0002_moving1_to_fixed1/displacement.nii.gz is not a readable" in said.err
+    with (folder / "out/metrics.csv").open() as file:
+        assert [line["row"][-1] for line in csv.DictReader(file)] == ["2", "4", "5"]

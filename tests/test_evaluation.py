@@ -16,14 +16,17 @@ from diffreg.cli.main import main
 from diffreg.data.geometry import Image
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.prepare import prepare
-from diffreg.data.transforms import write_displacement
+from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.evaluation import Evaluation, bootstrap, evaluate, measure_pair, summarize
 from diffreg.evaluation.measures import Measure
 from diffreg.evaluation.pages import _warnings
 from diffreg.registration.cohort import Method, register_all
 from diffreg.registration.result import registration_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.xdist_group("evaluation"),  # one run for most
+]
 
 AFFINE = np.diag([2.0, 1.0, 5.0, 1.0])
 SHAPE = (32, 28)
@@ -94,6 +97,25 @@ def test_the_true_displacement_is_perfect(folder, true_fields, tmp_path, capsys)
     assert "inverse_consistency" not in summary and "seconds" not in summary
     assert list(found["groups"]) == ["p0", "p1", "p2"]
     assert found["groups"]["p1"]["dice"]["pairs"] == 2
+
+
+def test_given_displacements_are_judged(folder, true_fields, tmp_path, capsys):
+    """One of the six leads the wrong way."""
+    wrong, grid = read_displacement(true_fields / "0002_m1_to_f1.nii.gz")
+    places = tmp_path / "given"
+    places.mkdir()
+    for path in true_fields.iterdir():
+        (places / path.name).write_bytes(path.read_bytes())
+    write_displacement(places / "0002_m1_to_f1.nii.gz", -2 * wrong, grid)
+    words = ("evaluate", folder / "pairs.csv", "--displacements", places, "-o", tmp_path / "o")
+    assert run(*words) == 0
+    line = "diffreg: warning: 1 of 6 pairs may not fit; evaluation.json says why\n"
+    assert capsys.readouterr().err == line
+    found = json.loads((tmp_path / "o" / "evaluation.json").read_text())
+    counts = [record["warnings"] for record in found["pairs"]]
+    assert counts == [0, len(found["warnings"]), 0, 0, 0, 0]
+    assert {entry["pair"] for entry in found["warnings"]} == {"m1.nii.gz to f1.nii.gz"}
+    assert any("hardly agree" in entry["sentence"] for entry in found["warnings"])
 
 
 def test_the_numbers_are_those_of_the_metrics(folder, true_fields, tmp_path):

@@ -25,7 +25,7 @@ from diffreg.data.manifest import read_manifest
 from diffreg.data.points import read_points
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.models import build_model
-from diffreg.registration.files import read_json
+from diffreg.registration._json import read_json
 from diffreg.training.checkpoint import load_network, write_checkpoint
 from diffreg.training.config import Config, load_config
 

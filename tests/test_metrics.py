@@ -123,13 +123,46 @@ def test_mutual_information_of_a_constant_image(images):
 # what is not finite
 
 
-@pytest.mark.parametrize("measure", [metrics.ncc, metrics.mutual_information])
-def test_a_nan_counts_inside_the_mask_only(images, measure):
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        metrics.ncc,
+        metrics.mutual_information,
+        metrics.normalized_mutual_information,
+        metrics.structural_similarity,
+        lambda warped, fixed, mask=None: metrics.relative_ssd(warped, fixed, 1 - fixed, mask),
+    ],
+)
+def test_a_nan_counts_inside_the_mask_only(images, measure, bad):
     warped, fixed, _, mask = images
     expected = measure(warped, fixed, mask=mask)
+    warped[0, 0] = bad
+    assert measure(warped, fixed, mask=mask) == expected
     warped[0, 0] = math.nan
     assert math.isnan(measure(warped, fixed))
-    assert measure(warped, fixed, mask=mask) == expected
+
+
+def test_a_window_reads_0_for_a_nan_of_weight_0(images):
+    warped, fixed, _, mask = images
+    row, column = 15, 20
+    mask[row, column] = warped[row, column] = 0
+    expected = metrics.structural_similarity(warped, fixed, mask)
+    warped[row, column] = math.nan
+    assert metrics.structural_similarity(warped, fixed, mask) == expected
+
+
+@pytest.mark.parametrize("measure", [metrics.end_point_error, metrics.inverse_consistency])
+def test_a_displacement_that_is_nan_outside_the_mask_does_not_count(measure):
+    u = 0.3 * np.random.default_rng(0).standard_normal((2, 9, 8))
+    u[:, :3] = 0
+    mask = np.zeros((9, 8))
+    mask[4:] = 0.5
+    expected = measure(u, -u, mask=mask)
+    broken = u.copy()
+    broken[:, 0] = math.nan
+    assert measure(broken, -u, mask=mask) == expected
+    assert math.isnan(metrics.end_point_error(broken, -u))
 
 
 # dice
@@ -233,6 +266,10 @@ def test_a_grid_without_cells_folds_nowhere():
         (lambda: metrics.ncc(TWO, TWO, np.ones((3, 3))), r"mask must have the shape of warped"),
         (lambda: metrics.ncc(TWO, TWO, 0 * TWO), r"mask must have a voxel inside, got none"),
         (lambda: metrics.ncc(TWO, TWO, -TWO), r"mask must be finite and nowhere negative"),
+        (
+            lambda: metrics.end_point_error(np.stack([TWO, TWO]), np.stack([TWO, TWO]), mask=-TWO),
+            r"mask must be finite and nowhere negative",
+        ),
         (lambda: metrics.ncc(np.zeros((0, 3)), np.zeros((0, 3))), r"warped must not be empty"),
         (
             lambda: metrics.ncc(torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4)),

@@ -1,5 +1,6 @@
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,13 +237,25 @@ def test_the_same_input_gives_the_same_bytes(written):
     assert full(written).source == full(written).source
 
 
-def test_a_failure_leaves_the_old_report(tmp_path):
+def test_a_failure_leaves_the_old_report(tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        write_report(path, "\ud800", [], [])
+    write = Path.write_text
+
+    def full(file, text, **keywords):
+        write(file, text[:100], **keywords)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_report(path, "title", [], [])
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_name_that_is_no_utf8_is_written_in_letters(tmp_path):
+    write_report(tmp_path / "report.html", "caf\udce9.nii", [], [])
+    assert r"caf\udce9.nii</h1>" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_sixteen_pairs_stay_small(written):

@@ -27,7 +27,7 @@ struct MaskColumn {
   DIFFREG_DEVICE MaskColumn(const T* mask, int64_t n, int32_t height, int32_t width, int32_t x)
       : weights(mask ? mask + n * height * width : nullptr, height, width, x) {}
 
-  DIFFREG_DEVICE T at(int32_t y, bool inner) const {
+  DIFFREG_DEVICE T at(int32_t y, bool inner = false) const {
     return weights.top ? weights.at(y, inner) : 1;
   }
 };

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #define DIFFREG_INLINE __attribute__((always_inline)) inline
 #define DIFFREG_INLINE_LAMBDA __attribute__((always_inline))
@@ -46,6 +49,25 @@ DIFFREG_HD T plain_quotient(T a, T b) {
   return a / b;
 }
 
+// `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a
+// branch around the load of the value, and a loop over voxels would not be vectorised.
+template <typename T, typename Weight>
+DIFFREG_HD T unless_zero(Weight weight, T value, T otherwise) {
+#ifdef __CUDA_ARCH__
+  return weight == 0 ? otherwise : value;  // where a choice is no branch
+#else
+  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
+  Bits of_value, of_otherwise;
+  memcpy(&of_value, &value, sizeof value);
+  memcpy(&of_otherwise, &otherwise, sizeof otherwise);
+  const Bits all = static_cast<Bits>(0) - static_cast<Bits>(weight != 0);
+  const Bits bits = (of_value & all) | (of_otherwise & ~all);
+  T chosen;
+  memcpy(&chosen, &bits, sizeof chosen);
+  return chosen;
+#endif
+}
+
 // Whether a value is not finite where the weight is 0: it is not read, and has no gradient.
 template <typename T, typename Weight>
 DIFFREG_HD bool hidden(T value, Weight weight) {
@@ -56,13 +78,13 @@ DIFFREG_HD bool hidden(T value, Weight weight) {
 // and a weight that is known to be 1 costs nothing.
 template <typename T, typename Weight>
 DIFFREG_HD T visible(T value, Weight weight) {
-  return hidden(value, weight) ? T(0) : value;
+  return unless_zero(!hidden(value, weight), value, T(0));
 }
 
 // What a sum takes of a value: nothing where the weight is 0. It is to be multiplied by the weight.
 template <typename T, typename Weight>
 DIFFREG_HD T counted(T value, Weight weight) {
-  return weight == 0 ? T(0) : value;
+  return unless_zero(weight, value, T(0));
 }
 
 // On a GPU to two units in the last place, too.

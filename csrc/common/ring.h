@@ -11,6 +11,7 @@ class Ring {
  public:
   Ring(int64_t rows, int64_t width) : rows_(rows), width_(width), values_(rows * width) {}
 
+  int64_t rows() const { return rows_; }
   T* row(int64_t y) { return &values_[y % rows_ * width_]; }
   const T* row(int64_t y) const { return &values_[y % rows_ * width_]; }
 

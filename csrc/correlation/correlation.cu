@@ -85,14 +85,15 @@ struct Voxels {
 #pragma unroll
     for (int k = 0; k < kPerThread; ++k) {
       sums[0] += double(weight[k]);
-      sums[1] += double(weight[k]) * warped[k];
-      sums[2] += double(weight[k]) * fixed[k];
+      sums[1] += double(weight[k]) * counted(warped[k], weight[k]);
+      sums[2] += double(weight[k]) * counted(fixed[k], weight[k]);
     }
   }
   DIFFREG_DEVICE void add_centred(const Means& mean, double (&sums)[3]) const {
 #pragma unroll
     for (int k = 0; k < kPerThread; ++k) {
-      const double b = warped[k] - mean.warped, a = fixed[k] - mean.fixed;
+      const double b = counted(warped[k] - mean.warped, weight[k]);
+      const double a = counted(fixed[k] - mean.fixed, weight[k]);
       sums[0] += weight[k] * (b * b);
       sums[1] += weight[k] * (a * a);
       sums[2] += weight[k] * (a * b);
@@ -189,11 +190,11 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         const double a = voxels.fixed[k] - moment.mean_fixed, weight = voxels.weight[k];
         if (grad_warped) {
           store(grad_warped + at + k * kThreads,
-                static_cast<T>(weight * (own_warped * b - other * a)));
+                static_cast<T>(weight * visible(own_warped * b - other * a, weight)));
         }
         if (grad_fixed) {
           store(grad_fixed + at + k * kThreads,
-                static_cast<T>(weight * (own_fixed * a - other * b)));
+                static_cast<T>(weight * visible(own_fixed * a - other * b, weight)));
         }
       }
     });

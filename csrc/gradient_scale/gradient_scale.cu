@@ -19,23 +19,40 @@ struct RowWindow {
   Column<S> image;
   MaskColumn<T> mask;
   T above, here, below;
+  T weight, weight_below;  // of the rows `here` and `below`
+  bool hides_above = false, hides_here, hides_below;
 
   struct Row {
-    T below, weight;
+    T below, weight;  // both of the row below
   };
 
   // To march down from row y on.
   DIFFREG_DEVICE RowWindow(const Column<S>& image, const MaskColumn<T>& mask, int32_t y)
-      : image(image), mask(mask), here(image.at(y - 1)), below(image.at(y)) {}
+      : image(image),
+        mask(mask),
+        here(image.at(y - 1)),
+        below(image.at(y)),
+        weight(mask.at(y - 1)),
+        weight_below(mask.at(y)),
+        hides_here(hidden(here, weight)),
+        hides_below(hidden(below, weight_below)) {
+    here = visible(here, weight);
+    below = visible(below, weight_below);
+  }
 
   DIFFREG_DEVICE Row read(int32_t y, bool inner) const {
-    return {image.at(y + 1, inner), mask.at(y, inner)};
+    return {image.at(y + 1, inner), mask.at(y + 1, inner)};
   }
   // Moves down a row, to the image's gradient there.
-  DIFFREG_DEVICE void move_down(T next, T* g) {
+  DIFFREG_DEVICE void move_down(const Row& next, T* g) {
     above = here;
     here = below;
-    below = next;
+    weight = weight_below;
+    below = visible(next.below, next.weight);
+    weight_below = next.weight;
+    hides_above = hides_here;
+    hides_here = hides_below;
+    hides_below = hidden(next.below, next.weight);
     image_gradient(above, here, below, g);
   }
 };
@@ -59,12 +76,12 @@ DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& 
         place.y, place.end, H - 1, [&](int32_t y, bool inner) { return rows.read(y, inner); },
         [&](int32_t y, const Row& next, bool inner) {
           T g[2];
-          rows.move_down(next.below, g);
+          rows.move_down(next, g);
           const T size = std::abs(rows.here);
           largest = size > largest ? size : largest;
           if (!inner && y >= place.end) return;
-          sum += next.weight * magnitude<2>(g);
-          weights += next.weight;
+          sum += rows.weight * counted(magnitude<2>(g), rows.weight);
+          weights += rows.weight;
         });
     if (!place.owns) sum = weights = 0;
     double sums[2] = {sum, weights}, most[1] = {largest};
@@ -142,12 +159,14 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         [&](int32_t y, bool inner) { return rows.read(y, inner); },
         [&](int32_t y, const Row& next, bool inner) {
           T g[2], p[2];
-          rows.move_down(next.below, g);
-          const T length = magnitude<2>(g), weight = factor * next.weight;
-          for (int k = 0; k < 2; ++k) p[k] = weight * direction(g[k], length);
+          rows.move_down(next, g);
+          const T length = magnitude<2>(g), weight = factor * rows.weight;
+          for (int k = 0; k < 2; ++k) {
+            p[k] = weight * counted(direction(g[k], length), rows.weight);
+          }
           const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(row_of(own, y - 1, W), floored ? T(0) : sum);
+          store(row_of(own, y - 1, W), floored || rows.hides_above ? T(0) : sum);
         });
   }
 }

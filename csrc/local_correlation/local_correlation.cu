@@ -14,14 +14,35 @@ constexpr int kTileRows = 4 * kRows;
 constexpr int kResidentBlocks = 3;  // of a multiprocessor, for which registers must do
 using SmallTiles = Tiles<kColumns, kTileRows>;
 
+// A voxel of both images, as the measure reads it.
+template <typename T>
+struct Pair {
+  T warped, fixed;
+  bool hides_warped = false, hides_fixed = false;
+
+  template <typename S>
+  DIFFREG_DEVICE Pair(const Images<S>& images, int64_t channels, int64_t plane, int64_t voxels,
+                      int64_t voxel)
+      : warped(load(images.warped + plane * voxels + voxel)),
+        fixed(load(images.fixed + plane * voxels + voxel)) {
+    if (!images.mask) return;
+    const T weight = load(images.mask + plane / channels * voxels + voxel);
+    hides_warped = hidden(warped, weight);
+    hides_fixed = hidden(fixed, weight);
+    if (hides_warped) warped = 0;
+    if (hides_fixed) fixed = 0;
+  }
+};
+
 // The terms of a voxel out of both images.
 template <typename S>
 struct ImageTerms {
   Images<S> images;
+  int64_t channels;
   DIFFREG_DEVICE void operator()(int64_t plane, int64_t voxels, int64_t voxel,
                                  double* terms) const {
-    image_terms(load(images.warped + plane * voxels + voxel),
-                load(images.fixed + plane * voxels + voxel), terms);
+    const Pair<Arithmetic<S>> pair(images, channels, plane, voxels, voxel);
+    image_terms(pair.warped, pair.fixed, terms);
   }
 };
 
@@ -174,14 +195,17 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks)
     const auto place = tiles.place(tile);
     for_tile(problem, place, [&](int32_t y, int32_t x) {
       const int64_t at = place.plane * voxels + y * problem.width + x;
-      const double w = load(images.warped + at), r = load(images.fixed + at);
+      const Pair<T> pair(images, problem.channels, place.plane, voxels, y * problem.width + x);
+      const double w = pair.warped, r = pair.fixed;
       double sum[kTerms];
       sum_box(problem, columns + place.plane * kTerms * voxels, y, x, sum);
       if (grad_warped) {
-        store(grad_warped + at, static_cast<T>(gradient_at(sum[0], sum[1], sum[2], w, r)));
+        const double slope = gradient_at(sum[0], sum[1], sum[2], w, r);
+        store(grad_warped + at, pair.hides_warped ? T(0) : static_cast<T>(slope));
       }
       if (grad_fixed) {
-        store(grad_fixed + at, static_cast<T>(gradient_at(sum[0], sum[3], sum[4], r, w)));
+        const double slope = gradient_at(sum[0], sum[3], sum[4], r, w);
+        store(grad_fixed + at, pair.hides_fixed ? T(0) : static_cast<T>(slope));
       }
     });
   }
@@ -206,7 +230,7 @@ void launch_forward(const Problem& problem, const Images<S>& images, double* wor
   const Reduction reduction = make_reduction(workspace + term_doubles(problem), problem.samples, 2,
                                              problem.channels * tiles.per_plane, stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
-                 ImageTerms<S>{images}, workspace);
+                 ImageTerms<S>{images, problem.channels}, workspace);
   DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem, tiles,
                  workspace, images.mask, reduction, value);
 }
@@ -227,7 +251,7 @@ void launch_backward(const Problem& problem, const Images<S>& images, const Arit
       launch_mask_total(problem.samples, problem.height * problem.width, images.mask,
                         window_terms + term_doubles(problem), stream);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
-                 ImageTerms<S>{images}, columns);
+                 ImageTerms<S>{images, problem.channels}, columns);
   DIFFREG_LAUNCH(windows_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem,
                  tiles, columns, images.mask, total, gradient, window_terms);
   DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,

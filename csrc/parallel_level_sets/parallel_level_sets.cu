@@ -21,31 +21,46 @@ struct Columns {
   Column<S> image[2];
   MaskColumn<T> mask;
 
-  // The row below row y of the images, and the weight of row y.
+  // The row below row y.
   DIFFREG_DEVICE Row<T> below(int32_t y, bool inner) const {
-    return {{image[0].at(y + 1, inner), image[1].at(y + 1, inner)}, mask.at(y, inner)};
+    return {{image[0].at(y + 1, inner), image[1].at(y + 1, inner)}, mask.at(y + 1, inner)};
   }
 };
 
-// A rolling window of the last three rows of both images.
+// A rolling window of the last three rows of both images, where the first one hides, and the
+// weights of the last two.
 template <typename T>
 struct RowWindow {
   T above[2], here[2], below[2];
+  T weight, weight_below;
+  bool hides_above = false, hides_here, hides_below;
 
   template <typename S>
-  DIFFREG_DEVICE RowWindow(const Columns<S>& columns, int32_t y) {
+  DIFFREG_DEVICE RowWindow(const Columns<S>& columns, int32_t y)
+      : weight(columns.mask.at(y - 1)), weight_below(columns.mask.at(y)) {
     for (int k = 0; k < 2; ++k) {
       here[k] = columns.image[k].at(y - 1);
       below[k] = columns.image[k].at(y);
     }
+    hides_here = hidden(here[0], weight);
+    hides_below = hidden(below[0], weight_below);
+    for (int k = 0; k < 2; ++k) {
+      here[k] = visible(here[k], weight);
+      below[k] = visible(below[k], weight_below);
+    }
   }
   // Moves down a row, to the images' gradients there.
-  DIFFREG_DEVICE void move_down(const T* next, T* g, T* h) {
+  DIFFREG_DEVICE void move_down(const Row<T>& next, T* g, T* h) {
     for (int k = 0; k < 2; ++k) {
       above[k] = here[k];
       here[k] = below[k];
-      below[k] = next[k];
+      below[k] = visible(next.image[k], next.weight);
     }
+    weight = weight_below;
+    weight_below = next.weight;
+    hides_above = hides_here;
+    hides_here = hides_below;
+    hides_below = hidden(next.image[0], next.weight);
     image_gradient(above[0], here[0], below[0], g);
     image_gradient(above[1], here[1], below[1], h);
   }
@@ -71,10 +86,11 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         place.y, place.end, H - 1, [&](int32_t y, bool inner) { return columns.below(y, inner); },
         [&](int32_t y, const Row<T>& next, bool inner) {
           T g[2], h[2];
-          rows.move_down(next.image, g, h);
+          rows.move_down(next, g, h);
           if (!inner && y >= place.end) return;
-          sum += next.weight * Voxel<2, T, variant>(g, h, eps_warped, eps_fixed).value();
-          weights += next.weight;
+          const Voxel<2, T, variant> voxel(g, h, eps_warped, eps_fixed);
+          sum += rows.weight * counted(voxel.value(), rows.weight);
+          weights += rows.weight;
         });
     double sums[2] = {place.owns ? double(sum) : 0, place.owns ? double(weights) : 0};
     // Its barriers also part this tile from the next.
@@ -127,13 +143,15 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
         [&](int32_t y, bool inner) { return columns.below(y, inner); },
         [&](int32_t y, const Row<T>& next, bool inner) {
           T g[2], h[2], p[2];
-          rows.move_down(next.image, g, h);
+          rows.move_down(next, g, h);
           const Voxel<2, T, variant> voxel(g, h, eps_own, eps_other);
-          const T weight = factor * next.weight;
-          for (int k = 0; k < 2; ++k) p[k] = weight * voxel.derivative(g[k], h[k]);
+          const T weight = factor * rows.weight;
+          for (int k = 0; k < 2; ++k) {
+            p[k] = weight * counted(voxel.derivative(g[k], h[k]), rows.weight);
+          }
           const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(row_of(own, y - 1, W), sum);
+          store(row_of(own, y - 1, W), rows.hides_above ? T(0) : sum);
         });
   }
 }

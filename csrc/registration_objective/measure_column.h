@@ -17,6 +17,13 @@ using parallel_level_sets::Variant;
 template <typename T>
 struct WarpedVoxel {
   T warped, slope[D], fixed, weight;
+
+  // What is not finite counts as 0 where the weight is 0.
+  DIFFREG_DEVICE void hide() {
+    warped = visible(warped, weight);
+    fixed = visible(fixed, weight);
+    for (int k = 0; k < D; ++k) slope[k] = visible(slope[k], weight);
+  }
 };
 
 // Voxel (y, x) of the fixed grid, displaced by u.
@@ -46,7 +53,8 @@ struct ShiftedSums {
       : warped(shift_warped), fixed(shift_fixed) {}
 
   DIFFREG_DEVICE void add(const WarpedVoxel<T>& voxel) {
-    const T b = voxel.warped - warped, a = voxel.fixed - fixed;
+    const T b = counted(voxel.warped - warped, voxel.weight);
+    const T a = counted(voxel.fixed - fixed, voxel.weight);
     const T weighted_b = voxel.weight * b, weighted_a = voxel.weight * a;
     weight += voxel.weight;
     of[0] += weighted_b;
@@ -121,12 +129,16 @@ class MeasureColumn {
     T sum = direct_;
     if (setup.level_sets) {
       const bool counts = at.inside && at.y >= 0 && at.y < H;
-      const T scale = here_.weight * measures, below0 = counts ? scale * to[0] : T(0);
+      const T scale = here_.weight * measures;
+      const auto weighed = [&](T slope) {
+        return counts ? scale * counted(slope, here_.weight) : T(0);
+      };
+      const T below0 = weighed(to[0]);
       sum += collect(at.y - 1, H, above0_, here0_, below0) +
              collect(at.x, W, shuffle_from_left(here1_), here1_, shuffle_from_right(here1_));
       above0_ = here0_;
       here0_ = below0;
-      here1_ = counts ? scale * to[1] : T(0);
+      here1_ = weighed(to[1]);
     }
     T own = 0;
     if (setup.mixture[kSsd] != 0) {
@@ -137,7 +149,7 @@ class MeasureColumn {
       const T a = here_.fixed - reload(sample.mean_fixed);
       own += reload(sample.other) * (b - a) + reload(sample.rest) * b - reload(sample.offset);
     }
-    direct_ = here_.weight * own;
+    direct_ = here_.weight * counted(own, here_.weight);
     return sum;
   }
 

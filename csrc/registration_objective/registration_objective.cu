@@ -99,6 +99,16 @@ DIFFREG_DEVICE void sweep(const Task<S, halo>& task, const Sample<T>& sample, in
   const ColumnReader<S, kDifferentiates> reader(setup.problem, task.images, n, c, at.x, measured);
   EnergyColumn<T, kDifferentiates> energy_column;
   MeasureColumn<T, kDifferentiates> measure_column;
+  // The warped image is stored as it is: what a weight of 0 hides, it hides from the measures.
+  const auto voxel_at = [&](int32_t row, const T* u) {
+    WarpedVoxel<T> voxel = reader.voxel(row, u);
+    if (task.warped && measured && at.owned && row >= strip.y && row < strip.end) {
+      const int64_t plane = n * setup.problem.channels + c;
+      store(task.warped + plane * voxels + static_cast<int64_t>(row) * W + at.x, voxel.warped);
+    }
+    voxel.hide();
+    return voxel;
+  };
   T next[D];  // prefetched, a row before it is needed
   reader.displacement(first, next);
 #pragma unroll 1
@@ -106,7 +116,7 @@ DIFFREG_DEVICE void sweep(const Task<S, halo>& task, const Sample<T>& sample, in
     const T u[D] = {next[0], next[1]};
     reader.displacement(row + 1, next);
     energy_column.move_to(u);
-    measure_column.move_to(reader.voxel(row, u));
+    measure_column.move_to(voxel_at(row, u));
   }
   ShiftedSums<T> shifted(measure_column.here().warped, measure_column.here().fixed);
 #pragma unroll 1
@@ -117,16 +127,12 @@ DIFFREG_DEVICE void sweep(const Task<S, halo>& task, const Sample<T>& sample, in
     const bool counts = at.y >= strip.y && at.y < strip.end;
     T gradient[D] = {};
     if (measured) {
-      const WarpedVoxel<T> below = reader.voxel(row, u), here = measure_column.here();
+      const WarpedVoxel<T> below = voxel_at(row, u), here = measure_column.here();
       const T value = measure_column.advance(setup, sample, at, below, gradient);
-      sums.measures += counts ? here.weight * value : T(0);
+      sums.measures += counts ? here.weight * counted(value, here.weight) : T(0);
       sums.weight += counts ? here.weight : T(0);
       // Without a gradient all rows that come here count.
       if (!kDifferentiates && setup.mixture[kNcc] != 0) shifted.add(here);
-      if (task.warped && counts && at.owned) {
-        const int64_t plane = n * setup.problem.channels + c;
-        store(task.warped + plane * voxels + static_cast<int64_t>(at.y) * W + at.x, here.warped);
-      }
     }
     if (energies) {
       T energy[3] = {};

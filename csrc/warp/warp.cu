@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
 #pragma unroll
         for (int k = 0; k < kPerThread; ++k) {
           const auto corners = corners_of(moving + c * from, width, at[k]);
-          sum[k][0] += upstream[k] * corners.template derivative<0>(at[k]);
-          sum[k][1] += upstream[k] * corners.template derivative<1>(at[k]);
+          sum[k][0] += passed_on(upstream[k], corners.template derivative<0>(at[k]));
+          sum[k][1] += passed_on(upstream[k], corners.template derivative<1>(at[k]));
         }
       }
       if (grad_moving) {

@@ -4,8 +4,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <type_traits>
 
 #include "../common/host_device.h"
 #include "../common/options.h"
@@ -31,25 +29,6 @@ struct Sampling {
   Interpolation interpolation;
   Padding padding;
 };
-
-// `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a
-// branch around the load of the value, and a loop over voxels would not be vectorised.
-template <typename T>
-DIFFREG_HD T unless_zero(T weight, T value, T otherwise) {
-#ifdef __CUDA_ARCH__
-  return weight == 0 ? otherwise : value;  // where a choice is no branch
-#else
-  using Bits = std::conditional_t<sizeof(T) == 8, uint64_t, uint32_t>;
-  Bits of_value, of_otherwise;
-  memcpy(&of_value, &value, sizeof value);
-  memcpy(&of_otherwise, &otherwise, sizeof otherwise);
-  const Bits all = static_cast<Bits>(0) - static_cast<Bits>(weight != 0);
-  const Bits bits = (of_value & all) | (of_otherwise & ~all);
-  T chosen;
-  memcpy(&chosen, &bits, sizeof chosen);
-  return chosen;
-#endif
-}
 
 // What a voxel's upstream gradient passes on through a derivative. A gradient of 0 passes nothing
 // on, not even NaN: what a mask takes out of a loss leaves no trace.
@@ -232,7 +211,7 @@ DIFFREG_HD void splat(T* image, const int64_t* stride, const Neighbours<T>* at, 
     add(image, gradient);
   } else {
     const auto visit = [&](int64_t index, T weight) {
-      if (weight == 0 || (Axis == 0 && (index < first || index >= end))) return;
+      if (weight == 0 || gradient == 0 || (Axis == 0 && (index < first || index >= end))) return;
       splat<D, Axis + 1>(image + index * stride[Axis], stride, at, weight * gradient, first, end,
                          add);
     };

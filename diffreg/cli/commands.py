@@ -28,12 +28,13 @@ def run_register(options: argparse.Namespace) -> int:
     from diffreg.data.prepare import prepare
     from diffreg.losses import usual_objective
     from diffreg.registration import register, write_registration
-    from diffreg.registration.files import check_output_folder
+    from diffreg.registration.folders import check_output_folder, check_same_pair
 
     trained = network_of(options)
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice
     moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
+    check_same_pair(out, moving, fixed)
     mask = _mask(options.fixed_mask, options.slice)
     moving_mask = _mask(options.moving_mask, of_moving)
     normalization = normalization_of(options, trained)
@@ -52,6 +53,8 @@ def run_register(options: argparse.Namespace) -> int:
             **{**method, "normalization": normalization},
         )
     result = write_registration(result, out)
+    for warning in result.metrics["warnings"]:
+        print(f"diffreg: warning: {warning}", file=sys.stderr)
     print(f"{out / 'report.html'}: {result.verdict}")
     return 0
 
@@ -67,17 +70,20 @@ def run_apply(options: argparse.Namespace) -> int:
     displacement, grid = read_displacement(options.displacement)
     check_ending(out, grid)
     require_folder(out.absolute().parent, "the output's folder")
-    nearest = options.interpolation == "nearest"
-    (image,) = _read([options.image], [options.slice], label=nearest)
+    image, interpolation = _to_warp(options)
+    nearest = interpolation == "nearest"
     if grid.kind == "png" and image.kind != "png":
         raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
     coverage(image, grid)
     fill = options.fill
     if fill is None:
         fill = 0.0 if nearest else usual_fill(image)
-    warped = resample_to(image, grid, displacement, options.interpolation, fill)
+    warped = resample_to(image, grid, displacement, interpolation, fill)
     write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
-    print(f"{out}: {options.image} on the grid of {options.displacement}, {options.interpolation}")
+    if nearest and options.interpolation is None:
+        line = f"{options.image}: labels, so nearest; --interpolation linear blends them"
+        print(line, file=sys.stderr)
+    print(f"{out}: {options.image} on the grid of {options.displacement}, {interpolation}")
     return 0
 
 
@@ -130,7 +136,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
     from diffreg.benchmark.run import run, write
     from diffreg.benchmark.tables import markdown
-    from diffreg.registration.files import check_output_folder
+    from diffreg.registration.folders import check_output_folder
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda needs a GPU that torch sees; there is none here")
@@ -166,6 +172,22 @@ def _read(paths: Sequence[str], slices: Sequence[int | None], label: bool = Fals
         read_image(path, index if is_volume else None, label)
         for path, index, is_volume in zip(paths, slices, volume, strict=True)
     ]
+
+
+def _to_warp(options: argparse.Namespace) -> tuple[Image, str]:
+    """The image of `apply` and its interpolation: nearest for labels, where nothing is said."""
+    from diffreg.data.labels import looks_like_labels
+
+    def read(interpolation: str) -> Image:
+        return _read([options.image], [options.slice], label=interpolation == "nearest")[0]
+
+    if options.interpolation is not None:
+        return read(options.interpolation), options.interpolation
+    try:
+        labels = read("nearest")
+    except ValueError:  # not whole numbers, or no image: which of them, the other way says
+        return read("linear"), "linear"
+    return (labels, "nearest") if looks_like_labels(labels) else (read("linear"), "linear")
 
 
 def _mask(path: str | None, index: int | None) -> Image | None:

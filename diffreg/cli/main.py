@@ -8,7 +8,7 @@ What the commands do is in diffreg.cli.commands.
 from __future__ import annotations
 
 import argparse
-import errno
+import io
 import os
 import signal
 import sys
@@ -19,12 +19,11 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from diffreg import __version__
+from diffreg._files import FULL
 from diffreg.cli import commands, manifests
 from diffreg.cli.notices import warning_in_lines
 
 SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
-# What the system says where a disk, a quota or a file's allowed size is used up.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away
 
 
@@ -43,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2
     """
     options = _options(arguments)
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what has no letters there
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _stopping(), warning_in_lines():
             return options.run(options)
@@ -76,13 +78,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _message(error: Exception, options: argparse.Namespace) -> str | None:
     """A user's mistake in one line; None for a fault of the program."""
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "allocate memory" in text:
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
         return "there is not enough memory for images of this size"
     if isinstance(error, RuntimeError):
         return None
     if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
         out, name = str(getattr(options, "out", "")), str(error.filename or "")
-        if error.errno in _FULL:
+        if error.errno in FULL:
             return f"{out}: {error.strerror.lower()}: no file was left half-written"
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
         return f"{place}: {error.strerror.lower()}" if place else text
@@ -210,6 +212,11 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
     )
     command.add_argument(
+        "--all-pairs",
+        action="store_true",
+        help="of a folder, every ordered pair of its images also where these are more than 50",
+    )
+    command.add_argument(
         "--refine",
         type=int,
         default=0,
@@ -251,8 +258,8 @@ def _add_apply(subparsers: Any) -> None:
     command.add_argument(
         "--interpolation",
         choices=("linear", "nearest"),
-        default="linear",
-        help="linear, or nearest for labels, which keeps their type",
+        help="linear, or nearest for labels, which keeps their type (nearest where the image looks "
+        "like labels, and it is said)",
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
     _add_fill(command)

@@ -15,20 +15,24 @@ if TYPE_CHECKING:
     from diffreg.data.manifest import Manifest, Pair
     from diffreg.registration.cohort import Cohort, Method
 
-_MANIFESTS = (".csv", ".toml")
+MOST_PAIRS = 50  # of a folder, without --all-pairs
 
 
 def register_manifest(options: argparse.Namespace) -> int:
     """Every pair of a manifest, each into a folder of its own, and one report."""
     from diffreg.evaluation.cohort_report import write_cohort_report
+    from diffreg.registration.files import METRICS, read_json
 
     _check_manifest_options(options)
-    manifest, method = _manifest(options.moving), _method(options, both_ways=False)
+    manifest = _manifest(options.moving)
+    pairs, method = _pairs_of_folder(manifest, options.all_pairs), _method(options, both_ways=False)
     out = _made(options.out)
     similarity_of(options)
-    cohort = _registered(manifest, out, method)
+    cohort = _registered(manifest, out, method, pairs)
     if cohort.jobs:
         print(f"{out / 'report.html'}: {write_cohort_report(cohort, method, out)}")
+        found = [read_json(job.folder / METRICS).get("warnings", ()) for job in cohort.jobs]
+        _warn(found, "each metrics.json")
     return _failures(cohort.failed, cohort.total, out)
 
 
@@ -36,19 +40,21 @@ def run_evaluate(options: argparse.Namespace) -> int:
     """Metrics of every pair of a manifest, together and by group."""
     from diffreg.evaluation import evaluate, summary_table, write_evaluation
     from diffreg.evaluation.cohort_report import counted
-    from diffreg.registration.files import check_output_folder
 
     _check_evaluate_options(options)
     manifest = _manifest(options.manifest)
     if options.displacements is not None:
-        out = check_output_folder(options.out)
+        out = _checked(options.out)
         pairs, failed = _given(manifest, Path(options.displacements))
         name = f"displacements in {options.displacements}"
     else:
-        method = _method(options, both_ways=True)
+        said, method = (
+            _pairs_of_folder(manifest, options.all_pairs),
+            _method(options, both_ways=True),
+        )
         out = _made(options.out)
         similarity_of(options)
-        cohort = _registered(manifest, out, method)
+        cohort = _registered(manifest, out, method, said)
         pairs, failed = [(job.pair, job.folder) for job in cohort.jobs], cohort.failed
         name = method.name
     with progress_bar("evaluate") as progress:
@@ -60,6 +66,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         write_evaluation(evaluation, out)
         print(summary_table(evaluation.summaries).text())
         print(f"{out / 'report.html'}: {counted(len(evaluation.records))}, {name}")
+        _warn([sentences for _, sentences in evaluation.warnings], "evaluation.json")
     total = len(evaluation.records) + len(evaluation.failed)
     return _failures(evaluation.failed, total, out)
 
@@ -74,15 +81,45 @@ def whole_pairs(options: argparse.Namespace) -> str:
     return f"{pairs} complete in {out}; the same command goes on from there"
 
 
-def _registered(manifest: Manifest, out: Path, method: Method) -> Cohort:
+def _pairs_of_folder(manifest: Manifest, all_pairs: bool) -> str:
+    """How many pairs a folder's images make, in words; nothing of other manifests."""
+    from diffreg.data.folders import left_out
+    from diffreg.data.slices import count_pairs
+
+    if not manifest.path.is_dir():
+        return ""
+    images, count = len({pair.moving for pair in manifest}), count_pairs(manifest)
+    slices = ", slice by slice" if count != len(manifest) else ""
+    said = f"{manifest.path}: every ordered pair of {images} images{slices}: {count:,} pairs"
+    if count > MOST_PAIRS and not all_pairs:
+        raise ValueError(
+            f"{said}; --all-pairs registers them all, a manifest (.csv, .toml) those that it lists"
+            f"{left_out(manifest.path)}"
+        )
+    return said + left_out(manifest.path)
+
+
+def _registered(manifest: Manifest, out: Path, method: Method, said: str) -> Cohort:
     """Every pair registered, with a line about those that were there."""
     from diffreg.registration.cohort import register_all
 
+    if said:
+        print(said, file=sys.stderr)
     with progress_bar("register") as progress:
         cohort = register_all(manifest, out, method, progress)
     if cohort.kept:
         print(f"{cohort.kept} of {cohort.total} pairs were complete and are kept", file=sys.stderr)
     return cohort
+
+
+def _warn(warnings: Sequence[Sequence[str]], where: str) -> None:
+    """A line that says how many pairs have warnings, if any."""
+    count = sum(bool(sentences) for sentences in warnings)
+    if count:
+        print(
+            f"diffreg: warning: {count} of {len(warnings)} pairs may not fit; {where} says why",
+            file=sys.stderr,
+        )
 
 
 def _failures(failed: Sequence[tuple[Pair, str]], total: int, out: Path) -> int:
@@ -101,8 +138,9 @@ def _given(
     manifest: Manifest, folder: Path
 ) -> tuple[list[tuple[Pair, Path]], list[tuple[Pair, str]]]:
     """Each pair with its displacement in a folder, and those that have none."""
-    from diffreg.data.manifest import numbered
-    from diffreg.registration.cohort import MISTAKES, folder_name, one_line
+    from diffreg.data.slices import numbered
+    from diffreg.registration.cohort import MISTAKES, one_line
+    from diffreg.registration.folders import folder_name
 
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of displacements {folder} does not exist")
@@ -129,21 +167,30 @@ def _manifest(path: str) -> Manifest:
     return read_manifest(path)
 
 
-def _made(out: str) -> Path:
-    """The output folder, made where it does not exist."""
-    from diffreg.registration.files import check_output_folder
+def _checked(out: str) -> Path:
+    """The output folder, which may not exist."""
+    from diffreg.registration.folders import check_no_pair, check_output_folder
 
     folder = check_output_folder(out)
+    check_no_pair(folder)
+    return folder
+
+
+def _made(out: str) -> Path:
+    """The output folder, made where it does not exist."""
+    folder = _checked(out)
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def _check_manifest_options(options: argparse.Namespace) -> None:
+    from diffreg.data.manifest import MANIFESTS
+
     path = Path(options.moving)
-    if path.suffix.lower() not in _MANIFESTS and not path.is_dir():
+    if path.suffix.lower() not in MANIFESTS and not path.is_dir():
         raise ValueError(
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
-            "(a .csv or .toml file, or a folder)"
+            "(a .csv, .tsv or .toml file, or a folder)"
         )
     for option, column in (
         ("fixed_mask", "fixed_mask"),

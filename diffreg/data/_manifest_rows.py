@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffreg._extras import toml_reader
+from diffreg._files import read_text
+from diffreg.data._csv import read_table, whole_number
 from diffreg.data._npz import split_array
 from diffreg.data.images import kind_of
 
@@ -20,35 +21,26 @@ SLICES = ("slice", "moving_slice", "fixed_slice")
 PAIR_COLUMNS = (*FILES, "group", *SLICES)
 # Of a manifest of images: what each image brings as the moving and as the fixed one of a pair.
 IMAGE_COLUMNS = ("image", "label", "mask", "points", "group", "slice")
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines
 
 
-def csv_rows(text: str, path: Path) -> dict[str, dict[str, Any]]:
+def csv_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Row name -> {column: text}, empty fields left out."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    head: list[str] = []
-    rows: dict[str, dict[str, Any]] = {}
-    for line in reader:
-        fields = [field.strip() for field in line]
-        row = f"{path}, line {reader.line_num}"
-        if not any(fields):
-            continue
-        if not head:
-            head = fields
-            _check_columns(head, str(path))
-            continue
-        if len(fields) != len(head):
-            raise ValueError(f"{row}: there are {len(head)} columns, but {len(fields)} fields")
-        rows[row] = {name: field for name, field in zip(head, fields, strict=True) if field}
+    head, rows, _ = read_table(path)
     if not head:
         raise ValueError(f"{path} is empty: its first line must name the columns, moving,fixed")
-    return rows
+    _check_columns(head, str(path))
+    return {
+        row: {name: field for name, field in zip(head, fields, strict=True) if field}
+        for row, fields in rows.items()
+    }
 
 
-def toml_rows(text: str, path: Path) -> dict[str, dict[str, Any]]:
+def toml_rows(path: Path) -> dict[str, dict[str, Any]]:
     """Row name -> {key: value}."""
     try:
-        content = toml_reader().loads(text)
-    except ValueError as error:
+        content = toml_reader().loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     if not content:
         raise ValueError(f"{path} is empty: it must list its pairs, each as [[pair]]")
@@ -90,19 +82,19 @@ def _check_columns(names: Sequence[str], where: str, images: bool | None = None)
 
 def file_of(value: Any, name: str, row: str, folder: Path) -> Path:
     """A path that is there, relative to the manifest's folder."""
-    text = _printable(value, name, row)
+    text = _one_line(value, name, row)
     path = folder / Path(text).expanduser()
     try:
         file, _ = split_array(path)
-        there = file.exists()
-        if name in IMAGES:
+        there, is_file = file.exists(), file.is_file()
+        if name in (*IMAGES, "image", "label", "mask"):
             kind_of(path)
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{row}: {name}: {error}") from None
-    except ValueError as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{row}: {name}: {error}") from None
     if not there:
         raise FileNotFoundError(f"{row}: {name} {file} does not exist")
+    if not is_file:
+        raise ValueError(f"{row}: {name} {file} is a folder, not a file")
     return path
 
 
@@ -110,7 +102,10 @@ def slice_of(values: Mapping[str, Any], name: str, row: str) -> int | None:
     value = values.get(name)
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+    if isinstance(value, str):
+        known = whole_number(value)
+        value = value if known is None else known
+    if isinstance(value, float) and value.is_integer():  # TOML: 2.0
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{row}: {name} must be a whole number >= 0, got {value!r}")
@@ -121,11 +116,13 @@ def text_of(values: Mapping[str, Any], name: str, row: str) -> str:
     value = values.get(name, "")
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # TOML: a patient's number
-    return _printable(value, name, row) if value != "" else ""
+    return _one_line(value, name, row) if value != "" else ""
 
 
-def _printable(value: Any, name: str, row: str) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > 4096:
+def _one_line(value: Any, name: str, row: str) -> str:
+    """A text without control characters; names of files have odd spaces at times, and may."""
+    wrong = not isinstance(value, str) or not value or len(value) > 4096
+    if wrong or any(unicodedata.category(c) in _NO_TEXT for c in value):
         shown = repr(value)
         shown = shown if len(shown) < 80 else f"{shown[:76]}..."
         raise ValueError(f"{row}: {name} must be a text on one line, got {shown}")

@@ -6,7 +6,7 @@ images, every ordered pair of one group is meant. A folder means every ordered p
 
 from __future__ import annotations
 
-import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -21,8 +21,10 @@ from diffreg.data._manifest_rows import (
     text_of,
     toml_rows,
 )
-from diffreg.data.images import ENDINGS, count_slices
+from diffreg.data.folders import folder_images, left_out
+from diffreg.data.images import ENDINGS
 
+MANIFESTS = (".csv", ".tsv", ".toml")
 _LARGEST = 64 * 2**20  # bytes
 
 
@@ -96,8 +98,9 @@ def read_manifest(path: str | Path) -> Manifest:
     """Read a manifest; the files that it names must be there, but are not opened.
 
     Args:
-        path: a CSV file with one row a pair or image; a TOML file with one [[pair]] or [[image]]
-            each, keys as the columns; or a folder of images. Its paths are relative to its folder.
+        path: a CSV file with one row a pair or image, its fields separated by commas, semicolons
+            or tabs; a TOML file with one [[pair]] or [[image]] each, keys as the columns; or a
+            folder of images (`diffreg.data.folders`). Its paths are relative to its folder.
 
     Returns:
         The manifest.
@@ -120,16 +123,11 @@ def read_manifest(path: str | Path) -> Manifest:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return Manifest(path, _folder_pairs(path))
-    if path.suffix.lower() not in (".csv", ".toml"):
-        raise ValueError(f"{path}: a manifest is a folder, or its name ends in .csv or .toml")
+    if path.suffix.lower() not in MANIFESTS:
+        raise ValueError(f"{path}: a manifest is a folder, or its name ends in .csv, .tsv or .toml")
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} is no manifest: it is no file of at most 64 MiB")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = csv_rows(text, path) if path.suffix.lower() == ".csv" else toml_rows(text, path)
-    except (UnicodeDecodeError, csv.Error, RecursionError) as error:
-        form = path.suffix[1:].upper()
-        raise ValueError(f"{path} is not a {form} file in UTF-8: {error}") from None
+    rows = toml_rows(path) if path.suffix.lower() == ".toml" else csv_rows(path)
     pairs = (
         _image_pairs(rows, path)
         if "image" in next(iter(rows.values()), {})
@@ -141,76 +139,12 @@ def read_manifest(path: str | Path) -> Manifest:
     return Manifest(path, tuple(pairs))
 
 
-def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
-    """A pair of volumes without a slice as one pair for each slice; any other pair as it is.
-
-    Args:
-        pair: opened for the number of its slices.
-        slices: which of them; none: all.
-
-    Returns:
-        At least one pair.
-
-    Raises:
-        FileNotFoundError, ValueError: a file that cannot be read, volumes with different numbers of
-            slices, or no such slice.
-
-    Example: `[part for pair in manifest for part in by_slice(pair)]`
-    """
-    counts = [count_slices(image) for image in (pair.moving, pair.fixed)]
-    given = pair.moving_slice is not None or pair.fixed_slice is not None
-    if given or max(counts) == 1:
-        return [pair]
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"{pair.moving} has {counts[0]} slices and {pair.fixed} has {counts[1]}: slices are "
-            "paired by number; a column moving_slice and fixed_slice, or slice, says which"
-        )
-    for index in slices:
-        if not 0 <= index < counts[0]:
-            raise ValueError(f"{pair.moving} has no slice {index}, only 0..{counts[0] - 1}")
-    chosen = slices or range(counts[0])
-    return [replace(pair, moving_slice=index, fixed_slice=index) for index in chosen]
-
-
-def numbered(
-    manifest: Manifest, mistakes: tuple[type[Exception], ...]
-) -> Iterator[tuple[int, Pair, Exception | None]]:
-    """Every pair with its number from 1, volumes slice by slice.
-
-    Args:
-        manifest: its rows are opened for their slices.
-        mistakes: errors that concern one row; it counts as one pair then, given with the error.
-
-    Yields:
-        (number, pair, None), or (number, row, error).
-
-    Example: `for number, pair, error in numbered(manifest, (ValueError, OSError)): ...`
-    """
-    number = 0
-    for row in manifest:
-        try:
-            parts = by_slice(row)
-        except mistakes as error:
-            number += 1
-            yield number, row, error
-            continue
-        for pair in parts:
-            number += 1
-            yield number, pair, None
-
-
-def folder_images(path: Path) -> list[Path]:
-    """The images in a folder, in the order of their names."""
-    return [p for p in sorted(path.iterdir()) if p.name.lower().endswith(ENDINGS)]
-
-
 def _folder_pairs(path: Path) -> tuple[Pair, ...]:
     images = folder_images(path)
     if len(images) < 2:
         raise ValueError(
             f"the folder {path} must hold at least two images ({', '.join(ENDINGS)}) to make a "
-            f"pair, got {len(images)}"
+            f"pair, got {len(images)}{left_out(path)}"
         )
     return tuple(Pair(a, b, row=str(path)) for a, b in permutations(images, 2))
 
@@ -277,10 +211,15 @@ def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair
 
 
 def _check_once(pairs: Sequence[Pair]) -> None:
-    """Refuse a pair that is there twice: it would count twice."""
-    seen: dict[Any, str] = {}
+    """Refuse a pair that is there twice: it would count twice; without a slice it is all slices."""
+    seen: dict[Any, dict[Any, str]] = {}
     for pair in pairs:
-        key = (pair.moving, pair.fixed, pair.moving_slice, pair.fixed_slice)
-        if key in seen:
-            raise ValueError(f"{pair.row}: this pair is there twice, first in {seen[key]}")
-        seen[key] = pair.row
+        files = tuple(os.path.normpath(path) for path in (pair.moving, pair.fixed))
+        slices = (pair.moving_slice, pair.fixed_slice)
+        rows = seen.setdefault(files, {})
+        whole = (None, None)
+        first = next(iter(rows.values()), None) if slices == whole else rows.get(whole)
+        first = rows.get(slices, first)
+        if first is not None:
+            raise ValueError(f"{pair.row}: this pair is there twice, first in {first}")
+        rows[slices] = pair.row

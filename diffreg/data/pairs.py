@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg.data.folders import folder_images, left_out
 from diffreg.data.geometry import Image, display_orientation, resample_to
 from diffreg.data.images import count_slices, read_image
-from diffreg.data.manifest import Pair, by_slice, folder_images, read_manifest
+from diffreg.data.manifest import MANIFESTS, Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import prepare
+from diffreg.data.slices import by_slice
 from diffreg.data.synthetic import Augmentation, Change
 
 
@@ -209,7 +211,7 @@ def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list
     Example: `find_pairs(["colin27_t1.nii.gz", "mni152_t1.nii.gz"], slices=[0, 1])`
     """
     paths = [Path(image) for image in images]
-    manifests = [path for path in paths if path.suffix.lower() in (".csv", ".toml")]
+    manifests = [path for path in paths if path.suffix.lower() in MANIFESTS]
     if manifests and len(paths) > 1:
         raise ValueError(f"images must be one manifest or images, got {manifests[0]} and others")
     pairs: list[Pair]
@@ -276,7 +278,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = folder_images(path) if path.is_dir() else [path]
         if not inside:
-            raise ValueError(f"the folder {path} holds no image")
+            raise ValueError(f"the folder {path} holds no image{left_out(path)}")
         files += inside
     for file in files:
         if files.count(file) > 1:

@@ -7,11 +7,11 @@ image's file belongs to row k of the fixed image's file.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
+
+from diffreg.data._csv import number, read_table
 
 _LARGEST = 16 * 2**20  # bytes
 
@@ -20,7 +20,8 @@ def read_points(path: str | Path) -> np.ndarray:
     """Read the points of one image.
 
     Args:
-        path: a CSV file whose first line is i,j.
+        path: a CSV file whose first line is i,j; or separated by semicolons or tabs, and then
+            with decimal commas if it likes.
 
     Returns:
         (K, 2), float64, voxels in array axes; K >= 1.
@@ -43,29 +44,18 @@ def read_points(path: str | Path) -> np.ndarray:
         raise FileNotFoundError(f"{path} does not exist")
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} is no file of points: it is no file of at most 16 MiB")
-    points, columns = [], None
-    try:
-        reader = csv.reader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""))
-        for line in reader:
-            fields = [field.strip() for field in line]
-            if not any(fields):
-                continue
-            if columns is None:
-                columns = fields
-                if columns != ["i", "j"]:
-                    raise ValueError(f"{path}: the columns must be i,j, got {fields!s:.80}")
-                continue
-            points.append(_numbers(fields, f"{path}, line {reader.line_num}"))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    head, rows, delimiter = read_table(path)
+    if rows and head != ["i", "j"]:
+        raise ValueError(f"{path}: the columns must be i,j, got {head!s:.80}")
+    points = [_numbers(fields, row, delimiter) for row, fields in rows.items()]
     if not points:
         raise ValueError(f"{path} holds no point")
     return np.array(points, dtype=np.float64)
 
 
-def _numbers(fields: list[str], row: str) -> list[float]:
+def _numbers(fields: list[str], row: str, delimiter: str) -> list[float]:
     try:
-        numbers = [float(field) for field in fields]
+        numbers = [number(field, delimiter) for field in fields]
     except ValueError:
         numbers = []
     if len(numbers) != 2 or not np.isfinite(numbers).all():

@@ -41,6 +41,7 @@ class Prepared:
         moving_values: (1, 1, *S) in [0, 1], on the fixed grid, the edge repeated.
         fixed_values: (1, 1, *S) in [0, 1].
         mask: (1, 1, *S), 1 where the images are compared at the start, else 0.
+        fixed_mask: voxels of the fixed image that count where it is > 0, or None.
     """
 
     moving: Image
@@ -52,6 +53,15 @@ class Prepared:
     moving_values: Tensor
     fixed_values: Tensor
     mask: Tensor
+    fixed_mask: Image | None = None
+
+    @property
+    def chosen(self) -> Tensor:
+        """(1, 1, *S), 1 at the fixed voxels that are to be compared, covered or not, else 0."""
+        chosen = torch.ones_like(self.mask)
+        if self.fixed.valid is not None:
+            chosen = chosen * self.fixed.valid.to(torch.float32)
+        return chosen if self.fixed_mask is None else chosen * _chosen(self.fixed_mask, self.fixed)
 
     @property
     def weights(self) -> Tensor | None:
@@ -140,7 +150,8 @@ def prepare(
     for image, normalized in ((moving, values), (fixed, fixed_values)):
         _check_contrast(image, normalized, inside, "between the limits of the normalisation")
     return Prepared(
-        *(moving, fixed, moving_mask, normalization, limits, as_seen, values, fixed_values, inside)
+        *(moving, fixed, moving_mask, normalization, limits, as_seen, values, fixed_values, inside),
+        fixed_mask=mask,
     )
 
 

@@ -11,7 +11,7 @@ from diffreg.demo.measures import HELD_OUT, Case
 from diffreg.demo.report import CREDITS
 from diffreg.losses import usual_objective
 from diffreg.registration import register, write_registration
-from diffreg.registration.files import REPORT
+from diffreg.registration.folders import REPORT
 
 FOLDER = "first"
 CASE = Case("colin27_t1", "mni152_t1", HELD_OUT[1])

@@ -35,6 +35,7 @@ from diffreg.demo.measures import (
     targets,
 )
 from diffreg.demo.report import CREDITS, WHAT_IT_SHOWS, Result, case_view, write_demo_report
+from diffreg.registration._json import read_json
 from diffreg.training.config import Config, load_config
 from diffreg.training.trainer import Trainer
 
@@ -90,6 +91,8 @@ def run(
     """
     start = time.perf_counter()
     out = Path(out)
+    if (out / "metrics.json").exists() and "held_out_slices" not in read_json(out / "metrics.json"):
+        raise ValueError(f"{out} holds other results than the demo's: give another folder")
     out.mkdir(parents=True, exist_ok=True)
     print(f"diffreg {__version__} demo. {WHAT_IT_SHOWS}\n{CREDITS[0]}", flush=True)
     configs = {task.name: settings(task, out, overrides) for task in TASKS}

@@ -9,11 +9,14 @@ from statistics import fmean, median
 from typing import Any
 
 from diffreg._files import replacing
-from diffreg.registration.cohort import Cohort, Method, read_pair
-from diffreg.registration.files import METRICS, REPORT, read_json, read_registration
+from diffreg.registration._json import read_json
+from diffreg.registration.cohort import MISTAKES, Cohort, Method, one_line, read_pair
+from diffreg.registration.files import read_registration
+from diffreg.registration.folders import METRICS, REPORT
 from diffreg.registration.pair_page import IN_WORDS, TITLES, duration, view, warnings_in
 from diffreg.registration.provenance import KEYS, in_words, provenance
 from diffreg.report.first_screen import SMALLEST, Said, fit_sentence
+from diffreg.report.panels import PairView
 from diffreg.report.table import Column, Row, Table, shown
 
 IN_FULL, IN_ROWS = 4, 20  # pairs that the report draws; of the others it has the numbers
@@ -33,22 +36,15 @@ def write_cohort_report(cohort: Cohort, method: Method, out: Path) -> str:
 
     Raises:
         OSError: the files could not be written.
+        ValueError: not one of the pairs can be read again.
 
     Example: `write_cohort_report(register_all(manifest, out, method), method, out)`
     """
     from diffreg.report.html import write_report  # needs matplotlib
 
-    found = [read_json(job.folder / METRICS) for job in cohort.jobs]
+    found, views = _read(cohort)
     write_csv(out / "metrics.csv", [_record(values) for values in found])
     verdict = _verdict(found)
-    views = [
-        view(
-            read_registration(read_pair(job.pair), job.folder),
-            job.pair.name,
-            _numbers(values),
-        )
-        for job, values in zip(cohort.jobs[: IN_FULL + IN_ROWS], found, strict=False)
-    ]
     notes = [f"Method: {method.name}.", *shown_note(len(views), len(found))]
     notes += [f"Failed: {pair.row}: {message}" for pair, message in cohort.failed]
     title = f"{len(found)} pairs" if len(found) > 1 else cohort.jobs[0].pair.name
@@ -77,6 +73,26 @@ def counted(pairs: int) -> str:
         ('1 pair', '2,000 pairs')
     """
     return f"{pairs:,} pair{'' if pairs == 1 else 's'}"
+
+
+def _read(cohort: Cohort) -> tuple[list[dict[str, Any]], list[PairView]]:
+    """The metrics of every pair and the pictures of the first; what has been damaged has failed."""
+    found: list[dict[str, Any]] = []
+    views: list[PairView] = []
+    for job in list(cohort.jobs):
+        try:
+            values = read_json(job.folder / METRICS)
+            if len(views) < IN_FULL + IN_ROWS:
+                result = read_registration(read_pair(job.pair), job.folder)
+                views.append(view(result, job.pair.name, _numbers(values)))
+        except MISTAKES as error:
+            cohort.jobs.remove(job)
+            cohort.failed.append((job.pair, one_line(error)))
+        else:
+            found.append(values)
+    if not found:
+        raise ValueError(cohort.failed[-1][1])
+    return found, views
 
 
 def folds(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
@@ -128,7 +144,10 @@ def shown_note(drawn: int, pairs: int) -> list[str]:
 def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write one line a record, an empty field where it lacks a value; whole or not at all."""
     columns = list(dict.fromkeys(name for record in records for name in record))
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         lines = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         lines.writeheader()
         lines.writerows({k: _field(v) for k, v in record.items()} for record in records)
@@ -147,6 +166,8 @@ def _record(values: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, dict):
             flat |= {f"{entry}_{name}": number for entry, number in value.items()}
+        elif name == "warnings":
+            flat[name] = len(value)
         elif not isinstance(value, list) and name not in ("request", "version"):
             flat[name] = value
     return flat

@@ -15,8 +15,10 @@ from diffreg.evaluation.measures import measure_pair, measures_of
 from diffreg.evaluation.pages import group_table, summary_table, write_page
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import summarize
+from diffreg.registration._json import write_json
 from diffreg.registration.cohort import MISTAKES, one_line, read_pair
-from diffreg.registration.files import read_registration, write_json
+from diffreg.registration.files import read_registration
+from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import view, warnings_in
 from diffreg.registration.result import SAME_CONTRAST
 
@@ -52,15 +54,17 @@ def evaluate(
         try:
             result = read_registration(read_pair(pair), place, normalization)
             names = set(result.similarity.split("+")) - _UNKNOWN
-            values = measure_pair(pair, result, one_contrast and names <= SAME_CONTRAST)
+            comparable = one_contrast and names <= SAME_CONTRAST
+            values = measure_pair(pair, result, comparable)
+            result = judged(result, comparable)
         except MISTAKES as error:
             evaluation.failed.append((pair, one_line(error)))
         else:
             group = pair.group or pair.name if evaluation.grouped else f"{number}"
-            evaluation.records.append(
-                {"pair": pair.name, "group": group, "row": pair.row, **values}
-            )
-            evaluation.warnings.append((pair.name, warnings_in(result.metrics)))
+            warnings = warnings_in(result.metrics)
+            about = {"pair": pair.name, "group": group, "row": pair.row}
+            evaluation.records.append({**about, **values, "warnings": len(warnings)})
+            evaluation.warnings.append((pair.name, warnings))
             if len(evaluation.views) < IN_FULL + IN_ROWS:
                 evaluation.views.append(view(result, pair.name, _beside(values)))
         if progress is not None:
@@ -92,6 +96,11 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         if _grouped(evaluation)
         else {},
         "pairs": evaluation.records,
+        "warnings": [
+            {"pair": name, "sentence": sentence}
+            for name, warnings in evaluation.warnings
+            for sentence in warnings
+        ],
         "failed": [{"row": pair.row, "reason": reason} for pair, reason in evaluation.failed],
     }
     with staged(out, last="evaluation.json") as folder:

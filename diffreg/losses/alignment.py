@@ -16,6 +16,7 @@ from diffreg.ops._checks import (
     check_pair,
     checked_mask,
 )
+from diffreg.ops._masks import counted
 
 
 class Dice(Similarity):
@@ -23,7 +24,7 @@ class Dice(Similarity):
 
     Labels are channels in [0, 1], such as one-hot maps; `diffreg.ops.warp` with linear
     interpolation keeps them differentiable. A label that neither image has does not count. Without
-    a channel for the background, that does not count either.
+    a channel for the background, that does not count either, nor does a voxel of weight 0.
 
     Args:
         reduction: "mean", "sum" or "none" over the batch.
@@ -43,7 +44,7 @@ class Dice(Similarity):
         check_pair(warped, fixed)
         dtype = arithmetic_dtype(warped, fixed)
         weights = checked_mask(mask, warped, dtype)
-        a, b = warped.to(dtype).flatten(2), fixed.to(dtype).flatten(2)
+        a, b = (counted(labels.to(dtype), weights).flatten(2) for labels in (warped, fixed))
         weight = a.new_ones(1) if weights is None else weights.flatten(2)
         both, size = (weight * a * b).sum(2), (weight * (a + b)).sum(2)
         present = size > 0

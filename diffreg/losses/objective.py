@@ -19,11 +19,13 @@ from diffreg.ops import (
     registration_objective_value_and_gradient,
 )
 from diffreg.ops._checks import check_choice
+from diffreg.ops._masks import visible
 from diffreg.ops._objective import (
     LEVEL_SETS,
     MEASURES,
     checked_mixture,
     checked_weights,
+    scale_of_moving,
 )
 
 
@@ -170,7 +172,8 @@ class Objective(nn.Module):
             return lambda u: self._differentiate(moving, fixed, u, mask)
         options = self._options()
         if any(name in LEVEL_SETS for name in self.similarity):
-            options |= {"eps_moving": gradient_scale(moving), "eps_fixed": gradient_scale(fixed)}
+            scale_of_fixed = gradient_scale(visible(fixed, mask))
+            options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
 
         def evaluate(u: torch.Tensor) -> tuple[float, torch.Tensor]:
             terms, gradient = registration_objective_value_and_gradient(

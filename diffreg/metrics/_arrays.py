@@ -18,12 +18,17 @@ def voxels(images: dict[str, Array], mask: Array | None) -> list[np.ndarray]:
             raise ValueError(
                 f"{name} must have the shape of {first}, {list(shape)}, got {list(array.shape)}"
             )
+    check_weights(weight)
+    inside = weight > 0  # what lies outside, nan included, has no say
+    return [*(array[inside] for array in arrays.values()), weight[inside]]
+
+
+def check_weights(weight: np.ndarray) -> None:
+    """Raises unless a mask's weights are finite, >= 0, and not all 0."""
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise ValueError("mask must be finite and nowhere negative")
     if not weight.any():
         raise ValueError("mask must have a voxel inside, got none")
-    inside = weight > 0  # what lies outside, nan included, has no say
-    return [*(array[inside] for array in arrays.values()), weight[inside]]
 
 
 def single(name: str, image: Array) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from diffreg.fields import compose
-from diffreg.metrics._arrays import Array, one_displacement, single
+from diffreg.metrics._arrays import Array, check_weights, one_displacement, single
 from diffreg.ops import jacobian_determinant
 
 
@@ -277,9 +277,9 @@ def _mean_length(
     weight = np.ones(lengths.shape) if mask is None else single("mask", mask)
     if weight.shape != lengths.shape:
         raise ValueError(f"mask must be {list(lengths.shape)}, got {list(weight.shape)}")
-    if not weight.any():
-        raise ValueError("mask must have a voxel inside, got none")
-    return float(np.average(lengths, weights=weight))
+    check_weights(weight)
+    inside = weight > 0  # what lies outside, nan included, has no say
+    return float(np.average(lengths[inside], weights=weight[inside]))
 
 
 def _corner_determinants(displacement: Array) -> np.ndarray:

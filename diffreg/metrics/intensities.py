@@ -142,10 +142,11 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
     Args:
         warped: image, (*S) or (1, 1, *S), 2-D.
         fixed: image of the same shape.
-        mask: weights >= 0 of the same shape, of the windows' centres.
+        mask: weights >= 0 of the same shape, of the windows' centres. Windows around a voxel that
+            counts read one of weight 0, too; what is not finite there is 0.
 
     Returns:
-        The mean, at most 1; nan where no window fits, or a value is not finite.
+        The mean, at most 1; nan where no window fits, or a value that counts is not finite.
 
     Raises:
         ValueError: shapes differ, or no voxel is inside the mask.
@@ -157,7 +158,13 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
         1.0
     """
     voxels({"warped": warped, "fixed": fixed}, mask)  # the checks
-    a, b = (torch.from_numpy(single("image", image)) for image in (warped, fixed))
+    values = [single("image", image) for image in (warped, fixed)]
+    weight = np.ones(values[0].shape) if mask is None else single("mask", mask)
+    hidden = [(weight == 0) & ~np.isfinite(image) for image in values]
+    a, b = (
+        torch.from_numpy(np.where(where, 0, image))
+        for image, where in zip(values, hidden, strict=True)
+    )
     if a.ndim != 2:
         raise ValueError(f"warped must be 2-D, got {list(a.shape)}")
     radius = int(3.5 * 1.5 + 0.5)
@@ -166,11 +173,12 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
     mean_a, mean_b, aa, bb, ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]), radius)
     above = (2 * mean_a * mean_b + 0.01**2) * (2 * (ab - mean_a * mean_b) + 0.03**2)
     squares = mean_a**2 + mean_b**2
-    values = above / ((squares + 0.01**2) * (aa + bb - squares + 0.03**2))
-    inside = slice(radius, -radius)
-    weight = np.ones(a.shape) if mask is None else single("mask", mask)
-    weight = weight[inside, inside]
-    return float(np.average(values.numpy(), weights=weight)) if weight.any() else float("nan")
+    similarity = (above / ((squares + 0.01**2) * (aa + bb - squares + 0.03**2))).numpy()
+    weight = weight[radius:-radius, radius:-radius]
+    counts = weight > 0
+    if not counts.any():
+        return float("nan")
+    return float(np.average(similarity[counts], weights=weight[counts]))
 
 
 def _blurred(images: torch.Tensor, radius: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
 _batched = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", None)
 _tracing = getattr(torch._C, "_get_tracing_state", None)
+_stack = getattr(getattr(torch._C, "_functorch", None), "get_interpreter_stack", None)
 
 
 def may_be_batched(tensor: torch.Tensor) -> bool:
@@ -24,10 +25,66 @@ def may_be_batched(tensor: torch.Tensor) -> bool:
     return bool(_transforms()) or _batched(tensor)
 
 
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device, and are those of the run.
+
+    Not those of a GPU, under vmap, or where torch traces or compiles.
+    """
+    if not tensor.is_cpu or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return False
+    if torch.compiler.is_compiling() or may_be_batched(tensor):
+        return False
+    return _tracing is not None and not _tracing()
+
+
+def under_gradient_transform() -> bool:
+    """Whether torch.func.grad, vjp or jacrev is at work, which torch.library does not know."""
+    if torch.compiler.is_compiling() or _transforms is None or _stack is None:
+        return False
+    if not _transforms():
+        return False
+    return any("Grad" in str(level.key()) for level in _stack() or ())
+
+
+def _register_vmap(name: str, operator: Any) -> None:
+    """torch.func.vmap of an operator: the mapped axis becomes a part of the batch axis N.
+
+    All tensors that an operator takes or gives have N first, but for a gradient that nobody asked
+    for, which is (0,).
+    """
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+
+        def folded(argument: Any, dim: Any) -> Any:
+            if not isinstance(argument, torch.Tensor):
+                return argument
+            mapped = argument.expand(size, *argument.shape) if dim is None else argument
+            return mapped.movedim(0 if dim is None else dim, 0).flatten(0, 1)
+
+        pairs = list(zip(arguments, in_dims, strict=True))
+        first, dim = next(pair for pair in pairs if isinstance(pair[0], torch.Tensor))
+        samples = first.shape[1 if dim == 0 else 0]
+        together = [folded(argument, dim) for argument, dim in pairs]
+
+        def unfolded(output: torch.Tensor) -> tuple[torch.Tensor, int | None]:
+            if output.shape[0] != size * samples:
+                return output, None
+            return output.unflatten(0, (size, samples)), 0
+
+        found = operator(*together)
+        if isinstance(found, torch.Tensor):
+            return unfolded(found)
+        outputs, out_dims = zip(*map(unfolded, found), strict=True)
+        return outputs, out_dims
+
+    torch.library.register_vmap(f"diffreg::{name}", rule)
+
+
 def differentiable(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> Callable[..., Any]:
-    """Registers the gradient of torch.ops.diffreg.<name>, and gives the operator as a function.
+    """Registers gradient and vmap of torch.ops.diffreg.<name>, and gives it as a function.
 
     Args:
         name: of the operator.
@@ -38,6 +95,7 @@ def differentiable(
     """
     torch.library.register_autograd(f"diffreg::{name}", backward, setup_context=setup_context)
     operator = getattr(torch.ops.diffreg, name).default
+    _register_vmap(name, operator)
     if _below_autograd is None or _transforms is None or _tracing is None:
         return operator
     below_autograd, transforms, tracing = _below_autograd, _transforms, _tracing

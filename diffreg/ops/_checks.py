@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch.autograd import forward_ad
 
+from diffreg.ops._autograd import has_values, under_gradient_transform
 from diffreg.ops._core import build_info
 from diffreg.ops._self_test import check_once
 
@@ -160,7 +161,8 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
     """The mask (N, 1, *S) of the image's grid in the given dtype, or None.
 
     Raises:
-        TypeError, ValueError: it is not a tensor of that shape on that device.
+        TypeError, ValueError: it is not a tensor of that shape on that device; or, on the CPU,
+            where a look costs no waiting, a weight is negative or NaN.
     """
     if mask is None:
         return None
@@ -174,13 +176,28 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
         raise ValueError(
             f"mask must be on the device of the image, {image.device}, got {mask.device}"
         )
+    if has_values(mask):
+        _check_weights(mask)
     return in_dtype(mask, dtype)
 
 
-def refuse_forward_mode(operator: str) -> None:
-    """Raises under forward-mode AD, where torch would return tangents of zero in silence."""
+def _check_weights(mask: torch.Tensor) -> None:
+    if mask.dtype in (torch.bool, torch.uint8) or mask.numel() == 0:
+        return
+    lowest = mask.amin().item()  # NaN where there is one
+    if not lowest >= 0:
+        raise ValueError(f"mask must hold weights >= 0, got {lowest:g}")
+
+
+def refuse_transforms(operator: str) -> None:
+    """Raises where torch has no gradient of ours: in forward mode it would be 0 in silence."""
     if forward_ad._current_level >= 0:
         raise NotImplementedError(
             f"{operator} has no forward-mode derivative (torch.func.jvp, jacfwd); use reverse mode "
             f"(backward, torch.autograd.grad), or {operator}_reference"
+        )
+    if under_gradient_transform():
+        raise NotImplementedError(
+            f"{operator} has no gradient under torch.func.grad, vjp or jacrev; use "
+            f"torch.autograd.grad (torch.func.vmap works), or {operator}_reference"
         )

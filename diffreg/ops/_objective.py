@@ -17,6 +17,7 @@ from diffreg.ops._checks import (
     check_same_device,
     checked_mask,
 )
+from diffreg.ops._masks import counted, finite_part, hiding_gradient
 from diffreg.ops.correlation import correlation, correlation_reference
 from diffreg.ops.deformation_energy import (
     THRESHOLDS,
@@ -75,13 +76,13 @@ def sum_of_squares(
     Args:
         warped: image (N, C, *S), any floating dtype.
         fixed: image of the same shape.
-        mask: weights (N, 1, *S) >= 0; None is 1.
+        mask: weights (N, 1, *S) >= 0; None is 1. A voxel of weight 0 is not read.
 
     Returns:
         (N,); 0 where the weights add up to 0.
 
     Raises:
-        TypeError, ValueError: dtypes, shapes or devices that do not fit.
+        TypeError, ValueError: dtypes, shapes, devices or weights that do not fit.
 
     Example:
         >>> import torch
@@ -92,7 +93,8 @@ def sum_of_squares(
     check_pair(warped, fixed)
     dtype = arithmetic_dtype(warped, fixed)
     weights = checked_mask(mask, warped, dtype)
-    squares = ((warped.to(dtype) - fixed.to(dtype)) ** 2).flatten(1)
+    apart = counted(warped.to(dtype), weights) - counted(fixed.to(dtype), weights)
+    squares = (apart**2).flatten(1)
     if weights is None:
         return squares.mean(1) if squares.shape[1] else squares.sum(1)
     total = weights.flatten(1).sum(1) * warped.shape[1]
@@ -124,15 +126,18 @@ class Options:
         """
         dtype = arithmetic_dtype(moving, fixed, displacement)
         moving, fixed, displacement = as_handed(moving, fixed, displacement)
+        mask = checked_mask(mask, fixed, dtype)
         scales: tuple[torch.Tensor | None, ...] = (None, None)
         if any(name in LEVEL_SETS for name in self.mixture):
+            if eps_moving is None:
+                eps_moving = scale_of_moving(moving, mask)
             scales = (
                 _scale("eps_moving", eps_moving, moving, gradient_scale).to(dtype),
-                _scale("eps_fixed", eps_fixed, fixed, gradient_scale).to(dtype),
+                _scale("eps_fixed", eps_fixed, fixed, gradient_scale, mask).to(dtype),
             )
         return (
             *(moving, fixed, displacement, *scales),
-            checked_mask(mask, fixed, dtype),
+            mask,
             [self.mixture.get(name, 0.0) * (name != without) for name in MEASURES],
             list(self.weights),
             self.padding,
@@ -194,6 +199,11 @@ def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
     check_same_device("displacement", displacement, "fixed", fixed)
 
 
+def scale_of_moving(moving, mask=None, measure=gradient_scale) -> torch.Tensor:
+    """The edge scale (N,) of the unwarped image: it must not change with the displacement."""
+    return measure(finite_part(moving.detach(), mask))
+
+
 class Parts(NamedTuple):
     """The functions that the objective is made of."""
 
@@ -218,11 +228,20 @@ REFERENCES = Parts(
 )
 
 
+def _warped(warp, moving, displacement, padding, mask) -> torch.Tensor:
+    if mask is None:
+        return warp(moving, displacement, padding=padding)
+    # What is hidden in one channel has no gradient; the others have theirs.
+    seen = (hiding_gradient(displacement, mask) for _ in range(max(moving.shape[1], 1)))
+    channels = moving.split(1, 1)
+    return torch.cat([warp(c, u, padding=padding) for c, u in zip(channels, seen, strict=True)], 1)
+
+
 def compose(
     parts, options, moving, fixed, displacement, eps_moving, eps_fixed, mask, return_warped
 ) -> RegistrationObjective:
     """The objective out of its parts, one after the other."""
-    warped = parts.warp(moving, displacement, padding=options.padding)
+    warped = _warped(parts.warp, moving, displacement, options.padding, mask)
 
     def measure(name: str) -> torch.Tensor:
         if name == "ssd":
@@ -231,8 +250,9 @@ def compose(
             return parts.correlation(warped, fixed, mask)
         if name == "lncc":
             return parts.local_correlation(warped, fixed, WINDOW, mask)
-        # The edge scale is that of the unwarped image: it must not change with the displacement.
-        eps = parts.gradient_scale(moving.detach()) if eps_moving is None else eps_moving
+        eps = eps_moving
+        if eps is None:
+            eps = scale_of_moving(moving, mask, parts.gradient_scale)
         return parts.parallel_level_sets(warped, fixed, eps, eps_fixed, LEVEL_SETS[name], mask)
 
     measures = [factor * measure(name) for name, factor in options.mixture.items()]

@@ -8,9 +8,10 @@ from diffreg.ops._checks import (
     as_handed,
     check_pair,
     checked_mask,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import counted
 
 
 def correlation(
@@ -24,14 +25,16 @@ def correlation(
     Args:
         warped: image (N, C, *S), any floating dtype.
         fixed: image of the same shape.
-        mask: weights (N, 1, *S) >= 0 of the voxels, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the voxels, a constant to autograd; None is 1. A voxel of
+            weight 0 is not read.
 
     Returns:
         (N,), in [0, 2], float32 for half types.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes or devices that do not fit.
+        ValueError: shapes or devices that do not fit, or negative or NaN weights (not looked at on
+            a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -46,7 +49,7 @@ def correlation(
     """
     check_pair(warped, fixed)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
-    refuse_forward_mode("correlation")
+    refuse_transforms("correlation")
     value, _moments = _operator(*as_handed(warped, fixed), weights)
     return value
 
@@ -58,6 +61,7 @@ def correlation_reference(
 
     Args, Returns: as `correlation`.
     """
+    warped, fixed = counted(warped, mask), counted(fixed, mask)
     weights = torch.ones_like(warped[:, :1]) if mask is None else mask
     weights = weights.expand_as(warped).flatten(1).double()
     b, b_constant = _centred(warped, weights)
@@ -103,7 +107,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient, _grad_moments):
-    refuse_forward_mode("correlation")
+    refuse_transforms("correlation")
     need_warped, need_fixed, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("correlation has no gradient to mask: pass mask.detach()")
@@ -120,7 +124,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("correlation")
+    refuse_transforms("correlation")
     gradient, warped, fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: correlation_reference(w, r, mask), [warped, fixed], [gradient], grad_gradients

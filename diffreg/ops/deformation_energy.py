@@ -12,7 +12,7 @@ from diffreg.ops._checks import (
     as_handed,
     check_choice,
     check_displacement,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops.jacobian_determinant import (
@@ -79,7 +79,7 @@ def deformation_energy(
     check_choice("penalty", penalty, tuple(THRESHOLDS))
     lengths = _lengths(spacing, displacement.ndim - 2)
     limit = _threshold(penalty, threshold)
-    refuse_forward_mode("deformation_energy")
+    refuse_transforms("deformation_energy")
     axis = flat_axis(displacement)
     if axis is not None:
         del lengths[axis]
@@ -189,7 +189,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, *gradients):
-    refuse_forward_mode("deformation_energy")
+    refuse_transforms("deformation_energy")
     if all(gradient is None for gradient in gradients):
         return None, None, None, None
     gradient = _operator_backward(*gradients, *ctx.saved_tensors, *ctx.options)
@@ -204,7 +204,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
-    refuse_forward_mode("deformation_energy")
+    refuse_transforms("deformation_energy")
     *gradients, displacement = ctx.saved_tensors
     to_gradients, (to_displacement,) = gradients_of_gradients(
         lambda u: tuple(deformation_energy_reference(u, *ctx.options)),

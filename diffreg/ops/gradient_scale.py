@@ -10,9 +10,10 @@ from diffreg.ops._checks import (
     as_handed,
     check_image,
     checked_mask,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import visible
 
 
 def gradient_scale(
@@ -26,14 +27,16 @@ def gradient_scale(
     Args:
         image: (N, C, *S), any floating dtype.
         eta: positive factor.
-        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1. To the
+            differences of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
         (N,), positive, float32 for half types. Where the floor is reached it has no gradient.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
-        ValueError: shapes, devices or `eta` that do not fit.
+        ValueError: shapes, devices or `eta` that do not fit, or negative or NaN weights (not looked
+            at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -50,7 +53,7 @@ def gradient_scale(
     check_image("image", image)
     _check_eta(eta)
     weights = checked_mask(mask, image, arithmetic_dtype(image))
-    refuse_forward_mode("gradient_scale")
+    refuse_transforms("gradient_scale")
     return _operator(*as_handed(image), eta, weights)
 
 
@@ -76,6 +79,7 @@ def gradient_scale_reference(
 
     Args, Returns: as `gradient_scale`.
     """
+    image = visible(image, mask)
     squares = torch.stack([g**2 for g in image_gradient_reference(image)]).sum(0)
     edge = squares > 0
     length = torch.where(edge, torch.where(edge, squares, torch.ones_like(squares)).sqrt(), 0)
@@ -110,7 +114,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("gradient_scale")
+    refuse_transforms("gradient_scale")
     image, mask = ctx.saved_tensors
     if ctx.needs_input_grad[2]:
         raise NotImplementedError("gradient_scale has no gradient to mask: pass mask.detach()")
@@ -123,7 +127,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
-    refuse_forward_mode("gradient_scale")
+    refuse_transforms("gradient_scale")
     gradient, image, mask = ctx.saved_tensors
     (to_gradient,), (to_image,) = gradients_of_gradients(
         lambda i: gradient_scale_reference(i, ctx.eta, mask), [image], [gradient], [grad_gradient]

@@ -10,7 +10,7 @@ from diffreg.ops._checks import (
     as_handed,
     check_choice,
     check_displacement,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 
@@ -60,7 +60,7 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
     check_displacement(displacement)
     check_choice("reduce", reduce, REDUCTIONS)
     _check_cells(displacement, reduce)
-    refuse_forward_mode("jacobian_determinant")
+    refuse_transforms("jacobian_determinant")
     axis = flat_axis(displacement)
     if axis is not None:
         return jacobian_determinant(without_axis(displacement, axis), reduce).unsqueeze(
@@ -188,7 +188,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("jacobian_determinant")
+    refuse_transforms("jacobian_determinant")
     return _operator_backward(gradient, *ctx.saved_tensors, ctx.reduce), None
 
 
@@ -198,7 +198,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
-    refuse_forward_mode("jacobian_determinant")
+    refuse_transforms("jacobian_determinant")
     gradient, displacement = ctx.saved_tensors
     (to_gradient,), (to_displacement,) = gradients_of_gradients(
         lambda u: jacobian_determinant_reference(u, ctx.reduce if ctx.reduce != "none" else None),

@@ -9,10 +9,11 @@ from diffreg.ops._checks import (
     as_handed,
     check_pair,
     checked_mask,
-    refuse_forward_mode,
+    refuse_transforms,
     renamed_keywords,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import visible
 from diffreg.ops.gradient_scale import masked_mean_reference
 
 GUARD = 1e-5  # smallest variance that counts; assumes images in [0, 1]
@@ -38,13 +39,15 @@ def local_correlation(
         fixed: image of the same shape.
         window: side of the box in voxels, odd.
         mask: weights (N, 1, *S) >= 0 of the mean over windows, a constant to autograd; None is 1.
+            To the windows of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
         (N,), in [0, 1], float32 for half types; 0 where the weights add up to 0.
 
     Raises:
         TypeError: not tensors, dtypes that are not supported, or a window that is no int.
-        ValueError: shapes, devices or a window that do not fit.
+        ValueError: shapes, devices or a window that do not fit, or negative or NaN weights (not
+            looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
 
     Source:
@@ -60,7 +63,7 @@ def local_correlation(
     check_pair(warped, fixed)
     check_window(window)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
-    refuse_forward_mode("local_correlation")
+    refuse_transforms("local_correlation")
     return _operator(*as_handed(warped, fixed), window, weights)
 
 
@@ -81,7 +84,7 @@ def local_correlation_reference(
 
     Args, Returns: as `local_correlation`.
     """
-    w, r = warped.double(), fixed.double()
+    w, r = visible(warped, mask).double(), visible(fixed, mask).double()
     mean_w, mean_r = _box_mean(w, window), _box_mean(r, window)
     v = _box_mean(w * w, window) - mean_w**2
     variance = _box_mean(r * r, window) - mean_r**2
@@ -122,7 +125,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("local_correlation")
+    refuse_transforms("local_correlation")
     need_warped, need_fixed, _, need_mask = ctx.needs_input_grad
     if need_mask:
         raise NotImplementedError("local_correlation has no gradient to mask: pass mask.detach()")
@@ -140,7 +143,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("local_correlation")
+    refuse_transforms("local_correlation")
     gradient, warped, fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: local_correlation_reference(w, r, ctx.window, mask),

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from diffreg.ops._autograd import differentiable
+from diffreg.ops._autograd import differentiable, has_values
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -12,9 +12,10 @@ from diffreg.ops._checks import (
     check_pair,
     checked_mask,
     in_dtype,
-    refuse_forward_mode,
+    refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._masks import visible
 from diffreg.ops.gradient_scale import (
     gradient_scale,
     gradient_scale_reference,
@@ -48,14 +49,16 @@ def parallel_level_sets(
             A constant to autograd. When registering, pass the scale of the unwarped moving image.
         eps_fixed: the same for `fixed`.
         variant: "pls", "smooth" or "ngf".
-        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1. To the
+            differences of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
         (N,), in [0, 1], float32 for half types.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes, devices, variant or eps that do not fit.
+        ValueError: shapes, devices, variant or eps that do not fit, or negative or NaN weights (not
+            looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
@@ -72,17 +75,17 @@ def parallel_level_sets(
     check_pair(warped, fixed)
     check_choice("variant", variant, VARIANTS)
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
-    refuse_forward_mode("parallel_level_sets")
+    refuse_transforms("parallel_level_sets")
     pair = as_handed(warped, fixed)
-    scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale)
-    scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale)
+    scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale, weights)
+    scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale, weights)
     return _operator(*pair, scale_warped, scale_fixed, variant, weights)
 
 
-def _scale(name, eps, image, measure) -> torch.Tensor:
+def _scale(name, eps, image, measure, mask=None) -> torch.Tensor:
     """eps as a tensor (N,) in the dtype of the image's arithmetic."""
     if eps is None:
-        return measure(image.detach())
+        return measure(visible(image.detach(), mask))
     if isinstance(eps, torch.Tensor):
         if eps.ndim != 1 or eps.shape[0] != image.shape[0]:
             raise ValueError(
@@ -90,7 +93,7 @@ def _scale(name, eps, image, measure) -> torch.Tensor:
             )
         if eps.device != image.device:
             raise ValueError(f"{name} must be on {image.device}, got {eps.device}")
-        if eps.is_cpu and not torch.compiler.is_compiling():
+        if has_values(eps):
             values = eps.tolist()
             if not all(value > 0 for value in values):  # NaN too
                 raise ValueError(f"{name} must be positive, got {values}")
@@ -115,12 +118,13 @@ def parallel_level_sets_reference(
 
     Args, Returns: as `parallel_level_sets`.
     """
-    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale_reference)
-    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference)
+    scale_warped = _scale("eps_warped", eps_warped, warped, gradient_scale_reference, mask)
+    scale_fixed = _scale("eps_fixed", eps_fixed, fixed, gradient_scale_reference, mask)
     return _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask)
 
 
 def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask) -> torch.Tensor:
+    warped, fixed = visible(warped, mask), visible(fixed, mask)
     per_sample = (-1, *[1] * (warped.ndim - 1))
     e_w, e_r = scale_warped.reshape(per_sample), scale_fixed.reshape(per_sample)
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
@@ -157,7 +161,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("parallel_level_sets")
+    refuse_transforms("parallel_level_sets")
     need_warped, need_fixed, *constants = ctx.needs_input_grad
     for name, need in zip(("eps_warped", "eps_fixed", "variant", "mask"), constants, strict=True):
         if need:
@@ -182,7 +186,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("parallel_level_sets")
+    refuse_transforms("parallel_level_sets")
     gradient, warped, fixed, eps_warped, eps_fixed, mask = ctx.saved_tensors
     (to_gradient,), (to_warped, to_fixed) = gradients_of_gradients(
         lambda w, r: _with_scales_reference(w, r, eps_warped, eps_fixed, ctx.variant, mask),

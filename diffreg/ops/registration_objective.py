@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from diffreg.ops._autograd import differentiable, may_be_batched
-from diffreg.ops._checks import arithmetic_dtype, refuse_forward_mode
+from diffreg.ops._checks import arithmetic_dtype, refuse_transforms
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._objective import (
     MEASURES,
@@ -57,7 +57,9 @@ def registration_objective(
             those of the preset "default".
         eps_moving, eps_fixed: edge scales of the level-set measures, a float or (N,), constants to
             autograd; None: `gradient_scale` of the (unwarped) image.
-        mask: weights (N, 1, *S) >= 0 of the similarity, a constant to autograd; None is 1.
+        mask: weights (N, 1, *S) >= 0 of the similarity, a constant to autograd; None is 1. Where
+            the weight is 0, what is not finite of the warped or the fixed image, or of the
+            derivative of the former, is 0.
         padding: as in `warp`.
         penalty, threshold, spacing: as in `deformation_energy`.
         return_warped: also return the warped image.
@@ -69,7 +71,8 @@ def registration_objective(
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
-        ValueError: shapes, devices or options that do not fit.
+        ValueError: shapes, devices or options that do not fit, or negative or NaN weights (not
+            looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
 
     Source:
@@ -84,7 +87,7 @@ def registration_objective(
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
     check_inputs(moving, fixed, displacement)
-    refuse_forward_mode("registration_objective")
+    refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
     if differentiated or flat_axis(displacement) is not None:
@@ -216,7 +219,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, *upstream):
-    refuse_forward_mode("registration_objective")
+    refuse_transforms("registration_objective")
     for name, need in zip(
         ("eps_moving", "eps_fixed", "mask"), ctx.needs_input_grad[3:6], strict=True
     ):
@@ -263,7 +266,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, grad_gradient):
-    refuse_forward_mode("registration_objective")
+    refuse_transforms("registration_objective")
     *upstream, moving, fixed, displacement, eps_moving, eps_fixed, mask = ctx.saved_tensors
     mixture, weights, padding, spacing, penalty, threshold = ctx.options
     named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}

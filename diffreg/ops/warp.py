@@ -15,7 +15,7 @@ from diffreg.ops._checks import (
     check_image,
     check_same_device,
     in_dtype,
-    refuse_forward_mode,
+    refuse_transforms,
     renamed_keywords,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
@@ -43,7 +43,8 @@ def warp(
 
     Convention: pull-back, from the fixed grid to the moving image; integer p is a voxel centre;
     component k displaces along tensor axis 2 + k, in voxels. A displacement that is not finite
-    gives NaN in value and gradient.
+    gives NaN in value and gradient, but an upstream gradient of 0 passes nothing on: a loss may
+    leave out what reads NaN.
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype; any dtype at all with "nearest".
@@ -74,7 +75,7 @@ def warp(
         tensor([[[[0.5000, 1.5000, 2.5000, 3.0000]]]])
     """
     _check(moving, displacement, interpolation, padding)
-    refuse_forward_mode("warp")
+    refuse_transforms("warp")
     if moving.is_floating_point():
         image, field = as_handed(moving, displacement)
     else:  # labels are copied as they are
@@ -246,7 +247,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, gradient):
-    refuse_forward_mode("warp")
+    refuse_transforms("warp")
     needs = ctx.needs_input_grad[:2]
     moving, displacement = ctx.saved_tensors
     if moving.dtype != displacement.dtype:  # "nearest" of labels: no gradient but 0
@@ -266,7 +267,7 @@ def _setup_double_context(ctx, inputs, output):
 
 
 def _double_backward(ctx, *grad_gradients):
-    refuse_forward_mode("warp")
+    refuse_transforms("warp")
     gradient, *inputs = ctx.saved_tensors
     (to_gradient,), to_inputs = gradients_of_gradients(
         lambda moving, u: warp_reference(moving, u, ctx.interpolation, ctx.padding),

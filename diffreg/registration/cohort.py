@@ -9,104 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 
-from torch import nn
-
 from diffreg import __version__
+from diffreg._files import FULL
 from diffreg.data._npz import split_array
-from diffreg.data.images import Image, Normalization, count_slices, read_image
-from diffreg.data.manifest import Manifest, Pair, numbered
+from diffreg.data.images import Image, count_slices, read_image
+from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
-from diffreg.losses import Objective, usual_objective
-from diffreg.registration.files import DISPLACEMENT, METRICS, read_json, write_registration
+from diffreg.data.slices import numbered
+from diffreg.losses import usual_objective
+from diffreg.registration.files import write_registration
+from diffreg.registration.folders import check_some_listed, folder_name, place_from
+from diffreg.registration.jobs import Cohort, Job, Method
 from diffreg.registration.pair import Registration, register, register_batch
 
-# What one pair may raise without losing the others; a fault of the program is none of them.
+# What one pair may raise without losing the others; a fault of the program is none of them, nor is
+# a full disk.
 MISTAKES = (ValueError, TypeError, OSError, MemoryError)
-
-
-@dataclass(frozen=True)
-class Method:
-    """How every pair is registered.
-
-    Args:
-        network: None: the variational method.
-        normalization: as the network was trained with.
-        similarity: what is minimised, or what the network was trained with.
-        checkpoint: the network's file, which tells a result from that of another one.
-        both_ways: register fixed onto moving too, for the inverse consistency.
-        batch_size: pairs of one size that a network gets together.
-        guarantee: repair displacements where they fold.
-        objective: of the refinement, as the network was trained with.
-        refine: at most so many variational steps from the network's displacement.
-        fill: the intensity outside the moving image; None: the usual one.
-    """
-
-    network: nn.Module | None = None
-    normalization: Normalization | None = None
-    similarity: str | None = None
-    checkpoint: Path | None = None
-    both_ways: bool = False
-    batch_size: int = 8
-    guarantee: bool = False
-    objective: Objective | None = None
-    refine: int = 0
-    fill: float | None = None
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        if self.network is None:
-            return f"variational, {self.similarity or 'ncc'}"
-        name = f"network {self.checkpoint.name}" if self.checkpoint else "network"
-        return f"{name}, refined by {self.refine} steps" if self.refine else name
-
-
-@dataclass(frozen=True)
-class Job:
-    """One pair, where its results go, and what they are to be made of.
-
-    Args:
-        pair: the two images.
-        folder: its own.
-        request: a hash of files, slices and method.
-    """
-
-    pair: Pair
-    folder: Path
-    request: str
-
-    @property
-    def done(self) -> bool:
-        """Whether the folder holds the results of just this."""
-        if not (self.folder / METRICS).is_file() or not (self.folder / DISPLACEMENT).is_file():
-            return False
-        try:
-            return read_json(self.folder / METRICS).get("request") == self.request
-        except (ValueError, OSError):
-            return False
-
-
-@dataclass
-class Cohort:
-    """What came of a manifest.
-
-    Args:
-        jobs: the pairs whose results are there, in the manifest's order.
-        kept: how many of them were there before.
-        failed: the pairs that could not be registered, and why, in one line each.
-    """
-
-    jobs: list[Job] = field(default_factory=list)
-    kept: int = 0
-    failed: list[tuple[Pair, str]] = field(default_factory=list)
-
-    @property
-    def total(self) -> int:
-        """All pairs, of volumes all slices."""
-        return len(self.jobs) + len(self.failed)
 
 
 def register_all(
@@ -127,12 +49,14 @@ def register_all(
         Which pairs are done, and which failed.
 
     Raises:
-        OSError: the results could not be written.
+        OSError: the disk is full.
+        ValueError: `out` holds the results of another manifest.
 
     Example: `register_all(read_manifest("pairs.csv"), Path("out"), Method())`
     """
     cohort = Cohort()
     jobs = list(_jobs(manifest, out, method, cohort))
+    check_some_listed(out, (job.pair for job in jobs))
     cohort.jobs = [job for job in jobs if job.done]
     cohort.kept = len(cohort.jobs)
     kept = {job.folder for job in cohort.jobs}
@@ -141,16 +65,29 @@ def register_all(
     show(cohort.kept, len(jobs))
     run = _one_by_one if method.network is None else _in_batches
     for job, result in run(left, method):
-        if isinstance(result, str):
-            cohort.failed.append((job.pair, result))
-        else:
-            more = {"request": job.request, "group": job.pair.group, "row": job.pair.row}
-            write_registration(result, job.folder, report=False, more=more)
+        error = result if isinstance(result, str) else _written(result, job)
+        if error is None:
             cohort.jobs.append(job)
+        else:
+            cohort.failed.append((job.pair, error))
         show(len(cohort.jobs) + len(cohort.failed), len(jobs))
     order = {job.folder: k for k, job in enumerate(jobs)}
     cohort.jobs.sort(key=lambda job: order[job.folder])
     return cohort
+
+
+def _written(result: Registration, job: Job) -> str | None:
+    """Writes a pair's results; why that was impossible, None where it was done."""
+    more = {"request": job.request, "group": job.pair.group, "row": job.pair.row}
+    try:
+        write_registration(result, job.folder, report=False, more=more)
+    except MISTAKES as error:
+        if not isinstance(error, OSError) or error.strerror is None:
+            return one_line(error)
+        if error.errno in FULL:
+            raise
+        return f"{job.folder}: {error.strerror.lower()}"
+    return None
 
 
 def read_pair(pair: Pair) -> PairImages:
@@ -183,27 +120,6 @@ def read_labels(pair: Pair) -> tuple[Image, Image] | None:
     )
 
 
-def folder_name(number: int, pair: Pair) -> str:
-    """What the folder of pair `number` is called: "0003_moving_to_fixed".
-
-    Example:
-        >>> from pathlib import Path
-        >>> from diffreg.registration.cohort import folder_name
-        >>> folder_name(3, Pair(Path("a/es.nii.gz"), Path("a/ed.nii.gz"), moving_slice=2))
-        '0003_es_to_ed_2'
-    """
-    moving, fixed = (_stem(path) for path in (pair.moving, pair.fixed))
-    index = pair.moving_slice if pair.fixed_slice is None else pair.fixed_slice
-    where = "" if index is None else f"_{index}"
-    return f"{number:04d}_{moving}_to_{fixed}{where}"
-
-
-def _stem(path: Path) -> str:
-    file, array = split_array(path)
-    name = array or file.name.removesuffix(".gz").rpartition(".")[0]
-    return "".join(c if c.isalnum() or c in "-._" else "-" for c in name)[:60]
-
-
 def _jobs(manifest: Manifest, out: Path, method: Method, cohort: Cohort) -> Iterator[Job]:
     """Every pair with its folder; those that cannot be opened are put among the failed."""
     network = ""
@@ -213,18 +129,18 @@ def _jobs(manifest: Manifest, out: Path, method: Method, cohort: Cohort) -> Iter
         if error is not None:
             cohort.failed.append((pair, one_line(error)))
         else:
-            request = _request(pair, method, network)
+            request = _request(pair, method, network, out)
             yield Job(pair, out / folder_name(number, pair), request)
 
 
-def _request(pair: Pair, method: Method, network: str) -> str:
-    """A hash of what a result depends on."""
+def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
+    """A hash of what a result depends on; files by their places seen from `out`."""
     images = (pair.moving, pair.fixed, pair.fixed_mask, pair.moving_mask)
     files = [path for path in images if path is not None]
     states = [split_array(path)[0].stat() for path in files]
     parts = [
         __version__,
-        [str(path) for path in files],
+        [place_from(path, out) for path in files],
         [(state.st_size, state.st_mtime_ns) for state in states],
         [pair.moving_slice, pair.fixed_slice],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
@@ -238,16 +154,17 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     for job in jobs:
         try:
             images = read_pair(job.pair)
-            result = register(
-                *(images.moving, images.fixed),
-                mask=images.mask,
-                moving_mask=images.moving_mask,
-                objective=usual_objective(method.similarity or "ncc"),
-                normalization=method.normalization,
-                both_ways=method.both_ways,
-                guarantee=method.guarantee,
-                fill=method.fill,
-            )
+            with _telling_memory():
+                result = register(
+                    *(images.moving, images.fixed),
+                    mask=images.mask,
+                    moving_mask=images.moving_mask,
+                    objective=usual_objective(method.similarity or "ncc"),
+                    normalization=method.normalization,
+                    both_ways=method.both_ways,
+                    guarantee=method.guarantee,
+                    fill=method.fill,
+                )
         except MISTAKES as error:
             yield job, one_line(error)
         else:
@@ -256,23 +173,13 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
 
 def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Registration | str]]:
     """Through the network, neighbours of one size together."""
-    network = method.network
-    assert network is not None
     waiting: list[tuple[Job, Prepared]] = []
 
     def flush() -> Iterator[tuple[Job, Registration | str]]:
-        if waiting:
-            pairs = [prepared for _, prepared in waiting]
-            results = register_batch(
-                *(pairs, network, method.similarity, method.both_ways),
-                guarantee=method.guarantee,
-                objective=method.objective,
-                refine=method.refine,
-                fill=method.fill,
-            )
-            for (job, _), result in zip(waiting, results, strict=True):
-                yield job, one_line(result) if isinstance(result, ValueError) else result
-            waiting.clear()
+        results = _through_network([prepared for _, prepared in waiting], method)
+        for (job, _), result in zip(waiting, results, strict=True):
+            yield job, result if isinstance(result, Registration) else one_line(result)
+        waiting.clear()
 
     for job in jobs:
         try:
@@ -286,6 +193,39 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
         if len(waiting) >= method.batch_size:
             yield from flush()
     yield from flush()
+
+
+def _through_network(
+    pairs: Sequence[Prepared], method: Method
+) -> Sequence[Registration | Exception]:
+    """Together; where that is impossible one by one, and the error of each that is."""
+    assert method.network is not None
+    if not pairs:
+        return []
+    try:
+        with _telling_memory():
+            return register_batch(
+                *(pairs, method.network, method.similarity, method.both_ways),
+                guarantee=method.guarantee,
+                objective=method.objective,
+                refine=method.refine,
+                fill=method.fill,
+            )
+    except MISTAKES as error:
+        if len(pairs) == 1:
+            return [error]
+    return [result for pair in pairs for result in _through_network([pair], method)]
+
+
+@contextmanager
+def _telling_memory() -> Iterator[None]:
+    """torch says by a RuntimeError that there is not enough memory: that is the pair's fault."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" in str(error) or "out of memory" in str(error):
+            raise MemoryError("there is not enough memory for images of this size") from None
+        raise
 
 
 def one_line(error: BaseException) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diffreg._files import replacing, require_folder, staged
+from diffreg._files import staged
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.images import write_image
 from diffreg.data.normalization import Normalization
@@ -20,10 +18,17 @@ from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
+from diffreg.registration._json import read_json, write_json
+from diffreg.registration.folders import (
+    DISPLACEMENT,
+    METRICS,
+    REPORT,
+    check_output_folder,
+    images_of,
+)
+from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
-
-DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
 
 
 def write_registration(
@@ -61,10 +66,12 @@ def write_registration(
             write_image(folder / "warped.nii.gz", result.warped, result.fixed)
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
         written, _ = read_displacement(folder / DISPLACEMENT)
-        result = replace(result, metrics={**result.metrics, **folding(written)})
+        result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         if min(result.fixed.shape) > 1:
             result.metrics["certificate"] = _certificate(result, written)
-        write_json(folder / METRICS, {**result.metrics, **(more or {})})
+        images = images_of(result.moving, result.fixed, out)
+        named = {"images": images} if images else {}
+        write_json(folder / METRICS, {**result.metrics, **named, **(more or {})})
         if report:
             write_pair_page(replace(result, displacement=written), folder / REPORT, credits)
     return result
@@ -134,61 +141,6 @@ def check_grid(grid: Image, fixed: Image) -> None:
             f"{grid.name} is no displacement on the grid of {fixed.name}: {grid.shape} voxels, "
             f"{fixed.shape} are needed, at the same place"
         )
-
-
-def check_output_folder(out: str | Path) -> Path:
-    """Refuse a folder for the results before any work is done; it may not exist, its parent must.
-
-    Args:
-        out: the folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: it, or its parent where it does not exist, is no folder that can be written to.
-
-    Example:
-        >>> from diffreg.registration.files import check_output_folder
-        >>> check_output_folder("/").name
-        ''
-    """
-    out = Path(out)
-    if out.exists():
-        return require_folder(out, "the output folder")
-    require_folder(out.absolute().parent, "the folder to make the output folder in,")
-    return out
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object that `write_json` wrote.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold an object, {{...}}")
-    return found
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write an object as JSON, whole or not at all; null for numbers that JSON does not have."""
-    with replacing(path) as temporary:
-        text = json.dumps(_finite(values), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:

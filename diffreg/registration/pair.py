@@ -17,6 +17,7 @@ from diffreg.data.prepare import Prepared, prepare, relative_spacing
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
+from diffreg.registration.judgement import judged
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words, provenance
 from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
@@ -44,7 +45,8 @@ def register(
 
     Both images are normalised to [0, 1] and the moving one is resampled on the fixed grid through
     both headers; where its field of view does not cover that grid, nothing is compared. Metrics
-    before and after are of the same voxels, where both ends are inside the moving image.
+    before and after are of the same voxels, where both ends are inside the moving image. What
+    speaks against the result is among them, `metrics["warnings"]`, a list of sentences.
 
     Args:
         moving: the image to be warped.
@@ -216,7 +218,7 @@ def _finished(
             "largest_move_voxels": repair.largest_move,
             "mean_move_voxels": repair.mean_move,
         }
-    return replace(result, metrics=metrics)
+    return judged(replace(result, metrics=metrics))
 
 
 def _metrics(result: Registration) -> dict[str, Any]:

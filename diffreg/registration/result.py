@@ -59,16 +59,21 @@ class Registration:
 
     @property
     def verdict(self) -> str:
-        """The result in one line."""
+        """The result in one line: how well it fits, then whether it folds."""
         before, after = self.metrics["before"], self.metrics["after"]
         return (
-            f"NCC {before['ncc']:.3f} -> {after['ncc']:.3f}, "
+            f"{self._doubt}NCC {before['ncc']:.3f} -> {after['ncc']:.3f}, "
             f"MI {before['mutual_information']:.3f} -> {after['mutual_information']:.3f}, "
-            f"smallest determinant {self.metrics['min_determinant']:.3f}, "
-            f"{self.metrics['folded_percent']:.2g} % of the cells folded, "
             f"compared on {self.metrics['compared_percent']:.3g} % of the voxels, "
+            f"{self.metrics['folded_percent']:.2g} % of the cells folded, "
+            f"smallest determinant {self.metrics['min_determinant']:.3f}, "
             f"{self.seconds:.2f} s ({self.method}, {self.similarity})"
         )
+
+    @property
+    def _doubt(self) -> str:
+        count = len(self.metrics.get("warnings", ()))
+        return f"doubtful ({count} warning{'s' if count > 1 else ''}): " if count else ""
 
 
 def registration_of(

@@ -114,7 +114,7 @@ def write_report(
         version=__version__,
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _tables(table: Table | Mapping[str, Table] | None) -> str:

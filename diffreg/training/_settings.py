@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 
 def converted(name: str, value: Any, kind: Any) -> Any:
-    """A TOML value as the type that a setting has: a whole number may stand for a number.
+    """A TOML value as the type that a setting has; 2 may stand for 2.0, and 2.0 for 2.
 
     Args:
         name: the setting, for the message.
@@ -46,6 +46,8 @@ def _fitting(value: Any, kind: Any) -> Any:
         return None if None in entries.values() else entries
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
     return value if type(value) is kind else None
 
 

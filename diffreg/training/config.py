@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from diffreg._extras import require
+from diffreg._extras import toml_reader
+from diffreg._files import read_text
 from diffreg.data.normalization import Normalization
 from diffreg.data.synthetic import Augmentation
 from diffreg.models import MODELS
@@ -237,7 +237,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a TOML file")
     try:
-        sections = _toml(path.read_text(encoding="utf-8"))
+        sections = toml_reader().loads(read_text(path))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     try:
@@ -258,22 +258,14 @@ def _override(sections: dict[str, Any], override: str) -> None:
         raise ValueError(f"a setting must be section.key=value, got {override!r}")
     section, key, text = match.groups()
     try:
-        value = _toml(f"value = {text}")["value"]
-    except ValueError:
+        value = toml_reader().loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
         value = text.strip()  # text without quotes
     if section == "model" and key == "name":
         sections["model"] = {}  # another model has settings of its own
     trial = {section: {**sections.get(section, {}), key: value}}
     Config.from_dict(trial)
     sections.update(trial)
-
-
-def _toml(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        tomllib = require("tomli", "reading TOML files on Python 3.10")
-    return tomllib.loads(text)
 
 
 def _make_absolute(sections: dict[str, Any], folder: Path) -> None:

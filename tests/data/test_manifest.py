@@ -4,14 +4,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffreg.data.manifest import Pair, by_slice, numbered, read_manifest
+from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.points import read_points
+from diffreg.data.slices import by_slice, numbered
 
 
 @pytest.fixture
 def folder(tmp_path):
     for name in ("a.png", "b.png", "c.nii.gz", "la.png", "lb.png", "m.png", "pa.csv", "pb.csv"):
         (tmp_path / name).touch()
+    (tmp_path / "d.png").mkdir()
     np.savez(tmp_path / "s.npz", x=np.zeros((3, 4, 5)), y=np.zeros((3, 4, 5)), z=np.zeros((4, 5)))
     return tmp_path
 
@@ -88,7 +90,7 @@ MISTAKES = {
         "moving,fixd\na.png,b.png",
         "pairs.csv: there is no column 'fixd'; the nearest is fixed",
     ),
-    "another separator": ("moving;fixed\na.png;b.png", "there is no column 'moving;fixed'"),
+    "another separator": ("moving|fixed\na.png|b.png", "there is no column 'moving|fixed'"),
     "column twice": ("moving,fixed,fixed\n", "pairs.csv: the column fixed is there twice"),
     "missing column": ("moving\na.png", "pairs.csv: the column fixed is missing"),
     "two kinds of slice": ("moving,fixed,slice,fixed_slice\n", "slice stands for moving_slice"),
@@ -108,6 +110,24 @@ MISTAKES = {
     "an open quote": ('moving,fixed\n"a.png,b.png', "pairs.csv is not a CSV file in UTF-8"),
     "a null byte": ("moving,fixed\na.png,b\0.png", "pairs.csv"),
     "one image": ("image\na.png", "pairs.csv lists no pair"),
+    "a folder": ("moving,fixed\na.png,d.png", "line 2: fixed {}/d.png is a folder, not a file"),
+    "a folder of points": (
+        "moving,fixed,moving_points,fixed_points\na.png,b.png,pa.csv,d.png",
+        "line 2: fixed_points {}/d.png is a folder, not a file",
+    ),
+    "twice by another name": (
+        "moving,fixed\na.png,b.png\na.png,d.png/../b.png",
+        "line 3: this pair is there twice, first in {}/pairs.csv, line 2",
+    ),
+    "a slice of the whole": (
+        "moving,fixed,slice\na.png,b.png,2\na.png,b.png,",
+        "line 3: this pair is there twice, first in {}/pairs.csv, line 2",
+    ),
+    "the whole and a slice": (
+        "moving,fixed,slice\na.png,b.png,\na.png,b.png,2",
+        "line 3: this pair is there twice, first in {}/pairs.csv, line 2",
+    ),
+    "no image of images": ("image\na.png\npa.csv", "line 3: image: {}/pa.csv: the name of an"),
     "columns of the other kind": ("image,fixed\na.png,b.png", "there is no column 'fixed'"),
 }
 
@@ -124,7 +144,7 @@ def test_a_mistake_in_a_csv_is_one_line(name, folder):
 @pytest.mark.parametrize("text, message", [
     ("", "is empty: it must list its pairs, each as"),
     ("a = [", "is not TOML"),
-    ("a = " + "[" * 5000, "is not a TOML file"),
+    ("a = " + "[" * 5000, "is not TOML"),
     ("pairs = 3", "is [[pair]] tables or [[image]] tables, got ['pairs']"),
     ("pair = 3", "pair must be tables, each written [[pair]]"),
     ("[[pair]]\nmoving = 3\nfixed = 'a.png'", "pair 1: moving must be a text on one line, got 3"),
@@ -145,7 +165,7 @@ def test_what_is_no_manifest(folder):
     (folder / "latin.csv").write_bytes(b"moving,fixed\n\xe4.png,b.png")
     for name, message in {
         "none.csv": "does not exist",
-        "a.png": "a manifest is a folder, or its name ends in .csv or .toml",
+        "a.png": "a manifest is a folder, or its name ends in .csv, .tsv or .toml",
         "empty": "must hold at least two images",
         "latin.csv": "is not a CSV file in UTF-8",
     }.items():
@@ -180,7 +200,7 @@ def test_points(folder):
     assert read_points(path).tolist() == [[1, 2], [3.5, 4]]
     for text, message in {
         "x,y\n1,2": "the columns must be i,j",
-        "i,j\n1": "p.csv, line 2: two numbers are needed",
+        "i,j\n1": "p.csv, line 2: there are 2 columns, but 1 field",
         "i,j\n1,nan": "line 2: two numbers are needed",
         "i,j\n": "holds no point",
         "": "holds no point",

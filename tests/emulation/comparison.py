@@ -78,6 +78,15 @@ class Case:
         return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
 
 
+class Hidden(Case):
+    """Where its mask is 0, the images hold NaN and infinity here and there."""
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        mask = self.mask(shape, dtype)
+        found = [hide(t, mask[0]) if t.ndim == 4 else t for t in self.inputs(shape, dtype)]
+        return (*found, *self.options, *mask)
+
+
 class Objective(Case):
     """Its mask comes before its options; strips of the gradient are narrower than the value's."""
 
@@ -89,6 +98,35 @@ class Objective(Case):
         few = [(1, 1), (7, 29), (8, 30), (17, 61)]
         sizes = [(h, w) for h in rows for w in columns] if full else few
         return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
+
+
+class HiddenObjective(Objective):
+    """Its mask is 0, too, where a voxel reads what is not finite of the moving image."""
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        moving, fixed, u, *scales = self.inputs(shape, dtype)
+        (mask,) = self.mask(shape, dtype)
+        moving = moving.clone()
+        if max(shape.size) > 1:  # a correlation needs three numbers
+            moving[:, :1, moving.shape[2] // 2, moving.shape[3] // 2 :] = torch.nan
+        wide = [t.to(ARITHMETIC.get(dtype, dtype)) for t in (moving, u)]
+        warped = torch.ops.diffreg.warp(*wide, "linear", self.options[2])
+        ones = torch.ones_like(warped)
+        _, slope = torch.ops.diffreg.warp_backward(
+            ones, *wide, "linear", self.options[2], False, True
+        )
+        reads = torch.cat([warped, slope], 1).isfinite().all(1, keepdim=True)
+        mask = mask * reads
+        return (moving, hide(fixed, mask), u, *scales, mask, *self.options)
+
+
+def hide(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The image with NaN and infinity at every second voxel of weight 0."""
+    image = image.clone()
+    for k, bad in enumerate((torch.nan, torch.inf, -torch.inf)):
+        n, _, y, x = (mask == 0).nonzero()[2 * k :: 6].T
+        image[n, k % image.shape[1], y, x] = bad
+    return image
 
 
 def fields(amplitude: float) -> Callable[[Shape, torch.dtype], Tensors]:
@@ -148,10 +186,12 @@ def objective_cases() -> Iterator[Case]:
         ("ngf", {"ngf": 1.0}, False, "border", "hyperelastic", 0.2),
         ("mixture", everything, True, "border", "hyperelastic", 0.2),
         ("nan", {"ssd": 1.0, "pls": 1.0}, False, "border", "log2", 0.1),
+        ("hidden", everything, True, "zeros", "log2", 0.1),
+        ("hidden-ncc", {"ncc": 1.0}, True, "border", "log2", 0.1),
     ):
         factors = [mixture.get(measure, 0.0) for measure in MEASURES]
         weights = [60.0, 1.0, 30.0, 3.0]
-        yield Objective(
+        yield (HiddenObjective if name.startswith("hidden") else Objective)(
             f"objective-{name}",
             "registration_objective",
             objective_inputs_with_nan if name == "nan" else objective_inputs,
@@ -239,6 +279,14 @@ def cases() -> list[Case]:
                     tile=(32, 32),
                 )
             )
+    for name, operator, inputs, options, needs in (
+        *((v, "parallel_level_sets", pair_with_scales, (v,), NEEDS) for v in ("pls", "ngf")),
+        ("scale", "gradient_scale", images(1), (1.7,), ((),)),
+        ("correlation", "correlation", images(2), (), NEEDS),
+        *((f"lncc-{w}", "local_correlation", images(2), (w,), NEEDS) for w in (1, 9)),
+    ):
+        saved = int(operator == "correlation")
+        found.append(Hidden(f"{name}-hidden", operator, inputs, options, True, needs, saved))
     return found
 
 

@@ -24,6 +24,23 @@ def test_kernels_agree_with_the_cpu(emulation, name, dtype):
         comparison.compare(emulation, case, shape, dtype)
 
 
+@pytest.mark.parametrize("name", [name for name in comparison.CASES if "hidden" in name])
+def test_what_a_mask_hides_reaches_no_result_but_the_warped_image(emulation, name):
+    emulation.set()
+    case, shape = comparison.CASES[name], comparison.Shape(2, 2, (33, 30))
+    images = [t for t in case.arguments(shape, torch.float64) if isinstance(t, torch.Tensor)]
+    assert not all(image.isfinite().all() for image in images)
+
+    def emulated(operator, arguments):
+        return comparison.as_tuple(getattr(emulation.ops, operator)(*arguments))
+
+    for operator, arguments in comparison.calls(case, shape, torch.float64, emulated):
+        found = list(emulated(operator, arguments))
+        if operator == "registration_objective":
+            del found[5]
+        assert all(t.isfinite().all() for t in found), operator
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 @pytest.mark.parametrize("name", comparison.PLAIN)
 def test_more_tiles_than_a_launch_may_have_blocks(emulation, name, limit):

@@ -333,20 +333,53 @@ def test_forward_mode_over_double_backward_raises(case):
 
 
 @every_operator
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev])
-def test_function_transforms_raise(case, transform):
+def test_function_transforms_raise_in_our_words(case, transform, mapped):
     # torch's register_autograd does not know them; what matters is that no wrong number comes back.
     inputs = case.inputs(1, 1, (4, 4), torch.float64)
-    with pytest.raises(RuntimeError, match="functorch"):
-        transform(lambda *x: sum(out.sum() for out in case(*x)))(*inputs)
+    function = transform(lambda *x: sum(out.sum() for out in case(*x)))
+    if mapped:
+        inputs, function = [t[None] for t in inputs], torch.func.vmap(function)
+    message = rf"{case.operator} has no gradient under torch\.func\.grad, vjp or jacrev; use torch"
+    with pytest.raises(NotImplementedError, match=message):
+        function(*inputs)
 
 
-@every_operator
-def test_vmap_is_a_loop_over_the_samples(case):
-    inputs = case.inputs(3, 1, (5, 4), torch.float64)
+@every_case
+def test_vmap_is_a_loop_over_the_samples(case, capfd):
+    inputs = case.inputs(3, 2, (5, 4), torch.float64)
     mapped = torch.func.vmap(case)(*(tensor.unsqueeze(1) for tensor in inputs))
     for one, all_together in zip(mapped, case(*inputs), strict=True):
         assert torch.equal(one.squeeze(1), all_together)
+    assert not capfd.readouterr().err  # torch asks for an issue where it has to loop itself
+
+
+@every_operator
+def test_vmap_of_any_axis_beside_what_is_shared_and_twice(case):
+    *shared, last = case.inputs(2, 1, (5, 4), torch.float64)
+    several = torch.stack([last, 0.5 * last, -last], 2)
+    mapped = torch.func.vmap(case, (*[None] * len(shared), 2))(*shared, several)
+    twice = torch.func.vmap(lambda x: torch.func.vmap(lambda y: case(*shared, y))(x), 0)
+    inner = twice(several.movedim(2, 0).reshape(3, 1, *last.shape))
+    for k, each in enumerate(several.unbind(2)):
+        for found, again, expected in zip(mapped, inner, case(*shared, each), strict=True):
+            assert torch.equal(found[k], expected) and torch.equal(again[k, 0], expected)
+
+
+@every_operator
+def test_the_gradient_of_a_mapped_operator_is_that_of_a_loop(case):
+    inputs = leaves(case, case.inputs(3, 1, (5, 4), torch.float64))
+    gradients_of = [tensor for tensor in inputs if tensor.requires_grad]
+    mapped = torch.func.vmap(case)(*(tensor.unsqueeze(1) for tensor in inputs))
+    found = torch.autograd.grad(sum(out.sum() for out in mapped), gradients_of)
+    expected = torch.autograd.grad(sum(out.sum() for out in case(*inputs)), gradients_of)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_vmap_over_nothing_is_empty():
+    nothing = torch.zeros(0, 2, 1, 5, 4)
+    assert torch.func.vmap(ops.correlation)(nothing, nothing).shape == (0, 2)
 
 
 @every_operator

@@ -1,0 +1,94 @@
+"""The pairs of a manifest with volumes slice by slice: they are registered in 2-D."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from diffreg.data.images import count_slices
+from diffreg.data.manifest import Manifest, Pair
+
+
+def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
+    """A pair of volumes without a slice as one pair for each slice; any other pair as it is.
+
+    Args:
+        pair: opened for the number of its slices.
+        slices: which of them; none: all.
+
+    Returns:
+        At least one pair.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that cannot be read, volumes with different numbers of
+            slices, or no such slice.
+
+    Example: `[part for pair in manifest for part in by_slice(pair)]`
+    """
+    counts = [count_slices(image) for image in (pair.moving, pair.fixed)]
+    given = pair.moving_slice is not None or pair.fixed_slice is not None
+    if given or max(counts) == 1:
+        return [pair]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{pair.moving} has {counts[0]} slices and {pair.fixed} has {counts[1]}: slices are "
+            "paired by number; a column moving_slice and fixed_slice, or slice, says which"
+        )
+    for index in slices:
+        if not 0 <= index < counts[0]:
+            raise ValueError(f"{pair.moving} has no slice {index}, only 0..{counts[0] - 1}")
+    chosen = slices or range(counts[0])
+    return [replace(pair, moving_slice=index, fixed_slice=index) for index in chosen]
+
+
+def numbered(
+    manifest: Manifest, mistakes: tuple[type[Exception], ...]
+) -> Iterator[tuple[int, Pair, Exception | None]]:
+    """Every pair with its number from 1, volumes slice by slice.
+
+    Args:
+        manifest: its rows are opened for their slices.
+        mistakes: errors that concern one row; it counts as one pair then, given with the error.
+
+    Yields:
+        (number, pair, None), or (number, row, error).
+
+    Example: `for number, pair, error in numbered(manifest, (ValueError, OSError)): ...`
+    """
+    number = 0
+    for row in manifest:
+        try:
+            parts = by_slice(row)
+        except mistakes as error:
+            number += 1
+            yield number, row, error
+            continue
+        for pair in parts:
+            number += 1
+            yield number, pair, None
+
+
+def count_pairs(manifest: Manifest) -> int:
+    """How many pairs there are with volumes slice by slice, as `numbered` counts them.
+
+    Args:
+        manifest: each of its images is opened once; what cannot be opened counts as one slice.
+
+    Example: `count_pairs(read_manifest("images"))`
+    """
+
+    @cache
+    def slices(path: Path) -> int:
+        try:
+            return count_slices(path)
+        except (OSError, ValueError):
+            return 1
+
+    def parts(pair: Pair) -> int:
+        given = pair.moving_slice is not None or pair.fixed_slice is not None
+        counts = slices(pair.moving), slices(pair.fixed)
+        return 1 if given or counts[0] != counts[1] else counts[0]
+
+    return sum(map(parts, manifest))

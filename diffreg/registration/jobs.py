@@ -1,0 +1,95 @@
+"""What is to be done with a manifest, pair by pair, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from diffreg.data.images import Normalization
+from diffreg.data.manifest import Pair
+from diffreg.losses import Objective
+from diffreg.registration._json import read_json
+from diffreg.registration.folders import DISPLACEMENT, METRICS
+
+
+@dataclass(frozen=True)
+class Method:
+    """How every pair is registered.
+
+    Args:
+        network: None: the variational method.
+        normalization: as the network was trained with.
+        similarity: what is minimised, or what the network was trained with.
+        checkpoint: the network's file, which tells a result from that of another one.
+        both_ways: register fixed onto moving too, for the inverse consistency.
+        batch_size: pairs of one size that a network gets together.
+        guarantee: repair displacements where they fold.
+        objective: of the refinement, as the network was trained with.
+        refine: at most so many variational steps from the network's displacement.
+        fill: the intensity outside the moving image; None: the usual one.
+    """
+
+    network: nn.Module | None = None
+    normalization: Normalization | None = None
+    similarity: str | None = None
+    checkpoint: Path | None = None
+    both_ways: bool = False
+    batch_size: int = 8
+    guarantee: bool = False
+    objective: Objective | None = None
+    refine: int = 0
+    fill: float | None = None
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        if self.network is None:
+            return f"variational, {self.similarity or 'ncc'}"
+        name = f"network {self.checkpoint.name}" if self.checkpoint else "network"
+        return f"{name}, refined by {self.refine} steps" if self.refine else name
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pair, where its results go, and what they are to be made of.
+
+    Args:
+        pair: the two images.
+        folder: its own.
+        request: a hash of files, slices and method.
+    """
+
+    pair: Pair
+    folder: Path
+    request: str
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder holds the results of just this."""
+        try:
+            there = (self.folder / DISPLACEMENT).is_file()
+            return there and read_json(self.folder / METRICS).get("request") == self.request
+        except (ValueError, OSError):
+            return False
+
+
+@dataclass
+class Cohort:
+    """What came of a manifest.
+
+    Args:
+        jobs: the pairs whose results are there, in the manifest's order.
+        kept: how many of them were there before.
+        failed: the pairs that could not be registered, and why, in one line each.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    kept: int = 0
+    failed: list[tuple[Pair, str]] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """All pairs, of volumes all slices."""
+        return len(self.jobs) + len(self.failed)
