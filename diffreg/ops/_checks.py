@@ -85,9 +85,7 @@ def check_displacement(displacement: Any) -> None:
     check_tensor("displacement", displacement)
     shape = displacement.shape
     if len(shape) not in (4, 5) or shape[1] != len(shape) - 2:
-        raise ValueError(
-            f"displacement must be (N, 2, H, W) or (N, 3, D, H, W), got {list(shape)}"
-        )
+        raise ValueError(f"displacement must be (N, 2, H, W) or (N, 3, D, H, W), got {list(shape)}")
     check_floating("displacement", displacement)
     check_device("displacement", displacement)
 
@@ -96,9 +94,7 @@ def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
     """Raises unless it is an image (N, C, *S), *S = H, W or D, H, W, floating unless `any_dtype`."""
     check_tensor(name, image)
     if image.ndim not in (4, 5):
-        raise ValueError(
-            f"{name} must be (N, C, H, W) or (N, C, D, H, W), got {list(image.shape)}"
-        )
+        raise ValueError(f"{name} must be (N, C, H, W) or (N, C, D, H, W), got {list(image.shape)}")
     if not any_dtype:
         check_floating(name, image)
     check_device(name, image)
@@ -109,6 +105,14 @@ def check_axes(name: str, tensor: torch.Tensor, other_name: str, other: torch.Te
         raise ValueError(
             f"{name} must have as many axes as {other_name}, {list(other.shape)}, got "
             f"{list(tensor.shape)}"
+        )
+
+
+def check_flat(name: str, tensor: torch.Tensor, what: str) -> None:
+    """Raises for a volume where only images are taken so far."""
+    if tensor.ndim == 5:
+        raise ValueError(
+            f"{name} must be (N, C, H, W), got {list(tensor.shape)}: {what} is 2-D so far"
         )
 
 

@@ -73,7 +73,7 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
 
 def _check_cells(displacement: torch.Tensor, reduce: str | None) -> None:
     sizes = [size for size in displacement.shape[2:] if size != 1]
-    if reduce is not None and displacement.shape[0] and (0 in sizes or not sizes):
+    if reduce is not None and displacement.shape[0] and (0 in sizes or len(sizes) < 2):
         raise ValueError(
             f"reduce={reduce!r} needs a cell, there is none in shape {list(displacement.shape)}"
         )
@@ -133,7 +133,8 @@ def _edges(displacement: torch.Tensor) -> list[dict[tuple[int, ...], torch.Tenso
         for which in itertools.product((0, 1), repeat=dimensions - 1):
             edge = along
             for other, end in zip(others, which, strict=True):
-                edge = edge.narrow(2 + other, end, max(edge.shape[2 + other] - 1, 0))
+                size = edge.shape[2 + other]
+                edge = edge.narrow(2 + other, min(end, size), max(size - 1, 0))
             parallel[which] = edge
         edges.append(parallel)
     return edges

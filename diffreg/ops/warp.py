@@ -127,9 +127,7 @@ def warp_reference(
     if interpolation == "nearest":
         return _nearest_reference(moving, points.detach(), padding)
     taps = _cubic_taps if interpolation == "cubic" else _linear_taps
-    along = [
-        taps(points[:, k], size, padding) for k, size in enumerate(moving.shape[2:])
-    ]
+    along = [taps(points[:, k], size, padding) for k, size in enumerate(moving.shape[2:])]
     total = torch.zeros_like(points[:, :1])
     for corner in itertools.product(*along):
         weight = functools.reduce(torch.mul, [weight for _, weight in corner])
