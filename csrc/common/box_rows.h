@@ -30,8 +30,8 @@ class RunningWindow {
 
   void restart() { started_ = false; }
 
-  // Calls add(index, sign) for what turns the sum around index - 1, or nothing after a restart, into
-  // that around `index`.
+  // Calls add(index, sign) for what turns the sum around index - 1, or nothing after a restart,
+  // into that around `index`.
   template <typename Add>
   void move_to(int64_t index, const Add& add) {
     const int64_t enters = index + radius_, leaves = index - radius_ - 1;
@@ -51,8 +51,8 @@ class RunningWindow {
   bool started_ = false;
 };
 
-// Box sums of K terms a voxel. In 2-D the window moves along axis 0, in 3-D along axis 0 over a range
-// of rows of axis 1, and then along these.
+// Box sums of K terms a voxel. In 2-D the window moves along axis 0, in 3-D along axis 0 over a
+// range of rows of axis 1, and then along these.
 template <int D, int K>
 class BoxRows {
  public:

@@ -1,5 +1,5 @@
-// CPU only: the cells of a field row by row, and the vertex gradient gathered from the rows of cells
-// around it.
+// CPU only: the cells of a field row by row, and the vertex gradient gathered from the rows of
+// cells around it.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,8 @@ struct Field {
   }
 };
 
-// The rows of vertices around the cells that start at a row; which is told by the leading axes' bits
-// of a vertex.
+// The rows of vertices around the cells that start at a row; which is told by the leading axes'
+// bits of a vertex.
 template <int D, typename T>
 struct VertexRows {
   static constexpr int kRows = 1 << (D - 1);
@@ -63,7 +63,8 @@ class CellRow {
     DIFFREG_UNROLL
     for (int v = 0; v < Cell<D, T>::kCorners; ++v) {
       DIFFREG_UNROLL
-      for (int c = 0; c < D; ++c) part(v & (kRows - 1), 1 - (v >> (D - 1)), c)[x + 1] = vertex[v][c];
+      for (int c = 0; c < D; ++c)
+        part(v & (kRows - 1), 1 - (v >> (D - 1)), c)[x + 1] = vertex[v][c];
     }
   }
 

@@ -16,8 +16,8 @@
 #define DIFFREG_HD DIFFREG_INLINE
 #endif
 
-// Before a loop of a few turns in a formula: GCC leaves nests of them rolled, and then the loop over
-// voxels around it is not vectorised.
+// Before a loop of a few turns in a formula: GCC leaves nests of them rolled, and then the loop
+// over voxels around it is not vectorised.
 #ifdef __CUDACC__
 #define DIFFREG_UNROLL _Pragma("unroll")
 #else

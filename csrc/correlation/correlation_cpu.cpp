@@ -52,7 +52,8 @@ std::vector<Moments> measured(const Tensor& warped, const Tensor& fixed, const M
   return moments;
 }
 
-// Writes every sample's gradient times its factor to those of the two that are not null, or adds it.
+// Writes every sample's gradient times its factor to those of the two that are not null, or adds
+// it.
 template <bool adds, typename T>
 void fill_gradients(const Tensor& warped, const Tensor& fixed, const Mask<T>& weights,
                     const std::vector<Moments>& moments, const std::vector<double>& factors,
@@ -74,8 +75,8 @@ void fill_gradients(const Tensor& warped, const Tensor& fixed, const Mask<T>& we
                       for (int64_t x = 0; x < W; ++x) {
                         const double pull = (own[x] - mean_own) * by_own;
                         const double push = (other[x] - mean_other) * by_other;
-                        const T value = static_cast<T>(factor * weight(x) *
-                                                       visible(pull - push, weight(x)));
+                        const T value =
+                            static_cast<T>(factor * weight(x) * visible(pull - push, weight(x)));
                         out[x] = adds ? out[x] + value : value;
                       }
                     };
@@ -105,8 +106,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
     for (int64_t n = 0; n < N; ++n) {
       value.mutable_data_ptr<T>()[n] = static_cast<T>(found[n].value());
       const double all[kMoments] = {found[n].mean_warped, found[n].mean_fixed,
-                                    found[n].warped_warped, found[n].fixed_fixed,
-                                    found[n].product};
+                                    found[n].warped_warped, found[n].fixed_fixed, found[n].product};
       std::copy_n(all, kMoments, moments.mutable_data_ptr<double>() + n * kMoments);
     }
   });

@@ -117,7 +117,7 @@ struct UsedSlopes : Slopes<D, T> {
   DIFFREG_DEVICE UsedSlopes(const Coefficients<D>& factor, const Upstream<T>& upstream, int64_t n,
                             bool has_cells)
       : Slopes<D, T>(factor, load_or_0(upstream.diffusion, n), load_or_0(upstream.bending, n),
-                  load_or_0(upstream.determinant, n)),
+                     load_or_0(upstream.determinant, n)),
         diffuses(upstream.diffusion),
         bends(upstream.bending),
         folds(upstream.determinant && has_cells) {}

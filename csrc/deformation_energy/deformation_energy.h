@@ -18,9 +18,9 @@ constexpr int pair_of(int one, int other) { return one + other - 1; }
 // Factor of every squared derivative: the spacing's, over the number of stencil positions.
 template <int D>
 struct Coefficients {
-  double first[D][D];           // [axis][component]
-  double second[D][D];          // [axis][component]
-  double mixed[kPairs<D>][D];   // [pair][component], both orders of the two axes
+  double first[D][D];          // [axis][component]
+  double second[D][D];         // [axis][component]
+  double mixed[kPairs<D>][D];  // [pair][component], both orders of the two axes
   double corner;
 
   Coefficients(const int64_t* size, const double* h) {

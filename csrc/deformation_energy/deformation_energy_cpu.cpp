@@ -39,8 +39,7 @@ void for_strips(const Tensor& u, const Options& options, const Run& run) {
 // Sums of a strip's energies, put together in the order of the strips.
 class Sums {
  public:
-  explicit Sums(const Tensor& u)
-      : samples_(u.size(0)), sums_(samples_, strips_of(u)) {}
+  explicit Sums(const Tensor& u) : samples_(u.size(0)), sums_(samples_, strips_of(u)) {}
 
   double* at(int64_t sample, int64_t strip) { return sums_.at(sample, strip); }
 
@@ -140,10 +139,10 @@ std::vector<Energies> energies_and_gradient(const Tensor& displacement, const Op
   Sums sums(displacement);
   if (displacement.numel() == 0) return sums.total();
   for_strips(displacement, options,
-             [&]<int D, typename T, PenaltyKind kind>(
-                 const Field<D, T>& field, const Coefficients<D>& factor,
-                 const Penalty<T, kind>& psi, int64_t n, int64_t strip, int64_t first,
-                 int64_t end) {
+             [&]<int D, typename T, PenaltyKind kind>(const Field<D, T>& field,
+                                                      const Coefficients<D>& factor,
+                                                      const Penalty<T, kind>& psi, int64_t n,
+                                                      int64_t strip, int64_t first, int64_t end) {
                const Slopes<D, T> slope(factor, factors[n][0], factors[n][1], factors[n][2]);
                EnergyGradient<D, T, kind> rows(field, slope, psi, penalised[n] != 0, first, end);
                T* out = gradient.mutable_data_ptr<T>() + n * D * field.grid.voxels;

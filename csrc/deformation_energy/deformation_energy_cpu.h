@@ -21,7 +21,8 @@ struct Options {
 std::vector<Energies> energies_of(const Tensor& displacement, const Options& options);
 
 // Fills `gradient` (N, D, *S) with that of every sample's energies, times its factors. Where a
-// sample is not `penalised`, the determinants give nothing, not even NaN. The energies where `valued`.
+// sample is not `penalised`, the determinants give nothing, not even NaN. The energies where
+// `valued`.
 std::vector<Energies> energies_and_gradient(const Tensor& displacement, const Options& options,
                                             const std::vector<Energies>& factors,
                                             const std::vector<char>& penalised, bool valued,

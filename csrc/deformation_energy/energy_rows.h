@@ -152,8 +152,8 @@ void add_row(const Field<D, T>& field, const Coefficients<D>& factor, const Pena
 
 // Gradient of the weighted energies to the rows of one strip; and, where asked for, the energies.
 //   first differences:  sum_k a_k T_k u     T u = (u[i] - u[i-1]) - (u[i+1] - u[i]), differences
-//   second differences: sum_k b_k S_k u     that leave the axis left out; S = T but at the ends, twice
-//   mixed differences:  sum_{k<l} c_kl T_k T_l u
+//   second differences: sum_k b_k S_k u     that leave the axis left out; S = T but at the ends,
+//   twice mixed differences:  sum_{k<l} c_kl T_k T_l u
 template <int D, typename T, PenaltyKind kind>
 class EnergyGradient {
  public:
@@ -288,9 +288,9 @@ class EnergyGradient {
     const auto at_end = [&](int64_t x) {
       const int64_t left = x > 0 ? -1 : 0, right = x + 1 < W ? 1 : 0;
       const bool centred = left != 0 && right != 0;
-      gradient[x] = at(x, x > 1 ? -2 : left, left, right, x + 2 < W ? 2 : right,
-                       x > 1 ? second : T(0), centred ? 2 * second : T(0),
-                       x + 2 < W ? second : T(0));
+      gradient[x] =
+          at(x, x > 1 ? -2 : left, left, right, x + 2 < W ? 2 : right, x > 1 ? second : T(0),
+             centred ? 2 * second : T(0), x + 2 < W ? second : T(0));
     };
     const int64_t inner = std::min<int64_t>(2, W), outer = std::max(inner, W - 2);
     for (int64_t x = 0; x < inner; ++x) at_end(x);

@@ -8,10 +8,8 @@
 namespace diffreg::jacobian_determinant {
 
 enum class Reduce { none, min, mean, bound };
-constexpr Named<Reduce> kReduces[] = {{"none", Reduce::none},
-                                      {"min", Reduce::min},
-                                      {"mean", Reduce::mean},
-                                      {"bound", Reduce::bound}};
+constexpr Named<Reduce> kReduces[] = {
+    {"none", Reduce::none}, {"min", Reduce::min}, {"mean", Reduce::mean}, {"bound", Reduce::bound}};
 
 // The first of the smallest of some values; a NaN among them wins, as in torch.min.
 template <int count, typename T>

@@ -34,7 +34,8 @@ struct CellGrid {
   }
 };
 
-// Calls run(u as a field, its cells, sample, first, end) for strips of rows of vertices, in parallel.
+// Calls run(u as a field, its cells, sample, first, end) for strips of rows of vertices, in
+// parallel.
 template <int D, typename T, typename Run>
 void for_strips(const Tensor& u, const Run& run) {
   const CellGrid<D> grid(u);

@@ -16,8 +16,8 @@ int64_t radius_of(int64_t window, const Grid<D>& grid) {
   return std::min(window / 2, *std::max_element(grid.size, grid.size + D));
 }
 
-// A strip: ranges of the leading axes. Axis D - 2 is cut into equal parts, long enough that the rows
-// they share are few; in 3-D a strip has all of axis 0.
+// A strip: ranges of the leading axes. Axis D - 2 is cut into equal parts, long enough that the
+// rows they share are few; in 3-D a strip has all of axis 0.
 template <int D>
 struct WindowStrips {
   Grid<D> grid;
@@ -54,8 +54,7 @@ class WindowRows {
         moments_(own.grid.size, radius, with_gradient ? wider_ : inner_),
         parts_(own.grid.size, radius, inner_),
         slots_(std::min(2 * radius + 2, own.grid.size[0])),
-        terms_(with_gradient ? slots_ * (wider_.end - wider_.first) * kParts * own.grid.width
-                             : 0) {
+        terms_(with_gradient ? slots_ * (wider_.end - wider_.first) * kParts * own.grid.width : 0) {
     for (int64_t x = 0; x < own.grid.width; ++x) {
       per_column_[x] = 1 / double(window_count(x, radius, own.grid.width));
     }
@@ -68,11 +67,12 @@ class WindowRows {
     for (int64_t outer = outer_.first; outer < outer_.end; ++outer) {
       move_moments(outer);
       for (int64_t inner = inner_.first; inner < inner_.end; ++inner) {
-        for_windows(outer, inner, weights(strips_.row(outer, inner)),
-                    [](int64_t, double weight, const Window& here) {
-                      return weight * counted(here.value(), weight);
-                    },
-                    sum);
+        for_windows(
+            outer, inner, weights(strips_.row(outer, inner)),
+            [](int64_t, double weight, const Window& here) {
+              return weight * counted(here.value(), weight);
+            },
+            sum);
       }
     }
     return sum;
@@ -149,16 +149,17 @@ class WindowRows {
     for (int64_t inner = wider_.first; inner < wider_.end; ++inner) {
       T *cross = terms_at(outer, inner), *by_own = cross + W, *rest = by_own + W;
       double sum = 0;
-      for_windows(outer, inner, weights(strips_.row(outer, inner)),
-                  [&](int64_t x, double weight, const Window& here) {
-                    double terms[kParts];
-                    here.gradient_terms(factor * weight, terms[0], terms[1], terms[2]);
-                    cross[x] = static_cast<T>(counted(terms[0], weight));
-                    by_own[x] = static_cast<T>(counted(terms[1], weight));
-                    rest[x] = static_cast<T>(counted(terms[2], weight));
-                    return weight * counted(here.value(), weight);
-                  },
-                  sum);
+      for_windows(
+          outer, inner, weights(strips_.row(outer, inner)),
+          [&](int64_t x, double weight, const Window& here) {
+            double terms[kParts];
+            here.gradient_terms(factor * weight, terms[0], terms[1], terms[2]);
+            cross[x] = static_cast<T>(counted(terms[0], weight));
+            by_own[x] = static_cast<T>(counted(terms[1], weight));
+            rest[x] = static_cast<T>(counted(terms[2], weight));
+            return weight * counted(here.value(), weight);
+          },
+          sum);
       const bool owned = outer >= outer_.first && outer < outer_.end && inner >= inner_.first &&
                          inner < inner_.end;
       if (owned) counting += sum;
@@ -180,7 +181,7 @@ class WindowRows {
   Channel<D, T> own_, other_;
   int64_t radius_;
   WindowStrips<D> strips_;
-  Range outer_, inner_, wider_;     // of axes 0 and 1; wider: with the rows that reach into the strip
+  Range outer_, inner_, wider_;  // of axes 0 and 1; wider: with the rows that reach into the strip
   std::vector<double> per_column_;  // 1 / columns of the window around x
   BoxRows<D, kTerms> moments_;
   BoxRows<D, kParts> parts_;

@@ -39,8 +39,8 @@ void dispatch(const Tensor& image, Variant variant, const Run& run) {
   dispatch_variant(variant, [&](auto kind) {
     dispatch_dimensions(image, [&](auto dimensions) {
       dispatch_floating("warped", image, [&](auto zero) {
-        run.template operator()<decltype(dimensions)::value, decltype(zero),
-                                decltype(kind)::value>();
+        run.template
+        operator()<decltype(dimensions)::value, decltype(zero), decltype(kind)::value>();
       });
     });
   });

@@ -1,6 +1,6 @@
 // Schema and CPU driver of diffreg::registration_objective and
-// diffreg::registration_objective_backward, composed of the operators' drivers: the warped image and
-// the gradient to it are held once, everything else is added to the displacement's gradient.
+// diffreg::registration_objective_backward, composed of the operators' drivers: the warped image
+// and the gradient to it are held once, everything else is added to the displacement's gradient.
 #include <torch/csrc/stable/library.h>
 
 #include "../common/mask.h"
@@ -82,8 +82,8 @@ std::vector<double> measure_squares(const Tensor& warped, const Tensor& fixed,
             if (!out) return;
 #pragma GCC ivdep
             for (int64_t x = 0; x < W; ++x) {
-              out[at + x] += factor * weight(x) *
-                             counted(squared_difference_slope(w[x], r[x]), weight(x));
+              out[at + x] +=
+                  factor * weight(x) * counted(squared_difference_slope(w[x], r[x]), weight(x));
             }
           });
         }
@@ -104,8 +104,7 @@ std::vector<double> measure(Measure measure, const Inputs& inputs, const Tensor&
   };
   switch (measure) {
     case kSsd: return measure_squares(warped, inputs.fixed, inputs.mask, factors, gradient);
-    case kNcc:
-      return correlation::measure({warped, inputs.fixed, inputs.mask}, factors, gradient);
+    case kNcc: return correlation::measure({warped, inputs.fixed, inputs.mask}, factors, gradient);
     case kLncc:
       return local_correlation::measure({warped, inputs.fixed, kWindow, inputs.mask}, factors,
                                         gradient);
@@ -136,7 +135,8 @@ struct Values {
   std::vector<Energies> energies;
 };
 
-// Fills the gradient to the displacement. Where a factor is 0 that term gives nothing, not even NaN.
+// Fills the gradient to the displacement. Where a factor is 0 that term gives nothing, not even
+// NaN.
 Values fill_gradient(const Inputs& inputs, const Tensor& warped,
                      const std::vector<Weights>& factors, bool valued, Tensor& gradient) {
   std::vector<Energies> of_energies;
@@ -166,8 +166,8 @@ Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_wa
   const std::vector<double>& weights = inputs.weights;
   const Tensor& u = inputs.displacement;
   const std::vector<Weights> all(u.size(0), {weights[0], weights[1], weights[2], weights[3]});
-  Tensor gradient = need_gradient ? torch::stable::new_empty(u, u.sizes())
-                                  : torch::stable::new_empty(u, {0});
+  Tensor gradient =
+      need_gradient ? torch::stable::new_empty(u, u.sizes()) : torch::stable::new_empty(u, {0});
   const Tensor warped = warp::warped_image(inputs.moving, u, inputs.sampling);
   Values values;
   if (need_gradient) {
@@ -191,8 +191,9 @@ Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_wa
       terms[0].mutable_data_ptr<T>()[n] = static_cast<T>(total);
     }
   });
-  return {terms[0], terms[1], terms[2], terms[3], terms[4],
-          need_warped ? warped : torch::stable::new_empty(u, {0}), gradient};
+  return {terms[0], terms[1], terms[2],
+          terms[3], terms[4], need_warped ? warped : torch::stable::new_empty(u, {0}),
+          gradient};
 }
 
 // What each term's upstream gradient, where there is one, and the total's make of its factor.

@@ -49,8 +49,8 @@ struct CubicTaps {
   }
 };
 
-// Sum over the 4^D voxels around a point of voxel times weights; along axis `by` the slopes stand in
-// for the weights. A voxel of weight 0 does not count, so that warp(I, 0) is I.
+// Sum over the 4^D voxels around a point of voxel times weights; along axis `by` the slopes stand
+// in for the weights. A voxel of weight 0 does not count, so that warp(I, 0) is I.
 template <int D, int Axis = 0, typename T>
 T contract(const T* image, const int64_t* stride, const CubicTaps<T>* at, int by) {
   if constexpr (Axis == D) {
@@ -60,8 +60,8 @@ T contract(const T* image, const int64_t* stride, const CubicTaps<T>* at, int by
     T sum = 0;
     for (int k = 0; k < CubicTaps<T>::kCount; ++k) {
       if (factors[k] == 0) continue;
-      sum += factors[k] * contract<D, Axis + 1>(image + at[Axis].index[k] * stride[Axis], stride,
-                                                at, by);
+      sum += factors[k] *
+             contract<D, Axis + 1>(image + at[Axis].index[k] * stride[Axis], stride, at, by);
     }
     return sum;
   }

@@ -321,8 +321,9 @@ void launch_backward(const Problem& problem, const S* gradient, const S* moving,
     const int64_t voxels = problem.samples * problem.channels * problem.from_voxels();
     zero(grad_moving, voxels * sizeof(Arithmetic<S>), stream);
   }
-  const auto launch =
-      problem.sampling.interpolation == Interpolation::linear ? launch_backward<true, S> : launch_backward<false, S>;
+  const auto launch = problem.sampling.interpolation == Interpolation::linear
+                          ? launch_backward<true, S>
+                          : launch_backward<false, S>;
   launch(problem, gradient, moving, displacement, grad_moving, grad_displacement, stream);
 }
 

@@ -11,9 +11,8 @@
 namespace diffreg::warp {
 
 enum class Padding { border, zeros, reflection };
-constexpr Named<Padding> kPaddings[] = {{"border", Padding::border},
-                                        {"zeros", Padding::zeros},
-                                        {"reflection", Padding::reflection}};
+constexpr Named<Padding> kPaddings[] = {
+    {"border", Padding::border}, {"zeros", Padding::zeros}, {"reflection", Padding::reflection}};
 enum class Interpolation { linear, nearest, cubic };
 constexpr Named<Interpolation> kInterpolations[] = {{"linear", Interpolation::linear},
                                                     {"nearest", Interpolation::nearest},
@@ -124,8 +123,8 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
 template <typename T>
 DIFFREG_HD Neighbours<T> nearest(T coordinate, T bad, int32_t size, Padding padding) {
   const T last = static_cast<T>(size - 1);
-  const T mirrored = padding == Padding::reflection ? Mirrored<T>(coordinate, last).coordinate
-                                                    : coordinate;
+  const T mirrored =
+      padding == Padding::reflection ? Mirrored<T>(coordinate, last).coordinate : coordinate;
   const T rounded = std::floor(mirrored + T(0.5));
   const T raised = rounded > 0 ? rounded : T(0);
   const T inside = raised < last ? raised : last;

@@ -1,4 +1,6 @@
 // Schema and CPU driver of diffreg::warp and diffreg::warp_backward.
+#include "warp_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
@@ -7,7 +9,6 @@
 #include "../common/parallel.h"
 #include "cubic.h"
 #include "not_a_number.h"
-#include "warp_cpu.h"
 
 namespace diffreg::warp {
 namespace {
@@ -146,17 +147,16 @@ void add_to_displacement(const Grids<D>& grids,
       T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
         const T* upstream = gradient + c * grids.to_voxels + line.voxel;
-        for_corners<Rule>(
-            grids, line, moving + c * grids.from_voxels,
-            [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners) {
-              out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
-              out[grids.to_voxels + x] +=
-                  passed_on(upstream[x], corners.template derivative<1>(at));
-              if constexpr (D == 3) {
-                out[2 * grids.to_voxels + x] +=
-                    passed_on(upstream[x], corners.template derivative<2>(at));
-              }
-            });
+        for_corners<Rule>(grids, line, moving + c * grids.from_voxels,
+                          [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners) {
+                            out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
+                            out[grids.to_voxels + x] +=
+                                passed_on(upstream[x], corners.template derivative<1>(at));
+                            if constexpr (D == 3) {
+                              out[2 * grids.to_voxels + x] +=
+                                  passed_on(upstream[x], corners.template derivative<2>(at));
+                            }
+                          });
       }
     });
   });
@@ -191,8 +191,8 @@ struct RowRange {
 
 // Every strip of the moving grid collects its own contributions in the raster order of the fixed
 // grid: no atomics, and the same bits whatever the number of threads.
-// for_points(displacement, row, run) calls run(voxel, at) for a row's voxels; reach(at) is the range
-// that one touches; splat(image, at, gradient, first, end) adds to the rows [first, end).
+// for_points(displacement, row, run) calls run(voxel, at) for a row's voxels; reach(at) is the
+// range that one touches; splat(image, at, gradient, first, end) adds to the rows [first, end).
 template <int D, typename T, typename ForPoints, typename Reach, typename Splat>
 void add_to_moving(const Grids<D>& grids,
                    const T* gradient,      // (N, C, *to)
@@ -234,10 +234,9 @@ void add_to_moving_linear(const Grids<D>& grids, const T* gradient, const T* dis
       grids, gradient, displacement, grad_moving,
       [&](const T* field, int64_t row, const auto& run)
           DIFFREG_INLINE_LAMBDA { for_row<Rule>(grids, field, row, run); },
-      [](const Neighbours<T>* at)
-          DIFFREG_INLINE_LAMBDA { return RowRange{at[0].low, at[0].high}; },
-      [&](T* image, const Neighbours<T>* at, T value, int64_t first, int64_t end)
-          DIFFREG_INLINE_LAMBDA {
+      [](const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA { return RowRange{at[0].low, at[0].high}; },
+      [&](T* image, const Neighbours<T>* at, T value, int64_t first,
+          int64_t end) DIFFREG_INLINE_LAMBDA {
         splat<D>(image, grids.stride, at, value, first, end, [](T* to, T part) { *to += part; });
       });
 }

@@ -56,7 +56,8 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
                std::string padding) {
   const Device device(displacement);
   const Problem problem = make_problem(device, moving, displacement, interpolation, padding);
-  if (problem.sampling.interpolation == Interpolation::linear) check_dtype("displacement", displacement, moving.scalar_type());
+  if (problem.sampling.interpolation == Interpolation::linear)
+    check_dtype("displacement", displacement, moving.scalar_type());
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor field = torch::stable::contiguous(displacement);
   Tensor warped = torch::stable::new_empty(image, warped_shape(moving, displacement));

@@ -115,8 +115,8 @@ void for_voxels(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, in
   }
 }
 
-// An image of the moving grid whose voxels are counted in 32 or 64 bits: vector gathers by the first
-// are twice as fast.
+// An image of the moving grid whose voxels are counted in 32 or 64 bits: vector gathers by the
+// first are twice as fast.
 template <typename T, typename Index>
 struct Voxels {
   const T* data;
