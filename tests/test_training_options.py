@@ -8,7 +8,7 @@ from test_trainer import config_of, save_images, trainer, weights
 
 from diffreg.data.images import read_image, write_image
 from diffreg.training.checkpoint import read_checkpoint
-from diffreg.training.config import Config
+from diffreg.training.config import Config, load_config
 from diffreg.training.log import ValidationLog, read_log
 
 
@@ -259,3 +259,30 @@ def test_the_log_says_how_much_folds(images, tmp_path):
         head.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(50)
     entry = run.train_step()
     assert entry.smallest_determinant < 0 < entry.folded_percent <= 100
+
+
+def test_the_network_and_the_optimizer_of_a_run_cannot_be_replaced(images, tmp_path):
+    """The old one was trained, and the file that was saved could not be read."""
+    run = trainer(config_of(images, tmp_path / "run"))
+    with pytest.raises(AttributeError, match=r"Trainer\.network cannot be replaced: .*model\.name"):
+        run.network = torch.nn.Conv2d(2, 2, 3)
+    with pytest.raises(AttributeError, match=r"Trainer\.optimizer cannot be replaced"):
+        run.optimizer = torch.optim.SGD(run.network.parameters())
+    run.train()
+    assert run.step == run.config.training.steps
+
+
+def test_a_start_is_relative_to_its_file(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "config.toml").write_text('[training]\nstart = "first/best.pt"\n')
+    (tmp_path / "runs" / "bare").write_text("")
+    found = load_config(tmp_path / "runs" / "config.toml")
+    assert found.training.start == str(tmp_path / "runs" / "first" / "best.pt")
+    monkeypatch.chdir(tmp_path)
+    for given, expected in (
+        ("x.pt", str(tmp_path / "x.pt")),  # of an override: to the working folder
+        ("lunet-cardiac-mr", "lunet-cardiac-mr"),
+        ("runs/bare", str(tmp_path / "runs" / "bare")),
+    ):
+        override = f"training.start={given}"
+        assert load_config("runs/config.toml", [override]).training.start == expected

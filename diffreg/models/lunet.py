@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
+from diffreg.models._head import field_of
 from diffreg.models._upsampling import doubled
 
 
@@ -104,7 +105,7 @@ class LUNet(nn.Module):
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = block(torch.cat([skip, self.doubled(x)], 1))
         with torch.autocast(x.device.type, enabled=False):
-            field = self.head(x.float())[..., : shape[0], : shape[1]]
+            field = field_of(self.head, x)[..., : shape[0], : shape[1]]
             if self.config.integrate:
                 return integrate(field, self.config.integration_steps)
         return field

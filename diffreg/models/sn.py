@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
+from diffreg.models._head import field_of
 
 KERNELS = (9, 7, 5, 3)
 WIDTHS = (16, 32, 16)  # channels after each convolution but the last
@@ -90,7 +91,7 @@ class SN(nn.Module):
         check_images(moving, fixed)
         x = self.blocks(torch.cat([moving, fixed], 1))
         with torch.autocast(x.device.type, enabled=False):
-            field = self.head(x.float())
+            field = field_of(self.head, x)
             if self.config.integrate:
                 return integrate(field, self.config.integration_steps)
         return field

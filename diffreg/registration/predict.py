@@ -39,10 +39,19 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
 
     Example: `predict(network, pair.moving_values, pair.fixed_values)`
     """
-    device = device_of(network)
-    network.eval()
+    images = moving.to(device_of(network)), fixed.to(device_of(network))
+    if isinstance(network, nn.Module):
+        network.eval()
+        # One that was trained or stored in another precision takes its images in that.
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), moving.dtype)
+        images = images[0].to(dtype), images[1].to(dtype)
     with torch.no_grad():
-        displacement = network(moving.to(device), fixed.to(device))
+        displacement = network(*images)
+    if not isinstance(displacement, Tensor):
+        raise TypeError(
+            "the network must return a displacement, a tensor (N, D, *S), got "
+            f"{type(displacement).__name__}"
+        )
     expected = (len(fixed), 2, *fixed.shape[2:])
     if tuple(displacement.shape) != expected:
         raise ValueError(
@@ -53,7 +62,8 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
 
 def device_of(network: nn.Module) -> torch.device:
     """Where the network's parameters are; the CPU where it has none."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 def refined(

@@ -23,7 +23,12 @@ from diffreg.training._settings import converted
 
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
-_PATHS = {("data", "images"), ("data", "validation"), ("training", "out")}
+_PATHS = {
+    ("data", "images"),
+    ("data", "validation"),
+    ("training", "out"),
+    ("training", "start"),
+}
 
 
 @dataclass(frozen=True)
@@ -274,8 +279,22 @@ def _make_absolute(sections: dict[str, Any], folder: Path) -> None:
         value = sections.get(section, {}).get(key)
         if value is not None:
             several = [value] if isinstance(value, str) else value
-            absolute = [str(folder / Path(item).expanduser()) for item in several]
+            absolute = [
+                item if key == "start" and not _is_file(item, folder) else _below(folder, item)
+                for item in several
+            ]
             sections[section][key] = absolute[0] if isinstance(value, str) else absolute
+
+
+def _below(folder: Path, item: str) -> str:
+    return str(folder / Path(item).expanduser())
+
+
+def _is_file(start: str, folder: Path) -> bool:
+    """Whether `training.start` names a file, and not a network that comes with the package."""
+    path = Path(start)
+    named = path.suffix == ".pt" or len(path.parts) > 1
+    return bool(start) and (named or Path(_below(folder, start)).exists())
 
 
 def _section(name: str, table: dict[str, Any], kind: Any) -> Any:

@@ -59,6 +59,8 @@ class Trainer:
             `training.out` holds a checkpoint and `training.resume` is not set, or that of another
             run.
 
+    `network` and `optimizer` belong to the run, which has made them from the settings.
+
     Example: `Trainer(load_config("config.toml")).train()`
     """
 
@@ -94,8 +96,8 @@ class Trainer:
         if settings.start and not going_on:
             network.load_state_dict(weights_of(settings.start, config))
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters())
+        self._network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
+        self._optimizer = torch.optim.Adam(self._network.parameters())
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
@@ -106,6 +108,32 @@ class Trainer:
             running = torch.compile(running)
         self._predict = predictor(running, self.ranks.device, settings.precision)
         self._measured = predictor(self.network, self.ranks.device, settings.precision)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """What is trained."""
+        return self._network
+
+    @network.setter
+    def network(self, network: torch.nn.Module) -> None:
+        raise AttributeError(
+            "Trainer.network cannot be replaced: the optimiser holds the weights of the network "
+            "that the settings name, and checkpoints are read by these; give the settings "
+            "(model.name, training.start), load weights with Trainer.network.load_state_dict, or "
+            "write a loop of your own (examples/)"
+        )
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam, over the network's weights."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        raise AttributeError(
+            "Trainer.optimizer cannot be replaced: a run that goes on from a checkpoint would not "
+            "know it; give the settings (optimizer.*)"
+        )
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
