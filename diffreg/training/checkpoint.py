@@ -116,5 +116,5 @@ def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
         network.load_state_dict(contents["weights"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
-    # Convolutions on a CPU take half the time in this order.
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Convolutions on a CPU take half the time in this order. float32 whatever torch's default is.
+    return network.float().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
