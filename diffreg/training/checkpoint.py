@@ -58,6 +58,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a checkpoint")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about pickles that it then refuses
