@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffreg import __version__
 from diffreg._extras import require
@@ -88,10 +89,7 @@ class Trainer:
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = _objective(config, self.dataset.spacing)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            model = dict(config.to_dict()["model"])
-            network = build_model(model.pop("name"), **model)
+        network = _fresh_network(config)
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
             network.load_state_dict(weights_of(settings.start, config))
@@ -384,6 +382,19 @@ def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
             f"to train on {training.spacing}: they must be of one shape"
         )
     return training, validation
+
+
+def _fresh_network(config: Config) -> nn.Module:
+    """Its weights are a function of the seed, whatever torch's default dtype is."""
+    model = dict(config.to_dict()["model"])
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        try:
+            torch.set_default_dtype(torch.float32)
+            return build_model(model.pop("name"), **model)
+        finally:
+            torch.set_default_dtype(default)
 
 
 def _objective(config: Config, spacing: tuple[float, ...]) -> Objective:
