@@ -76,7 +76,7 @@ class Pair(nn.Module):
 
 
 def test_a_network_that_returns_something_else():
-    with pytest.raises(TypeError, match=r"must return a displacement, a tensor .*, got tuple"):
+    with pytest.raises(TypeError, match=r"the network must give a tensor, got tuple"):
         register(MOVING, FIXED, network=Pair())
 
 
