@@ -163,14 +163,8 @@ def write_docs(text: str) -> None:
     path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="fail where a gate does not hold")
-    parser.add_argument("--write", action="store_true", help="write the tables and the JSON")
-    options = parser.parse_args()
-    emulation = Emulation(build.build("plain"))
-    dtypes = (torch.float32, torch.float64, torch.float16)
-    rows = [row for dtype in dtypes for row in traffic(emulation, dtype)]
+def read_core() -> list[dict[str, Any]]:
+    """What the kernels of this build need; nothing, and why in words, where it cannot be read."""
     cuobjdump, compiled = tool("cuobjdump"), []
     if _core.build_info()["cuda_architectures"] == "none":
         print("registers, spills and occupancy: skipped, this build has no CUDA kernels")
@@ -184,11 +178,24 @@ def main() -> None:
             print("loops and bytes in flight: skipped, there is no nvdisasm")
         else:
             loops(Path(_C.__file__), cuobjdump, compiled)
+    return compiled
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail where a gate does not hold")
+    parser.add_argument("--write", action="store_true", help="write the tables and the JSON")
+    options = parser.parse_args()
+    compiled = read_core()
+    if options.write and not compiled:
+        raise SystemExit("--write would empty the tables: it needs kernels and cuobjdump")
+    emulation = Emulation(build.build("plain"))
+    dtypes = (torch.float32, torch.float64, torch.float16)
+    rows = [row for dtype in dtypes for row in traffic(emulation, dtype)]
     print(table(rows, compiled))
     if options.write:
         write_docs(table(rows, compiled))
-        if compiled:
-            write_resources(compiled, ROOT / "bench" / "results" / "cuda_resources.tsv")
+        write_resources(compiled, ROOT / "bench" / "results" / "cuda_resources.tsv")
         result = {"core": _core.build_info(), "traffic": rows, "resources": compiled}
         target = ROOT / "build" / "cuda_cost.json"
         target.parent.mkdir(exist_ok=True)

@@ -145,3 +145,45 @@ def test_a_file_that_is_not_there(tmp_path):
         load_config(tmp_path / "none.toml")
     with pytest.raises(ValueError, match="is a folder"):
         load_config(tmp_path)
+
+
+# where training.start is
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        ("first/last.pt", "{folder}/first/last.pt"),
+        ("last.pt", "{folder}/last.pt"),
+        ("./here", "{folder}/here"),
+        ("here", "{folder}/here"),
+        ("/elsewhere/last.pt", "/elsewhere/last.pt"),
+        ("lunet-cardiac-mr", "lunet-cardiac-mr"),
+        ("", ""),
+    ],
+)
+def test_a_start_is_relative_to_the_file_that_names_it(
+    write, tmp_path, monkeypatch, start, expected
+):
+    (tmp_path / "here").touch()
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away" / "lunet-cardiac-mr").touch()
+    path = write(f'[training]\nstart = "{start}"\nsteps = 3')
+    monkeypatch.chdir(tmp_path / "away")
+    for overrides in ([], ["training.steps=4"], ["training.out=there"]):
+        found = load_config(path, overrides).training.start
+        assert found == expected.format(folder=tmp_path)
+
+
+def test_a_start_on_the_command_line_is_relative_to_the_working_folder(
+    write, tmp_path, monkeypatch
+):
+    (tmp_path / "away").mkdir()
+    monkeypatch.chdir(tmp_path / "away")
+    path = write('[training]\nstart = "first/last.pt"')
+    for start, expected in (
+        ("second/last.pt", f"{tmp_path}/away/second/last.pt"),
+        ("lunet-mr-ct", "lunet-mr-ct"),
+        ('""', ""),
+    ):
+        assert load_config(path, [f"training.start={start}"]).training.start == expected

@@ -40,6 +40,15 @@ def test_a_spill_breaks_a_gate(kind):
     assert gate == "op/kernel<float, 2> (sm_90): 8 bytes of local memory"
 
 
+def test_tables_are_not_written_without_kernels(monkeypatch):
+    """Where torch is a CPU build the core is without them."""
+    monkeypatch.setattr(cuda_cost._core, "build_info", lambda: {"cuda_architectures": "none"})
+    monkeypatch.setattr(sys, "argv", ["cuda_cost.py", "--write"])
+    monkeypatch.setattr(cuda_cost, "write_docs", lambda text: pytest.fail("the page is emptied"))
+    with pytest.raises(SystemExit, match="would empty the tables"):
+        cuda_cost.main()
+
+
 def test_no_kernel_spills_in_the_table_that_is_kept():
     kernels = cuda_code.read_resources(RESOURCES)
     assert kernels

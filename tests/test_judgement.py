@@ -75,6 +75,7 @@ def test_a_turned_and_shifted_head_is_doubted(tmp_path, monkeypatch, capsys):
     count = len(metrics["warnings"])
     assert output.out.startswith(f"out/report.html: doubtful ({count} warning")
     assert metrics["folded_percent"] == 0
+    assert 'class="warnings"' in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_png_files_of_different_sizes_are_doubted(tmp_path, monkeypatch, capsys):

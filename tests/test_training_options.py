@@ -8,8 +8,9 @@ from test_trainer import config_of, save_images, trainer, weights
 
 from diffreg.data.images import read_image, write_image
 from diffreg.training.checkpoint import read_checkpoint
-from diffreg.training.config import Config
+from diffreg.training.config import Config, load_config
 from diffreg.training.log import ValidationLog, read_log
+from diffreg.training.pretrained import checkpoint_path
 
 
 @pytest.fixture
@@ -167,7 +168,8 @@ def test_a_run_begins_with_the_weights_of_another(images, tmp_path):
     assert any(not torch.equal(kept[k], w) for k, w in trained.items())
     # Going on is from its own checkpoint: the one that it began with may be gone.
     (first.out / "last.pt").unlink()
-    gone_on = trainer(with_settings(again, training={"steps": 3, "resume": True}))
+    moved = {"start": "/elsewhere/last.pt", "steps": 3, "resume": True}
+    gone_on = trainer(with_settings(again, training=moved))
     assert gone_on.step == 2
     assert all(torch.equal(trained[k], w) for k, w in gone_on.network.state_dict().items())
 
@@ -176,10 +178,18 @@ def test_a_start_that_does_not_fit(images, tmp_path):
     config = config_of(images, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"nothing\.pt does not exist, and is none of"):
         trainer(with_settings(config, training={"start": "nothing.pt"}))
+    with pytest.raises(ValueError, match="is a folder, not a checkpoint"):
+        trainer(with_settings(config, training={"start": str(tmp_path)}))
     other = with_settings(config, model={"integrate": True})
     with pytest.raises(ValueError, match=r"training\.start: lunet-cardiac-mr holds LUNetConfig"):
         trainer(with_settings(other, training={"start": "lunet-cardiac-mr"}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_the_name_of_a_network_does_not_stand_in_its_way(tmp_path, monkeypatch):
+    (tmp_path / "lunet-cardiac-mr").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_path("lunet-cardiac-mr").is_file()
 
 
 def test_the_rate_warms_up(images, tmp_path):
@@ -259,3 +269,30 @@ def test_the_log_says_how_much_folds(images, tmp_path):
         head.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(50)
     entry = run.train_step()
     assert entry.smallest_determinant < 0 < entry.folded_percent <= 100
+
+
+def test_the_network_and_the_optimizer_of_a_run_cannot_be_replaced(images, tmp_path):
+    """The old one was trained, and the file that was saved could not be read."""
+    run = trainer(config_of(images, tmp_path / "run"))
+    with pytest.raises(AttributeError, match=r"Trainer\.network cannot be replaced: .*model\.name"):
+        run.network = torch.nn.Conv2d(2, 2, 3)
+    with pytest.raises(AttributeError, match=r"Trainer\.optimizer cannot be replaced"):
+        run.optimizer = torch.optim.SGD(run.network.parameters())
+    run.train()
+    assert run.step == run.config.training.steps
+
+
+def test_a_start_is_relative_to_its_file(tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "config.toml").write_text('[training]\nstart = "first/best.pt"\n')
+    (tmp_path / "runs" / "bare").write_text("")
+    found = load_config(tmp_path / "runs" / "config.toml")
+    assert found.training.start == str(tmp_path / "runs" / "first" / "best.pt")
+    monkeypatch.chdir(tmp_path)
+    for given, expected in (
+        ("x.pt", str(tmp_path / "x.pt")),  # of an override: to the working folder
+        ("lunet-cardiac-mr", "lunet-cardiac-mr"),
+        ("runs/bare", str(tmp_path / "runs" / "bare")),
+    ):
+        override = f"training.start={given}"
+        assert load_config("runs/config.toml", [override]).training.start == expected

@@ -4,6 +4,8 @@
 same, the networks' results, and pairs of other people or slices stand beside them.
 """
 
+import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
@@ -23,6 +25,15 @@ from diffreg.registration.signs import signs_of
 from diffreg.training.pretrained import checkpoint_path
 from diffreg.training.trainer import load_network
 
+# What a displacement depends on: with other sources, all is registered again.
+SOURCES = (
+    "ops",
+    "fields",
+    "losses",
+    "data",
+    "registration/variational.py",
+    "registration/leaving.py",
+)
 CACHE = ROOT / "build" / "warnings"
 NETWORKS = {"hearts": "lunet-cardiac-mr", "MR / simulated CT": "lunet-mr-ct"}
 COUNT = 20  # pairs of a collection, good ones and misaligned ones each
@@ -94,7 +105,7 @@ def other_rows(pairs: list[Aligned]) -> Iterator[dict]:
 
 def registered(name: str, pair: Aligned, moving: Image) -> Registration:
     """The result, from its displacement where that is kept."""
-    path = CACHE / ("".join(c if c.isalnum() else "-" for c in name) + ".npz")
+    path = CACHE / digest() / ("".join(c if c.isalnum() else "-" for c in name) + ".npz")
     if path.exists():
         with np.load(path) as held:
             displacement = torch.from_numpy(held["displacement"])
@@ -102,12 +113,23 @@ def registered(name: str, pair: Aligned, moving: Image) -> Registration:
         print(name, flush=True)
         result = register(moving, pair.fixed, objective=usual_objective(pair.similarity))
         displacement = result.displacement
-        CACHE.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path.with_suffix(".part.npz"), displacement=displacement.numpy())
         path.with_suffix(".part.npz").rename(path)
     objective = usual_objective(pair.similarity)
     about = "variational", "+".join(objective.similarity), float("nan"), {}
     return registration_of(prepare(moving, pair.fixed), displacement, *about)
+
+
+@functools.cache
+def digest() -> str:
+    """Of the sources that a displacement depends on."""
+    found = hashlib.sha256()
+    for name in SOURCES:
+        place = ROOT / "diffreg" / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found.update(path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def error_of(result: Registration, truth: Tensor) -> float:

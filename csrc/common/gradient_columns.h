@@ -32,6 +32,18 @@ struct MaskColumn {
   }
 };
 
+// Which of the last rows of a column hide their voxel: bit 0 is that of the last one. In one
+// register, which three flags would not be.
+struct HiddenRows {
+  uint32_t bits = 0;
+
+  template <typename T>
+  DIFFREG_DEVICE void move_down(T value, T weight) {
+    bits = bits << 1 | (hidden(value, weight) ? 1u : 0u);
+  }
+  DIFFREG_DEVICE bool above() const { return bits & 4; }
+};
+
 // The image gradient's adjoint: minus the central difference of the gradient p to the derivatives,
 // where p goes on beyond the image with its sign changed.
 template <typename T>

@@ -20,7 +20,7 @@ struct RowWindow {
   MaskColumn<T> mask;
   T above, here, below;
   T weight, weight_below;  // of the rows `here` and `below`
-  bool hides_above = false, hides_here, hides_below;
+  HiddenRows hides;
 
   struct Row {
     T below, weight;  // both of the row below
@@ -33,9 +33,9 @@ struct RowWindow {
         here(image.at(y - 1)),
         below(image.at(y)),
         weight(mask.at(y - 1)),
-        weight_below(mask.at(y)),
-        hides_here(hidden(here, weight)),
-        hides_below(hidden(below, weight_below)) {
+        weight_below(mask.at(y)) {
+    hides.move_down(here, weight);
+    hides.move_down(below, weight_below);
     here = visible(here, weight);
     below = visible(below, weight_below);
   }
@@ -50,9 +50,7 @@ struct RowWindow {
     weight = weight_below;
     below = visible(next.below, next.weight);
     weight_below = next.weight;
-    hides_above = hides_here;
-    hides_here = hides_below;
-    hides_below = hidden(next.below, next.weight);
+    hides.move_down(next.below, next.weight);
     image_gradient(above, here, below, g);
   }
 };
@@ -166,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
           }
           const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(row_of(own, y - 1, W), floored || rows.hides_above ? T(0) : sum);
+          store(row_of(own, y - 1, W), floored || rows.hides.above() ? T(0) : sum);
         });
   }
 }

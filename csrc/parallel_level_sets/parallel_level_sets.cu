@@ -33,7 +33,7 @@ template <typename T>
 struct RowWindow {
   T above[2], here[2], below[2];
   T weight, weight_below;
-  bool hides_above = false, hides_here, hides_below;
+  HiddenRows hides;  // of the first image
 
   template <typename S>
   DIFFREG_DEVICE RowWindow(const Columns<S>& columns, int32_t y)
@@ -42,8 +42,8 @@ struct RowWindow {
       here[k] = columns.image[k].at(y - 1);
       below[k] = columns.image[k].at(y);
     }
-    hides_here = hidden(here[0], weight);
-    hides_below = hidden(below[0], weight_below);
+    hides.move_down(here[0], weight);
+    hides.move_down(below[0], weight_below);
     for (int k = 0; k < 2; ++k) {
       here[k] = visible(here[k], weight);
       below[k] = visible(below[k], weight_below);
@@ -58,9 +58,7 @@ struct RowWindow {
     }
     weight = weight_below;
     weight_below = next.weight;
-    hides_above = hides_here;
-    hides_here = hides_below;
-    hides_below = hidden(next.image[0], next.weight);
+    hides.move_down(next.image[0], next.weight);
     image_gradient(above[0], here[0], below[0], g);
     image_gradient(above[1], here[1], below[1], h);
   }
@@ -151,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
           }
           const T sum = adjoint.advance(y, place.x, H, W, inner, p);
           if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(row_of(own, y - 1, W), rows.hides_above ? T(0) : sum);
+          store(row_of(own, y - 1, W), rows.hides.above() ? T(0) : sum);
         });
   }
 }

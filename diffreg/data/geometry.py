@@ -38,7 +38,9 @@ class Image:
             voxels hold one. Such voxels are never compared; `data` has the smallest number there.
 
     Raises:
-        ValueError: no voxel holds a number.
+        TypeError: data that are no tensor of real numbers, or an affine that is no array.
+        ValueError: shapes that do not fit, an affine that gives two voxels one place, or no voxel
+            that holds a number.
     """
 
     data: Tensor
@@ -52,6 +54,8 @@ class Image:
     valid: Tensor | None = None
 
     def __post_init__(self) -> None:
+        self._check_data()
+        self._check_place()
         if not self.data.is_floating_point():
             return
         finite = torch.isfinite(self.data)
@@ -63,6 +67,29 @@ class Image:
         valid = finite if self.valid is None else finite & self.valid
         object.__setattr__(self, "data", torch.where(finite, self.data, smallest))
         object.__setattr__(self, "valid", valid)
+
+    def _check_data(self) -> None:
+        if not isinstance(self.data, Tensor):
+            raise TypeError(
+                f"data must be a torch.Tensor (1, 1, *S), got {type(self.data).__name__}: "
+                "diffreg.read_image reads a file, torch.from_numpy(array)[None, None] makes one"
+            )
+        shape = list(self.data.shape)
+        if len(shape) != 4 or shape[:2] != [1, 1] or 0 in shape:
+            raise ValueError(f"data must be (1, 1, *S) with S of two axes, got {shape}")
+        if self.data.is_complex():
+            raise TypeError(f"data must be real, got {self.data.dtype}")
+        if self.valid is not None and self.valid.shape != self.data.shape:
+            raise ValueError(f"valid must have the shape of data, got {list(self.valid.shape)}")
+
+    def _check_place(self) -> None:
+        if not isinstance(self.affine, np.ndarray) or self.affine.dtype.kind not in "iuf":
+            raise TypeError(
+                f"affine must be an array (4, 4) of numbers, got {type(self.affine).__name__}"
+            )
+        if self.affine.shape != (4, 4):
+            raise ValueError(f"affine must be (4, 4), got {self.affine.shape}")
+        check_affine(self.affine, self.name)
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -137,6 +137,10 @@ def prepare(
         >>> prepare(image, image).moving_values.max().item()
         1.0
     """
+    named = {"moving": moving, "fixed": fixed, "mask": mask, "moving_mask": moving_mask}
+    for name, image in named.items():
+        check_type(name, image, Image, optional="mask" in name)
+    check_type("normalization", normalization, Normalization, optional=True)
     inside = compared_region(moving, fixed, mask, moving_mask)
     as_seen = as_coarse_as(fixed, moving)
     # The edge is repeated: to a registration, the end of the field of view would be an edge.
@@ -153,6 +157,30 @@ def prepare(
         *(moving, fixed, moving_mask, normalization, limits, as_seen, values, fixed_values, inside),
         fixed_mask=mask,
     )
+
+
+def check_type(name: str, value: Any, kind: type, optional: bool = False) -> None:
+    """Refuse an argument of another type.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: what it must be an instance of.
+        optional: whether None will do.
+
+    Raises:
+        TypeError: it is something else.
+
+    Example:
+        >>> from diffreg.data.prepare import check_type
+        >>> check_type("levels", 3, int)
+    """
+    if isinstance(value, kind) or (optional and value is None):
+        return
+    what = f"a diffreg {kind.__name__}" if kind.__module__.startswith("diffreg") else kind.__name__
+    hint = ", as diffreg.read_image gives it" if kind is Image else ""
+    none = " or None" if optional else ""
+    raise TypeError(f"{name} must be {what}{none}{hint}, got {type(value).__name__}")
 
 
 def relative_spacing(fixed: Image) -> tuple[float, ...]:

@@ -112,7 +112,7 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
         raise ValueError(f"{path} holds displacements that are infinite in float32")
     displacement = torch.from_numpy(np.ascontiguousarray(u))[None]
     grid = Image(
-        data=torch.zeros(1, 1, *u.shape[1:]),
+        data=torch.zeros(1, 1, *u.shape[1:], dtype=torch.float32),
         affine=affine,
         path=path,
         kind=kind,

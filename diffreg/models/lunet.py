@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
+from diffreg.models._precision import in_single, stacked
 from diffreg.models._upsampling import doubled
 
 
@@ -56,9 +57,10 @@ class LUNet(nn.Module):
     """A light U-net without batch statistics: one pair's result does not depend on the others.
 
     Two 3x3 convolutions a level, max-pool down, bilinear upsampling and concatenation up, and a 3x3
-    head without activation, initialised near zero: training starts from the identity. The head and
-    what follows it run in float32, under autocast too. Images of any size are padded inside, their
-    border repeated, to a multiple of the coarsest voxel.
+    head without activation, initialised near zero: training starts from the identity. The images
+    are taken in the dtype of the weights; the head and what follows it run in float32, under
+    autocast too. Images of any size are padded inside, their border repeated, to a multiple of the
+    coarsest voxel.
 
     Args:
         config: None is the default, 122,178 parameters.
@@ -93,10 +95,14 @@ class LUNet(nn.Module):
         nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1]."""
+        """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1].
+
+        The images may be of any floating dtype.
+        """
         check_images(moving, fixed)
         shape = fixed.shape[2:]
-        x = _padded(torch.cat([moving, fixed], 1), 2 ** (len(self.down) - 1))
+        x = stacked(moving, fixed, self.down[0])
+        x = _padded(x, 2 ** (len(self.down) - 1))
         skips = []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2) if level else x)
@@ -104,7 +110,7 @@ class LUNet(nn.Module):
         for block, skip in zip(self.up, skips[-2::-1], strict=True):
             x = block(torch.cat([skip, self.doubled(x)], 1))
         with torch.autocast(x.device.type, enabled=False):
-            field = self.head(x.float())[..., : shape[0], : shape[1]]
+            field = in_single(self.head, x)[..., : shape[0], : shape[1]]
             if self.config.integrate:
                 return integrate(field, self.config.integration_steps)
         return field

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
+from diffreg.models._precision import in_single, stacked
 
 KERNELS = (9, 7, 5, 3)
 WIDTHS = (16, 32, 16)  # channels after each convolution but the last
@@ -52,8 +53,9 @@ class SN(nn.Module):
     """Four convolutions, 9x9 to 3x3, at full resolution: each voxel sees 10 voxels around it.
 
     ReLU in between; the last one has no activation and is initialised near zero: training starts
-    from the identity. It runs in float32, under autocast too, and so does the integration. Images
-    of any size; outside them the convolutions read 0.
+    from the identity. It runs in float32, under autocast too, and so does the integration; the
+    others in the dtype of their weights, in which the images are taken. Images of any size; outside
+    them the convolutions read 0.
 
     Args:
         config: None is the default, 40,834 parameters.
@@ -86,11 +88,14 @@ class SN(nn.Module):
         nn.init.zeros_(self.head.get_parameter("bias"))
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1]."""
+        """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1].
+
+        The images may be of any floating dtype.
+        """
         check_images(moving, fixed)
-        x = self.blocks(torch.cat([moving, fixed], 1))
+        x = self.blocks(stacked(moving, fixed, self.blocks))
         with torch.autocast(x.device.type, enabled=False):
-            field = self.head(x.float())
+            field = in_single(self.head, x)
             if self.config.integrate:
                 return integrate(field, self.config.integration_steps)
         return field

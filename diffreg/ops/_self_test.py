@@ -90,7 +90,8 @@ def _as_tuple(value: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _uniform(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(shape, generator=generator, dtype=torch.float32)
 
 
 def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:

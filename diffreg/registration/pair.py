@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffreg import __version__
 from diffreg.data.geometry import Image
 from diffreg.data.images import Normalization
-from diffreg.data.prepare import Prepared, prepare, relative_spacing
+from diffreg.data.prepare import Prepared, check_type, prepare, relative_spacing
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
@@ -75,6 +75,7 @@ def register(
         The registration.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: the images share no plane, no voxel or no contrast, the mask is empty, or
             there is nothing to refine.
 
@@ -89,6 +90,11 @@ def register(
         >>> register(*pair, levels=1, iterations=10).metrics["folded_percent"]
         0.0
     """
+    if network is not None and not callable(network):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+    check_type("objective", objective, Objective, optional=True)
+    for name, number in (("levels", levels), ("iterations", iterations), ("refine", refine)):
+        check_type(name, number, int)
     prepared = prepare(moving, fixed, mask, normalization, moving_mask)
     if network is not None:
         options = similarity, both_ways, guarantee, objective, refine, progress, fill

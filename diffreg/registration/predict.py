@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,10 @@ class Refined(NamedTuple):
 
 
 def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
-    """The network's displacements, found where its parameters are.
+    """The network's displacements, found where its parameters are and in their dtype.
 
     Args:
-        network: called (moving, fixed) -> displacement.
+        network: called (moving, fixed) -> displacement; a module, or a function.
         moving: (N, 1, *S) in [0, 1].
         fixed: (N, 1, *S) in [0, 1].
 
@@ -35,14 +36,19 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
         (N, 2, *S), voxels, float32 on the CPU.
 
     Raises:
+        TypeError: the network cannot be called, or gives no tensor.
         ValueError: the network gives no displacement of that size.
 
     Example: `predict(network, pair.moving_values, pair.fixed_values)`
     """
-    device = device_of(network)
-    network.eval()
+    check_network(network)
+    device, dtype = device_of(network), _dtype_of(network, moving.dtype)
+    if isinstance(network, nn.Module):
+        network.eval()
     with torch.no_grad():
-        displacement = network(moving.to(device), fixed.to(device))
+        displacement = network(moving.to(device, dtype), fixed.to(device, dtype))
+    if not isinstance(displacement, Tensor):
+        raise TypeError(f"the network must give a tensor, got {type(displacement).__name__}")
     expected = (len(fixed), 2, *fixed.shape[2:])
     if tuple(displacement.shape) != expected:
         raise ValueError(
@@ -53,7 +59,27 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
 
 def device_of(network: nn.Module) -> torch.device:
     """Where the network's parameters are; the CPU where it has none."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return next((parameter.device for parameter in _parameters(network)), torch.device("cpu"))
+
+
+def check_network(network: Any) -> None:
+    """Raises a TypeError unless it can be called."""
+    if isinstance(network, type) or not callable(network):
+        found = repr(network) if isinstance(network, str | Path | type) else type(network).__name__
+        raise TypeError(
+            "network must be callable, (moving, fixed) -> displacement, such as a diffreg.models "
+            f'module or what load_network gives as "network", got {found}'
+        )
+
+
+def _dtype_of(network: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """What the network's layers read: the dtype of the first that have one."""
+    kinds = (p.dtype for p in _parameters(network) if p.is_floating_point())
+    return next(kinds, otherwise)
+
+
+def _parameters(network: nn.Module) -> Iterator[Tensor]:
+    return network.parameters() if isinstance(network, nn.Module) else iter(())
 
 
 def refined(

@@ -88,8 +88,8 @@ def second_start(prepared: Prepared) -> Placement | None:
 def displacement_of(placement: Placement, fixed: Image) -> Tensor:
     """The displacement that a placement is, (1, 2, *S), fixed voxels."""
     places = identity_grid(fixed.shape)
-    shift = torch.tensor(placement.shift)[:, None, None]
-    turns = torch.tensor([math.radians(placement.turn)])
+    shift = places.new_tensor(placement.shift)[:, None, None]
+    turns = places.new_tensor([math.radians(placement.turn)])
     return _turn(places[0] + shift, turns, fixed) - places
 
 
@@ -123,7 +123,8 @@ def _turned(prepared: Prepared, grid: _Grid) -> tuple[Tensor, Tensor]:
     # As coarse as the grid, along its own axes.
     reach = (matrix[:, :2] * grid.factor.flatten()).norm(dim=1).clamp(min=1)
     size = [max(1, round(n / float(r))) for n, r in zip(moving.shape, reach, strict=True)]
-    factor = torch.tensor([n / m for n, m in zip(moving.shape, size, strict=True)])[:, None, None]
+    ratios = [n / m for n, m in zip(moving.shape, size, strict=True)]
+    factor = torch.tensor(ratios, dtype=torch.float32)[:, None, None]
     values = prepared.normalization.scale(moving.data, prepared.limits)
     coarse = F.interpolate(values, size=size, mode="area").expand(len(turns), -1, -1, -1)
     places = (places + 0.5) / factor - 0.5

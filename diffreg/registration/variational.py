@@ -216,8 +216,9 @@ class Regulariser:
         self.shape, self.spacing, self.weights = shape, spacing, weights
         laplacian = like.new_zeros(())
         for k, (n, h) in enumerate(zip(shape, spacing, strict=True)):
-            waves = torch.fft.rfftfreq(n) if k == len(shape) - 1 else torch.fft.fftfreq(n)
-            eigenvalues = (2 * torch.sin(torch.pi * waves.to(like)) / h) ** 2
+            frequencies = torch.fft.rfftfreq if k == len(shape) - 1 else torch.fft.fftfreq
+            waves = frequencies(n, dtype=like.dtype, device=like.device)
+            eigenvalues = (2 * torch.sin(torch.pi * waves) / h) ** 2
             laplacian = laplacian + eigenvalues.reshape(-1, *[1] * (len(shape) - 1 - k))
         energy = weights.diffusion * laplacian + weights.bending * laplacian**2
         self.eigenvalues = torch.stack([2 * h * h / shape.numel() * energy for h in spacing])

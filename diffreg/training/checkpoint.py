@@ -58,6 +58,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a checkpoint")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about pickles that it then refuses
@@ -116,5 +118,5 @@ def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
         network.load_state_dict(contents["weights"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
-    # Convolutions on a CPU take half the time in this order.
-    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Convolutions on a CPU take half the time in this order. float32 whatever torch's default is.
+    return network.float().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

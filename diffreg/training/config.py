@@ -24,6 +24,8 @@ from diffreg.training._settings import converted
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
 _PATHS = {("data", "images"), ("data", "validation"), ("training", "out")}
+# A path, or the name of a network that comes with the package.
+_PATH_OR_NAME = {("training", "start")}
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ class TrainingConfig:
         batch_size: pairs a step, of all processes together.
         seed: of the initial weights and of every sample.
         start: the checkpoint whose weights the run begins with, a file or one of
-            `diffreg.training.pretrained.pretrained_networks()`; "": random weights.
+            `diffreg.training.pretrained.pretrained_networks()`; "": random weights. A word
+            without a suffix is a file where there is one of that name, else a network's.
         checkpoint_every: steps from one checkpoint to the next.
         validate_every: steps from one validation to the next, where there are pairs to validate on.
         patience: validations without a better one after which the run ends; 0: it never does.
@@ -216,7 +219,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             relative to the working folder.
 
     Returns:
-        The settings, all paths absolute.
+        The settings, all paths that were given absolute.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -247,7 +250,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     _make_absolute(sections, path.absolute().parent)
     for override in overrides:
         _override(sections, override)
-    _make_absolute(sections, Path.cwd())
     return Config.from_dict(sections)
 
 
@@ -263,19 +265,28 @@ def _override(sections: dict[str, Any], override: str) -> None:
         value = text.strip()  # text without quotes
     if section == "model" and key == "name":
         sections["model"] = {}  # another model has settings of its own
+    given = {section: {key: value}}
     trial = {section: {**sections.get(section, {}), key: value}}
     Config.from_dict(trial)
-    sections.update(trial)
+    _make_absolute(given, Path.cwd())
+    sections[section] = {**trial[section], **given[section]}
 
 
 def _make_absolute(sections: dict[str, Any], folder: Path) -> None:
     """Paths that are not absolute become so, from `folder`."""
-    for section, key in _PATHS:
+    for section, key in _PATHS | _PATH_OR_NAME:
         value = sections.get(section, {}).get(key)
-        if value is not None:
-            several = [value] if isinstance(value, str) else value
-            absolute = [str(folder / Path(item).expanduser()) for item in several]
-            sections[section][key] = absolute[0] if isinstance(value, str) else absolute
+        if value is None or ((section, key) in _PATH_OR_NAME and _is_name(value, folder)):
+            continue
+        several = [value] if isinstance(value, str) else value
+        absolute = [str(folder / Path(item).expanduser()) for item in several]
+        sections[section][key] = absolute[0] if isinstance(value, str) else absolute
+
+
+def _is_name(value: str, folder: Path) -> bool:
+    """Whether it is one word without a suffix, and no file in the folder."""
+    path = Path(value)
+    return len(path.parts) < 2 and not path.suffix and not (folder / path).is_file()
 
 
 def _section(name: str, table: dict[str, Any], kind: Any) -> Any:

@@ -42,6 +42,8 @@ def check_same_run(
             if (section, key) == ("data", "images"):
                 continue  # the pairs themselves are compared: the folder may have moved
             before, now = table.get(key), ours[section].get(key)
+            if (section, key) == ("training", "start"):  # its folder may have moved
+                before, now = (Path(start or "").name for start in (before, now))
             if before != now:
                 raise ValueError(
                     f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffreg import __version__
 from diffreg._extras import require
@@ -59,6 +60,8 @@ class Trainer:
             `training.out` holds a checkpoint and `training.resume` is not set, or that of another
             run.
 
+    `network` and `optimizer` belong to the run, which has made them from the settings.
+
     Example: `Trainer(load_config("config.toml")).train()`
     """
 
@@ -86,16 +89,13 @@ class Trainer:
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = _objective(config, self.dataset.spacing)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            model = dict(config.to_dict()["model"])
-            network = build_model(model.pop("name"), **model)
+        network = _fresh_network(config)
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
             network.load_state_dict(weights_of(settings.start, config))
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters())
+        self._network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
+        self._optimizer = torch.optim.Adam(self._network.parameters())
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
@@ -106,6 +106,32 @@ class Trainer:
             running = torch.compile(running)
         self._predict = predictor(running, self.ranks.device, settings.precision)
         self._measured = predictor(self.network, self.ranks.device, settings.precision)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """What is trained."""
+        return self._network
+
+    @network.setter
+    def network(self, network: torch.nn.Module) -> None:
+        raise AttributeError(
+            "Trainer.network cannot be replaced: the optimiser holds the weights of the network "
+            "that the settings name, and checkpoints are read by these; give the settings "
+            "(model.name, training.start), load weights with Trainer.network.load_state_dict, or "
+            "write a loop of your own (examples/)"
+        )
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam, over the network's weights."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        raise AttributeError(
+            "Trainer.optimizer cannot be replaced: a run that goes on from a checkpoint would not "
+            "know it; give the settings (optimizer.*)"
+        )
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
@@ -356,6 +382,19 @@ def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
             f"to train on {training.spacing}: they must be of one shape"
         )
     return training, validation
+
+
+def _fresh_network(config: Config) -> nn.Module:
+    """Its weights are a function of the seed, whatever torch's default dtype is."""
+    model = dict(config.to_dict()["model"])
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        try:
+            torch.set_default_dtype(torch.float32)
+            return build_model(model.pop("name"), **model)
+        finally:
+            torch.set_default_dtype(default)
 
 
 def _objective(config: Config, spacing: tuple[float, ...]) -> Objective:

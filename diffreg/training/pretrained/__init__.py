@@ -25,16 +25,18 @@ def checkpoint_path(name: str | Path) -> Path:
     """The file of a checkpoint: of this path, or of a network that comes with the package.
 
     Args:
-        name: a path, which comes first, or one of `pretrained_networks()`.
+        name: a file, which comes first, or one of `pretrained_networks()`.
 
     Raises:
         FileNotFoundError: it is neither.
     """
     path = Path(name)
-    if path.exists():
+    if path.is_file():
         return path
     if str(name) in pretrained_networks():
         return FOLDER / f"{name}.pt"
+    if path.exists():
+        return path  # whoever reads it says what it is
     raise FileNotFoundError(
         f"{name} does not exist, and is none of the networks that come with diffreg: "
         f"{', '.join(pretrained_networks())}"

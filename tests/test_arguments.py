@@ -1,0 +1,114 @@
+"""Arguments of the wrong type or shape: refused in words, where they are read first."""
+
+import numpy as np
+import pytest
+import torch
+from test_registration import FIXED, MOVING
+from torch import nn
+
+from diffreg.data.geometry import Image
+from diffreg.data.normalization import Normalization
+from diffreg.losses import Objective
+from diffreg.models import SN, LUNet
+from diffreg.registration import register
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DATA = torch.rand(1, 1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("data", "affine", "error", "message"),
+    [
+        (
+            DATA.numpy(),
+            np.eye(4),
+            TypeError,
+            r"data must be .* \(1, 1, \*S\), got ndarray",
+        ),
+        (
+            "a.nii",
+            np.eye(4),
+            TypeError,
+            "data must be .*diffreg.read_image reads a file",
+        ),
+        (DATA[0], np.eye(4), ValueError, r"data must be \(1, 1, \*S\).*got \[1, 4, 5\]"),
+        (DATA[..., None], np.eye(4), ValueError, r"got \[1, 1, 4, 5, 1\]"),
+        (torch.rand(2, 1, 4, 5), np.eye(4), ValueError, r"got \[2, 1, 4, 5\]"),
+        (torch.rand(1, 1, 0, 5), np.eye(4), ValueError, r"got \[1, 1, 0, 5\]"),
+        (DATA.to(torch.complex64), np.eye(4), TypeError, "data must be real, got torch.complex64"),
+        (DATA, torch.eye(4), TypeError, r"affine must be an array \(4, 4\) of numbers, got Tensor"),
+        (DATA, None, TypeError, "got NoneType"),
+        (DATA, np.eye(3), ValueError, r"affine must be \(4, 4\), got \(3, 3\)"),
+        (DATA, np.diag([1.0, 0, 1, 1]), ValueError, "the header gives a voxel no extent"),
+    ],
+)
+def test_an_image_that_is_none(data, affine, error, message):
+    with pytest.raises(error, match=message):
+        Image(data, affine)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"moving": MOVING.data},
+            "moving must be a diffreg Image, as diffreg.read_image .*got Tensor",
+        ),
+        ({"fixed": "fixed.nii"}, "fixed must be a diffreg Image, as .*, got str"),
+        ({"mask": np.ones((64, 56))}, "mask must be a diffreg Image or None, as .*, got ndarray"),
+        ({"moving_mask": True}, "moving_mask must be a diffreg Image or None"),
+        ({"normalization": (0.5, 99.5)}, "normalization must be a diffreg Normalization or None"),
+        ({"network": "lunet-cardiac-mr"}, "network must be a torch.nn.Module, got str"),
+        ({"objective": "ncc"}, "objective must be a diffreg Objective or None, got str"),
+        ({"levels": 2.0}, "levels must be int, got float"),
+    ],
+)
+def test_register_refuses_in_words(options, message):
+    with pytest.raises(TypeError, match=message):
+        register(**{"moving": MOVING, "fixed": FIXED, **options})
+
+
+class Pair(nn.Module):
+    """A network that returns more than its displacement."""
+
+    def forward(self, moving, fixed):
+        return moving, fixed
+
+
+def test_a_network_that_returns_something_else():
+    with pytest.raises(TypeError, match=r"the network must give a tensor, got tuple"):
+        register(MOVING, FIXED, network=Pair())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("model", [LUNet, SN])
+def test_networks_in_other_precisions(model, dtype):
+    """Their images are handed to them as they are; the field is float32, near that of float32."""
+    torch.manual_seed(0)
+    network = model().eval()
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape))
+    expected = register(MOVING, FIXED, network=network).displacement
+    found = register(MOVING, FIXED, network=network.to(dtype)).displacement
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_another_default_dtype(dtype):
+    """Of networks made and images registered under it."""
+    expected = register(MOVING, FIXED, levels=1, iterations=3).displacement
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = register(MOVING, FIXED, levels=1, iterations=3).displacement
+        network = LUNet()
+        image = torch.rand(1, 1, 32, 32, dtype=torch.float32)
+        assert network(image.to(dtype), image.to(dtype)).shape == (1, 2, 32, 32)
+        assert register(MOVING, FIXED, network=network).displacement.dtype == torch.float32
+        assert Normalization()(MOVING.data).dtype == torch.float32
+        Objective("ncc")(MOVING.data / 180, FIXED.data / 180, torch.zeros(1, 2, 64, 56).float())
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
