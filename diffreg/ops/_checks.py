@@ -91,7 +91,7 @@ def check_displacement(displacement: Any) -> None:
 
 
 def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
-    """Raises unless it is an image (N, C, *S), *S = H, W or D, H, W, floating unless `any_dtype`."""
+    """Raises unless it is an image (N, C, *S), 2-D or 3-D, floating unless `any_dtype`."""
     check_tensor(name, image)
     if image.ndim not in (4, 5):
         raise ValueError(f"{name} must be (N, C, H, W) or (N, C, D, H, W), got {list(image.shape)}")

@@ -47,8 +47,8 @@ def deformation_energy(
     too short for a stencil adds 0.
 
     Args:
-        displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of one
-            voxel is treated as an image, the displacement along that axis does not matter.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of
+            one voxel is treated as an image, the displacement along that axis does not matter.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k, second d_kl u_c h_c / (h_k h_l).
         penalty: "hyperelastic" psi = ((J-1)^2 / J)^2, "log2" (ln J)^2, "hinge" max(0, t - J)^2,

@@ -35,8 +35,8 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
             and rounded as everything: for screening, no certificate. It has no gradient.
 
     Returns:
-        (N, 2**D, *(S-1)), corner a + 2b + 4c at vertex (i+a, j+b, k+c), the first axis fastest; with
-        `reduce` (N, *(S-1)). Of an axis of one voxel one stays, and D counts the others. 1 for the
+        (N, 2**D, *(S-1)), corner a + 2b + 4c at vertex (i+a, j+b, k+c), the first axis fastest;
+        with `reduce` (N, *(S-1)). Of an axis of one voxel one stays, and D counts the others. 1 for the
         identity. float32 for half types: rounding would hide folds.
 
     Raises:
@@ -121,7 +121,7 @@ def jacobian_determinant_reference(
 
 
 def _edges(displacement: torch.Tensor) -> list[dict[tuple[int, ...], torch.Tensor]]:
-    """Of each axis the parallel edges of all cells, (N, D, *(S-1)) each, by the other axes' ends."""
+    """Of each axis the parallel edges of all cells, (N, D, *(S-1)), by the other axes' ends."""
     dimensions = displacement.shape[1]
     unit = torch.eye(dimensions, dtype=displacement.dtype, device=displacement.device)
     edges = []

@@ -94,8 +94,8 @@ def _check(
     check_axes("displacement", displacement, "moving", moving)
     if moving.is_cuda and (interpolation == "cubic" or padding == "reflection"):
         raise NotImplementedError(
-            f"interpolation={interpolation!r} with padding={padding!r} has no CUDA kernel: move the "
-            "tensors to the CPU, or call warp_reference"
+            f"interpolation={interpolation!r} with padding={padding!r} has no CUDA kernel: move "
+            "the tensors to the CPU, or call warp_reference"
         )
     if moving.shape[0] != displacement.shape[0]:
         raise ValueError(
