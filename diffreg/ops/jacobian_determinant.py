@@ -36,8 +36,8 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
 
     Returns:
         (N, 2**D, *(S-1)), corner a + 2b + 4c at vertex (i+a, j+b, k+c), the first axis fastest;
-        with `reduce` (N, *(S-1)). Of an axis of one voxel one stays, and D counts the others. 1 for the
-        identity. float32 for half types: rounding would hide folds.
+        with `reduce` (N, *(S-1)). Of an axis of one voxel one stays, and D counts the others. 1 for
+        the identity. float32 for half types: rounding would hide folds.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
