@@ -79,7 +79,11 @@ class Image:
             raise ValueError(f"data must be (1, 1, *S) with S of two axes, got {shape}")
         if self.data.is_complex():
             raise TypeError(f"data must be real, got {self.data.dtype}")
-        if self.valid is not None and self.valid.shape != self.data.shape:
+        if self.valid is None:
+            return
+        if not isinstance(self.valid, Tensor) or self.valid.dtype != torch.bool:
+            raise TypeError(f"valid must be a tensor of bools, got {type(self.valid).__name__}")
+        if self.valid.shape != self.data.shape:
             raise ValueError(f"valid must have the shape of data, got {list(self.valid.shape)}")
 
     def _check_place(self) -> None:
@@ -215,10 +219,10 @@ def resample_to(
         >>> resample_to(moving, mirrored).flatten().tolist()
         [2.0, 3.0, 0.0, 1.0]
     """
+    position = _positions(moving, fixed, displacement)
     dtype = moving.data.dtype if moving.data.is_floating_point() else torch.float32
     dtype = moving.data.dtype if interpolation == "nearest" else dtype
     outside = None if fill is None else _filling(fill, dtype, moving)
-    position = _positions(moving, fixed, displacement)
     values = _sampled(moving.data, position, fixed, interpolation).to(dtype)
     return values if outside is None else torch.where(_inside(position, moving), values, outside)
 
@@ -284,6 +288,11 @@ def usual_fill(moving: Image) -> float:
 
 def _positions(moving: Image, fixed: Image, displacement: Tensor | None) -> Tensor:
     """Where each fixed voxel lies in the moving image, (2, *S) float64, moving voxels."""
+    for name, image in (("moving", moving), ("fixed", fixed)):
+        if not isinstance(image, Image):
+            raise TypeError(f"{name} must be a diffreg Image, got {type(image).__name__}")
+    if displacement is not None and not isinstance(displacement, Tensor):
+        raise TypeError(f"displacement must be a tensor, got {type(displacement).__name__}")
     expected = (1, 2, *fixed.shape)
     if displacement is not None and tuple(displacement.shape) != expected:
         raise ValueError(
