@@ -89,11 +89,34 @@ def test_resampling_refuses_in_words(arguments, message):
         ({"network": "lunet-cardiac-mr"}, "network must be a torch.nn.Module, got str"),
         ({"objective": "ncc"}, "objective must be a diffreg Objective or None, got str"),
         ({"levels": 2.0}, "levels must be int, got float"),
+        ({"iterations": True}, "iterations must be int, got bool"),
+        ({"guarantee": 1}, "guarantee must be bool, got int"),
+        ({"both_ways": "yes"}, "both_ways must be bool, got str"),
+        ({"progress": True}, "progress must be callable or None, got bool"),
     ],
 )
 def test_register_refuses_in_words(options, message):
     with pytest.raises(TypeError, match=message):
         register(**{"moving": MOVING, "fixed": FIXED, **options})
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf"), "0", True])
+def test_a_fill_that_is_no_number(fill):
+    for refusing in (register, resample_to):
+        with pytest.raises(ValueError, match="fill must be a finite number or None, got "):
+            refusing(MOVING, FIXED, fill=fill)
+    assert resample_to(MOVING, FIXED, fill=np.float32(2)).shape == FIXED.data.shape
+
+
+def test_a_similarity_without_a_network():
+    """It said the similarity in the metrics, and the method minimised another."""
+    with pytest.raises(ValueError, match=r"variational method give objective=Objective\('pls'\)"):
+        register(MOVING, FIXED, similarity="pls")
+
+
+def test_an_image_of_another_kind():
+    with pytest.raises(ValueError, match="kind must be one of nifti, png, npz, got 'dicom'"):
+        Image(DATA, np.eye(4), kind="dicom")
 
 
 class Pair(nn.Module):

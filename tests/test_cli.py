@@ -157,6 +157,7 @@ MISTAKES = {
     "a slice of an image": ((*PAIR, "--slice", "0"), "--slice is for volumes"),
     "a constant image": (("register", "flat.nii.gz", "fixed.nii.gz", "-o", "out"), "3 everywhere"),
     "two kinds": (("register", "moving.png", "fixed.nii.gz", "-o", "out"), "physical coordinates"),
+    "no number": ((*PAIR, "--fill", "nan"), "argument --fill: must be a finite number, got 'nan'"),
     "no folder": ((*PAIR[:-1], "none/out"), "does not exist"),
     "a file as folder": ((*PAIR[:-1], "mask.nii.gz"), "is a file, not a folder"),
     "no checkpoint": ((*PAIR, "--method", "network"), "needs --checkpoint"),

@@ -30,7 +30,14 @@ from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.checkpoint import load_network, read_checkpoint, write_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, weights_of
-from diffreg.training.log import Logs, StepLog, ValidationLog, appending, shown, tensorboard
+from diffreg.training.log import (
+    Logs,
+    StepLog,
+    ValidationLog,
+    appending,
+    progress_terms,
+    tensorboard,
+)
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.validation import picture, predictor, validate
 
@@ -133,7 +140,7 @@ class Trainer(Parts):
                 entry = self.train_step()
                 logs.step(entry)
                 bar.update()
-                bar.set_postfix(shown(entry), refresh=False)
+                bar.set_postfix(progress_terms(entry), refresh=False)
                 last = self.step == settings.steps
                 if self.validation and (last or self.step % settings.validate_every == 0):
                     self._validate(logs)
