@@ -157,7 +157,6 @@ MISTAKES = {
     "a slice of an image": ((*PAIR, "--slice", "0"), "--slice is for volumes"),
     "a constant image": (("register", "flat.nii.gz", "fixed.nii.gz", "-o", "out"), "3 everywhere"),
     "two kinds": (("register", "moving.png", "fixed.nii.gz", "-o", "out"), "physical coordinates"),
-    "no number": ((*PAIR, "--fill", "nan"), "argument --fill: must be a finite number, got 'nan'"),
     "no folder": ((*PAIR[:-1], "none/out"), "does not exist"),
     "a file as folder": ((*PAIR[:-1], "mask.nii.gz"), "is a file, not a folder"),
     "no checkpoint": ((*PAIR, "--method", "network"), "needs --checkpoint"),
@@ -168,6 +167,12 @@ MISTAKES = {
     "not a displacement": (("apply", "fixed.nii.gz", "moving.nii.gz", "-o", "a.nii"), "(48, 40)"),
     "no displacement": (("apply", "none.nii", "moving.nii.gz", "-o", "a.nii"), "does not exist"),
 }
+
+
+def test_a_fill_that_is_no_number_is_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*PAIR, "--fill", "nan"])
+    assert "argument --fill: must be a finite number, got 'nan'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", MISTAKES)
