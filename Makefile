@@ -27,7 +27,7 @@ demo: $(VENV)/.app
 define tests
 	@alone=0; others=0; \
 	$(BIN)/python -m pytest -q -m "alone and $(1)" || alone=$$?; \
-	$(BIN)/python -m pytest -q -m "not alone and $(1)" -n $(JOBS) --dist loadgroup || others=$$?; \
+	$(BIN)/python -m pytest -q -m "not alone and $(1)" -n $(JOBS) || others=$$?; \
 	test $$alone -eq 0 -a $$others -eq 0
 endef
 

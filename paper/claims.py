@@ -1,4 +1,4 @@
-"""What became of the paper's claims, in words, from what the studies left. Called by page.py."""
+"""What became of the paper's claims, in words, from what the studies left."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What each step is trained on, drawn beforehand: windows of images that are in memory.
-
-Called by the studies, which hand it to training.fit.
-"""
+"""What each step is trained on, drawn beforehand: windows of images that are in memory."""
 
 from __future__ import annotations
 

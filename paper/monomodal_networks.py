@@ -1,7 +1,4 @@
-"""The networks of study 3: recipes, images, and what is measured of each network.
-
-Called by monomodal.py and networks.py.
-"""
+"""The networks of study 3: recipes, images, and what is measured of each network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The networks of study 5: the weights' search, and what is measured of each network.
-
-Called by multimodal.py and networks.py.
-"""
+"""The networks of study 5: the weights' search, and what is measured of each network."""
 
 from __future__ import annotations
 

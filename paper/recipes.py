@@ -1,7 +1,4 @@
-"""What a network of a study is trained with: a recipe, its network, its loss, its learning rate.
-
-Called by training.py; the studies write the recipes.
-"""
+"""What a network of a study is trained with: a recipe, its network, its loss, its learning rate."""
 
 from __future__ import annotations
 

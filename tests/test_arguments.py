@@ -6,7 +6,7 @@ import torch
 from test_registration import FIXED, MOVING
 from torch import nn
 
-from diffreg.data.geometry import Image
+from diffreg.data.geometry import Image, resample_to
 from diffreg.data.normalization import Normalization
 from diffreg.losses import Objective
 from diffreg.models import SN, LUNet
@@ -48,6 +48,32 @@ def test_an_image_that_is_none(data, affine, error, message):
 
 
 @pytest.mark.parametrize(
+    ("valid", "error", "message"),
+    [
+        (np.ones((1, 1, 4, 5), bool), TypeError, "valid must be a tensor of bools, got ndarray"),
+        (torch.ones(1, 1, 4, 5), TypeError, "valid must be a tensor of bools, got Tensor"),
+        (torch.ones(1, 1, 5, 4).bool(), ValueError, "valid must have the shape of data"),
+    ],
+)
+def test_where_an_image_is_valid(valid, error, message):
+    with pytest.raises(error, match=message):
+        Image(DATA, np.eye(4), valid=valid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((MOVING.data, FIXED), "moving must be a diffreg Image, got Tensor"),
+        ((MOVING, "fixed.nii"), "fixed must be a diffreg Image, got str"),
+        ((MOVING, FIXED, np.zeros((1, 2, 64, 56))), "displacement must be a tensor, got ndarray"),
+    ],
+)
+def test_resampling_refuses_in_words(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        resample_to(*arguments)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (
@@ -58,14 +84,39 @@ def test_an_image_that_is_none(data, affine, error, message):
         ({"mask": np.ones((64, 56))}, "mask must be a diffreg Image or None, as .*, got ndarray"),
         ({"moving_mask": True}, "moving_mask must be a diffreg Image or None"),
         ({"normalization": (0.5, 99.5)}, "normalization must be a diffreg Normalization or None"),
+        ({"network": FIXED}, "network must be a torch.nn.Module, got Image"),
+        ({"network": LUNet}, "network must be callable, .*got <class"),
         ({"network": "lunet-cardiac-mr"}, "network must be a torch.nn.Module, got str"),
         ({"objective": "ncc"}, "objective must be a diffreg Objective or None, got str"),
         ({"levels": 2.0}, "levels must be int, got float"),
+        ({"iterations": True}, "iterations must be int, got bool"),
+        ({"guarantee": 1}, "guarantee must be bool, got int"),
+        ({"both_ways": "yes"}, "both_ways must be bool, got str"),
+        ({"progress": True}, "progress must be callable or None, got bool"),
     ],
 )
 def test_register_refuses_in_words(options, message):
     with pytest.raises(TypeError, match=message):
         register(**{"moving": MOVING, "fixed": FIXED, **options})
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf"), "0", True])
+def test_a_fill_that_is_no_number(fill):
+    for refusing in (register, resample_to):
+        with pytest.raises(ValueError, match="fill must be a finite number or None, got "):
+            refusing(MOVING, FIXED, fill=fill)
+    assert resample_to(MOVING, FIXED, fill=np.float32(2)).shape == FIXED.data.shape
+
+
+def test_a_similarity_without_a_network():
+    """It said the similarity in the metrics, and the method minimised another."""
+    with pytest.raises(ValueError, match=r"variational method give objective=Objective\('pls'\)"):
+        register(MOVING, FIXED, similarity="pls")
+
+
+def test_an_image_of_another_kind():
+    with pytest.raises(ValueError, match="kind must be one of nifti, png, npz, got 'dicom'"):
+        Image(DATA, np.eye(4), kind="dicom")
 
 
 class Pair(nn.Module):

@@ -28,9 +28,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-if importlib.util.find_spec("xdist"):  # one process has the browser
-    pytestmark.append(pytest.mark.xdist_group("browser"))
-
 DEFECTS = Path(__file__).with_name("browser.js").read_text(encoding="utf-8")
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # A4 less the page's margins, at 96 pixels an inch.

@@ -169,6 +169,12 @@ MISTAKES = {
 }
 
 
+def test_a_fill_that_is_no_number_is_refused_before_anything_is_read(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*PAIR, "--fill", "nan"])
+    assert "argument --fill: must be a finite number, got 'nan'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name, folder, capsys):
     words, message = MISTAKES[name]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,8 @@ from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairs import PairDataset
 from diffreg.data.prepare import PairImages, prepare
+from diffreg.data.resolution import as_coarse_as
+from diffreg.evaluation.measures import measure_pair
 from diffreg.losses import Objective
 from diffreg.registration import read_registration, register, write_registration
 from diffreg.registration.leaving import STRENGTH, add_leaving
@@ -66,6 +69,24 @@ def test_metrics_do_not_change_with_the_units_of_the_intensities(scale, constant
     for when in ("before", "after"):
         for name in METRICS:
             assert other[when][name] == pytest.approx(plain[when][name], abs=2e-3)
+
+
+@pytest.mark.parametrize(("scale", "constant"), [(1, -1000), (0.25, 3000), (64, 0)])
+def test_metrics_of_an_evaluation_do_not_change_with_the_units(scale, constant):
+    """SSIM and normalised mutual information as well, of one displacement."""
+    pair = (part(MOVING, 12, 64), FIXED)
+    u = register(*pair, **QUICK).displacement
+
+    def measured(*images):
+        result = register(*images, network=Given(u), similarity="ncc")
+        return measure_pair(Pair(Path("m.nii"), Path("f.nii")), result)
+
+    plain, other = measured(*pair), measured(*(changed(i, scale, constant) for i in pair))
+    names = {"ncc", "mutual_information", "normalized_mutual_information", "relative_ssd", "ssim"}
+    names = {f"{name}_{when}" for name in names for when in ("before", "after")}
+    assert names <= set(plain)
+    for name in names:
+        assert other[name] == pytest.approx(plain[name], abs=2e-3), name
 
 
 def test_a_field_that_leaves_the_image_is_measured_on_what_it_still_shows(tmp_path):
@@ -271,6 +292,32 @@ def test_voxels_without_a_number_are_not_compared():
     assert register(MOVING, fixed, **QUICK).mask[..., :10, :].max() == 0
     with pytest.raises(ValueError, match="holds no number"):
         Image(torch.full((1, 1, 3, 3), torch.nan), np.eye(4))
+
+
+@pytest.mark.parametrize("interpolation", ["linear", "nearest"])
+def test_voxels_without_a_number_are_filled_as_those_outside_are(interpolation):
+    """Half a voxel from one, nothing of the smallest number that stands for it is blended in."""
+    data = MOVING.data + 500
+    data[..., :10, :] = torch.nan
+    moving = Image(data, MOVING.affine)
+    u = torch.zeros(1, 2, *SHAPE)
+    u[:, 0] = 0.5
+    shown = resample_to(moving, FIXED, u, interpolation, fill=-7.0)
+    assert torch.equal(shown == -7, coverage(moving, FIXED, u) == 0)
+    assert (shown[..., :10, :] == -7).all() and (shown[..., 10:-1, :] >= 500).all()
+
+
+def test_a_finer_image_is_smoothed_over_the_voxels_that_hold_a_number():
+    """A constant stays a constant beside voxels that hold none."""
+    data = torch.full((1, 1, 32, 32), 700.0)
+    data[..., :16, 0] = 5  # the smallest number, which stands for those that are missing
+    data[..., 12:20, 12:20] = torch.nan
+    fine = Image(data, np.eye(4))
+    coarse = Image(torch.zeros(1, 1, 8, 8), np.diag([4.0, 4.0, 1.0, 1.0]))
+    seen = as_coarse_as(coarse, fine)
+    beside = seen.data[..., 8:24, 8:24][fine.valid[..., 8:24, 8:24]]
+    torch.testing.assert_close(beside, torch.full_like(beside, 700.0))
+    assert torch.equal(seen.valid, fine.valid)
 
 
 def test_a_field_that_leaves_nothing_to_compare_is_refused(tmp_path):

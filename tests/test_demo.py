@@ -19,7 +19,7 @@ from diffreg.metrics import folding
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import load_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one run for all
+pytestmark = pytest.mark.slow
 
 FILES = ("colin27_t1", "mni152_t1", "mni152_gm")
 

@@ -23,10 +23,7 @@ from diffreg.evaluation.pages import _warnings
 from diffreg.registration.cohort import Method, register_all
 from diffreg.registration.result import registration_of
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.xdist_group("evaluation"),  # one run for most
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 AFFINE = np.diag([2.0, 1.0, 5.0, 1.0])
 SHAPE = (32, 28)

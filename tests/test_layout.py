@@ -95,6 +95,19 @@ def test_imports_go_down_and_never_to_a_room_of_the_same_floor():
     assert wrong == []
 
 
+def test_no_module_takes_a_name_that_the_package_itself_hands_on():
+    """Users may: `from diffreg import register`. Within, a name is had from its own room."""
+    wrong = [
+        f"{module}: from diffreg import {alias.name}"
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "diffreg"
+        for alias in node.names
+        if f"diffreg.{alias.name}" not in MODULES and alias.name not in ("__version__", "_C")
+    ]
+    assert wrong == []
+
+
 def test_no_imports_go_in_a_circle():
     """A package's __init__ hands on what its modules have, so it may be at the end of no path."""
     graph = {module: {o for o in imported(module) if o in MODULES} for module in MODULES}

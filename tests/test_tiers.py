@@ -78,10 +78,24 @@ def test_warning():
 """
 
 
+TOGETHER = """
+import os, pytest
+
+@pytest.mark.parametrize("k", range(6))
+def test_process(k):
+    with open("processes", "a") as file:
+        file.write(os.environ["PYTEST_XDIST_WORKER"] + "\\n")
+"""
+
+
 @pytest.mark.slow
-def test_each_of_several_processes_has_one_thread_and_no_warnings(run, monkeypatch):
+def test_several_processes_have_one_thread_each_no_warnings_and_a_costly_fixture_once(
+    run, tmp_path, monkeypatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert "1 failed, 4 passed" in run(SHARED, "-n", "2")
+    (tmp_path / "test_demo.py").write_text(TOGETHER)
+    assert "1 failed, 10 passed" in run(SHARED, "-n", "2")
+    assert len(set((tmp_path / "processes").read_text().split())) == 1
 
 
 BUILDING = """

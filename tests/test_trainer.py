@@ -197,6 +197,48 @@ def test_a_checkpoint_registers(trained):
     assert result.method == "network"
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("network", r"load weights with Trainer\.network\.load_state_dict"),
+        ("objective", r"give the settings \(objective\.\*\)"),
+        ("optimizer", r"give the settings \(optimizer\.\*\)"),
+        ("dataset", "give dataset to the Trainer"),
+        ("validation", "give validation to the Trainer"),
+        ("ranks", "give ranks to the Trainer"),
+        ("config", "make a Trainer of the other settings"),
+        ("out", r"give the settings \(training\.out\)"),
+    ],
+)
+def test_what_a_run_is_made_of_cannot_be_replaced(settings, name, instead):
+    run = trainer(settings())
+    before = getattr(run, name)
+    with pytest.raises(AttributeError, match=rf"Trainer\.{name} cannot be replaced: .*{instead}"):
+        setattr(run, name, None)
+    assert getattr(run, name) is before
+
+
+def test_a_layer_that_would_not_be_trained_is_refused(settings):
+    run = trainer(settings())
+    run.network.head = torch.nn.Conv2d(4, 2, 3, padding=1)
+    with pytest.raises(ValueError, match=r"parameters of Trainer\.network were added, removed or"):
+        run.train()
+    assert not (run.out / "last.pt").exists()
+
+
+def test_other_weights_are_trained_and_saved(settings):
+    """What the message says instead of another network."""
+    run = trainer(settings(steps=1))
+    other = trainer(settings(seed=7)).network.state_dict()
+    run.network.load_state_dict(other)
+    run.train()
+    saved, apart = weights(run.out / "last.pt"), 0.0
+    for key, value in load_network(run.out / "last.pt")["network"].state_dict().items():
+        assert torch.equal(value, saved[key])
+        apart = max(apart, (value - other[key]).abs().max().item())
+    assert 0 < apart <= 1.01e-2  # one step of Adam: its rate
+
+
 class Poison(torch.nn.Module):
     """An objective that is not finite from some step on."""
 
@@ -217,7 +259,7 @@ class Poison(torch.nn.Module):
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_stops_the_run(settings, where):
     run = trainer(settings())
-    run.objective = Poison(run.objective, run, 5, where)
+    vars(run)["objective"] = Poison(run.objective, run, 5, where)
     with pytest.raises(NonFiniteLoss, match=r"at step 5, pairs \w\.nii to .*; .*last\.pt") as error:
         run.train()
     assert str(error.value).count(" to ") == 4

@@ -1,7 +1,7 @@
 """Settings chosen without the patient that is measured, and intervals over patients.
 
 For each patient the setting with the best mean Dice of the other patients is taken (each patient's
-mean over its pairs first). Called by cardiac.py.
+mean over its pairs first).
 """
 
 import itertools

@@ -18,47 +18,63 @@ using SmallTiles = Tiles<kColumns, kTileRows>;
 template <typename T>
 struct Pair {
   T warped, fixed;
-  bool hides_warped = false, hides_fixed = false;
+  bool hides_warped, hides_fixed;
+};
 
-  template <typename S>
-  DIFFREG_DEVICE Pair(const Images<S>& images, int64_t channels, int64_t plane, int64_t voxels,
-                      int64_t voxel)
-      : warped(load(images.warped + plane * voxels + voxel)),
-        fixed(load(images.fixed + plane * voxels + voxel)) {
-    if (!images.mask) return;
-    const T weight = load(images.mask + plane / channels * voxels + voxel);
-    hides_warped = hidden(warped, weight);
-    hides_fixed = hidden(fixed, weight);
-    if (hides_warped) warped = 0;
-    if (hides_fixed) fixed = 0;
+// One channel of both images, and the mask's weights.
+template <typename S>
+struct PairPlane {
+  using T = Arithmetic<S>;
+  const S* warped;
+  const S* fixed;
+  const T* mask;  // or null
+
+  DIFFREG_DEVICE PairPlane(const Images<S>& images, int64_t channels, int64_t plane, int64_t voxels)
+      : warped(images.warped + plane * voxels),
+        fixed(images.fixed + plane * voxels),
+        mask(images.mask ? images.mask + plane / channels * voxels : nullptr) {}
+
+  DIFFREG_DEVICE Pair<T> at(int64_t voxel) const {
+    const T w = load(warped + voxel), r = load(fixed + voxel);
+    const T weight = mask ? load(mask + voxel) : T(1);
+    return {visible(w, weight), visible(r, weight), hidden(w, weight), hidden(r, weight)};
+  }
+  // The terms of a voxel out of both images.
+  DIFFREG_DEVICE void operator()(int64_t voxel, double* terms) const {
+    const Pair<T> pair = at(voxel);
+    image_terms(pair.warped, pair.fixed, terms);
   }
 };
 
-// The terms of a voxel out of both images.
 template <typename S>
 struct ImageTerms {
   Images<S> images;
   int64_t channels;
-  DIFFREG_DEVICE void operator()(int64_t plane, int64_t voxels, int64_t voxel,
-                                 double* terms) const {
-    const Pair<Arithmetic<S>> pair(images, channels, plane, voxels, voxel);
-    image_terms(pair.warped, pair.fixed, terms);
+  DIFFREG_DEVICE PairPlane<S> of(int64_t plane, int64_t voxels) const {
+    return {images, channels, plane, voxels};
   }
 };
 
 // The gradient terms of the windows, which windows_kernel stored.
 struct WindowTerms {
   const double* stored;  // (N * C, 5, H, W)
-  DIFFREG_DEVICE void operator()(int64_t plane, int64_t voxels, int64_t voxel,
-                                 double* terms) const {
-    for (int k = 0; k < kTerms; ++k)
-      terms[k] = load(stored + (plane * kTerms + k) * voxels + voxel);
+
+  struct Plane {
+    const double* stored;  // (5, H, W)
+    int64_t voxels;
+
+    DIFFREG_DEVICE void operator()(int64_t voxel, double* terms) const {
+      for (int k = 0; k < kTerms; ++k) terms[k] = load(stored + k * voxels + voxel);
+    }
+  };
+  DIFFREG_DEVICE Plane of(int64_t plane, int64_t voxels) const {
+    return {stored + plane * kTerms * voxels, voxels};
   }
 };
 
 // Sums of the terms over radius rows above and below.
 template <typename Terms>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, kResidentBlocks)
     columns_kernel(Problem problem, ColumnTiles tiles, Terms terms_of,
                    double* columns) {  // (N * C, 5, H, W)
   const int64_t H = problem.height, W = problem.width, r = problem.radius;
@@ -66,11 +82,12 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const auto place = tiles.place(tile);
     const int64_t x = place.x + thread_index();
     if (!inside(x, W)) continue;
+    const auto plane = terms_of.of(place.plane, H * W);
     double running[kTerms] = {};
     const auto add = [&](int64_t y, double sign) {
       if (!inside(y, H)) return;
       double terms[kTerms];
-      terms_of(place.plane, H * W, y * W + x, terms);
+      plane(y * W + x, terms);
       for (int k = 0; k < kTerms; ++k) running[k] += sign * terms[k];
     };
     for (int64_t y = place.y - r; y < place.y + r; ++y) add(y, 1);
@@ -193,9 +210,10 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks)
   const int64_t voxels = problem.height * problem.width;
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
     const auto place = tiles.place(tile);
+    const PairPlane<S> plane(images, problem.channels, place.plane, voxels);
     for_tile(problem, place, [&](int32_t y, int32_t x) {
-      const int64_t at = place.plane * voxels + y * problem.width + x;
-      const Pair<T> pair(images, problem.channels, place.plane, voxels, y * problem.width + x);
+      const int64_t voxel = y * problem.width + x, at = place.plane * voxels + voxel;
+      const Pair<T> pair = plane.at(voxel);
       const double w = pair.warped, r = pair.fixed;
       double sum[kTerms];
       sum_box(problem, columns + place.plane * kTerms * voxels, y, x, sum);

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from diffreg import __version__
@@ -240,10 +241,17 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _finite(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+
+
 def _add_fill(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fill",
-        type=float,
+        type=_finite,
         metavar="VALUE",
         help="intensity outside the moving image (0 where that is its most frequent value, else "
         "its smallest: a CT is filled with air; 0 for labels)",

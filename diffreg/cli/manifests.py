@@ -139,13 +139,13 @@ def _given(
 ) -> tuple[list[tuple[Pair, Path]], list[tuple[Pair, str]]]:
     """Each pair with its displacement in a folder, and those that have none."""
     from diffreg.data.slices import numbered
-    from diffreg.registration.cohort import MISTAKES, one_line
+    from diffreg.registration.cohort import PAIR_ERRORS, one_line
     from diffreg.registration.folders import folder_name
 
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of displacements {folder} does not exist")
     found, failed = [], []
-    for number, pair, error in numbered(manifest, MISTAKES):
+    for number, pair, error in numbered(manifest, PAIR_ERRORS):
         if error is not None:
             failed.append((pair, one_line(error)))
             continue

@@ -6,6 +6,7 @@ w = A_f (p + u(p)),   warped(p) = moving(A_m^-1 w)      p a voxel of the fixed g
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from diffreg.ops import warp
 
 # How far two planes may be tilted to each other and still be taken for one (degrees).
 _TILT = 1.0
+# What an image was read from, which says how it is written again.
+_KINDS = ("nifti", "png", "npz")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Image:
 
     Raises:
         TypeError: data that are no tensor of real numbers, or an affine that is no array.
-        ValueError: shapes that do not fit, an affine that gives two voxels one place, or no voxel
-            that holds a number.
+        ValueError: another kind, shapes that do not fit, an affine that gives two voxels one
+            place, or no voxel that holds a number.
     """
 
     data: Tensor
@@ -69,6 +72,8 @@ class Image:
         object.__setattr__(self, "valid", valid)
 
     def _check_data(self) -> None:
+        if self.kind not in _KINDS:
+            raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {self.kind!r}")
         if not isinstance(self.data, Tensor):
             raise TypeError(
                 f"data must be a torch.Tensor (1, 1, *S), got {type(self.data).__name__}: "
@@ -79,7 +84,11 @@ class Image:
             raise ValueError(f"data must be (1, 1, *S) with S of two axes, got {shape}")
         if self.data.is_complex():
             raise TypeError(f"data must be real, got {self.data.dtype}")
-        if self.valid is not None and self.valid.shape != self.data.shape:
+        if self.valid is None:
+            return
+        if not isinstance(self.valid, Tensor) or self.valid.dtype != torch.bool:
+            raise TypeError(f"valid must be a tensor of bools, got {type(self.valid).__name__}")
+        if self.valid.shape != self.data.shape:
             raise ValueError(f"valid must have the shape of data, got {list(self.valid.shape)}")
 
     def _check_place(self) -> None:
@@ -187,7 +196,8 @@ def resample_to(
 
     In-plane rotations, flips, axis swaps, offsets, spacings and sizes may differ. Inside the moving
     image, which ends half a voxel beyond its outer voxel centres as ITK's does, the value is that
-    of the edge repeated; outside it is `fill`, never a blend of both.
+    of the edge repeated; outside it is `fill`, never a blend of both, and so it is where the image
+    holds no number.
 
     Args:
         moving: the image to sample.
@@ -215,12 +225,14 @@ def resample_to(
         >>> resample_to(moving, mirrored).flatten().tolist()
         [2.0, 3.0, 0.0, 1.0]
     """
+    position = _positions(moving, fixed, displacement)
     dtype = moving.data.dtype if moving.data.is_floating_point() else torch.float32
     dtype = moving.data.dtype if interpolation == "nearest" else dtype
     outside = None if fill is None else _filling(fill, dtype, moving)
-    position = _positions(moving, fixed, displacement)
     values = _sampled(moving.data, position, fixed, interpolation).to(dtype)
-    return values if outside is None else torch.where(_inside(position, moving), values, outside)
+    return (
+        values if outside is None else torch.where(_known(position, moving, fixed), values, outside)
+    )
 
 
 def coverage(moving: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:
@@ -246,17 +258,13 @@ def coverage(moving: Image, fixed: Image, displacement: Tensor | None = None) ->
         6.0
     """
     position = _positions(moving, fixed, displacement)
-    inside = _inside(position, moving)[None, None]
+    inside = _known(position, moving, fixed)
     if not inside.any():
         how = "by their headers" if displacement is None else "by the displacement"
         raise ValueError(
             f"{moving.name} and {fixed.name} do not overlap: {how} no voxel of the "
             "second lies within the first"
         )
-    if moving.valid is not None:
-        # A value is known where no voxel that it is made of is missing.
-        known = _sampled(moving.valid.to(torch.float64), position, fixed, "linear")
-        inside = inside & (known > 1 - 1e-6)
     return inside.to(torch.float32)
 
 
@@ -282,8 +290,31 @@ def usual_fill(moving: Image) -> float:
     return 0.0 if zeros > 1 and zeros == counts.max() else float(values[0])
 
 
+def check_fill(fill: float | None) -> None:
+    """Refuse what no voxel outside an image can hold.
+
+    Args:
+        fill: as in `resample_to`.
+
+    Raises:
+        ValueError: it is neither a finite number nor None.
+
+    Example:
+        >>> from diffreg.data.geometry import check_fill
+        >>> check_fill(-1000.0)
+    """
+    number = isinstance(fill, Real) and not isinstance(fill, bool)
+    if fill is not None and not (number and np.isfinite(float(fill))):
+        raise ValueError(f"fill must be a finite number or None, got {fill!r}")
+
+
 def _positions(moving: Image, fixed: Image, displacement: Tensor | None) -> Tensor:
     """Where each fixed voxel lies in the moving image, (2, *S) float64, moving voxels."""
+    for name, image in (("moving", moving), ("fixed", fixed)):
+        if not isinstance(image, Image):
+            raise TypeError(f"{name} must be a diffreg Image, got {type(image).__name__}")
+    if displacement is not None and not isinstance(displacement, Tensor):
+        raise TypeError(f"displacement must be a tensor, got {type(displacement).__name__}")
     expected = (1, 2, *fixed.shape)
     if displacement is not None and tuple(displacement.shape) != expected:
         raise ValueError(
@@ -310,17 +341,24 @@ def _sampled(data: Tensor, position: Tensor, fixed: Image, interpolation: str) -
     return warp(data, displacement, interpolation=interpolation, padding="border")
 
 
-def _inside(position: Tensor, moving: Image) -> Tensor:
-    """Whether positions (2, *S) lie in the moving image: -0.5 <= index < n - 0.5 on every axis.
+def _known(position: Tensor, moving: Image, fixed: Image) -> Tensor:
+    """Whether positions (2, *S) lie in the moving image and hold a number there, (1, 1, *S) bool.
 
-    The bounds are shifted by a billionth of a voxel, against the rounding of the map between grids.
+    In the image is -0.5 <= index < n - 0.5 on every axis; the bounds are shifted by a billionth of
+    a voxel, against the rounding of the map between grids. A value is known where no voxel that it
+    is interpolated from is missing.
     """
     size = torch.tensor(moving.shape, dtype=torch.float64)[:, None, None]
-    return ((position >= -0.5 - 1e-9) & (position < size - 0.5 - 1e-9)).all(0)
+    inside = ((position >= -0.5 - 1e-9) & (position < size - 0.5 - 1e-9)).all(0)[None, None]
+    if moving.valid is None:
+        return inside
+    known = _sampled(moving.valid.to(torch.float64), position, fixed, "linear")
+    return inside & (known > 1 - 1e-6)
 
 
 def _filling(fill: float, dtype: torch.dtype, moving: Image) -> Tensor:
     """The fill value in the type of the samples."""
+    check_fill(fill)
     value = torch.tensor(fill, dtype=torch.float64)
     if not dtype.is_floating_point and value.to(dtype).to(torch.float64) != value:
         raise ValueError(f"fill must be a value of {moving.name}, which holds {dtype}, got {fill}")

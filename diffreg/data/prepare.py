@@ -160,7 +160,7 @@ def prepare(
 
 
 def check_type(name: str, value: Any, kind: type, optional: bool = False) -> None:
-    """Refuse an argument of another type.
+    """Refuse an argument of another type; True and False are no numbers.
 
     Args:
         name: of the argument.
@@ -175,7 +175,9 @@ def check_type(name: str, value: Any, kind: type, optional: bool = False) -> Non
         >>> from diffreg.data.prepare import check_type
         >>> check_type("levels", 3, int)
     """
-    if isinstance(value, kind) or (optional and value is None):
+    if optional and value is None:
+        return
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return
     what = f"a diffreg {kind.__name__}" if kind.__module__.startswith("diffreg") else kind.__name__
     hint = ", as diffreg.read_image gives it" if kind is Image else ""

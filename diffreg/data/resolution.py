@@ -47,10 +47,22 @@ def as_coarse_as(fixed: Image, moving: Image) -> Image:
     if not any(widths):
         return moving
     data = moving.data.to(torch.float64)
+    if moving.valid is None:
+        data = _widened(data, widths)
+    else:
+        # A mean of the voxels that hold a number; those that hold none stay as they are.
+        valid = moving.valid.to(torch.float64)
+        mean = _widened(data * valid, widths) / _widened(valid, widths).clamp(min=1e-12)
+        data = torch.where(moving.valid, mean, data)
+    return replace(moving, data=data.to(moving.data.dtype))
+
+
+def _widened(data: Tensor, widths: list[float]) -> Tensor:
+    """Smoothed along each axis that has a width."""
     for axis, sigma in enumerate(widths):
         if sigma:
             data = _smoothed(data, 2 + axis, sigma)
-    return replace(moving, data=data.to(moving.data.dtype))
+    return data
 
 
 def _smoothed(data: Tensor, axis: int, sigma: float) -> Tensor:

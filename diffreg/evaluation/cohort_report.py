@@ -10,7 +10,7 @@ from typing import Any
 
 from diffreg._files import replacing
 from diffreg.registration._json import read_json
-from diffreg.registration.cohort import MISTAKES, Cohort, Method, one_line, read_pair
+from diffreg.registration.cohort import PAIR_ERRORS, Cohort, Method, one_line, read_pair
 from diffreg.registration.files import read_registration
 from diffreg.registration.folders import METRICS, REPORT
 from diffreg.registration.pair_page import IN_WORDS, TITLES, duration, view, warnings_in
@@ -85,7 +85,7 @@ def _read(cohort: Cohort) -> tuple[list[dict[str, Any]], list[PairView]]:
             if len(views) < IN_FULL + IN_ROWS:
                 result = read_registration(read_pair(job.pair), job.folder)
                 views.append(view(result, job.pair.name, _numbers(values)))
-        except MISTAKES as error:
+        except PAIR_ERRORS as error:
             cohort.jobs.remove(job)
             cohort.failed.append((job.pair, one_line(error)))
         else:

@@ -16,7 +16,7 @@ from diffreg.evaluation.pages import group_table, summary_table, write_page
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import summarize
 from diffreg.registration._json import write_json
-from diffreg.registration.cohort import MISTAKES, one_line, read_pair
+from diffreg.registration.cohort import PAIR_ERRORS, one_line, read_pair
 from diffreg.registration.files import read_registration
 from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import view, warnings_in
@@ -57,7 +57,7 @@ def evaluate(
             comparable = one_contrast and names <= SAME_CONTRAST
             values = measure_pair(pair, result, comparable)
             result = judged(result, comparable)
-        except MISTAKES as error:
+        except PAIR_ERRORS as error:
             evaluation.failed.append((pair, one_line(error)))
         else:
             group = pair.group or pair.name if evaluation.grouped else f"{number}"

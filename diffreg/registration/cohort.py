@@ -28,7 +28,7 @@ from diffreg.registration.pair import Registration, register, register_batch
 
 # What one pair may raise without losing the others; a fault of the program is none of them, nor is
 # a full disk.
-MISTAKES = (ValueError, TypeError, OSError, MemoryError)
+PAIR_ERRORS = (ValueError, TypeError, OSError, MemoryError)
 
 
 def register_all(
@@ -81,7 +81,7 @@ def _written(result: Registration, job: Job) -> str | None:
     more = {"request": job.request, "group": job.pair.group, "row": job.pair.row}
     try:
         write_registration(result, job.folder, report=False, more=more)
-    except MISTAKES as error:
+    except PAIR_ERRORS as error:
         if not isinstance(error, OSError) or error.strerror is None:
             return one_line(error)
         if error.errno in FULL:
@@ -125,7 +125,7 @@ def _jobs(manifest: Manifest, out: Path, method: Method, cohort: Cohort) -> Iter
     network = ""
     if method.checkpoint is not None:
         network = hashlib.sha256(method.checkpoint.read_bytes()).hexdigest()
-    for number, pair, error in numbered(manifest, MISTAKES):
+    for number, pair, error in numbered(manifest, PAIR_ERRORS):
         if error is not None:
             cohort.failed.append((pair, one_line(error)))
         else:
@@ -165,7 +165,7 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
                     guarantee=method.guarantee,
                     fill=method.fill,
                 )
-        except MISTAKES as error:
+        except PAIR_ERRORS as error:
             yield job, one_line(error)
         else:
             yield job, result
@@ -184,7 +184,7 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     for job in jobs:
         try:
             prepared = read_pair(job.pair).prepared(method.normalization)
-        except MISTAKES as error:
+        except PAIR_ERRORS as error:
             yield job, one_line(error)
             continue
         if waiting and waiting[0][1].fixed.shape != prepared.fixed.shape:
@@ -211,7 +211,7 @@ def _through_network(
                 refine=method.refine,
                 fill=method.fill,
             )
-    except MISTAKES as error:
+    except PAIR_ERRORS as error:
         if len(pairs) == 1:
             return [error]
     return [result for pair in pairs for result in _through_network([pair], method)]

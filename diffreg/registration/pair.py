@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
-from diffreg.data.geometry import Image
+from diffreg.data.geometry import Image, check_fill
 from diffreg.data.images import Normalization
 from diffreg.data.prepare import Prepared, check_type, prepare, relative_spacing
 from diffreg.fields import make_diffeomorphic
@@ -58,6 +58,7 @@ def register(
         mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
         normalization: as the network was trained with; None: the default percentiles.
         similarity: what the network was trained with, if known; says which metrics make sense.
+            What the variational method minimises is `objective`.
         levels: of the variational method.
         iterations: of the variational method, on each level.
         progress: of the variational method and the refinement.
@@ -76,8 +77,8 @@ def register(
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: the images share no plane, no voxel or no contrast, the mask is empty, or
-            there is nothing to refine.
+        ValueError: the images share no plane, no voxel or no contrast, the mask is empty, there
+            is no network to refine or to name a similarity of, or fill is not finite.
 
     Example:
         >>> import numpy as np
@@ -95,6 +96,16 @@ def register(
     check_type("objective", objective, Objective, optional=True)
     for name, number in (("levels", levels), ("iterations", iterations), ("refine", refine)):
         check_type(name, number, int)
+    for name, flag in (("both_ways", both_ways), ("guarantee", guarantee)):
+        check_type(name, flag, bool)
+    check_fill(fill)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be callable or None, got {type(progress).__name__}")
+    if network is None and similarity is not None:
+        raise ValueError(
+            "similarity says what a network was trained with, and there is none: for the "
+            f"variational method give objective=Objective({similarity!r})"
+        )
     prepared = prepare(moving, fixed, mask, normalization, moving_mask)
     if network is not None:
         options = similarity, both_ways, guarantee, objective, refine, progress, fill

@@ -70,7 +70,7 @@ class Logs:
             self.show("validation", entry, picture)
 
 
-def shown(entry: StepLog) -> dict[str, str]:
+def progress_terms(entry: StepLog) -> dict[str, str]:
     """The loss terms beside the progress bar."""
     values = {
         "total": entry.total,

@@ -26,10 +26,18 @@ from diffreg.losses import Objective
 from diffreg.models import build_model
 from diffreg.ops import jacobian_determinant
 from diffreg.training._memory import kept_memory
+from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.checkpoint import load_network, read_checkpoint, write_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, weights_of
-from diffreg.training.log import Logs, StepLog, ValidationLog, appending, shown, tensorboard
+from diffreg.training.log import (
+    Logs,
+    StepLog,
+    ValidationLog,
+    appending,
+    progress_terms,
+    tensorboard,
+)
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.validation import picture, predictor, validate
 
@@ -45,7 +53,7 @@ class NonFiniteLoss(ValueError):
     """The loss or its gradient is NaN or infinite; the weights are those of the step before."""
 
 
-class Trainer:
+class Trainer(Parts):
     """One training run.
 
     Args:
@@ -55,12 +63,13 @@ class Trainer:
         progress: whether to draw a progress bar on stderr.
         ranks: this process among those of the run; None: alone, on `config.training.device`.
 
+    What it is made of (network, objective, optimizer, dataset, ...) can be looked at and not be
+    replaced: the checkpoints would be of another run than they say.
+
     Raises:
         FileNotFoundError, ValueError: images, settings or a `training.start` that do not fit; or
             `training.out` holds a checkpoint and `training.resume` is not set, or that of another
             run.
-
-    `network` and `optimizer` belong to the run, which has made them from the settings.
 
     Example: `Trainer(load_config("config.toml")).train()`
     """
@@ -94,8 +103,8 @@ class Trainer:
         if settings.start and not going_on:
             network.load_state_dict(weights_of(settings.start, config))
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self._network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
-        self._optimizer = torch.optim.Adam(self._network.parameters())
+        self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.Adam(self.network.parameters())
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
@@ -106,32 +115,6 @@ class Trainer:
             running = torch.compile(running)
         self._predict = predictor(running, self.ranks.device, settings.precision)
         self._measured = predictor(self.network, self.ranks.device, settings.precision)
-
-    @property
-    def network(self) -> torch.nn.Module:
-        """What is trained."""
-        return self._network
-
-    @network.setter
-    def network(self, network: torch.nn.Module) -> None:
-        raise AttributeError(
-            "Trainer.network cannot be replaced: the optimiser holds the weights of the network "
-            "that the settings name, and checkpoints are read by these; give the settings "
-            "(model.name, training.start), load weights with Trainer.network.load_state_dict, or "
-            "write a loop of your own (examples/)"
-        )
-
-    @property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Adam, over the network's weights."""
-        return self._optimizer
-
-    @optimizer.setter
-    def optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        raise AttributeError(
-            "Trainer.optimizer cannot be replaced: a run that goes on from a checkpoint would not "
-            "know it; give the settings (optimizer.*)"
-        )
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
@@ -157,7 +140,7 @@ class Trainer:
                 entry = self.train_step()
                 logs.step(entry)
                 bar.update()
-                bar.set_postfix(shown(entry), refresh=False)
+                bar.set_postfix(progress_terms(entry), refresh=False)
                 last = self.step == settings.steps
                 if self.validation and (last or self.step % settings.validate_every == 0):
                     self._validate(logs)
@@ -175,6 +158,7 @@ class Trainer:
         moving, fixed = (
             image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
         )
+        check_parameters(self.network, self.optimizer)
         self.network.train()
         displacement = self._predict(moving, fixed)
         terms = self.objective(moving, fixed, displacement, batch.mask, return_warped=False)
