@@ -40,6 +40,7 @@ print(_core.build_info()["cpu_variant"])
 """
 
 
+@pytest.mark.slow
 def test_every_variant_that_runs_here_is_loaded_alone_when_asked_for():
     variants = _core.build_info()["cpu_variants"].split()
     assert variants[0] == "baseline"
@@ -59,6 +60,7 @@ def test_an_unknown_variant_is_one_clear_import_error():
     assert last.endswith("on this processor, got sse9")
 
 
+@pytest.mark.slow
 def test_all_variants_give_the_same_bits():
     """Every operator, forward and backward, on numbers whose sums round."""
     bits = {

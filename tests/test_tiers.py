@@ -61,6 +61,7 @@ def test_long():
 """
 
 
+@pytest.mark.slow
 def test_a_long_test_without_its_mark_fails(run):
     said = run(LONG, longest=0.3)
     assert "over 0.3 a test is marked slow or long" in said and "1 failed, 2 passed" in said

@@ -405,6 +405,7 @@ def test_opcheck_forward(case, size):
     torch.library.opcheck(operator, case.arguments(inputs))
 
 
+@pytest.mark.slow
 @every_case
 def test_opcheck_backward(case):
     inputs = leaves(case, case.inputs(2, 2, (3, 5), torch.float32))
