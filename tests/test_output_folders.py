@@ -5,24 +5,16 @@ import os
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from test_cohort import blob, save
 
 from diffreg.cli.main import main
 from diffreg.data.manifest import Pair
 from diffreg.registration.folders import folder_name
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def blob(at, shape=(24, 20)):
-    x, y = np.meshgrid(*(np.linspace(0, 1, n) for n in shape), indexing="ij")
-    return (200 * np.exp(-(((x - at) / 0.2) ** 2 + ((y - 0.45) / 0.3) ** 2))).astype(np.float32)
-
-
-def save(path, array):
-    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+SHAPE = (24, 20)
 
 
 @pytest.fixture
@@ -33,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     for k, person in enumerate(("one", "two")):
         (tmp_path / person).mkdir()
         for name, at in (("m", 0.53 + k / 50), ("f", 0.5), ("g", 0.51)):
-            save(f"{person}/{name}.nii.gz", blob(at))
+            save(f"{person}/{name}.nii.gz", blob(SHAPE, at))
         (tmp_path / person / "pairs.csv").write_text("moving,fixed\nm.nii.gz,f.nii.gz\n")
     return tmp_path
 
@@ -94,7 +86,7 @@ def test_a_link_to_the_folder_of_the_images_is_the_same_place(folder):
 
 
 def test_another_slice_is_another_pair(folder, capsys):
-    volume = np.stack([blob(0.5 + k / 50) for k in range(2)], -1)
+    volume = np.stack([blob(SHAPE, 0.5 + k / 50) for k in range(2)], -1)
     save("v.nii.gz", volume)
     save("w.nii.gz", volume[::-1].copy())
     words = ("register", "v.nii.gz", "w.nii.gz", "-o", "out", "--slice")
