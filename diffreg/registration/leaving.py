@@ -39,19 +39,24 @@ def add_leaving(displacement: Tensor, gradient: Tensor, strength: float) -> floa
     for axis in range(displacement.shape[1]):
         size = displacement.shape[2 + axis]
         component, slope = displacement[:, axis], gradient[:, axis]
-        farthest = component.abs().amax().item() if component.numel() else 0.0
-        # Only voxels that are as near to an end as the farthest step can leave.
-        reach = min(size, math.ceil(farthest)) if math.isfinite(farthest) else size
-        factor = strength / (voxels * size**2) if voxels else 0.0
-        for first, sign in ((0, -1.0), (size - reach, 1.0)):
-            if reach == 0:
+        if not component.numel():
+            continue
+        least, most = (float(end) for end in component.aminmax())
+        factor = strength / (voxels * size**2)
+        for farthest, sign in ((-least, -1.0), (most, 1.0)):
+            if farthest <= 0:
                 continue
+            # Only voxels that are as near to this end as the farthest step to it can leave.
+            reach = min(size, math.ceil(farthest)) if math.isfinite(farthest) else size
+            first, end = (0, 0.0) if sign < 0 else (size - reach, size - 1.0)
             part = component.narrow(1 + axis, first, reach)
             index = torch.arange(first, first + reach, dtype=part.dtype, device=part.device)
             shape = [1] * part.ndim
             shape[1 + axis] = reach
-            end = 0.0 if sign < 0 else size - 1.0
-            beyond = (sign * (part + index.reshape(shape) - end)).clamp(min=0)
-            value += factor * beyond.square().sum().item()
+            beyond = (sign * (part + index.reshape(shape) - end)).clamp_(min=0)
+            lost = beyond.square().sum().item()
+            if lost == 0:
+                continue
+            value += factor * lost
             slope.narrow(1 + axis, first, reach).add_(beyond, alpha=2 * factor * sign)
     return value
