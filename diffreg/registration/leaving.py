@@ -9,8 +9,6 @@ image out of sight, where a correlation is 0 and not negative, and a difference 
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -35,28 +33,18 @@ def add_leaving(displacement: Tensor, gradient: Tensor, strength: float) -> floa
         >>> round(add_leaving(out, torch.zeros_like(out), 1.0), 6)
         0.46875
     """
-    value, voxels = 0.0, displacement[0, 0].numel()
-    for axis in range(displacement.shape[1]):
-        size = displacement.shape[2 + axis]
-        component, slope = displacement[:, axis], gradient[:, axis]
-        if not component.numel():
+    value = 0.0
+    for axis, size in enumerate(displacement.shape[2:]):
+        component = displacement[0, axis]
+        index = torch.arange(size, dtype=component.dtype, device=component.device)
+        position = component + index.reshape(
+            [-1 if k == axis else 1 for k in range(component.ndim)]
+        )
+        beyond = position - position.clamp(0, size - 1)
+        lost = beyond.square().sum().item()
+        if lost == 0:
             continue
-        least, most = (float(end) for end in component.aminmax())
-        factor = strength / (voxels * size**2)
-        for farthest, sign in ((-least, -1.0), (most, 1.0)):
-            if farthest <= 0:
-                continue
-            # Only voxels that are as near to this end as the farthest step to it can leave.
-            reach = min(size, math.ceil(farthest)) if math.isfinite(farthest) else size
-            first, end = (0, 0.0) if sign < 0 else (size - reach, size - 1.0)
-            part = component.narrow(1 + axis, first, reach)
-            index = torch.arange(first, first + reach, dtype=part.dtype, device=part.device)
-            shape = [1] * part.ndim
-            shape[1 + axis] = reach
-            beyond = (sign * (part + index.reshape(shape) - end)).clamp_(min=0)
-            lost = beyond.square().sum().item()
-            if lost == 0:
-                continue
-            value += factor * lost
-            slope.narrow(1 + axis, first, reach).add_(beyond, alpha=2 * factor * sign)
+        factor = strength / (component.numel() * size**2)
+        value += factor * lost
+        gradient[0, axis].add_(beyond, alpha=2 * factor)
     return value
