@@ -124,20 +124,65 @@ def test_stopped_at_any_moment(folder):
         assert leftovers(folder) == []
 
 
-@both
-def test_stopped_while_a_library_executes_text(number, tmp_path):
-    """As dataclasses do: CPython would end by SIGINT if it saw its own exception there."""
-    (tmp_path / "stopped.py").write_text(f"""
-import signal, sys
+def own_command(body, number, folder):
+    """`diffreg info` whose work is `body`, which sends itself `number`."""
+    (folder / "stopped.py").write_text(f"""
+import os, signal, sys, time
 from diffreg.cli import main as cli
 from diffreg.cli import commands
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-commands.run_info = lambda options: exec(
-    "import os, signal; os.kill(os.getpid(), {int(number)}); [None for _ in range(10**6)]"
-)
+NUMBER = {int(number)}
+def work(options):
+    {body}
+commands.run_info = work
 sys.exit(cli.main(["info"]))
 """)
     command = [sys.executable, "-m", "stopped"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50)
     assert done.returncode == STATUS[number]
     assert done.stderr == f"diffreg: {WORD[number]}; no file is half-written\n"
+
+
+@both
+def test_stopped_while_a_library_executes_text(number, tmp_path):
+    """As dataclasses do: CPython would end by SIGINT if it saw its own exception there."""
+    own_command(
+        'exec("import os; os.kill(os.getpid(), NUMBER); [None for _ in range(10**6)]")',
+        number,
+        tmp_path,
+    )
+
+
+LEFT = {
+    "finalizer": """
+    class Late:
+        def __del__(self):
+            os.kill(os.getpid(), NUMBER)
+            for _ in range(10**6): pass
+    Late()""",
+    "weak reference": """
+    import weakref
+    class Late: pass
+    def gone(_):
+        os.kill(os.getpid(), NUMBER)
+        for _ in range(10**6): pass
+    late = Late()
+    kept = weakref.ref(late, gone)
+    del late""",
+    "collector": """
+    import gc
+    def collected(phase, found):
+        if phase == "stop" and collected in gc.callbacks:
+            gc.callbacks.remove(collected)
+            os.kill(os.getpid(), NUMBER)
+            for _ in range(10**6): pass
+    gc.callbacks.append(collected)
+    gc.collect()""",
+}
+
+
+@both
+@pytest.mark.parametrize("place", LEFT)
+def test_stopped_where_python_drops_exceptions(number, place, tmp_path):
+    """The command ends all the same, at once and without a trace of where it was."""
+    own_command(LEFT[place] + "\n    time.sleep(60)", number, tmp_path)

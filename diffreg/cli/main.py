@@ -105,6 +105,9 @@ def _stopping() -> Iterator[None]:
     """Ctrl-C and SIGTERM both end the command through its `finally`s."""
     last = [-_GRACE]
     caught: list[int] = []
+    again: list[threading.Timer] = []
+    here = threading.get_ident()
+    others = sys.unraisablehook
 
     def stop(number: int, frame: Any) -> None:
         caught.append(number)
@@ -113,11 +116,21 @@ def _stopping() -> Iterator[None]:
             last[0] = now
             raise _Stopped(number)
 
+    def swallowed(report: Any) -> None:
+        """Python drops, with a trace, what a finalizer or a weak reference's callback raises."""
+        if not isinstance(report.exc_value, _Stopped):
+            return others(report)
+        last[0] = -_GRACE
+        number = report.exc_value.args[0]
+        again.append(threading.Timer(0.01, signal.pthread_kill, (here, number)))
+        again[-1].start()
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     both = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in both}
+    sys.unraisablehook = swallowed
     try:
         yield
         # A library may have swallowed the exception, or made another one of it.
@@ -128,6 +141,10 @@ def _stopping() -> Iterator[None]:
             raise _Stopped(caught[0]) from error
         raise
     finally:
+        sys.unraisablehook = others
+        for timer in again:
+            timer.cancel()
+            timer.join()
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
