@@ -7,10 +7,10 @@ from cases import CASES
 
 
 def main() -> None:
-    digest = hashlib.sha256()
     for case in CASES:
+        digest = hashlib.sha256()
         for dtype in (torch.float32, torch.float64):
-            for size in ((1, 1), (19, 37), (40, 300)):
+            for size in ((2, 2), (19, 37), (40, 300)):
                 inputs = case.inputs(2, 2, size, dtype)
                 for tensor, wanted in zip(inputs, case.differentiable, strict=True):
                     tensor.requires_grad_(wanted)

@@ -111,7 +111,7 @@ def test_sd_log_jacobian_by_hand():
     u[0] = np.array([0, 1, 2, 2, 2])[:, None]
     assert metrics.sd_log_jacobian(u) == pytest.approx(math.log(2) / 2)
     assert math.isnan(metrics.sd_log_jacobian(-2 * u))  # J = -1 has no logarithm
-    assert math.isnan(metrics.sd_log_jacobian(np.zeros((2, 1, 4))))
+    assert math.isnan(metrics.sd_log_jacobian(np.zeros((2, 1, 1))))
 
 
 def test_sd_log_jacobian_as_learn2reg():

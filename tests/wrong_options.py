@@ -2,7 +2,9 @@
 
 import torch
 
-PADDING = "padding must be 'border' or 'zeros', got 'x'"
+PADDING = "padding must be 'border', 'zeros' or 'reflection', got 'x'"
+INTERPOLATION = "interpolation must be 'linear', 'nearest' or 'cubic', got 'x'"
+REDUCE = "reduce must be 'none', 'min', 'mean' or 'bound', got 'x'"
 PENALTY = "penalty must be 'hyperelastic', 'log2', 'hinge' or 'relu', got 'x'"
 SPACING = "spacing must have 2 values, got 1"
 
@@ -17,12 +19,20 @@ def objective(**changed):
 
 CASES = [
     ("warp", (IMAGE, FIELD, "linear", "x"), PADDING),
-    ("warp", (IMAGE, FIELD, "x", "border"), "interpolation must be 'linear' or 'nearest', got 'x'"),
+    (
+        "warp",
+        (IMAGE, FIELD, "x", "border"),
+        INTERPOLATION,
+    ),
     ("warp_backward", (IMAGE, IMAGE, FIELD, "linear", "x", True, True), PADDING),
     ("deformation_energy", (FIELD, [1.0, 1.0], "x", 0.2), PENALTY),
     ("deformation_energy", (FIELD, [1.0], "relu", 0.2), SPACING),
     ("deformation_energy_backward", (*3 * (SCALE,), FIELD, [1.0, 1.0], "x", 0.2), PENALTY),
-    ("jacobian_determinant", (FIELD, "x"), "reduce must be 'none', 'min' or 'mean', got 'x'"),
+    (
+        "jacobian_determinant",
+        (FIELD, "x"),
+        REDUCE,
+    ),
     (
         "parallel_level_sets",
         (IMAGE, IMAGE, SCALE, SCALE, "x", None),

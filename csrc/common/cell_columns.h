@@ -40,9 +40,11 @@ struct FieldRow {
 
 // The cell between two rows, to the right of a lane's column.
 template <typename T, int columns>
-DIFFREG_DEVICE Cell<T> cell_of(const FieldRow<T, columns>& here,
-                               const FieldRow<T, columns>& below) {
-  return Cell<T>(here.u[0], below.u[0], here.u[1], below.u[1]);
+DIFFREG_DEVICE Cell<2, T> cell_of(const FieldRow<T, columns>& here,
+                                  const FieldRow<T, columns>& below) {
+  return Cell<2, T>([&](int vertex, int c) {
+    return vertex % 2 == 0 ? here.u[vertex / 2][c] : below.u[vertex / 2][c];
+  });
 }
 
 // Scatters the gradient of cells to their vertices, a row of cells after the other: what a cell
@@ -53,14 +55,14 @@ struct CellScatter {
 
   // The next cell's, together with the last one's: own (2) to the vertex that the cell starts at,
   // right (2) to the one beside it.
-  DIFFREG_DEVICE void add(const Cell<T>& cell, const T* corner, T* own, T* right) {
-    T at00[2], at10[2], at01[2], at11[2];
-    cell.adjoint(corner, at00, at10, at01, at11);
+  DIFFREG_DEVICE void add(const Cell<2, T>& cell, const T* corner, T* own, T* right) {
+    T vertex[4][2];  // a + 2b: b to the right, a below
+    cell.adjoint(corner, vertex);
     for (int c = 0; c < 2; ++c) {
-      own[c] = below[c] + at00[c];
-      right[c] = below_right[c] + at01[c];
-      below[c] = at10[c];
-      below_right[c] = at11[c];
+      own[c] = below[c] + vertex[0][c];
+      right[c] = below_right[c] + vertex[2][c];
+      below[c] = vertex[1][c];
+      below_right[c] = vertex[3][c];
     }
   }
 };

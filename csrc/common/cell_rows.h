@@ -1,5 +1,5 @@
-// CPU only: the cells of a field row by row, and the vertex gradient gathered from two rows of
-// them.
+// CPU only: the cells of a field row by row, and the vertex gradient gathered from the rows of
+// cells around it.
 #pragma once
 
 #include <algorithm>
@@ -7,88 +7,116 @@
 #include <vector>
 
 #include "determinant.h"
+#include "grid.h"
 
 namespace diffreg {
 
-// One sample's displacement (2, H, W).
-template <typename T>
+// One sample's displacement (D, *S).
+template <int D, typename T>
 struct Field {
   const T* data;
-  int64_t height, width;
+  Grid<D> grid;
 
-  const T* row(int component, int64_t y) const { return data + (component * height + y) * width; }
-
-  DIFFREG_INLINE Cell<T> cell(int64_t y, int64_t x) const {
-    const T *top0 = row(0, y) + x, *top1 = row(1, y) + x;
-    const T u00[] = {top0[0], top1[0]}, u01[] = {top0[1], top1[1]};
-    const T u10[] = {top0[width], top1[width]}, u11[] = {top0[width + 1], top1[width + 1]};
-    return Cell<T>(u00, u10, u01, u11);
+  const T* row(int component, int64_t row) const {
+    return data + component * grid.voxels + row * grid.width;
   }
 };
 
-// What the cells of one row give to the vertices above and below them. Ends are padded with zeros:
-// vertex x collects from the cell on its left, at x, and the one on its right, at x + 1.
-template <typename T>
-class CellRow {
- public:
-  explicit CellRow(int64_t width) : stride_(width + 1), parts_(8 * stride_) {}
+// The rows of vertices around the cells that start at a row; which is told by the leading axes'
+// bits of a vertex.
+template <int D, typename T>
+struct VertexRows {
+  static constexpr int kRows = 1 << (D - 1);
+  const T* row[kRows][D];
 
-  // Cells that do not exist, above the first row of vertices or below the last one.
-  void clear() { std::fill(parts_.begin(), parts_.end(), T(0)); }
-
-  // Stores what cell x gives to its four vertices.
-  DIFFREG_INLINE void store(int64_t x, const Cell<T>& cell, const T* corner) {
-    T at00[2], at10[2], at01[2], at11[2];
-    cell.adjoint(corner, at00, at10, at01, at11);
-    for (int c = 0; c < 2; ++c) {
-      part(0, 1, c)[x + 1] = at00[c];
-      part(0, 0, c)[x + 1] = at01[c];
-      part(1, 1, c)[x + 1] = at10[c];
-      part(1, 0, c)[x + 1] = at11[c];
+  VertexRows(const Field<D, T>& field, int64_t first) {
+    for (int j = 0; j < kRows; ++j) {
+      for (int c = 0; c < D; ++c) row[j][c] = field.row(c, first + offset(field.grid, j));
     }
   }
 
-  // Component c of what the row gives to vertex x of the row above it (side 0) or below (side 1).
-  DIFFREG_INLINE T at(int side, int c, int64_t x) const {
-    return part(side, 0, c)[x] + part(side, 1, c)[x + 1];
+  static int64_t offset(const Grid<D>& grid, int j) {
+    int64_t rows = 0;
+    for (int k = 0; k < D - 1; ++k) rows += j >> k & 1 ? grid.stride[k] : 0;
+    return rows;
+  }
+
+  DIFFREG_INLINE Cell<D, T> cell(int64_t x) const {
+    return Cell<D, T>(
+        [&](int vertex, int c) { return row[vertex & (kRows - 1)][c][x + (vertex >> (D - 1))]; });
+  }
+};
+
+// What the cells of one row give to the rows of vertices around them. Ends are padded with zeros:
+// vertex x collects from the cell on its left, at x, and the one on its right, at x + 1.
+template <int D, typename T>
+class CellRow {
+ public:
+  static constexpr int kRows = VertexRows<D, T>::kRows;
+
+  explicit CellRow(int64_t width) : stride_(width + 1), parts_(2 * kRows * D * stride_) {}
+
+  // Stores what cell x gives to its vertices.
+  DIFFREG_INLINE void store(int64_t x, const Cell<D, T>& cell, const T* corner) {
+    T vertex[Cell<D, T>::kCorners][D];
+    cell.adjoint(corner, vertex);
+    DIFFREG_UNROLL
+    for (int v = 0; v < Cell<D, T>::kCorners; ++v) {
+      DIFFREG_UNROLL
+      for (int c = 0; c < D; ++c)
+        part(v & (kRows - 1), 1 - (v >> (D - 1)), c)[x + 1] = vertex[v][c];
+    }
+  }
+
+  // Adds component c of what the cells give to the j-th row around them.
+  void add_to(int j, int c, T* row) const {
+    const T *left = part(j, 0, c), *right = part(j, 1, c) + 1;
+    for (int64_t x = 0; x + 1 < stride_; ++x) row[x] += left[x] + right[x];
   }
 
  private:
-  DIFFREG_INLINE T* part(int side, int right, int c) {
-    return &parts_[((side * 2 + right) * 2 + c) * stride_];
+  DIFFREG_INLINE T* part(int j, int right, int c) {
+    return &parts_[((j * 2 + right) * D + c) * stride_];
   }
-  DIFFREG_INLINE const T* part(int side, int right, int c) const {
-    return &parts_[((side * 2 + right) * 2 + c) * stride_];
+  DIFFREG_INLINE const T* part(int j, int right, int c) const {
+    return &parts_[((j * 2 + right) * D + c) * stride_];
   }
 
   int64_t stride_;
   std::vector<T> parts_;
 };
 
-// Gradient of a sum over cells to the vertex rows [first, end). Each vertex adds the cells above it
-// (left, right), then those below (left, right), whichever strip it is in.
-// to_corners(y, x, cell, corner) writes the gradient to the four determinants of cell (y, x).
-template <typename T, typename ToCorners>
-void add_cell_gradients(const Field<T>& field, int64_t first, int64_t end,
-                        T* gradient,  // (2, H, W)
+// Adds what the cells that start at a row give to the rows of vertices in [first, end).
+template <int D, typename T>
+void add_cells(const CellRow<D, T>& cells, const Grid<D>& grid, int64_t row, int64_t first,
+               int64_t end, T* gradient) {  // (D, *S)
+  for (int j = 0; j < CellRow<D, T>::kRows; ++j) {
+    const int64_t to = row + VertexRows<D, T>::offset(grid, j);
+    if (to < first || to >= end) continue;
+    for (int c = 0; c < D; ++c) cells.add_to(j, c, gradient + c * grid.voxels + to * grid.width);
+  }
+}
+
+// Gradient of a sum over cells to the rows of vertices [first, end). Each vertex adds the rows of
+// cells around it in raster order, of each the left and the right one, whichever strip it is in.
+// to_corners(row, x, cell, corner) writes the gradient to the determinants of the cell at x.
+template <int D, typename T, typename ToCorners>
+void add_cell_gradients(const Field<D, T>& field, int64_t first, int64_t end,
+                        T* gradient,  // (D, *S)
                         const ToCorners& to_corners) {
-  if (field.width < 2 || field.height < 2) return;
-  CellRow<T> cells(field.width);
-  for (int64_t y = first > 0 ? first - 1 : 0; y < end && y < field.height - 1; ++y) {
+  const Grid<D>& grid = field.grid;
+  CellRow<D, T> cells(grid.width);
+  for (int64_t row = std::max<int64_t>(first - grid.cell_reach(), 0); row < end; ++row) {
+    if (!grid.starts_cells(row)) continue;
+    const VertexRows<D, T> vertices(field, row);
 #pragma GCC ivdep  // no cell depends on another
-    for (int64_t x = 0; x < field.width - 1; ++x) {
-      const Cell<T> cell = field.cell(y, x);
-      T corner[4];
-      to_corners(y, x, cell, corner);
+    for (int64_t x = 0; x < grid.width - 1; ++x) {
+      const Cell<D, T> cell = vertices.cell(x);
+      T corner[Cell<D, T>::kCorners];
+      to_corners(row, x, cell, corner);
       cells.store(x, cell, corner);
     }
-    for (int side = 0; side < 2; ++side) {
-      if (y + side < first || y + side >= end) continue;
-      for (int c = 0; c < 2; ++c) {
-        T* row = gradient + (c * field.height + y + side) * field.width;
-        for (int64_t x = 0; x < field.width; ++x) row[x] += cells.at(side, c, x);
-      }
-    }
+    add_cells(cells, grid, row, first, end, gradient);
   }
 }
 

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "dimensions.h"
 #include "options.h"
 
 namespace diffreg {
@@ -44,25 +43,30 @@ inline void check_length(const char* option, const std::vector<double>& values, 
                   values.size());
 }
 
-inline void check_spacing(const std::vector<double>& spacing) {
-  check_length("spacing", spacing, D, "values");
+inline int64_t dimensions_of(const Tensor& tensor) { return tensor.dim() - 2; }
+
+inline void check_spacing(const std::vector<double>& spacing, int64_t dimensions) {
+  check_length("spacing", spacing, static_cast<size_t>(dimensions), "values");
 }
 
 // Drivers and kernels count along an axis in 32 bits, some beyond the border.
 inline void check_axes(const Tensor& tensor) {
-  for (int k = 0; k < D; ++k) {
-    STD_TORCH_CHECK(tensor.size(2 + k) < 1 << 30, "an axis must be shorter than 2^30 voxels");
+  for (int64_t k = 2; k < tensor.dim(); ++k) {
+    STD_TORCH_CHECK(tensor.size(k) < 1 << 30, "an axis must be shorter than 2^30 voxels");
   }
 }
 
 inline void check_image(const char* name, const Tensor& image) {
-  STD_TORCH_CHECK(image.dim() == 4, name, " must be (N, C, H, W), got ", shape_of(image));
+  STD_TORCH_CHECK(image.dim() == 4 || image.dim() == 5, name,
+                  " must be (N, C, H, W) or (N, C, D, H, W), got ", shape_of(image));
   STD_TORCH_CHECK(image.is_cpu(), name, " must be on the CPU");
 }
 
 inline void check_displacement(const Tensor& displacement) {
-  STD_TORCH_CHECK(displacement.dim() == 4 && displacement.size(1) == 2,
-                  "displacement must be (N, 2, H, W), got ", shape_of(displacement));
+  STD_TORCH_CHECK((displacement.dim() == 4 || displacement.dim() == 5) &&
+                      displacement.size(1) == dimensions_of(displacement),
+                  "displacement must be (N, 2, H, W) or (N, 3, D, H, W), got ",
+                  shape_of(displacement));
   STD_TORCH_CHECK(displacement.is_cpu(), "displacement must be on the CPU");
 }
 
@@ -79,6 +83,20 @@ inline void check_dtype(const char* name, const Tensor& tensor, ScalarType dtype
 
 inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return {tensor.sizes().begin(), tensor.sizes().end()};
+}
+
+// Rows of an image along its last axis, in all its leading ones; and voxels of a row.
+inline int64_t rows_of(const Tensor& image) {
+  int64_t rows = 1;
+  for (int64_t k = 2; k + 1 < image.dim(); ++k) rows *= image.size(k);
+  return rows;
+}
+inline int64_t width_of(const Tensor& image) { return image.size(image.dim() - 1); }
+
+// Calls run(Constant<D>()) with the number of a tensor's spatial axes, which has been checked.
+template <typename Run>
+void dispatch_dimensions(const Tensor& tensor, const Run& run) {
+  dispatch_value<2, 3>(static_cast<int>(dimensions_of(tensor)), run);
 }
 
 // Calls run(T{}) with T = float or double.

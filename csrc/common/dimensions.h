@@ -1,4 +1,4 @@
-// Axes of a grid, and components of a displacement.
+// Axes of a grid, and components of a displacement, of the CUDA kernels.
 #pragma once
 
 namespace diffreg {

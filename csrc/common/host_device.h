@@ -8,11 +8,22 @@
 #include <type_traits>
 
 #define DIFFREG_INLINE __attribute__((always_inline)) inline
+#define DIFFREG_INLINE_LAMBDA __attribute__((always_inline))
 
 #ifdef __CUDACC__
 #define DIFFREG_HD __host__ __device__ inline
 #else
 #define DIFFREG_HD DIFFREG_INLINE
+#endif
+
+// Before a loop of a few turns in a formula: GCC leaves nests of them rolled, and then the loop
+// over voxels around it is not vectorised.
+#if defined(__CUDA_ARCH__)
+#define DIFFREG_UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)  // its host code runs none of these
+#define DIFFREG_UNROLL
+#else
+#define DIFFREG_UNROLL _Pragma("GCC unroll 8")
 #endif
 
 namespace diffreg {

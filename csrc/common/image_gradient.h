@@ -4,68 +4,107 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "central_difference.h"
+#include "grid.h"
+#include "ring.h"
 
 namespace diffreg {
 
-// Gradient along both axes of the row `here`, (W) each.
-template <typename T>
-void gradient_row(const T* above, const T* here, const T* below, int64_t width, T* g0, T* g1) {
-  for (int64_t x = 0; x < width; ++x) g0[x] = central_difference(above[x], below[x]);
-  for (int64_t x = 1; x + 1 < width; ++x) g1[x] = central_difference(here[x - 1], here[x + 1]);
-  g1[0] = central_difference(here[0], here[std::min<int64_t>(1, width - 1)]);
-  g1[width - 1] = central_difference(here[std::max<int64_t>(width - 2, 0)], here[width - 1]);
-}
-
-// One channel of an image, (H, W).
-template <typename T>
-struct Plane {
+// One channel of an image, (*S).
+template <int D, typename T>
+struct Channel {
   const T* data;
-  int64_t height, width;
+  Grid<D> grid;
 
-  const T* row(int64_t y) const { return data + y * width; }
+  const T* row(int64_t row) const { return data + row * grid.width; }
+};
 
-  void gradient_row(int64_t y, T* g0, T* g1) const {
-    diffreg::gradient_row(row(std::max<int64_t>(y - 1, 0)), row(y),
-                          row(std::min(y + 1, height - 1)), width, g0, g1);
+// A row of an image and the rows beside it along the leading axes, the border's own where there are
+// none.
+template <int D, typename T>
+struct GradientRow {
+  const T* here;
+  const T *before[D - 1], *after[D - 1];
+
+  // image.row(r) gives row r.
+  template <typename Image>
+  GradientRow(Image& image, const Grid<D>& grid, int64_t row) : here(image.row(row)) {
+    for (int k = 0; k < D - 1; ++k) {
+      before[k] = image.row(row + grid.to_before(row, k));
+      after[k] = image.row(row + grid.to_after(row, k));
+    }
+  }
+
+  // The gradient at voxel x, whose neighbours along the row are at x + left and x + right.
+  DIFFREG_INLINE void at(int64_t x, int64_t left, int64_t right, T* gradient) const {
+    DIFFREG_UNROLL
+    for (int k = 0; k < D - 1; ++k) gradient[k] = central_difference(before[k][x], after[k][x]);
+    gradient[D - 1] = central_difference(here[x + left], here[x + right]);
   }
 };
 
-// The adjoint along axis 0: what the row `from` of p0 adds to row y of the image, for from = y-1,
-// y, y+1 in this order.
-template <typename T>
-void add_adjoint_axis0(int64_t y, int64_t from, int64_t height, int64_t width, const T* p0,
-                       T* image_row) {
-  const T weight = adjoint_weight<T>(y, from, height);
-  if (weight == 0) return;
-  for (int64_t x = 0; x < width; ++x) image_row[x] += weight * p0[x];
+// Calls run(x, left, right) for the ends of a row, where a neighbour may be the voxel itself.
+template <typename Run>
+void for_ends(int64_t width, const Run& run) {
+  run(0, 0, width > 1 ? 1 : 0);
+  if (width > 1) run(width - 1, -1, 0);
 }
 
-// The same along axis 1, within the row.
-template <typename T>
-void add_adjoint_axis1(int64_t width, const T* p1, T* image_row) {
-  const T half = T(0.5);
-  for (int64_t x = 1; x < width; ++x) image_row[x] += half * p1[x - 1];
-  for (int64_t x = 0; x + 1 < width; ++x) image_row[x] -= half * p1[x + 1];
-  image_row[width - 1] += half * p1[width - 1];
-  image_row[0] -= half * p1[0];
-}
-
-// Image gradient by the adjoint for the rows [first, end): p(y, p0, p1) fills the gradient to both
-// derivatives at row y. p is evaluated once a row, and again for one row beside each strip.
-template <typename T, typename FillRow>
-void add_image_gradient(int64_t height, int64_t width, int64_t first, int64_t end, T* p0,
-                        T* p1,        // scratch, (W) each
-                        T* gradient,  // (H, W)
-                        const FillRow& fill) {
-  for (int64_t from = std::max<int64_t>(first - 1, 0); from < std::min(end + 1, height); ++from) {
-    fill(from, p0, p1);
-    for (int64_t y = std::max(from - 1, first); y < std::min(from + 2, end); ++y) {
-      add_adjoint_axis0(y, from, height, width, p0, gradient + y * width);
-    }
-    if (from >= first && from < end) add_adjoint_axis1(width, p1, gradient + from * width);
+// The adjoint, row by row: what the gradients p_k to the derivatives at the rows around a row give
+// to it. Rows of p are kept for as long as another row needs them.
+template <int D, typename T>
+class GradientAdjoint {
+ public:
+  // Rows are asked for in their order, from `first` on.
+  GradientAdjoint(const Grid<D>& grid, int64_t first)
+      : grid_(grid), next_(std::max<int64_t>(first - grid.stride[0], 0)) {
+    for (int k = 0; k < D; ++k) rings_.emplace_back(2 * grid.stride[0] + 1, grid.width);
   }
-}
+
+  // Adds to row `row` of the image. fill(row, p) writes the rows p[k], one after the other.
+  template <typename Fill>
+  void add_to(int64_t row, T* image_row, const Fill& fill) {
+    for (; next_ <= std::min(row + grid_.stride[0], grid_.rows - 1); ++next_) {
+      T* p[D];
+      for (int k = 0; k < D; ++k) p[k] = rings_[k].row(next_);
+      fill(next_, p);
+    }
+    const int64_t W = grid_.width;
+    for (int k = 0; k < D - 1; ++k) {
+      const int64_t index = grid_.index(row, k), size = grid_.size[k];
+      for (int64_t from = std::max<int64_t>(index - 1, 0); from <= std::min(index + 1, size - 1);
+           ++from) {
+        const T weight = adjoint_weight<T>(index, from, size);
+        if (weight == 0) continue;
+        const T* p = rings_[k].row(row + (from - index) * grid_.stride[k]);
+        for (int64_t x = 0; x < W; ++x) image_row[x] += weight * p[x];
+      }
+    }
+    add_along(rings_[D - 1].row(row), image_row);
+  }
+
+ private:
+  void add_along(const T* p, T* image_row) const {
+    const int64_t W = grid_.width;
+    const T half = T(0.5);
+    const auto at_end = [&](int64_t x) {
+      T sum = 0;
+      if (x > 0) sum += half * p[x - 1];
+      if (x + 1 < W) sum -= half * p[x + 1];
+      if (x + 1 == W) sum += half * p[x];
+      if (x == 0) sum -= half * p[x];
+      image_row[x] += sum;
+    };
+    at_end(0);
+    for (int64_t x = 1; x + 1 < W; ++x) image_row[x] += half * p[x - 1] - half * p[x + 1];
+    if (W > 1) at_end(W - 1);
+  }
+
+  Grid<D> grid_;
+  int64_t next_;
+  std::vector<Ring<T>> rings_;
+};
 
 }  // namespace diffreg

@@ -1,4 +1,4 @@
-// CPU only: the optional mask (N, 1, H, W) that weights a mean over voxels; without one, weight 1.
+// CPU only: the optional mask (N, 1, *S) that weights a mean over voxels; without one, weight 1.
 #pragma once
 
 #include <optional>
@@ -14,16 +14,18 @@ class Mask {
  public:
   // Keeps the mask's memory, and sums its weights a sample.
   Mask(const std::optional<Tensor>& mask, const Tensor& image)
-      : height_(image.size(2)), width_(image.size(3)) {
+      : rows_(rows_of(image)), width_(width_of(image)) {
     const int64_t N = image.size(0);
-    totals_.assign(N, double(height_ * width_));
+    std::vector<int64_t> shape = sizes_of(image);
+    shape[1] = 1;
+    totals_.assign(N, double(rows_ * width_));
     if (!mask) return;
-    check_shape("mask", *mask, {N, 1, height_, width_});
+    check_shape("mask", *mask, shape);
     check_dtype("mask", *mask, image.scalar_type());
     contiguous_ = torch::stable::contiguous(*mask);
     data_ = contiguous_->template const_data_ptr<T>();
-    StripSums<1> sums(N, strip_count(height_));
-    for_each_strip(N, height_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    StripSums<1> sums(N, strip_count(rows_));
+    for_each_strip(N, rows_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       for (int64_t y = first; y < end; ++y) {
         const T* weight = row(n, y);
         *sums.at(n, strip) += sum_row<T>(0, width_, [&](int64_t x) { return weight[x]; });
@@ -32,12 +34,12 @@ class Mask {
     for (int64_t n = 0; n < N; ++n) totals_[n] = sums.total(n, 0);
   }
 
-  // Weights of row y, null for 1 everywhere.
+  // Weights of row y, in raster order; null for 1 everywhere.
   const T* row(int64_t n, int64_t y) const {
-    return data_ ? data_ + (n * height_ + y) * width_ : nullptr;
+    return data_ ? data_ + (n * rows_ + y) * width_ : nullptr;
   }
 
-  // What the measures read of an image (N, C, H, W), contiguous: 0 for what is hidden. The image
+  // What the measures read of an image (N, C, *S), contiguous: 0 for what is hidden. The image
   // itself where all of it is finite.
   Tensor read(const Tensor& image) const {
     if (!data_ || is_finite(image)) return image;
@@ -50,7 +52,7 @@ class Mask {
     return copy;
   }
 
-  // Takes the hidden voxels out of the gradient (N, C, H, W) of an image that was `read`.
+  // Takes the hidden voxels out of the gradient (N, C, *S) of an image that was `read`.
   void leave_out_hidden(const Tensor& image, const Tensor& read, Tensor& gradient) const {
     if (read.const_data_ptr() == image.const_data_ptr()) return;
     T* out = gradient.template mutable_data_ptr<T>();
@@ -71,10 +73,10 @@ class Mask {
   void for_rows(const Tensor& image, const Run& run) const {
     const int64_t N = image.size(0), C = image.size(1);
     const T* data = image.template const_data_ptr<T>();
-    for_each_strip(N, height_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+    for_each_strip(N, rows_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       for (int64_t c = n * C; c < (n + 1) * C; ++c) {
         for (int64_t y = first; y < end; ++y) {
-          const int64_t at = (c * height_ + y) * width_;
+          const int64_t at = (c * rows_ + y) * width_;
           run(n, strip, y, at, data + at);
         }
       }
@@ -82,7 +84,7 @@ class Mask {
   }
 
   bool is_finite(const Tensor& image) const {
-    StripSums<1> sums(image.size(0), strip_count(height_));
+    StripSums<1> sums(image.size(0), strip_count(rows_));
     for_rows(image, [&](int64_t n, int64_t strip, int64_t, int64_t, const T* values) {
       // 0, or NaN.
       *sums.at(n, strip) += sum_row<T>(0, width_, [&](int64_t x) { return values[x] - values[x]; });
@@ -93,7 +95,7 @@ class Mask {
     return true;
   }
 
-  int64_t height_, width_;
+  int64_t rows_, width_;
   const T* data_ = nullptr;
   std::optional<Tensor> contiguous_;
   std::vector<double> totals_;

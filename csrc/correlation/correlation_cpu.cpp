@@ -1,4 +1,6 @@
 // Schema and CPU driver of diffreg::correlation and diffreg::correlation_backward.
+#include "correlation_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -19,39 +21,76 @@ void check(const Tensor& warped, const Tensor& fixed) {
 template <typename T, typename Run>
 void for_rows(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, int64_t n,
               int64_t first, int64_t end, const Run& run) {
-  const int64_t C = warped.size(1), H = warped.size(2), W = warped.size(3);
+  const int64_t C = warped.size(1), W = width_of(warped), rows = rows_of(warped);
   for (int64_t c = 0; c < C; ++c) {
     for (int64_t y = first; y < end; ++y) {
-      const int64_t at = ((n * C + c) * H + y) * W;
+      const int64_t at = ((n * C + c) * rows + y) * W;
       run(at, warped.const_data_ptr<T>() + at, fixed.const_data_ptr<T>() + at, mask.row(n, y));
     }
   }
 }
 
+// Of every sample.
 template <typename T>
-void reduce(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask,
-            double* moments) {  // (N, 5)
-  const int64_t N = warped.size(0), H = warped.size(2), W = warped.size(3);
-  std::vector<PartMoments> parts(N * strip_count(H));
-  for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+std::vector<Moments> measured(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask) {
+  const int64_t N = warped.size(0), rows = rows_of(warped), W = width_of(warped);
+  const int64_t strips = strip_count(rows);
+  std::vector<Moments> moments(N, Moments{});
+  if (warped.numel() == 0) return moments;
+  std::vector<PartMoments> parts(N * strips);
+  for_each_strip(N, rows, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     for_rows<T>(warped, fixed, mask, n, first, end,
                 [&](int64_t, const T* w, const T* r, const T* m) {
-                  add_row(w, r, m, W, parts[n * strip_count(H) + strip]);
+                  add_row(w, r, m, W, parts[n * strips + strip]);
                 });
   });
   for (int64_t n = 0; n < N; ++n) {
     PartMoments whole;
-    for (int64_t strip = 0; strip < strip_count(H); ++strip) {
-      whole.add(parts[n * strip_count(H) + strip]);
-    }
-    const Moments found = whole.moments(std::numeric_limits<T>::epsilon());
-    const double all[kMoments] = {found.mean_warped, found.mean_fixed, found.warped_warped,
-                                  found.fixed_fixed, found.product};
-    std::copy_n(all, kMoments, moments + n * kMoments);
+    for (int64_t strip = 0; strip < strips; ++strip) whole.add(parts[n * strips + strip]);
+    moments[n] = whole.moments(std::numeric_limits<T>::epsilon());
   }
+  return moments;
 }
 
-Moments read(const double* from) { return {from[0], from[1], from[2], from[3], from[4]}; }
+// Writes every sample's gradient times its factor to those of the two that are not null, or adds
+// it.
+template <bool adds, typename T>
+void fill_gradients(const Tensor& warped, const Tensor& fixed, const Mask<T>& weights,
+                    const std::vector<Moments>& moments, const std::vector<double>& factors,
+                    T* to_warped, T* to_fixed) {
+  const int64_t W = width_of(warped);
+  const auto run_strip = [&](int64_t n, int64_t, int64_t first, int64_t end) {
+    const Moments moment = moments[n];
+    const double factor = factors[n], by_other = moment.slope_by_other();
+    const double by_own_w = moment.slope_by_own(moment.warped_warped);
+    const double by_own_r = moment.slope_by_own(moment.fixed_fixed);
+    const double mean_w = moment.mean_warped, mean_r = moment.mean_fixed;
+    for_rows<T>(warped, fixed, weights, n, first, end,
+                [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
+                  with_weights(m, [&](const auto& weight) {
+                    // The gradient to the image whose row is `own`.
+                    const auto fill = [&](T* out, const T* own, double mean_own, double by_own,
+                                          const T* other, double mean_other) {
+#pragma GCC ivdep
+                      for (int64_t x = 0; x < W; ++x) {
+                        const double pull = (own[x] - mean_own) * by_own;
+                        const double push = (other[x] - mean_other) * by_other;
+                        const T value =
+                            static_cast<T>(factor * weight(x) * visible(pull - push, weight(x)));
+                        out[x] = adds ? out[x] + value : value;
+                      }
+                    };
+                    if (to_warped) {
+                      fill(to_warped + at, warped_row, mean_w, by_own_w, fixed_row, mean_r);
+                    }
+                    if (to_fixed) {
+                      fill(to_fixed + at, fixed_row, mean_r, by_own_r, warped_row, mean_w);
+                    }
+                  });
+                });
+  };
+  for_each_strip(warped.size(0), rows_of(warped), W, run_strip);
+}
 
 // The moments go to the backward pass, which then needs no reduction.
 std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
@@ -60,13 +99,16 @@ std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const int64_t N = w.size(0);
   Tensor value = torch::stable::new_empty(w, {N});
-  Tensor moments = torch::stable::new_zeros(w, {N, kMoments}, ScalarType::Double);
+  Tensor moments = torch::stable::new_empty(w, {N, kMoments}, ScalarType::Double);
   dispatch_floating("warped", w, [&](auto zero) {
     using T = decltype(zero);
-    double* all = moments.mutable_data_ptr<double>();
-    if (w.numel() > 0) reduce<T>(w, r, Mask<T>(mask, w), all);
-    T* out = value.mutable_data_ptr<T>();
-    for (int64_t n = 0; n < N; ++n) out[n] = static_cast<T>(read(all + n * kMoments).value());
+    const auto found = measured(w, r, Mask<T>(mask, w));
+    for (int64_t n = 0; n < N; ++n) {
+      value.mutable_data_ptr<T>()[n] = static_cast<T>(found[n].value());
+      const double all[kMoments] = {found[n].mean_warped, found[n].mean_fixed,
+                                    found[n].warped_warped, found[n].fixed_fixed, found[n].product};
+      std::copy_n(all, kMoments, moments.mutable_data_ptr<double>() + n * kMoments);
+    }
   });
   return {value, moments};
 }
@@ -78,9 +120,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
   check_shape("gradient", gradient, {warped.size(0)});
   check_dtype("gradient", gradient, warped.scalar_type());
   check_shape("moments", moments, {warped.size(0), kMoments});
+  check_dtype("moments", moments, ScalarType::Double);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const Tensor upstream = torch::stable::contiguous(gradient);
-  const Tensor saved = torch::stable::contiguous(moments);
+  const Tensor held = torch::stable::contiguous(moments);
   const auto output = [&](bool need) {
     return need ? torch::stable::new_empty(w, w.sizes()) : torch::stable::new_empty(w, {0});
   };
@@ -88,39 +131,36 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
   if (w.numel() == 0) return {grad_warped, grad_fixed};
   dispatch_floating("warped", w, [&](auto zero) {
     using T = decltype(zero);
-    const Mask<T> weights(mask, w);
-    const int64_t W = w.size(3);
-    T* to_w = need_warped ? grad_warped.mutable_data_ptr<T>() : nullptr;
-    T* to_r = need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr;
-    for_each_strip(w.size(0), w.size(2), W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-      const Moments moment = read(saved.const_data_ptr<double>() + n * kMoments);
-      const double g = upstream.const_data_ptr<T>()[n], by_other = moment.slope_by_other();
-      const double by_own_w = moment.slope_by_own(moment.warped_warped);
-      const double by_own_r = moment.slope_by_own(moment.fixed_fixed);
-      for_rows<T>(w, r, weights, n, first, end,
-                  [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
-                    with_weights(m, [&](const auto& weight) {
-                      // The gradient to the image whose row is `own`.
-                      const auto fill = [&](T* out, const T* own, double mean_own, double by_own,
-                                            const T* other, double mean_other) {
-#pragma GCC ivdep
-                        for (int64_t x = 0; x < W; ++x) {
-                          const double pull = (own[x] - mean_own) * by_own;
-                          const double push = (other[x] - mean_other) * by_other;
-                          out[x] = static_cast<T>(g * weight(x) * visible(pull - push, weight(x)));
-                        }
-                      };
-                      const double mean_w = moment.mean_warped, mean_r = moment.mean_fixed;
-                      if (to_w) fill(to_w + at, warped_row, mean_w, by_own_w, fixed_row, mean_r);
-                      if (to_r) fill(to_r + at, fixed_row, mean_r, by_own_r, warped_row, mean_w);
-                    });
-                  });
-    });
+    const T* g = upstream.const_data_ptr<T>();
+    std::vector<Moments> all;
+    for (int64_t n = 0; n < w.size(0); ++n) {
+      const double* from = held.const_data_ptr<double>() + n * kMoments;
+      all.push_back({from[0], from[1], from[2], from[3], from[4]});
+    }
+    fill_gradients<false>(w, r, Mask<T>(mask, w), all, std::vector<double>(g, g + w.size(0)),
+                          need_warped ? grad_warped.mutable_data_ptr<T>() : nullptr,
+                          need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr);
   });
   return {grad_warped, grad_fixed};
 }
 
 }  // namespace
+
+std::vector<double> measure(const Inputs& inputs, const std::vector<double>& factors,
+                            Tensor* gradient) {
+  std::vector<double> values(inputs.warped.size(0));
+  dispatch_floating("warped", inputs.warped, [&](auto zero) {
+    using T = decltype(zero);
+    const Mask<T> weights(inputs.mask, inputs.warped);
+    const auto moments = measured(inputs.warped, inputs.fixed, weights);
+    for (size_t n = 0; n < values.size(); ++n) values[n] = moments[n].value();
+    if (!gradient || inputs.warped.numel() == 0) return;
+    fill_gradients<true>(inputs.warped, inputs.fixed, weights, moments, factors,
+                         gradient->mutable_data_ptr<T>(), static_cast<T*>(nullptr));
+  });
+  return values;
+}
+
 }  // namespace diffreg::correlation
 
 STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {

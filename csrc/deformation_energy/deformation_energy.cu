@@ -44,14 +44,14 @@ struct Sums {
   }
 
   // The three energies, in double, of a column that has one and two more to its right.
-  DIFFREG_DEVICE void weigh(const Coefficients& factor, bool one, bool two,
+  DIFFREG_DEVICE void weigh(const Coefficients<D>& factor, bool one, bool two,
                             double* energies) const {
     energies[0] = energies[1] = energies[2] = 0;
     for (int c = 0; c < D; ++c) {
       energies[0] += factor.first[0][c] * first[0][c];
       energies[1] += factor.second[0][c] * second[0][c];
       if (one) energies[0] += factor.first[1][c] * first[1][c];
-      if (one) energies[1] += factor.mixed[c] * mixed[c];
+      if (one) energies[1] += factor.mixed[0][c] * mixed[c];
       if (two) energies[1] += factor.second[1][c] * second[1][c];
     }
     if (one) energies[2] = factor.corner * corner;
@@ -111,13 +111,13 @@ DIFFREG_DEVICE double load_or_0(const T* upstream, int64_t n) {
 
 // An energy that was not used adds nothing, not even NaN.
 template <typename T>
-struct UsedSlopes : Slopes<T> {
+struct UsedSlopes : Slopes<D, T> {
   bool diffuses, bends, folds;
 
-  DIFFREG_DEVICE UsedSlopes(const Coefficients& factor, const Upstream<T>& upstream, int64_t n,
+  DIFFREG_DEVICE UsedSlopes(const Coefficients<D>& factor, const Upstream<T>& upstream, int64_t n,
                             bool has_cells)
-      : Slopes<T>(factor, load_or_0(upstream.diffusion, n), load_or_0(upstream.bending, n),
-                  load_or_0(upstream.determinant, n)),
+      : Slopes<D, T>(factor, load_or_0(upstream.diffusion, n), load_or_0(upstream.bending, n),
+                     load_or_0(upstream.determinant, n)),
         diffuses(upstream.diffusion),
         bends(upstream.bending),
         folds(upstream.determinant && has_cells) {}
@@ -149,7 +149,7 @@ struct Gradient {
                               bool centred) {
     T own[D] = {}, right[D] = {};
     if (slope.folds) {
-      const Cell<T> cell = cell_of(row[0], row[1]);
+      const Cell<D, T> cell = cell_of(row[0], row[1]);
       T corner[4];
       cell.determinants(corner);
       for (int k = 0; k < 4; ++k) corner[k] = corner_slope * psi.slope(corner[k]);
@@ -167,7 +167,7 @@ struct Gradient {
                         shuffle_from_right(own_second));
       const T own_mixed =
           one_down && along ? mixed_difference(u(0, 0), u(0, 1), u(1, 0), u(1, 1)) : T(0);
-      if (slope.bends) to_right += slope.mixed[c] * (mixed[c] - own_mixed);
+      if (slope.bends) to_right += slope.mixed[0][c] * (mixed[c] - own_mixed);
       sum.of[c] =
           (from_above[c] - to_below) + (own[c] - to_right) + shuffle_from_left(right[c] + to_right);
       second[c] = next_second;

@@ -5,31 +5,47 @@
 #include <cmath>
 #include <cstdint>
 
-#include "../common/dimensions.h"
 #include "../common/host_device.h"
 #include "../common/options.h"
 
 namespace diffreg::deformation_energy {
 
+// Pairs of different axes, numbered (0, 1), (0, 2), (1, 2).
+template <int D>
+constexpr int kPairs = D * (D - 1) / 2;
+constexpr int pair_of(int one, int other) { return one + other - 1; }
+
 // Factor of every squared derivative: the spacing's, over the number of stencil positions.
+template <int D>
 struct Coefficients {
-  double first[D][D];   // [axis][component]
-  double second[D][D];  // [axis][component]
-  double mixed[D];      // [component], both orders of the two axes
+  double first[D][D];          // [axis][component]
+  double second[D][D];         // [axis][component]
+  double mixed[kPairs<D>][D];  // [pair][component], both orders of the two axes
   double corner;
 
-  Coefficients(int64_t height, int64_t width, const double* h) {
-    const double size[] = {double(height), double(width)};
+  Coefficients(const int64_t* size, const double* h) {
     const auto per = [](double count) { return count > 0 ? 1 / count : 0; };
+    // Of a stencil that takes so many voxels less than there are along two axes.
+    const auto positions = [&](int axis, int less, int other, int other_less) {
+      double count = 1;
+      for (int k = 0; k < D; ++k) {
+        const int64_t missing = k == axis ? less : (k == other ? other_less : 0);
+        count *= double(size[k] > missing ? size[k] - missing : 0);
+      }
+      return count;
+    };
     for (int c = 0; c < D; ++c) {
       for (int k = 0; k < D; ++k) {
-        const double other = size[1 - k];
-        first[k][c] = square(h[c] / h[k]) * per((size[k] - 1) * other);
-        second[k][c] = square(h[c] / (h[k] * h[k])) * per((size[k] - 2) * other);
+        first[k][c] = square(h[c] / h[k]) * per(positions(k, 1, k, 0));
+        second[k][c] = square(h[c] / (h[k] * h[k])) * per(positions(k, 2, k, 0));
+        for (int l = k + 1; l < D; ++l) {
+          mixed[pair_of(k, l)][c] = 2 * square(h[c] / (h[k] * h[l])) * per(positions(k, 1, l, 1));
+        }
       }
-      mixed[c] = 2 * square(h[c] / (h[0] * h[1])) * per((size[0] - 1) * (size[1] - 1));
     }
-    corner = per(4 * (size[0] - 1) * (size[1] - 1));
+    double cells = 1;
+    for (int k = 0; k < D; ++k) cells *= double(size[k] > 1 ? size[k] - 1 : 0);
+    corner = per((1 << D) * cells);
   }
 
  private:
@@ -49,18 +65,20 @@ DIFFREG_HD T mixed_difference(T u00, T u01, T u10, T u11) {
 
 // The derivative of every squared difference by it: upstream gradients of the three energies times
 // their factors.
-template <typename T>
+template <int D, typename T>
 struct Slopes {
-  T first[D][D], second[D][D], mixed[D], corner;
+  T first[D][D], second[D][D], mixed[kPairs<D>][D], corner;
 
-  DIFFREG_HD Slopes(const Coefficients& factor, double diffusion, double bending,
+  DIFFREG_HD Slopes(const Coefficients<D>& factor, double diffusion, double bending,
                     double determinant) {
     for (int c = 0; c < D; ++c) {
       for (int k = 0; k < D; ++k) {
         first[k][c] = static_cast<T>(2 * diffusion * factor.first[k][c]);
         second[k][c] = static_cast<T>(2 * bending * factor.second[k][c]);
       }
-      mixed[c] = static_cast<T>(2 * bending * factor.mixed[c]);
+      for (int p = 0; p < kPairs<D>; ++p) {
+        mixed[p][c] = static_cast<T>(2 * bending * factor.mixed[p][c]);
+      }
     }
     corner = static_cast<T>(determinant * factor.corner);
   }

@@ -1,91 +1,160 @@
 // Schema and CPU driver of diffreg::deformation_energy and diffreg::deformation_energy_backward.
+#include "deformation_energy_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
 #include <tuple>
 
-#include "../common/check.h"
 #include "../common/parallel.h"
 #include "energy_rows.h"
 
 namespace diffreg::deformation_energy {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
-                                           std::string penalty, double threshold) {
-  check_displacement(displacement);
-  check_spacing(spacing);
-  const PenaltyKind kind = parse("penalty", penalty, kPenalties);
-  const Tensor u = torch::stable::contiguous(displacement);
-  const int64_t N = u.size(0), H = u.size(2), W = u.size(3);
-  Tensor energy[3] = {torch::stable::new_zeros(u, {N}), torch::stable::new_zeros(u, {N}),
-                      torch::stable::new_zeros(u, {N})};
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    with_penalty(kind, static_cast<T>(threshold), [&](auto psi) {
-      if (u.numel() == 0) return;
-      const Coefficients factor(H, W, spacing.data());
-      StripSums<3> sums(N, strip_count(H));
-      for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-        const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
-        for (int64_t y = first; y < end; ++y) add_row(field, factor, psi, y, sums.at(n, strip));
+// Calls run(field of sample n, its coefficients, penalty, n, strip, first row, end row) for every
+// strip, in parallel.
+template <typename Run>
+void for_strips(const Tensor& u, const Options& options, const Run& run) {
+  dispatch_dimensions(u, [&](auto dimensions) {
+    constexpr int D = decltype(dimensions)::value;
+    dispatch_floating("displacement", u, [&](auto zero) {
+      using T = decltype(zero);
+      with_penalty(options.penalty, static_cast<T>(options.threshold), [&](const auto& psi) {
+        const Grid<D> grid(u);
+        const Coefficients<D> factor(grid.size, options.spacing.data());
+        const T* data = u.const_data_ptr<T>();
+        for_each_strip(
+            u.size(0), grid.rows, grid.width,
+            [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+              const Field<D, T> field{data + n * D * grid.voxels, grid};
+              run(field, factor, psi, n, strip, first, end);
+            },
+            grid.strip_rows());
       });
-      for (int k = 0; k < 3; ++k) {
-        T* out = energy[k].mutable_data_ptr<T>();
-        for (int64_t n = 0; n < N; ++n) out[n] = static_cast<T>(sums.total(n, k));
-      }
     });
   });
-  return {energy[0], energy[1], energy[2]};
 }
 
-// Upstream gradient of each sample, or nothing where that energy was not used.
-template <typename T>
-std::optional<std::vector<double>> upstream(const char* name, const std::optional<Tensor>& gradient,
-                                            const Tensor& displacement) {
-  if (!gradient) return std::nullopt;
+// Sums of a strip's energies, put together in the order of the strips.
+class Sums {
+ public:
+  explicit Sums(const Tensor& u) : samples_(u.size(0)), sums_(samples_, strips_of(u)) {}
+
+  double* at(int64_t sample, int64_t strip) { return sums_.at(sample, strip); }
+
+  std::vector<Energies> total() const {
+    std::vector<Energies> energies(samples_);
+    for (int64_t n = 0; n < samples_; ++n) {
+      for (int k = 0; k < 3; ++k) energies[n][k] = sums_.total(n, k);
+    }
+    return energies;
+  }
+
+ private:
+  static int64_t strips_of(const Tensor& u) {
+    int64_t count = 0;
+    dispatch_dimensions(u, [&](auto dimensions) {
+      const Grid<decltype(dimensions)::value> grid(u);
+      count = strip_count(grid.rows, grid.strip_rows());
+    });
+    return count;
+  }
+
+  int64_t samples_;
+  StripSums<3> sums_;
+};
+
+// Upstream gradient of each sample, 0 where that energy was not used.
+void upstream(const char* name, const std::optional<Tensor>& gradient, const Tensor& displacement,
+              int energy, std::vector<Energies>& factors) {
+  if (!gradient) return;
   check_shape(name, *gradient, {displacement.size(0)});
   check_dtype(name, *gradient, displacement.scalar_type());
   const Tensor values = torch::stable::contiguous(*gradient);
-  const T* data = values.const_data_ptr<T>();
-  return std::vector<double>(data, data + displacement.size(0));
+  dispatch_floating(name, values, [&](auto zero) {
+    const auto* data = values.const_data_ptr<decltype(zero)>();
+    for (size_t n = 0; n < factors.size(); ++n) factors[n][energy] = data[n];
+  });
+}
+
+Options checked(const Tensor& displacement, std::vector<double>& spacing,
+                const std::string& penalty, double threshold) {
+  check_displacement(displacement);
+  check_spacing(spacing, dimensions_of(displacement));
+  return {std::move(spacing), parse("penalty", penalty, kPenalties), threshold};
+}
+
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
+                                           std::string penalty, double threshold) {
+  const Options options = checked(displacement, spacing, penalty, threshold);
+  const Tensor u = torch::stable::contiguous(displacement);
+  const auto energies = energies_of(u, options);
+  Tensor out[3];
+  dispatch_floating("displacement", u, [&](auto zero) {
+    using T = decltype(zero);
+    for (int k = 0; k < 3; ++k) {
+      out[k] = torch::stable::new_empty(u, {u.size(0)});
+      T* values = out[k].mutable_data_ptr<T>();
+      for (int64_t n = 0; n < u.size(0); ++n) values[n] = static_cast<T>(energies[n][k]);
+    }
+  });
+  return {out[0], out[1], out[2]};
 }
 
 Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
                 std::optional<Tensor> grad_determinant, const Tensor& displacement,
                 std::vector<double> spacing, std::string penalty, double threshold) {
-  check_displacement(displacement);
-  check_spacing(spacing);
-  const PenaltyKind kind = parse("penalty", penalty, kPenalties);
+  const Options options = checked(displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
-  const int64_t N = u.size(0), H = u.size(2), W = u.size(3);
+  std::vector<Energies> factors(u.size(0), Energies{});
+  upstream("grad_diffusion", grad_diffusion, u, 0, factors);
+  upstream("grad_bending", grad_bending, u, 1, factors);
+  upstream("grad_determinant", grad_determinant, u, 2, factors);
   Tensor gradient = torch::stable::new_empty(u, u.sizes());
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    const auto diffusion = upstream<T>("grad_diffusion", grad_diffusion, u);
-    const auto bending = upstream<T>("grad_bending", grad_bending, u);
-    const auto determinant = upstream<T>("grad_determinant", grad_determinant, u);
-    with_penalty(kind, static_cast<T>(threshold), [&](auto psi) {
-      if (u.numel() == 0) return;
-      const Coefficients factor(H, W, spacing.data());
-      for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-        const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
-        T* out = gradient.mutable_data_ptr<T>() + n * D * H * W;
-        const auto used = [&](const auto& upstream) { return upstream ? (*upstream)[n] : 0; };
-        const Slopes<T> slope(factor, used(diffusion), used(bending), used(determinant));
-        EnergyGradient<T, decltype(psi)::kKind> rows(field, slope, psi, determinant.has_value(),
-                                                     first);
-        for (int64_t y = first; y < end; ++y) {
-          T* const row[D] = {out + y * W, out + (H + y) * W};
-          rows.template row<false>(y, row, factor, nullptr);
-        }
-      });
-    });
-  });
+  const std::vector<char> penalised(u.size(0), grad_determinant.has_value());
+  energies_and_gradient(u, options, factors, penalised, false, gradient);
   return gradient;
 }
 
 }  // namespace
+
+std::vector<Energies> energies_of(const Tensor& displacement, const Options& options) {
+  Sums sums(displacement);
+  if (displacement.numel() == 0) return sums.total();
+  for_strips(displacement, options,
+             [&](const auto& field, const auto& factor, const auto& psi, int64_t n, int64_t strip,
+                 int64_t first, int64_t end) {
+               for (int64_t row = first; row < end; ++row) {
+                 add_row(field, factor, psi, row, sums.at(n, strip));
+               }
+             });
+  return sums.total();
+}
+
+std::vector<Energies> energies_and_gradient(const Tensor& displacement, const Options& options,
+                                            const std::vector<Energies>& factors,
+                                            const std::vector<char>& penalised, bool valued,
+                                            Tensor& gradient) {
+  Sums sums(displacement);
+  if (displacement.numel() == 0) return sums.total();
+  for_strips(displacement, options,
+             [&]<int D, typename T, PenaltyKind kind>(const Field<D, T>& field,
+                                                      const Coefficients<D>& factor,
+                                                      const Penalty<T, kind>& psi, int64_t n,
+                                                      int64_t strip, int64_t first, int64_t end) {
+               const Slopes<D, T> slope(factor, factors[n][0], factors[n][1], factors[n][2]);
+               EnergyGradient<D, T, kind> rows(field, slope, psi, penalised[n] != 0, first, end);
+               T* out = gradient.mutable_data_ptr<T>() + n * D * field.grid.voxels;
+               if (valued) {
+                 rows.template run<true>(out, factor, sums.at(n, strip));
+               } else {
+                 rows.template run<false>(out, factor, nullptr);
+               }
+             });
+  return sums.total();
+}
+
 }  // namespace diffreg::deformation_energy
 
 STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {

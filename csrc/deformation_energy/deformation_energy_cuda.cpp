@@ -12,12 +12,12 @@ Problem make_problem(const Device& device, const Tensor& displacement,
                      const std::vector<double>& spacing, const std::string& penalty,
                      double threshold) {
   check_displacement(device, displacement);
-  check_spacing(spacing);
-  const int64_t H = displacement.size(2), W = displacement.size(3);
+  check_spacing(spacing, D);
+  const int64_t size[D] = {displacement.size(2), displacement.size(3)};
   return {displacement.size(0),
-          H,
-          W,
-          Coefficients(H, W, spacing.data()),
+          size[0],
+          size[1],
+          Coefficients<D>(size, spacing.data()),
           parse("penalty", penalty, kPenalties),
           threshold};
 }

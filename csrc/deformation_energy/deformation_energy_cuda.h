@@ -1,6 +1,7 @@
 // The launchers of deformation_energy.cu. All tensors are contiguous.
 #pragma once
 
+#include "../common/dimensions.h"
 #include "../common/storage.h"
 #include "deformation_energy.h"
 
@@ -8,7 +9,7 @@ namespace diffreg::deformation_energy {
 
 struct Problem {
   int64_t samples, height, width;
-  Coefficients factor;
+  Coefficients<D> factor;
   PenaltyKind penalty;
   double threshold;
 

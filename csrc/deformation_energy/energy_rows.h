@@ -1,10 +1,9 @@
-// CPU only: the three energies of one row of a field, and their gradient to it, in one pass over
-// the rows around it.
+// CPU only: the three energies of one row of a field, and their gradient to the rows of a strip.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
+#include <vector>
 
 #include "../common/cell_rows.h"
 #include "../common/reduce.h"
@@ -18,274 +17,297 @@ DIFFREG_INLINE T squared(T d) {
 }
 
 // Sums of squares of the stencils that start in (or are centred on) a row, one for each factor.
+template <int D>
 struct RowSums {
-  double first[D][D] = {}, second[D][D] = {}, mixed[D] = {}, corner = 0;
+  double first[D][D] = {}, second[D][D] = {}, mixed[kPairs<D>][D] = {}, corner = 0;
 
-  void add_to(const Coefficients& factor, double* energies) const {
+  void add_to(const Coefficients<D>& factor, double* energies) const {
     for (int c = 0; c < D; ++c) {
       for (int k = 0; k < D; ++k) {
         energies[0] += factor.first[k][c] * first[k][c];
         energies[1] += factor.second[k][c] * second[k][c];
       }
-      energies[1] += factor.mixed[c] * mixed[c];
+      for (int p = 0; p < kPairs<D>; ++p) energies[1] += factor.mixed[p][c] * mixed[p][c];
     }
     energies[2] += factor.corner * corner;
   }
 };
 
-// Which differences along an axis read the vertex at `at`, as factors: 0 for those that would
-// leave the axis.
-template <typename T>
-struct AxisFactors {
-  T before, after;      // first differences to the vertex, and from it
-  T back, here, ahead;  // second differences centred on the vertex before, on it, behind it
+// One component of a field at a row and at the rows beside it along the leading axes; beyond the
+// border there is the border's row, so that first and mixed differences across it are 0.
+template <int D, typename T>
+struct RowNeighbours {
+  static constexpr int kLeading = D - 1;
+  const T* here;
+  const T *before[kLeading], *after[kLeading];    // the next rows
+  const T *before2[kLeading], *after2[kLeading];  // those beyond
+  const T* diagonal[2][2];                        // in 3-D, [before or after by axis 0][by axis 1]
+  bool back[kLeading], centre[kLeading], ahead[kLeading];  // whether second differences are
+                                                           // centred before, on and after the row
 
-  AxisFactors(T first, T second, int64_t at, int64_t size)
-      : before(at > 0 ? first : T(0)),
-        after(at + 1 < size ? first : T(0)),
-        back(at > 1 ? second : T(0)),
-        here(at > 0 && at + 1 < size ? -2 * second : T(0)),
-        ahead(at + 2 < size ? second : T(0)) {}
-};
-
-// Five voxels of a component along an axis, around the vertex in the middle, as differences.
-template <typename T>
-struct AxisDifferences {
-  T d[4];
-
-  DIFFREG_INLINE AxisDifferences(T u0, T u1, T u2, T u3, T u4)
-      : d{u1 - u0, u2 - u1, u3 - u2, u4 - u3} {}
-
-  DIFFREG_INLINE T after() const { return d[2]; }
-  DIFFREG_INLINE T second() const { return d[2] - d[1]; }
-  DIFFREG_INLINE T gather(const AxisFactors<T>& f) const {
-    return (f.before * d[1] - f.after * d[2]) +
-           (f.back * (d[1] - d[0]) + f.here * (d[2] - d[1]) + f.ahead * (d[3] - d[2]));
-  }
-};
-
-// One component of the field around row y: rows y-2 .. y+2, those outside replaced by the border's,
-// where the factors are 0.
-template <typename T>
-class Stencil {
- public:
-  Stencil(const Field<T>& field, const Slopes<T>& slope, int component, int64_t y)
-      : width_(field.width),
-        first_(slope.first[1][component]),
-        second_(slope.second[1][component]),
-        along0_(slope.first[0][component], slope.second[0][component], y, field.height),
-        above_(y > 0 ? slope.mixed[component] : T(0)),
-        below_(y + 1 < field.height ? slope.mixed[component] : T(0)) {
-    for (int k = 0; k < 5; ++k) {
-      row_[k] = field.row(component, std::clamp<int64_t>(y + k - 2, 0, field.height - 1));
+  RowNeighbours(const Field<D, T>& field, int component, int64_t row)
+      : here(field.row(component, row)), diagonal{} {
+    const Grid<D>& grid = field.grid;
+    const auto at = [&](int64_t offset) { return here + offset * grid.width; };
+    for (int k = 0; k < kLeading; ++k) {
+      const int64_t index = grid.index(row, k), size = grid.size[k], stride = grid.stride[k];
+      before[k] = at(grid.to_before(row, k));
+      after[k] = at(grid.to_after(row, k));
+      before2[k] = at(-std::min<int64_t>(index, 2) * stride);
+      after2[k] = at(std::min<int64_t>(size - 1 - index, 2) * stride);
+      back[k] = index > 1;
+      centre[k] = index > 0 && index + 1 < size;
+      ahead[k] = index + 2 < size;
+    }
+    if constexpr (D == 3) {
+      for (int j = 0; j < 4; ++j) {
+        const int64_t outer = j / 2 ? grid.to_after(row, 0) : grid.to_before(row, 0);
+        const int64_t inner = j % 2 ? grid.to_after(row, 1) : grid.to_before(row, 1);
+        diagonal[j / 2][j % 2] = at(outer + inner);
+      }
     }
   }
-
-  // Factors along the row at voxel x, and for one that is two voxels or more from both its ends.
-  AxisFactors<T> along1(int64_t x) const { return {first_, second_, x, width_}; }
-  AxisFactors<T> along1() const { return {first_, second_, 2, 5}; }
-
-  // Gradient at voxel x, whose neighbours are at x + left2 .. x + right2; squares: of the first
-  // difference and the second along axis 0, the same along axis 1, and the mixed difference.
-  DIFFREG_INLINE T gather(int64_t x, const AxisFactors<T>& along1, int64_t left2, int64_t left,
-                          int64_t right, int64_t right2, T* squares) const {
-    const T* u = row_[2] + x;
-    const AxisDifferences<T> v(row_[0][x], row_[1][x], u[0], row_[3][x], row_[4][x]);
-    const AxisDifferences<T> h(u[left2], u[left], u[0], u[right], u[right2]);
-    const auto across = [&](const T* upper, const T* lower) {
-      const T before = lower[x + left] - upper[x + left], here = lower[x] - upper[x];
-      const T after = lower[x + right] - upper[x + right];
-      return AxisDifferences<T>(before, before, here, after, after);
-    };
-    const auto upper = across(row_[1], row_[2]), lower = across(row_[2], row_[3]);
-    squares[0] = squared(v.after());
-    squares[1] = squared(v.second());
-    squares[2] = squared(h.after());
-    squares[3] = squared(h.second());
-    squares[4] = squared(lower.after());
-    // Each mixed difference of the cells left and right of x, above the row and below it.
-    const T mixed = above_ * upper.second() - below_ * lower.second();
-    return v.gather(along0_) + h.gather(along1) - mixed;
-  }
-
- private:
-  const T* row_[5];
-  int64_t width_;
-  T first_, second_;
-  AxisFactors<T> along0_;
-  T above_, below_;
 };
 
-// The energies of the stencils that start in (or are centred on) row y.
-template <typename T, PenaltyKind kind>
-void add_row(const Field<T>& field, const Coefficients& factor, Penalty<T, kind> psi, int64_t y,
-             double* energies) {
-  const int64_t H = field.height, W = field.width;
-  const T* u[D] = {field.row(0, y), field.row(1, y)};
-  RowSums sums;
-  sum_row<T>(
-      1, W - 1,
-      [&](int64_t x, T* out) {
-        for (int c = 0; c < D; ++c) {
-          out[c] = squared(second_difference(u[c][x - 1], u[c][x], u[c][x + 1]));
-        }
-      },
-      sums.second[1]);
-  const auto along1 = [&](int64_t x, T* out) {
-    for (int c = 0; c < D; ++c) out[c] = squared(u[c][x + 1] - u[c][x]);
+// Squares of the differences that start at, or are centred on, voxel x: of every axis the first and
+// the second, then of every pair of axes the mixed one. left and right lead to the neighbours along
+// the row, 0 where there is none.
+template <int D, typename T>
+DIFFREG_INLINE void squares_at(const RowNeighbours<D, T>& u, int64_t x, int64_t left, int64_t right,
+                               T* out) {
+  constexpr int last = D - 1;
+  const T here = u.here[x], beside = u.here[x + right];
+  DIFFREG_UNROLL
+  for (int k = 0; k < last; ++k) {
+    const T after = u.after[k][x];
+    out[k] = squared(after - here);
+    out[D + k] = squared(second_difference(u.before[k][x], here, after));
+    out[2 * D + pair_of(k, last)] =
+        squared(mixed_difference(here, beside, after, u.after[k][x + right]));
+  }
+  out[last] = squared(beside - here);
+  out[D + last] = squared(second_difference(u.here[x + left], here, beside));
+  if constexpr (D == 3) {
+    out[2 * D + pair_of(0, 1)] =
+        squared(mixed_difference(here, u.after[1][x], u.after[0][x], u.diagonal[1][1][x]));
+  }
+}
+
+// Adds the sums of one component's squares over a row.
+template <int D, typename T>
+void add_squares(const RowNeighbours<D, T>& u, int component, int64_t width, RowSums<D>& sums) {
+  constexpr int kTerms = 2 * D + kPairs<D>;
+  double total[kTerms] = {};
+  const auto at_end = [&](int64_t x) {
+    const int64_t left = x > 0 ? -1 : 0, right = x + 1 < width ? 1 : 0;
+    T squares[kTerms];
+    squares_at(u, x, left, right, squares);
+    if (left == 0 || right == 0) squares[2 * D - 1] = 0;
+    for (int k = 0; k < kTerms; ++k) total[k] += double(squares[k]);
   };
-  if (y + 1 == H) {
-    sum_row<T>(0, W - 1, along1, sums.first[1]);
-    return sums.add_to(factor, energies);
+  at_end(0);
+  sum_row<T>(1, width - 1, [&](int64_t x, T* out) { squares_at(u, x, -1, 1, out); }, total);
+  if (width > 1) at_end(width - 1);
+  for (int k = 0; k < D; ++k) {
+    sums.first[k][component] = total[k];
+    sums.second[k][component] = k == D - 1 || u.centre[k] ? total[D + k] : 0;
   }
-  double cells[2 * D + 1] = {}, along0[2 * D] = {};
-  sum_row<T>(
-      0, W - 1,
-      [&](int64_t x, T* out) {
-        along1(x, out);
-        for (int c = 0; c < D; ++c) {
-          const T* at = u[c] + x;
-          out[D + c] = squared(mixed_difference(at[0], at[1], at[W], at[W + 1]));
-        }
-        T corner[4];
-        field.cell(y, x).determinants(corner);
-        out[2 * D] = (psi.value(corner[0]) + psi.value(corner[1])) +
-                     (psi.value(corner[2]) + psi.value(corner[3]));
-      },
-      cells);
-  const int64_t above = y > 0 ? W : 0;  // no second difference is centred on the first row
-  sum_row<T>(
-      0, W,
-      [&](int64_t x, T* out) {
-        for (int c = 0; c < D; ++c) {
-          const T* at = u[c] + x;
-          out[c] = squared(at[W] - at[0]);
-          out[D + c] = squared(second_difference(at[-above], at[0], at[W]));
-        }
-      },
-      along0);
+  for (int p = 0; p < kPairs<D>; ++p) sums.mixed[p][component] = total[2 * D + p];
+}
+
+template <int D, typename T, PenaltyKind kind>
+DIFFREG_INLINE T sum_of_penalties(const Penalty<T, kind>& psi, const T* corner) {
+  T pair[Cell<D, T>::kCorners / 2];
+  DIFFREG_UNROLL
+  for (int k = 0; k < Cell<D, T>::kCorners / 2; ++k) {
+    pair[k] = psi.value(corner[2 * k]) + psi.value(corner[2 * k + 1]);
+  }
+  if constexpr (D == 2) return pair[0] + pair[1];
+  return (pair[0] + pair[1]) + (pair[D == 3 ? 2 : 0] + pair[D == 3 ? 3 : 0]);
+}
+
+// Sum of the penalties of the cells that start at a row.
+template <int D, typename T, PenaltyKind kind>
+double penalties_of(const Field<D, T>& field, const Penalty<T, kind>& psi, int64_t row) {
+  if (!field.grid.starts_cells(row)) return 0;
+  const VertexRows<D, T> vertices(field, row);
+  return sum_row<T>(0, field.grid.width - 1, [&](int64_t x) {
+    T corner[Cell<D, T>::kCorners];
+    vertices.cell(x).determinants(corner);
+    return sum_of_penalties<D>(psi, corner);
+  });
+}
+
+// The energies of the stencils that start in (or are centred on) a row.
+template <int D, typename T, PenaltyKind kind>
+void add_row(const Field<D, T>& field, const Coefficients<D>& factor, const Penalty<T, kind>& psi,
+             int64_t row, double* energies) {
+  RowSums<D> sums;
   for (int c = 0; c < D; ++c) {
-    sums.first[1][c] = cells[c];
-    sums.mixed[c] = cells[D + c];
-    sums.first[0][c] = along0[c];
-    sums.second[0][c] = y > 0 ? along0[D + c] : 0;
+    add_squares(RowNeighbours<D, T>(field, c, row), c, field.grid.width, sums);
   }
-  sums.corner = cells[2 * D];
+  sums.corner = penalties_of(field, psi, row);
   sums.add_to(factor, energies);
 }
 
-// Gradient of the weighted energies to the rows of one strip, one row after the other; and, where
-// asked for, the energies themselves.
-template <typename T, PenaltyKind kind>
+// Gradient of the weighted energies to the rows of one strip; and, where asked for, the energies.
+//   first differences:  sum_k a_k T_k u     T u = (u[i] - u[i-1]) - (u[i+1] - u[i]), differences
+//   second differences: sum_k b_k S_k u     that leave the axis left out; S = T but at the ends,
+//   twice mixed differences:  sum_{k<l} c_kl T_k T_l u
+template <int D, typename T, PenaltyKind kind>
 class EnergyGradient {
  public:
-  // From row `first` on. Without `penalised` the determinants give the gradient
-  // nothing, not even NaN.
-  EnergyGradient(const Field<T>& field, const Slopes<T>& slope, const Penalty<T, kind>& psi,
-                 bool penalised, int64_t first)
+  // Without `penalised` the determinants give the gradient nothing, not even NaN.
+  EnergyGradient(const Field<D, T>& field, const Slopes<D, T>& slope, const Penalty<T, kind>& psi,
+                 bool penalised, int64_t first, int64_t end)
       : field_(field),
         slope_(slope),
         psi_(psi),
         penalised_(penalised),
-        above_(field.width),
-        below_(field.width),
-        terms_(5 * field.width) {
-    if (first > 0) evaluate_cells<false>(first - 1);
-  }
+        first_(first),
+        end_(end),
+        cells_(field.grid.width),
+        row_(4 * field.grid.width) {}
 
-  // Fills gradient[c] (W) for row y, and adds its stencils' energies. Rows come in their order.
+  // Fills the strip's rows of gradient (D, *S); adds their stencils' energies where `valued`.
   template <bool valued>
-  void row(int64_t y, T* const* gradient, const Coefficients& factor, double* energies) {
-    RowSums sums;
-    std::swap(above_, below_);
-    sums.corner = evaluate_cells<valued>(y);
-    for (int c = 0; c < D; ++c) add_differences<valued>(y, c, gradient[c], sums);
-    if constexpr (valued) sums.add_to(factor, energies);
+  void run(T* gradient, const Coefficients<D>& factor, double* energies) {
+    const Grid<D>& grid = field_.grid;
+    const int64_t reach = grid.cell_reach();
+    int64_t next = first_;  // the first row that has not been filled yet
+    for (int64_t row = std::max<int64_t>(first_ - reach, 0); row < end_; ++row) {
+      for (; next < std::min(row + reach + 1, end_); ++next) fill(next, gradient);
+      const bool counts = valued && row >= first_;
+      RowSums<D> sums;
+      if (penalised_ && grid.starts_cells(row)) {
+        sums.corner = counts ? evaluate<true>(row) : evaluate<false>(row);
+        add_cells(cells_, grid, row, first_, end_, gradient);
+      } else if (counts) {
+        sums.corner = penalties_of(field_, psi_, row);
+      }
+      if (!counts) continue;
+      for (int c = 0; c < D; ++c) {
+        add_squares(RowNeighbours<D, T>(field_, c, row), c, grid.width, sums);
+      }
+      sums.add_to(factor, energies);
+    }
   }
 
  private:
-  double cell_values(int64_t y) const {
-    return sum_row<T>(0, field_.width - 1, [&](int64_t x) {
-      T corner[4];
-      field_.cell(y, x).determinants(corner);
-      return (psi_.value(corner[0]) + psi_.value(corner[1])) +
-             (psi_.value(corner[2]) + psi_.value(corner[3]));
-    });
-  }
-
-  // What the cells of row y give, and the sum of their penalties.
+  // What the cells that start at a row give, and the sum of their penalties.
   template <bool valued>
-  double evaluate_cells(int64_t y) {
-    const bool none = y + 1 >= field_.height || field_.width < 2;
-    if (none || !penalised_) below_.clear();
-    if (none || (!penalised_ && !valued)) return 0;
-    if (!penalised_) return cell_values(y);
-    T* const terms = terms_.data();
+  double evaluate(int64_t row) {
+    const VertexRows<D, T> vertices(field_, row);
+    T* const terms = row_.data();
+    const int64_t cells = field_.grid.width - 1;
 #pragma GCC ivdep  // no cell depends on another
-    for (int64_t x = 0; x < field_.width - 1; ++x) {
-      const Cell<T> cell = field_.cell(y, x);
-      T corner[4], slope[4];
+    for (int64_t x = 0; x < cells; ++x) {
+      const Cell<D, T> cell = vertices.cell(x);
+      T corner[Cell<D, T>::kCorners], slope[Cell<D, T>::kCorners];
       cell.determinants(corner);
-      for (int k = 0; k < 4; ++k) slope[k] = slope_.corner * psi_.slope(corner[k]);
-      below_.store(x, cell, slope);
-      if constexpr (valued) {
-        terms[x] = (psi_.value(corner[0]) + psi_.value(corner[1])) +
-                   (psi_.value(corner[2]) + psi_.value(corner[3]));
+      DIFFREG_UNROLL
+      for (int k = 0; k < Cell<D, T>::kCorners; ++k) {
+        slope[k] = slope_.corner * psi_.slope(corner[k]);
       }
+      cells_.store(x, cell, slope);
+      // Stored before they are summed: in one loop, neither would be vectorised.
+      if constexpr (valued) terms[x] = sum_of_penalties<D>(psi_, corner);
     }
     if constexpr (!valued) return 0;
-    return sum_row<T>(0, field_.width - 1, [&](int64_t x) { return terms[x]; });
+    return sum_row<T>(0, cells, [&](int64_t x) { return terms[x]; });
   }
 
-  template <bool valued>
-  void add_differences(int64_t y, int c, T* gradient, RowSums& sums) {
-    const Stencil<T> stencil(field_, slope_, c, y);
-    const int64_t W = field_.width;
-    const auto cells = [&](int64_t x) { return above_.at(1, c, x) + below_.at(0, c, x); };
-    double total[5] = {};
-    const auto at_border = [&](int64_t x) {
+  // The gradient of the differences to a row.
+  void fill(int64_t row, T* gradient) {
+    const Grid<D>& grid = field_.grid;
+    for (int c = 0; c < D; ++c) {
+      const RowNeighbours<D, T> u(field_, c, row);
+      across(u, c);
+      along(u.here, c, gradient + c * grid.voxels + row * grid.width);
+    }
+  }
+
+  // By the leading axes alone, into row 0 of the scratch; and sum_k c_kl T_k u, to which T_l of the
+  // last axis is to be applied, into row 1.
+  void across(const RowNeighbours<D, T>& u, int c) {
+    constexpr int last = D - 1;
+    const int64_t W = field_.grid.width;
+    T *sum = row_.data(), *mixed = sum + W;
+    T first[last], back[last], centre[last], ahead[last], pair[last];
+    for (int k = 0; k < last; ++k) {
+      const T second = slope_.second[k][c];
+      first[k] = slope_.first[k][c];
+      back[k] = u.back[k] ? second : T(0);
+      centre[k] = u.centre[k] ? 2 * second : T(0);
+      ahead[k] = u.ahead[k] ? second : T(0);
+      pair[k] = slope_.mixed[pair_of(k, last)][c];
+    }
+    const T leading = slope_.mixed[0][c];  // of axes 0 and 1, in 3-D
+#pragma GCC ivdep
+    for (int64_t x = 0; x < W; ++x) {
+      T total = 0, to_mix = 0;
+      DIFFREG_UNROLL
+      for (int k = 0; k < last; ++k) {
+        const T d0 = u.before[k][x] - u.before2[k][x], d1 = u.here[x] - u.before[k][x];
+        const T d2 = u.after[k][x] - u.here[x], d3 = u.after2[k][x] - u.after[k][x];
+        total += first[k] * (d1 - d2);
+        total += back[k] * (d1 - d0) - centre[k] * (d2 - d1) + ahead[k] * (d3 - d2);
+        to_mix += pair[k] * (d1 - d2);
+      }
+      if constexpr (D == 3) {
+        // T_0 T_1 u, from T_1 u of the planes before, of and after the row.
+        const T before = flatness(u.diagonal[0][0][x], u.before[0][x], u.diagonal[0][1][x]);
+        const T here = flatness(u.before[1][x], u.here[x], u.after[1][x]);
+        const T after = flatness(u.diagonal[1][0][x], u.after[0][x], u.diagonal[1][1][x]);
+        total += leading * flatness(before, here, after);
+      }
+      sum[x] = total;
+      mixed[x] = to_mix;
+    }
+  }
+
+  // T of three values.
+  DIFFREG_INLINE static T flatness(T before, T here, T after) {
+    return (here - before) - (after - here);
+  }
+
+  // By the last axis too, into the gradient's row.
+  void along(const T* u, int c, T* gradient) const {
+    constexpr int last = D - 1;
+    const int64_t W = field_.grid.width;
+    const T *sum = row_.data(), *mixed = sum + W;
+    const T first = slope_.first[last][c], second = slope_.second[last][c];
+    const auto at = [&](int64_t x, int64_t left2, int64_t left, int64_t right, int64_t right2,
+                        T back, T centre, T ahead) {
+      const T d0 = u[x + left] - u[x + left2], d1 = u[x] - u[x + left];
+      const T d2 = u[x + right] - u[x], d3 = u[x + right2] - u[x + right];
+      return sum[x] + first * (d1 - d2) +
+             (back * (d1 - d0) - centre * (d2 - d1) + ahead * (d3 - d2)) +
+             flatness(mixed[x + left], mixed[x], mixed[x + right]);
+    };
+    const auto at_end = [&](int64_t x) {
       const int64_t left = x > 0 ? -1 : 0, right = x + 1 < W ? 1 : 0;
-      T squares[5];
-      const T sum = stencil.gather(x, stencil.along1(x), x > 1 ? -2 : left, left, right,
-                                   x + 2 < W ? 2 : right, squares);
-      gradient[x] = sum + cells(x);
-      if (left == 0 || right == 0) squares[3] = 0;
-      for (int k = 0; k < 5; ++k) total[k] += double(squares[k]);
+      const bool centred = left != 0 && right != 0;
+      gradient[x] =
+          at(x, x > 1 ? -2 : left, left, right, x + 2 < W ? 2 : right, x > 1 ? second : T(0),
+             centred ? 2 * second : T(0), x + 2 < W ? second : T(0));
     };
     const int64_t inner = std::min<int64_t>(2, W), outer = std::max(inner, W - 2);
-    for (int64_t x = 0; x < inner; ++x) at_border(x);
-    const auto within = stencil.along1();
-    T* const terms = terms_.data();
+    for (int64_t x = 0; x < inner; ++x) at_end(x);
 #pragma GCC ivdep
     for (int64_t x = inner; x < outer; ++x) {
-      T squares[5];
-      gradient[x] = stencil.gather(x, within, -2, -1, 1, 2, squares) + cells(x);
-      if constexpr (valued) {
-        for (int k = 0; k < 5; ++k) terms[k * W + x] = squares[k];
-      }
+      gradient[x] = at(x, -2, -1, 1, 2, second, 2 * second, second);
     }
-    if constexpr (valued) {
-      const auto read = [&](int64_t x, T* out) {
-        for (int k = 0; k < 5; ++k) out[k] = terms[k * W + x];
-      };
-      sum_row<T>(inner, outer, read, total);
-    }
-    for (int64_t x = outer; x < W; ++x) at_border(x);
-    sums.first[0][c] = total[0];
-    sums.second[0][c] = y > 0 && y + 1 < field_.height ? total[1] : 0;
-    sums.first[1][c] = total[2];
-    sums.second[1][c] = total[3];
-    sums.mixed[c] = total[4];
+    for (int64_t x = outer; x < W; ++x) at_end(x);
   }
 
-  Field<T> field_;
-  Slopes<T> slope_;
+  Field<D, T> field_;
+  Slopes<D, T> slope_;
   Penalty<T, kind> psi_;
   bool penalised_;
-  CellRow<T> above_, below_;  // the cells on both sides of the row
-  // A row's terms of the energies, stored before they are summed: in one loop, neither would be
-  // vectorised.
-  std::vector<T> terms_;
+  int64_t first_, end_;
+  CellRow<D, T> cells_;
+  std::vector<T> row_;  // scratch
 };
 
 }  // namespace diffreg::deformation_energy

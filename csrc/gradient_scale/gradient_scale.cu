@@ -78,7 +78,7 @@ DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& 
           const T size = std::abs(rows.here);
           largest = size > largest ? size : largest;
           if (!inner && y >= place.end) return;
-          sum += rows.weight * counted(magnitude(g[0], g[1]), rows.weight);
+          sum += rows.weight * counted(magnitude<2>(g), rows.weight);
           weights += rows.weight;
         });
     if (!place.owns) sum = weights = 0;
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         [&](int32_t y, const Row& next, bool inner) {
           T g[2], p[2];
           rows.move_down(next, g);
-          const T length = magnitude(g[0], g[1]), weight = factor * rows.weight;
+          const T length = magnitude<2>(g), weight = factor * rows.weight;
           for (int k = 0; k < 2; ++k) {
             p[k] = weight * counted(direction(g[k], length), rows.weight);
           }

@@ -5,9 +5,12 @@
 
 namespace diffreg::gradient_scale {
 
-template <typename T>
-DIFFREG_HD T magnitude(T g0, T g1) {
-  return square_root(g0 * g0 + g1 * g1);
+template <int D, typename T>
+DIFFREG_HD T magnitude(const T* g) {
+  T squares = g[0] * g[0];
+  DIFFREG_UNROLL
+  for (int k = 1; k < D; ++k) squares += g[k] * g[k];
+  return square_root(squares);
 }
 
 // What |g| passes on to one component: its direction, 0 where there is none.

@@ -15,37 +15,95 @@ struct Scale {
   double mean, floor;
 };
 
-template <typename T>
-std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask) {
-  const int64_t N = image.size(0), C = image.size(1), H = image.size(2), W = image.size(3);
+// Calls run(channel, n, strip, first row, end row) for the strips of every channel, in parallel.
+template <int D, typename T, typename Run>
+void for_channels(const Tensor& image, const Run& run) {
+  const Grid<D> grid(image);
+  const int64_t C = image.size(1);
   const T* data = image.const_data_ptr<T>();
-  StripSums<1> sums(N, strip_count(H));
-  std::vector<T> largest(N * strip_count(H), T(0));
-  for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-    std::vector<T> g0(W), g1(W);
-    T& most = largest[n * strip_count(H) + strip];
-    for (int64_t c = 0; c < C; ++c) {
-      const Plane<T> plane{data + (n * C + c) * H * W, H, W};
-      for (int64_t y = first; y < end; ++y) {
-        plane.gradient_row(y, g0.data(), g1.data());
-        with_weights(mask.row(n, y), [&](const auto& weight) {
-          *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
-            return weight(x) * counted(magnitude(g0[x], g1[x]), weight(x));
-          });
+  for_each_strip(
+      image.size(0), grid.rows, grid.width,
+      [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+        for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+          run(Channel<D, T>{data + c * grid.voxels, grid}, n, c, strip, first, end);
+        }
+      },
+      grid.strip_rows());
+}
+
+template <int D, typename T>
+std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask) {
+  const int64_t N = image.size(0), C = image.size(1);
+  const Grid<D> grid(image);
+  const int64_t strips = strip_count(grid.rows, grid.strip_rows());
+  StripSums<1> sums(N, strips);
+  std::vector<T> largest(N * strips, T(0));
+  for_channels<D, T>(image, [&](const Channel<D, T>& channel, int64_t n, int64_t, int64_t strip,
+                                int64_t first, int64_t end) {
+    T& most = largest[n * strips + strip];
+    for (int64_t row = first; row < end; ++row) {
+      const GradientRow<D, T> around(channel, grid, row);
+      double total[1] = {0};
+      with_weights(mask.row(n, row), [&](const auto& weight) {
+        const auto at = [&](int64_t x, int64_t left, int64_t right) {
+          T g[D];
+          around.at(x, left, right, g);
+          return weight(x) * counted(magnitude<D>(g), weight(x));
+        };
+        for_ends(grid.width, [&](int64_t x, int64_t left, int64_t right) {
+          total[0] += double(at(x, left, right));
         });
-        const T* row = plane.row(y);
-        for (int64_t x = 0; x < W; ++x) most = std::abs(row[x]) > most ? std::abs(row[x]) : most;
+        sum_row<T>(1, grid.width - 1, [&](int64_t x, T* out) { out[0] = at(x, -1, 1); }, total);
+      });
+      *sums.at(n, strip) += total[0];
+      const T* here = around.here;
+      for (int64_t x = 0; x < grid.width; ++x) {
+        most = std::abs(here[x]) > most ? std::abs(here[x]) : most;
       }
     }
   });
   std::vector<Scale> scales(N);
   for (int64_t n = 0; n < N; ++n) {
-    const T* strips = &largest[n * strip_count(H)];
-    const double most = *std::max_element(strips, strips + strip_count(H));
+    const double most = *std::max_element(&largest[n * strips], &largest[n * strips] + strips);
     scales[n] = {eta * sums.total(n, 0) * mask.per_voxel(n) / C,
                  floor_of(most, std::numeric_limits<T>::min())};
   }
   return scales;
+}
+
+template <int D, typename T>
+void add_gradient(const Tensor& image, double eta, const Mask<T>& weights, const T* upstream,
+                  T* gradient) {  // (N, C, *S)
+  const auto scales = measure<D, T>(image, eta, weights);
+  const int64_t C = image.size(1);
+  for_channels<D, T>(image, [&](const Channel<D, T>& channel, int64_t n, int64_t c, int64_t,
+                                int64_t first, int64_t end) {
+    if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
+    const Grid<D>& grid = channel.grid;
+    const T factor = static_cast<T>(upstream[n] * eta * weights.per_voxel(n) / C);
+    GradientAdjoint<D, T> adjoint(grid, first);
+    const auto fill = [&](int64_t row, T* const* p) {
+      const GradientRow<D, T> around(channel, grid, row);
+      T* out[D];
+      for (int k = 0; k < D; ++k) out[k] = p[k];
+      with_weights(weights.row(n, row), [&](const auto& weight) {
+        const auto at = [&](int64_t x, int64_t left, int64_t right) {
+          T g[D];
+          around.at(x, left, right, g);
+          const T length = magnitude<D>(g), slope = factor * weight(x);
+          DIFFREG_UNROLL
+          for (int k = 0; k < D; ++k) {
+            out[k][x] = slope * counted(direction(g[k], length), weight(x));
+          }
+        };
+        for_ends(grid.width, at);
+#pragma GCC ivdep
+        for (int64_t x = 1; x < grid.width - 1; ++x) at(x, -1, 1);
+      });
+    };
+    T* rows = gradient + c * grid.voxels;
+    for (int64_t row = first; row < end; ++row) adjoint.add_to(row, rows + row * grid.width, fill);
+  });
 }
 
 Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
@@ -58,10 +116,14 @@ Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
     std::fill(out, out + input.size(0), std::numeric_limits<T>::min());
     if (input.numel() == 0) return;
     const Mask<T> weights(mask, input);
-    const auto scales = measure<T>(weights.read(input), eta, weights);
-    for (int64_t n = 0; n < input.size(0); ++n) {
-      out[n] = static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
-    }
+    dispatch_dimensions(input, [&](auto dimensions) {
+      const auto scales =
+          measure<decltype(dimensions)::value, T>(weights.read(input), eta, weights);
+      for (int64_t n = 0; n < input.size(0); ++n) {
+        out[n] =
+            static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
+      }
+    });
   });
   return scale;
 }
@@ -77,32 +139,11 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
   if (input.numel() == 0) return grad_image;
   dispatch_floating("image", input, [&](auto zero) {
     using T = decltype(zero);
-    const int64_t C = input.size(1), H = input.size(2), W = input.size(3);
     const Mask<T> weights(mask, input);
     const Tensor read = weights.read(input);
-    const auto scales = measure<T>(read, eta, weights);
-    for_each_strip(input.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-      if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
-      const T factor =
-          static_cast<T>(upstream.const_data_ptr<T>()[n] * eta * weights.per_voxel(n) / C);
-      std::vector<T> p0(W), p1(W);
-      for (int64_t c = 0; c < C; ++c) {
-        const Plane<T> plane{read.const_data_ptr<T>() + (n * C + c) * H * W, H, W};
-        T* out = grad_image.mutable_data_ptr<T>() + (n * C + c) * H * W;
-        add_image_gradient(H, W, first, end, p0.data(), p1.data(), out,
-                           [&](int64_t y, T* g0, T* g1) {
-                             plane.gradient_row(y, g0, g1);
-                             with_weights(weights.row(n, y), [&](const auto& weight) {
-#pragma GCC ivdep
-                               for (int64_t x = 0; x < W; ++x) {
-                                 const T length = magnitude(g0[x], g1[x]);
-                                 const T slope = factor * weight(x);
-                                 g0[x] = slope * counted(direction(g0[x], length), weight(x));
-                                 g1[x] = slope * counted(direction(g1[x], length), weight(x));
-                               }
-                             });
-                           });
-      }
+    dispatch_dimensions(input, [&](auto dimensions) {
+      add_gradient<decltype(dimensions)::value>(read, eta, weights, upstream.const_data_ptr<T>(),
+                                                grad_image.mutable_data_ptr<T>());
     });
     weights.leave_out_hidden(input, read, grad_image);
   });

@@ -30,14 +30,15 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         place.y, place.end, H - 1, [&](int32_t y, bool inner) { return field.at(y + 1, inner); },
         [&](int32_t y, const Vector<T>& next, bool inner) {
           const FieldRow<T, 2> below(next);
-          T corner[4];
-          cell_of(here, below).determinants(corner);
+          const Cell<2, T> cell = cell_of(here, below);
           here = below;
           if (!owns || !(inner || inside(y, H - 1))) return;
           T* at = row_of(own, y, W - 1);
           if (reduces) {
-            store(at, reduced(problem.reduce, corner));
+            store(at, reduced(problem.reduce, cell));
           } else {
+            T corner[4];
+            cell.determinants(corner);
             for (int k = 0; k < 4; ++k) store(at + k * cells, corner[k]);
           }
         });
@@ -80,14 +81,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (va
     };
     march(place.y - 1, place.end, H - 1, read, [&](int32_t y, Row<T, values> row, bool inner) {
       const FieldRow<T, 2> below(row.u);
-      const Cell<T> cell = cell_of(here, below);
+      const Cell<2, T> cell = cell_of(here, below);
       here = below;
       T sum[2] = {}, right[2] = {};
       if (cells > 0) {
         if constexpr (values == 1) {
           T corner[4];
           cell.determinants(corner);
-          spread(problem.reduce, row.upstream[0], corner);
+          spread<2>(problem.reduce, row.upstream[0], corner);
           scatter.add(cell, corner, sum, right);
         } else {
           scatter.add(cell, row.upstream, sum, right);

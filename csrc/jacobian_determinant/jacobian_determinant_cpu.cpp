@@ -11,37 +11,104 @@ namespace diffreg::jacobian_determinant {
 namespace {
 
 std::vector<int64_t> output_shape(const Tensor& u, Reduce reduce) {
-  const int64_t rows = std::max<int64_t>(u.size(2) - 1, 0);
-  const int64_t columns = std::max<int64_t>(u.size(3) - 1, 0);
-  if (reduce == Reduce::none) return {u.size(0), 4, rows, columns};
-  return {u.size(0), rows, columns};
+  std::vector<int64_t> shape{u.size(0)};
+  if (reduce == Reduce::none) shape.push_back(int64_t{1} << dimensions_of(u));
+  for (int64_t k = 2; k < u.dim(); ++k) shape.push_back(std::max<int64_t>(u.size(k) - 1, 0));
+  return shape;
+}
+
+// Where the cells lie in an output: those that start at a row of vertices, and how many in all.
+template <int D>
+struct CellGrid {
+  Grid<D> vertices;
+  int64_t cells = 1;
+
+  explicit CellGrid(const Tensor& u) : vertices(u) {
+    for (int k = 0; k < D; ++k) cells *= vertices.size[k] - 1;
+  }
+
+  int64_t first_cell(int64_t row) const {
+    int64_t at = 0;
+    for (int k = 0; k < D - 1; ++k) at = at * (vertices.size[k] - 1) + vertices.index(row, k);
+    return at * (vertices.width - 1);
+  }
+};
+
+// Calls run(u as a field, its cells, sample, first, end) for strips of rows of vertices, in
+// parallel.
+template <int D, typename T, typename Run>
+void for_strips(const Tensor& u, const Run& run) {
+  const CellGrid<D> grid(u);
+  const T* data = u.const_data_ptr<T>();
+  for_each_strip(
+      u.size(0), grid.vertices.rows, grid.vertices.width,
+      [&](int64_t n, int64_t, int64_t first, int64_t end) {
+        run(Field<D, T>{data + n * D * grid.vertices.voxels, grid.vertices}, grid, n, first, end);
+      },
+      grid.vertices.strip_rows());
+}
+
+template <int D, typename T>
+void fill(const Tensor& u, Reduce reduce, T* out) {
+  for_strips<D, T>(u, [&](const Field<D, T>& field, const CellGrid<D>& grid, int64_t n,
+                          int64_t first, int64_t end) {
+    for (int64_t row = first; row < end; ++row) {
+      if (!field.grid.starts_cells(row)) continue;
+      const VertexRows<D, T> vertices(field, row);
+      const int64_t count = field.grid.width - 1, at = grid.first_cell(row);
+      const auto for_cells = [&](const auto& set) {
+#pragma GCC ivdep
+        for (int64_t x = 0; x < count; ++x) set(x, vertices.cell(x));
+      };
+      T* one = out + n * grid.cells + at;
+      if (reduce == Reduce::none) {
+        T* all = out + (n << D) * grid.cells + at;
+        for_cells([&](int64_t x, const Cell<D, T>& cell) {
+          T corner[1 << D];
+          cell.determinants(corner);
+          DIFFREG_UNROLL
+          for (int k = 0; k < 1 << D; ++k) all[k * grid.cells + x] = corner[k];
+        });
+      } else if (reduce == Reduce::min) {
+        for_cells([&](int64_t x, const auto& cell) { one[x] = reduced(Reduce::min, cell); });
+      } else if (reduce == Reduce::mean) {
+        for_cells([&](int64_t x, const auto& cell) { one[x] = reduced(Reduce::mean, cell); });
+      } else {
+        for_cells([&](int64_t x, const auto& cell) { one[x] = bound(cell); });
+      }
+    }
+  });
+}
+
+// Gradient of the cells' values to the vertices.
+template <int D, typename T>
+void add_gradients(const Tensor& u, Reduce reduce, const T* upstream, T* gradient) {  // zeros
+  for_strips<D, T>(u, [&](const Field<D, T>& field, const CellGrid<D>& grid, int64_t n,
+                          int64_t first, int64_t end) {
+    const auto to_corners = [&](int64_t row, int64_t x, const Cell<D, T>& cell, T* corner) {
+      const int64_t at = grid.first_cell(row) + x;
+      if (reduce == Reduce::none) {
+        DIFFREG_UNROLL
+        for (int k = 0; k < 1 << D; ++k) corner[k] = upstream[((n << D) + k) * grid.cells + at];
+      } else {
+        cell.determinants(corner);
+        spread<D>(reduce, upstream[n * grid.cells + at], corner);
+      }
+    };
+    add_cell_gradients(field, first, end, gradient + n * D * field.grid.voxels, to_corners);
+  });
 }
 
 Tensor forward(const Tensor& displacement, std::string reduce_name) {
   check_displacement(displacement);
   const Reduce reduce = parse("reduce", reduce_name, kReduces);
   const Tensor u = torch::stable::contiguous(displacement);
-  const int64_t H = u.size(2), W = u.size(3);
   Tensor determinant = torch::stable::new_empty(u, output_shape(u, reduce));
   if (determinant.numel() == 0) return determinant;
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    T* out = determinant.mutable_data_ptr<T>();
-    const int64_t cells = (H - 1) * (W - 1);
-    for_each_strip(u.size(0), H - 1, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-      const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
-      for (int64_t y = first; y < end; ++y) {
-        for (int64_t x = 0; x < W - 1; ++x) {
-          T corner[4];
-          field.cell(y, x).determinants(corner);
-          const int64_t at = y * (W - 1) + x;
-          if (reduce == Reduce::none) {
-            for (int k = 0; k < 4; ++k) out[(n * 4 + k) * cells + at] = corner[k];
-          } else {
-            out[n * cells + at] = reduced(reduce, corner);
-          }
-        }
-      }
+  dispatch_dimensions(u, [&](auto dimensions) {
+    dispatch_floating("displacement", u, [&](auto zero) {
+      using T = decltype(zero);
+      fill<decltype(dimensions)::value>(u, reduce, determinant.mutable_data_ptr<T>());
     });
   });
   return determinant;
@@ -50,30 +117,18 @@ Tensor forward(const Tensor& displacement, std::string reduce_name) {
 Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string reduce_name) {
   check_displacement(displacement);
   const Reduce reduce = parse("reduce", reduce_name, kReduces);
+  STD_TORCH_CHECK(reduce != Reduce::bound, "reduce 'bound' has no gradient");
   check_dtype("gradient", gradient, displacement.scalar_type());
   check_shape("gradient", gradient, output_shape(displacement, reduce));
   const Tensor u = torch::stable::contiguous(displacement);
   const Tensor upstream = torch::stable::contiguous(gradient);
-  const int64_t H = u.size(2), W = u.size(3);
   Tensor grad_displacement = torch::stable::new_zeros(u, u.sizes());
   if (upstream.numel() == 0) return grad_displacement;
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    const T* g = upstream.const_data_ptr<T>();
-    const int64_t cells = (H - 1) * (W - 1);
-    for_each_strip(u.size(0), H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-      const Field<T> field{u.const_data_ptr<T>() + n * D * H * W, H, W};
-      T* out = grad_displacement.mutable_data_ptr<T>() + n * D * H * W;
-      add_cell_gradients(field, first, end, out,
-                         [&](int64_t y, int64_t x, const Cell<T>& cell, T* corner) {
-                           const int64_t at = y * (W - 1) + x;
-                           if (reduce == Reduce::none) {
-                             for (int k = 0; k < 4; ++k) corner[k] = g[(n * 4 + k) * cells + at];
-                           } else {
-                             cell.determinants(corner);
-                             spread(reduce, g[n * cells + at], corner);
-                           }
-                         });
+  dispatch_dimensions(u, [&](auto dimensions) {
+    dispatch_floating("displacement", u, [&](auto zero) {
+      using T = decltype(zero);
+      add_gradients<decltype(dimensions)::value>(u, reduce, upstream.const_data_ptr<T>(),
+                                                 grad_displacement.mutable_data_ptr<T>());
     });
   });
   return grad_displacement;

@@ -1,4 +1,6 @@
 // Schema and CPU driver of diffreg::local_correlation and diffreg::local_correlation_backward.
+#include "local_correlation_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -15,60 +17,26 @@ void check(const Tensor& warped, const Tensor& fixed, int64_t window) {
   STD_TORCH_CHECK(window > 0 && window % 2 == 1, "window must be odd and positive, got ", window);
 }
 
-template <typename T>
-Plane<T> plane_of(const Tensor& image, int64_t plane) {
-  const int64_t H = image.size(2), W = image.size(3);
-  return {image.const_data_ptr<T>() + plane * H * W, H, W};
+// Calls run<D, T>() for those of the images.
+template <typename Run>
+void dispatch(const Tensor& image, const Run& run) {
+  dispatch_dimensions(image, [&](auto dimensions) {
+    dispatch_floating("warped", image, [&](auto zero) {
+      run.template operator()<decltype(dimensions)::value, decltype(zero)>();
+    });
+  });
 }
 
 Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
                std::optional<Tensor> mask) {
   check(warped, fixed, window);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const int64_t N = w.size(0), C = w.size(1), H = w.size(2), W = w.size(3);
-  const int64_t radius = radius_of(window, H, W), rows = strip_rows(radius);
-  Tensor value = torch::stable::new_zeros(w, {N});
+  Tensor value = torch::stable::new_empty(w, {w.size(0)});
+  const auto found = measure({w, r, window, mask}, {}, nullptr);
   dispatch_floating("warped", w, [&](auto zero) {
-    using T = decltype(zero);
-    if (w.numel() == 0) return;
-    const Mask<T> weights(mask, w);
-    const Tensor warped_read = weights.read(w), fixed_read = weights.read(r);
-    StripSums<1> sums(N, strip_count(H, rows));
-    const auto run = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-        const Plane<T> own = plane_of<T>(warped_read, c);
-        WindowRows windows(own, plane_of<T>(fixed_read, c), radius, first, end);
-        for (int64_t y = first; y < end; ++y) {
-          *sums.at(n, strip) += windows.value(y, weights.row(n, y));
-        }
-      }
-    };
-    for_each_strip(N, H, W, run, rows);
-    T* out = value.mutable_data_ptr<T>();
-    for (int64_t n = 0; n < N; ++n) {
-      out[n] = static_cast<T>(sums.total(n, 0) * weights.per_voxel(n) / C);
-    }
+    std::copy(found.begin(), found.end(), value.mutable_data_ptr<decltype(zero)>());
   });
   return value;
-}
-
-// Gradient to one image; `own` and `other` are the warped and the fixed image or the reverse.
-template <typename T>
-void gradient_to(const Tensor& own, const Tensor& other, int64_t radius, const T* upstream,
-                 const Mask<T>& weights, T* gradient) {  // zeros
-  const int64_t N = own.size(0), C = own.size(1), H = own.size(2), W = own.size(3);
-  const auto run = [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    const double factor = upstream[n] * weights.per_voxel(n) / C;
-    const auto weights_of = [&](int64_t y) { return weights.row(n, y); };
-    for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-      const Plane<T> plane = plane_of<T>(own, c);
-      WindowRows windows(plane, plane_of<T>(other, c), radius, first, end);
-      for (int64_t y = first; y < end; ++y) {
-        windows.add_gradient(y, factor, weights_of, gradient + (c * H + y) * W);
-      }
-    }
-  };
-  for_each_strip(N, H, W, run, strip_rows(radius));
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
@@ -79,30 +47,53 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
   check_dtype("gradient", gradient, warped.scalar_type());
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const Tensor upstream = torch::stable::contiguous(gradient);
+  std::vector<double> factors(w.size(0));
+  dispatch_floating("gradient", upstream, [&](auto zero) {
+    std::copy_n(upstream.const_data_ptr<decltype(zero)>(), factors.size(), factors.begin());
+  });
   const auto output = [&](bool need) {
     return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
   };
   Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
-  dispatch_floating("warped", w, [&](auto zero) {
-    using T = decltype(zero);
-    if (w.numel() == 0) return;
-    const Mask<T> weights(mask, w);
-    const int64_t radius = radius_of(window, w.size(2), w.size(3));
-    const T* g = upstream.const_data_ptr<T>();
-    const Tensor own = weights.read(w), other = weights.read(r);
-    if (need_warped) {
-      gradient_to<T>(own, other, radius, g, weights, grad_warped.mutable_data_ptr<T>());
-      weights.leave_out_hidden(w, own, grad_warped);
-    }
-    if (need_fixed) {
-      gradient_to<T>(other, own, radius, g, weights, grad_fixed.mutable_data_ptr<T>());
-      weights.leave_out_hidden(r, other, grad_fixed);
-    }
-  });
+  if (need_warped) measure({w, r, window, mask}, factors, &grad_warped);
+  if (need_fixed) measure({r, w, window, mask}, factors, &grad_fixed);
   return {grad_warped, grad_fixed};
 }
 
 }  // namespace
+
+std::vector<double> measure(const Inputs& inputs, const std::vector<double>& factors,
+                            Tensor* gradient) {
+  std::vector<double> values(inputs.own.size(0), 0.0);
+  if (inputs.own.numel() == 0) return values;
+  dispatch(inputs.own, [&]<int D, typename T>() {
+    const Mask<T> weights(inputs.mask, inputs.own);
+    const Tensor own = weights.read(inputs.own), other = weights.read(inputs.other);
+    const Grid<D> grid(own);
+    const int64_t N = own.size(0), C = own.size(1), radius = radius_of(inputs.window, grid);
+    const WindowStrips<D> strips(grid, radius);
+    StripSums<1> sums(N, strips.parts);
+    T* data = gradient ? gradient->mutable_data_ptr<T>() : nullptr;
+    const auto channel_of = [&](const Tensor& image, int64_t c) {
+      return Channel<D, T>{image.const_data_ptr<T>() + c * grid.voxels, grid};
+    };
+    const auto run_strip = [&](int64_t n, int64_t strip, int64_t, int64_t) {
+      const auto weights_of = [&](int64_t row) { return weights.row(n, row); };
+      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+        WindowRows<D, T> rows(channel_of(own, c), channel_of(other, c), radius, strips, strip,
+                              data != nullptr);
+        *sums.at(n, strip) += data ? rows.add_gradient(factors[n] * weights.per_voxel(n) / C,
+                                                       weights_of, data + c * grid.voxels)
+                                   : rows.value(weights_of);
+      }
+    };
+    for_each_strip(N, strips.parts, grid.voxels / strips.parts, run_strip, 1);
+    if (gradient) weights.leave_out_hidden(inputs.own, own, *gradient);
+    for (int64_t n = 0; n < N; ++n) values[n] = sums.total(n, 0) * weights.per_voxel(n) / C;
+  });
+  return values;
+}
+
 }  // namespace diffreg::local_correlation
 
 STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {

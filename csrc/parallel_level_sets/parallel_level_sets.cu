@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
           T g[2], h[2];
           rows.move_down(next, g, h);
           if (!inner && y >= place.end) return;
-          const Voxel<T, variant> voxel(g, h, eps_warped, eps_fixed);
+          const Voxel<2, T, variant> voxel(g, h, eps_warped, eps_fixed);
           sum += rows.weight * counted(voxel.value(), rows.weight);
           weights += rows.weight;
         });
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, (kGradientBlocks<S, variant>))
         [&](int32_t y, const Row<T>& next, bool inner) {
           T g[2], h[2], p[2];
           rows.move_down(next, g, h);
-          const Voxel<T, variant> voxel(g, h, eps_own, eps_other);
+          const Voxel<2, T, variant> voxel(g, h, eps_own, eps_other);
           const T weight = factor * rows.weight;
           for (int k = 0; k < 2; ++k) {
             p[k] = weight * counted(voxel.derivative(g[k], h[k]), rows.weight);

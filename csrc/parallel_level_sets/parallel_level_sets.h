@@ -20,14 +20,21 @@ void dispatch_variant(Variant variant, const Run& run) {
   dispatch_value<Variant::pls, Variant::smooth, Variant::ngf>(variant, run);
 }
 
-template <typename T, Variant variant>
+template <int D, typename T, Variant variant>
 struct Voxel {
   T A, B, G, Q, slope;  // slope = dQ/dG
 
   DIFFREG_HD Voxel(const T* g, const T* h, T eps_g, T eps_h) {
-    A = g[0] * g[0] + g[1] * g[1] + eps_g * eps_g;
-    B = h[0] * h[0] + h[1] * h[1] + eps_h * eps_h;
-    G = g[0] * h[0] + g[1] * h[1];
+    T gg = g[0] * g[0], hh = h[0] * h[0], gh = g[0] * h[0];
+    DIFFREG_UNROLL
+    for (int k = 1; k < D; ++k) {
+      gg += g[k] * g[k];
+      hh += h[k] * h[k];
+      gh += g[k] * h[k];
+    }
+    A = gg + eps_g * eps_g;
+    B = hh + eps_h * eps_h;
+    G = gh;
     const T floor = variant == Variant::ngf ? T(0) : eps_g * eps_h;
     if constexpr (variant == Variant::pls) {
       const T root = std::abs(G) + floor;
@@ -40,13 +47,17 @@ struct Voxel {
   }
 
   // Two level sets that cannot be told from rounding count as parallel.
-  DIFFREG_HD T value() const { return A * B == 0 ? T(0) : 1 - quotient(Q, A * B); }
+  DIFFREG_HD bool vanishes() const { return A * B == 0; }
+
+  DIFFREG_HD T ratio() const { return quotient(Q, A * B); }
+
+  DIFFREG_HD T value() const { return vanishes() ? T(0) : 1 - ratio(); }
 
   // df/dg = -dQ/dG h / (A B) + 2 Q g / (A^2 B)
   DIFFREG_HD T derivative(T g, T h) const {
-    const T product = A * B;
-    return product == 0 ? T(0)
-                        : 2 * quotient(Q, product) * quotient(g, A) - quotient(slope, product) * h;
+    // Each factor is inverted by itself: the inverse of their product may be infinite.
+    const T by_own = quotient(T(1), A), by_other = quotient(T(1), B);
+    return vanishes() ? T(0) : 2 * ratio() * (by_own * g) - (slope * by_own) * (by_other * h);
   }
 };
 

@@ -1,4 +1,6 @@
 // Schema and CPU driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
+#include "parallel_level_sets_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -7,6 +9,42 @@
 
 namespace diffreg::parallel_level_sets {
 namespace {
+
+// Calls run(rows of a channel, n, c, strip, first row, end row) for the strips of every channel, in
+// parallel; the rows give the gradient to `own`.
+template <int D, typename T, Variant variant, typename Run>
+void for_channels(const Tensor& own, const Tensor& other, const Tensor& eps_own,
+                  const Tensor& eps_other, const Run& run) {
+  const Grid<D> grid(own);
+  const int64_t C = own.size(1);
+  const auto channel_of = [&](const Tensor& image, int64_t c) {
+    return Channel<D, T>{image.const_data_ptr<T>() + c * grid.voxels, grid};
+  };
+  for_each_strip(
+      own.size(0), grid.rows, grid.width,
+      [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+        for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+          const LevelSetRows<D, T, variant> rows(channel_of(own, c), channel_of(other, c),
+                                                 eps_own.const_data_ptr<T>()[n],
+                                                 eps_other.const_data_ptr<T>()[n]);
+          run(rows, n, c, strip, first, end);
+        }
+      },
+      grid.strip_rows());
+}
+
+// Calls run<D, T, variant>() for those of the images and the option.
+template <typename Run>
+void dispatch(const Tensor& image, Variant variant, const Run& run) {
+  dispatch_variant(variant, [&](auto kind) {
+    dispatch_dimensions(image, [&](auto dimensions) {
+      dispatch_floating("warped", image, [&](auto zero) {
+        run.template
+        operator()<decltype(dimensions)::value, decltype(zero), decltype(kind)::value>();
+      });
+    });
+  });
+}
 
 void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
            const Tensor& eps_fixed) {
@@ -19,64 +57,19 @@ void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
   check_dtype("eps_fixed", eps_fixed, warped.scalar_type());
 }
 
-template <typename T>
-Plane<T> plane_of(const Tensor& image, int64_t plane) {
-  const int64_t H = image.size(2), W = image.size(3);
-  return {image.const_data_ptr<T>() + plane * H * W, H, W};
-}
-
 Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
                const Tensor& eps_fixed, std::string variant_name, std::optional<Tensor> mask) {
   check(warped, fixed, eps_warped, eps_fixed);
+  const Variant variant = parse("variant", variant_name, kVariants);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const Tensor ew = torch::stable::contiguous(eps_warped),
-               er = torch::stable::contiguous(eps_fixed);
-  const int64_t N = w.size(0), C = w.size(1), H = w.size(2), W = w.size(3);
-  Tensor value = torch::stable::new_zeros(w, {N});
-  const auto run = [&]<typename T, Variant variant>(T, Constant<variant>) {
-    if (w.numel() == 0) return;
-    const Mask<T> weights(mask, w);
-    const Tensor warped_read = weights.read(w), fixed_read = weights.read(r);
-    StripSums<1> sums(N, strip_count(H));
-    for_each_strip(N, H, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-      const T eps_w = ew.const_data_ptr<T>()[n], eps_r = er.const_data_ptr<T>()[n];
-      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-        const Plane<T> own = plane_of<T>(warped_read, c), other = plane_of<T>(fixed_read, c);
-        LevelSetRows<T, variant, const Plane<T>> rows(own, other, eps_w, eps_r, first, end);
-        for (int64_t y = first; y < end; ++y) {
-          *sums.at(n, strip) += rows.value(y, weights.row(n, y));
-        }
-      }
-    });
-    T* out = value.mutable_data_ptr<T>();
-    for (int64_t n = 0; n < N; ++n) {
-      out[n] = static_cast<T>(sums.total(n, 0) * weights.per_voxel(n) / C);
-    }
-  };
-  dispatch_variant(parse("variant", variant_name, kVariants), [&](auto variant) {
-    dispatch_floating("warped", w, [&](auto zero) { run(zero, variant); });
+  const Tensor eps_w = torch::stable::contiguous(eps_warped);
+  const Tensor eps_r = torch::stable::contiguous(eps_fixed);
+  Tensor value = torch::stable::new_empty(w, {w.size(0)});
+  const auto found = measure({w, r, eps_w, eps_r, variant, mask}, {}, nullptr);
+  dispatch_floating("warped", w, [&](auto zero) {
+    std::copy(found.begin(), found.end(), value.mutable_data_ptr<decltype(zero)>());
   });
   return value;
-}
-
-// Gradient to one image; `own` and `other` are the warped and the fixed image or the reverse.
-template <typename T, Variant variant>
-void gradient_to(const Tensor& own, const Tensor& other, const T* eps_own, const T* eps_other,
-                 const T* upstream, const Mask<T>& weights, T* gradient) {
-  const int64_t N = own.size(0), C = own.size(1), H = own.size(2), W = own.size(3);
-  for_each_strip(N, H, W, [&](int64_t n, int64_t, int64_t first, int64_t end) {
-    const T factor = static_cast<T>(upstream[n] * weights.per_voxel(n) / C);
-    const T eps0 = eps_own[n], eps1 = eps_other[n];
-    const auto weights_of = [&](int64_t y) { return weights.row(n, y); };
-    for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-      const Plane<T> plane = plane_of<T>(own, c);
-      LevelSetRows<T, variant, const Plane<T>> rows(plane, plane_of<T>(other, c), eps0, eps1, first,
-                                                    end);
-      for (int64_t y = first; y < end; ++y) {
-        rows.add_gradient(y, factor, weights_of, gradient + (c * H + y) * W);
-      }
-    }
-  });
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
@@ -84,40 +77,65 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
                                     const Tensor& eps_fixed, std::string variant_name,
                                     std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
   check(warped, fixed, eps_warped, eps_fixed);
+  const Variant variant = parse("variant", variant_name, kVariants);
   check_shape("gradient", gradient, {warped.size(0)});
   check_dtype("gradient", gradient, warped.scalar_type());
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const Tensor ew = torch::stable::contiguous(eps_warped),
-               er = torch::stable::contiguous(eps_fixed);
+  const Tensor eps_w = torch::stable::contiguous(eps_warped);
+  const Tensor eps_r = torch::stable::contiguous(eps_fixed);
   const Tensor upstream = torch::stable::contiguous(gradient);
+  std::vector<double> factors(w.size(0));
+  dispatch_floating("gradient", upstream, [&](auto zero) {
+    std::copy_n(upstream.const_data_ptr<decltype(zero)>(), factors.size(), factors.begin());
+  });
   const auto output = [&](bool need) {
     return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
   };
   Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
-  const auto run = [&]<typename T, Variant variant>(T, Constant<variant>) {
-    if (w.numel() == 0) return;
-    const Mask<T> weights(mask, w);
-    const T *eps_w = ew.const_data_ptr<T>(), *eps_r = er.const_data_ptr<T>();
-    const Tensor own = weights.read(w), other = weights.read(r);
-    const T* g = upstream.const_data_ptr<T>();
-    if (need_warped) {
-      gradient_to<T, variant>(own, other, eps_w, eps_r, g, weights,
-                              grad_warped.mutable_data_ptr<T>());
-      weights.leave_out_hidden(w, own, grad_warped);
-    }
-    if (need_fixed) {
-      gradient_to<T, variant>(other, own, eps_r, eps_w, g, weights,
-                              grad_fixed.mutable_data_ptr<T>());
-      weights.leave_out_hidden(r, other, grad_fixed);
-    }
-  };
-  dispatch_variant(parse("variant", variant_name, kVariants), [&](auto variant) {
-    dispatch_floating("warped", w, [&](auto zero) { run(zero, variant); });
-  });
+  if (need_warped) measure({w, r, eps_w, eps_r, variant, mask}, factors, &grad_warped);
+  if (need_fixed) measure({r, w, eps_r, eps_w, variant, mask}, factors, &grad_fixed);
   return {grad_warped, grad_fixed};
 }
 
 }  // namespace
+
+std::vector<double> measure(const Inputs& inputs, const std::vector<double>& factors,
+                            Tensor* gradient) {
+  std::vector<double> values(inputs.own.size(0), 0.0);
+  if (inputs.own.numel() == 0) return values;
+  dispatch(inputs.own, inputs.variant, [&]<int D, typename T, Variant kind>() {
+    const Mask<T> weights(inputs.mask, inputs.own);
+    const Tensor own = weights.read(inputs.own), other = weights.read(inputs.other);
+    const Grid<D> grid(own);
+    const int64_t C = own.size(1);
+    StripSums<1> sums(own.size(0), strip_count(grid.rows, grid.strip_rows()));
+    T* data = gradient ? gradient->mutable_data_ptr<T>() : nullptr;
+    const auto run_strip = [&](const auto& rows, int64_t n, int64_t c, int64_t strip, int64_t first,
+                               int64_t end) {
+      double& sum = *sums.at(n, strip);
+      if (!data) {
+        for (int64_t row = first; row < end; ++row) sum += rows.value(row, weights.row(n, row));
+        return;
+      }
+      const T factor = static_cast<T>(factors[n] * weights.per_voxel(n) / C);
+      GradientAdjoint<D, T> adjoint(grid, first);
+      for (int64_t row = first; row < end; ++row) {
+        adjoint.add_to(row, data + c * grid.voxels + row * grid.width,
+                       [&](int64_t from, T* const* p) {
+                         const double part = rows.slopes(from, factor, weights.row(n, from), p);
+                         if (from >= first && from < end) sum += part;
+                       });
+      }
+    };
+    for_channels<D, T, kind>(own, other, inputs.eps_own, inputs.eps_other, run_strip);
+    if (gradient) weights.leave_out_hidden(inputs.own, own, *gradient);
+    for (int64_t n = 0; n < own.size(0); ++n) {
+      values[n] = sums.total(n, 0) * weights.per_voxel(n) / C;
+    }
+  });
+  return values;
+}
+
 }  // namespace diffreg::parallel_level_sets
 
 STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {

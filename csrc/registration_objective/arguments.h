@@ -36,7 +36,7 @@ struct UpstreamTensors {
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 inline void check_lengths(const Arguments& arguments) {
-  check_spacing(arguments.spacing);
+  check_spacing(arguments.spacing, dimensions_of(arguments.displacement));
   check_length("mixture", arguments.mixture, kMeasures, "factors");
   check_length("weights", arguments.weights, 4, "factors");
 }

@@ -55,7 +55,7 @@ class EnergyColumn {
                                       const Position& at, const T* below, Next& next, T* energy) {
     using deformation_energy::mixed_difference;
     using deformation_energy::second_difference;
-    const deformation_energy::Slopes<T>& factor = setup.factor;
+    const deformation_energy::Slopes<D, T>& factor = setup.factor;
     const T diffusion = differentiates ? reload(sample.diffusion) : T(0);
     const T bending = differentiates ? reload(sample.bending) : T(0);
     const bool bends0 = at.y > 0 && at.y + 1 < setup.problem.to[0];
@@ -75,7 +75,7 @@ class EnergyColumn {
       const T second1 = add(second_difference(left, here_[c], right_[c]),
                             at.bends ? factor.second[1][c] : T(0), bending, energy[1]);
       const T mixed = add(mixed_difference(here_[c], right_[c], below[c], next.right[c]),
-                          factor.mixed[c], bending, energy[1]);
+                          factor.mixed[0][c], bending, energy[1]);
       closing_[c] += second0;
       open_[c] += mixed - (first0 + first1) - 2 * (second0 + second1);
       open_right_[c] += first1 + second1 - mixed;
@@ -88,7 +88,8 @@ class EnergyColumn {
   DIFFREG_DEVICE void add_cell(const Setup<T>& setup, const Sample<T>& sample, const T* below,
                                Next& next, T* energy) {
     const T determinant = differentiates ? reload(sample.determinant) : T(0);
-    const Cell<T> cell(here_, below, right_, next.right);
+    const T* vertices[] = {here_, below, right_, next.right};
+    const Cell<D, T> cell([&](int vertex, int c) { return vertices[vertex][c]; });
     T corner[4], slope[4];
     cell.determinants(corner);
     with_penalty(setup.problem.penalty, setup.threshold, [&](const auto& psi) {
@@ -101,7 +102,7 @@ class EnergyColumn {
     });
     if (!differentiates || determinant == 0) return;  // a weight of 0 gives nothing, not even NaN
     T to[4][D];
-    cell.adjoint(slope, to[0], to[1], to[2], to[3]);
+    cell.adjoint(slope, to);
 #pragma unroll
     for (int c = 0; c < D; ++c) {
       open_[c] += to[0][c];

@@ -32,8 +32,10 @@ DIFFREG_DEVICE WarpedVoxel<T> warp_voxel(const Problem& problem,
                                          const S* moving,  // (*from)
                                          T fixed, T weight, T y, T x, const T* u) {
   const T bad = warp::poison(u[0]) + warp::poison(u[1]);
-  const warp::Neighbours<T> at[D] = {warp::linear(y + u[0], bad, problem.from[0], problem.padding),
-                                     warp::linear(x + u[1], bad, problem.from[1], problem.padding)};
+  const warp::Padding padding =  // of two, as the compiler sees: reflection has no kernel
+      problem.padding == warp::Padding::zeros ? warp::Padding::zeros : warp::Padding::border;
+  const warp::Neighbours<T> at[D] = {warp::linear(y + u[0], bad, problem.from[0], padding),
+                                     warp::linear(x + u[1], bad, problem.from[1], padding)};
   const warp::Corners<D, T> corners = warp::corners_of(moving, problem.from[1], at);
   WarpedVoxel<T> voxel{corners.value(at), {}, fixed, weight};
   if constexpr (differentiates) {
@@ -113,7 +115,7 @@ class MeasureColumn {
   DIFFREG_DEVICE static void add_level_set(T factor, const T* g, const T* h, const T* eps, T& value,
                                            T* to) {
     if (factor == 0) return;
-    const parallel_level_sets::Voxel<T, variant> voxel(g, h, eps[0], eps[1]);
+    const parallel_level_sets::Voxel<D, T, variant> voxel(g, h, eps[0], eps[1]);
     value += factor * voxel.value();
     if constexpr (differentiates) {
       for (int k = 0; k < 2; ++k) to[k] += factor * voxel.derivative(g[k], h[k]);

@@ -1,60 +1,49 @@
 // Schema and CPU driver of diffreg::registration_objective and
-// diffreg::registration_objective_backward: one sweep over the rows of each strip, in which the
-// warped image, its derivatives and the measures' slopes live for some rows only.
+// diffreg::registration_objective_backward, composed of the operators' drivers: the warped image
+// and the gradient to it are held once, everything else is added to the displacement's gradient.
 #include <torch/csrc/stable/library.h>
 
-#include <limits>
-
-#include "../deformation_energy/energy_rows.h"
+#include "../common/mask.h"
+#include "../correlation/correlation_cpu.h"
+#include "../deformation_energy/deformation_energy_cpu.h"
+#include "../local_correlation/local_correlation_cpu.h"
+#include "../parallel_level_sets/parallel_level_sets_cpu.h"
+#include "../warp/warp_cpu.h"
 #include "arguments.h"
-#include "measure_rows.h"
 
 namespace diffreg::registration_objective {
 namespace {
 
-using deformation_energy::Coefficients;
-using deformation_energy::EnergyGradient;
-using deformation_energy::PenaltyKind;
-using parallel_level_sets::LevelSetRows;
+using deformation_energy::Energies;
 using parallel_level_sets::Variant;
 
-constexpr int64_t kWindow = 9;     // of lncc
-constexpr int64_t kShortest = 32;  // rows of a strip, so that those it shares are few
-constexpr int kSums = kMeasures + 3;
+constexpr int64_t kWindow = 9;  // of lncc
 
 // The arguments, checked, and their tensors contiguous.
 struct Inputs : Arguments {
-  warp::Padding padding_mode;
-  PenaltyKind penalty_kind;
+  warp::Sampling sampling;
+  deformation_energy::Options options;
 
   explicit Inputs(const Arguments& arguments)
-      : Arguments(arguments), padding_mode(parse("padding", padding, warp::kPaddings)) {
-    warp::check(moving, displacement);
+      : Arguments(arguments),
+        sampling{warp::Interpolation::linear, parse("padding", padding, warp::kPaddings)} {
+    check_image("moving", moving);
+    check_displacement(displacement);
+    check_axes(moving);
+    check_axes(displacement);
+    warp::check_pair(moving, displacement);
     check_dtype("displacement", displacement, moving.scalar_type());
     check_dtype("fixed", fixed, moving.scalar_type());
-    check_shape("fixed", fixed,
-                {moving.size(0), moving.size(1), displacement.size(2), displacement.size(3)});
+    auto shape = sizes_of(displacement);
+    shape[1] = moving.size(1);
+    check_shape("fixed", fixed, shape);
     check_lengths(arguments);
-    penalty_kind = parse("penalty", penalty, deformation_energy::kPenalties);
+    options = {spacing, parse("penalty", penalty, deformation_energy::kPenalties), threshold};
     eps_moving = scale("eps_moving", eps_moving);
     eps_fixed = scale("eps_fixed", eps_fixed);
     moving = torch::stable::contiguous(moving);
     fixed = torch::stable::contiguous(fixed);
     displacement = torch::stable::contiguous(displacement);
-  }
-
-  bool uses(Measure measure) const { return mixture[measure] != 0; }
-  int64_t radius() const {
-    return local_correlation::radius_of(kWindow, fixed.size(2), fixed.size(3));
-  }
-  int64_t strip_rows() const {
-    return uses(kLncc) ? local_correlation::strip_rows(radius()) : kShortest;
-  }
-  // Rows beside a strip whose warped image it needs.
-  int64_t halo(bool gradient) const {
-    int64_t rows = uses_level_sets(mixture) ? 1 : 0;
-    if (uses(kLncc)) rows = std::max(rows, radius());
-    return gradient ? 2 * rows : rows;
   }
 
  private:
@@ -67,215 +56,133 @@ struct Inputs : Arguments {
   }
 };
 
-// The sweep for one floating type.
-template <typename T>
-class Sweep {
- public:
-  // Without `measured` no similarity is computed.
-  Sweep(const Inputs& inputs, bool measured)
-      : inputs_(inputs),
-        grids_(inputs.moving, inputs.displacement),
-        weights_(inputs.mask, inputs.fixed),
-        fixed_(measured ? weights_.read(inputs.fixed) : inputs.fixed),
-        height_(grids_.to[0]),
-        width_(grids_.to[1]),
-        strips_(strip_count(height_, inputs.strip_rows())),
-        moments_(grids_.samples),
-        sums_(grids_.samples, strips_) {
-    if (measured && inputs.uses(kNcc)) measure_moments();
-  }
-
-  // The energies and measures of all samples; their weighted gradient into `gradient` (N, D, H, W)
-  // and the warped image into `warped` (N, C, H, W), where these are not null. Unless `valued`, a
-  // similarity of weight 0 gives nothing, not even NaN.
-  template <bool valued, typename Psi>
-  void run(const Psi& psi, const std::vector<Weights>& weights, T* gradient, T* warped) {
-    const Coefficients factor(height_, width_, inputs_.spacing.data());
-    const auto run_strip = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-      std::vector<Channel> channels;
-      if (valued || weights[n].similarity != 0) {
-        channels = channels_of(n, first, end, gradient != nullptr);
-      }
-      double* sums = sums_.at(n, strip);
-      const Field<T> field{field_of(n), height_, width_};
-      T* out = gradient ? gradient + n * D * height_ * width_ : nullptr;
-      const deformation_energy::Slopes<T> slope(factor, weights[n].diffusion, weights[n].bending,
-                                                weights[n].determinant);
-      EnergyGradient<T, Psi::kKind> energies(field, slope, psi, out && slope.corner != 0,
-                                             out ? first : 0);
-      std::vector<T> to_warped(width_);
-      for (int64_t y = first; y < end; ++y) {
-        if (out) {
-          T* const rows[D] = {out + y * width_, out + (height_ + y) * width_};
-          energies.template row<valued>(y, rows, factor, sums + kMeasures);
-          for (Channel& channel : channels) {
-            add_gradient(channel, n, y, weights[n].similarity, to_warped, rows, sums);
-          }
-        } else {
-          deformation_energy::add_row(field, factor, psi, y, sums + kMeasures);
-          for (Channel& channel : channels) {
-            for (auto& [measure, rows] : channel.measures) sums[measure] += rows->value(y);
-          }
+// Mean squared difference; its gradient is added as the other measures' are.
+std::vector<double> measure_squares(const Tensor& warped, const Tensor& fixed,
+                                    const std::optional<Tensor>& mask,
+                                    const std::vector<double>& factors, Tensor* gradient) {
+  const int64_t N = warped.size(0), C = warped.size(1);
+  std::vector<double> values(N, 0.0);
+  if (warped.numel() == 0) return values;
+  dispatch_floating("warped", warped, [&](auto zero) {
+    using T = decltype(zero);
+    const Mask<T> weights(mask, warped);
+    const int64_t rows = rows_of(warped), W = width_of(warped);
+    StripSums<1> sums(N, strip_count(rows));
+    T* out = gradient ? gradient->mutable_data_ptr<T>() : nullptr;
+    for_each_strip(N, rows, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+      const T factor = out ? static_cast<T>(factors[n] * weights.per_voxel(n) / C) : T(0);
+      for (int64_t c = n * C; c < (n + 1) * C; ++c) {
+        for (int64_t row = first; row < end; ++row) {
+          const int64_t at = (c * rows + row) * W;
+          const T *w = warped.const_data_ptr<T>() + at, *r = fixed.const_data_ptr<T>() + at;
+          with_weights(weights.row(n, row), [&](const auto& weight) {
+            *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
+              return weight(x) * counted(squared_difference(w[x], r[x]), weight(x));
+            });
+            if (!out) return;
+#pragma GCC ivdep
+            for (int64_t x = 0; x < W; ++x) {
+              out[at + x] +=
+                  factor * weight(x) * counted(squared_difference_slope(w[x], r[x]), weight(x));
+            }
+          });
         }
-        if (warped) keep(channels, n, y, warped);
       }
-    };
-    for_each_strip(grids_.samples, height_, width_, run_strip, inputs_.strip_rows());
-  }
+    });
+    for (int64_t n = 0; n < N; ++n) values[n] = sums.total(n, 0) * weights.per_voxel(n) / C;
+  });
+  return values;
+}
 
-  double energy(int64_t n, int k) const { return sums_.total(n, kMeasures + k); }
-
-  double similarity(int64_t n) const {
-    double sum = 0;
-    for (int k = 0; k < kMeasures; ++k) {
-      if (!inputs_.uses(Measure(k))) continue;
-      const double value = k == kNcc ? moments_[n].value() : sums_.total(n, k) * per_term(n);
-      sum += inputs_.mixture[k] * value;
-    }
-    return sum;
-  }
-
- private:
-  struct Channel {
-    std::unique_ptr<WarpedRows<T>> warped;
-    std::vector<std::pair<Measure, std::unique_ptr<MeasureRows<T>>>> measures;
+// One measure of every sample; adds factors times its gradient where `gradient` is not null.
+std::vector<double> measure(Measure measure, const Inputs& inputs, const Tensor& warped,
+                            const std::vector<double>& factors, Tensor* gradient) {
+  const auto level_sets = [&](Variant variant) {
+    return parallel_level_sets::measure(
+        {warped, inputs.fixed, *inputs.eps_moving, *inputs.eps_fixed, variant, inputs.mask},
+        factors, gradient);
   };
+  switch (measure) {
+    case kSsd: return measure_squares(warped, inputs.fixed, inputs.mask, factors, gradient);
+    case kNcc: return correlation::measure({warped, inputs.fixed, inputs.mask}, factors, gradient);
+    case kLncc:
+      return local_correlation::measure({warped, inputs.fixed, kWindow, inputs.mask}, factors,
+                                        gradient);
+    case kPls: return level_sets(Variant::pls);
+    case kSmoothPls: return level_sets(Variant::smooth);
+    default: return level_sets(Variant::ngf);
+  }
+}
 
-  const T* field_of(int64_t n) const {
-    return inputs_.displacement.template const_data_ptr<T>() + n * D * grids_.to_voxels;
-  }
-  double per_term(int64_t n) const {
-    return grids_.channels == 0 ? 0 : weights_.per_voxel(n) / double(grids_.channels);
-  }
-
-  std::unique_ptr<WarpedRows<T>> warped_rows(int64_t n, int64_t c, bool slopes, int64_t first,
-                                             int64_t halo) const {
-    const T* moving = inputs_.moving.template const_data_ptr<T>();
-    return std::make_unique<WarpedRows<T>>(
-        grids_, inputs_.padding_mode, moving + (n * grids_.channels + c) * grids_.from_voxels,
-        field_of(n), weights_.row(n, 0), slopes, std::max<int64_t>(first - halo, 0), 2 * halo + 2);
-  }
-  Plane<T> fixed_plane(int64_t n, int64_t c) const {
-    const T* fixed = fixed_.template const_data_ptr<T>();
-    return {fixed + (n * grids_.channels + c) * grids_.to_voxels, height_, width_};
-  }
-
-  // A pass of its own: the gradient needs the moments of the whole image.
-  void measure_moments() {
-    std::vector<correlation::PartMoments> parts(grids_.samples * strips_);
-    const auto run_strip = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-      for (int64_t c = 0; c < grids_.channels; ++c) {
-        const auto warped = warped_rows(n, c, false, first, 0);
-        const Plane<T> fixed = fixed_plane(n, c);
-        for (int64_t y = first; y < end; ++y) {
-          correlation::add_row(warped->row(y), fixed.row(y), weights_.row(n, y), width_,
-                               parts[n * strips_ + strip]);
-        }
-      }
-    };
-    for_each_strip(grids_.samples, height_, width_, run_strip, inputs_.strip_rows());
-    for (int64_t n = 0; n < grids_.samples; ++n) {
-      correlation::PartMoments whole;
-      for (int64_t strip = 0; strip < strips_; ++strip) whole.add(parts[n * strips_ + strip]);
-      moments_[n] = whole.moments(std::numeric_limits<T>::epsilon());
+// The mixture of every sample; where `gradient` is not null, adds upstream times that to it.
+std::vector<double> similarity(const Inputs& inputs, const Tensor& warped,
+                               const std::vector<Weights>& upstream, Tensor* gradient) {
+  std::vector<double> sums(upstream.size(), 0.0), factors(upstream.size());
+  for (int k = 0; k < kMeasures; ++k) {
+    if (inputs.mixture[k] == 0) continue;
+    for (size_t n = 0; n < factors.size(); ++n) {
+      factors[n] = upstream[n].similarity * inputs.mixture[k];
     }
+    const auto values = measure(Measure(k), inputs, warped, factors, gradient);
+    for (size_t n = 0; n < sums.size(); ++n) sums[n] += inputs.mixture[k] * values[n];
   }
+  return sums;
+}
 
-  std::vector<Channel> channels_of(int64_t n, int64_t first, int64_t end, bool slopes) const {
-    std::vector<Channel> channels(grids_.channels);
-    for (int64_t c = 0; c < grids_.channels; ++c) {
-      Channel& channel = channels[c];
-      channel.warped = warped_rows(n, c, slopes, first, inputs_.halo(slopes));
-      const Plane<T> fixed = fixed_plane(n, c);
-      const WeightRows<T> weights = [this, n](int64_t y) { return weights_.row(n, y); };
-      WarpedRows<T>& warped = *channel.warped;
-      const auto use = [&](Measure measure, const auto& make) {
-        if (inputs_.uses(measure)) channel.measures.emplace_back(measure, make());
-      };
-      const auto level_sets = [&]<Variant variant>() {
-        using Rows = LevelSetRows<T, variant, WarpedRows<T>>;
-        return std::make_unique<SweptRows<T, Rows>>(
-            weights, warped, fixed, inputs_.eps_moving->template const_data_ptr<T>()[n],
-            inputs_.eps_fixed->template const_data_ptr<T>()[n], first, end);
-      };
-      // The one that reaches furthest comes first: the others find their rows in the ring.
-      use(kLncc, [&] {
-        using Rows = local_correlation::WindowRows<T, WarpedRows<T>>;
-        return std::make_unique<SweptRows<T, Rows>>(weights, warped, fixed, inputs_.radius(), first,
-                                                    end);
-      });
-      use(kPls, [&] { return level_sets.template operator()<Variant::pls>(); });
-      use(kSmoothPls, [&] { return level_sets.template operator()<Variant::smooth>(); });
-      use(kNgf, [&] { return level_sets.template operator()<Variant::ngf>(); });
-      use(kSsd, [&] { return std::make_unique<SquareRows<T>>(warped, fixed, weights); });
-      use(kNcc, [&] {
-        return std::make_unique<CorrelationRows<T>>(warped, fixed, weights, moments_[n]);
-      });
-    }
-    return channels;
-  }
-
-  // Chain rule at row y: the measures' gradient to the warped image times its derivatives.
-  void add_gradient(Channel& channel, int64_t n, int64_t y, double upstream,
-                    std::vector<T>& to_warped, T* const* gradient, double* sums) const {
-    std::fill(to_warped.begin(), to_warped.end(), T(0));
-    for (auto& [measure, rows] : channel.measures) {
-      const double factor = upstream * inputs_.mixture[measure];
-      sums[measure] +=
-          rows->add_gradient(y, measure == kNcc ? factor : factor * per_term(n), to_warped.data());
-    }
-    channel.warped->row(y);
-    for (int k = 0; k < D; ++k) {
-      const T* slope = channel.warped->slope(k, y);
-      T* row = gradient[k];
-      for (int64_t x = 0; x < width_; ++x) row[x] += to_warped[x] * slope[x];
-    }
-  }
-
-  void keep(std::vector<Channel>& channels, int64_t n, int64_t y, T* warped) const {
-    for (int64_t c = 0; c < grids_.channels; ++c) {
-      std::copy_n(channels[c].warped->image(y), width_,
-                  warped + (n * grids_.channels + c) * grids_.to_voxels + y * width_);
-    }
-  }
-
-  const Inputs& inputs_;
-  warp::Grids grids_;
-  Mask<T> weights_;
-  Tensor fixed_;  // as the measures read it
-  int64_t height_, width_, strips_;
-  std::vector<correlation::Moments> moments_;
-  StripSums<kSums> sums_;
+// What a gradient is made of, the energies and the similarity of every sample with it.
+struct Values {
+  std::vector<double> similarity;
+  std::vector<Energies> energies;
 };
+
+// Fills the gradient to the displacement. Where a factor is 0 that term gives nothing, not even
+// NaN.
+Values fill_gradient(const Inputs& inputs, const Tensor& warped,
+                     const std::vector<Weights>& factors, bool valued, Tensor& gradient) {
+  std::vector<Energies> of_energies;
+  std::vector<char> penalised;
+  bool measured = false;
+  for (const Weights& factor : factors) {
+    of_energies.push_back({factor.diffusion, factor.bending, factor.determinant});
+    penalised.push_back(factor.determinant != 0);
+    measured |= factor.similarity != 0;
+  }
+  Values values;
+  values.energies = deformation_energy::energies_and_gradient(
+      inputs.displacement, inputs.options, of_energies, penalised, valued, gradient);
+  if (!measured) {
+    if (valued) values.similarity = similarity(inputs, warped, factors, nullptr);
+    return values;
+  }
+  Tensor to_warped = torch::stable::new_zeros(warped, warped.sizes());
+  values.similarity = similarity(inputs, warped, factors, &to_warped);
+  warp::add_gradients(to_warped, inputs.moving, inputs.displacement, inputs.sampling, nullptr,
+                      &gradient);
+  return values;
+}
 
 Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_warped) {
   const Inputs inputs(arguments);
   const std::vector<double>& weights = inputs.weights;
   const Tensor& u = inputs.displacement;
-  const auto output = [&](const Tensor& like, bool need) {
-    return need ? torch::stable::new_empty(like, like.sizes())
-                : torch::stable::new_empty(like, {0});
-  };
-  Tensor terms[5];
-  for (Tensor& term : terms) term = torch::stable::new_zeros(u, {u.size(0)});
-  Tensor warped = output(inputs.fixed, need_warped), gradient = output(u, need_gradient);
-  if (u.numel() == 0) {  // what correlation gives for images without voxels
-    torch::stable::fill_(terms[1], inputs.mixture[kNcc]);
-    torch::stable::fill_(terms[0], weights[0] * inputs.mixture[kNcc]);
-    return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
+  const std::vector<Weights> all(u.size(0), {weights[0], weights[1], weights[2], weights[3]});
+  Tensor gradient =
+      need_gradient ? torch::stable::new_empty(u, u.sizes()) : torch::stable::new_empty(u, {0});
+  const Tensor warped = warp::warped_image(inputs.moving, u, inputs.sampling);
+  Values values;
+  if (need_gradient) {
+    values = fill_gradient(inputs, warped, all, true, gradient);
+  } else {
+    values = {similarity(inputs, warped, all, nullptr),
+              deformation_energy::energies_of(u, inputs.options)};
   }
+  Tensor terms[5];
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
-    Sweep<T> sweep(inputs, true);
-    const T threshold = static_cast<T>(inputs.threshold);
-    with_penalty(inputs.penalty_kind, threshold, [&](const auto& psi) {
-      const std::vector<Weights> all(u.size(0), {weights[0], weights[1], weights[2], weights[3]});
-      sweep.template run<true>(psi, all, need_gradient ? gradient.mutable_data_ptr<T>() : nullptr,
-                               need_warped ? warped.mutable_data_ptr<T>() : nullptr);
-    });
+    for (Tensor& term : terms) term = torch::stable::new_empty(u, {u.size(0)});
     for (int64_t n = 0; n < u.size(0); ++n) {
-      const double found[] = {sweep.similarity(n), sweep.energy(n, 0), sweep.energy(n, 1),
-                              sweep.energy(n, 2)};
+      const auto& energies = values.energies[n];
+      const double found[] = {values.similarity[n], energies[0], energies[1], energies[2]};
       double total = 0;
       for (int k = 0; k < 4; ++k) {
         terms[k + 1].mutable_data_ptr<T>()[n] = static_cast<T>(found[k]);
@@ -284,7 +191,9 @@ Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_wa
       terms[0].mutable_data_ptr<T>()[n] = static_cast<T>(total);
     }
   });
-  return {terms[0], terms[1], terms[2], terms[3], terms[4], warped, gradient};
+  return {terms[0], terms[1], terms[2],
+          terms[3], terms[4], need_warped ? warped : torch::stable::new_empty(u, {0}),
+          gradient};
 }
 
 // What each term's upstream gradient, where there is one, and the total's make of its factor.
@@ -317,14 +226,11 @@ Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments
   const Tensor& u = inputs.displacement;
   Tensor gradient = torch::stable::new_empty(u, u.sizes());
   if (u.numel() == 0) return gradient;
+  const Tensor warped = warp::warped_image(inputs.moving, u, inputs.sampling);
   dispatch_floating("displacement", u, [&](auto zero) {
     using T = decltype(zero);
-    Sweep<T> sweep(inputs, gradients.total || gradients.similarity);
-    const auto upstream = upstream_weights<T>(gradients, inputs.weights, u);
-    const T threshold = static_cast<T>(inputs.threshold);
-    with_penalty(inputs.penalty_kind, threshold, [&](const auto& psi) {
-      sweep.template run<false>(psi, upstream, gradient.mutable_data_ptr<T>(), nullptr);
-    });
+    fill_gradient(inputs, warped, upstream_weights<T>(gradients, inputs.weights, u), false,
+                  gradient);
   });
   return gradient;
 }

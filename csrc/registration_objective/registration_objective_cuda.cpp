@@ -58,15 +58,18 @@ struct Inputs {
     check_lengths(arguments);
     STD_TORCH_CHECK(mixture[kLncc] == 0, "local_correlation is no part of this kernel");
     const bool wide = arithmetic_of(moving.scalar_type()) == ScalarType::Double;
+    const int64_t size[D] = {field.size(2), field.size(3)};
     Problem problem{
         moving.size(0),
         moving.size(1),
         {},
         {},
-        parse("padding", arguments.padding, warp::kPaddings),
+        warp::with_kernel(
+            {warp::Interpolation::linear, parse("padding", arguments.padding, warp::kPaddings)})
+            .padding,
         {},
         {weights[0], weights[1], weights[2], weights[3]},
-        deformation_energy::Coefficients(field.size(2), field.size(3), arguments.spacing.data()),
+        deformation_energy::Coefficients<D>(size, arguments.spacing.data()),
         parse("penalty", arguments.penalty, deformation_energy::kPenalties),
         arguments.threshold,
         wide ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon()};

@@ -2,6 +2,7 @@
 // stands for what nobody asked for.
 #pragma once
 
+#include "../common/dimensions.h"
 #include "../common/storage.h"
 #include "../deformation_energy/deformation_energy.h"
 #include "../warp/warp.h"
@@ -15,7 +16,7 @@ struct Problem {
   warp::Padding padding;
   double mixture[kMeasures];  // without kLncc, which has no kernel here
   Weights weights;
-  deformation_energy::Coefficients factor;
+  deformation_energy::Coefficients<D> factor;
   deformation_energy::PenaltyKind penalty;
   double threshold;
   double epsilon;  // of the arithmetic

@@ -42,14 +42,14 @@ Strips<halo> choose_strips(const Problem& problem) {
 template <typename T>
 struct Setup {
   Problem problem;
-  deformation_energy::Slopes<T> factor;  // of half the squares: those of the differences
+  deformation_energy::Slopes<D, T> factor;  // of half the squares: those of the differences
   T mixture[kMeasures], threshold;
   bool energies, level_sets;
 };
 
 template <typename T>
 Setup<T> setup_of(const Problem& problem, bool energies) {
-  Setup<T> setup{problem,  deformation_energy::Slopes<T>(problem.factor, 0.5, 0.5, 1),
+  Setup<T> setup{problem,  deformation_energy::Slopes<D, T>(problem.factor, 0.5, 0.5, 1),
                  {},       static_cast<T>(problem.threshold),
                  energies, false};
   for (int k = 0; k < kMeasures; ++k) setup.mixture[k] = static_cast<T>(problem.mixture[k]);

@@ -7,16 +7,25 @@
 namespace diffreg::warp {
 
 inline Sampling parse_sampling(const std::string& interpolation, const std::string& padding) {
-  const bool linear = parse("interpolation", interpolation, kInterpolations);
-  return {linear, parse("padding", padding, kPaddings)};
+  return {parse("interpolation", interpolation, kInterpolations),
+          parse("padding", padding, kPaddings)};
+}
+
+// Of the CUDA kernels, which have less so far.
+inline Sampling with_kernel(const Sampling& sampling) {
+  STD_TORCH_CHECK(sampling.interpolation != Interpolation::cubic, "cubic has no CUDA kernel");
+  STD_TORCH_CHECK(sampling.padding != Padding::reflection, "reflection has no CUDA kernel");
+  return sampling;
 }
 
 // An image and the field that displaces it, of which each is right by itself.
 inline void check_pair(const Tensor& moving, const Tensor& displacement) {
+  STD_TORCH_CHECK(moving.dim() == displacement.dim(), "moving has ", dimensions_of(moving),
+                  " axes, displacement ", dimensions_of(displacement));
   STD_TORCH_CHECK(moving.size(0) == displacement.size(0), "moving has ", moving.size(0),
                   " samples, displacement ", displacement.size(0));
   bool nothing_to_read = false;
-  for (int k = 0; k < D; ++k) nothing_to_read |= moving.size(2 + k) == 0;
+  for (int64_t k = 2; k < moving.dim(); ++k) nothing_to_read |= moving.size(k) == 0;
   STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
                   "moving has no voxels: ", shape_of(moving));
 }

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads,
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
   ValueVoxels::grid_stride(tiles, [&](const ValueVoxels& voxels) {
     Neighbours<T> at[kPerThread][D];
-    locate_voxels(problem, {true, padding}, voxels, displacement, at);
+    locate_voxels(problem, {Interpolation::linear, padding}, voxels, displacement, at);
     for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
       T sampled[kPerThread];
 #pragma unroll
@@ -162,7 +162,9 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
   const int64_t from = problem.from_voxels(), to = problem.to_voxels();
   GradientVoxels::grid_stride(tiles, [&](const GradientVoxels& voxels) {
     Neighbours<T> at[kPerThread][D];
-    locate_voxels(problem, {is_linear, padding}, voxels, displacement, at);
+    constexpr Interpolation kInterpolation =
+        is_linear ? Interpolation::linear : Interpolation::nearest;
+    locate_voxels(problem, {kInterpolation, padding}, voxels, displacement, at);
     T sum[kPerThread][D] = {};
     for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
       T upstream[kPerThread];
@@ -319,8 +321,9 @@ void launch_backward(const Problem& problem, const S* gradient, const S* moving,
     const int64_t voxels = problem.samples * problem.channels * problem.from_voxels();
     zero(grad_moving, voxels * sizeof(Arithmetic<S>), stream);
   }
-  const auto launch =
-      problem.sampling.linear ? launch_backward<true, S> : launch_backward<false, S>;
+  const auto launch = problem.sampling.interpolation == Interpolation::linear
+                          ? launch_backward<true, S>
+                          : launch_backward<false, S>;
   launch(problem, gradient, moving, displacement, grad_moving, grad_displacement, stream);
 }
 

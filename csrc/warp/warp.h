@@ -10,18 +10,22 @@
 
 namespace diffreg::warp {
 
-enum class Padding { border, zeros };
-constexpr Named<Padding> kPaddings[] = {{"border", Padding::border}, {"zeros", Padding::zeros}};
-constexpr Named<bool> kInterpolations[] = {{"linear", true}, {"nearest", false}};
+enum class Padding { border, zeros, reflection };
+constexpr Named<Padding> kPaddings[] = {
+    {"border", Padding::border}, {"zeros", Padding::zeros}, {"reflection", Padding::reflection}};
+enum class Interpolation { linear, nearest, cubic };
+constexpr Named<Interpolation> kInterpolations[] = {{"linear", Interpolation::linear},
+                                                    {"nearest", Interpolation::nearest},
+                                                    {"cubic", Interpolation::cubic}};
 
-// Calls run(padding) with the padding as a type.
+// Calls run(padding) with the padding as a type. The CUDA kernels have no reflection yet.
 template <typename Run>
 void dispatch_padding(Padding padding, const Run& run) {
   dispatch_value<Padding::border, Padding::zeros>(padding, run);
 }
 
 struct Sampling {
-  bool linear;
+  Interpolation interpolation;
   Padding padding;
 };
 
@@ -60,13 +64,38 @@ DIFFREG_HD T poison(T component) {
   return component - component;
 }
 
+// A coordinate mirrored about the outer voxel centres until it lies in the image, and the sign that
+// the mirrors give a derivative. An axis of one voxel is that voxel.
+template <typename T>
+struct Mirrored {
+  T coordinate, sign;
+
+  DIFFREG_HD Mirrored(T outside, T last) {
+    const T period = last > 0 ? 2 * last : T(1);
+    const T turns = std::floor(outside / period);
+    const T within = outside - period * turns;
+    const bool back = within > last;
+    coordinate = back ? period - within : within;
+    // Rounding may lead a little beyond; a coordinate that is not finite is clamped later.
+    coordinate = last > 0 && coordinate > 0 ? coordinate : T(0);
+    sign = back ? T(-1) : T(1);
+  }
+};
+
 // Without branches, so that loops over it are vectorised. Sizes are below 2^30.
 template <typename T>
 DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding padding) {
   const T last = static_cast<T>(size - 1);
-  if (padding == Padding::border) {
+  if (padding != Padding::zeros) {
+    T sign = 1;
+    if (padding == Padding::reflection) {
+      const Mirrored<T> mirrored(coordinate, last);
+      coordinate = mirrored.coordinate;
+      sign = mirrored.sign;
+    }
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
-    const T slope = (coordinate > 0 && coordinate < last ? T(1) : T(0)) + bad;
+    // No && here, nor below: a branch in 3-D is one too many for GCC to vectorise the loop.
+    const T slope = sign * static_cast<T>((coordinate > 0) & (coordinate < last)) + bad;
     const T raised = coordinate > 0 ? coordinate : T(0);
     const T inside = raised < last ? raised : last;
     const int32_t low = static_cast<int32_t>(inside);
@@ -74,13 +103,13 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
     return {low, low + 1 < size ? low + 1 : low, 1 - fraction, fraction, -slope, slope};
   }
   // One voxel beyond the image everything is 0; clamping there makes the cast safe.
-  const bool near = coordinate >= -1 && coordinate < last + 1;
+  const bool near = (coordinate >= -1) & (coordinate < last + 1);
   const T inside = near ? coordinate : T(-1);
   const int32_t truncated = static_cast<int32_t>(inside);
   const int32_t low = static_cast<T>(truncated) > inside ? truncated - 1 : truncated;
   const T fraction = inside - static_cast<T>(low) + bad;
-  const T has_low = (near && low >= 0 ? T(1) : T(0)) + bad;
-  const T has_high = (near && low + 1 < size ? T(1) : T(0)) + bad;
+  const T has_low = static_cast<T>(near & (low >= 0)) + bad;
+  const T has_high = static_cast<T>(near & (low + 1 < size)) + bad;
   return {low >= 0 ? low : 0,
           low + 1 < size ? low + 1 : low,
           has_low * (1 - fraction),
@@ -93,18 +122,21 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
 template <typename T>
 DIFFREG_HD Neighbours<T> nearest(T coordinate, T bad, int32_t size, Padding padding) {
   const T last = static_cast<T>(size - 1);
-  const T rounded = std::floor(coordinate + T(0.5));
+  const T mirrored =
+      padding == Padding::reflection ? Mirrored<T>(coordinate, last).coordinate : coordinate;
+  const T rounded = std::floor(mirrored + T(0.5));
   const T raised = rounded > 0 ? rounded : T(0);
   const T inside = raised < last ? raised : last;
   const int32_t index = static_cast<int32_t>(inside);
-  const T weight = (padding == Padding::border || inside == rounded ? T(1) : T(0)) + bad;
+  const T weight = (padding != Padding::zeros || inside == rounded ? T(1) : T(0)) + bad;
   return {index, index, weight, bad, bad, bad};
 }
 
 template <typename T>
 DIFFREG_HD Neighbours<T> locate(const Sampling& sampling, T coordinate, T bad, int32_t size) {
-  return sampling.linear ? linear(coordinate, bad, size, sampling.padding)
-                         : nearest(coordinate, bad, size, sampling.padding);
+  return sampling.interpolation == Interpolation::linear
+             ? linear(coordinate, bad, size, sampling.padding)
+             : nearest(coordinate, bad, size, sampling.padding);
 }
 
 // Value at a point: the product of the axes' interpolations. stride[k] is that of axis k; `image`

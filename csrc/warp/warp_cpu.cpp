@@ -1,25 +1,27 @@
 // Schema and CPU driver of diffreg::warp and diffreg::warp_backward.
+#include "warp_cpu.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
 #include <tuple>
 
 #include "../common/parallel.h"
+#include "cubic.h"
 #include "not_a_number.h"
-#include "warp_rows.h"
 
 namespace diffreg::warp {
 namespace {
 
 // Neighbours of some voxels of a line, as arrays that a vectorised loop can fill.
-template <typename T>
+template <int D, typename T>
 struct Lanes {
   static constexpr int64_t kCount = 128;
   int32_t low[D][kCount], high[D][kCount];
   T low_weight[D][kCount], high_weight[D][kCount];
 
   template <typename Rule>
-  void fill(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end) {
+  void fill(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, int64_t end) {
     for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
       for (int k = 0; k < D; ++k) {
         low[k][x - begin] = at[k].low;
@@ -33,13 +35,13 @@ struct Lanes {
 
 // Calls run(voxel, at) for the voxels of one row of the fixed grid, one after the other in raster
 // order; without slopes.
-template <typename Rule, typename T, typename Run>
-void for_row(const Grids& grids, const T* displacement,  // (D, *to) of one sample
+template <typename Rule, int D, typename T, typename Run>
+void for_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
              int64_t row, const Run& run) {
-  Lanes<T> lanes;
-  for_lines(grids, displacement, row, [&](const Line<T>& line) {
-    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Lanes<T>::kCount) {
-      const int64_t end = std::min(begin + Lanes<T>::kCount, grids.to[D - 1]);
+  Lanes<D, T> lanes;
+  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
+    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Lanes<D, T>::kCount) {
+      const int64_t end = std::min(begin + Lanes<D, T>::kCount, grids.to[D - 1]);
       lanes.template fill<Rule>(grids, line, begin, end);
       for (int64_t i = 0; i < end - begin; ++i) {
         Neighbours<T> at[D];
@@ -57,41 +59,38 @@ void for_row(const Grids& grids, const T* displacement,  // (D, *to) of one samp
   });
 }
 
-// Calls run(sample, row) for every row of the fixed grid, in parallel.
-template <typename Run>
-void for_each_row(const Grids& grids, const Run& run) {
-  for_each_strip(grids.samples, grids.to[0], grids.row_voxels,
-                 [&](int64_t n, int64_t, int64_t first, int64_t end) {
-                   for (int64_t row = first; row < end; ++row) run(n, row);
-                 });
+// Calls run(sample, row) for every row (axis 0) of the fixed grid, in parallel.
+template <int D, typename Run>
+void for_each_row(const Grids<D>& grids, const Run& run) {
+  for_each_strip(
+      grids.samples, grids.to[0], grids.row_voxels,
+      [&](int64_t n, int64_t, int64_t first, int64_t end) {
+        for (int64_t row = first; row < end; ++row) run(n, row);
+      },
+      D == 2 ? kStripRows : 1);
 }
 
-template <typename Rule, typename T>
-void forward_linear(const Grids& grids,
+template <typename Rule, int D, typename T>
+void forward_linear(const Grids<D>& grids,
                     const T* moving,        // (N, C, *from)
                     const T* displacement,  // (N, D, *to)
                     T* warped) {            // (N, C, *to)
-  with_index(grids, [&](auto zero) {
-    using Index = decltype(zero);
-    Index stride[D];
-    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids.stride[k]);
-    for_each_row(grids, [&](int64_t n, int64_t row) {
-      for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<T>& line) {
-        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-          const Plane<T, Index> image{moving + c * grids.from_voxels};
-          T* out = warped + c * grids.to_voxels + line.voxel;
-          for_voxels<Rule>(
-              grids, line, 0, grids.to[D - 1],
-              [&](int64_t x, const Neighbours<T>* at) { out[x] = value<D>(image, stride, at); });
-        }
-      });
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<D, T>& line) {
+      for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+        T* out = warped + c * grids.to_voxels + line.voxel;
+        for_corners<Rule>(grids, line, moving + c * grids.from_voxels,
+                          [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners) {
+                            out[x] = corners.value(at);
+                          });
+      }
     });
   });
 }
 
 // Voxels are copied as bytes, so that every dtype works.
-template <typename Rule, typename T>
-void forward_nearest(const Grids& grids, int64_t bytes,
+template <typename Rule, int D, typename T>
+void forward_nearest(const Grids<D>& grids, int64_t bytes,
                      const char* nan,        // (bytes)
                      const char* moving,     // (N, C, *from, bytes)
                      const T* displacement,  // (N, D, *to)
@@ -120,63 +119,95 @@ void forward_nearest(const Grids& grids, int64_t bytes,
   });
 }
 
-template <typename Rule, typename T>
-void backward_displacement(const Grids& grids,
-                           const T* gradient,       // (N, C, *to)
-                           const T* moving,         // (N, C, *from)
-                           const T* displacement,   // (N, D, *to)
-                           T* grad_displacement) {  // (N, D, *to), zeros
-  with_index(grids, [&](auto zero) {
-    using Index = decltype(zero);
-    Index stride[D];
-    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids.stride[k]);
-    for_each_row(grids, [&](int64_t n, int64_t row) {
-      for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<T>& line) {
-        T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
-        for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-          const Plane<T, Index> image{moving + c * grids.from_voxels};
-          const T* upstream = gradient + c * grids.to_voxels + line.voxel;
-          for_voxels<Rule>(grids, line, 0, grids.to[D - 1],
-                           [&](int64_t x, const Neighbours<T>* at) {
-                             const Corners<D, T> corners(image, stride, at);
-                             out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
-                             out[grids.to_voxels + x] +=
-                                 passed_on(upstream[x], corners.template derivative<1>(at));
-                           });
-        }
-      });
+template <int D, typename T>
+void forward_cubic(const Grids<D>& grids, Padding padding,
+                   const T* moving,        // (N, C, *from)
+                   const T* displacement,  // (N, D, *to)
+                   T* warped) {            // (N, C, *to)
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    for_cubic_row(grids, displacement + n * D * grids.to_voxels, padding, row,
+                  [&](int64_t voxel, const CubicTaps<T>* at) {
+                    for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+                      warped[c * grids.to_voxels + voxel] =
+                          contract<D>(moving + c * grids.from_voxels, grids.stride, at, -1);
+                    }
+                  });
+  });
+}
+
+// Adds the upstream gradient times the derivative along each axis, channel after channel.
+template <typename Rule, int D, typename T>
+void add_to_displacement(const Grids<D>& grids,
+                         const T* gradient,       // (N, C, *to)
+                         const T* moving,         // (N, C, *from)
+                         const T* displacement,   // (N, D, *to)
+                         T* grad_displacement) {  // (N, D, *to)
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<D, T>& line) {
+      T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
+      for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+        const T* upstream = gradient + c * grids.to_voxels + line.voxel;
+        for_corners<Rule>(grids, line, moving + c * grids.from_voxels,
+                          [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners) {
+                            out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
+                            out[grids.to_voxels + x] +=
+                                passed_on(upstream[x], corners.template derivative<1>(at));
+                            if constexpr (D == 3) {
+                              out[2 * grids.to_voxels + x] +=
+                                  passed_on(upstream[x], corners.template derivative<2>(at));
+                            }
+                          });
+      }
     });
+  });
+}
+
+template <int D, typename T>
+void add_to_displacement_cubic(const Grids<D>& grids, Padding padding,
+                               const T* gradient,       // (N, C, *to)
+                               const T* moving,         // (N, C, *from)
+                               const T* displacement,   // (N, D, *to)
+                               T* grad_displacement) {  // (N, D, *to)
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    T* out = grad_displacement + n * D * grids.to_voxels;
+    for_cubic_row(grids, displacement + n * D * grids.to_voxels, padding, row,
+                  [&](int64_t voxel, const CubicTaps<T>* at) {
+                    for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+                      const T upstream = gradient[c * grids.to_voxels + voxel];
+                      const T* image = moving + c * grids.from_voxels;
+                      for (int k = 0; k < D; ++k) {
+                        out[k * grids.to_voxels + voxel] +=
+                            passed_on(upstream, contract<D>(image, grids.stride, at, k));
+                      }
+                    }
+                  });
   });
 }
 
 // The rows of the moving grid that one row of the fixed grid touches.
 struct RowRange {
-  int32_t lowest, highest;
+  int64_t lowest, highest;
 };
-
-template <typename Rule, typename T>
-std::vector<RowRange> touched_rows(const Grids& grids, const T* displacement) {  // (N, D, *to)
-  std::vector<RowRange> ranges(grids.samples * grids.to[0],
-                               {static_cast<int32_t>(grids.from[0]), -1});
-  for_each_row(grids, [&](int64_t n, int64_t row) {
-    RowRange& range = ranges[n * grids.to[0] + row];
-    for_row<Rule>(grids, displacement + n * D * grids.to_voxels, row,
-                  [&](int64_t, const Neighbours<T>* at) {
-                    range.lowest = std::min(range.lowest, at[0].low);
-                    range.highest = std::max(range.highest, at[0].high);
-                  });
-  });
-  return ranges;
-}
 
 // Every strip of the moving grid collects its own contributions in the raster order of the fixed
 // grid: no atomics, and the same bits whatever the number of threads.
-template <typename Rule, typename T>
-void backward_moving(const Grids& grids,
-                     const T* gradient,      // (N, C, *to)
-                     const T* displacement,  // (N, D, *to)
-                     T* grad_moving) {       // (N, C, *from), zeros
-  const auto ranges = touched_rows<Rule>(grids, displacement);
+// for_points(displacement, row, run) calls run(voxel, at) for a row's voxels; reach(at) is the
+// range that one touches; splat(image, at, gradient, first, end) adds to the rows [first, end).
+template <int D, typename T, typename ForPoints, typename Reach, typename Splat>
+void add_to_moving(const Grids<D>& grids,
+                   const T* gradient,      // (N, C, *to)
+                   const T* displacement,  // (N, D, *to)
+                   T* grad_moving,         // (N, C, *from)
+                   const ForPoints& for_points, const Reach& reach, const Splat& splat) {
+  std::vector<RowRange> ranges(grids.samples * grids.to[0], {grids.from[0], -1});
+  for_each_row(grids, [&](int64_t n, int64_t row) {
+    RowRange& range = ranges[n * grids.to[0] + row];
+    for_points(displacement + n * D * grids.to_voxels, row, [&](int64_t, const auto* at) {
+      const RowRange one = reach(at);
+      range.lowest = std::min(range.lowest, one.lowest);
+      range.highest = std::max(range.highest, one.highest);
+    });
+  });
   for_each_strip(grids.samples, grids.from[0], grids.stride[0],
                  [&](int64_t n, int64_t, int64_t first, int64_t end) {
                    const T* upstream = gradient + n * grids.channels * grids.to_voxels;
@@ -184,46 +215,117 @@ void backward_moving(const Grids& grids,
                    for (int64_t row = 0; row < grids.to[0]; ++row) {
                      const RowRange range = ranges[n * grids.to[0] + row];
                      if (range.highest < first || range.lowest >= end) continue;
-                     for_row<Rule>(grids, displacement + n * D * grids.to_voxels, row,
-                                   [&](int64_t voxel, const Neighbours<T>* at) {
-                                     for (int64_t c = 0; c < grids.channels; ++c) {
-                                       splat<D>(out + c * grids.from_voxels, grids.stride, at,
-                                                upstream[c * grids.to_voxels + voxel], first, end,
-                                                [](T* to, T part) { *to += part; });
-                                     }
-                                   });
+                     for_points(displacement + n * D * grids.to_voxels, row,
+                                [&](int64_t voxel, const auto* at) {
+                                  for (int64_t c = 0; c < grids.channels; ++c) {
+                                    const T value = upstream[c * grids.to_voxels + voxel];
+                                    if (value == 0) continue;
+                                    splat(out + c * grids.from_voxels, at, value, first, end);
+                                  }
+                                });
                    }
                  });
 }
+
+template <typename Rule, int D, typename T>
+void add_to_moving_linear(const Grids<D>& grids, const T* gradient, const T* displacement,
+                          T* grad_moving) {
+  add_to_moving(
+      grids, gradient, displacement, grad_moving,
+      [&](const T* field, int64_t row, const auto& run)
+          DIFFREG_INLINE_LAMBDA { for_row<Rule>(grids, field, row, run); },
+      [](const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA { return RowRange{at[0].low, at[0].high}; },
+      [&](T* image, const Neighbours<T>* at, T value, int64_t first,
+          int64_t end) DIFFREG_INLINE_LAMBDA {
+        splat<D>(image, grids.stride, at, value, first, end, [](T* to, T part) { *to += part; });
+      });
+}
+
+template <int D, typename T>
+void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradient,
+                         const T* displacement, T* grad_moving) {
+  add_to_moving(
+      grids, gradient, displacement, grad_moving,
+      [&](const T* field, int64_t row, const auto& run) {
+        for_cubic_row(grids, field, padding, row, run);
+      },
+      [](const CubicTaps<T>* at) {
+        const auto [low, high] = std::minmax_element(at[0].index, at[0].index + 4);
+        return RowRange{*low, *high};
+      },
+      [&](T* image, const CubicTaps<T>* at, T value, int64_t first, int64_t end) {
+        splat<D>(image, grids.stride, at, value, first, end);
+      });
+}
+
+}  // namespace
+
+Tensor warped_image(const Tensor& moving, const Tensor& displacement, const Sampling& sampling) {
+  auto shape = sizes_of(displacement);
+  shape[1] = moving.size(1);
+  Tensor warped = torch::stable::new_empty(moving, shape);
+  if (warped.numel() == 0) return warped;
+  dispatch_dimensions(displacement, [&](auto dimensions) {
+    const Grids<decltype(dimensions)::value> grids(moving, displacement);
+    dispatch_floating("displacement", displacement, [&](auto zero) {
+      using T = decltype(zero);
+      const T* u = displacement.const_data_ptr<T>();
+      if (sampling.interpolation == Interpolation::cubic) {
+        return forward_cubic(grids, sampling.padding, moving.const_data_ptr<T>(), u,
+                             warped.mutable_data_ptr<T>());
+      }
+      with_rule(sampling, [&](auto rule) {
+        using Rule = decltype(rule);
+        if constexpr (Rule::kLinear) {
+          forward_linear<Rule>(grids, moving.const_data_ptr<T>(), u, warped.mutable_data_ptr<T>());
+        } else {
+          forward_nearest<Rule>(grids, static_cast<int64_t>(moving.element_size()),
+                                not_a_number(moving).data(),
+                                static_cast<const char*>(moving.const_data_ptr()), u,
+                                static_cast<char*>(warped.mutable_data_ptr()));
+        }
+      });
+    });
+  });
+  return warped;
+}
+
+void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& displacement,
+                   const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement) {
+  if (gradient.numel() == 0) return;
+  dispatch_dimensions(displacement, [&](auto dimensions) {
+    const Grids<decltype(dimensions)::value> grids(moving, displacement);
+    dispatch_floating("moving", moving, [&](auto zero) {
+      using T = decltype(zero);
+      const T* g = gradient.const_data_ptr<T>();
+      const T *u = displacement.const_data_ptr<T>(), *image = moving.const_data_ptr<T>();
+      T* to_image = to_moving ? to_moving->mutable_data_ptr<T>() : nullptr;
+      T* to_field = to_displacement ? to_displacement->mutable_data_ptr<T>() : nullptr;
+      if (sampling.interpolation == Interpolation::cubic) {
+        if (to_image) add_to_moving_cubic(grids, sampling.padding, g, u, to_image);
+        if (to_field) add_to_displacement_cubic(grids, sampling.padding, g, image, u, to_field);
+        return;
+      }
+      with_rule(sampling, [&](auto rule) {
+        using Rule = decltype(rule);
+        if (to_image) add_to_moving_linear<Rule>(grids, g, u, to_image);
+        if (to_field) add_to_displacement<Rule>(grids, g, image, u, to_field);
+      });
+    });
+  });
+}
+
+namespace {
 
 Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
                std::string padding) {
   const Sampling sampling = parse_sampling(interpolation, padding);
   check(moving, displacement);
-  if (sampling.linear) check_dtype("displacement", displacement, moving.scalar_type());
-  const Grids grids(moving, displacement);
-  const Tensor image = torch::stable::contiguous(moving);
-  const Tensor field = torch::stable::contiguous(displacement);
-  auto shape = sizes_of(displacement);
-  shape[1] = moving.size(1);
-  Tensor warped = torch::stable::new_empty(image, shape);
-  if (warped.numel() == 0) return warped;
-  dispatch_floating("displacement", field, [&](auto zero) {
-    using T = decltype(zero);
-    const T* u = field.const_data_ptr<T>();
-    with_rule(sampling, [&](auto rule) {
-      using Rule = decltype(rule);
-      if constexpr (Rule::kLinear) {
-        forward_linear<Rule>(grids, image.const_data_ptr<T>(), u, warped.mutable_data_ptr<T>());
-      } else {
-        forward_nearest<Rule>(grids, static_cast<int64_t>(image.element_size()),
-                              not_a_number(image).data(),
-                              static_cast<const char*>(image.const_data_ptr()), u,
-                              static_cast<char*>(warped.mutable_data_ptr()));
-      }
-    });
-  });
-  return warped;
+  if (sampling.interpolation != Interpolation::nearest) {
+    check_dtype("displacement", displacement, moving.scalar_type());
+  }
+  return warped_image(torch::stable::contiguous(moving), torch::stable::contiguous(displacement),
+                      sampling);
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
@@ -237,29 +339,18 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
   auto shape = sizes_of(displacement);
   shape[1] = moving.size(1);
   check_shape("gradient", gradient, shape);
-  const Grids grids(moving, displacement);
   const Tensor upstream = torch::stable::contiguous(gradient);
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor field = torch::stable::contiguous(displacement);
   // A gradient that nobody asked for is an empty tensor.
-  Tensor grad_moving = need_moving ? torch::stable::new_zeros(image, image.sizes())
-                                   : torch::stable::new_empty(image, {0});
-  Tensor grad_displacement = need_displacement ? torch::stable::new_zeros(field, field.sizes())
-                                               : torch::stable::new_empty(field, {0});
-  if (upstream.numel() == 0) return {grad_moving, grad_displacement};
-  dispatch_floating("moving", image, [&](auto zero) {
-    using T = decltype(zero);
-    const T* g = upstream.const_data_ptr<T>();
-    const T* u = field.const_data_ptr<T>();
-    with_rule(sampling, [&](auto rule) {
-      using Rule = decltype(rule);
-      if (need_moving) backward_moving<Rule>(grids, g, u, grad_moving.mutable_data_ptr<T>());
-      if (need_displacement) {
-        backward_displacement<Rule>(grids, g, image.const_data_ptr<T>(), u,
-                                    grad_displacement.mutable_data_ptr<T>());
-      }
-    });
-  });
+  const auto output = [](const Tensor& like, bool need) {
+    return need ? torch::stable::new_zeros(like, like.sizes())
+                : torch::stable::new_empty(like, {0});
+  };
+  Tensor grad_moving = output(image, need_moving);
+  Tensor grad_displacement = output(field, need_displacement);
+  add_gradients(upstream, image, field, sampling, need_moving ? &grad_moving : nullptr,
+                need_displacement ? &grad_displacement : nullptr);
   return {grad_moving, grad_displacement};
 }
 

@@ -12,7 +12,7 @@ using namespace diffreg::cuda;
 
 Problem make_problem(const Device& device, const Tensor& moving, const Tensor& displacement,
                      const std::string& interpolation, const std::string& padding) {
-  const Sampling sampling = parse_sampling(interpolation, padding);
+  const Sampling sampling = with_kernel(parse_sampling(interpolation, padding));
   check_image(device, "moving", moving);
   check_displacement(device, displacement);
   check_pair(moving, displacement);
@@ -54,14 +54,15 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
                std::string padding) {
   const Device device(displacement);
   const Problem problem = make_problem(device, moving, displacement, interpolation, padding);
-  if (problem.sampling.linear) check_dtype("displacement", displacement, moving.scalar_type());
+  if (problem.sampling.interpolation == Interpolation::linear)
+    check_dtype("displacement", displacement, moving.scalar_type());
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor field = torch::stable::contiguous(displacement);
   Tensor warped = torch::stable::new_empty(image, warped_shape(moving, displacement));
   if (warped.numel() == 0) return warped;
   dispatch_storage("displacement", field, [&](auto zero) {
     using S = decltype(zero);
-    if (problem.sampling.linear) {
+    if (problem.sampling.interpolation == Interpolation::linear) {
       launch_forward(problem, data<S>(image), data<S>(field), output<S>(warped), device.stream());
     } else {
       nearest_of_any(problem, image, data<S>(field), warped, device.stream());

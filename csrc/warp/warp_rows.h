@@ -3,8 +3,10 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
 
-#include "../common/ring.h"
 #include "arguments.h"
 
 namespace diffreg::warp {
@@ -18,6 +20,7 @@ inline void check(const Tensor& moving, const Tensor& displacement) {
 }
 
 // Sizes and strides of contiguous tensors; `from` is the moving grid, `to` the fixed grid.
+template <int D>
 struct Grids {
   int64_t samples, channels;
   int64_t from[D], to[D];
@@ -41,6 +44,7 @@ struct Grids {
 template <bool is_linear, Padding padding>
 struct Rule {
   static constexpr bool kLinear = is_linear;
+  static constexpr Padding kPadding = padding;
 
   template <typename T>
   static Neighbours<T> locate(T coordinate, T bad, int32_t size) {
@@ -52,17 +56,19 @@ struct Rule {
   }
 };
 
-// Calls run(Rule<...>) for the one that `sampling` names.
+// Calls run(Rule<...>) for the one that `sampling`, linear or nearest, names.
 template <typename Run>
 void with_rule(const Sampling& sampling, const Run& run) {
-  dispatch_padding(sampling.padding, [&](auto padding) {
-    if (sampling.linear) return run(Rule<true, decltype(padding)::value>{});
-    run(Rule<false, decltype(padding)::value>{});
-  });
+  dispatch_value<Padding::border, Padding::zeros, Padding::reflection>(
+      sampling.padding, [&](auto padding) {
+        constexpr Padding kPadding = decltype(padding)::value;
+        if (sampling.interpolation == Interpolation::linear) return run(Rule<true, kPadding>{});
+        run(Rule<false, kPadding>{});
+      });
 }
 
 // A line of the fixed grid along its last axis, and the displacement of its voxels.
-template <typename T>
+template <int D, typename T>
 struct Line {
   int64_t index[D];    // of its first voxel
   int64_t voxel;       // of its first voxel, in raster order
@@ -70,11 +76,11 @@ struct Line {
 };
 
 // Calls run(line) for the lines of one row (axis 0) of the fixed grid, in raster order.
-template <typename T, typename Run>
-void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sample
+template <int D, typename T, typename Run>
+void for_lines(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
                int64_t row, const Run& run) {
   const int64_t first = row * grids.row_voxels, end = first + grids.row_voxels;
-  Line<T> line{{row}, first, displacement + first};
+  Line<D, T> line{{row}, first, displacement + first};
   for (; line.voxel < end; line.voxel += grids.to[D - 1], line.component += grids.to[D - 1]) {
     run(line);
     for (int k = D - 2; k > 0 && ++line.index[k] == grids.to[k]; --k) line.index[k] = 0;
@@ -83,8 +89,8 @@ void for_lines(const Grids& grids, const T* displacement,  // (D, *to) of one sa
 
 // Calls run(x, at) for the voxels begin <= x < end of a line, with the neighbours on the moving
 // grid of the point where each lands. No call may depend on another: the loop is vectorised.
-template <typename Rule, typename T, typename Run>
-void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t end,
+template <typename Rule, int D, typename T, typename Run>
+void for_voxels(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, int64_t end,
                 const Run& run) {
   T start[D];
   int32_t size[D];
@@ -109,123 +115,134 @@ void for_voxels(const Grids& grids, const Line<T>& line, int64_t begin, int64_t 
   }
 }
 
-// A plane of the moving image whose voxels are counted in 32 or 64 bits: vector gathers by the
+// An image of the moving grid whose voxels are counted in 32 or 64 bits: vector gathers by the
 // first are twice as fast.
 template <typename T, typename Index>
-struct Plane {
+struct Voxels {
   const T* data;
   Index at = 0;
 
-  Plane operator+(Index step) const { return {data, at + step}; }
+  Voxels operator+(Index step) const { return {data, at + step}; }
   T operator*() const { return data[at]; }
 };
 
-// Calls run(index) for an int32_t where that counts the voxels of the moving grid, else int64_t.
-template <typename Run>
-void with_index(const Grids& grids, const Run& run) {
-  if (grids.from_voxels < INT32_MAX) return run(int32_t{});
-  run(int64_t{});
+// Whether voxels are read as pairs: on AMD's processors a gather costs more than twice that, on
+// Intel's two thirds. DIFFREG_WARP_READS=pairs or =gathers asks for one. The bits are the same.
+inline bool reads_pairs() {
+  static const bool pairs = [] {
+    const char* asked = std::getenv("DIFFREG_WARP_READS");
+    return asked ? std::strcmp(asked, "pairs") == 0 : bool(__builtin_cpu_is("amd"));
+  }();
+  return pairs;
 }
 
-// Rows of one channel of the warped image, computed when they are first asked for, in their order;
-// the last `depth` of them are kept. Where there is a mask, what is not finite under a weight of 0,
-// of values and derivatives, counts as 0.
-template <typename T>
-class WarpedRows {
+// The voxels around the points of some voxels of a line, read as pairs of neighbours along the last
+// axis by scalar loads of both at once.
+template <int D, typename T>
+class Pairs {
  public:
-  WarpedRows(const Grids& grids, Padding padding,
-             const T* moving,        // (*from)
-             const T* displacement,  // (D, *to)
-             const T* mask,          // (*to) or null
-             bool slopes, int64_t first, int64_t depth)
-      : grids_(grids),
-        moving_(moving),
-        displacement_(displacement),
-        mask_(mask),
-        next_(first),
-        values_(depth, grids.row_voxels),
-        image_(mask ? depth : 0, grids.row_voxels),
-        slopes_{{slopes ? depth : 0, grids.row_voxels}, {slopes ? depth : 0, grids.row_voxels}} {
-    with_rule({true, padding}, [&](auto rule) {
-      using Rule = decltype(rule);
-      if constexpr (Rule::kLinear) {
-        with_index(grids, [&](auto index) {
-          using Index = decltype(index);
-          fill_ =
-              slopes ? &WarpedRows::fill<Rule, Index, true> : &WarpedRows::fill<Rule, Index, false>;
-        });
+  static constexpr int64_t kCount = 128;  // voxels
+
+  // The last axis has at least two voxels, and an int32_t counts those of the moving grid.
+  explicit Pairs(const Grids<D>& grids)
+      : grids_(grids), last_(static_cast<int32_t>(grids.from[D - 1]) - 2) {}
+
+  template <typename Rule>
+  void read(const Line<D, T>& line, int64_t begin, int64_t end, const T* image) {
+    int32_t stride[D];
+    for (int k = 0; k < D; ++k) stride[k] = static_cast<int32_t>(grids_.stride[k]);
+    for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+      const int32_t base = at[D - 1].low < last_ ? at[D - 1].low : last_;
+      DIFFREG_UNROLL
+      for (int j = 0; j < kPairs; ++j) {
+        int32_t offset = base;
+        DIFFREG_UNROLL
+        for (int k = 0; k < D - 1; ++k) {
+          offset += (j >> (D - 2 - k) & 1 ? at[k].high : at[k].low) * stride[k];
+        }
+        offset_[j][x - begin] = offset;
       }
+    });
+    for (int64_t i = 0; i < end - begin; ++i) {
+      DIFFREG_UNROLL
+      for (int j = 0; j < kPairs; ++j) {
+        std::memcpy(&pair_[j][2 * i], image + offset_[j][i], 2 * sizeof(T));
+      }
+    }
+  }
+
+  // The corners of the i-th voxel, whose neighbours along the last axis are `along`.
+  template <typename Rule>
+  DIFFREG_INLINE Corners<D, T> corners(int64_t i, const Neighbours<T>& along) const {
+    // Beyond the last pair the low neighbour is its second one; before the first, where zeros are
+    // read, the high neighbour is its first one.
+    const T low_is_first = static_cast<T>(along.low <= last_);
+    const T high_is_second = static_cast<T>(along.high > along.low || along.low > last_);
+    return Corners<D, T>([&](int k) {
+      const T first = pair_[k / 2][2 * i], second = pair_[k / 2][2 * i + 1];
+      if (k % 2 == 0) return unless_zero(low_is_first, first, second);
+      if constexpr (Rule::kPadding != Padding::zeros) return second;
+      return unless_zero(high_is_second, second, first);
     });
   }
 
-  const T* row(int64_t y) {
-    for (; next_ <= y; ++next_) {
-      (this->*fill_)(next_);
-      if (mask_) hide(next_);
-    }
-    return values_.row(y);
+ private:
+  static constexpr int kPairs = 1 << (D - 1);
+  const Grids<D>& grids_;
+  int32_t last_;
+  int32_t offset_[kPairs][kCount];
+  T pair_[kPairs][2 * kCount];
+};
+
+// The same by vector gathers, where an Index counts the voxels of the moving grid.
+template <int D, typename T, typename Index>
+class Gathered {
+ public:
+  static constexpr int64_t kCount = 128;  // voxels
+
+  explicit Gathered(const Grids<D>& grids) : grids_(grids) {}
+
+  template <typename Rule>
+  void read(const Line<D, T>& line, int64_t begin, int64_t end, const T* image) {
+    Index stride[D];
+    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids_.stride[k]);
+    const Voxels<T, Index> voxels{image};
+    for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+      const Corners<D, T> corners(voxels, stride, at);
+      DIFFREG_UNROLL
+      for (int k = 0; k < 1 << D; ++k) voxel_[k][x - begin] = corners.voxel[k];
+    });
   }
-  // The same row as it was warped.
-  const T* image(int64_t y) {
-    const T* counts = row(y);
-    return mask_ ? image_.row(y) : counts;
+
+  template <typename Rule>
+  DIFFREG_INLINE Corners<D, T> corners(int64_t i, const Neighbours<T>&) const {
+    return Corners<D, T>([&](int k) { return voxel_[k][i]; });
   }
-  // Derivatives by component k of the displacement, of a row that was asked for.
-  const T* slope(int k, int64_t y) const { return slopes_[k].row(y); }
 
  private:
-  void hide(int64_t y) {
-    const int64_t W = grids_.row_voxels;
-    std::copy_n(values_.row(y), W, image_.row(y));
-    const auto hide_row = [W, weight = mask_ + y * W](T* row) {
-      for (int64_t x = 0; x < W; ++x) row[x] = visible(row[x], weight[x]);
-    };
-    hide_row(values_.row(y));
-    for (Ring<T>& slopes : slopes_) {
-      if (slopes.rows() > 0) hide_row(slopes.row(y));
-    }
-  }
-
-  template <typename Rule, typename Index, bool with_slopes>
-  void fill(int64_t y) {
-    static_assert(D == 2);
-    const Index stride[D] = {static_cast<Index>(grids_.stride[0]), 1};
-    const Plane<T, Index> image{moving_};
-    const int64_t voxel = y * grids_.row_voxels;
-    const Line<T> line{{y}, voxel, displacement_ + voxel};
-    T* out = values_.row(y);
-    T* slope0 = with_slopes ? slopes_[0].row(y) : nullptr;
-    T* slope1 = with_slopes ? slopes_[1].row(y) : nullptr;
-    // First the voxels, some at a time, then the arithmetic: its choices would make the reads
-    // conditional, and neither would be vectorised.
-    T voxels[1 << D][kPiece];
-    for (int64_t begin = 0; begin < grids_.to[D - 1]; begin += kPiece) {
-      const int64_t end = std::min(begin + kPiece, grids_.to[D - 1]);
-      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        const Corners<D, T> corners(image, stride, at);
-        for (int k = 0; k < 1 << D; ++k) voxels[k][x - begin] = corners.voxel[k];
-      });
-      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        const Corners<D, T> corners([&](int k) { return voxels[k][x - begin]; });
-        out[x] = corners.value(at);
-      });
-      if constexpr (!with_slopes) continue;
-      for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        const Corners<D, T> corners([&](int k) { return voxels[k][x - begin]; });
-        slope0[x] = corners.template derivative<0>(at);
-        slope1[x] = corners.template derivative<1>(at);
-      });
-    }
-  }
-
-  static constexpr int64_t kPiece = 256;
-  Grids grids_;
-  const T* moving_;
-  const T* displacement_;
-  const T* mask_;
-  int64_t next_;
-  Ring<T> values_, image_, slopes_[D];
-  void (WarpedRows::*fill_)(int64_t);
+  const Grids<D>& grids_;
+  T voxel_[1 << D][kCount];
 };
+
+// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each: first
+// the voxels are read, some at a time, then comes the arithmetic. Its choices would make the reads
+// conditional, and neither would be vectorised.
+template <typename Rule, int D, typename T, typename Run>
+void for_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+                 const Run& run) {
+  const auto with = [&](auto&& reader) {
+    using Reader = std::remove_reference_t<decltype(reader)>;
+    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Reader::kCount) {
+      const int64_t end = std::min(begin + Reader::kCount, grids.to[D - 1]);
+      reader.template read<Rule>(line, begin, end, image);
+      for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+        run(x, at, reader.template corners<Rule>(x - begin, at[D - 1]));
+      });
+    }
+  };
+  if (grids.from_voxels >= INT32_MAX) return with(Gathered<D, T, int64_t>(grids));
+  if (grids.from[D - 1] > 1 && reads_pairs()) return with(Pairs<D, T>(grids));
+  with(Gathered<D, T, int32_t>(grids));
+}
 
 }  // namespace diffreg::warp

@@ -15,7 +15,7 @@ import torch
 
 from diffreg.fields.polygon import crossing_edges, signed_area
 from diffreg.ops import jacobian_determinant
-from diffreg.ops._checks import check_displacement
+from diffreg.ops._checks import check_displacement, check_flat
 
 # Of the corners' determinants in double: 8 u ((1 + |s|)(1 + |t|) + |b c|), s, t, b, c the
 # differences of the displacement along the axes, bounds what six operations round off.
@@ -223,6 +223,7 @@ def largest_safe_scale(
 def _one_field(displacement: torch.Tensor) -> torch.Tensor:
     """(1, 2, H, W) in double on the CPU, detached."""
     check_displacement(displacement)
+    check_flat("displacement", displacement, "the certificate")
     shape = list(displacement.shape)
     if shape[0] != 1 or min(shape[2:]) < 2:
         raise ValueError(

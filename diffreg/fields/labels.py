@@ -4,7 +4,8 @@ import torch
 
 from diffreg.ops import warp
 from diffreg.ops._checks import arithmetic_dtype, check_choice, check_image
-from diffreg.ops.warp import INTERPOLATIONS
+
+INTERPOLATIONS = ("linear", "nearest")
 
 
 def warp_labels(
@@ -46,7 +47,7 @@ def warp_labels(
     check_choice("interpolation", interpolation, INTERPOLATIONS)
     check_image("labels", labels, any_dtype=True)
     if labels.shape[1] != 1:
-        raise ValueError(f"labels must be (N, 1, H, W), got {list(labels.shape)}")
+        raise ValueError(f"labels must be (N, 1, *S), got {list(labels.shape)}")
     if labels.is_complex():
         raise TypeError(f"labels must be integers or floating, got {labels.dtype}")
     if labels.is_floating_point() and bool(labels.isnan().any()):

@@ -81,29 +81,39 @@ def as_handed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def check_displacement(displacement: Any) -> None:
-    """Raises unless it is a float tensor (N, 2, H, W) that a kernel can read."""
+    """Raises unless it is a float tensor (N, D, *S), D = 2 or 3, that a kernel can read."""
     check_tensor("displacement", displacement)
     shape = displacement.shape
-    if len(shape) == 5:
-        raise ValueError(
-            f"displacement must be (N, 2, H, W), got {list(shape)}: 3-D fields are not supported "
-            "yet"
-        )
-    if len(shape) != 4 or shape[1] != 2:
-        raise ValueError(f"displacement must be (N, 2, H, W), got {list(shape)}")
+    if len(shape) not in (4, 5) or shape[1] != len(shape) - 2:
+        raise ValueError(f"displacement must be (N, 2, H, W) or (N, 3, D, H, W), got {list(shape)}")
     check_floating("displacement", displacement)
     check_device("displacement", displacement)
 
 
 def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
-    """Raises unless it is an image (N, C, H, W), of a floating dtype unless `any_dtype`."""
+    """Raises unless it is an image (N, C, *S), 2-D or 3-D, floating unless `any_dtype`."""
     check_tensor(name, image)
-    if image.ndim != 4:
-        wrong = f"{name} must be (N, C, H, W), got {list(image.shape)}"
-        raise ValueError(wrong + (": 3-D is not supported yet" if image.ndim == 5 else ""))
+    if image.ndim not in (4, 5):
+        raise ValueError(f"{name} must be (N, C, H, W) or (N, C, D, H, W), got {list(image.shape)}")
     if not any_dtype:
         check_floating(name, image)
     check_device(name, image)
+
+
+def check_axes(name: str, tensor: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    if tensor.ndim != other.ndim:
+        raise ValueError(
+            f"{name} must have as many axes as {other_name}, {list(other.shape)}, got "
+            f"{list(tensor.shape)}"
+        )
+
+
+def check_flat(name: str, tensor: torch.Tensor, what: str) -> None:
+    """Raises for a volume where only images are taken so far."""
+    if tensor.ndim == 5:
+        raise ValueError(
+            f"{name} must be (N, C, H, W), got {list(tensor.shape)}: {what} is 2-D so far"
+        )
 
 
 def check_pair(image: Any, fixed: Any, name: str = "warped") -> None:
@@ -130,6 +140,11 @@ def check_device(name: str, tensor: torch.Tensor) -> None:
     """Raises where no kernel was built for the tensor's device, or where it computes wrongly."""
     if tensor.is_cpu or tensor.is_meta:
         return
+    if tensor.is_cuda and _CUDA_BUILT and tensor.ndim == 5:
+        raise NotImplementedError(
+            f"{name} is a volume on {tensor.device}, where diffreg has kernels for images only so "
+            "far: move it to the CPU, or call the operator's _reference, which is plain PyTorch"
+        )
     if tensor.is_cuda and _CUDA_BUILT:
         if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # a real one
             check_once(tensor.device)
@@ -158,7 +173,7 @@ def checked_mask(mask: Any, image: torch.Tensor, dtype: torch.dtype) -> torch.Te
     check_tensor("mask", mask)
     expected = [image.shape[0], 1, *image.shape[2:]]
     if list(mask.shape) != expected:
-        raise ValueError(f"mask must be (N, 1, H, W) = {expected}, got {list(mask.shape)}")
+        raise ValueError(f"mask must be (N, 1, *S) = {expected}, got {list(mask.shape)}")
     if mask.is_complex():
         raise TypeError(f"mask must be real, got {mask.dtype}")
     if mask.device != image.device:

@@ -9,6 +9,7 @@ import torch
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
+    check_axes,
     check_choice,
     check_displacement,
     check_image,
@@ -32,10 +33,11 @@ from diffreg.ops.parallel_level_sets import (
     parallel_level_sets,
     parallel_level_sets_reference,
 )
-from diffreg.ops.warp import PADDINGS, warp, warp_reference
+from diffreg.ops.warp import warp, warp_reference
 
 # In the order of the kernel's factors.
 MEASURES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf")
+PADDINGS = ("border", "zeros")
 LEVEL_SETS = {"pls": "pls", "smooth_pls": "smooth", "ngf": "ngf"}
 WINDOW = 9  # of "lncc"
 
@@ -180,6 +182,7 @@ def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
     check_displacement(displacement)
     check_image("moving", moving)
     check_image("fixed", fixed)
+    check_axes("moving", moving, "fixed", fixed)
     if moving.shape[:2] != fixed.shape[:2]:
         raise ValueError(
             f"moving must have the samples and channels of fixed, {list(fixed.shape[:2])}, got "
@@ -187,7 +190,7 @@ def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
         )
     if displacement.shape[0] != fixed.shape[0] or displacement.shape[2:] != fixed.shape[2:]:
         raise ValueError(
-            f"displacement must be (N, 2, H, W) on the grid of fixed, {list(fixed.shape)}, got "
+            f"displacement must be (N, D, *S) on the grid of fixed, {list(fixed.shape)}, got "
             f"{list(displacement.shape)}"
         )
     if moving.shape[2:].numel() == 0 and displacement.numel() > 0:

@@ -15,6 +15,7 @@ from diffreg.ops._checks import (
     refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._flat_axis import flat_axis, without_axis
 from diffreg.ops.jacobian_determinant import jacobian_determinant_reference
 
 # Below its threshold a penalty goes on as its tangent ("hinge" is 0 above it, "relu" has none).
@@ -43,7 +44,9 @@ def deformation_energy(
     too short for a stencil adds 0.
 
     Args:
-        displacement: (N, D, *S), voxels, any floating dtype. D = 2.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of
+            one voxel is treated as an image, such an image as a line, and the displacement along
+            that axis does not matter.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k, second d_kl u_c h_c / (h_k h_l).
         penalty: "hyperelastic" psi = ((J-1)^2 / J)^2, "log2" (ln J)^2, "hinge" max(0, t - J)^2,
@@ -75,6 +78,10 @@ def deformation_energy(
     lengths = _lengths(spacing, displacement.ndim - 2)
     limit = _threshold(penalty, threshold)
     refuse_transforms("deformation_energy")
+    axis = flat_axis(displacement)
+    if axis is not None:
+        flat = without_axis(displacement, axis)
+        return deformation_energy(flat, _without(lengths, axis), penalty, threshold)
     (u,) = as_handed(displacement)
     energies = _operator(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
@@ -92,6 +99,11 @@ def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[f
     if not all(0 < length < math.inf for length in lengths):
         raise ValueError(f"spacing must be positive and finite, got {lengths}")
     return lengths
+
+
+def _without(lengths: list[float], axis: int) -> list[float]:
+    """Spacing of what `without_axis` gives."""
+    return lengths if len(lengths) == 2 else lengths[:axis] + lengths[axis + 1 :]
 
 
 def _threshold(penalty: str, threshold: float | None) -> float:
@@ -134,6 +146,10 @@ def deformation_energy_reference(
     u = displacement
     dimensions = u.ndim - 2
     lengths = _lengths(spacing, dimensions)
+    axis = flat_axis(u)
+    if axis is not None:
+        flat = without_axis(u, axis)
+        return deformation_energy_reference(flat, _without(lengths, axis), penalty, threshold)
     own = u.new_tensor(lengths).reshape(1, -1, *[1] * dimensions)
     zero = u.sum(dim=tuple(range(1, u.ndim))) * 0
     diffusion, bending = zero, zero

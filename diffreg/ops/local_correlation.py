@@ -94,10 +94,14 @@ def local_correlation_reference(
 
 
 def _box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
-    """Mean over the window around every voxel, cut at the border, (N, C, H, W)."""
+    """Mean over the window around every voxel, cut at the border, (N, C, *S)."""
     if image.numel() == 0:
         return image
-    return F.avg_pool2d(image, window, 1, window // 2, count_include_pad=False)
+    for axis in range(2, image.ndim):
+        rows = image.movedim(axis, -1)
+        means = F.avg_pool1d(rows.flatten(0, -2), window, 1, window // 2, count_include_pad=False)
+        image = means.unflatten(0, rows.shape[:-1]).movedim(-1, axis)
+    return image
 
 
 @torch.library.register_fake("diffreg::local_correlation")

@@ -7,6 +7,7 @@ import torch
 from diffreg.ops._autograd import differentiable, may_be_batched
 from diffreg.ops._checks import arithmetic_dtype, refuse_transforms
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._flat_axis import flat_axis
 from diffreg.ops._objective import (
     MEASURES,
     OPERATORS,
@@ -49,7 +50,7 @@ def registration_objective(
     Args:
         moving: image (N, C, *S_moving), any floating dtype.
         fixed: image (N, C, *S).
-        displacement: (N, D, *S), voxels. D = 2.
+        displacement: (N, D, *S), voxels. D = 2 or 3.
         similarity: "ssd", "ncc", "lncc" (window 9), "pls", "smooth_pls" or "ngf", or a mixture,
             for example {"ncc": 1.0, "lncc": 0.2}.
         weights: 4 numbers (similarity, diffusion, bending, determinant), such as a `Weights`; None:
@@ -89,7 +90,7 @@ def registration_objective(
     refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
-    if differentiated:
+    if differentiated or flat_axis(displacement) is not None:
         return compose(OPERATORS, options, *inputs, return_warped)
     need_gradient = torch.is_grad_enabled() and displacement.requires_grad
     if _has_windows_beside(options, moving):
@@ -149,10 +150,15 @@ def registration_objective_value_and_gradient(
     check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
     scales = eps_moving, eps_fixed
-    if _has_windows_beside(options, moving):
+    flat = flat_axis(displacement) is not None
+    if flat or _has_windows_beside(options, moving):
         with torch.enable_grad():
             u = displacement.detach().requires_grad_()
-            terms = _with_windows_beside(options, *images, u, *scales, mask, True, False)
+            inputs = (*images, u, *scales, mask)
+            if flat:
+                terms = compose(OPERATORS, options, *inputs, False)
+            else:
+                terms = _with_windows_beside(options, *inputs, True, False)
             (gradient,) = torch.autograd.grad(terms.total.sum(), u)
         return RegistrationObjective._make([*(t.detach() for t in terms[:5]), None]), gradient
     with torch.no_grad():

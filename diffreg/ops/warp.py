@@ -8,6 +8,7 @@ import torch
 from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     as_handed,
+    check_axes,
     check_choice,
     check_displacement,
     check_floating,
@@ -19,8 +20,9 @@ from diffreg.ops._checks import (
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 
-INTERPOLATIONS = ("linear", "nearest")
-PADDINGS = ("border", "zeros")
+INTERPOLATIONS = ("linear", "nearest", "cubic")
+PADDINGS = ("border", "zeros", "reflection")
+KEYS = -0.75  # the parameter of the cubic kernel
 
 
 @renamed_keywords(
@@ -46,9 +48,12 @@ def warp(
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype; any dtype at all with "nearest".
-        displacement: (N, D, *S), voxels of the moving grid, any floating dtype. D = 2.
-        interpolation: "linear", or "nearest", floor(p + 1/2), without gradient to `displacement`.
-        padding: "border" repeats the outermost voxels, "zeros" reads 0 outside.
+        displacement: (N, D, *S), voxels of the moving grid, any floating dtype. D = 2 or 3.
+        interpolation: "linear"; "nearest", floor(p + 1/2), without gradient to `displacement`; or
+            "cubic", the separable kernel of Keys with a = -0.75, for the CPU.
+        padding: "border" repeats the outermost voxels, "zeros" reads 0 outside, "reflection", for
+            the CPU, mirrors about the outermost voxel centres, with period 2 (n - 1); an axis of
+            one voxel is that voxel.
 
     Returns:
         The warped image (N, C, *S), in the dtype of `moving`. Half types are computed in float32.
@@ -59,7 +64,7 @@ def warp(
         NotImplementedError: forward-mode AD, or a device without kernels.
 
     Source:
-        Spatial transformer (Jaderberg et al. 2015), in voxel units.
+        Spatial transformer (Jaderberg et al. 2015), in voxel units; Keys 1981 for "cubic".
 
     Example:
         >>> import torch
@@ -86,6 +91,12 @@ def _check(
     check_choice("padding", padding, PADDINGS)
     check_displacement(displacement)
     check_image("moving", moving, any_dtype=interpolation == "nearest")
+    check_axes("displacement", displacement, "moving", moving)
+    if moving.is_cuda and (interpolation == "cubic" or padding == "reflection"):
+        raise NotImplementedError(
+            f"interpolation={interpolation!r} with padding={padding!r} has no CUDA kernel: move "
+            "the tensors to the CPU, or call warp_reference"
+        )
     if moving.shape[0] != displacement.shape[0]:
         raise ValueError(
             f"displacement must have the batch size of moving, {moving.shape[0]}, got "
@@ -104,7 +115,7 @@ def warp_reference(
     interpolation: str = "linear",
     padding: str = "border",
 ) -> torch.Tensor:
-    """`warp` in plain PyTorch: the weighted sum over the 2**D voxels around p + u(p).
+    """`warp` in plain PyTorch: the weighted sum over the 2**D, or 4**D, voxels around p + u(p).
 
     Args, Returns: as `warp`.
     """
@@ -115,7 +126,13 @@ def warp_reference(
     points = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
     if interpolation == "nearest":
         return _nearest_reference(moving, points.detach(), padding)
-    return _linear_reference(moving, points, padding)
+    taps = _cubic_taps if interpolation == "cubic" else _linear_taps
+    along = [taps(points[:, k], size, padding) for k, size in enumerate(moving.shape[2:])]
+    total = torch.zeros_like(points[:, :1])
+    for corner in itertools.product(*along):
+        weight = functools.reduce(torch.mul, [weight for _, weight in corner])
+        total = total + weight.unsqueeze(1) * _gather(moving, [index for index, _ in corner])
+    return total
 
 
 def _gather(moving: torch.Tensor, indices: list[torch.Tensor]) -> torch.Tensor:
@@ -127,36 +144,73 @@ def _gather(moving: torch.Tensor, indices: list[torch.Tensor]) -> torch.Tensor:
     return moving.flatten(2).gather(2, rows).unflatten(2, flat.shape[1:])
 
 
-def _linear_reference(moving: torch.Tensor, points: torch.Tensor, padding: str) -> torch.Tensor:
-    corners = []
-    for k, size in enumerate(moving.shape[2:]):
-        point = points[:, k]
-        finite = torch.isfinite(point)
-        if padding == "border":
-            # Constant on and beyond the outermost voxel centres: no gradient passes there.
-            held = point.detach().clamp(0, size - 1)
-            point = torch.where((point > 0) & (point < size - 1) | ~finite, point, held)
-        low = torch.floor(point.detach())
-        fraction = (point - low) * torch.where(finite, 1.0, torch.nan).to(point.dtype)
-        pair = []
-        for index, weight in ((low, 1 - fraction), (low + 1, fraction)):
-            inside = (index >= 0) & (index <= size - 1)
-            drop = finite & ~inside if padding == "zeros" else torch.zeros_like(finite)
-            pair.append((index, torch.where(drop, torch.zeros_like(weight), weight)))
-        corners.append(pair)
-    total = torch.zeros_like(points[:, :1])
-    for corner in itertools.product(*corners):
-        weight = functools.reduce(torch.mul, [weight for _, weight in corner])
-        total = total + weight.unsqueeze(1) * _gather(moving, [index for index, _ in corner])
-    return total
+def _mirrored(point: torch.Tensor, size: int) -> torch.Tensor:
+    """A coordinate mirrored about the outermost voxel centres until it lies in the axis."""
+    if size == 1:
+        return point * 0
+    period = 2.0 * (size - 1)
+    within = point - period * torch.floor(point.detach() / period)
+    return torch.where(within > size - 1, period - within, within)
+
+
+def _linear_taps(
+    point: torch.Tensor, size: int, padding: str
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The two voxels of one axis beside a coordinate, (index, weight)."""
+    finite = torch.isfinite(point)
+    if padding == "reflection":
+        point = _mirrored(point, size)
+    if padding != "zeros":
+        # Constant on and beyond the outermost voxel centres: no gradient passes there.
+        held = point.detach().clamp(0, size - 1)
+        point = torch.where((point > 0) & (point < size - 1) | ~finite, point, held)
+    low = torch.floor(point.detach())
+    fraction = (point - low) * torch.where(finite, 1.0, torch.nan).to(point.dtype)
+    taps = []
+    for index, weight in ((low, 1 - fraction), (low + 1, fraction)):
+        inside = (index >= 0) & (index <= size - 1)
+        drop = finite & ~inside if padding == "zeros" else torch.zeros_like(finite)
+        taps.append((index, torch.where(drop, torch.zeros_like(weight), weight)))
+    return taps
+
+
+def _cubic_taps(
+    point: torch.Tensor, size: int, padding: str
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The four voxels of one axis around a coordinate, (index, weight)."""
+    finite = torch.isfinite(point)
+    if padding == "reflection":
+        point = _mirrored(point, size)
+    low = torch.floor(point.detach())
+    t = (point - low) * torch.where(finite, 1.0, torch.nan).to(point.dtype)
+    taps = []
+    for k, distance in enumerate((t + 1, t, 1 - t, 2 - t)):
+        index = low + (k - 1)
+        inside = (index >= 0) & (index <= size - 1)
+        drop = finite & ~inside if padding == "zeros" else torch.zeros_like(finite)
+        weight = _keys(distance, near=k in (1, 2))
+        held = _mirrored(index, size) if padding == "reflection" else index
+        taps.append((held, torch.where(drop, torch.zeros_like(weight), weight)))
+    return taps
+
+
+def _keys(d: torch.Tensor, near: bool) -> torch.Tensor:
+    """The cubic kernel at distances of at most 1 (near), or of 1 to 2."""
+    if near:
+        return ((KEYS + 2) * d - (KEYS + 3)) * d * d + 1
+    return ((d - 5) * d + 8) * d * KEYS - 4 * KEYS
 
 
 def _nearest_reference(moving: torch.Tensor, points: torch.Tensor, padding: str) -> torch.Tensor:
+    if padding == "reflection":
+        along = zip(points.unbind(1), moving.shape[2:], strict=True)
+        points = torch.stack([_mirrored(point, size) for point, size in along], 1)
     rounded = torch.floor(points + 0.5)
     finite = torch.isfinite(points).all(1, keepdim=True)
     values = _gather(moving, list(rounded.unbind(1)))
     if padding == "zeros":
-        last = torch.tensor(moving.shape[2:], device=points.device).reshape(1, -1, 1, 1) - 1
+        last = torch.tensor(moving.shape[2:], device=points.device) - 1
+        last = last.reshape(1, -1, *[1] * (points.ndim - 2))
         inside = ((rounded >= 0) & (rounded <= last)).all(1, keepdim=True)
         values = torch.where(inside, values, torch.zeros_like(values))
     unknown = torch.nan if moving.is_floating_point() or moving.is_complex() else 0

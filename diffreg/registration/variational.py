@@ -16,6 +16,7 @@ from diffreg.losses import Objective, Weights
 from diffreg.ops import deformation_energy, jacobian_determinant
 from diffreg.ops._checks import (
     arithmetic_dtype,
+    check_flat,
     check_floating,
     check_pair,
     check_same_device,
@@ -85,6 +86,7 @@ def register_variational(
         tensor(True)
     """
     check_pair(moving, fixed, "moving")
+    check_flat("moving", moving, "the variational method")
     dtype = arithmetic_dtype(moving, fixed)
     moving, fixed = moving.to(dtype), fixed.to(dtype)
     for name, image in (("moving", moving), ("fixed", fixed)):

@@ -199,7 +199,7 @@ def draw_cells(axes: Any, view: PairView, lines: int = 28) -> None:
     limit = determinant_limit(cells)
     phi = _vertices(view)
     rows, columns = _upright_vertices(view, phi)
-    if cells.size:
+    if min(view.fixed.shape) > 1:  # the cells of a line have no area
         axes.pcolormesh(
             columns,
             rows,

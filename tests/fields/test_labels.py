@@ -201,15 +201,21 @@ LABELS = blocks()
 @pytest.mark.parametrize(
     "labels, u, options, error, message",
     [
-        (LABELS[0], field(), {}, ValueError, r"labels must be \(N, C, H, W\), got \[1, 24, 30\]"),
+        (
+            LABELS[0],
+            field(),
+            {},
+            ValueError,
+            r"labels must be \(N, C, H, W\) .*, got \[1, 24, 30\]",
+        ),
         (
             LABELS.expand(1, 2, -1, -1),
             field(),
             {},
             ValueError,
-            r"labels must be \(N, 1, H, W\), got \[1, 2, 24, 30\]",
+            r"labels must be \(N, 1, \*S\), got \[1, 2, 24, 30\]",
         ),
-        (LABELS[None], field(), {}, ValueError, "3-D is not supported yet"),
+        (LABELS[None], field(), {}, ValueError, "displacement must have as many axes as"),
         (LABELS.numpy(), field(), {}, TypeError, r"labels must be a torch\.Tensor, got ndarray"),
         (LABELS * 1j, field(), {}, TypeError, "labels must be integers or floating, got torch.com"),
         (LABELS / 0, field(), {}, ValueError, "labels must be numbers, some are NaN"),

@@ -114,7 +114,7 @@ def test_a_translation_is_free(function):
 
 
 @both
-@pytest.mark.parametrize("size", [(1, 6), (2, 6), (6, 2)], ids=str)
+@pytest.mark.parametrize("size", [(2, 6), (6, 2)], ids=str)
 def test_an_axis_too_short_for_a_stencil_adds_nothing(function, size):
     u = uniform((1, 2, *size), torch.float64)
     energy = function(u)
@@ -308,9 +308,9 @@ FIELD = torch.zeros(1, 2, 4, 4)
     "displacement, options, error, message",
     [
         (None, {}, TypeError, "displacement must be a torch.Tensor, got NoneType"),
-        (FIELD[0], {}, ValueError, r"displacement must be \(N, 2, H, W\), got \[2, 4, 4\]"),
-        (torch.zeros(1, 1, 4, 4), {}, ValueError, r"must be \(N, 2, H, W\), got \[1, 1, 4, 4\]"),
-        (torch.zeros(1, 3, 4, 4, 4), {}, ValueError, "3-D fields are not supported yet"),
+        (FIELD[0], {}, ValueError, r"displacement must be \(N, 2, H, W\) .*, got \[2, 4, 4\]"),
+        (torch.zeros(1, 1, 4, 4), {}, ValueError, r"must be \(N, 2, H, W\) .*, got \[1, 1, 4, 4\]"),
+        (torch.zeros(1, 2, 4, 4, 4), {}, ValueError, r"\(N, 3, D, H, W\), got \[1, 2, 4, 4, 4\]"),
         (FIELD.int(), {}, TypeError, "displacement must be float16, .* got torch.int32"),
         (FIELD, {"spacing": (1, 1, 1)}, ValueError, r"spacing must have 2 lengths, .* got \[1.0"),
         (FIELD, {"spacing": (1, 0)}, ValueError, r"spacing must be positive and finite, got \[1.0"),
