@@ -1,13 +1,13 @@
-"""The fields and images whose values the design fixes, on 8 x 10 voxels."""
+"""The fields and images whose values the design fixes, on 8 x 10 voxels or 4 x 5 x 6."""
 
 import torch
 
 SIZE = (8, 10)
+VOLUME = (4, 5, 6)
 
 
-def _indices(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    i, j = (torch.arange(n, dtype=dtype) for n in SIZE)
-    return torch.meshgrid(i, j, indexing="ij")
+def _indices(dtype: torch.dtype, size: tuple[int, ...] = SIZE) -> tuple[torch.Tensor, ...]:
+    return torch.meshgrid(*(torch.arange(n, dtype=dtype) for n in size), indexing="ij")
 
 
 def displacement(dtype: torch.dtype = torch.float64, factor: float = 1.0) -> torch.Tensor:
@@ -15,6 +15,15 @@ def displacement(dtype: torch.dtype = torch.float64, factor: float = 1.0) -> tor
     i, j = _indices(torch.float64)
     u = torch.stack([0.9 * torch.sin(0.7 * i + 0.4 * j), 0.8 * torch.cos(0.5 * i - 0.9 * j)])
     return (factor * u).to(dtype).unsqueeze(0)
+
+
+def volume_displacement() -> torch.Tensor:
+    """(1, 3, 4, 5, 6): u_0 = .5 sin(.7z+.4y+.2x), .4 cos(.5z-.9y+.3x), .3 sin(.2z+.6y-.8x)."""
+    z, y, x = _indices(torch.float64, VOLUME)
+    u_0 = 0.5 * torch.sin(0.7 * z + 0.4 * y + 0.2 * x)
+    u_1 = 0.4 * torch.cos(0.5 * z - 0.9 * y + 0.3 * x)
+    u_2 = 0.3 * torch.sin(0.2 * z + 0.6 * y - 0.8 * x)
+    return torch.stack([u_0, u_1, u_2]).unsqueeze(0)
 
 
 def warped(dtype: torch.dtype = torch.float64) -> torch.Tensor:

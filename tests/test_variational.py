@@ -6,7 +6,12 @@ from cases import uniform
 
 from diffreg.fields import identity_grid
 from diffreg.losses import Objective
-from diffreg.ops import deformation_energy, jacobian_determinant_reference, warp
+from diffreg.ops import (
+    deformation_energy,
+    jacobian_determinant,
+    jacobian_determinant_reference,
+    warp,
+)
 from diffreg.registration import register_variational, variational
 
 SIZE = (48, 56)
@@ -117,6 +122,22 @@ def test_a_determinant_within_rounding_of_a_fold_counts_as_folded():
     assert variational.is_unfolded(-0.99 * stretch)  # every determinant is 0.01
     assert not variational.is_unfolded(-0.9999 * stretch)
     assert not variational.is_unfolded(stretch * torch.nan)
+
+
+def test_a_fold_between_positive_corners_is_seen():
+    """By hand: from plane 0 to plane 1 of one cell the edges (1, 0), (0, 1) become (-1, 1/2),
+    (3, -2): determinants of 1 and 1/2 at the corners, -3/8 half-way, where the edges are means."""
+    y, x = identity_grid((2, 2))[0]
+    u = torch.zeros(1, 3, 2, 2, 2)
+    u[0, 1, 1], u[0, 2, 1] = 3 * x - 2 * y, y / 2 - 3 * x
+    assert sorted(jacobian_determinant(u).flatten().tolist()) == [0.5] * 4 + [1.0] * 4
+    assert not variational.is_unfolded(u)
+    assert variational.is_unfolded(0.1 * u)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 4), (1, 3, 1, 1, 4), (1, 3, 0, 4, 4), (0, 2, 4, 4)])
+def test_where_there_is_no_cell_nothing_folds(shape):
+    assert variational.is_unfolded(torch.zeros(shape))
 
 
 def test_the_regulariser_is_the_energies_second_derivative():

@@ -1,4 +1,5 @@
-"""Displacement and velocity fields (N, D, *S) in voxels: compose, integrate, invert, resize."""
+"""Displacement and velocity fields (N, D, *S), D = 2 or 3, in voxels: compose, integrate, invert,
+resize."""
 
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ def identity_grid(
     """Voxel positions p.
 
     Args:
-        shape: *S.
+        shape: *S, (H, W) or (D, H, W).
         dtype, device: of the result.
 
     Returns:
@@ -36,7 +37,7 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     warp(warp(image, outer), inner) samples the same points as warp(image, compose(outer, inner)).
 
     Args:
-        outer: (N, D, *S_outer), voxels; repeated at its border.
+        outer: (N, D, *S_outer), voxels, D = 2 or 3; repeated at its border.
         inner: (N, D, *S), voxels of the grid of `outer`.
 
     Returns:
@@ -59,7 +60,7 @@ def integrate(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
     """Displacement of the flow of a stationary velocity at time 1, by scaling and squaring.
 
     Args:
-        velocity: (N, D, *S), voxels per unit time.
+        velocity: (N, D, *S), voxels per unit time, D = 2 or 3.
         steps: squarings; the first step is velocity / 2**steps.
 
     Returns:
@@ -90,8 +91,9 @@ def invert(displacement: torch.Tensor, iterations: int = 30) -> torch.Tensor:
     """Displacement of the inverse of id + displacement, by the fixed point v(p) = -u(p + v(p)).
 
     Args:
-        displacement: (N, D, *S), voxels. The iteration converges where the field changes by less
-            than a voxel a voxel; how well it did is compose(displacement, inverse), 0 when exact.
+        displacement: (N, D, *S), voxels, D = 2 or 3. The iteration converges where the field
+            changes by less than a voxel a voxel; how well it did is compose(displacement, inverse),
+            0 when exact.
         iterations: fixed-point steps.
 
     Returns:
@@ -119,7 +121,7 @@ def inversion_residual(displacement: torch.Tensor, inverse: torch.Tensor) -> tor
     """How far the two are from cancelling: the largest |u(p + v(p)) + v(p)| of each sample.
 
     Args:
-        displacement: (N, D, *S), voxels.
+        displacement: (N, D, *S), voxels, D = 2 or 3.
         inverse: (N, D, *S), as `invert` gives it.
 
     Returns:
@@ -147,7 +149,7 @@ def warp_points(points: torch.Tensor, displacement: torch.Tensor) -> torch.Tenso
     Args:
         points: (N, K, D), voxels, component k along axis k of S. Outside the grid the displacement
             of its border holds.
-        displacement: (N, D, *S), voxels, of the same dtype.
+        displacement: (N, D, *S), voxels, of the same dtype, D = 2 or 3.
 
     Returns:
         (N, K, D), voxels; differentiable to both.
@@ -166,16 +168,17 @@ def warp_points(points: torch.Tensor, displacement: torch.Tensor) -> torch.Tenso
     if points.ndim != 3 or points.shape[0] != samples or points.shape[2] != dimensions:
         raise ValueError(f"points must be ({samples}, K, {dimensions}), got {list(points.shape)}")
     last = points.new_tensor([max(size - 1, 1) for size in displacement.shape[2:]])
-    grid = (2 * points / last - 1).flip(2)[:, None]  # grid_sample's order is (x, y)
+    grid = (2 * points / last - 1).flip(2)  # grid_sample's order is (x, y), (x, y, z)
+    grid = grid.reshape(samples, *[1] * (dimensions - 1), *points.shape[1:])
     sampled = F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
-    return points + sampled[:, :, 0].mT
+    return points + sampled.flatten(2).mT
 
 
 def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """The field on a grid of another size over the same extent, its components rescaled.
 
     Args:
-        displacement: (N, D, *S), voxels.
+        displacement: (N, D, *S), voxels, D = 2 or 3.
         shape: new *S; half-voxel centres, so that the outer edges of both grids coincide.
 
     Returns:
@@ -196,5 +199,6 @@ def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         raise ValueError(f"shape must be {len(sizes)} sizes of at least 1, got {tuple(shape)}")
     factors = [new / old for new, old in zip(shape, sizes, strict=True)]
     scale = displacement.new_tensor(factors).reshape(1, -1, *[1] * len(sizes))
-    resized = F.interpolate(displacement, size=tuple(shape), mode="bilinear", align_corners=False)
+    mode = "bilinear" if len(sizes) == 2 else "trilinear"
+    resized = F.interpolate(displacement, size=tuple(shape), mode=mode, align_corners=False)
     return resized * scale

@@ -22,7 +22,7 @@ def warp_labels(
 
     Args:
         labels: (N, 1, *S_moving), any integer or floating dtype; 0 is a label as the others.
-        displacement: (N, D, *S), voxels of the labels' grid, any floating dtype. D = 2.
+        displacement: (N, D, *S), voxels of the labels' grid, any floating dtype. D = 2 or 3.
         interpolation: "nearest" or "linear".
         padding: "border" repeats the outermost voxels, "zeros" reads 0, the background, outside.
 

@@ -112,7 +112,7 @@ def check_flat(name: str, tensor: torch.Tensor, what: str) -> None:
     """Raises for a volume where only images are taken so far."""
     if tensor.ndim == 5:
         raise ValueError(
-            f"{name} must be (N, C, H, W), got {list(tensor.shape)}: {what} is 2-D so far"
+            f"{name} must be 2-D, got shape {list(tensor.shape)}: {what} is 2-D so far"
         )
 
 

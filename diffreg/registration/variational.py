@@ -186,9 +186,15 @@ def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 
 
 def is_unfolded(displacement: torch.Tensor) -> bool:
-    """Whether every corner determinant is positive, by a margin; not so where one is NaN."""
-    corners = jacobian_determinant(displacement)
-    return corners.numel() == 0 or corners.min().item() > SMALLEST_DETERMINANT
+    """Whether every determinant is positive, by a margin; not so where one is NaN.
+
+    Judged by the cells' lower bounds. In 2-D they are the smallest corners; in 3-D corners prove
+    nothing of a cell's inside, and the bounds, which are rounded, screen but do not certify.
+    """
+    if displacement.numel() == 0 or sum(size > 1 for size in displacement.shape[2:]) < 2:
+        return True  # no cell
+    cells = jacobian_determinant(displacement.detach(), reduce="bound")
+    return cells.min().item() > SMALLEST_DETERMINANT
 
 
 def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:

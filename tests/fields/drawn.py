@@ -8,8 +8,9 @@ from diffreg.fields import identity_grid
 
 def smooth(size, amplitude, seed, coarse=6):
     generator = torch.Generator().manual_seed(seed)
-    field = torch.randn(1, 2, coarse, coarse, generator=generator)
-    field = F.interpolate(field, size=size, mode="bicubic")
+    field = torch.randn(1, len(size), *[coarse] * len(size), generator=generator)
+    mode = "bicubic" if len(size) == 2 else "trilinear"
+    field = F.interpolate(field, size=size, mode=mode)
     return field * amplitude / field.abs().max()
 
 

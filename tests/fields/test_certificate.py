@@ -8,7 +8,12 @@ import torch
 from fields.drawn import checkerboard, smooth, turned
 from shapely.geometry import LinearRing
 
-from diffreg.fields import fold_certificate, identity_grid, largest_safe_scale
+from diffreg.fields import (
+    fold_certificate,
+    identity_grid,
+    largest_safe_scale,
+    make_diffeomorphic,
+)
 from diffreg.fields.certificate import border
 from diffreg.fields.polygon import crossing_edges
 from diffreg.ops import jacobian_determinant
@@ -152,10 +157,14 @@ def test_safe_scales_at_the_ends():
         (torch.zeros(1, 2, 1, 4), "at least 2 voxels"),
         (torch.full((1, 2, 4, 4), math.nan), "NaN or infinite"),
         (torch.zeros(1, 3, 4, 4), "displacement must be"),
+        (
+            torch.zeros(1, 3, 4, 4, 4),
+            r"displacement must be 2-D, got shape \[1, 3, 4, 4, 4\]: the certificate is 2-D so far",
+        ),
     ],
 )
 def test_what_is_no_field_is_refused(u, words):
-    for function in (fold_certificate, largest_safe_scale):
+    for function in (fold_certificate, largest_safe_scale, make_diffeomorphic):
         with pytest.raises(ValueError, match=words):
             function(u)
 

@@ -1,9 +1,12 @@
 import doctest
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from cases import uniform
+from scipy import ndimage
 
 from diffreg import fields
 from diffreg.fields import (
@@ -17,23 +20,33 @@ from diffreg.fields import (
 )
 from diffreg.ops import jacobian_determinant, warp
 
-SIZE = (40, 52)
+SIZE, VOLUME = (40, 52), (22, 23, 24)
+both_sizes = pytest.mark.parametrize("size", [SIZE, VOLUME], ids=str)
+both_small = pytest.mark.parametrize("size", [(4, 5), (3, 4, 3)], ids=str)
 
 
 def waves(points: torch.Tensor, amplitude: float = 1.5) -> torch.Tensor:
-    """A smooth displacement (1, 2, *S) at points (1, 2, *S)."""
-    y, x = points[:, 0], points[:, 1]
+    """A smooth displacement (1, D, *S) at points (1, D, *S)."""
+    y, x, *z = points.unbind(1)
     first = torch.sin(0.16 * y + 0.11 * x)
     second = torch.cos(0.13 * y - 0.15 * x)
-    return amplitude * torch.stack([first, second], dim=1)
+    if not z:
+        return amplitude * torch.stack([first, second], dim=1)
+    third = torch.sin(0.14 * z[0] - 0.12 * y + 0.5)
+    return amplitude * torch.stack([first + 0.3 * torch.cos(0.1 * z[0]), second, third], dim=1)
 
 
 def grid(size=SIZE) -> torch.Tensor:
     return identity_grid(size, torch.float64)
 
 
+def per_axis(*values) -> torch.Tensor:
+    """One value a component, shaped to multiply a field."""
+    return torch.tensor(values, dtype=torch.float64).reshape(1, -1, *[1] * len(values))
+
+
 def inside(tensor: torch.Tensor, margin: int = 6) -> torch.Tensor:
-    return tensor[..., margin:-margin, margin:-margin]
+    return tensor[(..., *[slice(margin, -margin)] * (tensor.ndim - 2))]
 
 
 def test_identity_grid_holds_the_indices():
@@ -41,28 +54,32 @@ def test_identity_grid_holds_the_indices():
     assert positions.dtype == torch.float64
     assert positions[0, 0].tolist() == [[0, 0, 0], [1, 1, 1]]
     assert positions[0, 1].tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert identity_grid((4, 5, 6))[0, :, 3, 1, 2].tolist() == [3, 1, 2]
 
 
 # compose
 
 
-def test_compose_samples_the_outer_field_where_the_inner_one_points():
-    inner, outer = waves(grid()), waves(grid() + 7, 2.0)
-    exact = inner + waves(grid() + inner + 7, 2.0)
+@both_sizes
+def test_compose_samples_the_outer_field_where_the_inner_one_points(size):
+    inner, outer = waves(grid(size)), waves(grid(size) + 7, 2.0)
+    exact = inner + waves(grid(size) + inner + 7, 2.0)
     # what linear interpolation costs: curvature / 8, twice
     torch.testing.assert_close(inside(compose(outer, inner)), inside(exact), rtol=0, atol=0.02)
 
 
-def test_compose_is_one_warp_after_the_other():
-    inner, outer = waves(grid()), waves(grid() + 7, 2.0)
-    ramp = grid()[:, :1] + 3 * grid()[:, 1:]  # interpolated exactly
+@both_sizes
+def test_compose_is_one_warp_after_the_other(size):
+    inner, outer = waves(grid(size)), waves(grid(size) + 7, 2.0)
+    ramp = grid(size)[:, :1] + 3 * grid(size)[:, 1:2]  # interpolated exactly
     twice = warp(warp(ramp, outer), inner)
     once = warp(ramp, compose(outer, inner))
     torch.testing.assert_close(inside(twice), inside(once))
 
 
-def test_compose_with_nothing_changes_nothing():
-    u, nothing = waves(grid()), torch.zeros(1, 2, *SIZE, dtype=torch.float64)
+@both_sizes
+def test_compose_with_nothing_changes_nothing(size):
+    u, nothing = waves(grid(size)), torch.zeros_like(grid(size))
     assert torch.equal(compose(u, nothing), u)
     assert torch.equal(compose(nothing, u), u)
 
@@ -81,8 +98,9 @@ def test_compose_takes_an_outer_field_of_another_size():
     assert compose(torch.ones(1, 2, 9, 9), inner).shape == (1, 2, 3, 4)
 
 
-def test_the_gradient_of_composing_a_field_with_itself_is_right():
-    u = (0.4 * uniform((1, 2, 4, 5), torch.float64)).requires_grad_()
+@both_small
+def test_the_gradient_of_composing_a_field_with_itself_is_right(size):
+    u = (0.4 * uniform((1, len(size), *size), torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda v: compose(v, v), u)
     assert torch.autograd.gradgradcheck(lambda v: compose(v, v), u, fast_mode=True)
 
@@ -91,11 +109,11 @@ def test_the_gradient_of_composing_a_field_with_itself_is_right():
 
 
 @pytest.mark.parametrize("steps", [0, 3, 7])
-def test_integrate_of_a_contraction_is_exact(steps):
+@pytest.mark.parametrize("size", [(16, 19), (16, 19, 12)], ids=str)
+def test_integrate_of_a_contraction_is_exact(size, steps):
     # Affine fields are interpolated exactly: 2^n small steps multiply up.
-    rate = torch.tensor([-0.5, -0.8], dtype=torch.float64).reshape(1, 2, 1, 1)
-    centre = torch.tensor([7.5, 9.0], dtype=torch.float64).reshape(1, 2, 1, 1)
-    from_centre = grid((16, 19)) - centre
+    rate = per_axis(*[-0.5, -0.8, -0.3][: len(size)])
+    from_centre = grid(size) - per_axis(*((n - 1) / 2 for n in size))
     expected = ((1 + rate / 2**steps) ** (2**steps) - 1) * from_centre
     torch.testing.assert_close(integrate(rate * from_centre, steps), expected)
 
@@ -106,22 +124,26 @@ def test_integrate_approaches_the_exponential():
     assert error.abs().max() < 2e-3
 
 
-def test_integrating_backwards_inverts():
-    v = waves(grid(), 2.5)
+@both_sizes
+def test_integrating_backwards_inverts(size):
+    v = waves(grid(size), 2.0)
     both = compose(integrate(v), integrate(-v))
     assert inside(both).abs().max() < 0.05
 
 
-def test_integrate_does_not_fold_where_the_velocity_as_a_displacement_would():
-    v = 12 * torch.sin(0.4 * grid((48, 48)) + 0.2)
-    v = v * torch.sin(math.pi * grid((48, 48)) / 47).prod(1, keepdim=True)
+@pytest.mark.parametrize("size, amplitude", [((48, 48), 12), ((24, 24, 24), 4)], ids=str)
+def test_integrate_does_not_fold_where_the_velocity_as_a_displacement_would(size, amplitude):
+    v = amplitude * torch.sin(19.2 / size[0] * grid(size) + 0.2)
+    v = v * torch.sin(math.pi * grid(size) / (size[0] - 1)).prod(1, keepdim=True)
     assert jacobian_determinant(v).min() < 0
-    assert jacobian_determinant(integrate(v)).min() > 0
+    assert jacobian_determinant(integrate(v), reduce="bound").min() > 0
 
 
-def test_integrate_has_gradients():
-    v = waves(grid((9, 8)), 0.7).requires_grad_()
+@both_small
+def test_integrate_has_gradients(size):
+    v = waves(grid(size) + 0.3, 0.7).requires_grad_()  # no point on a voxel centre
     assert torch.autograd.gradcheck(lambda x: integrate(x, 3), v, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: integrate(x, 3), v, fast_mode=True)
 
 
 def test_integrate_refuses_a_negative_number_of_steps():
@@ -132,8 +154,9 @@ def test_integrate_refuses_a_negative_number_of_steps():
 # invert
 
 
-def test_a_field_and_its_inverse_compose_to_nothing():
-    u = waves(grid(), 2.0)
+@both_sizes
+def test_a_field_and_its_inverse_compose_to_nothing(size):
+    u = waves(grid(size), 2.0)
     assert inside(compose(u, invert(u))).abs().max() < 1e-9
     # the other order interpolates the inverse, which is no multilinear function
     assert inside(compose(invert(u), u)).abs().max() < 0.05
@@ -153,38 +176,46 @@ def test_more_iterations_invert_better():
 # resize
 
 
-@pytest.mark.parametrize("size", [(80, 104), (20, 26), (33, 61)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(80, 104), (20, 26), (33, 61), (44, 46, 48), (11, 12, 12), (31, 17, 29)], ids=str
+)
 def test_resize_keeps_a_linear_field_s_meaning(size):
     # Positions as fractions of the extent: half-voxel centres.
-    old = (grid() + 0.5) / torch.tensor(SIZE).reshape(1, 2, 1, 1)
-    new = (grid(size) + 0.5) / torch.tensor(size).reshape(1, 2, 1, 1)
-    matrix = torch.tensor([[0.2, -0.3], [0.1, 0.4]], dtype=torch.float64)
+    before = SIZE if len(size) == 2 else VOLUME
+    matrix = torch.tensor(
+        [[0.2, -0.3, 0.1], [0.1, 0.4, -0.2], [0.3, -0.1, 0.2]], dtype=torch.float64
+    )[: len(size), : len(size)]
 
-    def voxels(fractions, extent):
-        moved = torch.einsum("kl,nlij->nkij", matrix, fractions)
-        return moved * torch.tensor(extent).reshape(1, 2, 1, 1)
+    def voxels(extent):
+        fractions = (grid(extent) + 0.5) / per_axis(*extent)
+        return torch.einsum("kl,nl...->nk...", matrix, fractions) * per_axis(*extent)
 
-    resized = resize(voxels(old, SIZE), size)
-    torch.testing.assert_close(inside(resized, 2), inside(voxels(new, size), 2))
-
-
-def test_resize_to_the_same_size_changes_nothing():
-    u = waves(grid())
-    torch.testing.assert_close(resize(u, SIZE), u, rtol=0, atol=1e-14)
+    resized = resize(voxels(before), size)
+    torch.testing.assert_close(inside(resized, 2), inside(voxels(size), 2))
 
 
-def test_resize_warps_a_finer_image_the_same_way():
-    u = waves(grid(), 2.0)
-    fine = resize(u, (80, 104))
-    # the voxel at the middle of four fine ones
-    pairs = 0.25 * sum(fine[..., a::2, b::2] for a in (0, 1) for b in (0, 1)) / 2
-    torch.testing.assert_close(inside(pairs), inside(u), rtol=0, atol=0.02)
+@both_sizes
+def test_resize_to_the_same_size_changes_nothing(size):
+    u = waves(grid(size))
+    torch.testing.assert_close(resize(u, size), u, rtol=0, atol=1e-14)
+
+
+@both_sizes
+def test_resize_warps_a_finer_image_the_same_way(size):
+    u = waves(grid(size), 2.0)
+    fine = resize(u, [2 * n for n in size])
+    # the voxel at the middle of the 2^D fine ones
+    corners = list(itertools.product((slice(0, None, 2), slice(1, None, 2)), repeat=len(size)))
+    mean = sum(fine[(..., *corner)] for corner in corners) / len(corners) / 2
+    torch.testing.assert_close(inside(mean), inside(u), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 4), (0, 4)], ids=str)
 def test_resize_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="shape must be 2 sizes of at least 1, got"):
         resize(torch.zeros(1, 2, 4, 4), shape)
+    with pytest.raises(ValueError, match="shape must be 3 sizes of at least 1, got"):
+        resize(torch.zeros(1, 3, 4, 4, 4), shape[:2])
 
 
 @pytest.mark.parametrize(
@@ -201,29 +232,72 @@ def test_examples():
     assert doctest.testmod(fields).failed == 0
 
 
-def test_points_go_where_the_image_comes_from():
+@both_sizes
+def test_points_go_where_the_image_comes_from(size):
     """A blob of the moving image, seen at a point of the fixed grid, lies where that is taken."""
-    u = waves(grid()).float()
-    point = torch.tensor([[[17.0, 25.0], [20.25, 30.5]]])
+    u = waves(grid(size)).float()
+    point = torch.tensor([[[10.0, 12.0, 11.0], [11.25, 9.5, 12.75]]])[..., : len(size)]
     taken = warp_points(point, u)
-    positions = identity_grid(SIZE)
+    positions = identity_grid(size)
     for here, there in zip(point[0], taken[0], strict=True):
-        blob = torch.exp(-((positions - there.reshape(1, 2, 1, 1)) ** 2).sum(1, keepdim=True) / 8)
+        blob = torch.exp(-((positions - per_axis(*there)) ** 2).sum(1, keepdim=True) / 8).float()
         seen = warp(blob, u)
-        weight = seen * ((positions - here.reshape(1, 2, 1, 1)) ** 2).sum(1, keepdim=True).lt(9)
-        centre = (weight * positions).sum((0, 2, 3)) / weight.sum()
+        weight = seen * ((positions - per_axis(*here)) ** 2).sum(1, keepdim=True).lt(9)
+        centre = (weight * positions).flatten(2).sum((0, 2)) / weight.sum()
         assert (centre - here).abs().max() < 0.25
     there_and_back = warp_points(taken.double(), invert(u.double()))
     torch.testing.assert_close(there_and_back, point.double(), rtol=0, atol=2e-2)
 
 
+@both_small
+def test_points_between_voxels_are_those_of_scipy(size):
+    u = uniform((1, len(size), *size), torch.float64)
+    points = 5 * uniform((1, 9, len(size)), torch.float64, 1)  # some outside
+    shift = [
+        ndimage.map_coordinates(component, points[0].numpy().T, order=1, mode="nearest")
+        for component in u[0].numpy()
+    ]
+    expected = points[0] + torch.from_numpy(np.stack(shift, 1))
+    torch.testing.assert_close(warp_points(points, u)[0], expected)
+
+
+@both_small
+def test_gradients_of_points_and_of_resize(size):
+    u = uniform((1, len(size), *size), torch.float64).requires_grad_()
+    points = (1.2 + 0.7 * uniform((1, 4, len(size)), torch.float64, 1)).requires_grad_()
+    for function, inputs in (
+        (warp_points, (points, u)),
+        (lambda u: resize(u, [2 * n - 1 for n in size]), (u,)),
+    ):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@both_small
+def test_vmap_is_a_loop_over_the_samples(size):
+    u = uniform((3, 2, len(size), *size), torch.float64)
+    points = 2 + uniform((3, 2, 4, len(size)), torch.float64, 1)
+    for function, inputs in (
+        (integrate, (u,)),
+        (invert, (u,)),
+        (compose, (u, u / 2)),
+        (lambda u: resize(u, [2 * n - 1 for n in size]), (u,)),
+        (warp_points, (points, u)),
+    ):
+        looped = torch.stack([function(*each) for each in zip(*inputs, strict=True)])
+        torch.testing.assert_close(torch.func.vmap(function)(*inputs), looped)
+
+
 def test_points_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"points must be \(1, K, 2\), got \[1, 3\]"):
         warp_points(torch.zeros(1, 3), torch.zeros(1, 2, 4, 4))
+    with pytest.raises(ValueError, match=r"points must be \(1, K, 3\), got \[1, 5, 2\]"):
+        warp_points(torch.zeros(1, 5, 2), torch.zeros(1, 3, 4, 4, 4))
 
 
-def test_the_residual_of_an_inverse():
-    u = waves(grid())
+@both_sizes
+def test_the_residual_of_an_inverse(size):
+    u = waves(grid(size))
     inverse = invert(u)
     residual = inversion_residual(u, inverse)
     assert residual.shape == (1,)

@@ -8,7 +8,8 @@ from diffreg.fields import identity_grid, invert, warp_labels
 from diffreg.metrics import dice
 from diffreg.ops import warp
 
-SIZE = (24, 30)
+SIZE, VOLUME = (24, 30), (9, 12, 10)
+SIZES = pytest.mark.parametrize("size", [SIZE, VOLUME], ids=str)
 BOTH = pytest.mark.parametrize("interpolation", ["nearest", "linear"])
 PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros"])
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64]
@@ -20,24 +21,27 @@ def blocks(values=(0, 7, 250), size=SIZE, samples=1):
     generator = torch.Generator().manual_seed(5)
     coarse = [-(-n // 3) for n in size]
     drawn = torch.randint(len(values), (samples, 1, *coarse), generator=generator)
-    fine = drawn.repeat_interleave(3, 2).repeat_interleave(3, 3)[..., : size[0], : size[1]]
-    return torch.tensor(values)[fine]
+    for axis in range(len(size)):
+        drawn = drawn.repeat_interleave(3, 2 + axis)
+    return torch.tensor(values)[drawn[(..., *map(slice, size))]]
 
 
-def field(amplitude=4.0, samples=1):
-    return torch.cat([smooth(SIZE, amplitude, seed) for seed in range(samples)])
+def field(amplitude=4.0, samples=1, size=SIZE):
+    return torch.cat([smooth(size, amplitude, seed) for seed in range(samples)])
 
 
 def shift(*by, size=SIZE, dtype=torch.float32):
-    return torch.tensor(by, dtype=dtype).reshape(1, 2, 1, 1).expand(1, 2, *size)
+    u = torch.tensor(by, dtype=dtype).reshape(1, -1, *[1] * len(by))
+    return u.expand(1, len(by), *size)
 
 
 @BOTH
 @PADDINGS
+@SIZES
 @pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATS, torch.bool], ids=str)
-def test_the_identity_changes_no_bit(interpolation, padding, dtype):
-    labels = blocks((0, 1) if dtype == torch.bool else (0, 7, 100)).to(dtype)
-    warped = warp_labels(labels, torch.zeros(1, 2, *SIZE), interpolation, padding)
+def test_the_identity_changes_no_bit(interpolation, padding, size, dtype):
+    labels = blocks((0, 1) if dtype == torch.bool else (0, 7, 100), size).to(dtype)
+    warped = warp_labels(labels, torch.zeros(1, len(size), *size), interpolation, padding)
     assert warped.dtype == dtype
     assert torch.equal(warped, labels)
 
@@ -52,11 +56,19 @@ def test_a_shift_by_whole_voxels_is_exact(interpolation, padding, outside):
     assert torch.equal(warped[..., -2:, 3:], row if outside is None else 0 * row)
 
 
-def test_nearest_is_the_warp():
-    labels = blocks(samples=2)
+@BOTH
+def test_a_shift_of_a_volume_by_whole_voxels_is_exact(interpolation):
+    labels = blocks((3, 7, 250), VOLUME)
+    warped = warp_labels(labels, shift(2, -3, 1, size=VOLUME), interpolation)
+    assert torch.equal(warped[..., :-2, 3:, :-1], labels[..., 2:, :-3, 1:])
+
+
+@SIZES
+def test_nearest_is_the_warp(size):
+    labels, u = blocks(size=size, samples=2), field(samples=2, size=size)
     for padding in ("border", "zeros"):
-        expected = warp(labels, field(samples=2), "nearest", padding)
-        assert torch.equal(warp_labels(labels, field(samples=2), padding=padding), expected)
+        expected = warp(labels, u, "nearest", padding)
+        assert torch.equal(warp_labels(labels, u, padding=padding), expected)
 
 
 @BOTH
@@ -73,10 +85,11 @@ def test_no_label_is_made_up(interpolation, values):
 
 
 @PADDINGS
+@SIZES
 @pytest.mark.parametrize("values", [(0, 7, 250), (-3, 5, 6), (-2.5, -1.0, 4.0)])
-def test_linear_takes_the_label_of_the_largest_weight(padding, values):
+def test_linear_takes_the_label_of_the_largest_weight(padding, size, values):
     """All indicators at once: the definition, written down."""
-    labels, u = blocks(values, samples=2), field(samples=2).double()
+    labels, u = blocks(values, size, samples=2), field(samples=2, size=size).double()
     known = sorted({*values, 0})
     indicators = torch.cat([(labels == value).double() for value in known], 1)
     weights = warp(indicators, u, padding=padding)
@@ -166,13 +179,15 @@ def test_weights_are_not_rounded_to_a_half_type():
 
 
 @BOTH
-def test_a_displacement_that_is_not_finite(interpolation):
-    u = torch.zeros(1, 2, *SIZE)
-    u[0, 0, 3, 4], u[0, 1, 5, 6] = torch.nan, torch.inf
-    labels = blocks((7, 250))
+@SIZES
+def test_a_displacement_that_is_not_finite(interpolation, size):
+    u = torch.zeros(1, len(size), *size)
+    one, other = (3, 4, 2)[: len(size)], (5, 6, 9)[: len(size)]
+    u[(0, 0, *one)], u[(0, -1, *other)] = torch.nan, torch.inf
+    labels = blocks((7, 250), size)
     for dtype, unknown in ((torch.int16, 0), (torch.float32, torch.nan)):
         expected = labels.to(dtype)
-        expected[0, 0, 3, 4] = expected[0, 0, 5, 6] = unknown
+        expected[(0, 0, *one)] = expected[(0, 0, *other)] = unknown
         warped = warp_labels(labels.to(dtype), u, interpolation)
         torch.testing.assert_close(warped, expected, rtol=0, atol=0, equal_nan=True)
 
