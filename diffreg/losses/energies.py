@@ -8,17 +8,21 @@ import torch
 
 from diffreg.ops._checks import arithmetic_dtype, check_displacement
 from diffreg.ops.deformation_energy import _lengths
+from diffreg.ops.jacobian_determinant import flat_axis, without_axis
 
 
 def curvature_energy(
     displacement: torch.Tensor, spacing: float | Sequence[float] | None = None
 ) -> torch.Tensor:
-    """Mean over all voxels of sum_c (Laplacian u_c)^2, neighbours clamped to the grid.
+    """Mean over the interior voxels of sum_c (Laplacian u_c)^2; affine maps cost nothing.
 
-    Not the bending energy, which has the mixed derivatives and leaves the border out.
+    Interior voxels have both neighbours along every axis; an axis of less than three voxels, which
+    has no second difference, is left out of this and of the Laplacian. Not the bending energy,
+    which has the mixed derivatives and averages each term where its own stencil fits.
 
     Args:
-        displacement: (N, D, *S), voxels, any floating dtype.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of
+            one voxel is treated as an image, the displacement along that axis does not matter.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. Second
             derivatives become d_kk u_c h_c / h_k^2.
 
@@ -35,20 +39,16 @@ def curvature_energy(
         >>> import torch
         >>> from diffreg.losses import curvature_energy
         >>> u = torch.zeros(1, 2, 1, 3)
-        >>> u[0, 0, 0, 1] = 1.0  # Laplacians 1, -2, 1
+        >>> u[0, 0, 0, 1] = 1.0  # 0 - 2 + 0 at the only voxel with two neighbours
         >>> curvature_energy(u)
-        tensor([2.])
+        tensor([4.])
     """
-    check_displacement(displacement)
-    lengths = _lengths(spacing, displacement.ndim - 2)
-    u = displacement.to(arithmetic_dtype(displacement))
-    laplacian = torch.zeros_like(u)
-    for k, length in enumerate(lengths):
-        axis, last = 2 + k, u.shape[2 + k] - 1
-        index = torch.arange(last + 1, device=u.device)
-        after = u.index_select(axis, (index + 1).clamp(max=max(last, 0)))
-        before = u.index_select(axis, (index - 1).clamp(min=0))
-        laplacian = laplacian + (after - 2 * u + before) / length**2
+    u, lengths = _field_and_lengths(displacement, spacing)
+    axes = [k for k in range(len(lengths)) if u.shape[2 + k] > 2]
+    laplacian = 0 * _interior(u, axes)  # what there is where no axis has a second difference
+    for k in axes:
+        lines = _interior(u, [other for other in axes if other != k])
+        laplacian = laplacian + torch.diff(lines, n=2, dim=2 + k) / lengths[k] ** 2
     squares = (laplacian * _per_component(lengths, u)) ** 2
     return _voxel_mean(squares)
 
@@ -61,7 +61,8 @@ def total_variation(
     """Mean over all voxels of sum_c (sqrt(|grad u_c|^2 + beta^2) - beta), forward differences.
 
     Args:
-        displacement: (N, D, *S), voxels, any floating dtype.
+        displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of
+            one voxel is treated as an image, the displacement along that axis does not matter.
         beta: positive; below it the energy is smooth, above it proportional to the gradient.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k.
@@ -83,11 +84,9 @@ def total_variation(
         >>> total_variation(u, beta=0.7)
         tensor([0.9000])
     """
-    check_displacement(displacement)
+    u, lengths = _field_and_lengths(displacement, spacing)
     if not 0 < beta < float("inf"):
         raise ValueError(f"beta must be positive and finite, got {beta}")
-    lengths = _lengths(spacing, displacement.ndim - 2)
-    u = displacement.to(arithmetic_dtype(displacement))
     squares = torch.zeros_like(u)
     for k, length in enumerate(lengths):
         # A neighbour outside the grid counts as equal: a difference of 0.
@@ -99,6 +98,27 @@ def total_variation(
     return _voxel_mean((squares + beta**2).sqrt() - beta)
 
 
+def _field_and_lengths(
+    displacement: torch.Tensor, spacing: float | Sequence[float] | None
+) -> tuple[torch.Tensor, list[float]]:
+    """What is measured, a volume without its axis of one voxel, and the lengths of its voxels."""
+    check_displacement(displacement)
+    lengths = _lengths(spacing, displacement.ndim - 2)
+    u = displacement.to(arithmetic_dtype(displacement))
+    axis = flat_axis(u)
+    if axis is not None:
+        del lengths[axis]
+        u = without_axis(u, axis)
+    return u, lengths
+
+
+def _interior(u: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """The field without its first and last voxels along the spatial axes."""
+    for k in axes:
+        u = u.narrow(2 + k, 1, u.shape[2 + k] - 2)
+    return u
+
+
 def _per_component(lengths: list[float], u: torch.Tensor) -> torch.Tensor:
     """h_c, shaped to multiply component c."""
     made = [u.new_full((), length) for length in lengths]  # CUDA graphs allow no copy to the device
@@ -106,6 +126,6 @@ def _per_component(lengths: list[float], u: torch.Tensor) -> torch.Tensor:
 
 
 def _voxel_mean(values: torch.Tensor) -> torch.Tensor:
-    """Sum over components, mean over voxels, (N,); 0 where there are none."""
+    """Sum over components, mean over positions, (N,); 0 where there are none."""
     sums = values.sum(1).flatten(1)
     return sums.mean(1) if sums.shape[1] else sums.sum(1)

@@ -1,6 +1,7 @@
 """How good a registration is: numbers for evaluation only, in float64 and without gradients.
 
-Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels; tensors or arrays.
+Images are (*S) or (1, 1, *S), displacements (D, *S) or (1, D, *S) in voxels, D = len(S) = 2 or 3;
+tensors or arrays. A spacing is the length of a voxel along each axis in mm, or one for all.
 `mask`, where there is one, weights the voxels: 0 outside, 1 inside; what lies outside has no say.
 """
 

@@ -32,7 +32,7 @@ def check_weights(weight: np.ndarray) -> None:
 
 
 def single(name: str, image: Array) -> np.ndarray:
-    """One image as float64 (*S), without the leading (1, 1)."""
+    """One image or volume as float64 (*S), without the leading (1, 1)."""
     array = torch.as_tensor(image).detach().to("cpu", torch.float64).numpy()
     if array.ndim >= 4 and array.shape[:2] == (1, 1):
         array = array[0, 0]

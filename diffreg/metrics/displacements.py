@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from diffreg.fields import compose
+from diffreg.fields import compose, warp_points
 from diffreg.metrics._arrays import Array, check_weights, one_displacement, single
 from diffreg.ops import jacobian_determinant
+from diffreg.ops.deformation_energy import _lengths as voxel_lengths
+from diffreg.ops.jacobian_determinant import flat_axis, without_axis
 
 
 def smallest_determinant(displacement: Array) -> np.ndarray:
@@ -19,12 +21,15 @@ def smallest_determinant(displacement: Array) -> np.ndarray:
         displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S.
 
     Returns:
-        (*(S - 1)), float64; nan where a corner is nan. A cell is folded where this is not > 0.
+        (*(S - 1)), float64; nan where a corner is nan. A cell is folded where this is not > 0. An
+        axis of one voxel of a volume stays.
 
     Raises:
         ValueError: displacement is not one displacement.
 
-    Source: a bilinear cell is unfolded exactly when its four corners are.
+    Source: a bilinear cell is unfolded exactly when its four corners are. In 3-D the corners are a
+        measure and no proof: a trilinear cell may fold between eight positive ones; the bound of
+        `diffreg.ops.jacobian_determinant` screens for that.
 
     Example:
         >>> float(smallest_determinant(np.zeros((2, 2, 2)))[0, 0])
@@ -37,17 +42,19 @@ def folding(displacement: Array) -> dict[str, float]:
     """Smallest and largest Jacobian determinant of all cells and corners, and how many cells fold.
 
     Args:
-        displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S.
+        displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S. A volume with an
+            axis of one voxel is treated as an image.
 
     Returns:
         min_determinant, max_determinant (nan where any corner is nan) and folded_percent, the
         percentage of cells whose smallest corner determinant is not > 0, nan among them. A grid
-        without cells (an axis of one voxel) has nothing to fold: nan, nan, 0.
+        without cells (less than two axes of two voxels) has nothing to fold: nan, nan, 0.
 
     Raises:
         ValueError: displacement is not one displacement.
 
-    Source: all 2^D corners; forward or central differences alone overlook folds.
+    Source: all 2^D corners; forward or central differences alone overlook folds, and in 3-D corners
+        overlook those inside a cell.
 
     Example:
         >>> folding(np.zeros((2, 8, 8)))
@@ -95,46 +102,48 @@ def sd_log_jacobian_learn2reg(displacement: Array) -> float:
     logarithm: another number than `sd_log_jacobian`, and blind to small folds.
 
     Args:
-        displacement: (2, *S) or (1, 2, *S), voxels, component k along axis k of S.
+        displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S. A volume with an
+            axis of one voxel is treated as an image.
 
     Returns:
         >= 0; nan where no voxel is left, or a value is not finite.
 
     Raises:
-        ValueError: displacement is not one 2-D displacement.
+        ValueError: displacement is not one displacement.
 
-    Source: Hering et al. 2022, Learn2Reg; jacobian_determinant of its evaluation script, in 2-D.
+    Source: Hering et al. 2022, Learn2Reg; jacobian_determinant of its evaluation script.
 
     Example:
         >>> sd_log_jacobian_learn2reg(np.zeros((2, 8, 8)))
         0.0
     """
-    u = one_displacement(displacement)[0].numpy()
-    if len(u) != 2:
-        raise ValueError(f"displacement must be 2-D, got {list(u.shape)}")
+    u = one_displacement(displacement)
+    axis = flat_axis(u)
+    u = (u if axis is None else without_axis(u, axis))[0]
     if min(u.shape[1:]) < 5:
         return float("nan")
-    down = (u[:, 2:, :] - u[:, :-2, :])[:, 1:-1, 2:-2] / 2
-    across = (u[:, :, 2:] - u[:, :, :-2])[:, 2:-2, 1:-1] / 2
-    determinant = (1 + down[0]) * (1 + across[1]) - down[1] * across[0]
+    inner = (slice(None), *[slice(2, -2)] * len(u))
+    columns = [gradient[inner] for gradient in torch.gradient(u, dim=list(range(1, u.ndim)))]
+    jacobian = torch.stack(columns, -1).movedim(0, -2) + torch.eye(len(u), dtype=u.dtype)
+    determinant = torch.linalg.det(jacobian).numpy()
     return float(np.std(np.log(np.clip(determinant + 3, 1e-9, 1e9))))
 
 
 def displacement_length(
-    displacement: Array, spacing: Sequence[float] | None = None, mask: Array | None = None
+    displacement: Array, spacing: float | Sequence[float] | None = None, mask: Array | None = None
 ) -> dict[str, float]:
     """How far a displacement takes the voxels: |u|, its mean inside the mask and its largest.
 
     Args:
         displacement: (D, *S) or (1, D, *S), voxels.
-        spacing: physical length of a voxel along each axis, mm; None: lengths are in voxels.
+        spacing: length of a voxel along each axis, mm, or one for all; None: lengths are in voxels.
         mask: weights >= 0 of the mean, (*S) or (1, 1, *S); the largest is that of all voxels.
 
     Returns:
         mean and max, mm or voxels.
 
     Raises:
-        ValueError: shapes differ, or no voxel is inside the mask.
+        ValueError: shapes or spacing that do not fit, or no voxel is inside the mask.
 
     Example:
         >>> displacement_length(np.stack([np.full((4, 4), 3.0)] * 2), (1, 4 / 3))
@@ -147,7 +156,7 @@ def displacement_length(
 def end_point_error(
     displacement: Array,
     true: Array,
-    spacing: Sequence[float] | None = None,
+    spacing: float | Sequence[float] | None = None,
     mask: Array | None = None,
 ) -> float:
     """Mean distance of where a displacement takes the voxels from where the true one takes them.
@@ -155,14 +164,14 @@ def end_point_error(
     Args:
         displacement: (D, *S) or (1, D, *S), voxels.
         true: of the same shape.
-        spacing: physical length of a voxel along each axis, mm; None: the distance is in voxels.
+        spacing: length of a voxel along each axis, mm, or one for all; None: it is in voxels.
         mask: weights >= 0, (*S) or (1, 1, *S).
 
     Returns:
         >= 0, mm or voxels.
 
     Raises:
-        ValueError: shapes differ, or no voxel is inside the mask.
+        ValueError: shapes or spacing that do not fit, or no voxel is inside the mask.
 
     Example:
         >>> end_point_error(np.zeros((2, 4, 4)), np.stack([np.full((4, 4), 3.0)] * 2), (1, 4 / 3))
@@ -177,7 +186,7 @@ def end_point_error(
 def inverse_consistency(
     displacement: Array,
     inverse: Array,
-    spacing: Sequence[float] | None = None,
+    spacing: float | Sequence[float] | None = None,
     mask: Array | None = None,
 ) -> float:
     """Mean distance of a voxel from where the way there and back takes it, |u(p) + v(p + u(p))|.
@@ -185,14 +194,14 @@ def inverse_consistency(
     Args:
         displacement: u, (D, *S) or (1, D, *S), voxels: the fixed grid into the moving image.
         inverse: v, of the same shape: what registering the other way round gave.
-        spacing: physical length of a voxel along each axis, mm; None: the distance is in voxels.
+        spacing: length of a voxel along each axis, mm, or one for all; None: it is in voxels.
         mask: weights >= 0, (*S) or (1, 1, *S).
 
     Returns:
         >= 0, mm or voxels, over the voxels that stay on the grid; nan where none does.
 
     Raises:
-        ValueError: shapes differ, or no voxel is inside the mask.
+        ValueError: shapes or spacing that do not fit, or no voxel is inside the mask.
 
     Example:
         >>> inverse_consistency(np.ones((2, 8, 8)), -np.ones((2, 8, 8)))
@@ -219,12 +228,12 @@ def target_registration_error(
     """Distance of every fixed point, displaced, from the moving point that belongs to it.
 
     Args:
-        displacement: (2, *S) or (1, 2, *S), fixed voxels.
-        fixed_points: (K, 2), fixed voxels, array axes, within the grid; u is linear between voxels.
-        moving_points: (K, 2), moving voxels, array axes.
-        matrix: (2, 3), fixed voxel to moving voxel (`diffreg.data.geometry.voxel_map`); None: one
-            grid.
-        axes: (3, 2), the edges of a moving voxel in mm, columns of its affine; None: the distance
+        displacement: (D, *S) or (1, D, *S), fixed voxels.
+        fixed_points: (K, D), fixed voxels, array axes, within the grid; u is linear between voxels.
+        moving_points: (K, D), moving voxels, array axes.
+        matrix: (D, D + 1), fixed voxel to moving voxel (`diffreg.data.geometry.voxel_map`); None:
+            one grid.
+        axes: (3, D), the edges of a moving voxel in mm, columns of its affine; None: the distance
             is in voxels.
 
     Returns:
@@ -237,40 +246,29 @@ def target_registration_error(
         >>> target_registration_error(np.ones((2, 8, 8)), np.array([[2, 2]]), np.array([[3, 5]]))
         array([2.])
     """
-    u = one_displacement(displacement)[0].numpy()
+    u = one_displacement(displacement)
+    dimensions, *shape = u.shape[1:]
     here, there = (np.asarray(points, np.float64) for points in (fixed_points, moving_points))
-    if here.shape != there.shape or here.ndim != 2 or here.shape[1] != 2:
+    if here.shape != there.shape or here.ndim != 2 or here.shape[1] != dimensions:
         raise ValueError(
-            f"fixed_points and moving_points must be (K, 2) each, got {list(here.shape)} and "
-            f"{list(there.shape)}"
+            f"fixed_points and moving_points must be (K, {dimensions}) each, got "
+            f"{list(here.shape)} and {list(there.shape)}"
         )
-    outside = ~((here >= 0) & (here <= np.array(u.shape[1:]) - 1)).all(1)
+    outside = ~((here >= 0) & (here <= np.array(shape) - 1)).all(1)
     if outside.any():
         which = int(np.argmax(outside))
         raise ValueError(
-            f"fixed point {which + 1}, {here[which].tolist()}, lies outside the grid "
-            f"{list(u.shape[1:])}"
+            f"fixed point {which + 1}, {here[which].tolist()}, lies outside the grid {shape}"
         )
-    reached = here + _between_voxels(u, here)
+    reached = warp_points(torch.from_numpy(here)[None], u)[0].numpy()
     if matrix is not None:
-        reached = reached @ np.asarray(matrix)[:, :2].T + np.asarray(matrix)[:, 2]
+        reached = reached @ np.asarray(matrix)[:, :-1].T + np.asarray(matrix)[:, -1]
     apart = reached - there
     return np.linalg.norm(apart if axes is None else apart @ np.asarray(axes).T, axis=1)
 
 
-def _between_voxels(u: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The displacement (2, H, W) at points (K, 2) of the grid, linear between voxels: (K, 2)."""
-    last = np.array(u.shape[1:]) - 1
-    low = np.minimum(np.floor(points), np.maximum(last - 1, 0)).astype(np.int64)
-    (i, j), (a, b) = low.T, (points - low).T
-    down, right = np.minimum(i + 1, last[0]), np.minimum(j + 1, last[1])
-    upper = (1 - b) * u[:, i, j] + b * u[:, i, right]
-    lower = (1 - b) * u[:, down, j] + b * u[:, down, right]
-    return ((1 - a) * upper + a * lower).T
-
-
 def _mean_length(
-    vectors: torch.Tensor, spacing: Sequence[float] | None, mask: Array | None
+    vectors: torch.Tensor, spacing: float | Sequence[float] | None, mask: Array | None
 ) -> float:
     """Weighted mean of |vectors| (1, D, *S)."""
     lengths = _lengths(vectors, spacing)
@@ -287,9 +285,8 @@ def _corner_determinants(displacement: Array) -> np.ndarray:
     return jacobian_determinant(one_displacement(displacement))[0].numpy()
 
 
-def _lengths(vectors: torch.Tensor, spacing: Sequence[float] | None) -> np.ndarray:
+def _lengths(vectors: torch.Tensor, spacing: float | Sequence[float] | None) -> np.ndarray:
     """|vectors| (*S) of vectors (1, D, *S)."""
     v = vectors[0].numpy()
-    if spacing is not None:
-        v = v * np.asarray(spacing, np.float64).reshape(-1, *[1] * (v.ndim - 1))
-    return np.sqrt((v**2).sum(0))
+    lengths = np.array(voxel_lengths(spacing, len(v))).reshape(-1, *[1] * (v.ndim - 1))
+    return np.sqrt(((v * lengths) ** 2).sum(0))

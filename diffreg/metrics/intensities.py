@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from diffreg.metrics._arrays import Array, single, voxels
 
@@ -140,13 +141,14 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
     that do not fit into the image are left out, as scikit-image leaves them out of its mean.
 
     Args:
-        warped: image, (*S) or (1, 1, *S), 2-D.
+        warped: image, (*S) or (1, 1, *S), 2-D or 3-D.
         fixed: image of the same shape.
         mask: weights >= 0 of the same shape, of the windows' centres. Windows around a voxel that
             counts read one of weight 0, too; what is not finite there is 0.
 
     Returns:
-        The mean, at most 1; nan where no window fits, or a value that counts is not finite.
+        The mean, at most 1; nan where no window fits (an axis of less than 11 voxels), or a value
+        that counts is not finite.
 
     Raises:
         ValueError: shapes differ, or no voxel is inside the mask.
@@ -165,8 +167,8 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
         torch.from_numpy(np.where(where, 0, image))
         for image, where in zip(values, hidden, strict=True)
     )
-    if a.ndim != 2:
-        raise ValueError(f"warped must be 2-D, got {list(a.shape)}")
+    if a.ndim < 2:
+        raise ValueError(f"warped must be 2-D or 3-D, got {list(a.shape)}")
     radius = int(3.5 * 1.5 + 0.5)
     if min(a.shape) <= 2 * radius:
         return float("nan")
@@ -174,7 +176,7 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
     above = (2 * mean_a * mean_b + 0.01**2) * (2 * (ab - mean_a * mean_b) + 0.03**2)
     squares = mean_a**2 + mean_b**2
     similarity = (above / ((squares + 0.01**2) * (aa + bb - squares + 0.03**2))).numpy()
-    weight = weight[radius:-radius, radius:-radius]
+    weight = weight[(slice(radius, -radius),) * a.ndim]
     counts = weight > 0
     if not counts.any():
         return float("nan")
@@ -182,11 +184,15 @@ def structural_similarity(warped: Array, fixed: Array, mask: Array | None = None
 
 
 def _blurred(images: torch.Tensor, radius: int) -> torch.Tensor:
-    """(N, H, W) with Gaussian weights of sigma 1.5, where the whole window fits."""
-    window = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).to(torch.float64) / 1.5) ** 2)
-    window = window / window.sum()
-    blurred = F.conv2d(images[:, None], window.reshape(1, 1, -1, 1))
-    return F.conv2d(blurred, window.reshape(1, 1, 1, -1))[:, 0]
+    """(N, *S) with Gaussian weights of sigma 1.5, where the whole window fits."""
+    window = [math.exp(-0.5 * (k / 1.5) ** 2) for k in range(-radius, radius + 1)]
+    for axis in range(1, images.ndim):  # by slices: a convolution copies all windows first
+        size = images.shape[axis] - 2 * radius
+        blurred = torch.zeros_like(images.narrow(axis, 0, size))
+        for start, weight in enumerate(window):
+            blurred.add_(images.narrow(axis, start, size), alpha=weight / sum(window))
+        images = blurred
+    return images
 
 
 def _joint_histogram(

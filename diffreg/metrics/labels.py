@@ -9,6 +9,7 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg.metrics._arrays import Array, single, voxels
+from diffreg.ops.deformation_energy import _lengths
 
 
 def shared_labels(label_a: Array, label_b: Array) -> list[int]:
@@ -58,18 +59,19 @@ def dice(label_a: Array, label_b: Array, labels: Iterable[int] | None = None) ->
 def surface_distances(
     label_a: Array,
     label_b: Array,
-    spacing: Sequence[float] | None = None,
+    spacing: float | Sequence[float] | None = None,
     labels: Iterable[int] | None = None,
 ) -> dict[int, dict[str, float]]:
     """How far the surfaces of every label of two maps are apart.
 
-    A voxel is on the surface of a label where a neighbour along an axis is not of it, or is outside
-    the image; distances run from each surface voxel to the nearest one of the other surface.
+    A voxel is on the surface of a label where a neighbour along an axis (4 in 2-D, 6 in 3-D) is not
+    of it, or is outside the image; distances run from each surface voxel to the nearest one of the
+    other surface.
 
     Args:
         label_a: whole numbers or booleans, (*S) or (1, 1, *S).
         label_b: of the same shape.
-        spacing: physical length of a voxel along each axis, mm; None is 1.
+        spacing: physical length of a voxel along each axis, mm, or one for all; None is 1.
         labels: the labels to compare. None: every label but 0 that either map has.
 
     Returns:
@@ -77,7 +79,8 @@ def surface_distances(
         distances of both directions}}, mm; nan for a label that a map does not have.
 
     Raises:
-        ValueError: shapes differ, a map is empty, or a value is not a whole number.
+        ValueError: shapes differ, a map is empty, a value is not a whole number, or a spacing that
+            does not fit.
 
     Example:
         >>> surface_distances(np.eye(3)[:1], np.eye(3)[1:2], spacing=(1, 2.5))[1]["hd95"]
@@ -85,14 +88,14 @@ def surface_distances(
     """
     shape = single("label_a", label_a).shape
     a, b = (values.reshape(shape) for values in _label_maps(label_a, label_b))
-    lengths = np.ones(len(shape)) if spacing is None else np.asarray(spacing, np.float64)
+    lengths = _lengths(spacing, len(shape))
     found = {}
     for label in _compared(a, b, labels):
         in_a, in_b = a == label, b == label
         if not (in_a.any() and in_b.any()):
             found[int(label)] = {"hd95": float("nan"), "assd": float("nan")}
             continue
-        to_b, to_a = _directed(in_a, in_b, lengths), _directed(in_b, in_a, lengths)
+        to_b, to_a = _directed(in_a, in_b, lengths)
         found[int(label)] = {
             "hd95": float(max(np.percentile(to_b, 95), np.percentile(to_a, 95))),
             "assd": float(np.mean(np.concatenate([to_b, to_a]))),
@@ -100,11 +103,16 @@ def surface_distances(
     return found
 
 
-def _directed(of: np.ndarray, to: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Distances of the surface voxels of one region from the surface of another."""
+def _directed(
+    in_a: np.ndarray, in_b: np.ndarray, lengths: list[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distances of the surface voxels of each region from the surface of the other."""
     ndimage: Any = require("scipy.ndimage", "distances of surfaces")
-    distance = ndimage.distance_transform_edt(~_surface(to, ndimage), sampling=lengths)
-    return distance[_surface(of, ndimage)]
+    # Both surfaces are in the box that holds both regions: a label is a small part of a volume.
+    (box,) = ndimage.find_objects((in_a | in_b).astype(np.int8))
+    a, b = (_surface(region[box], ndimage) for region in (in_a, in_b))
+    to_a, to_b = (ndimage.distance_transform_edt(~part, sampling=lengths) for part in (a, b))
+    return to_b[a], to_a[b]
 
 
 def _surface(region: np.ndarray, ndimage: Any) -> np.ndarray:
