@@ -10,6 +10,9 @@ from diffreg import metrics
 from diffreg.losses import MI, SIMILARITIES, Dice, Keypoint, Objective, mutual_information
 from diffreg.ops import warp
 
+both_sizes = pytest.mark.parametrize("size", [(24, 20), (8, 9, 10)], ids=str)
+both_small = pytest.mark.parametrize("size", [(5, 6), (4, 3, 4)], ids=str)
+
 
 def picture(seed=0, size=(24, 20)):
     return (1 + uniform((2, 1, *size), torch.float64, seed)) / 2
@@ -47,8 +50,10 @@ def direct(warped, fixed, weight, bins=32):
     return -(joint * (joint / outer).log())[joint > 0].sum().item()
 
 
-def test_mutual_information_is_its_definition():
-    warped, fixed, weight = picture(0)[:1], picture(1)[:1] ** 2, picture(2)[:1]
+@both_sizes
+def test_mutual_information_is_its_definition(size):
+    warped, fixed, weight = (picture(seed, size)[:1] for seed in range(3))
+    fixed = fixed**2
     found = mutual_information(warped, fixed, mask=weight).item()
     assert found == pytest.approx(direct(warped, fixed, weight), abs=1e-12)
 
@@ -61,22 +66,26 @@ def test_mutual_information_follows_the_histograms():
     assert 2 < -mutual_information(aligned, fixed).item() < exact  # windows blur: some is lost
 
 
-def test_gradient_of_mutual_information():
-    warped, fixed = picture(0, (5, 6)).requires_grad_(), picture(1, (5, 6))
-    moving = torch.tensor([-0.1, 1.1], dtype=torch.float64).reshape(1, 1, 1, 2).expand(2, 1, 1, 2)
+@both_small
+def test_gradient_of_mutual_information(size):
+    warped, fixed = picture(0, size).requires_grad_(), picture(1, size)
+    ends = torch.tensor([-0.1, 1.1], dtype=torch.float64)
+    moving = ends.reshape(1, 1, *[1] * (len(size) - 1), 2).expand(2, *[-1] * (len(size) + 1))
 
     def loss(image):
         return mutual_information(image, fixed, moving=moving)
 
     assert torch.autograd.gradcheck(loss, (warped,))
+    assert torch.autograd.gradgradcheck(loss, (warped,), fast_mode=True)
 
 
-def test_what_a_mask_leaves_out_has_no_say():
-    warped, fixed = picture(0), picture(1)
+@both_sizes
+def test_what_a_mask_leaves_out_has_no_say(size):
+    warped, fixed = picture(0, size), picture(1, size)
     mask = torch.ones_like(fixed)
-    mask[:, :, 12:] = 0
+    mask[:, :, size[0] // 2 :] = 0
     other = torch.where(mask > 0, warped, 1 - warped)
-    ends = picture(3)
+    ends = picture(3, size)
     found = [mutual_information(image, fixed, mask=mask, moving=ends) for image in (warped, other)]
     torch.testing.assert_close(*found)
     nothing = mutual_information(warped, fixed, mask=0 * mask)
@@ -90,10 +99,11 @@ def test_half_precision_is_computed_in_float32():
     torch.testing.assert_close(found, mutual_information(warped.float(), fixed.float()))
 
 
-def test_mutual_information_is_a_similarity_of_the_objective():
+@both_sizes
+def test_mutual_information_is_a_similarity_of_the_objective(size):
     """Its bins are those of the moving image: they do not change with the displacement."""
-    moving, fixed = picture(0), picture(1)
-    displacement = (0.4 * uniform((2, 2, 24, 20), torch.float64, 3)).requires_grad_()
+    moving, fixed = picture(0, size), picture(1, size)
+    displacement = (0.4 * uniform((2, len(size), *size), torch.float64, 3)).requires_grad_()
     terms = Objective("mi")(moving, fixed, displacement)
     expected = mutual_information(terms.warped, fixed, moving=moving)
     torch.testing.assert_close(terms.similarity, expected)
@@ -126,20 +136,23 @@ def test_dice_with_a_mask_and_without_labels():
     assert Dice()(0 * warped, 0 * fixed).item() == 0
 
 
-def test_dice_of_whole_labels_is_the_metric():
-    a, b = ((picture(seed) > 0.5)[:1] for seed in (0, 1))
+@both_sizes
+def test_dice_of_whole_labels_is_the_metric(size):
+    a, b = ((picture(seed, size) > 0.5)[:1] for seed in (0, 1))
     expected = 1 - metrics.dice(a, b)[1]
     assert Dice()(a.double(), b.double()).item() == pytest.approx(expected)
 
 
-def test_gradient_of_dice_through_a_warp():
-    moving, fixed = (picture(seed, (6, 7)) for seed in (0, 1))
-    displacement = (0.3 * uniform((2, 2, 6, 7), torch.float64, 5) + 0.1).requires_grad_()
+@both_small
+def test_gradient_of_dice_through_a_warp(size):
+    moving, fixed = (picture(seed, size) for seed in (0, 1))
+    displacement = (0.3 * uniform((2, len(size), *size), torch.float64, 5) + 0.1).requires_grad_()
 
     def loss(u):
         return Dice()(warp(moving, u), fixed)
 
     assert torch.autograd.gradcheck(loss, (displacement,))
+    assert torch.autograd.gradgradcheck(loss, (displacement,), fast_mode=True)
 
 
 def test_keypoint_by_hand():
@@ -148,6 +161,15 @@ def test_keypoint_by_hand():
     fixed, moving = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[4.0, 1.0]]])
     assert Keypoint()(displacement, fixed, moving).item() == 5
     assert Keypoint(spacing=(3.0, 2.0))(displacement, fixed, moving).item() == 25
+
+
+def test_keypoint_in_a_volume_by_hand():
+    """u = (2, -1, 3): (3, 4, 1) goes to (5, 3, 4), which is (1, 2, 2) from (4, 1, 2)."""
+    displacement = torch.tensor([2.0, -1.0, 3.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 8, 9, 6)
+    fixed, moving = torch.tensor([[[3.0, 4.0, 1.0]]]), torch.tensor([[[4.0, 1.0, 2.0]]])
+    assert Keypoint()(displacement, fixed, moving).item() == pytest.approx(9)
+    found = Keypoint(spacing=(3.0, 1.0, 0.5))(displacement, fixed, moving).item()
+    assert found == pytest.approx(9 + 4 + 1)
 
 
 def test_keypoint_between_voxels_and_without_some_points():
@@ -161,12 +183,30 @@ def test_keypoint_between_voxels_and_without_some_points():
     assert torch.isfinite(fixed.grad).all()
 
 
-def test_gradient_of_keypoint():
-    displacement = uniform((2, 2, 6, 5), torch.float64, 0).requires_grad_()
-    points = 1.1 + picture(1, (3, 2))[:, 0]
-    assert torch.autograd.gradcheck(
-        lambda u: Keypoint(reduction="none")(u, points, points + 0.3), (displacement,)
-    )
+@both_small
+def test_gradient_of_keypoint(size):
+    displacement = uniform((2, len(size), *size), torch.float64, 0).requires_grad_()
+    points = 1.1 + picture(1, (3, len(size)))[:, 0] / 2
+    there = points + 0.3
+    points.requires_grad_()
+
+    def loss(u, points):
+        return Keypoint(reduction="none")(u, points, there)
+
+    assert torch.autograd.gradcheck(loss, (displacement, points))
+    assert torch.autograd.gradgradcheck(loss, (displacement, points), fast_mode=True)
+
+
+@both_small
+def test_vmap_is_a_loop_over_the_samples(size):
+    a, b = (picture(seed, size).unsqueeze(1) for seed in (0, 1))
+    for loss in (MI, Dice):
+        looped = loss(reduction="none")(a.squeeze(1), b.squeeze(1))
+        torch.testing.assert_close(torch.func.vmap(loss())(a, b), looped)
+    u = uniform((2, 1, len(size), *size), torch.float64)
+    points = 1 + picture(1, (3, len(size)))
+    looped = Keypoint(reduction="none")(u.squeeze(1), points.squeeze(1), points.squeeze(1) + 0.3)
+    torch.testing.assert_close(torch.func.vmap(Keypoint())(u, points, points + 0.3), looped)
 
 
 def test_keypoint_on_a_grid_of_one_voxel_across():
@@ -183,3 +223,5 @@ def test_keypoint_on_a_grid_of_one_voxel_across():
 def test_points_that_do_not_fit(fixed, moving, message):
     with pytest.raises(ValueError, match=message):
         Keypoint()(torch.zeros(1, 2, 4, 4), torch.zeros(fixed), torch.zeros(moving))
+    with pytest.raises(ValueError, match=r"fixed_points must be \(1, K, 3\), got \[1, 3, 2\]"):
+        Keypoint()(torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
