@@ -1,5 +1,6 @@
 import math
 
+import golden
 import numpy as np
 import pytest
 import torch
@@ -9,14 +10,18 @@ from diffreg import metrics
 TWO = np.array([[0.0, 1.0], [0.0, 1.0]])
 
 
-@pytest.fixture
-def images():
-    i, j = np.meshgrid(np.arange(30.0), np.arange(41.0), indexing="ij")
-    fixed = 0.5 + 0.3 * np.cos(0.5 * i - 0.4 * j)
-    warped = 0.5 + 0.4 * np.sin(0.3 * i + 0.1 * j) + 0.1 * np.cos(0.9 * j)
-    moving = 0.5 + 0.5 * np.sin(0.3 * i + 0.2 * j)
-    mask = ((i - 15) ** 2 + (j - 20) ** 2 < 120).astype(float)
-    return warped, fixed, moving, mask
+@pytest.fixture(params=[(30, 41), (15, 21, 16)], ids=str)
+def images(request):
+    """Warped, fixed, moving and a ball as mask, of an image and of a volume."""
+    i, j, *k = np.indices(request.param).astype(float)
+    k = k[0] if k else 0
+    fixed = 0.5 + 0.3 * np.cos(0.5 * i - 0.4 * j + 0.3 * k)
+    warped = 0.5 + 0.4 * np.sin(0.3 * i + 0.1 * j - 0.2 * k) + 0.1 * np.cos(0.9 * j)
+    moving = 0.5 + 0.5 * np.sin(0.3 * i + 0.2 * j + 0.1 * k)
+    centre = [n // 2 for n in request.param]
+    square = sum((x - c) ** 2 for x, c in zip((i, j, k), centre, strict=False))
+    # No window around a voxel of the mask reads the first voxel of the image.
+    return warped, fixed, moving, (square < (120 if len(centre) == 2 else 30)).astype(float)
 
 
 def oracle_mi(joint):
@@ -70,6 +75,14 @@ def test_relative_ssd_by_hand():
     moving, fixed, warped = np.array([4.0, 0.0]), np.array([0.0, 0.0]), np.array([1.0, 1.0])
     assert metrics.relative_ssd(warped, fixed, moving) == 2 / 16
     assert metrics.relative_ssd(warped, fixed, moving, np.array([1, 0])) == 1 / 16
+
+
+def test_relative_ssd_is_its_definition(images):
+    warped, fixed, moving, mask = images
+    inside = mask > 0
+    after, before = ((image - fixed)[inside] for image in (warped, moving))
+    expected = np.dot(after, after) / np.dot(before, before)
+    assert metrics.relative_ssd(warped, fixed, moving, mask) == pytest.approx(expected)
 
 
 def test_relative_ssd_where_there_is_nothing_to_reduce():
@@ -137,26 +150,27 @@ def test_mutual_information_of_a_constant_image(images):
 def test_a_nan_counts_inside_the_mask_only(images, measure, bad):
     warped, fixed, _, mask = images
     expected = measure(warped, fixed, mask=mask)
-    warped[0, 0] = bad
+    warped.flat[0] = bad
     assert measure(warped, fixed, mask=mask) == expected
-    warped[0, 0] = math.nan
+    warped.flat[0] = math.nan
     assert math.isnan(measure(warped, fixed))
 
 
 def test_a_window_reads_0_for_a_nan_of_weight_0(images):
     warped, fixed, _, mask = images
-    row, column = 15, 20
-    mask[row, column] = warped[row, column] = 0
+    centre = tuple(n // 2 for n in warped.shape)
+    mask[centre] = warped[centre] = 0
     expected = metrics.structural_similarity(warped, fixed, mask)
-    warped[row, column] = math.nan
+    warped[centre] = math.nan
     assert metrics.structural_similarity(warped, fixed, mask) == expected
 
 
 @pytest.mark.parametrize("measure", [metrics.end_point_error, metrics.inverse_consistency])
-def test_a_displacement_that_is_nan_outside_the_mask_does_not_count(measure):
-    u = 0.3 * np.random.default_rng(0).standard_normal((2, 9, 8))
+@pytest.mark.parametrize("size", [(9, 8), (9, 8, 7)], ids=str)
+def test_a_displacement_that_is_nan_outside_the_mask_does_not_count(measure, size):
+    u = 0.3 * np.random.default_rng(0).standard_normal((len(size), *size))
     u[:, :3] = 0
-    mask = np.zeros((9, 8))
+    mask = np.zeros(size)
     mask[4:] = 0.5
     expected = measure(u, -u, mask=mask)
     broken = u.copy()
@@ -176,6 +190,16 @@ def test_dice_by_hand():
     assert metrics.dice(a > 0, b > 0) == {1: 6 / 8}
 
 
+def test_dice_of_volumes_is_simpleitk_s():
+    sitk = pytest.importorskip("SimpleITK", reason="the peer: pip install SimpleITK")
+    a, b = np.random.default_rng(0).integers(0, 4, (2, 5, 6, 7))
+    overlap = sitk.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*(sitk.GetImageFromArray(labels.astype(np.uint8)) for labels in (a, b)))
+    expected = {label: overlap.GetDiceCoefficient(label) for label in (1, 2, 3)}
+    assert metrics.dice(a, b) == pytest.approx(expected)
+    assert metrics.dice(a[None, None], torch.from_numpy(b)) == metrics.dice(a, b)
+
+
 def test_dice_of_a_label_nobody_has_is_nan():
     assert math.isnan(metrics.dice(TWO, TWO, [4])[4])
     assert metrics.dice(0 * TWO, 0 * TWO) == {}
@@ -193,6 +217,7 @@ def test_nothing_folds_in_the_identity():
     expected = {"min_determinant": 1, "max_determinant": 1, "folded_percent": 0}
     assert metrics.folding(torch.zeros(1, 2, 5, 6)) == expected
     assert metrics.folding(np.zeros((2, 5, 6), dtype=np.float32)) == expected
+    assert metrics.folding(torch.zeros(1, 3, 4, 5, 6)) == expected
 
 
 def test_folding_of_a_scaling_is_the_scaling():
@@ -216,6 +241,21 @@ def test_one_vertex_pushed_past_its_neighbour_folds_two_cells():
     }
 
 
+def test_one_vertex_of_a_volume_pushed_past_its_neighbour():
+    """Vertex (1, 1, 1) of 3 x 3 x 3 goes to (1, 1, 2.5), past (1, 1, 2): folded are the four cells
+    above it; those below are as high as 2.5 at that vertex."""
+    u = np.zeros((3, 3, 3, 3))
+    u[2, 1, 1, 1] = 1.5
+    smallest = metrics.smallest_determinant(u)
+    np.testing.assert_array_equal(smallest[..., 0], np.ones((2, 2)))
+    np.testing.assert_array_equal(smallest[..., 1], np.full((2, 2), -0.5))
+    assert metrics.folding(u) == {
+        "min_determinant": -0.5,
+        "max_determinant": 2.5,
+        "folded_percent": 50,
+    }
+
+
 def test_a_cell_without_area_is_folded():
     u = np.zeros((2, 2, 2))
     u[1, :, 1] = -1
@@ -226,9 +266,15 @@ def test_a_cell_without_area_is_folded():
     }
 
 
+def test_the_golden_volume():
+    found = metrics.folding(golden.volume_displacement())
+    assert found["min_determinant"] == pytest.approx(0.346728873401)
+    assert found["max_determinant"] == pytest.approx(1.84302010411)
+    assert found["folded_percent"] == 0
+
+
 def test_the_golden_field():
-    i, j = np.meshgrid(np.arange(8.0), np.arange(10.0), indexing="ij")
-    u = np.stack([0.9 * np.sin(0.7 * i + 0.4 * j), 0.8 * np.cos(0.5 * i - 0.9 * j)])
+    u = golden.displacement()[0].numpy()
     found = metrics.folding(u)
     assert found["min_determinant"] == pytest.approx(0.209934140324)
     assert found["max_determinant"] == pytest.approx(2.86140745067)
@@ -246,9 +292,26 @@ def test_a_cell_with_nan_is_folded():
     assert found["folded_percent"] == pytest.approx(100 / 6)
 
 
-def test_a_grid_without_cells_folds_nowhere():
-    found = metrics.folding(np.zeros((2, 1, 1)))
+@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 1, 1, 1)])
+def test_a_grid_without_cells_folds_nowhere(shape):
+    found = metrics.folding(np.zeros(shape))
     assert math.isnan(found["min_determinant"]) and found["folded_percent"] == 0
+    assert math.isnan(metrics.sd_log_jacobian(np.zeros(shape)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_of_one_plane_is_an_image(axis):
+    flat = golden.displacement()[0].numpy()
+    across = np.random.default_rng(0).standard_normal((1, 8, 10))  # does not matter
+    u = np.expand_dims(np.insert(flat, axis, across, axis=0), 1 + axis)
+    for measure in (
+        metrics.folding,
+        metrics.sd_log_jacobian,
+        metrics.sd_log_jacobian_learn2reg,
+    ):
+        assert measure(u) == measure(flat)
+    smallest = metrics.smallest_determinant(u)
+    np.testing.assert_array_equal(smallest.squeeze(axis), metrics.smallest_determinant(flat))
 
 
 # what is refused

@@ -6,24 +6,29 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from scipy import ndimage
 from skimage.metrics import structural_similarity as skimage_ssim
 
 from diffreg import metrics
 from diffreg.fields import integrate, invert
 
-SPACING = (1.5, 0.75)
+SPACING = (1.5, 0.75, 2.0)
+both_shapes = pytest.mark.parametrize("shape", [(40, 36), (17, 21, 16)], ids=str)
 
 
 def disc(centre, radius, shape=(40, 36)):
-    i, j = np.indices(shape)
-    return ((i - centre[0]) ** 2 + (j - centre[1]) ** 2 <= radius**2).astype(np.int64)
+    """A disc, or a ball."""
+    away = np.indices(shape) - np.reshape(centre, (-1, *[1] * len(shape)))
+    return ((away**2).sum(0) <= radius**2).astype(np.int64)
 
 
 def smooth(seed=0, size=0.6, shape=(24, 20)):
     """A smooth unfolded displacement."""
-    i, j = np.indices(shape) / 5
+    i, j, *k = np.indices(shape) / 5
     phase = np.random.default_rng(seed).random(4) * 6
     u = [np.sin(i + phase[0]) * np.cos(j + phase[1]), np.cos(i + phase[2]) * np.sin(j + phase[3])]
+    if k:
+        u = [u[0] * np.cos(k[0]), u[1], np.sin(k[0] + phase[1]) * np.cos(i + phase[3])]
     return size * np.stack(u)
 
 
@@ -42,30 +47,39 @@ def test_surface_distances_by_hand():
 
 
 @pytest.mark.filterwarnings("ignore:monai:FutureWarning")  # one part of it about another
-def test_surface_distances_are_those_of_monai():
-    rng = np.random.default_rng(0)
+@both_shapes
+def test_surface_distances_are_those_of_monai(shape):
+    rng, spacing = np.random.default_rng(0), SPACING[: len(shape)]
+    middle, reach = np.array(shape) / 2, min(shape) / 3
     for _ in range(6):
-        a, b = (disc(18 + 4 * rng.standard_normal(2), rng.uniform(4, 12)) for _ in range(2))
-        found = metrics.surface_distances(a, b, SPACING)[1]
+        a, b = (
+            disc(middle + reach / 3 * rng.standard_normal(len(shape)), rng.uniform(4, reach), shape)
+            for _ in range(2)
+        )
+        found = metrics.surface_distances(a, b, spacing)[1]
         one_hot = [torch.from_numpy(np.stack([1 - m, m]))[None] for m in (a, b)]
-        theirs = compute_hausdorff_distance(*one_hot, percentile=95, spacing=SPACING)
+        theirs = compute_hausdorff_distance(*one_hot, percentile=95, spacing=spacing)
         assert found["hd95"] == pytest.approx(theirs.item(), rel=1e-5)
-        theirs = compute_average_surface_distance(*one_hot, symmetric=True, spacing=SPACING)
+        theirs = compute_average_surface_distance(*one_hot, symmetric=True, spacing=spacing)
         assert found["assd"] == pytest.approx(theirs.item(), rel=1e-5)
 
 
-def test_surface_distances_are_found_one_by_one():
-    """By all distances between all surface voxels."""
+@both_shapes
+def test_surface_distances_are_found_one_by_one(shape):
+    """By all distances between all surface voxels; the second region is cut by the border."""
+    spacing = SPACING[: len(shape)]
 
     def surface(m):
         padded = np.pad(m, 1)
-        inner = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
-        return np.argwhere(m & ~inner) * SPACING
+        shifted = [np.roll(padded, step, axis) for axis in range(m.ndim) for step in (-1, 1)]
+        inner = np.all(shifted, axis=0)[(slice(1, -1),) * m.ndim]
+        return np.argwhere(m & ~inner) * spacing
 
-    a, b = disc((10, 12), 7) > 0, disc((13, 15), 5) > 0
+    a = disc((8, 11, 7)[: len(shape)], 6, shape) > 0
+    b = disc((11, 14, 13)[: len(shape)], 5, shape) > 0
     apart = np.linalg.norm(surface(a)[:, None] - surface(b)[None], axis=2)
     there, back = apart.min(1), apart.min(0)
-    found = metrics.surface_distances(a, b, SPACING)[1]
+    found = metrics.surface_distances(a, b, spacing)[1]
     assert found["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
     assert found["assd"] == pytest.approx(np.concatenate([there, back]).mean())
 
@@ -81,10 +95,10 @@ def test_a_label_that_only_one_map_has():
 # structure
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_ssim_is_that_of_scikit_image(seed):
-    rng = np.random.default_rng(seed)
-    a = rng.random((30 + seed, 27))
+@pytest.mark.parametrize("shape", [(30, 27), (31, 27), (11, 40), (15, 13, 17)], ids=str)
+def test_ssim_is_that_of_scikit_image(shape):
+    rng = np.random.default_rng(len(shape))
+    a = rng.random(shape)
     b = np.clip(a + 0.2 * rng.standard_normal(a.shape), 0, 1)
     expected = skimage_ssim(
         a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1
@@ -92,9 +106,10 @@ def test_ssim_is_that_of_scikit_image(seed):
     assert metrics.structural_similarity(a, b) == pytest.approx(expected, abs=1e-12)
 
 
-def test_ssim_inside_a_mask_and_of_a_small_image():
+@pytest.mark.parametrize("shape", [(32, 30), (32, 13, 14)], ids=str)
+def test_ssim_inside_a_mask_and_of_a_small_image(shape):
     rng = np.random.default_rng(0)
-    a, mask = rng.random((32, 30)), np.zeros((32, 30))
+    a, mask = rng.random(shape), np.zeros(shape)
     b, mask[:12] = a.copy(), 1
     b[20:] = 0
     assert metrics.structural_similarity(a, b, mask) == pytest.approx(1)
@@ -110,15 +125,25 @@ def test_sd_log_jacobian_by_hand():
     u = np.zeros((2, 5, 4))
     u[0] = np.array([0, 1, 2, 2, 2])[:, None]
     assert metrics.sd_log_jacobian(u) == pytest.approx(math.log(2) / 2)
+    volume = np.concatenate([u, 0 * u[:1]])[..., None] * np.ones(3)  # the same planes, stacked
+    assert metrics.sd_log_jacobian(volume) == pytest.approx(math.log(2) / 2)
     assert math.isnan(metrics.sd_log_jacobian(-2 * u))  # J = -1 has no logarithm
     assert math.isnan(metrics.sd_log_jacobian(np.zeros((2, 1, 1))))
 
 
-def test_sd_log_jacobian_as_learn2reg():
-    """Theirs, written with numpy's gradient, which is central inside."""
-    u = smooth()
-    down, across = (np.gradient(u, axis=axis)[:, 2:-2, 2:-2] for axis in (1, 2))
-    determinant = (1 + down[0]) * (1 + across[1]) - down[1] * across[0]
+@pytest.mark.parametrize("shape", [(24, 20), (12, 11, 13)], ids=str)
+def test_sd_log_jacobian_as_learn2reg(shape):
+    """Theirs: correlations with (-1/2, 0, 1/2), the determinant written out."""
+    u = smooth(shape=shape)
+    slopes = [ndimage.correlate1d(u, [-0.5, 0, 0.5], axis=1 + k) for k in range(len(shape))]
+    rows = np.stack(slopes, 1) + np.eye(len(shape)).reshape(*[len(shape)] * 2, *[1] * len(shape))
+    rows = rows[(..., *[slice(2, -2)] * len(shape))]
+    if len(shape) == 2:
+        (a, b), (c, d) = rows
+        determinant = a * d - b * c
+    else:
+        (a, b, c), (d, e, f), (g, h, i) = rows
+        determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     found = metrics.sd_log_jacobian_learn2reg(u)
     assert found == pytest.approx(np.log(np.clip(determinant + 3, 1e-9, 1e9)).std(), abs=1e-12)
     assert found < metrics.sd_log_jacobian(u) / 2
@@ -136,14 +161,37 @@ def test_end_point_error_by_hand():
     assert metrics.end_point_error(u, true, mask=mask) == 0
     with pytest.raises(ValueError, match="true must be"):
         metrics.end_point_error(u, true[:, :2])
+    with pytest.raises(ValueError, match="spacing must have 2 lengths, one an axis, got"):
+        metrics.end_point_error(u, true, spacing=(1, 2, 3))
 
 
-def test_inverse_consistency():
-    velocity = torch.from_numpy(smooth(1))[None]
+def test_lengths_in_a_volume_by_hand():
+    """(2, 3, 6) voxels are 7; a voxel of (1, 2, 1/2) makes (2, 6, 3) mm of it, 7 again."""
+    u = np.ones((3, 4, 5, 6)) * np.reshape([2.0, 3.0, 6.0], (3, 1, 1, 1))
+    assert metrics.end_point_error(u, 0 * u) == 7
+    assert metrics.displacement_length(u, (1, 2, 0.5)) == {"mean": 7.0, "max": 7.0}
+    mask = np.zeros((4, 5, 6))
+    mask[1, 2, 3] = 1
+    u[:, 1, 2, 3] = 0
+    assert metrics.end_point_error(u, 0 * u, mask=mask) == 0
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (13, 12, 14)], ids=str)
+def test_inverse_consistency(shape):
+    velocity = torch.from_numpy(smooth(1, shape=shape))[None]
     there, back = integrate(velocity), integrate(-velocity)
     assert metrics.inverse_consistency(there, back) < 0.02
-    assert metrics.inverse_consistency(there, invert(there)) < 1e-2
+    assert metrics.inverse_consistency(there, invert(there)) < 0.02
     assert metrics.inverse_consistency(there, 0 * back) > 0.2
+    # By scipy, voxel by voxel: the mean over those that stay on the grid.
+    reached = np.indices(shape) + there[0].numpy()
+    last = np.reshape(shape, (-1, *[1] * len(shape))) - 1
+    stays = ((reached >= 0) & (reached <= last)).all(0)
+    home = there[0].numpy() + np.stack(
+        [ndimage.map_coordinates(v, reached, order=1, mode="nearest") for v in back[0].numpy()]
+    )
+    expected = np.linalg.norm(home, axis=0)[stays].mean()
+    assert metrics.inverse_consistency(there, back) == pytest.approx(expected)
     one = np.ones((2, 6, 6))
     assert metrics.inverse_consistency(one, 0 * one, spacing=(3, 4)) == 5
     assert math.isnan(metrics.inverse_consistency(9 * one, one))  # no voxel stays on the grid
@@ -163,6 +211,23 @@ def test_target_registration_error_by_hand():
         metrics.target_registration_error(u, [[0, 0], [9, 0]], [[0, 0], [9, 0]])
     with pytest.raises(ValueError, match=r"must be \(K, 2\) each"):
         metrics.target_registration_error(u, [[0, 0]], [[0, 0], [9, 0]])
+
+
+def test_target_registration_error_in_a_volume():
+    """u between voxels by scipy; a moving grid of its own, whose axes are turned in space."""
+    rng = np.random.default_rng(0)
+    u, points = rng.standard_normal((3, 4, 5, 6)), rng.random((7, 3)) * [3, 4, 5]
+    there = rng.random((7, 3))
+    matrix, axes = rng.standard_normal((3, 4)), rng.standard_normal((3, 3))
+    shift = [ndimage.map_coordinates(v, points.T, order=1) for v in u]
+    reached = np.concatenate([points + np.stack(shift, 1), np.ones((7, 1))], 1) @ matrix.T
+    expected = [np.linalg.norm(axes @ apart) for apart in reached - there]
+    found = metrics.target_registration_error(u, points, there, matrix, axes)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    with pytest.raises(ValueError, match=r"must be \(K, 3\) each"):
+        metrics.target_registration_error(u, points[:, :2], there[:, :2])
+    with pytest.raises(ValueError, match=r"\[0.0, 0.0, 5.5\], lies outside the grid \[4, 5, 6\]"):
+        metrics.target_registration_error(u, [[0, 0, 5.5]], [[0, 0, 0]])
 
 
 def test_points_on_the_last_voxel():
