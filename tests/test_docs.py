@@ -30,6 +30,25 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
         exec(compile("\n" * lines_before + block[1], str(page), "exec"), names)
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docs/operators.md"], ids=lambda page: page.name
+)
+def test_the_five_lines_take_volumes(page):
+    """The first lines that import operators, with images of 9 x 10 x 11 voxels."""
+    lines = next(block[1] for block in BLOCK.finditer(page.read_text()) if "_energy" in block[1])
+    for image, volume in (
+        ("torch.rand(2, 1, 1, 64, 64)", "torch.rand(2, 1, 1, 9, 10, 11)"),
+        ("torch.zeros(1, 2, 64, 64,", "torch.zeros(1, 3, 9, 10, 11,"),
+    ):
+        assert lines.count(image) == 1
+        lines = lines.replace(image, volume)
+    names = {}
+    exec(lines, names)
+    displacement = names.get("u", names.get("displacement"))
+    assert displacement.grad.shape == (1, 3, 9, 10, 11)
+    assert displacement.grad.isfinite().all() and displacement.grad.any()
+
+
 def test_links_inside_the_documentation_lead_somewhere():
     broken = []
     for page in [

@@ -181,7 +181,7 @@ def test_inverse_consistency(shape):
     velocity = torch.from_numpy(smooth(1, shape=shape))[None]
     there, back = integrate(velocity), integrate(-velocity)
     assert metrics.inverse_consistency(there, back) < 0.02
-    assert metrics.inverse_consistency(there, invert(there)) < 0.02
+    assert metrics.inverse_consistency(there, invert(there)) < 1e-2
     assert metrics.inverse_consistency(there, 0 * back) > 0.2
     # By scipy, voxel by voxel: the mean over those that stay on the grid.
     reached = np.indices(shape) + there[0].numpy()
