@@ -188,13 +188,14 @@ def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 def is_unfolded(displacement: torch.Tensor) -> bool:
     """Whether every determinant is positive, by a margin; not so where one is NaN.
 
-    Judged by the cells' lower bounds. In 2-D they are the smallest corners; in 3-D corners prove
-    nothing of a cell's inside, and the bounds, which are rounded, screen but do not certify.
+    In 2-D the corners tell all of a cell. In 3-D they prove nothing of its inside: what is asked
+    is the cells' lower bound, which is rounded, and so screens but does not certify.
     """
     if displacement.numel() == 0 or sum(size > 1 for size in displacement.shape[2:]) < 2:
         return True  # no cell
-    cells = jacobian_determinant(displacement.detach(), reduce="bound")
-    return cells.min().item() > SMALLEST_DETERMINANT
+    reduce = "bound" if displacement.ndim == 5 else None  # to reduce corners takes longer
+    values = jacobian_determinant(displacement.detach(), reduce)
+    return values.min().item() > SMALLEST_DETERMINANT
 
 
 def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
