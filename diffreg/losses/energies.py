@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from diffreg.ops._checks import arithmetic_dtype, check_displacement
+from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, without_axis
 from diffreg.ops.deformation_energy import _lengths
-from diffreg.ops.jacobian_determinant import flat_axis, without_axis
 
 
 def curvature_energy(
@@ -22,7 +22,8 @@ def curvature_energy(
 
     Args:
         displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of
-            one voxel is treated as an image, the displacement along that axis does not matter.
+            one voxel is treated as an image, such an image as a line, and the displacement along
+            that axis does not matter.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. Second
             derivatives become d_kk u_c h_c / h_k^2.
 
@@ -39,7 +40,7 @@ def curvature_energy(
         >>> import torch
         >>> from diffreg.losses import curvature_energy
         >>> u = torch.zeros(1, 2, 1, 3)
-        >>> u[0, 0, 0, 1] = 1.0  # 0 - 2 + 0 at the only voxel with two neighbours
+        >>> u[0, 1, 0, 1] = 1.0  # 0 - 2 + 0 at the only voxel with two neighbours
         >>> curvature_energy(u)
         tensor([4.])
     """
@@ -62,7 +63,8 @@ def total_variation(
 
     Args:
         displacement: (N, D, *S), voxels, any floating dtype. D = 2 or 3; a volume with an axis of
-            one voxel is treated as an image, the displacement along that axis does not matter.
+            one voxel is treated as an image, such an image as a line, and the displacement along
+            that axis does not matter.
         beta: positive; below it the energy is smooth, above it proportional to the gradient.
         spacing: physical length of a voxel along each axis, or one for all; None is 1. First
             derivatives become d_k u_c h_c / h_k.
@@ -80,7 +82,7 @@ def total_variation(
         >>> import torch
         >>> from diffreg.losses import total_variation
         >>> u = torch.zeros(1, 2, 1, 2)
-        >>> u[0, 0, 0, 1] = 2.4  # one difference of 2.4: sqrt(2.4^2 + 0.7^2) - 0.7 = 1.8
+        >>> u[0, 1, 0, 1] = 2.4  # one difference of 2.4: sqrt(2.4^2 + 0.7^2) - 0.7 = 1.8
         >>> total_variation(u, beta=0.7)
         tensor([0.9000])
     """
@@ -101,14 +103,13 @@ def total_variation(
 def _field_and_lengths(
     displacement: torch.Tensor, spacing: float | Sequence[float] | None
 ) -> tuple[torch.Tensor, list[float]]:
-    """What is measured, a volume without its axis of one voxel, and the lengths of its voxels."""
+    """What is measured, without an axis of one voxel, and the lengths of its voxels."""
     check_displacement(displacement)
     lengths = _lengths(spacing, displacement.ndim - 2)
     u = displacement.to(arithmetic_dtype(displacement))
     axis = flat_axis(u)
     if axis is not None:
-        del lengths[axis]
-        u = without_axis(u, axis)
+        u, lengths = without_axis(u, axis), lengths_without_axis(lengths, axis)
     return u, lengths
 
 

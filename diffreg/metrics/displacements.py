@@ -10,8 +10,8 @@ import torch
 from diffreg.fields import compose, warp_points
 from diffreg.metrics._arrays import Array, check_weights, one_displacement, single
 from diffreg.ops import jacobian_determinant
+from diffreg.ops._flat_axis import flat_axis, without_axis
 from diffreg.ops.deformation_energy import _lengths as voxel_lengths
-from diffreg.ops.jacobian_determinant import flat_axis, without_axis
 
 
 def smallest_determinant(displacement: Array) -> np.ndarray:

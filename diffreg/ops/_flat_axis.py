@@ -31,6 +31,11 @@ def without_axis(displacement: torch.Tensor, axis: int) -> torch.Tensor:
     return both.repeat_interleave(2, dim=2 + axis)
 
 
+def lengths_without_axis(lengths: list[float], axis: int) -> list[float]:
+    """The voxels' lengths along the axes of what `without_axis` gives."""
+    return lengths if len(lengths) == 2 else lengths[:axis] + lengths[axis + 1 :]
+
+
 def determinants_with_axis(
     determinants: torch.Tensor, axis: int, dimensions: int, reduced: bool
 ) -> torch.Tensor:

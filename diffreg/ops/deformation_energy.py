@@ -15,7 +15,7 @@ from diffreg.ops._checks import (
     refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
-from diffreg.ops._flat_axis import flat_axis, without_axis
+from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, without_axis
 from diffreg.ops.jacobian_determinant import jacobian_determinant_reference
 
 # Below its threshold a penalty goes on as its tangent ("hinge" is 0 above it, "relu" has none).
@@ -81,7 +81,7 @@ def deformation_energy(
     axis = flat_axis(displacement)
     if axis is not None:
         flat = without_axis(displacement, axis)
-        return deformation_energy(flat, _without(lengths, axis), penalty, threshold)
+        return deformation_energy(flat, lengths_without_axis(lengths, axis), penalty, threshold)
     (u,) = as_handed(displacement)
     energies = _operator(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
@@ -99,11 +99,6 @@ def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[f
     if not all(0 < length < math.inf for length in lengths):
         raise ValueError(f"spacing must be positive and finite, got {lengths}")
     return lengths
-
-
-def _without(lengths: list[float], axis: int) -> list[float]:
-    """Spacing of what `without_axis` gives."""
-    return lengths if len(lengths) == 2 else lengths[:axis] + lengths[axis + 1 :]
 
 
 def _threshold(penalty: str, threshold: float | None) -> float:
@@ -149,7 +144,9 @@ def deformation_energy_reference(
     axis = flat_axis(u)
     if axis is not None:
         flat = without_axis(u, axis)
-        return deformation_energy_reference(flat, _without(lengths, axis), penalty, threshold)
+        return deformation_energy_reference(
+            flat, lengths_without_axis(lengths, axis), penalty, threshold
+        )
     own = u.new_tensor(lengths).reshape(1, -1, *[1] * dimensions)
     zero = u.sum(dim=tuple(range(1, u.ndim))) * 0
     diffusion, bending = zero, zero
