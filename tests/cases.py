@@ -48,6 +48,17 @@ class Case:
     # Which inputs have a gradient.
     differentiable: tuple[bool, ...] = (True,)
 
+    @property
+    def saved(self) -> int:
+        """Outputs, from the last, that the backward operator gets and that have no gradient."""
+        return {"correlation": 1, "mutual_information": 2}.get(self.operator, 0)
+
+    @property
+    def needs(self) -> tuple[bool, ...]:
+        """What the backward operator takes behind: which of two gradients are wanted."""
+        choice = len(self.differentiable) == 2 and self.operator != "mutual_information"
+        return TWO if choice else ()
+
     def _options(self, inputs: Tensors) -> dict[str, Any]:
         if not self.masked:
             return self.options
@@ -79,6 +90,8 @@ class Case:
             return (*inputs, o.get("eta", 1.0), o.get("mask"))
         if self.operator == "correlation":
             return (*inputs, o.get("mask"))
+        if self.operator == "mutual_information":
+            return (*inputs, o.get("bins", 32), o.get("mask"), None)
         if self.operator == "local_correlation":
             return (*inputs, o["window"], o.get("mask"))
         if self.operator == "registration_objective":
@@ -176,6 +189,15 @@ CASES = [
         masked=True,
         differentiable=TWO,
     ),
+    Case("mi", "mutual_information", pair_inputs, differentiable=(True, False)),
+    Case(
+        "mi-mask",
+        "mutual_information",
+        pair_inputs,
+        {"bins": 9},
+        masked=True,
+        differentiable=(True, False),
+    ),
     Case("pls", "parallel_level_sets", pair_inputs, differentiable=TWO),
     Case("pls-mask", "parallel_level_sets", pair_inputs, masked=True, differentiable=TWO),
     Case("smooth", "parallel_level_sets", pair_inputs, {"variant": "smooth"}, differentiable=TWO),
@@ -203,7 +225,7 @@ PLAIN = [
     for case in CASES
     if case.name
     in (
-        *("warp-border", "energy", "determinant", "correlation", "lncc", "pls", "scale"),
+        *("warp-border", "energy", "determinant", "correlation", "lncc", "mi", "pls", "scale"),
         "objective-ncc",
     )
 ]

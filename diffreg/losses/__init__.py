@@ -6,7 +6,6 @@ regions cost 1; MI is minus an information and falls below 0.
 
 from diffreg.losses.alignment import Dice, Keypoint
 from diffreg.losses.energies import curvature_energy, total_variation
-from diffreg.losses.mutual_information import mutual_information
 from diffreg.losses.objective import (
     SIMILARITIES,
     WEIGHTS,
@@ -44,7 +43,6 @@ __all__ = [
     "ObjectiveTerms",
     "Weights",
     "curvature_energy",
-    "mutual_information",
     "sum_of_squares",
     "total_variation",
     "usual_objective",

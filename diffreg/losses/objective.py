@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from diffreg.losses.mutual_information import mutual_information
 from diffreg.losses.presets import PRESETS
 from diffreg.losses.similarities import REDUCTIONS, reduced
 from diffreg.ops import (
     Weights,
     deformation_energy,
     gradient_scale,
+    mutual_information,
     registration_objective,
     registration_objective_value_and_gradient,
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from diffreg.losses.mutual_information import mutual_information
-from diffreg.ops import correlation, local_correlation, parallel_level_sets
+from diffreg.ops import correlation, local_correlation, mutual_information, parallel_level_sets
 from diffreg.ops._checks import check_choice
 from diffreg.ops._objective import sum_of_squares
 from diffreg.ops.local_correlation import check_window
@@ -155,7 +154,7 @@ class LNCC(Similarity):
 
 
 class MI(Similarity):
-    """Minus the mutual information in nats (`mutual_information`), for images of any contrast.
+    """Minus the mutual information in nats (`diffreg.ops.mutual_information`), for any contrast.
 
     Args:
         bins: along each axis of the joint histogram.

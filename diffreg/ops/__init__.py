@@ -18,6 +18,7 @@ from diffreg.ops.jacobian_determinant import (
     jacobian_determinant_reference,
 )
 from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
+from diffreg.ops.mutual_information import mutual_information, mutual_information_reference
 from diffreg.ops.parallel_level_sets import parallel_level_sets, parallel_level_sets_reference
 from diffreg.ops.registration_objective import (
     registration_objective,
@@ -40,6 +41,8 @@ __all__ = [
     "jacobian_determinant_reference",
     "local_correlation",
     "local_correlation_reference",
+    "mutual_information",
+    "mutual_information_reference",
     "parallel_level_sets",
     "parallel_level_sets_reference",
     "registration_objective",

@@ -23,6 +23,12 @@ def leaves(case: Case, inputs):
     return [tensor.detach().clone().requires_grad_(needs) for tensor, needs in pairs]
 
 
+def of_last(case: Case, function, inputs):
+    """The function of the last input that has a gradient, and that input."""
+    k = max(k for k, has_gradient in enumerate(case.differentiable) if has_gradient)
+    return lambda x: function(*inputs[:k], x, *inputs[k + 1 :]), inputs[k]
+
+
 def upstream(outputs):
     return [uniform(tuple(out.shape), out.dtype, 50 + k) for k, out in enumerate(outputs)]
 
@@ -285,10 +291,9 @@ def test_hessian_is_the_reference_s(case):
     inputs = case.inputs(1, 1, (3, 3), torch.float64)
 
     def hessian(function):
-        def loss(last):
-            return sum((out**2).sum() for out in function(*inputs[:-1], last))
-
-        return torch.autograd.functional.hessian(loss, inputs[-1])
+        of_one, one = of_last(case, function, inputs)
+        loss = lambda x: sum((out**2).sum() for out in of_one(x))  # noqa: E731
+        return torch.autograd.functional.hessian(loss, one)
 
     check_close([hessian(case)], [hessian(case.reference)], 1e-10)
 
@@ -400,12 +405,11 @@ def test_vmap_over_nothing_is_empty():
 
 @every_operator
 def test_vectorized_jacobian_is_the_reference_s(case):
-    *constant, last = case.inputs(1, 1, (3, 3), torch.float64)
+    inputs = case.inputs(1, 1, (3, 3), torch.float64)
 
     def jacobian(function):
-        return torch.autograd.functional.jacobian(
-            lambda x: function(*constant, x)[0], last, vectorize=True
-        )
+        of_one, one = of_last(case, function, inputs)
+        return torch.autograd.functional.jacobian(lambda x: of_one(x)[0], one, vectorize=True)
 
     check_close([jacobian(case)], [jacobian(case.reference)], 1e-12)
 
@@ -429,18 +433,15 @@ def test_opcheck_backward(case):
     with torch.no_grad():
         outputs = getattr(torch.ops.diffreg, case.operator)(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    saved = ()
-    if case.operator == "correlation":
-        outputs, saved = outputs[:1], outputs[1:]
+    outputs, saved = outputs[: len(outputs) - case.saved], outputs[len(outputs) - case.saved :]
     if case.operator == "registration_objective":  # the terms; without what is to be returned
         outputs, arguments = outputs[:5], arguments[:-2]
     weights = [w.requires_grad_() for w in upstream(outputs)]
-    needs = (True, True) if len(case.differentiable) == 2 else ()
     operator = getattr(torch.ops.diffreg, case.operator + "_backward").default
     # Compiling the double backward takes seconds: once an operator.
     checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
     checks += ["test_aot_dispatch_dynamic"] if case in PLAIN else []
-    torch.library.opcheck(operator, (*weights, *saved, *arguments, *needs), test_utils=checks)
+    torch.library.opcheck(operator, (*weights, *saved, *arguments, *case.needs), test_utils=checks)
 
 
 @every_case
@@ -512,10 +513,9 @@ def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case):
     forward = getattr(torch.ops.diffreg, case.operator)
     outputs = forward(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    needs = (True, True) if len(case.differentiable) == 2 else ()
     backward = getattr(torch.ops.diffreg, case.operator + "_backward")
     refused = 0
-    inner = [*outputs, *arguments, *needs]
+    inner = [*outputs, *arguments, *case.needs]
     if case.operator == "registration_objective":
         inner = [*outputs[:5], *arguments[:-2]]
     for operator, good in ((forward, list(arguments)), (backward, inner)):
