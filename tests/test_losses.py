@@ -21,7 +21,6 @@ from diffreg.losses import (
     DeformationEnergy,
     Objective,
     Weights,
-    mutual_information,
     sum_of_squares,
     usual_objective,
 )
@@ -40,7 +39,7 @@ def measured(name, moving, warped, fixed):
     if name == "lncc":
         return ops.local_correlation(warped, fixed)
     if name == "mi":
-        return mutual_information(warped, fixed, moving=moving)
+        return ops.mutual_information(warped, fixed, moving=moving)
     variant = {"pls": "pls", "smooth_pls": "smooth", "ngf": "ngf"}[name]
     scales = ops.gradient_scale(moving), ops.gradient_scale(fixed)
     return ops.parallel_level_sets(warped, fixed, *scales, variant)

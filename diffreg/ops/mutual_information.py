@@ -118,12 +118,13 @@ def mutual_information_reference(
     w = _positions(warped, limits, bins)
     r = _positions(fixed, _range(fixed, weight > 0), bins)
     centres = torch.arange(bins, dtype=dtype, device=warped.device).reshape(1, -1, 1)
-    windows = _cubic(centres - w[:, None])  # (N, bins, voxels)
-    boxes = (r.floor().clamp(_PADDING, bins - _PADDING - 1)[:, None] == centres).to(dtype)
-    counts = (windows * weight.flatten(1)[:, None]) @ boxes.mT  # (N, bins, bins)
+    windows = _cubic(centres - w.unsqueeze(1))  # (N, bins, voxels)
+    box = r.floor().clamp(_PADDING, bins - _PADDING - 1)
+    boxes = (box.unsqueeze(1) == centres).to(dtype)
+    counts = (windows * weight.flatten(1).unsqueeze(1)) @ boxes.mT  # (N, bins, bins)
     # A box of NaN is empty, and the bins hold what is infinite: neither would show.
     unknown = (0 * warped.detach() + 0 * fixed).flatten(1).sum(1)
-    total = counts.sum((1, 2), keepdim=True) + unknown[:, None, None]
+    total = counts.sum((1, 2), keepdim=True) + unknown.reshape(-1, 1, 1)
     joint = counts / torch.where(total == 0, torch.ones_like(total), total)
     return _entropy(joint) - _entropy(joint.sum(2)) - _entropy(joint.sum(1))
 

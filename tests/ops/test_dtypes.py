@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import CASES, Calls
+from cases import CASES, WITHOUT_CUDA, Calls
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffreg import ops
@@ -10,9 +10,9 @@ from diffreg.ops import _checks
 
 HALVES = [torch.float16, torch.bfloat16]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-unmasked = pytest.mark.parametrize(
+with_cuda = pytest.mark.parametrize(
     "case",
-    [c for c in CASES if not c.masked],
+    [c for c in CASES if not c.masked and c.operator not in WITHOUT_CUDA],
     ids=lambda case: case.name,
 )
 
@@ -78,7 +78,7 @@ def on_gpu(case, gpu, *dtypes):
     return [torch.empty(s, dtype=d, device=gpu) for s, d in zip(shapes, dtypes, strict=False)]
 
 
-@unmasked
+@with_cuda
 @pytest.mark.parametrize("half", HALVES, ids=str)
 def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
     with Calls() as record:
@@ -89,7 +89,7 @@ def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
     assert {out.dtype for out in value} == {kept}
 
 
-@unmasked
+@with_cuda
 def test_on_a_gpu_other_dtypes_go_to_the_arithmetic_s(gpu, case):
     mixed = (torch.bfloat16, torch.float16), (torch.float32, torch.float16)
     single = 3 * (torch.float32,)

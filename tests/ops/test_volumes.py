@@ -133,6 +133,12 @@ class TestAgainstTheReferences:
                 lambda w, r: ops.correlation_reference(w, r, mask),
                 *pair,
             )
+        for bins in (5, 32):
+            assert_as_reference(
+                lambda w, r, b=bins: ops.mutual_information(w, r, b, mask),
+                lambda w, r, b=bins: ops.mutual_information_reference(w, r, b, mask),
+                *pair,
+            )
         for window in (3, 5, 9):
             assert_as_reference(
                 lambda w, r, n=window: ops.local_correlation(w, r, n, mask),
@@ -405,6 +411,7 @@ def test_threads_give_the_same_bits():
             *ops.deformation_energy(leaves[2]),
             ops.correlation(warped, leaves[1]),
             ops.local_correlation(warped, leaves[1]),
+            ops.mutual_information(warped, leaves[1], moving=leaves[0]),
             ops.parallel_level_sets(warped, leaves[1]),
             ops.jacobian_determinant(leaves[2]).square().mean()[None],
         ]
