@@ -29,9 +29,9 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 PARTS = {
     "marked": ("tests marked long", (*PYTEST, "-m", "long"), {}),
     "operators": (
-        "operators against references, 100,100 drawn cases",
+        "operators against references, 100,800 drawn cases",
         (*PYTEST, "tests/test_fuzz_operators.py"),
-        {"DIFFREG_FUZZ_CASES": "14300"},
+        {"DIFFREG_FUZZ_CASES": "12600"},
     ),
     "readers": (
         "readers on 100,000 damaged files",

@@ -19,7 +19,8 @@ from diffreg.cli import main as cli
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads(Path(run.__file__).with_name("schema.json").read_text())
 # Operators called, and bytes allocated a voxel, by the operator forward and backward: its outputs.
-# The level sets' two scalars become tensors; the objective's gradient is scaled by the upstream.
+# The level sets' two scalars become tensors; the objective's gradient is scaled by the upstream;
+# mutual information keeps a histogram of each sample.
 COUNTS = {
     "warp": (2, 12),
     "deformation_energy": (3, 8),
@@ -27,6 +28,7 @@ COUNTS = {
     "registration_objective": (3, 8),
     "correlation": (2, 4),
     "local_correlation": (2, 4),
+    "mutual_information": (2, 4.6),
     "gradient_scale": (2, 4),
     "jacobian_determinant": (2, 24),
 }

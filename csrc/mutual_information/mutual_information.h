@@ -19,8 +19,8 @@ struct Range {
 // Where an intensity lies among the bins' centres: `fraction` past that of bin kPadding + cell.
 template <typename T>
 struct Place {
-  int32_t cell;  // 0 <= cell < cells
-  T fraction;    // 0 <= fraction <= 1, which the upper end of the range alone has
+  int32_t cell;    // 0 <= cell < cells
+  T fraction;      // 0 <= fraction <= 1, which the upper end of the range alone has
   int32_t inside;  // 1 inside the range: beyond it a window does not move
 };
 
@@ -34,7 +34,7 @@ DIFFREG_HD Place<T> place_of(T value, const Range<T>& range, int32_t cells) {
   return {cell, position - static_cast<T>(kPadding + cell), (part >= 0) & (part <= 1)};
 }
 
-// The cubic B-spline at the bins kPadding + cell - 1, 0, + 1 and + 2, times the weight.
+// The cubic B-spline at the bins from kPadding + cell - 1 on, times the weight.
 template <typename T>
 DIFFREG_HD void cubic_window(T fraction, T weight, T (&taps)[kTaps]) {
   const T f = fraction, g = 1 - f, sixth = weight * (T(1) / 6);

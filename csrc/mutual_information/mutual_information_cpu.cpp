@@ -2,12 +2,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <tuple>
 
 #include "../common/mask.h"
-#include "mutual_information.h"
+#include "joint_histogram.h"
 
 namespace diffreg::mutual_information {
 namespace {
@@ -28,19 +27,13 @@ void check(const Tensor& warped, const Tensor& fixed, int64_t bins,
                   " samples, got ", shape_of(*moving));
 }
 
-// The joint histogram of a sample: a row for each box of the fixed image, which needs no bins at
-// the ends, a column for each bin of the warped image.
-struct Shape {
-  int64_t rows, columns;
+// A strip has a histogram of its own, which takes half a byte a voxel or less.
+int64_t strip_voxels(const Shape& shape) {
+  return std::max(kVoxelsPerThread, 16 * shape.columns * shape.columns);
+}
 
-  explicit Shape(int64_t bins) : rows(bins - 2 * kPadding), columns(bins) {}
-  int64_t size() const { return rows * columns; }
-  // A strip has a histogram of its own, of half a byte a voxel or less.
-  int64_t strip_voxels() const { return std::max(kVoxelsPerThread, 16 * columns * columns); }
-};
-
-// Calls run(n, strip, voxels, first voxel in the tensor, weights of these or null) for chunks of
-// the strips of every sample: strips are of voxels, in all channels.
+// Calls run(voxels, first in the tensor, weights of these or null) for chunks of the voxels
+// first <= x < end of a sample, in every channel.
 template <typename T, typename Run>
 void for_chunks(const Tensor& image, const Mask<T>& mask, int64_t n, int64_t first, int64_t end,
                 const Run& run) {
@@ -114,60 +107,22 @@ std::vector<Range<T>> ranges_of(const Tensor& image, const Mask<T>& mask) {
   return ranges;
 }
 
-// A histogram that is being counted: the four taps of each cell stand side by side, a copy of their
-// own for each, so that a voxel that meets the cell of the last one finds its sums where that has
-// left them, and none waits for a part of what another has written.
-class Cells {
- public:
-  explicit Cells(const Shape& shape)
-      : shape_(shape), cells_(shape.rows), sums_(shape.rows * shape.rows * kTaps) {}
-
-  template <typename T, typename Weight>
-  void add(const T* warped, const T* fixed, int64_t count, const Weight& weight,
-           Range<T> of_warped, Range<T> of_fixed) {
-    const int32_t cells = static_cast<int32_t>(cells_);
-    int32_t at[kChunk], unknown = 0;
-    T taps[kChunk][kTaps];
-    for (int64_t x = 0; x < count; ++x) {
-      const T m = weight(x), w = counted(warped[x], m), r = counted(fixed[x], m);
-      const Place<T> place = place_of(w, of_warped, cells);
-      at[x] = place_of(r, of_fixed, cells).cell * cells + place.cell;
-      cubic_window(place.fraction, m, taps[x]);
-      unknown |= (w - w != 0) | (r - r != 0);
-    }
-    for (int64_t x = 0; x < count; ++x) {
-      double* sums = &sums_[kTaps * at[x]];
-#pragma GCC unroll 1
-#pragma GCC ivdep
-      for (int32_t k = 0; k < kTaps; ++k) sums[k] += taps[x][k];
-    }
-    if (unknown) sums_[0] = std::numeric_limits<double>::quiet_NaN();
-  }
-
-  void add_to(double* histogram) const {
-    const double* sums = sums_.data();
-    for (int64_t row = 0; row < shape_.rows; ++row, histogram += shape_.columns) {
-      for (int64_t cell = 0; cell < cells_; ++cell, sums += kTaps) {
-        for (int32_t k = 0; k < kTaps; ++k) histogram[kPadding - 1 + cell + k] += sums[k];
-      }
-    }
-  }
-
- private:
-  Shape shape_;
-  int64_t cells_;
-  std::vector<double> sums_;
-};
-
 // Joint histograms (N, rows, columns); NaN where a value that counts is not finite.
 template <typename T>
 void count(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, const Shape& shape,
            const std::vector<Range<T>>& of_warped, const std::vector<Range<T>>& of_fixed,
            double* histograms) {
   const int64_t N = warped.size(0), voxels = rows_of(warped) * width_of(warped);
-  const int64_t strips = strip_count(voxels, shape.strip_voxels());
+  const int64_t strips = strip_count(voxels, strip_voxels(shape));
   const T *w = warped.const_data_ptr<T>(), *r = fixed.const_data_ptr<T>();
-  std::vector<double> parts(N * strips * shape.size());
+  // The first strip of a sample counts in place.
+  const int64_t more = std::max<int64_t>(strips - 1, 0);
+  std::vector<double> parts(N * more * shape.size());
+  std::fill_n(histograms, N * shape.size(), 0);
+  const auto part = [&](int64_t n, int64_t strip) {
+    if (strip == 0) return histograms + n * shape.size();
+    return parts.data() + (n * more + strip - 1) * shape.size();
+  };
   const auto run_strip = [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
     Cells cells(shape);
     for_chunks<T>(warped, mask, n, first, end, [&](int64_t count, int64_t at, const T* weights) {
@@ -175,78 +130,19 @@ void count(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, const
         cells.add(w + at, r + at, count, weight, of_warped[n], of_fixed[n]);
       });
     });
-    cells.add_to(&parts[(n * strips + strip) * shape.size()]);
+    cells.add_to(part(n, strip));
   };
-  for_each_strip(N, voxels, warped.size(1), run_strip, shape.strip_voxels());
-  std::fill_n(histograms, N * shape.size(), 0);
+  for_each_strip(N, voxels, warped.size(1), run_strip, strip_voxels(shape));
   for (int64_t n = 0; n < N; ++n) {
-    double* whole = histograms + n * shape.size();
-    for (int64_t strip = 0; strip < strips; ++strip) {
-      const double* part = &parts[(n * strips + strip) * shape.size()];
-      for (int64_t k = 0; k < shape.size(); ++k) whole[k] += part[k];
+    for (int64_t strip = 1; strip < strips; ++strip) {
+      for (int64_t k = 0; k < shape.size(); ++k) part(n, 0)[k] += part(n, strip)[k];
     }
   }
 }
 
-// A joint histogram and its sums.
-class Joint {
- public:
-  Joint(const Shape& shape, const double* counts)
-      : shape_(shape), counts_(counts), of_rows_(shape.rows), of_columns_(shape.columns) {
-    for (int64_t row = 0; row < shape_.rows; ++row) {
-      for (int64_t column = 0; column < shape_.columns; ++column) {
-        of_rows_[row] += at(row, column);
-        of_columns_[column] += at(row, column);
-      }
-      total_ += of_rows_[row];
-    }
-  }
-
-  // sum_ab p_ab ln(p_a p_b / p_ab); 0 ln 0 = 0.
-  double value() const {
-    double sum = 0;
-    for (int64_t row = 0; row < shape_.rows; ++row) {
-      const double share = of_rows_[row] / total_;
-      for (int64_t column = 0; column < shape_.columns; ++column) {
-        const double count = at(row, column);
-        if (count != 0) sum += count * std::log(of_columns_[column] / count * share);
-      }
-    }
-    return sum == 0 ? 0 : sum / total_;
-  }
-
-  // Steps along the columns of the derivative to a count, ln(p_a / p_ab) but for what a row has in
-  // common: (rows, columns), the last column unused.
-  template <typename T>
-  std::vector<T> steps() const {
-    std::vector<T> steps(shape_.size());
-    const auto slope = [&](int64_t row, int64_t column) {
-      const double count = at(row, column);
-      return count == 0 ? 0 : std::log(of_columns_[column] / count);
-    };
-    for (int64_t row = 0; row < shape_.rows; ++row) {
-      for (int64_t column = 0; column + 1 < shape_.columns; ++column) {
-        steps[row * shape_.columns + column] =
-            static_cast<T>(slope(row, column + 1) - slope(row, column));
-      }
-    }
-    return steps;
-  }
-
-  double per_weight() const { return total_ == 0 ? 0 : 1 / total_; }
-
- private:
-  double at(int64_t row, int64_t column) const { return counts_[row * shape_.columns + column]; }
-
-  Shape shape_;
-  const double* counts_;  // (rows, columns)
-  std::vector<double> of_rows_, of_columns_;
-  double total_ = 0;
-};
-
-// The gradient of a chunk: `factor` times the weight times the slope of the window through the steps
-// of a row. First the places, then what is read there: the choices of the one would make the reads of
-// the other conditional, and neither would be vectorised.
+// The gradient of a chunk: `factor` times the weight times the slope of the window through the
+// steps of a row. First the places, then what is read there: the choices of the one would make the
+// reads of the other conditional, and neither would be vectorised.
 template <typename T, typename Weight>
 void fill_chunk(const T* warped, const T* fixed, int64_t count, const Weight& weight,
                 Range<T> of_warped, Range<T> of_fixed, const Shape& shape, const T* steps, T factor,

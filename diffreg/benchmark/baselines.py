@@ -183,3 +183,40 @@ def local_correlation_separable(warped: torch.Tensor, fixed: torch.Tensor) -> to
 
 def local_correlation_square(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     return _local(warped, fixed, _square_window)
+
+
+def _among_bins(image: torch.Tensor) -> torch.Tensor:
+    """Positions among 32 bins, two at each end for the windows' tails, (N, V)."""
+    values = image.flatten(1)
+    values = values.float() if values.dtype.itemsize == 2 else values
+    low, high = values.detach().aminmax(dim=1, keepdim=True)
+    return 2 + (values - low) / (high - low) * 28
+
+
+def _information(joint: torch.Tensor) -> torch.Tensor:
+    """Of joint histograms (N, 32, 32), minus it."""
+    p = joint / joint.sum((1, 2), True)
+    parts = (p, 1.0), (p.sum(1), -1.0), (p.sum(2), -1.0)
+    return sum(-sign * (q * q.clamp(min=1e-30).log()).flatten(1).sum(1) for q, sign in parts)
+
+
+def information_by_windows(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    """Every window at every bin, and a product of matrices."""
+    w, box = _among_bins(warped), _among_bins(fixed.detach()).long().clamp(max=29)
+    t = (torch.arange(32, device=w.device).unsqueeze(1) - w.unsqueeze(1)).abs()
+    near, far = 4 - 6 * t * t + 3 * t**3, (2 - t).clamp(min=0) ** 3
+    return _information(torch.where(t < 1, near, far) @ F.one_hot(box, 32).to(w.dtype))
+
+
+def information_by_scatter(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    """The four bins under a window, scattered."""
+    w, box = _among_bins(warped), _among_bins(fixed.detach()).long().clamp(max=29)
+    cell = w.detach().long().clamp(max=29)
+    f = w - cell
+    g = 1 - f
+    taps = torch.stack([g**3, 4 - 3 * f * f * (2 - f), 4 - 3 * g * g * (2 - g), f**3])
+    rows = torch.stack([cell - 1, cell, cell + 1, cell + 2])
+    joint = w.new_zeros(len(w), 32 * 32)
+    for index, tap in zip(32 * rows + box, taps, strict=True):
+        joint = joint.scatter_add(1, index, tap)
+    return _information(joint.unflatten(1, (32, 32)))

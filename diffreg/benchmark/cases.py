@@ -189,6 +189,13 @@ CASES = {
             lambda channels: (8 * channels, 20 * channels),
         ),
         Case(
+            "mutual_information",
+            _pair,
+            ops.mutual_information,
+            lambda _: (baselines.information_by_windows, baselines.information_by_scatter),
+            lambda channels: (8 * channels, 20 * channels),
+        ),
+        Case(
             "gradient_scale",
             _image,
             ops.gradient_scale,

@@ -53,6 +53,11 @@ def call_overhead(seconds: float) -> list[Row]:
             lambda: bare.local_correlation(warped, fixed, 9, None),
             warped,
         ),
+        "mutual_information": (
+            lambda: ops.mutual_information(warped, fixed),
+            lambda: bare.mutual_information(warped, fixed, 32, None, None)[0],
+            warped,
+        ),
         "gradient_scale": (
             lambda: ops.gradient_scale(warped),
             lambda: bare.gradient_scale(warped, 1.0, None),
