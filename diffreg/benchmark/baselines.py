@@ -193,11 +193,14 @@ def _among_bins(image: torch.Tensor) -> torch.Tensor:
     return 2 + (values - low) / (high - low) * 28
 
 
+def _entropy(p: torch.Tensor) -> torch.Tensor:
+    return -(p * p.clamp(min=1e-30).log()).flatten(1).sum(1)
+
+
 def _information(joint: torch.Tensor) -> torch.Tensor:
     """Of joint histograms (N, 32, 32), minus it."""
     p = joint / joint.sum((1, 2), True)
-    parts = (p, 1.0), (p.sum(1), -1.0), (p.sum(2), -1.0)
-    return sum(-sign * (q * q.clamp(min=1e-30).log()).flatten(1).sum(1) for q, sign in parts)
+    return _entropy(p) - _entropy(p.sum(1)) - _entropy(p.sum(2))
 
 
 def information_by_windows(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
