@@ -25,6 +25,7 @@ from diffreg.losses.similarities import (
     SSD,
     sum_of_squares,
 )
+from diffreg.ops import mutual_information
 
 __all__ = [
     "LNCC",
@@ -43,6 +44,7 @@ __all__ = [
     "ObjectiveTerms",
     "Weights",
     "curvature_energy",
+    "mutual_information",
     "sum_of_squares",
     "total_variation",
     "usual_objective",
