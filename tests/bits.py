@@ -3,14 +3,16 @@
 import hashlib
 
 import torch
-from cases import CASES
+from cases import CASES, ON_CPU
 
 
 def main() -> None:
-    for case in CASES:
+    for case in (*CASES, *ON_CPU):
         digest = hashlib.sha256()
         for dtype in (torch.float32, torch.float64):
-            for size in ((2, 2), (19, 37), (40, 300)):
+            for size in ((1, 1), (19, 37), (40, 300), (1, 6, 5), (19, 6, 37)):
+                if not case.has_values(size):
+                    continue
                 inputs = case.inputs(2, 2, size, dtype)
                 for tensor, wanted in zip(inputs, case.differentiable, strict=True):
                     tensor.requires_grad_(wanted)

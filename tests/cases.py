@@ -1,4 +1,4 @@
-"""One table of the operators, for the tests that hold for all of them."""
+"""One table of the operators, for the tests that hold for all of them, on images and volumes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,14 +60,22 @@ class Case:
         return TWO if choice else ()
 
     def _options(self, inputs: Tensors) -> dict[str, Any]:
-        if not self.masked:
-            return self.options
+        options = dict(self.options)
         # Of the fixed grid: that of an objective is the second image's.
         image = inputs[self.operator == "registration_objective"].detach()
-        # 0, 0, 1/4, 1/2, 3/4, 1: exact in every dtype.
-        weights = (torch.arange(image.shape[2] * image.shape[3]) % 6 - 1).clamp(min=0) / 4
-        mask = weights.reshape(1, 1, *image.shape[2:]).to(image.dtype)
-        return {**self.options, "mask": mask.expand(len(image), -1, -1, -1)}
+        size = image.shape[2:]
+        if "spacing" in options:
+            options["spacing"] = options["spacing"][: len(size)]
+        if self.masked:
+            # 0, 0, 1/4, 1/2, 3/4, 1: exact in every dtype.
+            weights = (torch.arange(size.numel()) % 6 - 1).clamp(min=0) / 4
+            mask = weights.reshape(1, 1, *size).to(image.dtype)
+            options["mask"] = mask.expand(len(image), 1, *size)
+        return options
+
+    def has_values(self, size: tuple[int, ...]) -> bool:
+        """A reduction of determinants needs a cell."""
+        return "reduce" not in self.options or (0 not in size and max(size) > 1)
 
     def __call__(self, *inputs: torch.Tensor) -> Tensors:
         return as_tuple(getattr(ops, self.operator)(*inputs, **self._options(inputs)))
@@ -79,11 +87,12 @@ class Case:
     def arguments(self, inputs: Tensors) -> tuple[Any, ...]:
         """What the Python function hands to torch.ops.diffreg.<operator>."""
         o = self._options(inputs)
+        unit = [1.0] * (inputs[0].ndim - 2)
         if self.operator == "warp":
             return (*inputs, o.get("interpolation", "linear"), o.get("padding", "border"))
         if self.operator == "deformation_energy":
             penalty = o.get("penalty", "hyperelastic")
-            return (*inputs, o.get("spacing", [1.0, 1.0]), penalty, 0.2)
+            return (*inputs, o.get("spacing", unit), penalty, 0.2)
         if self.operator == "jacobian_determinant":
             return (*inputs, o.get("reduce") or "none")
         if self.operator == "gradient_scale":
@@ -96,7 +105,7 @@ class Case:
             return (*inputs, o["window"], o.get("mask"))
         if self.operator == "registration_objective":
             mixture = [float(name == o["similarity"]) for name in MEASURES]
-            energy = ([1.0, 1.0], "hyperelastic", 0.2)
+            energy = (unit, "hyperelastic", 0.2)
             scales = [ops.gradient_scale(image.detach()) for image in inputs[:2]]
             weights = [60.0, 1.0, 30.0, 3.0]
             return (*inputs, *scales, o.get("mask"), mixture, weights, "border", *energy, *TWO)
@@ -111,7 +120,7 @@ def as_tuple(value: Any) -> Tensors:
 
 def field_inputs(samples, channels, size, dtype, seed=0, amplitude=0.9) -> Tensors:
     del channels
-    return (amplitude * uniform((samples, 2, *size), dtype, seed),)
+    return (amplitude * uniform((samples, len(size), *size), dtype, seed),)
 
 
 def rough_field_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
@@ -132,8 +141,8 @@ def warp_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
     moving = (samples, channels, *(max(n + (1 if n > 2 else 0), 1) for n in size))
     reach = 2 * max([*size, 1])
     amplitude = torch.tensor([0.6, reach], dtype=dtype)[torch.arange(samples) % 2]
-    u = uniform((samples, 2, *size), dtype, seed + 100) * amplitude.reshape(-1, 1, 1, 1)
-    return uniform(moving, dtype, seed), u
+    u = uniform((samples, len(size), *size), dtype, seed + 100)
+    return uniform(moving, dtype, seed), u * amplitude.reshape(-1, *[1] * (u.ndim - 1))
 
 
 def objective_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
@@ -173,7 +182,7 @@ CASES = [
     ),
     Case("energy", "deformation_energy", field_inputs),
     Case("energy-rough", "deformation_energy", rough_field_inputs),
-    Case("energy-spacing", "deformation_energy", field_inputs, {"spacing": [0.7, 1.9]}),
+    Case("energy-spacing", "deformation_energy", field_inputs, {"spacing": [0.7, 1.9, 1.3]}),
     Case("energy-log2", "deformation_energy", field_inputs, {"penalty": "log2", "threshold": 0.2}),
     Case("energy-hinge", "deformation_energy", field_inputs, {"penalty": "hinge"}),
     Case("energy-relu", "deformation_energy", field_inputs, {"penalty": "relu"}),
@@ -211,7 +220,7 @@ CASES = [
     objective("objective-lncc-mask", masked=True, similarity="lncc"),
     objective("objective-pls", similarity="pls"),
     objective("objective-pls-mask", masked=True, similarity="pls", return_warped=True),
-    objective("objective-ngf", similarity="ngf", padding="zeros", spacing=[0.7, 1.9]),
+    objective("objective-ngf", similarity="ngf", padding="zeros", spacing=[0.7, 1.9, 1.3]),
     objective(
         "objective-mixture",
         masked=True,
@@ -219,6 +228,18 @@ CASES = [
         weights=(2.0, 3.0, 0.5, 0.7),
         penalty="log2",
         threshold=0.3,
+    ),
+]
+# What the CPU alone has.
+ON_CPU = [
+    Case("warp-reflection", "warp", warp_inputs, {"padding": "reflection"}, differentiable=TWO),
+    Case("warp-cubic", "warp", warp_inputs, {"interpolation": "cubic"}, differentiable=TWO),
+    Case(
+        "warp-cubic-reflection",
+        "warp",
+        warp_inputs,
+        {"interpolation": "cubic", "padding": "reflection"},
+        differentiable=TWO,
     ),
 ]
 # One case an operator, for what does not depend on the options.

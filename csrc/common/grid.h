@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace diffreg {
@@ -51,8 +52,8 @@ struct Grid {
   }
 
   // Rows of a strip of a stencil operator: in 3-D whole planes, of which a strip shares two with
-  // its neighbours.
-  int64_t strip_rows() const { return D == 2 ? 16 : 8 * stride[0]; }
+  // its neighbours; never 0, as planes without rows would have it.
+  int64_t strip_rows() const { return D == 2 ? 16 : 8 * std::max<int64_t>(stride[0], 1); }
 };
 
 }  // namespace diffreg

@@ -5,17 +5,24 @@ import importlib
 
 import pytest
 import torch
-from cases import CASES, PLAIN, Calls, Case, uniform
+from cases import CASES, ON_CPU, PLAIN, Calls, Case, uniform
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from diffreg import ops
 
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+ALL = [*CASES, *ON_CPU]
+every_case = pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 every_operator = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.operator)
 # On first use, parts of torch warn about torch's own torch.jit.
 torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 SIZES = [(1, 1), (1, 5), (3, 1), (2, 2), (3, 3), (5, 4), (16, 17), (17, 16), (33, 7), (2, 300)]
-EMPTY = [(0, 1, (3, 4)), (2, 1, (0, 4)), (2, 1, (3, 0)), (0, 1, (0, 0))]
+EMPTY = [
+    *((0, 1, (3, 4)), (2, 1, (0, 4)), (2, 1, (3, 0)), (0, 1, (0, 0))),
+    *((0, 1, (3, 2, 4)), (2, 1, (0, 3, 4)), (2, 1, (3, 0, 4)), (2, 1, (3, 4, 0))),
+    *((2, 1, (1, 0, 4)), (2, 1, (3, 1, 0)), (1, 1, (0, 0, 0))),
+]
+image_and_volume = pytest.mark.parametrize("size", [(6, 5), (4, 3, 5)], ids=str)
 
 
 def leaves(case: Case, inputs):
@@ -42,16 +49,6 @@ def gradients(function, inputs, weights=None):
     return outputs, torch.autograd.grad(total, asked)
 
 
-def has_no_cell(case: Case, size) -> bool:
-    """Whether the operator refuses that grid: there is nothing to reduce."""
-    return "reduce" in case.options and (0 in size or max(size) == 1)
-
-
-def refuses_to_reduce(case: Case, size) -> None:
-    with pytest.raises(ValueError, match="needs a cell, there is none in shape"):
-        case(*case.inputs(2, 1, size, torch.float32))
-
-
 def check_close(actual, expected, digits: float):
     """Relative to the largest entry: the entries are sums in which larger terms cancel."""
     for a, e in zip(actual, expected, strict=True):
@@ -59,14 +56,18 @@ def check_close(actual, expected, digits: float):
         torch.testing.assert_close(a, e, rtol=digits, atol=digits * max(scale, 1.0))
 
 
+def every_case_of(sizes):
+    """Every case with every size for which it has values."""
+    pairs = [(case, size) for case in ALL for size in sizes if case.has_values(size)]
+    names = [f"{case.name}-{size}" for case, size in pairs]
+    return pytest.mark.parametrize(("case", "size"), pairs, ids=names)
+
+
 # The same function as the reference
 
 
-@every_case
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@every_case_of(SIZES)
 def test_operator_is_its_reference_in_double(case, size):
-    if has_no_cell(case, size):
-        return refuses_to_reduce(case, size)
     inputs = leaves(case, case.inputs(2, 3, size, torch.float64))
     value, gradient = gradients(case, inputs)
     expected_value, expected_gradient = gradients(case.reference, inputs)
@@ -74,11 +75,8 @@ def test_operator_is_its_reference_in_double(case, size):
     check_close(gradient, expected_gradient, 1e-12)
 
 
-@every_case
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@every_case_of(SIZES)
 def test_operator_is_its_reference_in_single(case, size):
-    if has_no_cell(case, size):
-        return refuses_to_reduce(case, size)
     inputs = leaves(case, case.inputs(2, 1, size, torch.float32))
     value, gradient = gradients(case, inputs)
     expected_value, expected_gradient = gradients(case.reference, inputs)
@@ -97,8 +95,9 @@ def test_a_sum_sends_back_an_expanded_gradient(case):
 
 
 @every_case
-def test_samples_do_not_mix(case):
-    inputs = case.inputs(3, 2, (6, 5), torch.float64)
+@image_and_volume
+def test_samples_do_not_mix(case, size):
+    inputs = case.inputs(3, 2, size, torch.float64)
     together = case(*inputs)
     for n in range(3):
         alone = case(*(tensor[n : n + 1] for tensor in inputs))
@@ -109,23 +108,26 @@ def test_samples_do_not_mix(case):
 
 
 def transposed(tensor):
-    return tensor.transpose(2, 3).contiguous().transpose(2, 3)
+    return tensor.transpose(2, -1).contiguous().transpose(2, -1)
 
 
 def channels_last(tensor):
-    return tensor.contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
+    return tensor.contiguous(memory_format=order)
 
 
 def every_second(tensor):
-    wide = torch.full((*tensor.shape[:3], 2 * tensor.shape[3] + 1), torch.nan, dtype=tensor.dtype)
+    shape = (*tensor.shape[:-1], 2 * tensor.shape[-1] + 1)
+    wide = torch.full(shape, torch.nan, dtype=tensor.dtype)
     wide[..., 1::2] = tensor
     return wide[..., 1::2]
 
 
 @every_case
+@image_and_volume
 @pytest.mark.parametrize("layout", [transposed, channels_last, every_second])
-def test_layouts_do_not_matter(case, layout):
-    inputs = case.inputs(2, 3, (6, 5), torch.float64)
+def test_layouts_do_not_matter(case, layout, size):
+    inputs = case.inputs(2, 3, size, torch.float64)
     strange = [layout(tensor) for tensor in inputs]
     expected, expected_gradient = gradients(case, leaves(case, inputs))
     strange = [s.requires_grad_(d) for s, d in zip(strange, case.differentiable, strict=True)]
@@ -135,15 +137,17 @@ def test_layouts_do_not_matter(case, layout):
 
 
 @every_case
-def test_expanded_inputs(case):
-    inputs = [t.expand(3, -1, -1, -1) for t in case.inputs(1, 1, (6, 5), torch.float64)]
+@image_and_volume
+def test_expanded_inputs(case, size):
+    inputs = [t.expand(3, *t.shape[1:]) for t in case.inputs(1, 1, size, torch.float64)]
     copies = [tensor.clone() for tensor in inputs]
     assert all(torch.equal(a, e) for a, e in zip(case(*inputs), case(*copies), strict=True))
 
 
 @every_case
-def test_a_strange_upstream_gradient_layout_does_not_matter(case):
-    inputs = leaves(case, case.inputs(4, 1, (6, 5), torch.float64))
+@image_and_volume
+def test_a_strange_upstream_gradient_layout_does_not_matter(case, size):
+    inputs = leaves(case, case.inputs(4, 1, size, torch.float64))
     plain = upstream(case(*inputs))
     strange = [torch.stack([w, w + 1], dim=-1)[..., 0] for w in plain]
     _, expected = gradients(case, inputs, plain)
@@ -154,8 +158,10 @@ def test_a_strange_upstream_gradient_layout_does_not_matter(case):
 @every_case
 @pytest.mark.parametrize("samples, channels, size", EMPTY, ids=str)
 def test_empty_inputs_have_values_and_gradients_of_the_right_shape(case, samples, channels, size):
-    if samples and has_no_cell(case, size):
-        return refuses_to_reduce(case, size)
+    if samples and not case.has_values(size):
+        with pytest.raises(ValueError, match="needs a cell, there is none"):
+            case(*case.inputs(samples, channels, size, torch.float64))
+        return
     inputs = leaves(case, case.inputs(samples, channels, size, torch.float64))
     value, gradient = gradients(case, inputs)
     assert [v.shape for v in value] == [v.shape for v in case.reference(*inputs)]
@@ -166,11 +172,12 @@ def test_empty_inputs_have_values_and_gradients_of_the_right_shape(case, samples
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in CASES if "energy" not in c.name and "determ" not in c.name],
+    [c for c in ALL if "energy" not in c.name and "determ" not in c.name],
     ids=lambda case: case.name,
 )
-def test_images_without_channels(case):
-    inputs = leaves(case, case.inputs(2, 0, (4, 5), torch.float64))
+@image_and_volume
+def test_images_without_channels(case, size):
+    inputs = leaves(case, case.inputs(2, 0, size, torch.float64))
     value, gradient = gradients(case, inputs)
     check_close(value, case.reference(*inputs), 1e-12)
     if case.operator == "registration_objective":  # its energies need no image
@@ -184,9 +191,10 @@ def test_images_without_channels(case):
 
 @pytest.mark.alone
 @every_case
-def test_same_bits_for_every_number_of_threads(case):
+@pytest.mark.parametrize("size", [(130, 290), (40, 12, 33)], ids=str)  # in 3-D five strips
+def test_same_bits_for_every_number_of_threads(case, size):
     threads = torch.get_num_threads()
-    inputs = leaves(case, case.inputs(2, 2, (130, 290), torch.float32))
+    inputs = leaves(case, case.inputs(2, 2, size, torch.float32))
 
     def run():
         value, gradient = gradients(case, inputs)
@@ -203,8 +211,9 @@ def test_same_bits_for_every_number_of_threads(case):
 
 
 @every_case
-def test_inputs_are_not_written_to(case):
-    inputs = leaves(case, case.inputs(2, 2, (6, 5), torch.float64))
+@image_and_volume
+def test_inputs_are_not_written_to(case, size):
+    inputs = leaves(case, case.inputs(2, 2, size, torch.float64))
     copies = [tensor.detach().clone() for tensor in inputs]
     gradients(case, inputs)
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(inputs, copies, strict=True))
@@ -213,7 +222,7 @@ def test_inputs_are_not_written_to(case):
 # Derivatives that are asked for, and those that are not
 
 
-TWO_INPUTS = [case for case in CASES if all(case.differentiable) and len(case.differentiable) == 2]
+TWO_INPUTS = [case for case in ALL if all(case.differentiable) and len(case.differentiable) == 2]
 
 
 @pytest.mark.parametrize("case", TWO_INPUTS, ids=lambda case: case.name)
@@ -368,8 +377,9 @@ def test_function_transforms_raise_in_our_words(case, transform, mapped):
 
 
 @every_case
-def test_vmap_is_a_loop_over_the_samples(case, capfd):
-    inputs = case.inputs(3, 2, (5, 4), torch.float64)
+@image_and_volume
+def test_vmap_is_a_loop_over_the_samples(case, size, capfd):
+    inputs = case.inputs(3, 2, size, torch.float64)
     mapped = torch.func.vmap(case)(*(tensor.unsqueeze(1) for tensor in inputs))
     for one, all_together in zip(mapped, case(*inputs), strict=True):
         assert torch.equal(one.squeeze(1), all_together)
@@ -417,8 +427,9 @@ def test_vectorized_jacobian_is_the_reference_s(case):
 # torch's own demands on operators
 
 
-@every_case
-@pytest.mark.parametrize("size", [(3, 5), (1, 1)], ids=str)
+# On images: what schema and autograd promise is the same for volumes; the fake kernels' shapes are
+# compared on both below.
+@every_case_of([(3, 5), (1, 1)])
 def test_opcheck_forward(case, size):
     inputs = leaves(case, case.inputs(2, 2, size, torch.float64))
     operator = getattr(torch.ops.diffreg, case.operator).default
@@ -445,6 +456,18 @@ def test_opcheck_backward(case):
 
 
 @every_case
+@pytest.mark.parametrize("size", [(5, 6), (3, 4, 5), (1, 5, 6)], ids=str)
+def test_fake_kernels_know_shapes_and_dtypes(case, size):
+    def described(outputs):
+        return [(out.shape, out.dtype) for out in outputs]
+
+    inputs = case.inputs(2, 2, size, torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        found = case(*(torch.empty_like(tensor) for tensor in inputs))
+    assert described(found) == described(case(*inputs))
+
+
+@every_case
 def test_compiled_without_graph_breaks(case):
     torch._dynamo.reset()
     compiled = torch.compile(case.__call__, fullgraph=True, backend="aot_eager")
@@ -456,10 +479,15 @@ def test_compiled_without_graph_breaks(case):
 
 
 @every_operator
-def test_compiled_for_dynamic_shapes(case):
+@pytest.mark.parametrize(
+    "sizes",
+    [((5, 6), (8, 7), (9, 11)), ((3, 5, 6), (4, 8, 7), (5, 2, 9))],
+    ids=["images", "volumes"],
+)
+def test_compiled_for_dynamic_shapes(case, sizes):
     torch._dynamo.reset()
     compiled = torch.compile(case.__call__, fullgraph=True, backend="aot_eager", dynamic=True)
-    for size in ((5, 6), (8, 7), (9, 11)):
+    for size in sizes:
         inputs = leaves(case, case.inputs(2, 2, size, torch.float32))
         expected, expected_gradient = gradients(case, inputs)
         actual, gradient = gradients(compiled, inputs)
@@ -496,19 +524,21 @@ def spoiled(argument):
         yield argument.to(torch.float16)
         yield argument.to(torch.float32)
         yield argument.to(torch.complex128)
-        if argument.ndim == 4:
+        if argument.ndim >= 4:
             yield argument[:, :0]
-            yield argument.repeat(1, 3, 1, 1)
+            yield argument.repeat(1, 3, *[1] * (argument.ndim - 2))
             yield argument[:, :, :0]
+            yield argument.squeeze(2) if argument.ndim == 5 else argument.unsqueeze(2)
     elif isinstance(argument, str):
         yield from ("", "quintic", "linear\0")
     elif isinstance(argument, list):
-        yield from ([], [1.0], [1.0, 1.0, 1.0])
+        yield from ([], [1.0], [*argument, 1.0])
 
 
 @every_case
-def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case):
-    inputs = case.inputs(2, 1, (4, 5), torch.float64)
+@pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)], ids=str)
+def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case, size):
+    inputs = case.inputs(2, 1, size, torch.float64)
     arguments = case.arguments(inputs)
     forward = getattr(torch.ops.diffreg, case.operator)
     outputs = forward(*arguments)
