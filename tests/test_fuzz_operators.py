@@ -28,7 +28,10 @@ fuzz = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-SIZES = st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33])
+SIZES = {  # of an axis, by their number
+    2: st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33]),
+    3: st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 8, 9, 17]),
+}
 FLOATING = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
 LABELS = st.sampled_from(
     [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
@@ -37,14 +40,14 @@ LAYOUTS = ("contiguous", "transposed", "channels_last", "every_second", "inside"
 WILD = (float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-42, 65504.0, 2.0**31, -(2.0**63))
 OPTIONS = {
     "warp": {
-        "interpolation": st.sampled_from(["linear", "nearest"]),
-        "padding": st.sampled_from(["border", "zeros"]),
+        "interpolation": st.sampled_from(["linear", "nearest", "cubic"]),
+        "padding": st.sampled_from(["border", "zeros", "reflection"]),
     },
     "deformation_energy": {
-        "spacing": st.sampled_from([None, 2.0, (1.0, 1.5), (0.25, 3.0)]),
+        "spacing": st.sampled_from([None, 2.0, (1.0, 1.5, 0.5), (0.25, 3.0, 1.0)]),
         "penalty": st.sampled_from(["hyperelastic", "log2", "hinge", "relu"]),
     },
-    "jacobian_determinant": {"reduce": st.sampled_from([None, "min", "mean"])},
+    "jacobian_determinant": {"reduce": st.sampled_from([None, "min", "mean", "bound"])},
     "correlation": {},
     "mutual_information": {"bins": st.sampled_from([5, 8, 32])},
     "local_correlation": {"window": st.sampled_from([1, 3, 5, 9, 31])},
@@ -70,6 +73,15 @@ class Case:
     wild: bool = False
     layouts: list[str] = field(default_factory=list)
 
+    def _repr_pretty_(self, printer, cycle):
+        """For hypothesis: shapes in place of numbers, of which a volume has too many to print."""
+        tensors = [f"{list(x.shape)} {x.dtype} {x.stride()}" for x in self.inputs]
+        options = {
+            name: list(value.shape) if isinstance(value, torch.Tensor) else value
+            for name, value in self.options.items()
+        }
+        printer.text(f"{self.operator}({', '.join(tensors)}, {options}), seed {self.seed}")
+
     def result(self) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
         """The operator's values and gradients."""
         return self._run(getattr(ops, self.operator), self.inputs, self.options)
@@ -94,7 +106,7 @@ class Case:
     def _run(self, function, inputs, options):
         leaves = [x.detach() for x in inputs]
         for leaf in leaves:
-            leaf.requires_grad_(leaf.is_floating_point())
+            leaf.requires_grad_(leaf.is_floating_point() and options.get("reduce") != "bound")
         values = function(*leaves, **options)
         values = [values] if isinstance(values, torch.Tensor) else list(values)
         generator = torch.Generator().manual_seed(self.seed)
@@ -116,14 +128,16 @@ def laid_out(tensor, layout):
     if layout == "transposed":
         return tensor.mT.contiguous().mT
     if layout == "channels_last":
-        return tensor.contiguous(memory_format=torch.channels_last)
+        volume = tensor.ndim == 5
+        order = torch.channels_last_3d if volume else torch.channels_last
+        return tensor.contiguous(memory_format=order)
     if layout == "every_second":
-        wide = tensor.new_zeros((*tensor.shape[:3], 2 * tensor.shape[3]))
+        wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
         wide[..., ::2] = tensor
         return wide[..., ::2]
     if layout == "inside":
         larger = tensor.new_zeros([size + 2 for size in tensor.shape])
-        inner = larger[1:-1, 1:-1, 1:-1, 1:-1]
+        inner = larger[(slice(1, -1),) * tensor.ndim]
         return inner.copy_(tensor)
     if layout == "expanded" and len(tensor):
         return tensor[:1].expand(tensor.shape)
@@ -146,15 +160,23 @@ def numbers(draw, shape, dtype, largest):
 @st.composite
 def cases(draw, operator):
     samples, channels = draw(st.sampled_from([0, 1, 1, 2, 3])), draw(st.sampled_from([1, 1, 2, 3]))
-    shape = (draw(SIZES), draw(SIZES))
+    dimensions = draw(st.sampled_from([2, 3]))
+    sizes = SIZES[dimensions]
+    shape = tuple(draw(sizes) for _ in range(dimensions))
     options = {name: draw(values) for name, values in OPTIONS[operator].items()}
+    if isinstance(options.get("spacing"), tuple):
+        options["spacing"] = options["spacing"][:dimensions]
+    if options.get("reduce"):  # over no cell it raises
+        assume(0 not in shape and sum(size > 1 for size in shape) > 1)
     if operator == "warp":
-        size = (draw(SIZES.filter(bool)), draw(SIZES.filter(bool)))
+        size = tuple(draw(sizes.filter(bool)) for _ in range(dimensions))
         dtypes = LABELS | FLOATING if options["interpolation"] == "nearest" else FLOATING
         dtype = draw(dtypes)
         inputs = [numbers(draw, (samples, channels, *size), dtype, 4)]
         inputs += [
-            numbers(draw, (samples, 2, *shape), draw(FLOATING), draw(st.sampled_from([1, 4])))
+            numbers(
+                draw, (samples, dimensions, *shape), draw(FLOATING), draw(st.sampled_from([1, 4]))
+            )
         ]
     elif operator in PAIRS:
         inputs = [numbers(draw, (samples, channels, *shape), draw(FLOATING), 1) for _ in range(2)]
@@ -163,9 +185,8 @@ def cases(draw, operator):
     elif operator == "gradient_scale":
         inputs = [numbers(draw, (samples, channels, *shape), draw(FLOATING), 1)]
     else:
-        inputs = [
-            numbers(draw, (samples, 2, *shape), draw(FLOATING), draw(st.sampled_from([0.25, 4])))
-        ]
+        reach = draw(st.sampled_from([0.25, 4]))
+        inputs = [numbers(draw, (samples, dimensions, *shape), draw(FLOATING), reach)]
     layouts = [draw(st.sampled_from(LAYOUTS)) for _ in inputs]
     wild = draw(st.integers(0, 7)) == 0
     if wild:
@@ -291,9 +312,9 @@ class Steeper(torch.autograd.Function):
 
 def broken(draw, tensor):
     """A tensor that no operator may take in that place."""
-    kind = draw(st.sampled_from(["3-D", "flat", "complex", "no tensor", "samples", "none"]))
+    kind = draw(st.sampled_from(["axis", "flat", "complex", "no tensor", "samples", "none"]))
     return {
-        "3-D": lambda: tensor[..., None].expand(*tensor.shape, 2),
+        "axis": lambda: tensor[..., None].expand(*tensor.shape, 2),
         "flat": lambda: tensor.flatten(),
         "complex": lambda: tensor.to(torch.complex64),
         "no tensor": lambda: tensor.tolist(),
@@ -310,12 +331,13 @@ def test_wrong_arguments_are_refused_in_words(operator):
         which = data.draw(st.integers(0, len(case.inputs) - 1))
         inputs = list(case.inputs)
         wrong = broken(data.draw, inputs[which])
-        # An image of any dtype can be taken by its nearest voxel; one alone has any size.
+        # An image of any dtype can be taken by its nearest voxel; one alone has any size, and may
+        # be a volume.
         nearest = case.options.get("interpolation") == "nearest" and which == 0
         alone = operator == "gradient_scale" and "mask" not in case.options
         if isinstance(wrong, torch.Tensor):
             assume(not (nearest and wrong.is_complex()))
-            assume(not (alone and wrong.shape[1:] == (5, 3, 3)))
+            assume(not (alone and not wrong.is_complex() and wrong.ndim in (4, 5)))
         inputs[which] = wrong
         with pytest.raises((ValueError, TypeError)) as error:
             getattr(ops, operator)(*inputs, **case.options)
