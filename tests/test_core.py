@@ -62,14 +62,19 @@ def test_an_unknown_variant_is_one_clear_import_error():
 
 @pytest.mark.slow
 def test_all_variants_give_the_same_bits():
-    """Every operator, forward and backward, on numbers whose sums round."""
+    """Every operator, forward and backward, of images and volumes, on numbers whose sums round."""
+    package = Path(diffreg.__file__).parent
+    variants = _core.build_info()["cpu_variants"].split()
+    built = [variant for variant in variants if (package / f"_cpu_{variant}.so").exists()]
+    if len(built) < 2:
+        pytest.skip(f"there is only one variant here, {built[0]}")
     bits = {
         variant: python("import bits; bits.main()", DIFFREG_CPU=variant, PYTHONPATH=TESTS)
-        for variant in _core.build_info()["cpu_variants"].split()
+        for variant in built
     }
     for variant, run in bits.items():
         assert run.returncode == 0, run.stderr
-        assert run.stdout.splitlines() == bits["baseline"].stdout.splitlines(), variant
+        assert run.stdout.splitlines() == bits[built[0]].stdout.splitlines(), variant
 
 
 def test_a_core_of_another_version_is_one_clear_import_error(monkeypatch):

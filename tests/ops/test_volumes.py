@@ -1,4 +1,4 @@
-"""The operators on volumes: goldens, references, peers, gradients, threads."""
+"""The operators on volumes: goldens, references, peers, gradients in every branch."""
 
 import itertools
 
@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from diffreg import ops
+from diffreg.ops.deformation_energy import THRESHOLDS
+from diffreg.ops.gradient_scale import image_gradient_reference
 from diffreg.ops.jacobian_determinant import _bernstein, _edges
+from diffreg.ops.local_correlation import GUARD, _box_mean
 
 SIZES = [(1, 1, 1), (2, 2, 2), (1, 4, 3), (3, 2, 5), (5, 4, 17), (17, 3, 4)]
 MOVING = (4, 7, 9)  # of another size than any fixed grid
@@ -212,16 +215,35 @@ def normalised(u, moving_size):
     return torch.stack(parts[::-1], -1)
 
 
-@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
-@pytest.mark.parametrize(("ours", "theirs"), [("linear", "bilinear"), ("nearest", "nearest")])
-def test_grid_sample(ours, theirs, padding):
+PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+
+
+@PADDINGS
+def test_grid_sample(padding):
+    """Values and both gradients."""
+    moving, u, upstream = drawn(2, 2, *MOVING), field((3, 5, 6), scale=8.0), drawn(2, 2, 3, 5, 6)
+
+    def theirs(moving, u):
+        grid = normalised(u, MOVING)
+        return F.grid_sample(moving, grid, "bilinear", padding, align_corners=True)
+
+    results = []
+    for function in (lambda m, u: ops.warp(m, u, "linear", padding), theirs):
+        leaves = [tensor.clone().requires_grad_() for tensor in (moving, u)]
+        warped = function(*leaves)
+        results.append([warped, *torch.autograd.grad((warped * upstream).sum(), leaves)])
+    torch.testing.assert_close(*results)
+
+
+@PADDINGS
+def test_nearest_grid_sample(padding):
     moving, u = drawn(2, 2, *MOVING), field((3, 5, 6), scale=8.0)
     grid = normalised(u, MOVING)
-    expected = F.grid_sample(moving, grid, theirs, padding, align_corners=True)
-    torch.testing.assert_close(ops.warp(moving, u, ours, padding), expected)
+    expected = F.grid_sample(moving, grid, "nearest", padding, align_corners=True)
+    assert torch.equal(ops.warp(moving, u, "nearest", padding), expected)
 
 
-@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+@PADDINGS
 def test_bicubic_grid_sample(padding):
     """In 2-D the cubic kernel is torch's, with both gradients."""
     values, gradients = [], []
@@ -239,11 +261,56 @@ def test_bicubic_grid_sample(padding):
     torch.testing.assert_close(*gradients)
 
 
-def test_scipy():
-    moving, u = drawn(1, 1, *MOVING), field((3, 5, 6), scale=3.0, samples=1)
+@pytest.mark.parametrize(
+    ("padding", "mode"),
+    [("border", "nearest"), ("zeros", "grid-constant"), ("reflection", "mirror")],
+)
+def test_scipy(padding, mode):
+    moving, u = drawn(1, 1, *MOVING), field((3, 5, 6), scale=6.0, samples=1)
     points = np.stack(np.meshgrid(*map(np.arange, (3, 5, 6)), indexing="ij")) + u[0].numpy()
-    expected = ndimage.map_coordinates(moving[0, 0].numpy(), points, order=1, mode="nearest")
-    np.testing.assert_allclose(ops.warp(moving, u)[0, 0].numpy(), expected, atol=1e-12)
+    expected = ndimage.map_coordinates(moving[0, 0].numpy(), points, order=1, mode=mode)
+    found = ops.warp(moving, u, padding=padding)[0, 0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")  # of its own imports, and that it uses grid_sample
+@PADDINGS
+def test_monai(padding):
+    blocks = pytest.importorskip("monai.networks.blocks", reason="MONAI is not installed")
+    moving, u = (tensor.float() for tensor in (drawn(2, 1, *MOVING), field(MOVING, scale=3.0)))
+    warp = blocks.Warp(mode="bilinear", padding_mode=padding)
+    torch.testing.assert_close(ops.warp(moving, u, padding=padding), warp(moving, u))
+
+
+def sitk_displacement(sitk, u):
+    """Of one sample (1, 3, *S): its vectors are (x, y, z)."""
+    return sitk.GetImageFromArray(u[0].flip(0).movedim(0, -1).numpy().copy(), isVector=True)
+
+
+def test_simpleitk_warps_alike_inside_the_moving_image():
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    moving, u = drawn(1, 1, *MOVING), field(MOVING, scale=3.0, samples=1)
+    image = sitk.GetImageFromArray(moving[0, 0].numpy())
+    transform = sitk.DisplacementFieldTransform(sitk_displacement(sitk, u))
+    outside = -1.0
+    found = sitk.Resample(image, image, transform, sitk.sitkLinear, outside)
+    expected = torch.from_numpy(sitk.GetArrayFromImage(found))
+    # To half a voxel beyond the outermost centres it repeats the border; beyond them it fills.
+    inside = expected != outside
+    assert 0.2 < inside.double().mean() < 0.9
+    torch.testing.assert_close(ops.warp(moving, u)[0, 0][inside], expected[inside])
+
+
+def test_simpleitk_s_determinants_of_an_affine_field():
+    """Its central differences are exact there, but for the border, where it has none."""
+    sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
+    matrix = drawn(3, 3, seed=7) - 0.5
+    points = torch.meshgrid(*(torch.arange(n).double() for n in (5, 6, 7)), indexing="ij")
+    u = torch.einsum("dk,kzyx->dzyx", matrix, torch.stack(points))[None]
+    found = sitk.DisplacementFieldJacobianDeterminant(sitk_displacement(sitk, u))
+    expected = torch.from_numpy(sitk.GetArrayFromImage(found))[1:-1, 1:-1, 1:-1].double()
+    own = ops.jacobian_determinant(u, "mean")[0, 1:, 1:, 1:]
+    torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
@@ -365,58 +432,121 @@ def test_shapes_are_refused_in_words():
         ops.registration_objective(volume, volume, u, padding="reflection")
 
 
-# gradients and threads
+# gradients: every branch is asked for by name, and was taken
 
 
+def check_gradients(function, *inputs):
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+def all_taken(**branches):
+    """Each branch is a mask of where it is taken; none is left out."""
+    counts = {name: int(torch.as_tensor(where).sum()) for name, where in branches.items()}
+    assert all(counts.values()), counts
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("interpolation", "padding"), SAMPLINGS)
-def test_gradcheck_of_warp(interpolation, padding):
-    moving = drawn(1, 1, 3, 4, 3).requires_grad_()
-    u = (field((2, 3, 2), scale=2.0, samples=1) + 0.013).requires_grad_()
-    function = lambda m, u: ops.warp(m, u, interpolation, padding)  # noqa: E731
-    assert torch.autograd.gradcheck(function, (moving, u))
-    assert torch.autograd.gradgradcheck(function, (moving, u))
+def test_gradients_of_warp(interpolation, padding):
+    """Points below, inside and above every axis; by reflection, beyond its first image too."""
+    size, moving = (2, 3, 3), drawn(1, 1, 3, 4, 3)
+    u = field(size, scale=5.0, samples=1) + 0.013
+    axes = torch.meshgrid(*(torch.arange(n).double() for n in size), indexing="ij")
+    for k, (axis, n) in enumerate(zip(axes, moving.shape[2:], strict=True)):
+        point = axis + u[0, k]
+        periods = (point / (n - 1)).floor()  # 0 inside
+        all_taken(
+            below=periods == -1,
+            inside=periods == 0,
+            above=periods == 1,
+            beyond=(periods < -1) | (periods > 1),
+        )
+        apart = (point - point.round()).abs().min()
+        assert apart > 1e-4  # from the kinks, which finite differences must not cross
+    check_gradients(lambda m, u: ops.warp(m, u, interpolation, padding), moving, u)
 
 
-def test_gradcheck_of_the_others():
-    u = field((3, 3, 4), scale=0.7, samples=1).requires_grad_()
-    pair = [drawn(1, 1, 3, 3, 4, seed=k).requires_grad_() for k in (0, 5)]
+@pytest.mark.parametrize("penalty", ["hyperelastic", "log2", "hinge", "relu"])
+def test_gradients_of_the_energies(penalty):
+    u = field((3, 3, 4), scale=0.7, samples=1)
+    threshold = THRESHOLDS[penalty]
     corners = ops.jacobian_determinant(u)
-    assert (corners < 0.2).any() and (corners > 0.2).any()  # on both sides of the threshold
-    for function, inputs in (
-        (lambda u: tuple(ops.deformation_energy(u)), [u]),
-        (ops.jacobian_determinant, [u]),
-        (lambda w, r: ops.correlation(w, r), pair),
-        (lambda w, r: ops.local_correlation(w, r, 3), pair),
-        (lambda w, r: ops.parallel_level_sets(w, r, 0.1, 0.2), pair),
-        (lambda i: ops.gradient_scale(i), pair[:1]),
-        (lambda u: ops.registration_objective(*(p.detach() for p in pair), 0.3 * u).total, [u]),
-    ):
-        assert torch.autograd.gradcheck(function, inputs)
-        assert torch.autograd.gradgradcheck(function, inputs)
+    all_taken(above=corners > threshold, below=corners < threshold, folded=corners < 0)
+    spacing = (1.0, 0.7, 2.0)
+    check_gradients(lambda u: tuple(ops.deformation_energy(u, spacing, penalty)), u)
 
 
-@pytest.mark.alone
-def test_threads_give_the_same_bits():
-    """Slabs of planes: 40 planes are five of them."""
-    size = (40, 30, 33)
-    moving, fixed = (drawn(1, 1, *size, dtype=torch.float32, seed=k) for k in (0, 3))
-    u = field(size, torch.float32, 0.5, samples=1)
-    results = []
-    before = torch.get_num_threads()
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        leaves = [tensor.clone().requires_grad_() for tensor in (moving, fixed, u)]
-        warped = ops.warp(leaves[0], leaves[2])
-        parts = [
-            *ops.deformation_energy(leaves[2]),
-            ops.correlation(warped, leaves[1]),
-            ops.local_correlation(warped, leaves[1]),
-            ops.mutual_information(warped, leaves[1], moving=leaves[0]),
-            ops.parallel_level_sets(warped, leaves[1]),
-            ops.jacobian_determinant(leaves[2]).square().mean()[None],
-        ]
-        gradients = torch.autograd.grad(sum(part.sum() for part in parts), leaves)
-        results.append([*parts, *gradients])
-    torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+@pytest.mark.parametrize("reduce", [None, "min", "mean"])
+def test_gradients_of_the_determinants(reduce):
+    u = field((3, 3, 4), scale=0.7, samples=1)
+    smallest = ops.jacobian_determinant(u).flatten(2).min(1).indices
+    assert len(smallest.unique()) > 3  # whose gradient "min" passes on
+    check_gradients(lambda u: ops.jacobian_determinant(u, reduce), u)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("variant", ["pls", "smooth", "ngf"])
+def test_gradients_of_the_level_sets(variant, masked):
+    pair = [drawn(1, 2, 3, 3, 4, seed=k) for k in (0, 5)]
+    g, h = (torch.stack(image_gradient_reference(image)) for image in pair)
+    inner = (g * h).sum(0)
+    mask = mask_of((3, 3, 4), torch.float64)[:1] if masked else None
+    all_taken(parallel=inner > 0, opposed=inner < 0, **weights_of(mask))
+    check_gradients(lambda w, r: ops.parallel_level_sets(w, r, 0.1, 0.2, variant, mask), *pair)
+
+
+def weights_of(mask):
+    return {} if mask is None else {"hidden": mask == 0, "half": mask == 0.5, "whole": mask == 1}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_the_correlations(masked):
+    """In windows on both sides of the variances' guard; of a whole image with contrast, and none."""
+    size = (3, 3, 8)
+    w, r = (drawn(2, 1, *size, seed=k) for k in (0, 5))
+    faint = torch.ones(size).double()
+    faint[..., :5] = 1e-3
+    mask = mask_of(size, torch.float64) if masked else None
+    of_w, of_r = w * faint, r * faint.roll(2, -1)
+    for image in (of_w, of_r):
+        mean = _box_mean(image, 3)
+        guarded = _box_mean(image**2, 3) - mean**2 < GUARD
+        all_taken(guarded=guarded, varied=~guarded, **weights_of(mask))
+    check_gradients(lambda w, r: ops.local_correlation(w, r, 3, mask), of_w, of_r)
+    check_gradients(lambda w, r: ops.correlation(w, r, mask), w, r)
+    constant = torch.full_like(w, 0.3).requires_grad_()
+    value = ops.correlation(constant, r, mask)
+    assert (value == 1).all() and not torch.autograd.grad(value.sum(), constant)[0].any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_the_edge_scale(masked):
+    """Of an image with edges; of one without, which has the floor for a scale."""
+    size = (3, 3, 4)
+    image = torch.cat([drawn(1, 2, *size), torch.full((1, 2, *size), 0.7).double()])
+    mask = mask_of(size, torch.float64) if masked else None
+    scale = ops.gradient_scale(image, 1.7, mask)
+    all_taken(measured=scale > 1e-3, floor=scale < 1e-6, **weights_of(mask))
+    check_gradients(lambda i: ops.gradient_scale(i, 1.7, mask), image)
+
+
+MEASURES = ["ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("similarity", "padding"), [*((measure, "border") for measure in MEASURES), ("ssd", "zeros")]
+)
+def test_gradients_of_the_objective(similarity, padding):
+    size = (3, 3, 4)
+    moving, fixed = drawn(1, 1, 4, 3, 4), drawn(1, 1, *size, seed=3)
+    u = field(size, scale=0.7, samples=1)
+    mask = mask_of(size, torch.float64)[:1]
+    corners = ops.jacobian_determinant(u)
+    all_taken(above=corners > 0.2, below=corners < 0.2, **weights_of(mask))
+    options = {"eps_moving": 0.1, "eps_fixed": 0.2, "mask": mask, "padding": padding}
+    check_gradients(
+        lambda u: tuple(ops.registration_objective(moving, fixed, u, similarity, **options)[:5]), u
+    )
