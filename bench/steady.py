@@ -19,7 +19,7 @@ ROUNDS = 4
 
 
 def nanoseconds(name: str, shape: list[int], threads: int, seconds: float) -> float:
-    """Median of a pixel."""
+    """Median of a voxel."""
     torch.set_num_threads(threads)
     case = CASES[name]
     inputs = case.inputs(Draw(tuple(shape)))
@@ -30,14 +30,13 @@ def nanoseconds(name: str, shape: list[int], threads: int, seconds: float) -> fl
         begin = time.perf_counter()
         torch.autograd.grad(case.ours(*inputs).sum(), wanted)
         times.append(time.perf_counter() - begin)
-    samples, _, height, width = shape
-    return 1e9 * statistics.median(times[len(times) // 10 :]) / (samples * height * width)
+    return 1e9 * statistics.median(times[len(times) // 10 :]) / Draw(tuple(shape)).voxels
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("operator", choices=CASES)
-    parser.add_argument("--shape", type=int, nargs=4, default=[16, 1, 256, 256])
+    parser.add_argument("--shape", type=int, nargs="+", default=[16, 1, 256, 256])
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="taken by turns")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn; four a number")
     options = parser.parse_args()
@@ -47,7 +46,7 @@ def main() -> None:
             found = nanoseconds(options.operator, options.shape, number, options.seconds)
             times[number].append(found)
     for number, each in times.items():
-        print(f"{statistics.median(each):.2f} ns a pixel, threads: {number}")
+        print(f"{statistics.median(each):.2f} ns a voxel, threads: {number}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """The operators as PyTorch's users write them, tuned: what ours are measured against.
 
-Two forms of most, because shapes differ in which is faster; the best one of a row counts. What does
-not change from call to call (identity grids, scales) is made beforehand, and torch.compile takes it
-as given. Options are the operators' defaults.
+Several forms of most, because shapes differ in which is faster; the best one of a row counts. What
+does not change from call to call (identity grids, scales, counts) is made beforehand, and
+torch.compile takes it as given. Options are the operators' defaults. All take images and volumes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -15,55 +18,117 @@ import torch.nn.functional as F
 from diffreg.ops.deformation_energy import THRESHOLDS
 
 EPS = 0.02  # edge scale of both images
+WINDOW = 9  # of local correlation
 Function = Callable[..., torch.Tensor]
 LIMIT = THRESHOLDS["hyperelastic"]
 SLOPE = 2 * (LIMIT - 1) ** 3 * (LIMIT + 1) / LIMIT**3
 
 
 def warp_forms(like: torch.Tensor) -> tuple[Function, Function]:
-    """Both forms for displacements like this one: identity grid and scale are made here, once.
+    """Both forms by grid_sample for displacements like this one, made once.
 
     Args:
-        like: (N, 2, H, W).
+        like: (N, D, *S).
     """
-    height, width = like.shape[2:]
-    to_unit = 2 / (height - 1), 2 / (width - 1)
-    axes = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in like.shape[2:])
-    y, x = torch.meshgrid(*axes, indexing="ij")
-    grid = torch.stack([x, y], dim=-1).unsqueeze(0)
+    sizes, dimensions = like.shape[2:], like.shape[1]
+    to_unit = [2 / (n - 1) for n in sizes]
+    axes = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in sizes)
+    identity = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack(identity[::-1], dim=-1).unsqueeze(0)
     scale = torch.tensor(to_unit[::-1], dtype=like.dtype, device=like.device)
 
     def permuted(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        points = torch.addcmul(grid, u.flip(1).permute(0, 2, 3, 1), scale)
+        points = torch.addcmul(grid, u.flip(1).movedim(1, -1), scale)
         return F.grid_sample(moving, points, padding_mode="border", align_corners=True)
 
     def stacked(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        along_y = torch.add(y, u[:, 0], alpha=to_unit[0])
-        along_x = torch.add(x, u[:, 1], alpha=to_unit[1])
-        points = torch.stack([along_x, along_y], dim=-1)
+        along = [torch.add(identity[k], u[:, k], alpha=to_unit[k]) for k in range(dimensions)]
+        points = torch.stack(along[::-1], dim=-1)
         return F.grid_sample(moving, points, padding_mode="border", align_corners=True)
 
     return permuted, stacked
 
 
-def _corners(dy: torch.Tensor, dx: torch.Tensor) -> list[torch.Tensor]:
-    """The four determinants of each cell, (N, H - 1, W - 1) each."""
-    a, b = dy[:, 0] + 1, dy[:, 1]
-    c, d = dx[:, 0], dx[:, 1] + 1
-    return [
-        a[..., i : a.shape[2] - 1 + i] * d[:, j : d.shape[1] - 1 + j]
-        - b[..., i : b.shape[2] - 1 + i] * c[:, j : c.shape[1] - 1 + j]
-        for i in (0, 1)
-        for j in (0, 1)
-    ]
+def warp_by_gathers(like: torch.Tensor) -> Function:
+    """The form that torch.compile makes most of: corners by their place in the flat image.
+
+    Args:
+        like: (N, D, *S); the moving image has this grid too.
+    """
+    sizes = like.shape[2:]
+    axes = (torch.arange(n, dtype=like.dtype, device=like.device) for n in sizes)
+    identity = torch.meshgrid(*axes, indexing="ij")
+    strides = [math.prod(sizes[k + 1 :]) for k in range(len(sizes))]
+
+    def gathered(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        flat = moving.flatten(2)
+        place = torch.zeros_like(u[:, 0], dtype=torch.int64)
+        fractions = []
+        for k, size in enumerate(sizes):
+            point = (identity[k] + u[:, k]).clamp(0, size - 1)
+            low = point.detach().floor().clamp(max=size - 2)
+            fractions.append((point - low).flatten(1).unsqueeze(1))
+            place = place + low.to(torch.int64) * strides[k]
+        first = place.flatten(1).unsqueeze(1)
+        values = [
+            flat.gather(2, (first + offset).expand(-1, flat.shape[1], -1))
+            for offset in (
+                sum(end * stride for end, stride in zip(corner, strides, strict=True))
+                for corner in itertools.product((0, 1), repeat=len(sizes))
+            )
+        ]
+        for fraction in reversed(fractions):  # the last axis' ends are neighbours in the list
+            pairs = zip(values[::2], values[1::2], strict=True)
+            values = [torch.lerp(low, high, fraction) for low, high in pairs]
+        return values[0].unflatten(2, sizes)
+
+    return gathered
 
 
-def _differences(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return u[:, :, 1:] - u[:, :, :-1], u[..., 1:] - u[..., :-1]
+def _total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Their sum; sum() would begin with 0 + the first, a pass more."""
+    return functools.reduce(torch.add, terms)
+
+
+def _along(image: torch.Tensor, axis: int, begin: int, end: int | None) -> torch.Tensor:
+    """A slice of one spatial axis."""
+    return image[(slice(None),) * (2 + axis) + (slice(begin, end),)]
+
+
+def _differences(u: torch.Tensor) -> list[torch.Tensor]:
+    return [_along(u, k, 1, None) - _along(u, k, 0, -1) for k in range(u.ndim - 2)]
+
+
+def _corners(differences: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The determinants of each cell at its corners, (N, *(S-1)) each, the first axis fastest."""
+    edges = [list(along.unbind(1)) for along in differences]
+    for k, along in enumerate(edges):
+        along[k] = along[k] + 1
+
+    def at(component: torch.Tensor, axis: int, end: int) -> torch.Tensor:
+        """Of one end of the cells along an axis: of edges that run along another."""
+        return component.narrow(1 + axis, end, component.shape[1 + axis] - 1)
+
+    if len(edges) == 2:
+        (a, b), (c, d) = edges
+        return [
+            at(a, 1, j) * at(d, 0, i) - at(b, 1, j) * at(c, 0, i) for j in (0, 1) for i in (0, 1)
+        ]
+    determinants = {}
+    e, f, g = edges
+    for i, j in itertools.product((0, 1), repeat=2):
+        # e x f of a vertex serves the cells on both of its sides along the last axis.
+        p, q = [at(part, 1, j) for part in e], [at(part, 0, i) for part in f]
+        normal = [p[m] * q[n] - p[n] * q[m] for m, n in ((1, 2), (2, 0), (0, 1))]
+        third = [at(at(part, 1, j), 0, i) for part in g]
+        for k in (0, 1):
+            sides = [at(part, 2, k) for part in normal]
+            determinants[k, j, i] = _total(s * t for s, t in zip(sides, third, strict=True))
+    return [determinants[key] for key in sorted(determinants)]
 
 
 def jacobian_determinant(u: torch.Tensor) -> torch.Tensor:
-    return torch.stack(_corners(*_differences(u)), dim=1)
+    return torch.stack(_corners(_differences(u)), dim=1)
 
 
 def _penalty(corner: torch.Tensor) -> torch.Tensor:
@@ -71,23 +136,30 @@ def _penalty(corner: torch.Tensor) -> torch.Tensor:
     return ((above - 1).square() / above).square() + SLOPE * (corner.clamp(max=LIMIT) - LIMIT)
 
 
+def _spatial(tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(range(1, tensor.ndim))
+
+
 def _norm_squared(term: torch.Tensor) -> torch.Tensor:
     """Sum over components, mean over positions: one pass where squares and sum are two."""
-    norm = torch.linalg.vector_norm(term, dim=(1, 2, 3))
-    return norm.square() / (term.shape[2] * term.shape[3])
+    norm = torch.linalg.vector_norm(term, dim=_spatial(term))
+    return norm.square() / term.shape[2:].numel()
 
 
 def _mean_square(term: torch.Tensor) -> torch.Tensor:
-    return term.square().sum(dim=(1, 2, 3)) / (term.shape[2] * term.shape[3])
+    return term.square().sum(dim=_spatial(term)) / term.shape[2:].numel()
 
 
 def _energies(u: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    dy, dx = _differences(u)
-    bending = mean(dy[:, :, 1:] - dy[:, :, :-1]) + mean(dx[..., 1:] - dx[..., :-1])
-    mixed = mean(dy[..., 1:] - dy[..., :-1])
-    penalties = [_penalty(corner).mean(dim=(1, 2)) for corner in _corners(dy, dx)]
+    first = _differences(u)
+    bending = []
+    for k, along in enumerate(first):
+        for other in range(k, len(first)):
+            second = _along(along, other, 1, None) - _along(along, other, 0, -1)
+            bending.append((1 if other == k else 2) * mean(second))
+    penalties = [_penalty(corner).mean(dim=_spatial(corner)) for corner in _corners(first)]
     determinant = torch.stack(penalties).mean(dim=0)
-    return torch.stack([mean(dy) + mean(dx), bending + 2 * mixed, determinant])
+    return torch.stack([_total(map(mean, first)), _total(bending), determinant])
 
 
 def energies_by_norms(u: torch.Tensor) -> torch.Tensor:
@@ -98,21 +170,27 @@ def energies_by_squares(u: torch.Tensor) -> torch.Tensor:
     return _energies(u, _mean_square)
 
 
-def _central(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Twice the central differences along both axes."""
-    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-    return (
-        padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1],
-        padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2],
-    )
+def _central(image: torch.Tensor) -> list[torch.Tensor]:
+    """Twice the central differences along each axis."""
+    axes = range(image.ndim - 2)
+    padded = F.pad(image, (1, 1) * len(axes), mode="replicate")
+    found = []
+    for k in axes:
+        line = padded
+        for other in axes:
+            line = line if other == k else _along(line, other, 1, -1)
+        found.append(_along(line, k, 2, None) - _along(line, k, 0, -2))
+    return found
 
 
-def _level_sets(pair: tuple, other: tuple, eps: float) -> torch.Tensor:
-    (gy, gx), (hy, hx) = pair, other
-    a = gy * gy + gx * gx + eps * eps
-    b = hy * hy + hx * hx + eps * eps
-    inner = (gy * hy + gx * hx).abs() + eps * eps
-    return 1 - (inner * inner / (a * b)).mean(dim=(1, 2, 3))
+def _product(pair: list[torch.Tensor], other: list[torch.Tensor]) -> torch.Tensor:
+    return _total(a * b for a, b in zip(pair, other, strict=True))
+
+
+def _level_sets(pair: list, other: list, eps: float) -> torch.Tensor:
+    a, b = _product(pair, pair) + eps * eps, _product(other, other) + eps * eps
+    inner = _product(pair, other).abs() + eps * eps
+    return 1 - (inner * inner / (a * b)).mean(dim=_spatial(a))
 
 
 def level_sets_by_slices(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -120,18 +198,19 @@ def level_sets_by_slices(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Ten
 
 
 def level_sets_forms(like: torch.Tensor) -> tuple[Function, Function]:
-    """Both forms for images like this one, (N, C, H, W)."""
-    channels = like.shape[1]
+    """Both forms for images like this one, (N, C, *S)."""
+    channels, dimensions = like.shape[1], like.ndim - 2
     along = torch.tensor([-0.5, 0.0, 0.5], dtype=like.dtype, device=like.device)
-    kernel = torch.zeros(2, 1, 3, 3, dtype=like.dtype, device=like.device)
-    kernel[0, 0, :, 1] = along
-    kernel[1, 0, 1, :] = along
-    kernel = kernel.repeat(channels, 1, 1, 1)
+    kernel = torch.zeros(dimensions, 1, *[3] * dimensions, dtype=like.dtype, device=like.device)
+    for k in range(dimensions):
+        kernel[k, 0].movedim(k, -1)[(1,) * (dimensions - 1)] = along
+    kernel = kernel.repeat(channels, *[1] * (dimensions + 1))
+    convolve: Function = F.conv3d if dimensions == 3 else F.conv2d
 
-    def gradient(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
-        both = F.conv2d(padded, kernel, groups=channels)
-        return both[:, 0::2], both[:, 1::2]
+    def gradient(image: torch.Tensor) -> list[torch.Tensor]:
+        padded = F.pad(image, (1, 1) * dimensions, mode="replicate")
+        every = convolve(padded, kernel, groups=channels)
+        return [every[:, k::dimensions] for k in range(dimensions)]
 
     def by_convolution(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
         return _level_sets(gradient(warped), gradient(fixed), EPS)
@@ -140,11 +219,11 @@ def level_sets_forms(like: torch.Tensor) -> tuple[Function, Function]:
 
 
 def gradient_scale(image: torch.Tensor) -> torch.Tensor:
-    y, x = _central(image)
-    squares = y * y + x * x
+    differences = _central(image)
+    squares = _product(differences, differences)
     edge = squares > 0
     length = torch.where(edge, torch.where(edge, squares, 1).sqrt(), 0)
-    return 0.5 * length.mean(dim=(1, 2, 3))
+    return 0.5 * length.mean(dim=_spatial(image))
 
 
 def correlation_by_cosine(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -159,13 +238,27 @@ def correlation_by_sums(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tens
     return 1 - (w * r).sum(1) / norms
 
 
-def _separable(image: torch.Tensor) -> torch.Tensor:
-    columns = F.avg_pool2d(image, (9, 1), 1, (4, 0), count_include_pad=False)
-    return F.avg_pool2d(columns, (1, 9), 1, (0, 4), count_include_pad=False)
+def _box_sum(image: torch.Tensor) -> torch.Tensor:
+    """Sums over windows of 9 = 8 + 1, each length twice the last one's: four additions an axis."""
+    axes = range(image.ndim - 2)
+    total = F.pad(image, (WINDOW // 2, WINDOW // 2) * len(axes))
+    for k in axes:
+        line = total
+        for length in (1, 2, 4):
+            line = _along(line, k, 0, -length) + _along(line, k, length, None)
+        total = _along(line, k, 0, -1) + _along(total, k, WINDOW - 1, None)
+    return total
 
 
-def _square_window(image: torch.Tensor) -> torch.Tensor:
-    return F.avg_pool2d(image, 9, 1, 4, count_include_pad=False)
+def _pooled(image: torch.Tensor) -> torch.Tensor:
+    """Means over windows, an axis at a time."""
+    axes = range(image.ndim - 2)
+    pool: Function = F.avg_pool3d if len(axes) == 3 else F.avg_pool2d
+    for k in axes:
+        window = [WINDOW if k == other else 1 for other in axes]
+        padding = [n // 2 for n in window]
+        image = pool(image, window, 1, padding, count_include_pad=False)
+    return image
 
 
 def _local(warped, fixed, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -174,15 +267,20 @@ def _local(warped, fixed, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch
     v = (mean(w * w) - mean_w * mean_w).clamp(min=1e-5)
     variance = (mean(r * r) - mean_r * mean_r).clamp(min=1e-5)
     c = mean(w * r) - mean_w * mean_r
-    return 1 - (c * c / (v * variance)).mean(dim=(1, 2, 3))
+    return 1 - (c * c / (v * variance)).mean(dim=_spatial(warped))
 
 
-def local_correlation_separable(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    return _local(warped, fixed, _separable)
+def local_correlation_forms(like: torch.Tensor) -> tuple[Function, Function]:
+    """By doubling, and by pooling, for images like this one, (N, C, *S)."""
+    share = 1 / _box_sum(torch.ones_like(like[:1, :1]))
 
+    def by_doubling(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        return _local(warped, fixed, lambda image: _box_sum(image) * share)
 
-def local_correlation_square(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    return _local(warped, fixed, _square_window)
+    def by_pooling(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        return _local(warped, fixed, _pooled)
+
+    return by_doubling, by_pooling
 
 
 def _among_bins(image: torch.Tensor) -> torch.Tensor:

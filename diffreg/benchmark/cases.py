@@ -5,6 +5,7 @@ A new operator is a new line of CASES.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,39 +26,57 @@ class Draw:
     """Inputs of one row.
 
     Args:
-        shape: (N, C, H, W).
+        shape: (N, C, *S), of images or volumes.
         dtype, device: of all tensors.
         field: a displacement that is "smooth" (3 voxels), "zero", "rough" (white noise of a voxel:
             it folds) or "far" (most of it outside the image).
     """
 
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     field: str = "smooth"
 
+    @property
+    def dimensions(self) -> int:
+        return len(self.shape) - 2
+
+    @property
+    def voxels(self) -> int:
+        """Of all samples."""
+        return self.shape[0] * math.prod(self.shape[2:])
+
     def image(self, seed: int) -> torch.Tensor:
         """Smooth, in [0, 1]."""
-        n, c, h, w = self.shape
-        return self._placed(0.5 + smooth((n, c, h, w), 0.5, seed))
+        return self._placed(0.5 + smooth(self.shape, 0.5, seed))
 
     def displacement(self) -> torch.Tensor:
-        """(N, 2, H, W)."""
-        n, _, h, w = self.shape
-        reach = {"smooth": 3.0, "zero": 0.0, "rough": 1.0, "far": 2.0 * max(h, w)}[self.field]
+        """(N, D, *S)."""
+        samples, _, *size = self.shape
+        shape = samples, self.dimensions, *size
+        # Whole numbers lead from voxel to voxel, where a derivative has two values.
+        far = 2.0 * max(size) - 1e-3
+        reach = {"smooth": 3.0 - 1e-3, "zero": 0.0, "rough": 1.0, "far": far}[self.field]
         if self.field == "rough":
-            noise = torch.rand((n, 2, h, w), generator=torch.Generator().manual_seed(3))
+            noise = torch.rand(shape, generator=torch.Generator().manual_seed(3))
             return self._placed(reach * (2 * noise - 1))
-        return self._placed(smooth((n, 2, h, w), reach, 3))
+        return self._placed(smooth(shape, reach, 3))
 
     def _placed(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.device, self.dtype)
 
 
-def smooth(shape: tuple[int, int, int, int], amplitude: float, seed: int) -> torch.Tensor:
+def smooth(shape: tuple[int, ...], amplitude: float, seed: int) -> torch.Tensor:
     """Random, of features an eighth of the image wide; largest value `amplitude`."""
-    coarse = torch.randn(*shape[:2], 8, 8, generator=torch.Generator().manual_seed(seed))
-    fine = F.interpolate(coarse, size=shape[2:], mode="bicubic", align_corners=False)
+    axes = range(2, len(shape))
+    generator = torch.Generator().manual_seed(seed)
+    fine = torch.randn(*shape[:2], *(8 for _ in axes), generator=generator)
+    for axis in axes:  # cubic along one after the other: torch has it for images alone
+        rows = fine.movedim(axis, -1)
+        page = rows.reshape(1, 1, -1, rows.shape[-1])
+        size = page.shape[2], shape[axis]
+        page = F.interpolate(page, size=size, mode="bicubic", align_corners=False)
+        fine = page.reshape(*rows.shape[:-1], shape[axis]).movedim(-1, axis)
     return (fine * (amplitude / fine.abs().max())).contiguous()
 
 
@@ -90,19 +109,24 @@ class Case:
         inputs: what it takes; those that require a gradient are differentiated.
         ours: the operator, with one tensor as its value.
         eager: of the inputs, the same in PyTorch, in the forms that are tried.
-        bytes: of the channels, the fewest that a pixel of float32 costs forward, and forward and
-            backward.
+        bytes: of channels and dimensions, the fewest that a voxel of float32 costs forward, and
+            forward and backward.
         peers: of inputs, libraries on the same work.
         has_field: whether the kind of displacement matters.
+        compiled: of the inputs, the form that torch.compile makes most of; None: the first eager.
     """
 
     name: str
     inputs: Callable[[Draw], Tensors]
     ours: Function
     eager: Callable[[Tensors], Sequence[Function]]
-    bytes: Callable[[int], tuple[int, int]]
+    bytes: Callable[[int, int], tuple[int, int]]
     peers: Callable[[torch.Tensor], dict[str, Function]] = lambda _: {}
     has_field: bool = False
+    compiled: Callable[[Tensors], Function] | None = None
+
+    def to_compile(self, inputs: Tensors) -> Function:
+        return self.eager(inputs)[0] if self.compiled is None else self.compiled(inputs)
 
 
 def _energies(u: torch.Tensor) -> torch.Tensor:
@@ -118,22 +142,27 @@ def _objective(moving: torch.Tensor, fixed: torch.Tensor, u: torch.Tensor) -> to
     return ops.registration_objective(moving, fixed, u, "pls", eps_moving=eps, eps_fixed=eps).total
 
 
-def _objective_forms(inputs: Tensors) -> Sequence[Function]:
-    """What PyTorch's users put together, of the first and of the second form of each part."""
+def _composed(warp: Function, energies: Function) -> Function:
+    """What PyTorch's users put together."""
     similarity, *others = PRESETS["default"].weights
 
-    def composed(warp: Function, energies: Function) -> Function:
-        def objective(moving, fixed, u):
-            terms = zip(others, energies(u), strict=True)
-            level_sets = baselines.level_sets_by_slices(warp(moving, u), fixed)
-            return similarity * level_sets + sum(w * t for w, t in terms)
+    def objective(moving, fixed, u):
+        terms = zip(others, energies(u), strict=True)
+        level_sets = baselines.level_sets_by_slices(warp(moving, u), fixed)
+        return similarity * level_sets + sum(w * t for w, t in terms)
 
-        return objective
+    return objective
 
+
+def _objective_forms(inputs: Tensors) -> Sequence[Function]:
+    """Of the first and of the second form of each part."""
     energies = baselines.energies_by_norms, baselines.energies_by_squares
-    return [
-        composed(*parts) for parts in zip(baselines.warp_forms(inputs[2]), energies, strict=True)
-    ]
+    forms = zip(baselines.warp_forms(inputs[2]), energies, strict=True)
+    return [_composed(*parts) for parts in forms]
+
+
+def _objective_by_gathers(inputs: Tensors) -> Function:
+    return _composed(baselines.warp_by_gathers(inputs[2]), baselines.energies_by_squares)
 
 
 CASES = {
@@ -144,49 +173,49 @@ CASES = {
             _moving_and_field,
             ops.warp,
             lambda inputs: baselines.warp_forms(inputs[1]),
-            lambda channels: (8 * channels + 8, 16 * channels + 24),
+            lambda channels, d: (8 * channels + 4 * d, 16 * channels + 12 * d),
             peers.warp_peers,
             True,
+            lambda inputs: baselines.warp_by_gathers(inputs[1]),
         ),
         Case(
             "deformation_energy",
             _field,
             _energies,
             lambda _: (baselines.energies_by_norms, baselines.energies_by_squares),
-            lambda _: (8, 24),
+            lambda _, d: (4 * d, 12 * d),
             has_field=True,
+            compiled=lambda _: baselines.energies_by_squares,
         ),
         Case(
             "parallel_level_sets",
             _pair,
             _level_sets,
             lambda inputs: baselines.level_sets_forms(inputs[0]),
-            lambda channels: (8 * channels, 20 * channels),
+            lambda channels, _: (8 * channels, 20 * channels),
         ),
         Case(
             "registration_objective",
             _everything,
             _objective,
             _objective_forms,
-            lambda channels: (8 * channels + 8, 8 * channels + 16),  # one pass gives both
+            lambda channels, d: (8 * channels + 4 * d, 8 * channels + 8 * d),  # one pass gives both
             has_field=True,
+            compiled=_objective_by_gathers,
         ),
         Case(
             "correlation",
             _pair,
             ops.correlation,
             lambda _: (baselines.correlation_by_sums, baselines.correlation_by_cosine),
-            lambda channels: (8 * channels, 20 * channels),
+            lambda channels, _: (8 * channels, 20 * channels),
         ),
         Case(
             "local_correlation",
             _pair,
             ops.local_correlation,
-            lambda _: (
-                baselines.local_correlation_separable,
-                baselines.local_correlation_square,
-            ),
-            lambda channels: (8 * channels, 20 * channels),
+            lambda inputs: baselines.local_correlation_forms(inputs[0]),
+            lambda channels, _: (8 * channels, 20 * channels),
         ),
         Case(
             "mutual_information",
@@ -200,14 +229,14 @@ CASES = {
             _image,
             ops.gradient_scale,
             lambda _: (baselines.gradient_scale,),
-            lambda channels: (4 * channels, 12 * channels),
+            lambda channels, _: (4 * channels, 12 * channels),
         ),
         Case(
             "jacobian_determinant",
             _field,
             ops.jacobian_determinant,
             lambda _: (baselines.jacobian_determinant,),
-            lambda _: (24, 56),
+            lambda _, d: (4 * d + 4 * 2**d, 12 * d + 8 * 2**d),
             has_field=True,
         ),
     )

@@ -30,17 +30,19 @@ class _Record(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         value = function(*args, **(kwargs or {}))
-        given = {_storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-        made = {_storage(t) for t in tree_leaves(value) if isinstance(t, torch.Tensor)} - given
+        given = _storages((args, kwargs))
+        made = _storages(value) - given
         if made or not given:  # not a view
             self.operators.append(str(function))
         self.allocated += sum(size for _, size in made)
         return value
 
 
-def _storage(tensor: torch.Tensor) -> tuple[int, int]:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr(), storage.nbytes()
+def _storages(value: object) -> set[tuple[int, int]]:
+    """Address and bytes of every tensor's; autograd's own zeros have none."""
+    tensors = [t for t in tree_leaves(value) if isinstance(t, torch.Tensor)]
+    storages = [t.untyped_storage() for t in tensors if not t._is_zerotensor()]
+    return {(storage.data_ptr(), storage.nbytes()) for storage in storages}
 
 
 def counted(run: Callable[[], object]) -> Counts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from diffreg.benchmark.cases import Case, Draw, Function, Tensors
 from diffreg.benchmark.counting import counted
 from diffreg.benchmark.peers import FORWARD_ONLY
 from diffreg.benchmark.timing import Run, in_a_graph, interleaved
+from diffreg.training._memory import kept_memory
 
 Row = dict[str, Any]
 # Of the largest value. Gradients: at a kink (a point on a voxel centre, level sets that cross)
@@ -21,20 +23,33 @@ KINKS = 1e-2
 
 
 def measure(
-    case: Case, draw: Draw, backward: bool, compiled: bool = False, seconds: float = 2.0
+    case: Case,
+    draw: Draw,
+    backward: bool,
+    compiled: bool = False,
+    seconds: float = 2.0,
+    kept: bool = False,
 ) -> Row:
     """Times, rates and counts of one operator on one draw.
 
     Args:
         case, draw: what is run, and on what.
         backward: forward and backward, to every input that requires a gradient; else forward alone.
-        compiled: also torch.compile of the first eager form, forward and backward.
+        compiled: also torch.compile of the form that it makes most of.
         seconds: about how long the timing may take.
+        kept: freed memory stays in the process; else the C library gives large blocks back.
 
     Returns:
         A row of the results, see schema.json. A candidate whose value or gradient is another one
         than ours stands under "disagrees", without a time.
     """
+    with kept_memory() if kept else nullcontext():
+        return _measured(case, draw, backward, compiled, seconds, kept)
+
+
+def _measured(
+    case: Case, draw: Draw, backward: bool, compiled: bool, seconds: float, kept: bool
+) -> Row:
     inputs = case.inputs(draw)
     upstream = _upstream(case.ours(*inputs))
     candidates: dict[str, Function] = {"diffreg": case.ours}
@@ -46,7 +61,7 @@ def measure(
     compile_seconds = None
     if compiled:
         begin = time.perf_counter()
-        candidates["torch.compile"] = torch.compile(candidates["eager 1"], dynamic=False)
+        candidates["torch.compile"] = _compiled(case, inputs)
         _run(candidates["torch.compile"], inputs, upstream if backward else None)()
         compile_seconds = round(time.perf_counter() - begin, 1)
     # At the zero field every point is on a voxel centre, a kink: values alone are compared there.
@@ -65,7 +80,17 @@ def measure(
         timed["diffreg, in a graph"] = in_a_graph(runs["diffreg"])
         timed["copy"] = in_a_graph(timed["copy"])
     times = interleaved(timed, draw.device, seconds)
-    return _row(case, draw, backward, times, counts, disagrees, compile_seconds, page.nbytes)
+    conditions = {
+        "operator": case.name,
+        "direction": "forward + backward" if backward else "forward",
+        "shape": list(draw.shape),
+        "dtype": str(draw.dtype).removeprefix("torch."),
+        "field": draw.field if case.has_field else None,
+        "threads": torch.get_num_threads(),
+        "memory": "kept" if kept else "given back",
+    }
+    found = _figures(case, draw, backward, times, counts, page.nbytes)
+    return conditions | found | {"disagrees": disagrees, "compile_seconds": compile_seconds}
 
 
 def _eager(case: Case, inputs: Tensors) -> list[Function]:
@@ -78,6 +103,11 @@ def _eager(case: Case, inputs: Tensors) -> list[Function]:
 
     forms = case.eager(tuple(tensor.detach().float() for tensor in inputs))
     return [in_float32(form) for form in forms]
+
+
+def _compiled(case: Case, inputs: Tensors) -> Function:
+    detached = tuple(tensor.detach().float() for tensor in inputs)
+    return torch.compile(case.to_compile(detached), dynamic=False)
 
 
 def _upstream(value: torch.Tensor) -> torch.Tensor:
@@ -120,24 +150,16 @@ def _disagreeing(
     return disagreeing
 
 
-def _row(case, draw, backward, times, counts, disagrees, compile_seconds, copied) -> Row:
-    samples, channels, height, width = draw.shape
-    voxels = samples * height * width
-    ns = {name: 1e9 * time.median / voxels for name, time in times.items()}
+def _figures(case, draw, backward, times, counts, copied) -> Row:
+    ns = {name: 1e9 * time.median / draw.voxels for name, time in times.items()}
     kernel = times.get("diffreg, in a graph", times["diffreg"]).median
-    fewest = case.bytes(channels)[backward]
+    fewest = case.bytes(draw.shape[1], draw.dimensions)[backward]
     item = torch.empty((), dtype=draw.dtype).element_size()
-    rate = fewest * item / 4 * voxels / kernel / 1e9
+    rate = fewest * item / 4 * draw.voxels / kernel / 1e9
     copy = 2 * copied / times["copy"].median / 1e9
     eager = [value for name, value in ns.items() if name.startswith("eager")]
     return {
-        "operator": case.name,
-        "direction": "forward + backward" if backward else "forward",
-        "shape": list(draw.shape),
-        "dtype": str(draw.dtype).removeprefix("torch."),
-        "field": draw.field if case.has_field else None,
-        "threads": torch.get_num_threads(),
-        "nanoseconds_a_pixel": {name: round(value, 3) for name, value in ns.items()},
+        "nanoseconds_a_voxel": {name: round(value, 3) for name, value in ns.items()},
         "spread": {name: round(time.spread, 3) for name, time in times.items()},
         "speedup": {"best eager": round(min(eager) / ns["diffreg"], 2) if eager else None}
         | {
@@ -148,9 +170,25 @@ def _row(case, draw, backward, times, counts, disagrees, compile_seconds, copied
         "gigabytes_a_second": round(rate, 2),
         "share_of_copy": round(rate / copy, 3),
         "operators": {name: len(count.operators) for name, count in counts.items()},
-        "bytes_allocated_a_pixel": {
-            name: round(count.allocated / voxels, 2) for name, count in counts.items()
+        "bytes_allocated_a_voxel": {
+            name: round(count.allocated / draw.voxels, 2) for name, count in counts.items()
         },
-        "disagrees": disagrees,
-        "compile_seconds": compile_seconds,
+    }
+
+
+def second_derivative(case: Case, draw: Draw) -> Row:
+    """Bytes a voxel that the gradient of a gradient allocates: plain PyTorch computes it."""
+    inputs = case.inputs(draw)
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+
+    def penalty() -> tuple[torch.Tensor, ...]:
+        value = case.ours(*inputs).square().sum()
+        first = torch.autograd.grad(value, wanted, create_graph=True)
+        return torch.autograd.grad(torch.stack([g.square().sum() for g in first]).sum(), wanted)
+
+    allocated = counted(penalty).allocated / draw.voxels
+    return {
+        "operator": case.name,
+        "shape": list(draw.shape),
+        "bytes_allocated_a_voxel": round(allocated, 1),
     }

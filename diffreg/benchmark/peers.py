@@ -17,16 +17,17 @@ Peer = Callable[..., torch.Tensor]
 
 
 def warp_peers(interpolates: torch.Tensor) -> dict[str, Peer]:
-    """On the device of `interpolates`; those of numpy are of the CPU, and forward alone."""
+    """For the device and axes of `interpolates`; those of numpy are of the CPU, forward alone."""
     found: dict[str, Peer] = {}
+    flat = interpolates.ndim == 4  # kornia and OpenCV take no volumes
     if find_spec("monai"):
         found["MONAI"] = _monai_warp()
     if find_spec("voxelmorph"):
         found["VoxelMorph"] = _voxelmorph_warp
-    if find_spec("kornia"):
+    if flat and find_spec("kornia"):
         found["kornia"] = _kornia_remap
     if interpolates.device.type == "cpu":
-        if find_spec("cv2") and interpolates.dtype == torch.float32:
+        if flat and find_spec("cv2") and interpolates.dtype == torch.float32:
             found["OpenCV"] = _opencv_remap
         if find_spec("scipy") and interpolates.dtype in (torch.float32, torch.float64):
             found["SciPy"] = _scipy_map_coordinates
@@ -62,17 +63,16 @@ def _voxelmorph_warp(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _positions(
-    height: int, width: int, dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    axes = (torch.arange(n, dtype=dtype, device=device) for n in (height, width))
-    y, x = torch.meshgrid(*axes, indexing="ij")
-    return y, x
+    size: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    axes = (torch.arange(n, dtype=dtype, device=device) for n in size)
+    return torch.meshgrid(*axes, indexing="ij")
 
 
 def _kornia_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     from kornia.geometry.transform import remap
 
-    y, x = _positions(*u.shape[2:], u.dtype, u.device)
+    y, x = _positions(tuple(u.shape[2:]), u.dtype, u.device)
     return remap(moving, x + u[:, 1], y + u[:, 0], padding_mode="border", align_corners=True)
 
 
@@ -80,7 +80,7 @@ def _opencv_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     import cv2
 
     cv2.setNumThreads(torch.get_num_threads())
-    y, x = _positions(*u.shape[2:], u.dtype, u.device)
+    y, x = _positions(tuple(u.shape[2:]), u.dtype, u.device)
     warped = torch.empty(*moving.shape[:2], *u.shape[2:])
     for n in range(len(moving)):
         points = (x + u[n, 1]).numpy(), (y + u[n, 0]).numpy()
@@ -94,10 +94,10 @@ def _opencv_remap(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 def _scipy_map_coordinates(moving: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     from scipy.ndimage import map_coordinates
 
-    y, x = _positions(*u.shape[2:], u.dtype, u.device)
+    identity = torch.stack(_positions(tuple(u.shape[2:]), u.dtype, u.device))
     warped = torch.empty(*moving.shape[:2], *u.shape[2:], dtype=u.dtype)
     for n in range(len(moving)):
-        points = torch.stack([y + u[n, 0], x + u[n, 1]]).numpy()
+        points = (identity + u[n]).numpy()
         for c in range(moving.shape[1]):
             into = warped[n, c].numpy()
             map_coordinates(moving[n, c].numpy(), points, into, order=1, mode="nearest")

@@ -1,15 +1,12 @@
-"""The results in Markdown and as a plot, made from the JSON alone."""
+"""The results in Markdown, made from the JSON alone."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from diffreg._extras import require
-
 Row = dict[str, Any]
-BOTH = "forward + backward"
+BOTH, COMPILED = "forward + backward", "torch.compile"
 
 
 def markdown(result: Row) -> str:
@@ -26,58 +23,93 @@ def markdown(result: Row) -> str:
         parts.append(_section("What a call costs", _overhead(result)))
     if result.get("second_thread"):
         parts.append(_section("A second thread", _second_thread(result)))
+    if "second_derivatives" in result:
+        parts.append(_section("Second derivatives", _second_derivatives(result)))
     return "\n".join(parts)
 
 
 def headline(result: Row) -> str:
-    """Forward and backward at the headline shapes; README shows it."""
+    """Forward and backward at the headline shapes, images and then volumes; README shows it."""
+    tables = (_headline(headline_rows(result, dimensions)) for dimensions in (2, 3))
+    return "\n".join([table for table in tables if table] + _of_volumes(result))
+
+
+def _of_volumes(result: Row) -> list[str]:
+    """Where the volumes' figures of torch.compile come from, and what there is none of."""
+    rows = headline_rows(result, 3)
+    if not rows:
+        return []
+    earlier = {tuple(row["compiled_earlier"].values()) for row in rows if "compiled_earlier" in row}
+    lines = ["Volumes: memory that is freed stays in the process."]
+    if earlier:
+        runs = " and ".join(f"commit {commit}, {date}" for commit, date in sorted(earlier))
+        lines.append(
+            f"torch.compile takes minutes for them and was timed in another run ({runs}), with the "
+            "same torch on this processor."
+        )
+    absent = [row["operator"] for row in rows if COMPILED not in row["speedup"]]
+    if absent:
+        lines.append(
+            f"Not timed under torch.compile, with this torch on this processor: {', '.join(absent)}"
+            " (`python -m diffreg.benchmark.compiled`)."
+        )
+    return [" ".join(lines) + "\n"]
+
+
+def _headline(found: Sequence[Row]) -> str:
+    if not found:
+        return ""
     rows = []
-    for row in _headline_rows(result):
-        ns, speedup = row["nanoseconds_a_pixel"], row["speedup"]
+    for row in found:
+        ns, speedup = row["nanoseconds_a_voxel"], row["speedup"]
         others = (
-            f"{name} {_times(value)}"
+            f"{name} {times(value)}"
             for name, value in speedup.items()
-            if name not in ("best eager", "torch.compile")
+            if name not in ("best eager", COMPILED)
         )
         rows.append(
             [
                 row["operator"],
-                _shape(row),
+                shape_of(row),
                 f"{ns['diffreg']:.3g}",
                 f"{row['share_of_copy']:.0%}",
-                _times(speedup["best eager"]),
-                _times(speedup.get("torch.compile")),
-                ", ".join(f"{count:.0f}" for count in row["bytes_allocated_a_pixel"].values()),
+                times(speedup["best eager"]),
+                times(speedup.get(COMPILED)),
+                ", ".join(f"{count:.0f}" for count in row["bytes_allocated_a_voxel"].values()),
                 ", ".join(others),
             ]
         )
     titles = (
-        *("operator", "images", "ns a pixel", "of a copy", "over best eager", "over torch.compile"),
-        *("bytes allocated a pixel, ours and eager", "over others"),
+        *("operator", "images" if len(found[0]["shape"]) == 4 else "volumes", "ns a voxel"),
+        *("of a copy", "over best eager", "over torch.compile"),
+        *("bytes allocated a voxel, ours and eager", "over others"),
     )
     return _table(titles, rows)
 
 
-def _headline_rows(result: Row) -> list[Row]:
-    """Smooth fields in float32, at the shapes that each operator was measured on first."""
+def headline_rows(result: Row, dimensions: int = 2) -> list[Row]:
+    """Smooth fields in float32, at the shapes that each operator was measured on first: three of
+    images, and one of volumes, with memory kept."""
+    images = dimensions == 2
     rows = [
         row
         for row in result["operators"]
         if row["direction"] == BOTH
         and row["dtype"] == "float32"
         and row["field"] in (None, "smooth")
+        and len(row["shape"]) == 2 + dimensions
+        and row["memory"] == ("given back" if images else "kept")
     ]
-    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))[:3]
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))[: 3 if images else 1]
     return [row for row in rows if tuple(row["shape"]) in shapes]
 
 
-def _times(value: float | None) -> str:
+def times(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}x"
 
 
-def _shape(row: Row) -> str:
-    samples, channels, height, width = row["shape"]
-    return f"{samples} x {channels} x {height} x {width}"
+def shape_of(row: Row) -> str:
+    return " x ".join(map(str, row["shape"]))
 
 
 def _conditions(result: Row) -> str:
@@ -90,9 +122,11 @@ def _conditions(result: Row) -> str:
         f"Not installed, so not compared: {', '.join(absent)}." if absent else "",
         "Interleaved runs, medians; the spread is that of the middle half. Best eager: the faster "
         "of two tuned forms in PyTorch, their constants made beforehand, half types in float32; "
-        "torch.compile is of the first form. A candidate that gives other results has no time. "
-        "The share of a copy is the fewest bytes that the work has to move, over the time (on a "
-        "GPU that in a CUDA graph), beside a copy of the same run.",
+        "torch.compile is of the form that it makes most of. A candidate that gives other results "
+        "has no time. The share of a copy is the fewest bytes that the work has to move, over the "
+        "time (on a GPU that in a CUDA graph), beside a copy of the same run. Where a row does not "
+        "say that memory is kept, the C library gives large blocks back to the system when they "
+        "are freed.",
     ]
     return "\n".join(line for line in lines if line) + "\n"
 
@@ -100,14 +134,15 @@ def _conditions(result: Row) -> str:
 def _everything(result: Row) -> str:
     rows = []
     for row in result["operators"]:
-        ns = row["nanoseconds_a_pixel"]
+        ns = row["nanoseconds_a_voxel"]
         eager = [value for name, value in ns.items() if name.startswith("eager")]
-        others = [f"{name} {_times(v)}" for name, v in row["speedup"].items() if v is not None]
+        others = [f"{name} {times(v)}" for name, v in row["speedup"].items() if v is not None]
+        kept = "memory kept" if row["memory"] == "kept" else None
         rows.append(
             [
                 row["operator"],
                 row["direction"],
-                f"{_shape(row)}, {row['dtype']}" + (f", {row['field']}" if row["field"] else ""),
+                ", ".join(filter(None, (shape_of(row), row["dtype"], row["field"], kept))),
                 f"{ns['diffreg']:.3g} ({row['spread']['diffreg']:.0%})",
                 f"{min(eager):.3g}" if eager else "-",
                 ", ".join(others),
@@ -116,7 +151,7 @@ def _everything(result: Row) -> str:
                 ", ".join(row["disagrees"]) or "-",
             ]
         )
-    titles = ("operator", "", "inputs", "ns a pixel (spread)", "eager", "times as fast as", "GB/s")
+    titles = ("operator", "", "inputs", "ns a voxel (spread)", "eager", "times as fast as", "GB/s")
     return _table((*titles, "operators called, ours and eager", "other results"), rows)
 
 
@@ -126,7 +161,7 @@ def _training(result: Row) -> str:
         ms = row["milliseconds"]
         rows.append(
             [
-                f"{row['model']}, {_shape(row)}",
+                f"{row['model']}, {shape_of(row)}",
                 str(row["threads"]),
                 *(f"{ms[name]:.0f}" if name in ms else "-" for name in _settings(result)),
             ]
@@ -137,7 +172,7 @@ def _training(result: Row) -> str:
 def _shares(result: Row) -> str:
     """Where the time of a step goes, of the settings that were looked into."""
     looked_into = [
-        (f"{row['model']}, {_shape(row)}", str(row["threads"]), name, shares)
+        (f"{row['model']}, {shape_of(row)}", str(row["threads"]), name, shares)
         for row in result["training"]
         for name, shares in row.get("shares", {}).items()
     ]
@@ -162,7 +197,7 @@ def _prediction(result: Row) -> str:
         ms = row["milliseconds_a_pair"]
         values = ", ".join(f"{name} {value:.1f}" for name, value in ms.items())
         rate = f"{row['pairs_a_second']:.0f}" if "pairs_a_second" in row else "-"
-        rows.append([f"{row['model']}, {_shape(row)}", str(row["threads"]), values, rate])
+        rows.append([f"{row['model']}, {shape_of(row)}", str(row["threads"]), values, rate])
     return _table(("network", "threads", "ms a pair", "pairs a second"), rows)
 
 
@@ -174,14 +209,26 @@ def _overhead(result: Row) -> str:
 
 
 def _second_thread(result: Row) -> str:
-    best = {
-        number: min(r["diffreg"] for r in result["second_thread"] if r["threads"] == number)
-        for number in (1, 2)
-    }
-    return (
-        f"The objective at 1 x 1 x 512 x 512: {best[1]:.2f} ns a pixel on one thread, "
-        f"{best[2]:.2f} on two, {best[1] / best[2]:.2f}x.\n"
-    )
+    lines = []
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in result["second_thread"]):
+        rows = [row for row in result["second_thread"] if tuple(row["shape"]) == shape]
+        one, two = (min(r["diffreg"] for r in rows if r["threads"] == n) for n in (1, 2))
+        lines.append(
+            f"The objective at {shape_of(rows[0])}: {one:.2f} ns a voxel on one thread, "
+            f"{two:.2f} on two, {one / two:.2f}x.\n"
+        )
+    return "\n".join(lines)
+
+
+def _second_derivatives(result: Row) -> str:
+    """An operator's own, of images and of volumes, in one row."""
+    found: dict[str, dict[int, float]] = {}
+    for row in result["second_derivatives"]:
+        bytes_of = found.setdefault(row["operator"], {})
+        bytes_of[len(row["shape"]) - 2] = row["bytes_allocated_a_voxel"]
+    rows = [[name, *(f"{of[d]:.0f}" for d in (2, 3))] for name, of in found.items()]
+    titles = ("bytes allocated a voxel, gradient of a gradient", "images", "volumes")
+    return _table(titles, rows)
 
 
 def _section(title: str, text: str) -> str:
@@ -191,51 +238,3 @@ def _section(title: str, text: str) -> str:
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def plot(result: Row) -> bytes:
-    """How many times as fast as each candidate, forward and backward, as a PNG file.
-
-    One bar a candidate and operator, on a logarithmic axis; of several shapes the second.
-    """
-    require("matplotlib", "plots")
-    from matplotlib.figure import Figure
-
-    rows = _headline_rows(result)
-    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
-    shown = shapes[min(1, len(shapes) - 1)]
-    rows = [row for row in rows if tuple(row["shape"]) == shown]
-    names = list(dict.fromkeys(name for row in rows for name in row["speedup"]))
-    bars: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    ticks, place = [], 0.0
-    for row in rows:
-        found = [(name, value) for name, value in row["speedup"].items() if value]
-        ticks.append(place - (len(found) - 1) / 2)
-        for name, value in found:
-            bars[name].append((place, value))
-            place -= 1
-        place -= 0.6
-    figure = Figure(figsize=(7.5, 0.22 * -place + 1.0), layout="constrained")
-    axes = figure.subplots()
-    for name, found in bars.items():
-        places, values = zip(*found, strict=True) if found else ((), ())
-        drawn = axes.barh(places, [v - 1 for v in values], 0.85, left=1, label=name)
-        axes.bar_label(drawn, [_times(value) for value in values], padding=3, fontsize=8)
-    axes.set_yticks(ticks, [row["operator"] for row in rows])
-    axes.set_xscale("log")
-    largest = max(value for found in bars.values() for _, value in found)
-    smallest = min(value for found in bars.values() for _, value in found)
-    axes.set_xlim(min(0.5, 0.8 * smallest), 2 * largest)
-    marks = [mark for mark in (1, 3, 10, 30, 100, 300) if mark < 2 * largest]
-    axes.set_xticks(marks, [f"{mark}x" for mark in marks])
-    axes.minorticks_off()
-    axes.axvline(1, color="0.3", linewidth=1)
-    axes.spines[["top", "right"]].set_visible(False)
-    where = result["machine"]["gpu"] or "one CPU thread"
-    size = " x ".join(map(str, shown))
-    title = f"diffreg is so many times as fast\n{BOTH}, {size}, {where}"
-    axes.set_title(title, fontsize=10)
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
-    target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=140)
-    return target.getvalue()

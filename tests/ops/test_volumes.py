@@ -503,7 +503,7 @@ def weights_of(mask):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_of_the_correlations(masked):
-    """In windows on both sides of the variances' guard; of a whole image with contrast, and none."""
+    """Windows on both sides of the variances' guard; a whole image with contrast, and without."""
     size = (3, 3, 8)
     w, r = (drawn(2, 1, *size, seed=k) for k in (0, 5))
     faint = torch.ones(size).double()

@@ -1,0 +1,73 @@
+"""The results as a plot, made from the JSON alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from diffreg._extras import require
+from diffreg.benchmark.tables import BOTH, headline_rows, shape_of, times
+
+Row = dict[str, Any]
+
+
+def plot(result: Row) -> bytes:
+    """How many times as fast as each candidate, forward and backward, as a PNG file.
+
+    Of images and of volumes: one bar a candidate and operator, on a logarithmic axis; of several
+    shapes the second.
+    """
+    require("matplotlib", "plots")
+    from matplotlib.figure import Figure
+
+    shown = [rows for d in (2, 3) if (rows := _plotted(headline_rows(result, d)))]
+    heights = [sum(len(_bars(row)) + 0.6 for row in rows) for rows in shown]
+    figure = Figure(figsize=(7.5, 0.22 * sum(heights) + len(shown)), layout="constrained")
+    panels = figure.subplots(len(shown), squeeze=False, sharex=True, height_ratios=heights)
+    where = result["machine"]["gpu"] or "one CPU thread"
+    values = [value for rows in shown for row in rows for value in _bars(row).values()]
+    for axes, rows in zip(panels[:, 0], shown, strict=True):
+        _draw(axes, rows)
+        axes.set_title(f"{BOTH}, {shape_of(rows[0])}, {where}", fontsize=10)
+        axes.set_xlim(min(0.5, 0.8 * min(values)), 2 * max(values))
+        marks = [mark for mark in (1, 3, 10, 30, 100, 300) if mark < 2 * max(values)]
+        axes.set_xticks(marks, [f"{mark}x" for mark in marks])
+        axes.minorticks_off()
+    figure.suptitle("diffreg is so many times as fast", fontsize=10)
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=140)
+    return target.getvalue()
+
+
+def _plotted(rows: Sequence[Row]) -> list[Row]:
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))
+    return [row for row in rows if tuple(row["shape"]) == shapes[min(1, len(shapes) - 1)]]
+
+
+def _bars(row: Row) -> dict[str, float]:
+    return {name: value for name, value in row["speedup"].items() if value}
+
+
+def _draw(axes: Any, rows: Sequence[Row]) -> None:
+    """Operators from top to bottom, a bar a candidate."""
+    names = list(dict.fromkeys(name for row in rows for name in row["speedup"]))
+    bars: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    ticks, place = [], 0.0
+    for row in rows:
+        found = _bars(row)
+        ticks.append(place - (len(found) - 1) / 2)
+        for name, value in found.items():
+            bars[name].append((place, value))
+            place -= 1
+        place -= 0.6
+    for number, (name, found_bars) in enumerate(bars.items()):
+        places, values = zip(*found_bars, strict=True) if found_bars else ((), ())
+        lengths = [value - 1 for value in values]
+        drawn = axes.barh(places, lengths, 0.85, left=1, label=name, color=f"C{number}")
+        axes.bar_label(drawn, [times(value) for value in values], padding=3, fontsize=8)
+    axes.set_yticks(ticks, [row["operator"] for row in rows])
+    axes.set_xscale("log")
+    axes.axvline(1, color="0.3", linewidth=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
