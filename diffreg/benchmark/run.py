@@ -29,7 +29,7 @@ SIZES = ((64, 1, 64, 64), (16, 1, 128, 128), (1, 1, 1024, 1024), (2, 1, 255, 257
 # figures are of another run (kept.py).
 HEADLINE_3D = ((1, 1, 96, 96, 96),)
 SIZES_3D = ((4, 1, 32, 32, 32), (1, 1, 128, 160, 144), (1, 1, 63, 65, 66), (1, 3, 48, 48, 48))
-QUICK_3D = (1, 1, 48, 48, 48)
+QUICK_3D = (1, 1, 32, 32, 32)
 SECOND_DERIVATIVES = ((1, 1, 128, 128), (1, 1, 32, 32, 32))  # bytes are counted, not timed
 # A row. On a GPU runs are short, and hardly disturbed.
 FULL_SECONDS, QUICK_SECONDS, GPU_SECONDS = 1.5, 0.7, 0.3

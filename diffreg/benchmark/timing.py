@@ -26,7 +26,8 @@ def interleaved(
 
     Args:
         runs: name -> function without arguments.
-        device: "cpu", or "cuda", which is timed by events.
+        device: "cpu", timed on one thread by that thread's own clock, which other processes do not
+            disturb, and on several by the wall's; or "cuda", which is timed by events.
         seconds: about how long all of it may take; there are 5 rounds at least, after one that does
             not count.
         turn: seconds that a run's turn lasts at least: shorter ones are repeated in it.
@@ -34,7 +35,7 @@ def interleaved(
     Returns:
         name -> time.
     """
-    clock = _device_clock if device == "cuda" else _wall_clock
+    clock = _device_clock if device == "cuda" else _cpu_clock
     first = {name: clock(run, 1) for name, run in runs.items() for _ in range(2)}
     repeats = {name: max(1, round(turn / max(t, 1e-6))) for name, t in first.items()}
     samples: dict[str, list[float]] = {name: [] for name in runs}
@@ -50,11 +51,12 @@ def _summary(samples: list[float]) -> Time:
     return Time(median, (high - low) / median)
 
 
-def _wall_clock(run: Run, repeats: int) -> float:
-    begin = time.perf_counter()
+def _cpu_clock(run: Run, repeats: int) -> float:
+    now = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = now()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - begin) / repeats
+    return (now() - begin) / repeats
 
 
 def _device_clock(run: Run, repeats: int) -> float:
