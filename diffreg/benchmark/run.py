@@ -31,6 +31,15 @@ HEADLINE_3D = ((1, 1, 96, 96, 96),)
 SIZES_3D = ((4, 1, 32, 32, 32), (1, 1, 128, 160, 144), (1, 1, 63, 65, 66), (1, 3, 48, 48, 48))
 QUICK_3D = (1, 1, 32, 32, 32)
 SECOND_DERIVATIVES = ((1, 1, 128, 128), (1, 1, 32, 32, 32))  # bytes are counted, not timed
+METHOD = (
+    "Interleaved runs, medians; the spread is that of the middle half. One thread is timed by its own "
+    "clock. Best eager: the faster of two tuned forms in PyTorch, their constants made beforehand, "
+    "half types in float32; torch.compile is of the form that it makes most of. A candidate that "
+    "gives other results has no time. The share of a copy is the fewest bytes that the work has to "
+    "move, over the time (on a GPU that in a CUDA graph), beside a copy of the same run. Where a row "
+    "does not say that memory is kept, the C library gives large blocks back to the system when they "
+    "are freed."
+)
 # A row. On a GPU runs are short, and hardly disturbed.
 FULL_SECONDS, QUICK_SECONDS, GPU_SECONDS = 1.5, 0.7, 0.3
 
@@ -49,7 +58,12 @@ def run(quick: bool = False, device: str = "cpu", note: Callable[[str], None] = 
         The results, see schema.json.
     """
     threads = torch.get_num_threads()
-    result: Row = {"machine": machine(device), "quick": quick, "not_installed": missing()}
+    result: Row = {
+        "machine": machine(device),
+        "method": METHOD,
+        "quick": quick,
+        "not_installed": missing(),
+    }
     try:
         torch.set_num_threads(1)
         result["operators"] = list(_operators(quick, device, note))

@@ -120,14 +120,7 @@ def _conditions(result: Row) -> str:
     lines = [
         f"{where}; commit {machine['commit']}; load {machine['load']} before; {versions}.",
         f"Not installed, so not compared: {', '.join(absent)}." if absent else "",
-        "Interleaved runs, medians; the spread is that of the middle half. One thread is timed by its "
-        "own clock. Best eager: the faster "
-        "of two tuned forms in PyTorch, their constants made beforehand, half types in float32; "
-        "torch.compile is of the form that it makes most of. A candidate that gives other results "
-        "has no time. The share of a copy is the fewest bytes that the work has to move, over the "
-        "time (on a GPU that in a CUDA graph), beside a copy of the same run. Where a row does not "
-        "say that memory is kept, the C library gives large blocks back to the system when they "
-        "are freed.",
+        result["method"],
     ]
     return "\n".join(line for line in lines if line) + "\n"
 
