@@ -32,13 +32,13 @@ SIZES_3D = ((4, 1, 32, 32, 32), (1, 1, 128, 160, 144), (1, 1, 63, 65, 66), (1, 3
 QUICK_3D = (1, 1, 32, 32, 32)
 SECOND_DERIVATIVES = ((1, 1, 128, 128), (1, 1, 32, 32, 32))  # bytes are counted, not timed
 METHOD = (
-    "Interleaved runs, medians; the spread is that of the middle half. One thread is timed by its own "
-    "clock. Best eager: the faster of two tuned forms in PyTorch, their constants made beforehand, "
-    "half types in float32; torch.compile is of the form that it makes most of. A candidate that "
-    "gives other results has no time. The share of a copy is the fewest bytes that the work has to "
-    "move, over the time (on a GPU that in a CUDA graph), beside a copy of the same run. Where a row "
-    "does not say that memory is kept, the C library gives large blocks back to the system when they "
-    "are freed."
+    "Interleaved runs, medians; the spread is that of the middle half. One thread is timed by its "
+    "own clock. Best eager: the faster of two tuned forms in PyTorch, their constants made "
+    "beforehand, half types in float32; torch.compile is of the form that it makes most of. A "
+    "candidate that gives other results has no time. The share of a copy is the fewest bytes that "
+    "the work has to move, over the time (on a GPU that in a CUDA graph), beside a copy of the "
+    "same run. Where a row does not say that memory is kept, the C library gives large blocks "
+    "back to the system when they are freed."
 )
 # A row. On a GPU runs are short, and hardly disturbed.
 FULL_SECONDS, QUICK_SECONDS, GPU_SECONDS = 1.5, 0.7, 0.3
