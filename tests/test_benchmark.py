@@ -251,6 +251,15 @@ def test_the_readme_shows_the_committed_table():
     assert table == tables.headline(json.loads(path.read_text())).strip()
 
 
+def test_the_operators_page_shows_the_committed_volumes():
+    path = ROOT / "bench" / "results" / "benchmark.json"
+    expected = tables.volumes(json.loads(path.read_text())).strip()
+    if not expected:
+        pytest.skip("the committed run is of images alone")
+    shown = (ROOT / "docs" / "operators.md").read_text().partition("<!-- volumes -->")[2]
+    assert shown.partition("<!-- /volumes -->")[0].strip() == expected
+
+
 def test_the_table_has_figures_and_no_judgement():
     path = ROOT / "bench" / "results" / "benchmark.json"
     table = tables.headline(json.loads(path.read_text()))

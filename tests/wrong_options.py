@@ -19,20 +19,12 @@ def objective(**changed):
 
 CASES = [
     ("warp", (IMAGE, FIELD, "linear", "x"), PADDING),
-    (
-        "warp",
-        (IMAGE, FIELD, "x", "border"),
-        INTERPOLATION,
-    ),
+    ("warp", (IMAGE, FIELD, "x", "border"), INTERPOLATION),
     ("warp_backward", (IMAGE, IMAGE, FIELD, "linear", "x", True, True), PADDING),
     ("deformation_energy", (FIELD, [1.0, 1.0], "x", 0.2), PENALTY),
     ("deformation_energy", (FIELD, [1.0], "relu", 0.2), SPACING),
     ("deformation_energy_backward", (*3 * (SCALE,), FIELD, [1.0, 1.0], "x", 0.2), PENALTY),
-    (
-        "jacobian_determinant",
-        (FIELD, "x"),
-        REDUCE,
-    ),
+    ("jacobian_determinant", (FIELD, "x"), REDUCE),
     (
         "parallel_level_sets",
         (IMAGE, IMAGE, SCALE, SCALE, "x", None),

@@ -30,15 +30,15 @@ def markdown(result: Row) -> str:
 
 def headline(result: Row) -> str:
     """Forward and backward at the headline shapes, images and then volumes; README shows it."""
-    tables = (_headline(headline_rows(result, dimensions)) for dimensions in (2, 3))
-    return "\n".join([table for table in tables if table] + _of_volumes(result))
+    parts = (_headline(headline_rows(result)), volumes(result))
+    return "\n".join(part for part in parts if part)
 
 
-def _of_volumes(result: Row) -> list[str]:
-    """Where the volumes' figures of torch.compile come from, and what there is none of."""
+def volumes(result: Row) -> str:
+    """Those of the headline, where torch.compile's figures come from, and what there is none of."""
     rows = headline_rows(result, 3)
     if not rows:
-        return []
+        return ""
     earlier = {tuple(row["compiled_earlier"].values()) for row in rows if "compiled_earlier" in row}
     lines = ["Volumes: memory that is freed stays in the process."]
     if earlier:
@@ -53,7 +53,7 @@ def _of_volumes(result: Row) -> list[str]:
             f"Not timed under torch.compile, with this torch on this processor: {', '.join(absent)}"
             " (`python -m diffreg.benchmark.compiled`)."
         )
-    return [" ".join(lines) + "\n"]
+    return _headline(rows) + "\n" + " ".join(lines) + "\n"
 
 
 def _headline(found: Sequence[Row]) -> str:

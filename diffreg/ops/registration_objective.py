@@ -60,7 +60,7 @@ def registration_objective(
         mask: weights (N, 1, *S) >= 0 of the similarity, a constant to autograd; None is 1. Where
             the weight is 0, what is not finite of the warped or the fixed image, or of the
             derivative of the former, is 0.
-        padding: as in `warp`.
+        padding: "border" or "zeros", as in `warp`.
         penalty, threshold, spacing: as in `deformation_energy`.
         return_warped: also return the warped image.
 

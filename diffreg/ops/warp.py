@@ -26,8 +26,8 @@ KEYS = -0.75  # the parameter of the cubic kernel
 
 
 @renamed_keywords(
-    mode="use interpolation='linear' or 'nearest'",
-    padding_mode="use padding='border' or 'zeros'",
+    mode="use interpolation='linear', 'nearest' or 'cubic'",
+    padding_mode="use padding='border', 'zeros' or 'reflection'",
     align_corners="displacements are in voxels, where it has no meaning",
     grid="pass displacement, (N, D, *S) in voxels",
     ddf="use displacement",
