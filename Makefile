@@ -67,6 +67,7 @@ bench: $(VENV)/.app
 	@.ci/alive "The libraries to compare with: a download of 100 MB, 1 to 3 minutes" \
 		$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
 	$(BIN)/diffreg bench -o bench/results
+	$(BIN)/python bench/pages.py
 
 bench-gpu: $(VENV)/.app
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
