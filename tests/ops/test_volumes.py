@@ -428,6 +428,19 @@ def test_shapes_are_refused_in_words():
         ops.deformation_energy(u[:, :2])
     with pytest.raises(ValueError, match="displacement must have as many axes as moving"):
         ops.warp(volume[:, :, 0], u)
+    with pytest.raises(TypeError, match="use padding='border', 'zeros' or 'reflection'"):
+        ops.warp(volume, u, padding_mode="reflection")
+    with pytest.raises(TypeError, match="use interpolation='linear', 'nearest' or 'cubic'"):
+        ops.warp(volume, u, mode="bicubic")
+    for reduce in ("min", "mean", "bound"):
+        with pytest.raises(ValueError, match="needs a cell, there is none in shape"):
+            ops.jacobian_determinant(field((1, 5, 1)), reduce)
+    with pytest.raises(ValueError, match="spacing must have 3 lengths, one an axis, got"):
+        ops.deformation_energy(u, (1.0, 2.0))
+    with pytest.raises(ValueError, match=r"mask must be \(N, 1, \*S\) = \[1, 1, 4, 5, 6\], got"):
+        ops.correlation(volume, volume, volume[:, :, :2])
+    with pytest.raises(ValueError, match=r"displacement must be .* on the grid of fixed"):
+        ops.registration_objective(volume, volume, u[:, :, 1:])
     with pytest.raises(ValueError, match="padding must be one of 'border', 'zeros'"):
         ops.registration_objective(volume, volume, u, padding="reflection")
 

@@ -405,6 +405,12 @@ IMAGE, FIELD = torch.zeros(1, 1, 4, 5), torch.zeros(1, 2, 4, 5)
         ),
         (IMAGE, FIELD[0], ValueError, r"displacement must be \(N, 2, H, W\) .*, got \[2, 4, 5\]$"),
         (IMAGE, torch.zeros(1, 3, 4, 5), ValueError, r"displacement .* got \[1, 3, 4, 5\]$"),
+        (
+            IMAGE,
+            torch.zeros(1, 3, 3, 4, 5),
+            ValueError,
+            r"displacement must have as many axes as moving, \[1, 1, 4, 5\]",
+        ),
         (IMAGE.int(), FIELD, TypeError, r"moving must be float16, .* or float64, got torch.int32"),
         (IMAGE.long(), FIELD, TypeError, r"moving must be float16, bfloat16, float32 or float64"),
         (IMAGE, FIELD.long(), TypeError, r"displacement must be float16, .* got torch.int64"),
