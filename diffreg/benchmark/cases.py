@@ -222,7 +222,7 @@ CASES = {
             _pair,
             ops.mutual_information,
             lambda _: (baselines.information_by_windows, baselines.information_by_scatter),
-            lambda channels: (8 * channels, 20 * channels),
+            lambda channels, _: (8 * channels, 20 * channels),
         ),
         Case(
             "gradient_scale",
