@@ -15,7 +15,7 @@ export DIFFREG_CUDA
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu cuda wheel test-wheel clean machine
+.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard cuda wheel test-wheel clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
@@ -73,6 +73,11 @@ bench-gpu: $(VENV)/.app
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	then $(BIN)/diffreg bench --device cuda -o bench/results; \
 	else echo "bench-gpu: skipped, there is no GPU"; fi
+
+# No 2-D row slower than 1.05 times that of the commit where main was left, or of PARENT; two minutes, and
+# one more for the parent's library at its first use.
+bench-guard: $(VENV)/.app
+	$(BIN)/python bench/guard.py $(if $(PARENT),--against $(PARENT))
 
 # The paper's experiments (paper/results), on the images of docs/data.md: make paper DATA=DIR, or with
 # DEVICE=cuda PROCESSES=16. What is finished is in build/paper/runs and is not run again.
