@@ -8,6 +8,7 @@
 
 #include "determinant.h"
 #include "grid.h"
+#include "lanes.h"
 
 namespace diffreg {
 
@@ -99,23 +100,24 @@ void add_cells(const CellRow<D, T>& cells, const Grid<D>& grid, int64_t row, int
 
 // Gradient of a sum over cells to the rows of vertices [first, end). Each vertex adds the rows of
 // cells around it in raster order, of each the left and the right one, whichever strip it is in.
-// to_corners(row, x, cell, corner) writes the gradient to the determinants of the cell at x.
-template <int D, typename T, typename ToCorners>
+// corners_of(row) gives a to_corners(x, cell, corner), which writes the gradient to the
+// determinants of the cell at x; what it holds by value stays in registers.
+template <int D, typename T, typename CornersOf>
 void add_cell_gradients(const Field<D, T>& field, int64_t first, int64_t end,
                         T* gradient,  // (D, *S)
-                        const ToCorners& to_corners) {
+                        const CornersOf& corners_of) {
   const Grid<D>& grid = field.grid;
   CellRow<D, T> cells(grid.width);
   for (int64_t row = std::max<int64_t>(first - grid.cell_reach(), 0); row < end; ++row) {
     if (!grid.starts_cells(row)) continue;
     const VertexRows<D, T> vertices(field, row);
-#pragma GCC ivdep  // no cell depends on another
-    for (int64_t x = 0; x < grid.width - 1; ++x) {
+    const auto to_corners = corners_of(row);
+    for_lanes(0, grid.width - 1, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
       const Cell<D, T> cell = vertices.cell(x);
       T corner[Cell<D, T>::kCorners];
-      to_corners(row, x, cell, corner);
+      to_corners(x, cell, corner);
       cells.store(x, cell, corner);
-    }
+    });
     add_cells(cells, grid, row, first, end, gradient);
   }
 }

@@ -23,7 +23,7 @@
 #elif defined(__CUDACC__)  // its host code runs none of these
 #define DIFFREG_UNROLL
 #else
-#define DIFFREG_UNROLL _Pragma("GCC unroll 8")
+#define DIFFREG_UNROLL _Pragma("GCC unroll 32")
 #endif
 
 namespace diffreg {

@@ -28,7 +28,8 @@ class Mask {
     for_each_strip(N, rows_, width_, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
       for (int64_t y = first; y < end; ++y) {
         const T* weight = row(n, y);
-        *sums.at(n, strip) += sum_row<T>(0, width_, [&](int64_t x) { return weight[x]; });
+        *sums.at(n, strip) +=
+            sum_row<T>(0, width_, [&](int64_t x) DIFFREG_INLINE_LAMBDA { return weight[x]; });
       }
     });
     for (int64_t n = 0; n < N; ++n) totals_[n] = sums.total(n, 0);
@@ -87,7 +88,8 @@ class Mask {
     StripSums<1> sums(image.size(0), strip_count(rows_));
     for_rows(image, [&](int64_t n, int64_t strip, int64_t, int64_t, const T* values) {
       // 0, or NaN.
-      *sums.at(n, strip) += sum_row<T>(0, width_, [&](int64_t x) { return values[x] - values[x]; });
+      *sums.at(n, strip) += sum_row<T>(
+          0, width_, [&](int64_t x) DIFFREG_INLINE_LAMBDA { return values[x] - values[x]; });
     });
     for (int64_t n = 0; n < image.size(0); ++n) {
       if (sums.total(n, 0) != 0) return false;

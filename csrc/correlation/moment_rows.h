@@ -17,7 +17,7 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
   double raw[3] = {};
   sum_row<T>(
       begin, end,
-      [&](int64_t x, T* out) {
+      [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA {
         out[0] = weight(x);
         out[1] = weight(x) * counted(warped[x], weight(x));
         out[2] = weight(x) * counted(fixed[x], weight(x));
@@ -29,7 +29,7 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
   double sums[5] = {};
   sum_row<T>(
       begin, end,
-      [&](int64_t x, T* out) {
+      [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA {
         const T b = counted(warped[x] - mean_w, weight(x));
         const T a = counted(fixed[x] - mean_r, weight(x));
         out[0] = weight(x) * b;

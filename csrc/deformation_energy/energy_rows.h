@@ -106,7 +106,9 @@ void add_squares(const RowNeighbours<D, T>& u, int component, int64_t width, Row
     for (int k = 0; k < kTerms; ++k) total[k] += double(squares[k]);
   };
   at_end(0);
-  sum_row<T>(1, width - 1, [&](int64_t x, T* out) { squares_at(u, x, -1, 1, out); }, total);
+  sum_row<T>(
+      1, width - 1, [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA { squares_at(u, x, -1, 1, out); },
+      total);
   if (width > 1) at_end(width - 1);
   for (int k = 0; k < D; ++k) {
     sums.first[k][component] = total[k];
@@ -131,7 +133,7 @@ template <int D, typename T, PenaltyKind kind>
 double penalties_of(const Field<D, T>& field, const Penalty<T, kind>& psi, int64_t row) {
   if (!field.grid.starts_cells(row)) return 0;
   const VertexRows<D, T> vertices(field, row);
-  return sum_row<T>(0, field.grid.width - 1, [&](int64_t x) {
+  return sum_row<T>(0, field.grid.width - 1, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
     T corner[Cell<D, T>::kCorners];
     vertices.cell(x).determinants(corner);
     return sum_of_penalties<D>(psi, corner);
@@ -200,8 +202,7 @@ class EnergyGradient {
     const VertexRows<D, T> vertices(field_, row);
     T* const terms = row_.data();
     const int64_t cells = field_.grid.width - 1;
-#pragma GCC ivdep  // no cell depends on another
-    for (int64_t x = 0; x < cells; ++x) {
+    for_lanes(0, cells, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
       const Cell<D, T> cell = vertices.cell(x);
       T corner[Cell<D, T>::kCorners], slope[Cell<D, T>::kCorners];
       cell.determinants(corner);
@@ -212,9 +213,9 @@ class EnergyGradient {
       cells_.store(x, cell, slope);
       // Stored before they are summed: in one loop, neither would be vectorised.
       if constexpr (valued) terms[x] = sum_of_penalties<D>(psi_, corner);
-    }
+    });
     if constexpr (!valued) return 0;
-    return sum_row<T>(0, cells, [&](int64_t x) { return terms[x]; });
+    return sum_row<T>(0, cells, [&](int64_t x) DIFFREG_INLINE_LAMBDA { return terms[x]; });
   }
 
   // The gradient of the differences to a row.
@@ -244,7 +245,7 @@ class EnergyGradient {
     }
     const T leading = slope_.mixed[0][c];  // of axes 0 and 1, in 3-D
 #pragma GCC ivdep
-    for (int64_t x = 0; x < W; ++x) {
+    for (int64_t x = 0; x < W; ++x) {  // hot: across
       T total = 0, to_mix = 0;
       DIFFREG_UNROLL
       for (int k = 0; k < last; ++k) {
@@ -295,7 +296,7 @@ class EnergyGradient {
     const int64_t inner = std::min<int64_t>(2, W), outer = std::max(inner, W - 2);
     for (int64_t x = 0; x < inner; ++x) at_end(x);
 #pragma GCC ivdep
-    for (int64_t x = inner; x < outer; ++x) {
+    for (int64_t x = inner; x < outer; ++x) {  // hot: along
       gradient[x] = at(x, -2, -1, 1, 2, second, 2 * second, second);
     }
     for (int64_t x = outer; x < W; ++x) at_end(x);

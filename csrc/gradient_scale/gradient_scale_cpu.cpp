@@ -45,7 +45,7 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
       const GradientRow<D, T> around(channel, grid, row);
       double total[1] = {0};
       with_weights(mask.row(n, row), [&](const auto& weight) {
-        const auto at = [&](int64_t x, int64_t left, int64_t right) {
+        const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
           T g[D];
           around.at(x, left, right, g);
           return weight(x) * counted(magnitude<D>(g), weight(x));
@@ -53,7 +53,9 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
         for_ends(grid.width, [&](int64_t x, int64_t left, int64_t right) {
           total[0] += double(at(x, left, right));
         });
-        sum_row<T>(1, grid.width - 1, [&](int64_t x, T* out) { out[0] = at(x, -1, 1); }, total);
+        sum_row<T>(
+            1, grid.width - 1,
+            [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA { out[0] = at(x, -1, 1); }, total);
       });
       *sums.at(n, strip) += total[0];
       const T* here = around.here;
@@ -87,7 +89,7 @@ void add_gradient(const Tensor& image, double eta, const Mask<T>& weights, const
       T* out[D];
       for (int k = 0; k < D; ++k) out[k] = p[k];
       with_weights(weights.row(n, row), [&](const auto& weight) {
-        const auto at = [&](int64_t x, int64_t left, int64_t right) {
+        const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
           T g[D];
           around.at(x, left, right, g);
           const T length = magnitude<D>(g), slope = factor * weight(x);

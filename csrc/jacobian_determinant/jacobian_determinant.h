@@ -20,9 +20,9 @@ struct Smallest {
   DIFFREG_HD explicit Smallest(const T* values) : value(values[0]), index(0) {
     DIFFREG_UNROLL
     for (int k = 1; k < count; ++k) {
-      const bool smaller = value == value && !(values[k] >= value);
-      value = smaller ? values[k] : value;
-      index = smaller ? k : index;
+      const bool smaller = (value == value) & !(values[k] >= value);
+      value = unless_zero(smaller, values[k], value);
+      index = unless_zero(smaller, k, index);
     }
   }
 };
@@ -37,8 +37,8 @@ DIFFREG_HD T mean(const T* corner) {
 
 // Lower bound of the determinant in the whole cell: its smallest Bernstein coefficient. In 2-D the
 // determinant is affine and the coefficients are the corners; in 3-D it is quadratic along every
-// axis. Each coefficient of a product of linear forms is the mean of the products of theirs that
-// belong to it: 1, 2, 4 or 8 determinants of edges.
+// axis, and each coefficient is the mean of the 1, 2, 4 or 8 determinants of edges whose ends along
+// the axes add up to it.
 template <int D, typename T>
 DIFFREG_HD T bound(const Cell<D, T>& cell) {
   if constexpr (D == 2) {
@@ -46,33 +46,29 @@ DIFFREG_HD T bound(const Cell<D, T>& cell) {
     cell.determinants(corner);
     return Smallest<4, T>(corner).value;
   } else {
-    T smallest = 0;
-    for (int i = 0; i < 3; ++i) {
-      for (int j = 0; j < 3; ++j) {
-        for (int k = 0; k < 3; ++k) {
-          T sum = 0;
-          int count = 0;
-          // Which end of axis 0 the edges along 1 and 2 are at, of axis 1 those along 0 and 2, of
-          // axis 2 those along 0 and 1.
-          for (int f0 = i > 1; f0 <= (i > 0); ++f0) {
-            for (int e1 = j > 1; e1 <= (j > 0); ++e1) {
-              for (int e2 = k > 1; e2 <= (k > 0); ++e2) {
-                const int g0 = i - f0, g1 = j - e1, f2 = k - e2;
-                const T* e = cell.edge[0][e1 + 2 * e2];
-                const T* f = cell.edge[1][f0 + 2 * f2];
-                const T* g = cell.edge[2][g0 + 2 * g1];
-                sum += determinant(e, f, g);
-                ++count;
-              }
-            }
-          }
-          const T coefficient = sum / T(count);
-          const bool first = i + j + k == 0;
-          if (first || (smallest == smallest && !(coefficient >= smallest))) smallest = coefficient;
+    T sum[27] = {};  // 9 i + 3 j + k
+    // Which end of axis 0 the edges along 1 and 2 are at, of axis 1 those along 0 and 2, of axis 2
+    // those along 0 and 1.
+    DIFFREG_UNROLL
+    for (int on0 = 0; on0 < 4; ++on0) {
+      DIFFREG_UNROLL
+      for (int on12 = 0; on12 < 4; ++on12) {
+        const int f0 = on0 % 2, g0 = on0 / 2, g1 = on12 % 2, f2 = on12 / 2;
+        T across[3];
+        cross(cell.edge[1][f0 + 2 * f2], cell.edge[2][g0 + 2 * g1], across);
+        DIFFREG_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const int e1 = j % 2, e2 = j / 2;
+          sum[9 * (f0 + g0) + 3 * (e1 + g1) + e2 + f2] += Cell<D, T>::dot(cell.edge[0][j], across);
         }
       }
     }
-    return smallest;
+    DIFFREG_UNROLL
+    for (int k = 0; k < 27; ++k) {
+      const int middles = (k / 9 == 1) + (k / 3 % 3 == 1) + (k % 3 == 1);
+      sum[k] /= T(1 << middles);
+    }
+    return Smallest<27, T>(sum).value;
   }
 }
 

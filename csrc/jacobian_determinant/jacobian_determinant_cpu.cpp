@@ -48,54 +48,58 @@ void for_strips(const Tensor& u, const Run& run) {
       grid.vertices.strip_rows());
 }
 
-template <int D, typename T>
-void fill(const Tensor& u, Reduce reduce, T* out) {
+// Calls run(reduce as a type), so that a loop over cells has no choice left in it.
+template <typename Run>
+void dispatch_reduce(Reduce reduce, const Run& run) {
+  dispatch_value<Reduce::none, Reduce::min, Reduce::mean, Reduce::bound>(reduce, run);
+}
+
+// Of a cell.
+template <Reduce reduce, int D>
+constexpr int kValues = reduce == Reduce::none ? 1 << D : 1;
+
+template <Reduce reduce, int D, typename T>
+void fill(const Tensor& u, T* out) {
   for_strips<D, T>(u, [&](const Field<D, T>& field, const CellGrid<D>& grid, int64_t n,
                           int64_t first, int64_t end) {
     for (int64_t row = first; row < end; ++row) {
       if (!field.grid.starts_cells(row)) continue;
       const VertexRows<D, T> vertices(field, row);
-      const int64_t count = field.grid.width - 1, at = grid.first_cell(row);
-      const auto for_cells = [&](const auto& set) {
-#pragma GCC ivdep
-        for (int64_t x = 0; x < count; ++x) set(x, vertices.cell(x));
-      };
-      T* one = out + n * grid.cells + at;
-      if (reduce == Reduce::none) {
-        T* all = out + (n << D) * grid.cells + at;
-        for_cells([&](int64_t x, const Cell<D, T>& cell) {
+      const int64_t cells = grid.cells;
+      T* const values = out + n * kValues<reduce, D> * cells + grid.first_cell(row);
+      for_lanes(0, field.grid.width - 1, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
+        const Cell<D, T> cell = vertices.cell(x);
+        if constexpr (reduce == Reduce::none) {
           T corner[1 << D];
           cell.determinants(corner);
           DIFFREG_UNROLL
-          for (int k = 0; k < 1 << D; ++k) all[k * grid.cells + x] = corner[k];
-        });
-      } else if (reduce == Reduce::min) {
-        for_cells([&](int64_t x, const auto& cell) { one[x] = reduced(Reduce::min, cell); });
-      } else if (reduce == Reduce::mean) {
-        for_cells([&](int64_t x, const auto& cell) { one[x] = reduced(Reduce::mean, cell); });
-      } else {
-        for_cells([&](int64_t x, const auto& cell) { one[x] = bound(cell); });
-      }
+          for (int k = 0; k < 1 << D; ++k) values[k * cells + x] = corner[k];
+        } else {
+          values[x] = reduced(reduce, cell);
+        }
+      });
     }
   });
 }
 
 // Gradient of the cells' values to the vertices.
-template <int D, typename T>
-void add_gradients(const Tensor& u, Reduce reduce, const T* upstream, T* gradient) {  // zeros
+template <Reduce reduce, int D, typename T>
+void add_gradients(const Tensor& u, const T* upstream, T* gradient) {  // zeros
   for_strips<D, T>(u, [&](const Field<D, T>& field, const CellGrid<D>& grid, int64_t n,
                           int64_t first, int64_t end) {
-    const auto to_corners = [&](int64_t row, int64_t x, const Cell<D, T>& cell, T* corner) {
-      const int64_t at = grid.first_cell(row) + x;
-      if (reduce == Reduce::none) {
-        DIFFREG_UNROLL
-        for (int k = 0; k < 1 << D; ++k) corner[k] = upstream[((n << D) + k) * grid.cells + at];
-      } else {
-        cell.determinants(corner);
-        spread<D>(reduce, upstream[n * grid.cells + at], corner);
-      }
+    const auto corners_of = [&](int64_t row) {
+      const T* const values = upstream + n * kValues<reduce, D> * grid.cells + grid.first_cell(row);
+      return [values, cells = grid.cells](int64_t x, const Cell<D, T>& cell, T* corner) {
+        if constexpr (reduce == Reduce::none) {
+          DIFFREG_UNROLL
+          for (int k = 0; k < kValues<reduce, D>; ++k) corner[k] = values[k * cells + x];
+        } else {
+          cell.determinants(corner);
+          spread<D>(reduce, values[x], corner);
+        }
+      };
     };
-    add_cell_gradients(field, first, end, gradient + n * D * field.grid.voxels, to_corners);
+    add_cell_gradients(field, first, end, gradient + n * D * field.grid.voxels, corners_of);
   });
 }
 
@@ -107,8 +111,10 @@ Tensor forward(const Tensor& displacement, std::string reduce_name) {
   if (determinant.numel() == 0) return determinant;
   dispatch_dimensions(u, [&](auto dimensions) {
     dispatch_floating("displacement", u, [&](auto zero) {
-      using T = decltype(zero);
-      fill<decltype(dimensions)::value>(u, reduce, determinant.mutable_data_ptr<T>());
+      dispatch_reduce(reduce, [&](auto kind) {
+        fill<decltype(kind)::value, decltype(dimensions)::value>(
+            u, determinant.mutable_data_ptr<decltype(zero)>());
+      });
     });
   });
   return determinant;
@@ -127,8 +133,12 @@ Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string 
   dispatch_dimensions(u, [&](auto dimensions) {
     dispatch_floating("displacement", u, [&](auto zero) {
       using T = decltype(zero);
-      add_gradients<decltype(dimensions)::value>(u, reduce, upstream.const_data_ptr<T>(),
-                                                 grad_displacement.mutable_data_ptr<T>());
+      dispatch_reduce(reduce, [&](auto kind) {
+        if constexpr (decltype(kind)::value != Reduce::bound) {
+          add_gradients<decltype(kind)::value, decltype(dimensions)::value>(
+              u, upstream.const_data_ptr<T>(), grad_displacement.mutable_data_ptr<T>());
+        }
+      });
     });
   });
   return grad_displacement;

@@ -69,9 +69,8 @@ class WindowRows {
       for (int64_t inner = inner_.first; inner < inner_.end; ++inner) {
         for_windows(
             outer, inner, weights(strips_.row(outer, inner)),
-            [](int64_t, double weight, const Window& here) {
-              return weight * counted(here.value(), weight);
-            },
+            [](int64_t, double weight, const Window& here)
+                DIFFREG_INLINE_LAMBDA { return weight * counted(here.value(), weight); },
             sum);
       }
     }
@@ -116,7 +115,7 @@ class WindowRows {
       const int64_t row = strips_.row(from, inner);
       const T *own = own_.row(row), *other = other_.row(row);
 #pragma GCC ivdep
-      for (int64_t x = 0; x < W; ++x) {
+      for (int64_t x = 0; x < W; ++x) {  // hot: moments
         double terms[kTerms];
         image_terms(own[x], other[x], terms);
         for (int k = 0; k < kTerms; ++k) sums[k * W + x] += sign * terms[k];
@@ -133,7 +132,7 @@ class WindowRows {
     const double *s0 = moments_.sum(0), *s1 = moments_.sum(1), *s2 = moments_.sum(2);
     const double *s3 = moments_.sum(3), *s4 = moments_.sum(4);
     with_weights(weights, [&](const auto& weight) {
-      sum += sum_row<double>(0, own_.grid.width, [&](int64_t x) {
+      sum += sum_row<double>(0, own_.grid.width, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
         const double sums[] = {s0[x], s1[x], s2[x], s3[x], s4[x]};
         return term(x, double(weight(x)), Window(sums, per_row * per_column_[x]));
       });
@@ -151,7 +150,7 @@ class WindowRows {
       double sum = 0;
       for_windows(
           outer, inner, weights(strips_.row(outer, inner)),
-          [&](int64_t x, double weight, const Window& here) {
+          [&](int64_t x, double weight, const Window& here) DIFFREG_INLINE_LAMBDA {
             double terms[kParts];
             here.gradient_terms(factor * weight, terms[0], terms[1], terms[2]);
             cross[x] = static_cast<T>(counted(terms[0], weight));

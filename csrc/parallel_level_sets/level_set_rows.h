@@ -18,7 +18,8 @@ class LevelSetRows {
 
   // Sum of the weighted measure over a row.
   double value(int64_t row, const T* weights) const {
-    return sum_over(row, weights, [](int64_t, T, const auto&, const T*, const T*) {});
+    return sum_over(row, weights,
+                    [](int64_t, T, const auto&, const T*, const T*) DIFFREG_INLINE_LAMBDA {});
   }
 
   // Writes factor times the weighted measure's gradient to the own image's derivatives along a row,
@@ -26,13 +27,14 @@ class LevelSetRows {
   double slopes(int64_t row, T factor, const T* weights, T* const* to) const {
     T* out[D];
     for (int k = 0; k < D; ++k) out[k] = to[k];
-    return sum_over(row, weights,
-                    [&](int64_t x, T weight, const auto& here, const T* g, const T* h) {
-                      DIFFREG_UNROLL
-                      for (int k = 0; k < D; ++k) {
-                        out[k][x] = factor * weight * counted(here.derivative(g[k], h[k]), weight);
-                      }
-                    });
+    return sum_over(
+        row, weights,
+        [&](int64_t x, T weight, const auto& here, const T* g, const T* h) DIFFREG_INLINE_LAMBDA {
+          DIFFREG_UNROLL
+          for (int k = 0; k < D; ++k) {
+            out[k][x] = factor * weight * counted(here.derivative(g[k], h[k]), weight);
+          }
+        });
   }
 
  private:
@@ -43,7 +45,7 @@ class LevelSetRows {
     const GradientRow<D, T> own(own_, own_.grid, row), other(other_, own_.grid, row);
     double total[1] = {0};
     with_weights(weights, [&](const auto& weight) {
-      const auto at = [&](int64_t x, int64_t left, int64_t right) {
+      const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
         T g[D], h[D];
         own.at(x, left, right, g);
         other.at(x, left, right, h);
@@ -54,7 +56,8 @@ class LevelSetRows {
       for_ends(W, [&](int64_t x, int64_t left, int64_t right) {
         total[0] += double(at(x, left, right));
       });
-      sum_row<T>(1, W - 1, [&](int64_t x, T* out) { out[0] = at(x, -1, 1); }, total);
+      sum_row<T>(
+          1, W - 1, [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA { out[0] = at(x, -1, 1); }, total);
     });
     return total[0];
   }

@@ -76,7 +76,7 @@ std::vector<double> measure_squares(const Tensor& warped, const Tensor& fixed,
           const int64_t at = (c * rows + row) * W;
           const T *w = warped.const_data_ptr<T>() + at, *r = fixed.const_data_ptr<T>() + at;
           with_weights(weights.row(n, row), [&](const auto& weight) {
-            *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) {
+            *sums.at(n, strip) += sum_row<T>(0, W, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
               return weight(x) * counted(squared_difference(w[x], r[x]), weight(x));
             });
             if (!out) return;
