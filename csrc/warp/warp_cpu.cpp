@@ -33,30 +33,41 @@ struct Lanes {
   }
 };
 
+// Calls run(voxel, lanes, count) for the voxels of one row of the fixed grid, some at a time in
+// raster order.
+template <typename Rule, int D, typename T, typename Run>
+void for_lanes_of_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
+                      int64_t row, const Run& run) {
+  Lanes<D, T> lanes;
+  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
+    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += lanes.kCount) {
+      const int64_t end = std::min(begin + lanes.kCount, grids.to[D - 1]);
+      lanes.template fill<Rule>(grids, line, begin, end);
+      run(line.voxel + begin, lanes, end - begin);
+    }
+  });
+}
+
 // Calls run(voxel, at) for the voxels of one row of the fixed grid, one after the other in raster
 // order; without slopes.
 template <typename Rule, int D, typename T, typename Run>
 void for_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
              int64_t row, const Run& run) {
-  Lanes<D, T> lanes;
-  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
-    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Lanes<D, T>::kCount) {
-      const int64_t end = std::min(begin + Lanes<D, T>::kCount, grids.to[D - 1]);
-      lanes.template fill<Rule>(grids, line, begin, end);
-      for (int64_t i = 0; i < end - begin; ++i) {
-        Neighbours<T> at[D];
-        for (int k = 0; k < D; ++k) {
-          at[k] = {lanes.low[k][i],
-                   lanes.high[k][i],
-                   lanes.low_weight[k][i],
-                   lanes.high_weight[k][i],
-                   T(0),
-                   T(0)};
-        }
-        run(line.voxel + begin + i, at);
-      }
-    }
-  });
+  for_lanes_of_row<Rule>(grids, displacement, row,
+                         [&](int64_t voxel, const Lanes<D, T>& lanes, int64_t count) {
+                           for (int64_t i = 0; i < count; ++i) {
+                             Neighbours<T> at[D];
+                             for (int k = 0; k < D; ++k) {
+                               at[k] = {lanes.low[k][i],
+                                        lanes.high[k][i],
+                                        lanes.low_weight[k][i],
+                                        lanes.high_weight[k][i],
+                                        T(0),
+                                        T(0)};
+                             }
+                             run(voxel + i, at);
+                           }
+                         });
 }
 
 // Calls run(sample, row) for every row (axis 0) of the fixed grid, in parallel.
@@ -80,9 +91,8 @@ void forward_linear(const Grids<D>& grids,
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
         T* out = warped + c * grids.to_voxels + line.voxel;
         for_corners<Rule>(grids, line, moving + c * grids.from_voxels,
-                          [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners) {
-                            out[x] = corners.value(at);
-                          });
+                          [&](int64_t x, const Neighbours<T>* at, const auto& corners)
+                              DIFFREG_INLINE_LAMBDA { out[x] = corners.value(at); });
       }
     });
   });
@@ -148,7 +158,8 @@ void add_to_displacement(const Grids<D>& grids,
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
         const T* upstream = gradient + c * grids.to_voxels + line.voxel;
         for_corners<Rule>(grids, line, moving + c * grids.from_voxels,
-                          [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners) {
+                          [&](int64_t x, const Neighbours<T>* at,
+                              const Corners<D, T>& corners) DIFFREG_INLINE_LAMBDA {
                             out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
                             out[grids.to_voxels + x] +=
                                 passed_on(upstream[x], corners.template derivative<1>(at));
@@ -191,71 +202,122 @@ struct RowRange {
 
 // Every strip of the moving grid collects its own contributions in the raster order of the fixed
 // grid: no atomics, and the same bits whatever the number of threads.
-// for_points(displacement, row, run) calls run(voxel, at) for a row's voxels; reach(at) is the
-// range that one touches; splat(image, at, gradient, first, end) adds to the rows [first, end).
-template <int D, typename T, typename ForPoints, typename Reach, typename Splat>
-void add_to_moving(const Grids<D>& grids,
-                   const T* gradient,      // (N, C, *to)
-                   const T* displacement,  // (N, D, *to)
-                   T* grad_moving,         // (N, C, *from)
-                   const ForPoints& for_points, const Reach& reach, const Splat& splat) {
-  std::vector<RowRange> ranges(grids.samples * grids.to[0], {grids.from[0], -1});
-  for_each_row(grids, [&](int64_t n, int64_t row) {
-    RowRange& range = ranges[n * grids.to[0] + row];
-    for_points(displacement + n * D * grids.to_voxels, row, [&](int64_t, const auto* at) {
-      const RowRange one = reach(at);
-      range.lowest = std::min(range.lowest, one.lowest);
-      range.highest = std::max(range.highest, one.highest);
-    });
-  });
+// reach(sample, row) is the range that a row of the fixed grid touches; add(sample, row, first,
+// end) adds what it gives to the rows [first, end) of the moving grid.
+template <int D, typename Reach, typename Add>
+void add_to_moving(const Grids<D>& grids, const Reach& reach, const Add& add) {
+  std::vector<RowRange> ranges(grids.samples * grids.to[0]);
+  for_each_row(grids,
+               [&](int64_t n, int64_t row) { ranges[n * grids.to[0] + row] = reach(n, row); });
   for_each_strip(grids.samples, grids.from[0], grids.stride[0],
                  [&](int64_t n, int64_t, int64_t first, int64_t end) {
-                   const T* upstream = gradient + n * grids.channels * grids.to_voxels;
-                   T* out = grad_moving + n * grids.channels * grids.from_voxels;
                    for (int64_t row = 0; row < grids.to[0]; ++row) {
                      const RowRange range = ranges[n * grids.to[0] + row];
-                     if (range.highest < first || range.lowest >= end) continue;
-                     for_points(displacement + n * D * grids.to_voxels, row,
-                                [&](int64_t voxel, const auto* at) {
-                                  for (int64_t c = 0; c < grids.channels; ++c) {
-                                    const T value = upstream[c * grids.to_voxels + voxel];
-                                    if (value == 0) continue;
-                                    splat(out + c * grids.from_voxels, at, value, first, end);
-                                  }
-                                });
+                     if (range.highest >= first && range.lowest < end) add(n, row, first, end);
                    }
                  });
 }
 
+// What some voxels of a line give to the voxels around each, the first axis slowest; of the nearest
+// voxel alone there is one.
 template <typename Rule, int D, typename T>
-void add_to_moving_linear(const Grids<D>& grids, const T* gradient, const T* displacement,
-                          T* grad_moving) {
-  add_to_moving(
-      grids, gradient, displacement, grad_moving,
-      [&](const T* field, int64_t row, const auto& run)
-          DIFFREG_INLINE_LAMBDA { for_row<Rule>(grids, field, row, run); },
-      [](const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA { return RowRange{at[0].low, at[0].high}; },
-      [&](T* image, const Neighbours<T>* at, T value, int64_t first,
-          int64_t end) DIFFREG_INLINE_LAMBDA {
-        splat<D>(image, grids.stride, at, value, first, end, [](T* to, T part) { *to += part; });
-      });
+struct Parts {
+  static constexpr int kCorners = Rule::kLinear ? 1 << D : 1;
+  T part[kCorners][Lanes<D, T>::kCount];
+
+  static constexpr bool is_high(int corner, int axis) { return corner >> (D - 1 - axis) & 1; }
+
+  // 0 where the upstream gradient or a weight is 0.
+  void fill(const Lanes<D, T>& lanes, const T* upstream, int64_t count) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {  // hot: parts
+      DIFFREG_UNROLL
+      for (int corner = 0; corner < kCorners; ++corner) {
+        T value = upstream[i];
+        DIFFREG_UNROLL
+        for (int k = 0; k < D; ++k) {
+          const T weight = is_high(corner, k) ? lanes.high_weight[k][i] : lanes.low_weight[k][i];
+          value = counted(passed_on(value, weight), weight);
+        }
+        part[corner][i] = value;
+      }
+    }
+  }
+
+  // Adds those of voxel i to the rows [first, end) of axis 0. A 0 changes nothing.
+  DIFFREG_INLINE void add(const Lanes<D, T>& lanes, const int64_t* stride, int64_t i, int64_t first,
+                          int64_t end, T* image) const {
+    constexpr int kHalf = Rule::kLinear ? kCorners / 2 : 1;
+    DIFFREG_UNROLL
+    for (int half = 0; half < kCorners / kHalf; ++half) {
+      const int32_t row = half ? lanes.high[0][i] : lanes.low[0][i];
+      if (row < first || row >= end) continue;
+      DIFFREG_UNROLL
+      for (int corner = half * kHalf; corner < (half + 1) * kHalf; ++corner) {
+        int64_t voxel = row * stride[0];
+        DIFFREG_UNROLL
+        for (int k = 1; k < D; ++k) {
+          voxel += (is_high(corner, k) ? lanes.high[k][i] : lanes.low[k][i]) * stride[k];
+        }
+        image[voxel] += part[corner][i];
+      }
+    }
+  }
+};
+
+template <typename Rule, int D, typename T>
+void add_to_moving_linear(const Grids<D>& grids,
+                          const T* gradient,      // (N, C, *to)
+                          const T* displacement,  // (N, D, *to)
+                          T* grad_moving) {       // (N, C, *from)
+  const auto for_row_of = [&](int64_t n, int64_t row, const auto& run) {
+    for_lanes_of_row<Rule>(grids, displacement + n * D * grids.to_voxels, row, run);
+  };
+  const auto reach = [&](int64_t n, int64_t row) {
+    int32_t lowest = INT32_MAX, highest = -1;
+    for_row_of(n, row, [&](int64_t, const Lanes<D, T>& lanes, int64_t count) {
+      for (int64_t i = 0; i < count; ++i) {
+        lowest = std::min(lowest, lanes.low[0][i]);
+        highest = std::max(highest, lanes.high[0][i]);
+      }
+    });
+    return RowRange{lowest, highest};
+  };
+  add_to_moving(grids, reach, [&](int64_t n, int64_t row, int64_t first, int64_t end) {
+    Parts<Rule, D, T> parts;
+    for_row_of(n, row, [&](int64_t voxel, const Lanes<D, T>& lanes, int64_t count) {
+      for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+        parts.fill(lanes, gradient + c * grids.to_voxels + voxel, count);
+        T* image = grad_moving + c * grids.from_voxels;
+        for (int64_t i = 0; i < count; ++i) parts.add(lanes, grids.stride, i, first, end, image);
+      }
+    });
+  });
 }
 
 template <int D, typename T>
 void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradient,
                          const T* displacement, T* grad_moving) {
-  add_to_moving(
-      grids, gradient, displacement, grad_moving,
-      [&](const T* field, int64_t row, const auto& run) {
-        for_cubic_row(grids, field, padding, row, run);
-      },
-      [](const CubicTaps<T>* at) {
-        const auto [low, high] = std::minmax_element(at[0].index, at[0].index + 4);
-        return RowRange{*low, *high};
-      },
-      [&](T* image, const CubicTaps<T>* at, T value, int64_t first, int64_t end) {
-        splat<D>(image, grids.stride, at, value, first, end);
-      });
+  const auto for_row_of = [&](int64_t n, int64_t row, const auto& run) {
+    for_cubic_row(grids, displacement + n * D * grids.to_voxels, padding, row, run);
+  };
+  const auto reach = [&](int64_t n, int64_t row) {
+    RowRange range{grids.from[0], -1};
+    for_row_of(n, row, [&](int64_t, const CubicTaps<T>* at) {
+      const auto [low, high] = std::minmax_element(at[0].index, at[0].index + 4);
+      range = {std::min<int64_t>(range.lowest, *low), std::max<int64_t>(range.highest, *high)};
+    });
+    return range;
+  };
+  add_to_moving(grids, reach, [&](int64_t n, int64_t row, int64_t first, int64_t end) {
+    for_row_of(n, row, [&](int64_t voxel, const CubicTaps<T>* at) {
+      for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
+        const T value = gradient[c * grids.to_voxels + voxel];
+        if (value == 0) continue;
+        splat<D>(grad_moving + c * grids.from_voxels, grids.stride, at, value, first, end);
+      }
+    });
+  });
 }
 
 }  // namespace
@@ -309,7 +371,10 @@ void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& d
       with_rule(sampling, [&](auto rule) {
         using Rule = decltype(rule);
         if (to_image) add_to_moving_linear<Rule>(grids, g, u, to_image);
-        if (to_field) add_to_displacement<Rule>(grids, g, image, u, to_field);
+        if (!to_field) return;
+        // Of the nearest voxel it is 0, or NaN, under any padding.
+        using Derived = std::conditional_t<Rule::kLinear, Rule, warp::Rule<false, Padding::border>>;
+        add_to_displacement<Derived>(grids, g, image, u, to_field);
       });
     });
   });

@@ -100,7 +100,7 @@ void for_voxels(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, in
   }
   const int32_t last = static_cast<int32_t>(end);
 #pragma GCC ivdep
-  for (int32_t x = static_cast<int32_t>(begin); x < last; ++x) {
+  for (int32_t x = static_cast<int32_t>(begin); x < last; ++x) {  // hot: voxels
     T shift[D], bad = 0;
     for (int k = 0; k < D; ++k) {
       shift[k] = line.component[k * grids.to_voxels + x];
@@ -194,55 +194,58 @@ class Pairs {
   T pair_[kPairs][2 * kCount];
 };
 
-// The same by vector gathers, where an Index counts the voxels of the moving grid.
+// The voxels around a point, read by vector gathers: for the value as they are needed, for the
+// derivatives, which need them more than once, all before.
 template <int D, typename T, typename Index>
-class Gathered {
- public:
-  static constexpr int64_t kCount = 128;  // voxels
+struct Gathered {
+  Voxels<T, Index> voxels;
+  const Index* stride;
+  const Neighbours<T>* at;
 
-  explicit Gathered(const Grids<D>& grids) : grids_(grids) {}
-
-  template <typename Rule>
-  void read(const Line<D, T>& line, int64_t begin, int64_t end, const T* image) {
-    Index stride[D];
-    for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids_.stride[k]);
-    const Voxels<T, Index> voxels{image};
-    for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-      const Corners<D, T> corners(voxels, stride, at);
-      DIFFREG_UNROLL
-      for (int k = 0; k < 1 << D; ++k) voxel_[k][x - begin] = corners.voxel[k];
-    });
+  DIFFREG_INLINE T value(const Neighbours<T>* at) const {
+    return warp::value<D>(voxels, stride, at);
   }
-
-  template <typename Rule>
-  DIFFREG_INLINE Corners<D, T> corners(int64_t i, const Neighbours<T>&) const {
-    return Corners<D, T>([&](int k) { return voxel_[k][i]; });
-  }
-
- private:
-  const Grids<D>& grids_;
-  T voxel_[1 << D][kCount];
+  DIFFREG_INLINE operator Corners<D, T>() const { return Corners<D, T>(voxels, stride, at); }
 };
 
-// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each: first
-// the voxels are read, some at a time, then comes the arithmetic. Its choices would make the reads
-// conditional, and neither would be vectorised.
+// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each, which
+// an Index counts.
+template <typename Rule, typename Index, int D, typename T, typename Run>
+void gather_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+                    const Run& run) {
+  Index stride[D];
+  for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids.stride[k]);
+  const Voxels<T, Index> voxels{image};
+  for_voxels<Rule>(grids, line, 0, grids.to[D - 1],
+                   [&](int64_t x, const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA {
+                     run(x, at, Gathered<D, T, Index>{voxels, stride, at});
+                   });
+}
+
+// The same by pairs: first the voxels are read, some at a time, then comes the arithmetic.
+template <typename Rule, int D, typename T, typename Run>
+void pair_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+                  const Run& run) {
+  Pairs<D, T> pairs(grids);
+  for (int64_t begin = 0; begin < grids.to[D - 1]; begin += pairs.kCount) {
+    const int64_t end = std::min(begin + pairs.kCount, grids.to[D - 1]);
+    pairs.template read<Rule>(line, begin, end, image);
+    for_voxels<Rule>(grids, line, begin, end,
+                     [&](int64_t x, const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA {
+                       run(x, at, pairs.template corners<Rule>(x - begin, at[D - 1]));
+                     });
+  }
+}
+
+// The same by the form that this processor reads faster.
 template <typename Rule, int D, typename T, typename Run>
 void for_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
                  const Run& run) {
-  const auto with = [&](auto&& reader) {
-    using Reader = std::remove_reference_t<decltype(reader)>;
-    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += Reader::kCount) {
-      const int64_t end = std::min(begin + Reader::kCount, grids.to[D - 1]);
-      reader.template read<Rule>(line, begin, end, image);
-      for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
-        run(x, at, reader.template corners<Rule>(x - begin, at[D - 1]));
-      });
-    }
-  };
-  if (grids.from_voxels >= INT32_MAX) return with(Gathered<D, T, int64_t>(grids));
-  if (grids.from[D - 1] > 1 && reads_pairs()) return with(Pairs<D, T>(grids));
-  with(Gathered<D, T, int32_t>(grids));
+  if (grids.from_voxels >= INT32_MAX) {
+    return gather_corners<Rule, int64_t>(grids, line, image, run);
+  }
+  if (grids.from[D - 1] > 1 && reads_pairs()) return pair_corners<Rule>(grids, line, image, run);
+  gather_corners<Rule, int32_t>(grids, line, image, run);
 }
 
 }  // namespace diffreg::warp
