@@ -77,7 +77,7 @@ struct Mirrored {
     const bool back = within > last;
     coordinate = back ? period - within : within;
     // Rounding may lead a little beyond; a coordinate that is not finite is clamped later.
-    coordinate = last > 0 && coordinate > 0 ? coordinate : T(0);
+    coordinate = unless_zero(last, coordinate > 0 ? coordinate : T(0), T(0));
     sign = back ? T(-1) : T(1);
   }
 };
@@ -100,18 +100,18 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
     const T inside = raised < last ? raised : last;
     const int32_t low = static_cast<int32_t>(inside);
     const T fraction = inside - static_cast<T>(low) + bad;
-    return {low, low + 1 < size ? low + 1 : low, 1 - fraction, fraction, -slope, slope};
+    return {low, low + (low + 1 < size), 1 - fraction, fraction, -slope, slope};
   }
   // One voxel beyond the image everything is 0; clamping there makes the cast safe.
   const bool near = (coordinate >= -1) & (coordinate < last + 1);
   const T inside = near ? coordinate : T(-1);
   const int32_t truncated = static_cast<int32_t>(inside);
-  const int32_t low = static_cast<T>(truncated) > inside ? truncated - 1 : truncated;
+  const int32_t low = truncated - (static_cast<T>(truncated) > inside);
   const T fraction = inside - static_cast<T>(low) + bad;
   const T has_low = static_cast<T>(near & (low >= 0)) + bad;
   const T has_high = static_cast<T>(near & (low + 1 < size)) + bad;
   return {low >= 0 ? low : 0,
-          low + 1 < size ? low + 1 : low,
+          low + (low + 1 < size),
           has_low * (1 - fraction),
           has_high * fraction,
           -has_low,
