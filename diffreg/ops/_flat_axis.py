@@ -31,6 +31,17 @@ def without_axis(displacement: torch.Tensor, axis: int) -> torch.Tensor:
     return both.repeat_interleave(2, dim=2 + axis)
 
 
+def with_axis(gradient: torch.Tensor, axis: int, dimensions: int) -> torch.Tensor:
+    """The gradient to a displacement of so many axes, given that to `without_axis` of it."""
+    if dimensions == 3:
+        parts = list(gradient.unsqueeze(2 + axis).split(1, 1))
+    else:
+        along = gradient[:, 1 - axis : 2 - axis]
+        parts = [along.sum(2 + axis, keepdim=True)]  # of both equal rows
+    parts.insert(axis, torch.zeros_like(parts[0]))
+    return torch.cat(parts, 1)
+
+
 def lengths_without_axis(lengths: list[float], axis: int) -> list[float]:
     """The voxels' lengths along the axes of what `without_axis` gives."""
     return lengths if len(lengths) == 2 else lengths[:axis] + lengths[axis + 1 :]

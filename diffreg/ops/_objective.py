@@ -117,12 +117,16 @@ class Options:
             spacing,
         )
 
+    def of_energies(self) -> tuple:
+        """What follows the displacement in `deformation_energy`."""
+        return self.spacing, self.penalty, self.threshold
+
     def arguments(
-        self, moving, fixed, displacement, eps_moving, eps_fixed, mask, without: str = ""
+        self, moving, fixed, displacement, eps_moving, eps_fixed, mask, without: Sequence[str] = ()
     ) -> tuple:
         """What torch.ops.diffreg.registration_objective takes, but for what it is to return.
 
-        The measure named by `without` is left out.
+        The measures named by `without` are left out, "energies" the energies' weights.
         """
         dtype = arithmetic_dtype(moving, fixed, displacement)
         moving, fixed, displacement = as_handed(moving, fixed, displacement)
@@ -138,8 +142,8 @@ class Options:
         return (
             *(moving, fixed, displacement, *scales),
             mask,
-            [self.mixture.get(name, 0.0) * (name != without) for name in MEASURES],
-            list(self.weights),
+            [self.mixture.get(name, 0.0) * (name not in without) for name in MEASURES],
+            [self.weights[0], *(w * ("energies" not in without) for w in self.weights[1:])],
             self.padding,
             _lengths(self.spacing, displacement.ndim - 2),
             self.penalty,
@@ -257,9 +261,7 @@ def compose(
 
     measures = [factor * measure(name) for name, factor in options.mixture.items()]
     similarity = torch.stack(measures).sum(0)
-    energies = parts.deformation_energy(
-        displacement, options.spacing, options.penalty, options.threshold
-    )
+    energies = parts.deformation_energy(displacement, *options.of_energies())
     terms = similarity, *energies
     pairs = zip(options.weights, terms, strict=True)
     total = torch.stack([weight * term for weight, term in pairs]).sum(0)

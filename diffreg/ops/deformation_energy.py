@@ -15,7 +15,7 @@ from diffreg.ops._checks import (
     refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
-from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, without_axis
+from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, with_axis, without_axis
 from diffreg.ops.jacobian_determinant import jacobian_determinant_reference
 
 # Below its threshold a penalty goes on as its tangent ("hinge" is 0 above it, "relu" has none).
@@ -85,6 +85,30 @@ def deformation_energy(
     (u,) = as_handed(displacement)
     energies = _operator(u, lengths, penalty, limit)
     return DeformationEnergy(*energies)
+
+
+def energies_and_gradient(
+    displacement: torch.Tensor,
+    weights: Sequence[float],
+    spacing: float | Sequence[float] | None,
+    penalty: str,
+    threshold: float | None,
+) -> tuple[DeformationEnergy, torch.Tensor]:
+    """The energies, and the gradient of their weighted sum, without autograd.
+
+    Args: as `deformation_energy`, and the energies' weights.
+    """
+    lengths = _lengths(spacing, displacement.ndim - 2)
+    axis = flat_axis(displacement)
+    if axis is not None:
+        flat = without_axis(displacement, axis), weights, lengths_without_axis(lengths, axis)
+        energies, gradient = energies_and_gradient(*flat, penalty, threshold)
+        return energies, with_axis(gradient, axis, displacement.ndim - 2)
+    options = lengths, penalty, _threshold(penalty, threshold)
+    (u,) = as_handed(displacement)
+    energies = DeformationEnergy(*_operator(u, *options))
+    upstream = [torch.full_like(energies[0], weight) for weight in weights]
+    return energies, _operator_backward(*upstream, u, *options)
 
 
 def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[float]:

@@ -19,6 +19,7 @@ from diffreg.ops._objective import (
     check_inputs,
     compose,
 )
+from diffreg.ops.deformation_energy import deformation_energy, energies_and_gradient
 from diffreg.ops.local_correlation import local_correlation
 
 # Devices whose kernel has all measures; that of the others leaves "lncc" to its own operator.
@@ -90,29 +91,37 @@ def registration_objective(
     refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
-    if differentiated or flat_axis(displacement) is not None:
+    if differentiated:
         return compose(OPERATORS, options, *inputs, return_warped)
     need_gradient = torch.is_grad_enabled() and displacement.requires_grad
-    if _has_windows_beside(options, moving):
-        return _with_windows_beside(options, *inputs, need_gradient, return_warped)
-    *terms, warped, _gradient = _operator(*options.arguments(*inputs), need_gradient, return_warped)
-    return RegistrationObjective._make([*terms, warped if return_warped else None])
+    return _fused(options, *inputs, need_gradient, return_warped)
 
 
 def _has_windows_beside(options: Options, moving: torch.Tensor) -> bool:
     return "lncc" in options.mixture and moving.device.type not in HAS_WINDOWS
 
 
-def _with_windows_beside(
+def _fused(
     options, moving, fixed, displacement, eps_moving, eps_fixed, mask, need_gradient, return_warped
 ) -> RegistrationObjective:
-    """The fused kernel and, on the warped image that it leaves, the local correlation."""
+    """The fused kernel, and beside it what it has not: the local correlation on a GPU, and, where
+    an axis has one voxel, the energies of one dimension less."""
+    windows = _has_windows_beside(options, moving)
+    flat = flat_axis(displacement) is not None
+    without = ["lncc"] * windows + ["energies"] * flat
     arguments = options.arguments(
-        moving, fixed, displacement, eps_moving, eps_fixed, mask, without="lncc"
+        moving, fixed, displacement, eps_moving, eps_fixed, mask, without=without
     )
-    total, similarity, *energies, warped, _gradient = _operator(*arguments, need_gradient, True)
-    windows = options.mixture["lncc"] * local_correlation(warped, fixed, WINDOW, mask)
-    terms = (total + options.weights.similarity * windows, similarity + windows, *energies)
+    *terms, warped, _gradient = _operator(*arguments, need_gradient, return_warped or windows)
+    total, similarity, *energies = terms
+    if windows:
+        local = options.mixture["lncc"] * local_correlation(warped, fixed, WINDOW, mask)
+        total, similarity = total + options.weights.similarity * local, similarity + local
+    if flat:
+        energies = list(deformation_energy(displacement, *options.of_energies()))
+        for weight, energy in zip(options.weights[1:], energies, strict=True):
+            total = total + weight * energy
+    terms = [total, similarity, *energies]
     return RegistrationObjective._make([*terms, warped if return_warped else None])
 
 
@@ -150,20 +159,26 @@ def registration_objective_value_and_gradient(
     check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
     scales = eps_moving, eps_fixed
-    flat = flat_axis(displacement) is not None
-    if flat or _has_windows_beside(options, moving):
+    if _has_windows_beside(options, moving):
         with torch.enable_grad():
             u = displacement.detach().requires_grad_()
-            inputs = (*images, u, *scales, mask)
-            if flat:
-                terms = compose(OPERATORS, options, *inputs, False)
-            else:
-                terms = _with_windows_beside(options, *inputs, True, False)
+            terms = _fused(options, *images, u, *scales, mask, True, False)
             (gradient,) = torch.autograd.grad(terms.total.sum(), u)
         return RegistrationObjective._make([*(t.detach() for t in terms[:5]), None]), gradient
+    flat = flat_axis(displacement) is not None
     with torch.no_grad():
-        arguments = options.arguments(*images, displacement, *scales, mask)
+        inputs = *images, displacement, *scales, mask
+        arguments = options.arguments(*inputs, without=["energies"] * flat)
         *values, _warped, gradient = _operator(*arguments, True, False)
+        if flat:
+            weights = options.weights[1:]
+            energies, to_energies = energies_and_gradient(
+                displacement, weights, *options.of_energies()
+            )
+            values[2:] = energies
+            gradient = gradient + to_energies
+            for weight, energy in zip(weights, energies, strict=True):
+                values[0] = values[0] + weight * energy
     return RegistrationObjective._make([*values, None]), gradient.to(displacement.dtype)
 
 
