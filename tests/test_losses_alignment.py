@@ -145,3 +145,10 @@ def test_points_that_do_not_fit(fixed, moving, message):
         Keypoint()(torch.zeros(1, 2, 4, 4), torch.zeros(fixed), torch.zeros(moving))
     with pytest.raises(ValueError, match=r"fixed_points must be \(1, K, 3\), got \[1, 3, 2\]"):
         Keypoint()(torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2), torch.zeros(1, 3, 2))
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 2.0), 0])
+def test_a_spacing_that_does_not_fit(spacing):
+    volume, points = torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 3)
+    with pytest.raises(ValueError, match="spacing must"):
+        Keypoint(spacing=spacing)(volume, points, points)

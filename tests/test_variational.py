@@ -135,9 +135,16 @@ def test_a_fold_between_positive_corners_is_seen():
     assert variational.is_unfolded(0.1 * u)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 1, 4), (1, 3, 1, 1, 4), (1, 3, 0, 4, 4), (0, 2, 4, 4)])
+@pytest.mark.parametrize("shape", [(1, 2, 1, 1), (1, 3, 1, 1, 1), (1, 3, 0, 4, 4), (0, 2, 4, 4)])
 def test_where_there_is_no_cell_nothing_folds(shape):
     assert variational.is_unfolded(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 5), (1, 3, 1, 1, 5)])
+def test_a_line_folds(shape):
+    back = torch.zeros(shape)
+    back[:, -1] = -2 * torch.arange(5.0)  # J = -1
+    assert variational.is_unfolded(back / 4) and not variational.is_unfolded(back)
 
 
 def test_the_regulariser_is_the_energies_second_derivative():

@@ -57,7 +57,7 @@ T contract(const T* image, const int64_t* stride, const CubicTaps<T>* at, int by
     return *image;
   } else {
     const T* factors = Axis == by ? at[Axis].slope : at[Axis].weight;
-    T sum = 0;
+    T sum = -T(0);  // warp(I, 0) is I to the bit, -0 too
     for (int k = 0; k < CubicTaps<T>::kCount; ++k) {
       if (factors[k] == 0) continue;
       sum += factors[k] *

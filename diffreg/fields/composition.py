@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from diffreg.ops import warp
-from diffreg.ops._checks import check_displacement
+from diffreg.ops._checks import check_axes, check_displacement
 
 
 def identity_grid(
@@ -27,6 +27,8 @@ def identity_grid(
         >>> identity_grid((1, 3))[0, 1]
         tensor([[0., 1., 2.]])
     """
+    if len(shape) not in (2, 3):
+        raise ValueError(f"shape must be (H, W) or (D, H, W), got {tuple(shape)}")
     axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
 
@@ -53,6 +55,9 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         >>> compose(one, 2 * one).unique()
         tensor([3.])
     """
+    check_displacement(inner)
+    check_displacement(outer)
+    check_axes("outer", outer, "inner", inner)
     return inner + warp(outer, inner)
 
 
@@ -165,6 +170,10 @@ def warp_points(points: torch.Tensor, displacement: torch.Tensor) -> torch.Tenso
     """
     check_displacement(displacement)
     samples, dimensions = displacement.shape[:2]
+    if points.dtype != displacement.dtype:
+        raise TypeError(
+            f"points must be of displacement's {displacement.dtype}, got {points.dtype}"
+        )
     if points.ndim != 3 or points.shape[0] != samples or points.shape[2] != dimensions:
         raise ValueError(f"points must be ({samples}, K, {dimensions}), got {list(points.shape)}")
     last = points.new_tensor([max(size - 1, 1) for size in displacement.shape[2:]])
@@ -195,8 +204,8 @@ def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """
     check_displacement(displacement)
     sizes = displacement.shape[2:]
-    if len(shape) != len(sizes) or min(shape) < 1:
-        raise ValueError(f"shape must be {len(sizes)} sizes of at least 1, got {tuple(shape)}")
+    if not isinstance(shape, Sequence) or len(shape) != len(sizes) or min(shape) < 1:
+        raise ValueError(f"shape must be {len(sizes)} sizes of at least 1, got {shape}")
     factors = [new / old for new, old in zip(shape, sizes, strict=True)]
     scale = displacement.new_tensor(factors).reshape(1, -1, *[1] * len(sizes))
     mode = "bilinear" if len(sizes) == 2 else "trilinear"

@@ -114,10 +114,13 @@ def energies_and_gradient(
 def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[float]:
     if spacing is None:
         return [1.0] * dimensions
-    if isinstance(spacing, (int, float)):
-        lengths = [float(spacing)] * dimensions
-    else:
-        lengths = [float(length) for length in spacing]
+    try:
+        if isinstance(spacing, (int, float)) or getattr(spacing, "ndim", 1) == 0:
+            lengths = [float(spacing)] * dimensions  # type: ignore[arg-type]
+        else:
+            lengths = [float(length) for length in spacing]
+    except (TypeError, ValueError):
+        raise ValueError(f"spacing must be {dimensions} lengths or one, got {spacing!r}") from None
     if len(lengths) != dimensions:
         raise ValueError(f"spacing must have {dimensions} lengths, one an axis, got {lengths}")
     if not all(0 < length < math.inf for length in lengths):
@@ -172,7 +175,7 @@ def deformation_energy_reference(
             flat, lengths_without_axis(lengths, axis), penalty, threshold
         )
     own = u.new_tensor(lengths).reshape(1, -1, *[1] * dimensions)
-    zero = u.sum(dim=tuple(range(1, u.ndim))) * 0
+    zero = u.flatten(1)[:, :0].sum(1)
     diffusion, bending = zero, zero
     for k in range(dimensions):
         first = torch.diff(u, dim=2 + k)

@@ -61,7 +61,7 @@ def registration_objective(
         mask: weights (N, 1, *S) >= 0 of the similarity, a constant to autograd; None is 1. Where
             the weight is 0, what is not finite of the warped or the fixed image, or of the
             derivative of the former, is 0.
-        padding: "border" or "zeros", as in `warp`.
+        padding: as in `warp`.
         penalty, threshold, spacing: as in `deformation_energy`.
         return_warped: also return the warped image.
 
@@ -87,7 +87,7 @@ def registration_objective(
         tensor([0.])
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
-    check_inputs(moving, fixed, displacement)
+    check_inputs(moving, fixed, displacement, padding)
     refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
@@ -156,7 +156,7 @@ def registration_objective_value_and_gradient(
         tensor(0.)
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
-    check_inputs(moving, fixed, displacement)
+    check_inputs(moving, fixed, displacement, padding)
     images = moving.detach(), fixed.detach()
     scales = eps_moving, eps_fixed
     if _has_windows_beside(options, moving):

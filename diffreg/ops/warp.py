@@ -92,11 +92,7 @@ def _check(
     check_displacement(displacement)
     check_image("moving", moving, any_dtype=interpolation == "nearest")
     check_axes("displacement", displacement, "moving", moving)
-    if moving.is_cuda and (interpolation == "cubic" or padding == "reflection"):
-        raise NotImplementedError(
-            f"interpolation={interpolation!r} with padding={padding!r} has no CUDA kernel: move "
-            "the tensors to the CPU, or call warp_reference"
-        )
+    check_kernel(moving, interpolation, padding)
     if moving.shape[0] != displacement.shape[0]:
         raise ValueError(
             f"displacement must have the batch size of moving, {moving.shape[0]}, got "
@@ -107,6 +103,15 @@ def _check(
     check_same_device("displacement", displacement, "moving", moving)
     if moving.requires_grad and torch.is_grad_enabled():
         check_floating("moving that requires a gradient", moving)
+
+
+def check_kernel(moving: torch.Tensor, interpolation: str, padding: str) -> None:
+    """Raises where the image's device has no kernel for these."""
+    if moving.is_cuda and (interpolation == "cubic" or padding == "reflection"):
+        raise NotImplementedError(
+            f"interpolation={interpolation!r} with padding={padding!r} has no CUDA kernel: move "
+            "the tensors to the CPU, or call warp_reference"
+        )
 
 
 def warp_reference(

@@ -397,6 +397,39 @@ def test_a_grid_of_one_row_is_a_line(size):
     torch.testing.assert_close(least.reshape(2, 6), stretch)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [(1, 5), (4, 1, 5), (1, 1, 5), (1, 1, 1)], ids=str)
+def test_the_objective_of_a_grid_of_one_plane_or_row(size, dtype):
+    """Fused, as any other: its reference, float32 of half types, and without autograd."""
+    images = [drawn(2, 1, *size, dtype=dtype, seed=k) for k in (0, 3)]
+    u = (0.6 * drawn(2, len(size), *size, seed=1) - 0.3).to(dtype)
+    options = {"similarity": "ncc", "weights": (2, 1, 3, 0.5), "padding": "reflection"}
+    exact = [tensor.double() for tensor in (*images, u)]
+    exact[2].requires_grad_()
+    expected = ops.registration_objective_reference(*exact, **options)
+    (slope,) = torch.autograd.grad(expected.total.sum(), exact[2])
+    close = {"rtol": 5e-3, "atol": 5e-3} if dtype == torch.float16 else {"rtol": 1e-4, "atol": 1e-5}
+
+    leaf = u.clone().requires_grad_()
+    terms = ops.registration_objective(*images, leaf, **options, return_warped=True)
+    assert terms.warped.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    (gradient,) = torch.autograd.grad(terms.total.sum(), leaf)
+    with torch.inference_mode():
+        plain, own = ops.registration_objective_value_and_gradient(*images, u, **options)
+    for k in range(5):
+        torch.testing.assert_close(terms[k].double(), expected[k], **close)
+        torch.testing.assert_close(plain[k], terms[k].detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), slope, **close)
+    torch.testing.assert_close(own, gradient, **close)
+
+    def of_one(moving, fixed, field):
+        found = ops.registration_objective_value_and_gradient(moving, fixed, field, **options)
+        return found[1]
+
+    each = torch.func.vmap(of_one)(*(tensor.unsqueeze(1) for tensor in (*images, u)))
+    torch.testing.assert_close(each.squeeze(1), own, **close)
+
+
 def test_the_bound_holds_inside_every_cell_and_sees_folds_that_corners_miss():
     u = field((17, 17, 17), scale=0.45, samples=1)
     edges = _edges(u)
@@ -434,15 +467,20 @@ def test_shapes_are_refused_in_words():
         ops.warp(volume, u, mode="bicubic")
     for reduce in ("min", "mean", "bound"):
         with pytest.raises(ValueError, match="needs a cell, there is none in shape"):
-            ops.jacobian_determinant(field((1, 5, 1)), reduce)
+            ops.jacobian_determinant(field((1, 1, 1)), reduce)
     with pytest.raises(ValueError, match="spacing must have 3 lengths, one an axis, got"):
         ops.deformation_energy(u, (1.0, 2.0))
+    for spacing in ("abc", [[1.0, 1.0, 1.0]], object()):
+        with pytest.raises(ValueError, match="spacing must be 3 lengths or one, got"):
+            ops.deformation_energy(u, spacing)
+    for one in (np.float32(2), torch.tensor(2.0)):
+        assert ops.deformation_energy(u, one) == ops.deformation_energy(u, 2.0)
     with pytest.raises(ValueError, match=r"mask must be \(N, 1, \*S\) = \[1, 1, 4, 5, 6\], got"):
         ops.correlation(volume, volume, volume[:, :, :2])
     with pytest.raises(ValueError, match=r"displacement must be .* on the grid of fixed"):
         ops.registration_objective(volume, volume, u[:, :, 1:])
-    with pytest.raises(ValueError, match="padding must be one of 'border', 'zeros'"):
-        ops.registration_objective(volume, volume, u, padding="reflection")
+    with pytest.raises(ValueError, match="padding must be one of 'border', 'zeros', 'reflection'"):
+        ops.registration_objective(volume, volume, u, padding="wrap")
 
 
 # gradients: every branch is asked for by name, and was taken

@@ -87,8 +87,8 @@ def test_zeros_fade_over_one_voxel():
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 5), (17, 33), (64, 31)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@paddings
-@pytest.mark.parametrize("interpolation", ["linear", "nearest"])
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+@pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
 def test_without_displacement_nothing_changes_to_the_bit(size, dtype, padding, interpolation):
     bits = torch.int32 if dtype == torch.float32 else torch.int64
     image = uniform((2, 3, *size), dtype)
