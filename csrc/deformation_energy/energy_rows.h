@@ -152,73 +152,17 @@ void add_row(const Field<D, T>& field, const Coefficients<D>& factor, const Pena
   sums.add_to(factor, energies);
 }
 
-// Gradient of the weighted energies to the rows of one strip; and, where asked for, the energies.
+// Gradient of the weighted differences to a row:
 //   first differences:  sum_k a_k T_k u     T u = (u[i] - u[i-1]) - (u[i+1] - u[i]), differences
 //   second differences: sum_k b_k S_k u     that leave the axis left out; S = T but at the ends,
 //   twice mixed differences:  sum_{k<l} c_kl T_k T_l u
-template <int D, typename T, PenaltyKind kind>
-class EnergyGradient {
+template <int D, typename T>
+class DifferenceGradient {
  public:
-  // Without `penalised` the determinants give the gradient nothing, not even NaN.
-  EnergyGradient(const Field<D, T>& field, const Slopes<D, T>& slope, const Penalty<T, kind>& psi,
-                 bool penalised, int64_t first, int64_t end)
-      : field_(field),
-        slope_(slope),
-        psi_(psi),
-        penalised_(penalised),
-        first_(first),
-        end_(end),
-        cells_(field.grid.width),
-        row_(4 * field.grid.width) {}
+  DifferenceGradient(const Field<D, T>& field, const Slopes<D, T>& slope)
+      : field_(field), slope_(slope), row_(2 * field.grid.width) {}
 
-  // Fills the strip's rows of gradient (D, *S); adds their stencils' energies where `valued`.
-  template <bool valued>
-  void run(T* gradient, const Coefficients<D>& factor, double* energies) {
-    const Grid<D>& grid = field_.grid;
-    const int64_t reach = grid.cell_reach();
-    int64_t next = first_;  // the first row that has not been filled yet
-    for (int64_t row = std::max<int64_t>(first_ - reach, 0); row < end_; ++row) {
-      for (; next < std::min(row + reach + 1, end_); ++next) fill(next, gradient);
-      const bool counts = valued && row >= first_;
-      RowSums<D> sums;
-      if (penalised_ && grid.starts_cells(row)) {
-        sums.corner = counts ? evaluate<true>(row) : evaluate<false>(row);
-        add_cells(cells_, grid, row, first_, end_, gradient);
-      } else if (counts) {
-        sums.corner = penalties_of(field_, psi_, row);
-      }
-      if (!counts) continue;
-      for (int c = 0; c < D; ++c) {
-        add_squares(RowNeighbours<D, T>(field_, c, row), c, grid.width, sums);
-      }
-      sums.add_to(factor, energies);
-    }
-  }
-
- private:
-  // What the cells that start at a row give, and the sum of their penalties.
-  template <bool valued>
-  double evaluate(int64_t row) {
-    const VertexRows<D, T> vertices(field_, row);
-    T* const terms = row_.data();
-    const int64_t cells = field_.grid.width - 1;
-    for_lanes(0, cells, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
-      const Cell<D, T> cell = vertices.cell(x);
-      T corner[Cell<D, T>::kCorners], slope[Cell<D, T>::kCorners];
-      cell.determinants(corner);
-      DIFFREG_UNROLL
-      for (int k = 0; k < Cell<D, T>::kCorners; ++k) {
-        slope[k] = slope_.corner * psi_.slope(corner[k]);
-      }
-      cells_.store(x, cell, slope);
-      // Stored before they are summed: in one loop, neither would be vectorised.
-      if constexpr (valued) terms[x] = sum_of_penalties<D>(psi_, corner);
-    });
-    if constexpr (!valued) return 0;
-    return sum_row<T>(0, cells, [&](int64_t x) DIFFREG_INLINE_LAMBDA { return terms[x]; });
-  }
-
-  // The gradient of the differences to a row.
+  // Writes it to a row of gradient (D, *S).
   void fill(int64_t row, T* gradient) {
     const Grid<D>& grid = field_.grid;
     for (int c = 0; c < D; ++c) {
@@ -228,6 +172,7 @@ class EnergyGradient {
     }
   }
 
+ private:
   // By the leading axes alone, into row 0 of the scratch; and sum_k c_kl T_k u, to which T_l of the
   // last axis is to be applied, into row 1.
   void across(const RowNeighbours<D, T>& u, int c) {
@@ -304,11 +249,81 @@ class EnergyGradient {
 
   Field<D, T> field_;
   Slopes<D, T> slope_;
+  std::vector<T> row_;  // scratch
+};
+
+// Gradient of the weighted energies to the rows of one strip; and, where asked for, the energies.
+template <int D, typename T, PenaltyKind kind>
+class EnergyGradient {
+ public:
+  // Without `penalised` the determinants give the gradient nothing, not even NaN.
+  EnergyGradient(const Field<D, T>& field, const Slopes<D, T>& slope, const Penalty<T, kind>& psi,
+                 bool penalised, int64_t first, int64_t end)
+      : field_(field),
+        differences_(field, slope),
+        slope_(slope.corner),
+        psi_(psi),
+        penalised_(penalised),
+        first_(first),
+        end_(end),
+        cells_(field.grid.width),
+        terms_(field.grid.width) {}
+
+  // Fills the strip's rows of gradient (D, *S); adds their stencils' energies where `valued`.
+  template <bool valued>
+  void run(T* gradient, const Coefficients<D>& factor, double* energies) {
+    const Grid<D>& grid = field_.grid;
+    const int64_t reach = grid.cell_reach();
+    int64_t next = first_;  // the first row that has not been filled yet
+    for (int64_t row = std::max<int64_t>(first_ - reach, 0); row < end_; ++row) {
+      for (; next < std::min(row + reach + 1, end_); ++next) differences_.fill(next, gradient);
+      const bool counts = valued && row >= first_;
+      RowSums<D> sums;
+      if (penalised_ && grid.starts_cells(row)) {
+        sums.corner = counts ? evaluate<true>(row) : evaluate<false>(row);
+        add_cells(cells_, grid, row, first_, end_, gradient);
+      } else if (counts) {
+        sums.corner = penalties_of(field_, psi_, row);
+      }
+      if (!counts) continue;
+      for (int c = 0; c < D; ++c) {
+        add_squares(RowNeighbours<D, T>(field_, c, row), c, grid.width, sums);
+      }
+      sums.add_to(factor, energies);
+    }
+  }
+
+ private:
+  // What the cells that start at a row give, and the sum of their penalties.
+  template <bool valued>
+  double evaluate(int64_t row) {
+    const VertexRows<D, T> vertices(field_, row);
+    T* const terms = terms_.data();
+    const int64_t cells = field_.grid.width - 1;
+    for_lanes(0, cells, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
+      const Cell<D, T> cell = vertices.cell(x);
+      T corner[Cell<D, T>::kCorners], slope[Cell<D, T>::kCorners];
+      cell.determinants(corner);
+      DIFFREG_UNROLL
+      for (int k = 0; k < Cell<D, T>::kCorners; ++k) {
+        slope[k] = slope_ * psi_.slope(corner[k]);
+      }
+      cells_.store(x, cell, slope);
+      // Stored before they are summed: in one loop, neither would be vectorised.
+      if constexpr (valued) terms[x] = sum_of_penalties<D>(psi_, corner);
+    });
+    if constexpr (!valued) return 0;
+    return sum_row<T>(0, cells, [&](int64_t x) DIFFREG_INLINE_LAMBDA { return terms[x]; });
+  }
+
+  Field<D, T> field_;
+  DifferenceGradient<D, T> differences_;
+  T slope_;  // of a penalty
   Penalty<T, kind> psi_;
   bool penalised_;
   int64_t first_, end_;
   CellRow<D, T> cells_;
-  std::vector<T> row_;  // scratch
+  std::vector<T> terms_;  // scratch
 };
 
 }  // namespace diffreg::deformation_energy
