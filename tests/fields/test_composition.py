@@ -218,7 +218,7 @@ def test_resize_refuses_other_shapes(shape):
         resize(torch.zeros(1, 3, 4, 4, 4), shape[:2])
     with pytest.raises(ValueError, match="shape must be 2 sizes of at least 1, got 4"):
         resize(torch.zeros(1, 2, 4, 4), 4)
-    with pytest.raises(ValueError, match="shape must be .*, got .3,"):
+    with pytest.raises(ValueError, match=r"shape must be .*, got \(3,"):
         identity_grid((3,))
 
 
@@ -297,7 +297,7 @@ def test_points_that_do_not_fit_are_refused():
         warp_points(torch.zeros(1, 3), torch.zeros(1, 2, 4, 4))
     with pytest.raises(ValueError, match=r"points must be \(1, K, 3\), got \[1, 5, 2\]"):
         warp_points(torch.zeros(1, 5, 2), torch.zeros(1, 3, 4, 4, 4))
-    with pytest.raises(TypeError, match="points must be torch.float64 as displacement, got torch"):
+    with pytest.raises(TypeError, match=r"points must be .* as displacement"):
         warp_points(torch.zeros(1, 5, 2), torch.zeros(1, 2, 4, 4).double())
 
 
