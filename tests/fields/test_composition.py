@@ -297,7 +297,9 @@ def test_points_that_do_not_fit_are_refused():
         warp_points(torch.zeros(1, 3), torch.zeros(1, 2, 4, 4))
     with pytest.raises(ValueError, match=r"points must be \(1, K, 3\), got \[1, 5, 2\]"):
         warp_points(torch.zeros(1, 5, 2), torch.zeros(1, 3, 4, 4, 4))
-    with pytest.raises(TypeError, match=r"points must be .* as displacement"):
+    with pytest.raises(
+        TypeError, match=r"points must be of displacement.s torch.float64, got torch"
+    ):
         warp_points(torch.zeros(1, 5, 2), torch.zeros(1, 2, 4, 4).double())
 
 
