@@ -1,8 +1,10 @@
 """Every row of docs/switching.md: theirs against ours, in value and gradients.
 
-A test is named in the last column of its row, and every percentage in that row is measured here.
+A test is named in the last column of its row, and every percentage in that row is measured here, of
+images; what a row says beside them is tested of images and of volumes.
 """
 
+import functools
 import re
 import warnings
 from pathlib import Path
@@ -17,8 +19,8 @@ from diffreg.losses import LNCC, MI, SSD, Dice
 from diffreg.ops import correlation, deformation_energy, jacobian_determinant, warp
 
 PAGE = Path(__file__).parents[1] / "docs" / "switching.md"
-SIZE = (64, 48)
-D = 2
+IMAGE, VOLUME = (64, 48), (20, 18, 16)
+BOTH = pytest.mark.parametrize("size", [IMAGE, VOLUME], ids=["images", "volumes"])
 
 ROWS = {}
 for line in PAGE.read_text().splitlines():
@@ -65,25 +67,36 @@ def neurite():
 # A smooth pair: waves of 12 to 20 voxels, displaced by up to 3 voxels over 60.
 
 
-def indices():
-    return identity_grid(SIZE, dtype=torch.float64)[0]
+def indices(size=IMAGE):
+    return identity_grid(size, dtype=torch.float64)[0]
 
 
-def moving():
-    i, j = indices()
-    first = 0.5 + 0.3 * torch.sin(0.35 * i + 0.2 * j) + 0.15 * torch.cos(0.5 * j)
+def waves(size, phase):
+    """Two samples (2, 1, *S)."""
+    i, j, *k = indices(size)
+    inward = 0.3 * k[0] if k else 0
+    first = 0.5 + 0.3 * torch.sin(0.35 * i + 0.2 * j + inward + phase)
+    first = first + (0.15 * torch.cos(0.5 * j) if phase == 0 else 0.1 * torch.cos(0.45 * i))
     return torch.stack([first, first.flip(0)])[:, None]
 
 
-def fixed():
-    i, j = indices()
-    first = 0.5 + 0.3 * torch.sin(0.35 * i + 0.2 * j + 0.7) + 0.1 * torch.cos(0.45 * i)
-    return torch.stack([first, first.flip(0)])[:, None]
+def moving(size=IMAGE):
+    return waves(size, 0)
 
 
-def displacement():
-    i, j = indices()
-    first = torch.stack([3 * torch.sin(0.1 * i + 0.04 * j), 2.5 * torch.cos(0.05 * i - 0.12 * j)])
+def fixed(size=IMAGE):
+    return waves(size, 0.7)
+
+
+def displacement(size=IMAGE):
+    i, j, *k = indices(size)
+    inward = 0.07 * k[0] if k else 0
+    parts = [
+        3 * torch.sin(0.1 * i + 0.04 * j + inward),
+        2.5 * torch.cos(0.05 * i - 0.12 * j + inward),
+        *[2 * torch.sin(0.06 * j - 0.11 * inwards) for inwards in k],
+    ]
+    first = torch.stack(parts)
     return torch.stack([first, -0.5 * first])
 
 
@@ -95,7 +108,7 @@ def differences(theirs, ours, *inputs, margin=0):
         value = function(*leaves).squeeze()
         upstream = torch.linspace(1, 2, value.numel(), dtype=value.dtype).reshape(value.shape)
         gradients = torch.autograd.grad((value * upstream).sum(), leaves)
-        inner = (..., *(slice(margin, n - margin) for n in SIZE))
+        inner = (..., *(slice(margin, n - margin) for n in IMAGE)) if margin else ...
         sides.append([value.detach(), *(gradient[inner] for gradient in gradients)])
     return [((a - b).norm() / b.norm()).item() for a, b in zip(*sides, strict=True)]
 
@@ -105,8 +118,10 @@ def same(theirs, ours, *inputs):
     return max(differences(theirs, ours, *inputs)) < 1e-12
 
 
-def says(test, *shares):
-    """The row of the test gives these shares as its percentages, in this order."""
+def says(test, size, *shares):
+    """The row of the test gives these shares, where they are of images, as its percentages."""
+    if size != IMAGE:
+        return
     measured = [f"{100 * share:.2g}" for share in shares]
     assert re.findall(r"([\d.]+) %", ROWS[test]) == measured
 
@@ -122,67 +137,87 @@ def test_every_row_has_its_test_and_every_test_its_row():
 # Warping
 
 
+@BOTH
 @pytest.mark.parametrize("padding", ["border", "zeros"])
-def test_monai_warp(monai, padding):
+def test_monai_warp(monai, padding, size):
     theirs = monai.Warp("bilinear", padding)
-    assert same(theirs, lambda x, u: warp(x, u, padding=padding), moving(), displacement())
+    assert same(theirs, lambda x, u: warp(x, u, padding=padding), moving(size), displacement(size))
 
 
-def test_monai_warp_nearest(monai):
-    labels, u = (5 * moving()).long(), displacement() + 0.01  # no point half way
+@BOTH
+def test_monai_warp_nearest(monai, size):
+    labels, u = (5 * moving(size)).long(), displacement(size) + 0.01  # no point half way
     theirs = monai.Warp("nearest", "border")
     ours = warp(labels, u, interpolation="nearest")
     assert torch.equal(theirs(labels.double(), u).long(), ours)
-    row = torch.arange(4.0).reshape(1, 1, 1, 4)
-    half = torch.tensor([0.0, 0.5]).reshape(1, 2, 1, 1).expand(1, 2, 1, 4)
+    row = torch.arange(4.0).reshape(1, 1, *[1] * (len(size) - 1), 4)
+    half = torch.zeros(1, len(size), *row.shape[2:])
+    half[:, -1] = 0.5
     assert warp(row, half, interpolation="nearest").flatten().tolist() == [1, 2, 3, 3]
 
 
-def test_monai_meta_tensor(monai):
-    image = monai.MetaTensor(moving(), meta={"patient": "first"}).requires_grad_()
-    warped = warp(image, displacement())
+@BOTH
+def test_monai_meta_tensor(monai, size):
+    image = monai.MetaTensor(moving(size), meta={"patient": "first"}).requires_grad_()
+    warped = warp(image, displacement(size))
     assert warped.meta["patient"] == "first"
-    correlation(warped, monai.MetaTensor(fixed())).sum().backward()
+    correlation(warped, monai.MetaTensor(fixed(size))).sum().backward()
     assert image.grad.abs().sum() > 0
 
 
-def test_voxelmorph_spatial_transformer(voxelmorph):
+@BOTH
+def test_voxelmorph_spatial_transformer(voxelmorph, size):
     theirs = voxelmorph.nn.modules.SpatialTransformer()
-    assert same(theirs, lambda x, u: warp(x, u, padding="zeros"), moving(), displacement())
+    ours = functools.partial(warp, padding="zeros")
+    assert same(theirs, ours, moving(size), displacement(size))
 
 
-def test_grid_sample():
-    sizes = torch.tensor(SIZE, dtype=torch.float64)
-
-    def theirs(x, grid):
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=True)
-
-    def ours(x, grid):
-        points = (grid.flip(-1) + 1) / 2 * (sizes - 1)
-        return warp(x, points.movedim(-1, 1) - indices())
-
-    points = (indices() + displacement()).movedim(1, -1)
-    assert same(theirs, ours, moving(), (2 * points / (sizes - 1) - 1).flip(-1))
-
-
-def test_grid_sample_with_corners_not_aligned():
-    sizes = torch.tensor(SIZE, dtype=torch.float64)
-
-    def theirs(x, grid):
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+def sampled(size, theirs_options, ours_options):
+    """Whether grid_sample and warp agree, voxel centres of the corners at -1 and 1 or beside."""
+    sizes = torch.tensor(size, dtype=torch.float64)
+    beside = 0 if theirs_options["align_corners"] else 1
 
     def ours(x, grid):
-        points = ((grid.flip(-1) + 1) * sizes - 1) / 2
-        return warp(x, points.movedim(-1, 1) - indices())
+        points = ((grid.flip(-1) + 1) * (sizes - 1 + beside) - beside) / 2
+        return warp(x, points.movedim(-1, 1) - indices(size), **ours_options)
 
-    points = (indices() + displacement()).movedim(1, -1)
-    assert same(theirs, ours, moving(), ((2 * points + 1) / sizes - 1).flip(-1))
+    points = (indices(size) + displacement(size)).movedim(1, -1)
+    grid = ((2 * points + beside) / (sizes - 1 + beside) - 1).flip(-1)
+    return same(lambda x, at: F.grid_sample(x, at, **theirs_options), ours, moving(size), grid)
 
 
-def test_identity(monai):
+@BOTH
+def test_grid_sample(size):
+    assert sampled(size, {"padding_mode": "border", "align_corners": True}, {})
+
+
+@BOTH
+def test_grid_sample_reflection(size):
+    options = {"padding_mode": "reflection", "align_corners": True}
+    assert sampled(size, options, {"padding": "reflection"})
+
+
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+def test_grid_sample_bicubic(padding):
+    options = {"mode": "bicubic", "padding_mode": padding, "align_corners": True}
+    assert sampled(IMAGE, options, {"interpolation": "cubic", "padding": padding})
+    volume, grid = moving(VOLUME), torch.zeros(2, *VOLUME, 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="bicubic"):
+        F.grid_sample(volume, grid, **options)
+    zero = torch.zeros_like(displacement(VOLUME))
+    assert torch.equal(warp(volume, zero, "cubic", padding), volume)
+
+
+@BOTH
+def test_grid_sample_with_corners_not_aligned(size):
+    assert sampled(size, {"padding_mode": "border", "align_corners": False}, {})
+
+
+@BOTH
+def test_identity(monai, size):
     """Rounding decides here, in single precision: the share is known to within its order."""
-    image = moving().float()
-    zero = torch.zeros(2, 2, *SIZE, requires_grad=True)
+    image = moving(size).float()
+    zero = torch.zeros(2, len(size), *size, requires_grad=True)
     gradients = []
     for function in (monai.Warp("bilinear", "border"), warp):
         warped = function(image, zero)
@@ -193,19 +228,21 @@ def test_identity(monai):
     assert 0.05 < wrong < 0.5
 
 
-def test_monai_integration(monai):
-    velocity = 2 * displacement()
+@BOTH
+def test_monai_integration(monai, size):
+    velocity = 2 * displacement(size)
     theirs = monai.DVF2DDF(7, padding_mode="border")
     assert same(theirs, lambda v: integrate(v, 7), velocity)
     value, _ = differences(monai.DVF2DDF(7), lambda v: integrate(v, 7), velocity)
-    says("test_monai_integration", value)
+    says("test_monai_integration", size, value)
 
 
-def test_voxelmorph_integration(voxelmorph):
-    velocity = 2 * displacement()
+@BOTH
+def test_voxelmorph_integration(voxelmorph, size):
+    velocity = 2 * displacement(size)
     theirs = voxelmorph.nn.modules.IntegrateVelocityField(steps=7)
     value, _ = differences(theirs, lambda v: integrate(v, 7), velocity)
-    says("test_voxelmorph_integration", value)
+    says("test_voxelmorph_integration", size, value)
 
     def written_out(velocity):
         u = velocity / 2**7
@@ -216,166 +253,192 @@ def test_voxelmorph_integration(voxelmorph):
     assert same(theirs, written_out, velocity)
 
 
-def test_voxelmorph_resize(voxelmorph):
+@BOTH
+def test_voxelmorph_resize(voxelmorph, size):
     theirs = voxelmorph.nn.modules.ResizeDisplacementField(2.0)
-    shape = [2 * n for n in SIZE]
-    value, _ = differences(theirs, lambda u: resize(u, shape), displacement())
-    says("test_voxelmorph_resize", value)
-    constant = torch.ones_like(displacement())
+    shape = [2 * n for n in size]
+    value, _ = differences(theirs, lambda u: resize(u, shape), displacement(size))
+    says("test_voxelmorph_resize", size, value)
+    constant = torch.ones_like(displacement(size))
     torch.testing.assert_close(theirs(constant), resize(constant, shape))
 
 
-def test_voxelmorph_jacobian_determinant(voxelmorph):
-    stretch = 0.25 * indices() * torch.tensor([1.0, -2.0]).reshape(2, 1, 1)
-    as_array = stretch.movedim(0, -1).numpy()
-    theirs = voxelmorph.py.utils.jacobian_determinant(as_array)
+@BOTH
+def test_voxelmorph_jacobian_determinant(voxelmorph, size):
+    factors = torch.tensor([0.25, -0.5, 0.5][: len(size)]).reshape(-1, *[1] * len(size))
+    stretch = indices(size) * factors
+    theirs = voxelmorph.py.utils.jacobian_determinant(stretch.movedim(0, -1).numpy())
     ours = jacobian_determinant(stretch[None])
-    assert theirs == pytest.approx(1.25 * 0.5) and ours.numpy() == pytest.approx(1.25 * 0.5)
+    expected = float((1 + factors).prod())
+    assert theirs == pytest.approx(expected) and ours.numpy() == pytest.approx(expected)
     # Every second column displaced by 1.2: central differences see two equal neighbours.
-    i, j = indices()
-    comb = torch.stack([torch.zeros_like(i), 0.6 * (-1) ** j])
-    inner = voxelmorph.py.utils.jacobian_determinant(comb.movedim(0, -1).numpy())[:, 1:-1]
+    comb = torch.zeros(len(size), *size, dtype=torch.float64)
+    comb[-1] = 0.6 * (-1) ** indices(size)[-1]
+    inner = voxelmorph.py.utils.jacobian_determinant(comb.movedim(0, -1).numpy())[..., 1:-1]
     assert inner.min() == pytest.approx(1)
     folded = (jacobian_determinant(comb[None], reduce="min") <= 0).double().mean().item()
-    says("test_voxelmorph_jacobian_determinant", (inner <= 0).mean(), folded)
+    assert folded > 0.5
+    says("test_voxelmorph_jacobian_determinant", size, (inner <= 0).mean(), folded)
 
 
 # Energies
 
 
-def test_neurite_spatial_gradient(neurite):
+@BOTH
+def test_neurite_spatial_gradient(neurite, size):
     theirs = neurite.SpatialGradient("l2")
-    assert same(theirs, lambda u: deformation_energy(u).diffusion.mean() / D**2, displacement())
+
+    def ours(u):
+        return deformation_energy(u).diffusion.mean() / len(size) ** 2
+
+    assert same(theirs, ours, displacement(size))
 
 
-def checkerboard():
-    i, j = indices()
-    component = (-1.0) ** (i + j)
-    return torch.stack([component, torch.zeros_like(component)])[None]
+def checkerboard(size):
+    field = torch.zeros(1, len(size), *size, dtype=torch.float64)
+    field[:, 0] = (-1.0) ** indices(size).sum(0)
+    return field
 
 
-def test_monai_diffusion(monai):
+def affine(size):
+    i, j, *k = indices(size)
+    return torch.stack([0.2 * i - 0.1 * j, 0.3 * j, *[0.1 * i - 0.2 * inwards for inwards in k]])[
+        None
+    ]
+
+
+def quadratic(size):
+    i, j, *k = indices(size)
+    parts = [0.02 * i * j, 0.01 * i**2 - 0.03 * j**2, *[0.01 * j * n + 0.02 * n**2 for n in k]]
+    return torch.stack(parts)[None]
+
+
+@BOTH
+def test_monai_diffusion(monai, size):
     theirs = monai.losses.DiffusionLoss()
 
     def ours(u):
-        return deformation_energy(u).diffusion.mean() / D
+        return deformation_energy(u).diffusion.mean() / len(size)
 
-    _, inner = differences(theirs, ours, displacement(), margin=4)
-    says("test_monai_diffusion", *differences(theirs, ours, displacement()), inner)
-    assert theirs(checkerboard()) == 0
-    assert ours(checkerboard()) == pytest.approx(4)
-    i, j = indices()
-    affine = torch.stack([0.2 * i - 0.1 * j, 0.3 * j])[None]
-    torch.testing.assert_close(theirs(affine), ours(affine))
+    if size == IMAGE:
+        _, inner = differences(theirs, ours, displacement(), margin=4)
+        says("test_monai_diffusion", size, *differences(theirs, ours, displacement()), inner)
+    assert theirs(checkerboard(size)) == 0
+    assert ours(checkerboard(size)) == pytest.approx(4)
+    torch.testing.assert_close(theirs(affine(size)), ours(affine(size)))
 
 
-def test_monai_bending(monai):
+@BOTH
+def test_monai_bending(monai, size):
     theirs = monai.losses.BendingEnergyLoss()
 
     def ours(u):
-        return deformation_energy(u).bending.mean() / D
+        return deformation_energy(u).bending.mean() / len(size)
 
-    _, inner = differences(theirs, ours, displacement(), margin=4)
-    says("test_monai_bending", *differences(theirs, ours, displacement()), inner)
-    assert theirs(checkerboard()) == pytest.approx(16)
-    assert ours(checkerboard()) == pytest.approx(32)
-    i, j = indices()
-    quadratic = torch.stack([0.02 * i * j, 0.01 * i**2 - 0.03 * j**2])[None]
-    torch.testing.assert_close(theirs(quadratic), ours(quadratic))
+    if size == IMAGE:
+        _, inner = differences(theirs, ours, displacement(), margin=4)
+        says("test_monai_bending", size, *differences(theirs, ours, displacement()), inner)
+    assert theirs(checkerboard(size)) == pytest.approx(16)
+    assert ours(checkerboard(size)) == pytest.approx(32 if size == IMAGE else 48)
+    torch.testing.assert_close(theirs(quadratic(size)), ours(quadratic(size)))
 
 
-def test_monai_normalize(monai):
-    spacing = [1 / n for n in SIZE]
-    i, j = indices()
-    quadratic = torch.stack([0.02 * i * j, 0.01 * i**2 - 0.03 * j**2])[None]
-    theirs = monai.losses.BendingEnergyLoss(normalize=True)(quadratic)
-    torch.testing.assert_close(theirs, deformation_energy(quadratic, spacing).bending[0] / D)
-    affine = torch.stack([0.2 * i - 0.1 * j, 0.3 * j])[None]
-    theirs = monai.losses.DiffusionLoss(normalize=True)(affine)
-    torch.testing.assert_close(theirs, deformation_energy(affine, spacing).diffusion[0] / D)
+@BOTH
+def test_monai_normalize(monai, size):
+    spacing, axes = [1 / n for n in size], len(size)
+    u = quadratic(size)
+    theirs = monai.losses.BendingEnergyLoss(normalize=True)(u)
+    torch.testing.assert_close(theirs, deformation_energy(u, spacing).bending[0] / axes)
+    u = affine(size)
+    theirs = monai.losses.DiffusionLoss(normalize=True)(u)
+    torch.testing.assert_close(theirs, deformation_energy(u, spacing).diffusion[0] / axes)
 
 
 # Similarities
 
 
-def test_mean_squared_error(neurite):
-    assert same(torch.nn.MSELoss(), SSD(), moving(), fixed())
-    assert same(neurite.MSE(), SSD(), moving(), fixed())
+@BOTH
+def test_mean_squared_error(neurite, size):
+    assert same(torch.nn.MSELoss(), SSD(), moving(size), fixed(size))
+    assert same(neurite.MSE(), SSD(), moving(size), fixed(size))
 
 
-def inside(window):
+def inside(window, size):
     """1 where the whole window lies in the image."""
     half = window // 2
-    mask = torch.zeros(2, 1, *SIZE, dtype=torch.float64)
-    mask[..., half:-half, half:-half] = 1
+    mask = torch.zeros(2, 1, *size, dtype=torch.float64)
+    mask[(..., *[slice(half, -half)] * len(size))] = 1
     return mask
 
 
-def test_monai_local_correlation(monai):
-    theirs = monai.losses.LocalNormalizedCrossCorrelationLoss(spatial_dims=2, kernel_size=9)
-    raw = monai.losses.LocalNormalizedCrossCorrelationLoss(
-        spatial_dims=2, kernel_size=9, reduction="none"
+@BOTH
+def test_monai_local_correlation(monai, size):
+    of_windows = functools.partial(
+        monai.losses.LocalNormalizedCrossCorrelationLoss, len(size), kernel_size=9
     )
-    mask = inside(9)
+    theirs, raw, mask = of_windows(), of_windows(reduction="none"), inside(9, size)
 
     def theirs_inside(w, f):
         return 1 + (raw(w, f) * mask).sum() / mask.sum()
 
-    assert same(theirs_inside, lambda w, f: LNCC(window=9)(w, f, mask), moving(), fixed())
-    ours = LNCC(window=9)
-    says(
-        "test_monai_local_correlation",
-        *differences(lambda w, f: 1 + theirs(w, f), ours, moving(), fixed())[:2],
-    )
+    pair = moving(size), fixed(size)
+    assert same(theirs_inside, lambda w, f: LNCC(window=9)(w, f, mask), *pair)
+    apart = differences(lambda w, f: 1 + theirs(w, f), LNCC(window=9), *pair)
+    says("test_monai_local_correlation", size, *apart[:2])
 
 
-def test_neurite_local_correlation(neurite):
+@BOTH
+def test_neurite_local_correlation(neurite, size):
     theirs, ours = neurite.NCC(window_size=9), LNCC(window=9)
-    says(
-        "test_neurite_local_correlation",
-        *differences(lambda w, f: 1 - theirs(w, f), ours, moving(), fixed())[:2],
-    )
+    apart = differences(lambda w, f: 1 - theirs(w, f), ours, moving(size), fixed(size))
+    says("test_neurite_local_correlation", size, *apart[:2])
 
 
-def test_guard_of_a_flat_window(monai):
-    # Noise of variance 1e-6, below our guard of 1e-5 and above theirs, 1e-5 / 81.
+@BOTH
+def test_guard_of_a_flat_window(monai, size):
+    # Noise of variance 1e-6, below our guard of 1e-5 and above theirs, 1e-5 / 81 or 1e-5 / 729.
     generator = torch.Generator().manual_seed(0)
-    noise = 1e-3 * torch.randn(2, 1, *SIZE, generator=generator, dtype=torch.float64)
-    flat, mask = 0.5 + noise, inside(9)
-    loss = monai.losses.LocalNormalizedCrossCorrelationLoss(2, 9, reduction="none")
+    noise = 1e-3 * torch.randn(2, 1, *size, generator=generator, dtype=torch.float64)
+    flat, mask = 0.5 + noise, inside(9, size)
+    loss = monai.losses.LocalNormalizedCrossCorrelationLoss(len(size), 9, reduction="none")
     theirs = 1 + (loss(flat, flat) * mask).sum() / mask.sum()
     assert theirs == pytest.approx(0, abs=1e-9)
     assert LNCC(window=9)(flat, flat, mask) == pytest.approx(0.99, abs=5e-3)
 
 
-def test_monai_mutual_information(monai):
+@BOTH
+def test_monai_mutual_information(monai, size):
     def apart(kernel):
         loss = monai.losses.GlobalMutualInformationLoss(kernel, num_bins=32)
-        theirs, ours = loss(moving(), fixed()), MI(bins=32)(moving(), fixed())
+        theirs, ours = loss(moving(size), fixed(size)), MI(bins=32)(moving(size), fixed(size))
         return abs((theirs - ours) / ours).item()
 
-    says("test_monai_mutual_information", apart("b-spline"), apart("gaussian"))
+    shares = apart("b-spline"), apart("gaussian")
+    assert max(shares) < 0.1
+    says("test_monai_mutual_information", size, *shares)
 
 
-def labels():
+def labels(size):
     """Two labels as channels, hard and softened by a warp, (2, 2, *S) each."""
-    disc = (moving() > 0.6).double()
+    disc = (moving(size) > 0.6).double()
     hard = torch.cat([disc, 1 - disc], 1)
-    return hard, warp(hard, displacement())
+    return hard, warp(hard, displacement(size))
 
 
-def test_monai_dice(monai):
-    hard, soft = labels()
+@BOTH
+def test_monai_dice(monai, size):
+    hard, soft = labels(size)
     theirs = monai.losses.DiceLoss(smooth_nr=0, smooth_dr=0)
     assert same(theirs, Dice(), soft, hard)
     smoothed = monai.losses.DiceLoss()
     torch.testing.assert_close(smoothed(soft, hard), Dice()(soft, hard), rtol=0, atol=1e-7)
 
 
-def test_neurite_dice(neurite):
-    hard, soft = labels()
+@BOTH
+def test_neurite_dice(neurite, size):
+    hard, soft = labels(size)
     other = hard.roll(3, dims=2)
     theirs = neurite.Dice(smooth_numerator=0, smooth_denominator=0)
     torch.testing.assert_close(theirs(other, hard).squeeze(), 1 - Dice()(other, hard))
     value, *_ = differences(lambda a, b: 1 - theirs(a, b), Dice(), soft, hard)
-    says("test_neurite_dice", value)
+    says("test_neurite_dice", size, value)
