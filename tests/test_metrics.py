@@ -297,6 +297,17 @@ def test_a_grid_without_cells_folds_nowhere(shape):
     found = metrics.folding(np.zeros(shape))
     assert math.isnan(found["min_determinant"]) and found["folded_percent"] == 0
     assert math.isnan(metrics.sd_log_jacobian(np.zeros(shape)))
+    assert metrics.smallest_determinant(np.zeros(shape)).size == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 5), (2, 5, 1), (3, 1, 5, 1)])
+def test_a_row_is_a_line_and_has_cells(shape):
+    u = np.zeros(shape)
+    axis = shape.index(5) - 1
+    u[axis].flat[:] = [0, 1, 2, 0.5, 0]  # 1 + differences: 2, 2, -0.5, 0.5
+    u[axis - 1] = np.random.default_rng(0).standard_normal(shape[1:])  # does not matter
+    assert metrics.smallest_determinant(u).flatten() == pytest.approx([2, 2, -0.5, 0.5])
+    assert metrics.folding(u)["folded_percent"] == 25
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

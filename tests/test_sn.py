@@ -109,7 +109,7 @@ def test_refuses_images_that_do_not_fit():
     moving, fixed = pair(8, 8)
     with pytest.raises(ValueError, match="moving must have the shape of fixed"):
         SN()(moving, fixed[..., :4])
-    with pytest.raises(ValueError, match="3-D operators are still to come"):
+    with pytest.raises(ValueError, match="the networks are 2-D so far"):
         SN()(moving[None], fixed[None])
     with pytest.raises(
         TypeError, match=r"moving must be a floating-point tensor, got torch\.int64"

@@ -16,7 +16,7 @@ def identity_grid(
     """Voxel positions p.
 
     Args:
-        shape: *S, (H, W) or (D, H, W).
+        shape: *S, (H, W) or (Z, H, W).
         dtype, device: of the result.
 
     Returns:

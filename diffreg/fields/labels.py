@@ -24,7 +24,8 @@ def warp_labels(
         labels: (N, 1, *S_moving), any integer or floating dtype; 0 is a label as the others.
         displacement: (N, D, *S), voxels of the labels' grid, any floating dtype. D = 2 or 3.
         interpolation: "nearest" or "linear".
-        padding: "border" repeats the outermost voxels, "zeros" reads 0, the background, outside.
+        padding: "border" repeats the outermost voxels, "zeros" reads 0, the background, outside,
+            "reflection" mirrors about the outermost voxel centres; as in `diffreg.ops.warp`.
 
     Returns:
         (N, 1, *S), in the dtype of `labels`. Where the displacement is not finite NaN, or 0 in an

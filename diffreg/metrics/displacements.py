@@ -22,7 +22,8 @@ def smallest_determinant(displacement: Array) -> np.ndarray:
 
     Returns:
         (*(S - 1)), float64; nan where a corner is nan. A cell is folded where this is not > 0. An
-        axis of one voxel of a volume stays.
+        axis of one voxel stays, of size 1: a volume of one plane is treated as an image, an image
+        of one row as a line. A grid of one voxel has no cell, and the array no number.
 
     Raises:
         ValueError: displacement is not one displacement.
@@ -43,12 +44,12 @@ def folding(displacement: Array) -> dict[str, float]:
 
     Args:
         displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S. A volume with an
-            axis of one voxel is treated as an image.
+            axis of one voxel is treated as an image, such an image as a line.
 
     Returns:
         min_determinant, max_determinant (nan where any corner is nan) and folded_percent, the
         percentage of cells whose smallest corner determinant is not > 0, nan among them. A grid
-        without cells (less than two axes of two voxels) has nothing to fold: nan, nan, 0.
+        without cells (of one voxel, or of none) has nothing to fold: nan, nan, 0.
 
     Raises:
         ValueError: displacement is not one displacement.

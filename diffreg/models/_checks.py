@@ -8,8 +8,8 @@ from torch import Tensor
 def check_dimensions(dimensions: int) -> None:
     if dimensions != 2:
         raise ValueError(
-            f"dimensions must be 2, got {dimensions}: 3-D operators are still to come; "
-            "register a volume slice by slice"
+            f"dimensions must be 2, got {dimensions}: the networks are 2-D so far; register a "
+            "volume slice by slice"
         )
 
 
@@ -26,8 +26,8 @@ def check_images(moving: Tensor, fixed: Tensor) -> None:
             raise TypeError(f"{name} must be a floating-point tensor, got {found}")
         if image.ndim == 5:
             raise ValueError(
-                f"{name} must be (N, 1, H, W), got the volume {list(image.shape)}: 3-D operators "
-                "are still to come"
+                f"{name} must be (N, 1, H, W), got the volume {list(image.shape)}: the networks "
+                "are 2-D so far"
             )
         if image.ndim != 4 or image.shape[1] != 1 or 0 in image.shape[2:]:
             raise ValueError(f"{name} must be (N, 1, H, W), got {list(image.shape)}")

@@ -85,7 +85,7 @@ def check_displacement(displacement: Any) -> None:
     check_tensor("displacement", displacement)
     shape = displacement.shape
     if len(shape) not in (4, 5) or shape[1] != len(shape) - 2:
-        raise ValueError(f"displacement must be (N, 2, H, W) or (N, 3, D, H, W), got {list(shape)}")
+        raise ValueError(f"displacement must be (N, 2, H, W) or (N, 3, Z, H, W), got {list(shape)}")
     check_floating("displacement", displacement)
     check_device("displacement", displacement)
 
@@ -94,7 +94,7 @@ def check_image(name: str, image: Any, any_dtype: bool = False) -> None:
     """Raises unless it is an image (N, C, *S), 2-D or 3-D, floating unless `any_dtype`."""
     check_tensor(name, image)
     if image.ndim not in (4, 5):
-        raise ValueError(f"{name} must be (N, C, H, W) or (N, C, D, H, W), got {list(image.shape)}")
+        raise ValueError(f"{name} must be (N, C, H, W) or (N, C, Z, H, W), got {list(image.shape)}")
     if not any_dtype:
         check_floating(name, image)
     check_device(name, image)

@@ -1,4 +1,4 @@
-"""Diffusion, bending and determinant energies of a displacement, in one pass over the field."""
+"""Diffusion, bending and determinant energies of a displacement."""
 
 import math
 from collections.abc import Sequence

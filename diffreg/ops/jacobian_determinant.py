@@ -31,19 +31,19 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
             nothing can change: such a volume is treated as an image, such an image as a line, and
             the displacement along that axis does not matter.
         reduce: None keeps the corners, "min" and "mean" reduce them to one value a cell, "bound" is
-            the smallest of the cell's Bernstein coefficients (27 in 3-D; the corners in 2-D), which
-            the determinant exceeds everywhere in the cell. It is computed in the field's precision
-            and rounded as everything: for screening, no certificate. It has no gradient.
+            the smallest of the cell's Bernstein coefficients (27 in 3-D; the corners in 2-D): the
+            determinant is at least that everywhere in the cell. It is computed in the field's
+            precision and rounded as everything: for screening, no certificate. It has no gradient.
 
     Returns:
         (N, 2**D, *(S-1)), corner a + 2b + 4c at vertex (i+a, j+b, k+c), the first axis fastest;
-        with `reduce` (N, *(S-1)). Of an axis of one voxel one stays, and D counts the others. 1 for
-        the identity. float32 for half types: rounding would hide folds.
+        with `reduce` (N, *(S-1)). An axis of one voxel stays, of size 1, and D counts the others. 1
+        for the identity. float32 for half types: rounding would hide folds.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
         ValueError: shape or `reduce` that do not fit, a gradient through "bound", or a reduction
-            over no cell.
+            over no cell: a grid of one voxel, or of none. A batch of 0 is reduced to one of 0.
         NotImplementedError: forward-mode AD, or a device without kernels.
 
     Source:

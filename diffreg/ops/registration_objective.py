@@ -43,10 +43,11 @@ def registration_objective(
 ) -> RegistrationObjective:
     """w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u.
 
-    One sweep gives value and gradient, two where "ncc" is part of S (its gradient needs the moments
-    of the whole image) or, on a GPU, where there is a mask; neither the warped image nor its
-    gradient are kept. On a GPU "lncc" is measured beside it, on the warped image. Where moving or
-    fixed need a gradient, the single operators are composed.
+    One call gives value and gradient. On the CPU the parts run one after the other; the warped
+    image and the gradient to it are held once while they do, and given back. On a GPU one kernel
+    does it all and holds neither; there are two where "ncc" is part of S (its gradient needs the
+    moments of the whole image) or there is a mask, and "lncc" is measured beside them, on the
+    warped image. Where moving or fixed need a gradient, the single operators are composed.
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype.

@@ -122,7 +122,7 @@ def _checked_start(start: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     check_floating("start", start)
     expected = [len(fixed), 2, *fixed.shape[2:]]
     if list(start.shape) != expected:
-        raise ValueError(f"start must be (N, 2, H, W) = {expected}, got {list(start.shape)}")
+        raise ValueError(f"start must be (N, D, *S) = {expected}, got {list(start.shape)}")
     check_same_device("start", start, "fixed", fixed)
     start = start.detach().to(fixed.dtype)
     if not bool(torch.isfinite(start).all()):

@@ -11,7 +11,7 @@ from diffreg.ops import warp
 SIZE, VOLUME = (24, 30), (9, 12, 10)
 SIZES = pytest.mark.parametrize("size", [SIZE, VOLUME], ids=str)
 BOTH = pytest.mark.parametrize("interpolation", ["nearest", "linear"])
-PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros"])
+PADDINGS = pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -66,7 +66,7 @@ def test_a_shift_of_a_volume_by_whole_voxels_is_exact(interpolation):
 @SIZES
 def test_nearest_is_the_warp(size):
     labels, u = blocks(size=size, samples=2), field(samples=2, size=size)
-    for padding in ("border", "zeros"):
+    for padding in ("border", "zeros", "reflection"):
         expected = warp(labels, u, "nearest", padding)
         assert torch.equal(warp_labels(labels, u, padding=padding), expected)
 

@@ -564,7 +564,7 @@ def test_a_message_of_the_core_names_argument_demand_and_finding():
     u = torch.zeros(1, 3, 4, 4)
     with pytest.raises(
         RuntimeError,
-        match=r"displacement must be \(N, 2, H, W\) or \(N, 3, D, H, W\), got \[1, 3, 4, 4",
+        match=r"displacement must be \(N, 2, H, W\) or \(N, 3, Z, H, W\), got \[1, 3, 4, 4",
     ):
         torch.ops.diffreg.jacobian_determinant(u, "none")
 

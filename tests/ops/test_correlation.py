@@ -181,8 +181,8 @@ IMAGE = torch.zeros(2, 1, 4, 5)
     [
         (None, IMAGE, None, TypeError, "warped must be a torch.Tensor, got NoneType"),
         (IMAGE, 1, None, TypeError, "fixed must be a torch.Tensor, got int"),
-        (IMAGE[0], IMAGE, None, ValueError, r"warped .* or \(N, C, D, H, W\), got \[1, 4, 5\]"),
-        (IMAGE, IMAGE[0], None, ValueError, r"fixed .* or \(N, C, D, H, W\), got \[1, 4, 5\]"),
+        (IMAGE[0], IMAGE, None, ValueError, r"warped .* or \(N, C, Z, H, W\), got \[1, 4, 5\]"),
+        (IMAGE, IMAGE[0], None, ValueError, r"fixed .* or \(N, C, Z, H, W\), got \[1, 4, 5\]"),
         (IMAGE[None, None], IMAGE, None, ValueError, r"got \[1, 1, 2, 1, 4, 5\]"),
         (
             IMAGE,

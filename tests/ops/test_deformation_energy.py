@@ -310,7 +310,7 @@ FIELD = torch.zeros(1, 2, 4, 4)
         (None, {}, TypeError, "displacement must be a torch.Tensor, got NoneType"),
         (FIELD[0], {}, ValueError, r"displacement must be \(N, 2, H, W\) .*, got \[2, 4, 4\]"),
         (torch.zeros(1, 1, 4, 4), {}, ValueError, r"must be \(N, 2, H, W\) .*, got \[1, 1, 4, 4\]"),
-        (torch.zeros(1, 2, 4, 4, 4), {}, ValueError, r"\(N, 3, D, H, W\), got \[1, 2, 4, 4, 4\]"),
+        (torch.zeros(1, 2, 4, 4, 4), {}, ValueError, r"\(N, 3, Z, H, W\), got \[1, 2, 4, 4, 4\]"),
         (FIELD.int(), {}, TypeError, "displacement must be float16, .* got torch.int32"),
         (FIELD, {"spacing": (1, 1, 1)}, ValueError, r"spacing must have 2 lengths, .* got \[1.0"),
         (FIELD, {"spacing": (1, 0)}, ValueError, r"spacing must be positive and finite, got \[1.0"),

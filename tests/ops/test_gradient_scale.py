@@ -149,7 +149,7 @@ IMAGE = torch.zeros(2, 1, 4, 5)
     [
         (None, {}, TypeError, "image must be a torch.Tensor, got NoneType"),
         (IMAGE[0], {}, ValueError, r"image must be \(N, C, H, W\) .*, got \[1, 4, 5\]"),
-        (IMAGE[None, None], {}, ValueError, r"or \(N, C, D, H, W\), got"),
+        (IMAGE[None, None], {}, ValueError, r"or \(N, C, Z, H, W\), got"),
         (IMAGE.long(), {}, TypeError, "image must be float16, bfloat16, float32 or float64, got"),
         (IMAGE, {"eta": 0.0}, ValueError, "eta must be positive and finite, got 0.0"),
         (IMAGE, {"eta": math.nan}, ValueError, "eta must be positive and finite, got nan"),

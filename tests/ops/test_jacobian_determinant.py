@@ -141,7 +141,7 @@ def test_nan_reaches_its_cells_and_no_others(function, reduce, vertex):
             ValueError,
             r"must be \(N, 2, H, W\) .*, got \[1, 3, 4, 4\]$",
         ),
-        (torch.zeros(1, 2, 4, 4, 4), {}, ValueError, r"\(N, 3, D, H, W\), got \[1, 2, 4, 4, 4\]"),
+        (torch.zeros(1, 2, 4, 4, 4), {}, ValueError, r"\(N, 3, Z, H, W\), got \[1, 2, 4, 4, 4\]"),
         (torch.zeros(1, 2, 4, 4).long(), {}, TypeError, "float32 or float64, got torch.int64"),
         (
             torch.zeros(1, 2, 4, 4),

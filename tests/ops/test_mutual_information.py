@@ -302,7 +302,7 @@ IMAGE = torch.zeros(2, 1, 4, 5)
     [
         ((None, IMAGE), TypeError, "warped must be a torch.Tensor, got NoneType"),
         ((IMAGE, 1), TypeError, "fixed must be a torch.Tensor, got int"),
-        ((IMAGE[0], IMAGE), ValueError, r"warped .* or \(N, C, D, H, W\), got \[1, 4, 5\]"),
+        ((IMAGE[0], IMAGE), ValueError, r"warped .* or \(N, C, Z, H, W\), got \[1, 4, 5\]"),
         ((IMAGE, IMAGE[:1]), ValueError, r"fixed must have the shape of warped, \[2, 1, 4, 5\]"),
         ((IMAGE.int(), IMAGE.int()), TypeError, "warped must be float16, bfloat16, float32 or"),
         ((IMAGE, IMAGE.to("meta")), ValueError, "fixed must be on the device of warped, cpu"),

@@ -226,7 +226,7 @@ IMAGE = torch.zeros(2, 1, 4, 5)
     "warped, fixed, options, error, message",
     [
         (None, IMAGE, {}, TypeError, "warped must be a torch.Tensor, got NoneType"),
-        (IMAGE[None, None], IMAGE, {}, ValueError, r"or \(N, C, D, H, W\), got"),
+        (IMAGE[None, None], IMAGE, {}, ValueError, r"or \(N, C, Z, H, W\), got"),
         (IMAGE, IMAGE[0], {}, ValueError, r"fixed must be \(N, C, H, W\) .*, got \[1, 4, 5\]"),
         (IMAGE, IMAGE[..., 1:], {}, ValueError, r"fixed must have the shape of warped, \[2, 1, 4"),
         (IMAGE.long(), IMAGE.long(), {}, TypeError, "warped must be float16, bfloat16"),

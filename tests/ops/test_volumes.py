@@ -456,7 +456,7 @@ def test_the_bound_holds_inside_every_cell_and_sees_folds_that_corners_miss():
 def test_shapes_are_refused_in_words():
     volume, u = drawn(1, 1, 4, 5, 6), field((4, 5, 6), samples=1)
     with pytest.raises(
-        ValueError, match=r"\(N, 2, H, W\) or \(N, 3, D, H, W\), got \[1, 2, 4, 5, 6\]"
+        ValueError, match=r"\(N, 2, H, W\) or \(N, 3, Z, H, W\), got \[1, 2, 4, 5, 6\]"
     ):
         ops.deformation_energy(u[:, :2])
     with pytest.raises(ValueError, match="displacement must have as many axes as moving"):
