@@ -15,7 +15,8 @@ class Counts(NamedTuple):
 
     `operators` in the order of their calls, such as "diffreg.warp.default"; `allocated` bytes of
     storage that they returned and did not get. What an operator gives back before it returns is not
-    seen: our CPU kernels keep some rows a thread.
+    seen, of torch's as of ours: `registration_objective` holds the warped image and the gradient to
+    it, 8 bytes a voxel and channel in float32; the other CPU kernels some rows a thread.
     """
 
     operators: list[str]

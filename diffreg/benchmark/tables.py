@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -53,7 +54,8 @@ def volumes(result: Row) -> str:
             f"Not timed under torch.compile, with this torch on this processor: {', '.join(absent)}"
             " (`python -m diffreg.benchmark.compiled`)."
         )
-    return _headline(rows) + "\n" + " ".join(lines) + "\n"
+    words = textwrap.fill(" ".join(lines), 120, break_on_hyphens=False)
+    return f"{_headline(rows)}\n{words}\n"
 
 
 def _headline(found: Sequence[Row]) -> str:
