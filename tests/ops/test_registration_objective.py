@@ -1,4 +1,4 @@
-"""registration_objective: one sweep gives what the single operators give one after the other."""
+"""registration_objective: one call gives what the single operators give one after the other."""
 
 import math
 import sys
