@@ -16,11 +16,16 @@ PAGES = [
     ]
     if page.exists() and BLOCK.search(page.read_text())
 ]
+REGISTERS = {"warnings.md"}  # pairs that fit and pairs that do not: a quarter of a minute
 
 
 # On first use, parts of torch warn about torch's own torch.jit.
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.slow if p.name in REGISTERS else ()) for p in PAGES],
+    ids=lambda page: page.name,
+)
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a block writes is not left in the tree
     text, names = page.read_text(), {"__name__": page.stem}
