@@ -5,6 +5,7 @@ report. Lines of csrc that begin such a loop end in `// hot: NAME`.
 """
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where pip puts cmake and ninja
 HOT = re.compile(r"// hot: (\w+)$")
 
 # Of an operator's driver, how many instances of its hot loops are vectorised: an option's value, a
@@ -47,7 +49,7 @@ def commands(tmp_path_factory):
     """Of the AVX-512 variant: every driver's compiler command, by the driver's path."""
     pybind11 = pytest.importorskip("pybind11", reason="pybind11 is not there to configure with")
     for tool in ("cmake", "ninja", "c++"):
-        if shutil.which(tool) is None:
+        if shutil.which(tool, path=PATH) is None:
             pytest.skip(f"{tool} is not there to compile with")
     folder = tmp_path_factory.mktemp("configured")
     configure = [
@@ -56,9 +58,10 @@ def commands(tmp_path_factory):
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         f"-DDIFFREG_TORCH_DIR={Path(torch.__file__).parent}",
     ]
-    subprocess.run(configure, check=True, capture_output=True)
+    environment = {**os.environ, "PATH": PATH}
+    subprocess.run(configure, check=True, capture_output=True, env=environment)
     listed = json.loads((folder / "compile_commands.json").read_text())
-    found = {c["file"]: c for c in listed if "_cpu_avx512.dir" in c["output"]}
+    found = {c["file"]: c for c in listed if "_cpu_avx512.dir" in c["command"]}
     if not found:
         pytest.skip("there is no AVX-512 on this kind of processor")
     return found
