@@ -79,6 +79,7 @@ def test_calls_and_allocations(name, shape):
     jsonschema.validate(row, SCHEMA["$defs"]["operator"] | {"$defs": SCHEMA["$defs"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "both"])
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
 def test_every_row_of_the_full_plan(case, backward):

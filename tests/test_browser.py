@@ -172,6 +172,7 @@ def warned_page(out: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("kind", PAGES)
 def test_nothing_overlaps_and_nothing_sticks_out(browser, pages, kind, view):

@@ -427,6 +427,7 @@ def test_vectorized_jacobian_is_the_reference_s(case):
 # torch's own demands on operators
 
 
+@pytest.mark.slow
 # On images: what schema and autograd promise is the same for volumes; the fake kernels' shapes are
 # compared on both below.
 @every_case_of([(3, 5), (1, 1)])
@@ -478,6 +479,7 @@ def test_compiled_without_graph_breaks(case):
     assert all(torch.equal(a, e) for a, e in zip(gradient, expected_gradient, strict=True))
 
 
+@pytest.mark.slow
 @every_operator
 @pytest.mark.parametrize(
     "sizes",

@@ -519,6 +519,7 @@ def test_gradients_of_warp(interpolation, padding):
     check_gradients(lambda m, u: ops.warp(m, u, interpolation, padding), moving, u)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", ["hyperelastic", "log2", "hinge", "relu"])
 def test_gradients_of_the_energies(penalty):
     u = field((3, 3, 4), scale=0.7, samples=1)
@@ -537,6 +538,7 @@ def test_gradients_of_the_determinants(reduce):
     check_gradients(lambda u: ops.jacobian_determinant(u, reduce), u)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("variant", ["pls", "smooth", "ngf"])
 def test_gradients_of_the_level_sets(variant, masked):
@@ -552,6 +554,7 @@ def weights_of(mask):
     return {} if mask is None else {"hidden": mask == 0, "half": mask == 0.5, "whole": mask == 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_of_the_correlations(masked):
     """Windows on both sides of the variances' guard; a whole image with contrast, and without."""
