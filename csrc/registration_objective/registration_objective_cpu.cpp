@@ -157,7 +157,7 @@ Values fill_gradient(const Inputs& inputs, const Tensor& warped,
   Tensor to_warped = torch::stable::new_zeros(warped, warped.sizes());
   values.similarity = similarity(inputs, warped, factors, &to_warped);
   warp::add_gradients(to_warped, inputs.moving, inputs.displacement, inputs.sampling, nullptr,
-                      &gradient);
+                      &gradient, true);
   return values;
 }
 

@@ -145,9 +145,10 @@ void forward_cubic(const Grids<D>& grids, Padding padding,
   });
 }
 
-// Adds the upstream gradient times the derivative along each axis, channel after channel.
+// Adds the upstream gradient times the derivative along each axis, channel after channel; where it
+// does not `accumulate`, to zeros, which are written line by line: they do not leave the cache.
 template <typename Rule, int D, typename T>
-void add_to_displacement(const Grids<D>& grids,
+void add_to_displacement(const Grids<D>& grids, bool accumulate,
                          const T* gradient,       // (N, C, *to)
                          const T* moving,         // (N, C, *from)
                          const T* displacement,   // (N, D, *to)
@@ -155,6 +156,9 @@ void add_to_displacement(const Grids<D>& grids,
   for_each_row(grids, [&](int64_t n, int64_t row) {
     for_lines(grids, displacement + n * D * grids.to_voxels, row, [&](const Line<D, T>& line) {
       T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
+      for (int k = 0; k < D && !accumulate; ++k) {
+        std::fill_n(out + k * grids.to_voxels, grids.to[D - 1], T(0));
+      }
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
         const T* upstream = gradient + c * grids.to_voxels + line.voxel;
         for_corners<Rule>(grids, line, moving + c * grids.from_voxels,
@@ -174,13 +178,16 @@ void add_to_displacement(const Grids<D>& grids,
 }
 
 template <int D, typename T>
-void add_to_displacement_cubic(const Grids<D>& grids, Padding padding,
+void add_to_displacement_cubic(const Grids<D>& grids, Padding padding, bool accumulate,
                                const T* gradient,       // (N, C, *to)
                                const T* moving,         // (N, C, *from)
                                const T* displacement,   // (N, D, *to)
                                T* grad_displacement) {  // (N, D, *to)
   for_each_row(grids, [&](int64_t n, int64_t row) {
     T* out = grad_displacement + n * D * grids.to_voxels;
+    for (int k = 0; k < D && !accumulate; ++k) {
+      std::fill_n(out + k * grids.to_voxels + row * grids.row_voxels, grids.row_voxels, T(0));
+    }
     for_cubic_row(grids, displacement + n * D * grids.to_voxels, padding, row,
                   [&](int64_t voxel, const CubicTaps<T>* at) {
                     for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
@@ -353,7 +360,8 @@ Tensor warped_image(const Tensor& moving, const Tensor& displacement, const Samp
 }
 
 void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& displacement,
-                   const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement) {
+                   const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement,
+                   bool accumulate) {
   if (gradient.numel() == 0) return;
   dispatch_dimensions(displacement, [&](auto dimensions) {
     const Grids<decltype(dimensions)::value> grids(moving, displacement);
@@ -365,7 +373,8 @@ void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& d
       T* to_field = to_displacement ? to_displacement->mutable_data_ptr<T>() : nullptr;
       if (sampling.interpolation == Interpolation::cubic) {
         if (to_image) add_to_moving_cubic(grids, sampling.padding, g, u, to_image);
-        if (to_field) add_to_displacement_cubic(grids, sampling.padding, g, image, u, to_field);
+        if (to_field)
+          add_to_displacement_cubic(grids, sampling.padding, accumulate, g, image, u, to_field);
         return;
       }
       with_rule(sampling, [&](auto rule) {
@@ -374,7 +383,7 @@ void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& d
         if (!to_field) return;
         // Of the nearest voxel it is 0, or NaN, under any padding.
         using Derived = std::conditional_t<Rule::kLinear, Rule, warp::Rule<false, Padding::border>>;
-        add_to_displacement<Derived>(grids, g, image, u, to_field);
+        add_to_displacement<Derived>(grids, accumulate, g, image, u, to_field);
       });
     });
   });
@@ -408,14 +417,15 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor field = torch::stable::contiguous(displacement);
   // A gradient that nobody asked for is an empty tensor.
-  const auto output = [](const Tensor& like, bool need) {
-    return need ? torch::stable::new_zeros(like, like.sizes())
-                : torch::stable::new_empty(like, {0});
+  const auto output = [](const Tensor& like, bool need, bool overwritten) {
+    if (!need) return torch::stable::new_empty(like, {0});
+    return overwritten ? torch::stable::new_empty(like, like.sizes())
+                       : torch::stable::new_zeros(like, like.sizes());
   };
-  Tensor grad_moving = output(image, need_moving);
-  Tensor grad_displacement = output(field, need_displacement);
+  Tensor grad_moving = output(image, need_moving, false);
+  Tensor grad_displacement = output(field, need_displacement, upstream.numel() > 0);
   add_gradients(upstream, image, field, sampling, need_moving ? &grad_moving : nullptr,
-                need_displacement ? &grad_displacement : nullptr);
+                need_displacement ? &grad_displacement : nullptr, false);
   return {grad_moving, grad_displacement};
 }
 

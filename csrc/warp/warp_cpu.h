@@ -8,8 +8,10 @@ namespace diffreg::warp {
 // The warped image (N, C, *to) of contiguous tensors.
 Tensor warped_image(const Tensor& moving, const Tensor& displacement, const Sampling& sampling);
 
-// Adds the gradients to those of the two that are not null.
+// Adds the gradients to those of the two that are not null; where it does not `accumulate`, that to
+// the displacement is overwritten instead, but left as it is where the upstream gradient is empty.
 void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& displacement,
-                   const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement);
+                   const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement,
+                   bool accumulate);
 
 }  // namespace diffreg::warp
