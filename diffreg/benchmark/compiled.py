@@ -1,4 +1,4 @@
-"""Times volumes under torch.compile, by hand: it takes minutes to be ready for some.
+"""Times volumes under torch.compile, by hand: it may take minutes to be ready for them.
 
 python -m diffreg.benchmark.compiled [OPERATOR ...]
 """

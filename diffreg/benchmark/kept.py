@@ -1,4 +1,4 @@
-"""Figures of volumes under torch.compile, which takes minutes to be ready: kept in a file.
+"""Figures of volumes under torch.compile, which may take minutes to be ready: kept in a file.
 
 `python -m diffreg.benchmark.compiled` measures them; `diffreg bench` shows one beside its own where
 torch and processor are the same.

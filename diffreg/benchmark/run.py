@@ -25,7 +25,7 @@ HEADLINE = ((1, 1, 256, 256), (16, 1, 256, 256), (4, 1, 512, 512))
 # One image too small to fill a GPU, a batch, and one larger than its caches.
 HEADLINE_GPU = ((1, 1, 256, 256), (16, 1, 256, 256), (16, 1, 2048, 2048))
 SIZES = ((64, 1, 64, 64), (16, 1, 128, 128), (1, 1, 1024, 1024), (2, 1, 255, 257), (4, 3, 256, 256))
-# Volumes, on the CPU, with memory kept. torch.compile takes minutes to be ready for them: its
+# Volumes, on the CPU, with memory kept. torch.compile may take minutes to be ready for them: its
 # figures are of another run (kept.py).
 HEADLINE_3D = ((1, 1, 96, 96, 96),)
 SIZES_3D = ((4, 1, 32, 32, 32), (1, 1, 128, 160, 144), (1, 1, 63, 65, 66), (1, 3, 48, 48, 48))

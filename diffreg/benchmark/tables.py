@@ -45,7 +45,7 @@ def volumes(result: Row) -> str:
     if earlier:
         runs = " and ".join(f"commit {commit}, {date}" for commit, date in sorted(earlier))
         lines.append(
-            f"torch.compile takes minutes for them and was timed in another run ({runs}), with the "
+            f"torch.compile was timed in another run ({runs}), with the "
             "same torch on this processor."
         )
     absent = [row["operator"] for row in rows if COMPILED not in row["speedup"]]
