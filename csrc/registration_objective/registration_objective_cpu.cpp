@@ -135,8 +135,8 @@ struct Values {
   std::vector<Energies> energies;
 };
 
-// Fills the gradient to the displacement. Where a factor is 0 that term gives nothing, not even
-// NaN.
+// Fills the gradient to the displacement. A similarity that no sample weighs and a determinant of
+// factor 0 give nothing, not even NaN.
 Values fill_gradient(const Inputs& inputs, const Tensor& warped,
                      const std::vector<Weights>& factors, bool valued, Tensor& gradient) {
   std::vector<Energies> of_energies;
