@@ -188,14 +188,13 @@ def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
 def is_unfolded(displacement: torch.Tensor) -> bool:
     """Whether every determinant is positive, by a margin; not so where one is NaN.
 
-    In 2-D the corners tell all of a cell. In 3-D they prove nothing of its inside: what is asked
-    is the cells' lower bound, which is rounded, and so screens but does not certify.
+    What is asked is the cells' lower bound, which is rounded, and so screens but does not certify:
+    in 2-D the smallest corner, in 3-D, where corners prove nothing of the inside, less.
     """
     if displacement.numel() == 0 or max(displacement.shape[2:]) == 1:
         return True  # no cell
-    reduce = "bound" if displacement.ndim == 5 else None  # to reduce corners takes longer
-    values = jacobian_determinant(displacement.detach(), reduce)
-    return values.min().item() > SMALLEST_DETERMINANT
+    bounds = jacobian_determinant(displacement.detach(), "bound")
+    return bounds.min().item() > SMALLEST_DETERMINANT
 
 
 def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
