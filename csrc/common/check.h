@@ -56,17 +56,25 @@ inline void check_axes(const Tensor& tensor) {
   }
 }
 
-inline void check_image(const char* name, const Tensor& image) {
+inline void check_image_shape(const char* name, const Tensor& image) {
   STD_TORCH_CHECK(image.dim() == 4 || image.dim() == 5, name,
                   " must be (N, C, H, W) or (N, C, Z, H, W), got ", shape_of(image));
-  STD_TORCH_CHECK(image.is_cpu(), name, " must be on the CPU");
 }
 
-inline void check_displacement(const Tensor& displacement) {
+inline void check_displacement_shape(const Tensor& displacement) {
   STD_TORCH_CHECK((displacement.dim() == 4 || displacement.dim() == 5) &&
                       displacement.size(1) == dimensions_of(displacement),
                   "displacement must be (N, 2, H, W) or (N, 3, Z, H, W), got ",
                   shape_of(displacement));
+}
+
+inline void check_image(const char* name, const Tensor& image) {
+  check_image_shape(name, image);
+  STD_TORCH_CHECK(image.is_cpu(), name, " must be on the CPU");
+}
+
+inline void check_displacement(const Tensor& displacement) {
+  check_displacement_shape(displacement);
   STD_TORCH_CHECK(displacement.is_cpu(), "displacement must be on the CPU");
 }
 

@@ -57,16 +57,24 @@ class Device {
 #endif
 };
 
+// Kernels count rows and columns in 32 bits, and the voxels of a volume's plane.
+inline void check_extent(const char* name, const Tensor& tensor) {
+  check_axes(tensor);
+  if (tensor.dim() == 5 && tensor.size(4) > 0) {
+    STD_TORCH_CHECK(tensor.size(3) < (int64_t{1} << 31) / tensor.size(4), name,
+                    " must have planes of fewer than 2^31 voxels, got ", shape_of(tensor));
+  }
+}
+
 inline void check_image(const Device& device, const char* name, const Tensor& image) {
-  STD_TORCH_CHECK(image.dim() == 4, name, " must be (N, C, H, W), got ", shape_of(image));
-  check_axes(image);
+  check_image_shape(name, image);
+  check_extent(name, image);
   device.check(name, image);
 }
 
 inline void check_displacement(const Device& device, const Tensor& displacement) {
-  STD_TORCH_CHECK(displacement.dim() == 4 && displacement.size(1) == 2,
-                  "displacement must be (N, 2, H, W), got ", shape_of(displacement));
-  check_axes(displacement);
+  check_displacement_shape(displacement);
+  check_extent("displacement", displacement);
   device.check("displacement", displacement);
 }
 
@@ -103,12 +111,13 @@ inline Tensor new_scalars(const Tensor& image) {
   return torch::stable::new_empty(image, {image.size(0)}, arithmetic_of(image.scalar_type()));
 }
 
-// The mask (N, 1, H, W) of an image. In the type of the arithmetic: weights that 16 bits do not
+// The mask (N, 1, *S) of an image. In the type of the arithmetic: weights that 16 bits do not
 // hold would round, or leave its range, on a GPU alone.
 inline std::optional<Tensor> checked_mask(const Device& device, const std::optional<Tensor>& mask,
                                           const Tensor& image) {
-  return checked(device, "mask", mask, {image.size(0), 1, image.size(2), image.size(3)},
-                 arithmetic_of(image.scalar_type()));
+  std::vector<int64_t> shape = sizes_of(image);
+  shape[1] = 1;
+  return checked(device, "mask", mask, shape, arithmetic_of(image.scalar_type()));
 }
 
 // Calls run(S{}) with the storage type of a tensor.

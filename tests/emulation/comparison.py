@@ -1,7 +1,7 @@
 """Every operator, option and direction, emulated kernel against CPU operator."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,20 @@ def uniform(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tens
 class Shape:
     samples: int
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
+
+
+# Flat and thin ones; tiles of 32 columns, 6 to 8 rows and 32 planes, with one voxel less or more.
+VOLUMES: list[tuple[int, ...]] = [
+    (1, 1, 1),
+    (5, 4, 31),
+    (34, 9, 5),
+    (2, 2, 2),
+    (1, 4, 3),
+    (3, 1, 2),
+    (4, 7, 30),
+    (3, 17, 61),
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,11 @@ class Case:
     # What the operator alone takes behind: one choice of what to return, or more.
     asked: tuple[tuple[Any, ...], ...] = ((),)
     terms: int | None = None  # outputs, from the first, that have a gradient; None: all but saved
+    dimensions: int = 2
+
+    def size(self, image: tuple[int, int], volume: tuple[int, int, int]) -> tuple[int, ...]:
+        """The one of its dimensions."""
+        return image if self.dimensions == 2 else volume
 
     def mask(self, shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
         if self.masked is None:
@@ -64,18 +82,18 @@ class Case:
         """What the operator and its backward operator have in common."""
         return (*self.inputs(shape, dtype), *self.options, *self.mask(shape, dtype))
 
-    def sizes(self) -> list[tuple[int, int]]:
+    def images(self, full: bool) -> list[tuple[int, ...]]:
         """1, a tile less one, a tile, a tile and one, two tiles and one: along both axes."""
         edges = [[1, n - 1, n, n + 1, 2 * n + 1] for n in self.tile]
-        return [(h, w) for h in edges[0] for w in edges[1]]
+        sizes = [(h, w) for h in edges[0] for w in edges[1]]
+        return sizes if full else [sizes[k] for k in (0, 8, 18, 24)]
 
     def shapes(self, dtype: torch.dtype, full: bool = False) -> list[Shape]:
-        """Two samples of two channels; of all pairs of sizes, or of a few."""
-        sizes = self.sizes()
-        if not full:
-            sizes = [sizes[k] for k in (0, 8, 18, 24)]
+        """Two samples of two channels; of all sizes, or of a few."""
+        volumes = VOLUMES if full else VOLUMES[:3]
+        sizes = self.images(full) if self.dimensions == 2 else volumes
         # The correlation of two numbers is 1 or -1, its gradient nothing but rounding.
-        return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
+        return [Shape(2, 3 if set(size) == {1} else 2, size) for size in sizes]
 
 
 class Hidden(Case):
@@ -83,7 +101,7 @@ class Hidden(Case):
 
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         mask = self.mask(shape, dtype)
-        found = [hide(t, mask[0]) if t.ndim == 4 else t for t in self.inputs(shape, dtype)]
+        found = [hide(t, mask[0]) if t.ndim > 1 else t for t in self.inputs(shape, dtype)]
         return (*found, *self.options, *mask)
 
 
@@ -93,11 +111,10 @@ class Objective(Case):
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         return (*self.inputs(shape, dtype), *self.mask(shape, dtype), *self.options)
 
-    def shapes(self, dtype: torch.dtype, full: bool = False) -> list[Shape]:
+    def images(self, full: bool) -> list[tuple[int, ...]]:
         rows, columns = (1, 7, 8, 9, 17), (1, 27, 28, 29, 30, 31, 57, 61)
-        few = [(1, 1), (7, 29), (8, 30), (17, 61)]
-        sizes = [(h, w) for h in rows for w in columns] if full else few
-        return [Shape(2, 3 if size == (1, 1) else 2, size) for size in sizes]
+        few: list[tuple[int, ...]] = [(1, 1), (7, 29), (8, 30), (17, 61)]
+        return [(h, w) for h in rows for w in columns] if full else few
 
 
 class HiddenObjective(Objective):
@@ -108,7 +125,8 @@ class HiddenObjective(Objective):
         (mask,) = self.mask(shape, dtype)
         moving = moving.clone()
         if max(shape.size) > 1:  # a correlation needs three numbers
-            moving[:, :1, moving.shape[2] // 2, moving.shape[3] // 2 :] = torch.nan
+            middle = moving[:, :1].select(2, moving.shape[2] // 2)
+            middle[..., moving.shape[-1] // 2 :] = torch.nan
         wide = [t.to(ARITHMETIC.get(dtype, dtype)) for t in (moving, u)]
         warped = torch.ops.diffreg.warp(*wide, "linear", self.options[2])
         ones = torch.ones_like(warped)
@@ -124,14 +142,15 @@ def hide(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The image with NaN and infinity at every second voxel of weight 0."""
     image = image.clone()
     for k, bad in enumerate((torch.nan, torch.inf, -torch.inf)):
-        n, _, y, x = (mask == 0).nonzero()[2 * k :: 6].T
-        image[n, k % image.shape[1], y, x] = bad
+        n, _, *voxel = (mask == 0).nonzero()[2 * k :: 6].T
+        image[(n, k % image.shape[1], *voxel)] = bad
     return image
 
 
 def fields(amplitude: float) -> Callable[[Shape, torch.dtype], Tensors]:
     def make(shape: Shape, dtype: torch.dtype) -> Tensors:
-        return (((uniform((shape.samples, 2, *shape.size), dtype, 1) - 0.5) * amplitude).to(dtype),)
+        size = (shape.samples, len(shape.size), *shape.size)
+        return (((uniform(size, dtype, 1) - 0.5) * amplitude).to(dtype),)
 
     return make
 
@@ -152,9 +171,10 @@ def pair_with_scales(shape: Shape, dtype: torch.dtype) -> Tensors:
 
 def moving_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
     """A moving image of another size; every second field leaves the image, one voxel is NaN."""
-    height, width = shape.size
-    moving = uniform((shape.samples, shape.channels, height + 2, max(width - 1, 1)), dtype, 2)
-    u = uniform((shape.samples, 2, height, width), torch.float64, 3) - 0.5
+    first, *between, last = shape.size
+    size = (first + 2, *between, max(last - 1, 1))
+    moving = uniform((shape.samples, shape.channels, *size), dtype, 2)
+    u = uniform((shape.samples, len(size), *shape.size), torch.float64, 3) - 0.5
     u[1::2] *= 2.2 * max(shape.size)
     u.view(-1)[-1:] = torch.nan
     return moving, (1.7 * u).to(dtype)
@@ -172,7 +192,7 @@ def objective_inputs_with_nan(shape: Shape, dtype: torch.dtype) -> Tensors:
     """In every stencil there is, or else in none."""
     moving, fixed, u, *scales = objective_inputs(shape, dtype)
     if min(shape.size, default=0) > 2 and u.numel():
-        u[-1, 0, shape.size[0] // 2, shape.size[1] // 2] = torch.nan
+        u[(-1, 0, *(n // 2 for n in shape.size))] = torch.nan
     return (moving, fixed, u, *scales)
 
 
@@ -290,9 +310,22 @@ def cases() -> list[Case]:
     return found
 
 
-CASES = {case.name: case for case in cases()}
+def in_volumes(case: Case) -> Case:
+    """The same on volumes: their voxels have three lengths."""
+    options = tuple([*o, 1.3] if isinstance(o, list) and len(o) == 2 else o for o in case.options)
+    return replace(case, name=f"{case.name}-3d", options=options, dimensions=3)
+
+
+# Operators whose kernels take volumes so far.
+TAKES_VOLUMES: tuple[str, ...] = ()
+
+
+FLAT = {case.name: case for case in cases()}
+CASES = FLAT | {
+    f"{name}-3d": in_volumes(case) for name, case in FLAT.items() if case.operator in TAKES_VOLUMES
+}
 # One case an operator, for what does not depend on the options.
-PLAIN = (
+FLAT_PLAIN = (
     "warp-linear-border",
     "energy-hyperelastic",
     "determinant-min",
@@ -302,6 +335,7 @@ PLAIN = (
     "lncc-9-mask",
     "objective-mixture",
 )
+PLAIN = (*FLAT_PLAIN, *(f"{name}-3d" for name in FLAT_PLAIN if f"{name}-3d" in CASES))
 
 
 def as_tuple(value: Any) -> Tensors:

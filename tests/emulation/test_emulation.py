@@ -27,7 +27,8 @@ def test_kernels_agree_with_the_cpu(emulation, name, dtype):
 @pytest.mark.parametrize("name", [name for name in comparison.CASES if "hidden" in name])
 def test_what_a_mask_hides_reaches_no_result_but_the_warped_image(emulation, name):
     emulation.set()
-    case, shape = comparison.CASES[name], comparison.Shape(2, 2, (33, 30))
+    case = comparison.CASES[name]
+    shape = comparison.Shape(2, 2, case.size((33, 30), (4, 9, 33)))
     images = [t for t in case.arguments(shape, torch.float64) if isinstance(t, torch.Tensor)]
     assert not all(image.isfinite().all() for image in images)
 
@@ -56,9 +57,8 @@ def test_nothing_is_launched_for_empty_tensors(emulation, name):
         if case.operator == "warp" and 0 in size:
             continue
         emulation.set()
-        comparison.compare(
-            emulation, case, comparison.Shape(samples, channels, size), torch.float32
-        )
+        shape = comparison.Shape(samples, channels, case.size(size, (3, *size)))
+        comparison.compare(emulation, case, shape, torch.float32)
         launched = set(emulation.traffic()) - {"memset"}
         has_energies = ("deformation_energy", "registration_objective")
         field_only = case.operator in (*has_energies, "jacobian_determinant")
@@ -69,7 +69,7 @@ def test_nothing_is_launched_for_empty_tensors(emulation, name):
 def test_views_and_broadcast_gradients_are_read_right(emulation, name):
     case = comparison.CASES[name]
     emulation.set()
-    shape = comparison.Shape(2, 2, (9, 13))
+    shape = comparison.Shape(2, 2, case.size((9, 13), (3, 4, 5)))
     strided = type(case)(
         **{
             **vars(case),
