@@ -1,6 +1,8 @@
-// Stencils on images and fields that march down the rows: a warp has 32 columns side by side, one a
-// lane, keeps a rolling window of rows in registers (2.5-D blocking), and gets what stands beside a
-// voxel from the next lane by a shuffle. No shared memory, no barrier.
+// Stencils on images and fields that march along the first axis, from one layer to the next (a row
+// of an image, a plane of a volume): a warp has 32 columns side by side, one a lane, keeps a
+// rolling window of layers in registers (2.5-D blocking), and gets what stands beside a voxel along
+// the last axis from the next lane by a shuffle. The rows beside a voxel of a volume are read
+// through the cache; what is computed for them comes from the next warp (row_exchange.h).
 #pragma once
 
 #include "kernel.h"
@@ -8,89 +10,157 @@
 
 namespace diffreg {
 
-constexpr int kMarchRows = 32;  // of a strip, halo included
-constexpr int kBatch = 4;       // rows whose loads are in flight at once
+constexpr int kMarchLayers = 32;  // of a strip, halo included
+constexpr int kBatch = 4;         // layers whose loads are in flight at once
 
-// The strips of all planes (an image's channel or a field's sample), numbered along rows first; a
-// tile is the eight of a block, a warp each. Its halo: `left_halo` and `right_halo` lanes, there
-// for the others' shuffles, and the first `top_halo` rows, for those that follow.
-template <int left_halo, int right_halo, int top_halo>
+// Sizes of an image in 32 bits. Drivers check that they fit, a volume's plane included.
+template <int D>
+struct Extent {
+  int32_t size[D];
+  int32_t layer;  // voxels from a layer to the next
+  int64_t voxels;
+
+  explicit Extent(const int64_t* sizes) : layer(1), voxels(1) {
+    for (int k = 0; k < D; ++k) size[k] = static_cast<int32_t>(sizes[k]);
+    for (int k = 1; k < D; ++k) layer *= size[k];
+    voxels = int64_t{layer} * size[0];
+  }
+  DIFFREG_HD int32_t layers() const { return size[0]; }
+  DIFFREG_HD int32_t width() const { return size[D - 1]; }
+};
+
+// A lane's column: its place along the last axis and, in a volume, before it along the rows. It may
+// lie outside the image.
+template <int D>
+struct Across {
+  int32_t at[D - 1];
+
+  DIFFREG_DEVICE int32_t x() const { return at[D - 2]; }
+  DIFFREG_DEVICE bool inside(const Extent<D>& extent) const {
+    bool all = true;
+    for (int k = 1; k < D; ++k) all &= diffreg::inside(at[k - 1], extent.size[k]);
+    return all;
+  }
+  // Voxels from a layer's first one; beyond the image its border repeats.
+  DIFFREG_DEVICE int32_t offset(const Extent<D>& extent) const {
+    int32_t sum = clamped(x(), extent.width());
+    if constexpr (D == 3) sum += clamped(at[0], extent.size[1]) * extent.width();
+    return sum;
+  }
+};
+
+// The strips of all images (an image's channel or a field's sample), numbered along the last axis
+// first. Their halo: `left` and `right` lanes, there for the others' shuffles, the first `top`
+// layers, for those that follow, and in a volume `above` and `below` rows. In 2-D a tile, which is
+// a block's, is eight strips, a warp each; in 3-D one strip of eight rows.
+template <int D, int left, int right, int top, int above = 0, int below = 0>
 struct Strips {
-  static constexpr int kOwnedColumns = kColumns - left_halo - right_halo;
-  static constexpr int kOwnedRows = kMarchRows - top_halo;
+  static constexpr int kOwnedColumns = kColumns - left - right;
+  static constexpr int kOwnedLayers = kMarchLayers - top;
+  static constexpr int kOwnedRows = kRows - above - below;
 
-  int64_t planes;
-  int32_t height, width, across;
-  int64_t per_plane;  // tiles
+  int64_t images;
+  Extent<D> extent;
+  int32_t across, along;  // strips beside one another along the last axis, and along the rows
+  int64_t per_image;      // tiles
 
-  Strips(int64_t planes, int64_t height, int64_t width)
-      : planes(planes),
-        height(static_cast<int32_t>(height)),
-        width(static_cast<int32_t>(width)),
-        across(static_cast<int32_t>((width + kOwnedColumns - 1) / kOwnedColumns)),
-        per_plane((across * ((height + kOwnedRows - 1) / kOwnedRows) + kWarps - 1) / kWarps) {}
+  Strips(int64_t images, const int64_t* size) : images(images), extent(size), along(1) {
+    const auto parts = [](int32_t size, int32_t of) { return (size + of - 1) / of; };
+    across = parts(extent.width(), kOwnedColumns);
+    const int64_t down = parts(extent.layers(), kOwnedLayers);
+    if constexpr (D == 2) {
+      per_image = (across * down + kWarps - 1) / kWarps;
+    } else {
+      along = parts(extent.size[1], kOwnedRows);
+      per_image = across * along * down;
+    }
+  }
 
-  DIFFREG_HD int64_t count() const { return planes * per_plane; }
+  DIFFREG_HD int64_t count() const { return images * per_image; }
 
-  // What a lane works on: rows [y, end) of column x, which may lie outside the image. It stores
-  // results only where it `owns` the column, not in the halo; a warp without a strip has no rows.
+  // What a lane works on: layers [first, end) of its column, which may lie outside the image. It
+  // stores results only where it `owns` the column, not in the halo; a warp without a strip has no
+  // layers.
   struct Place {
-    int64_t plane, within;  // within: number of the tile in its plane
-    int32_t y, end, x;
+    int64_t image, within;  // within: number of the tile in its image
+    int32_t first, end;
+    Across<D> column;
     bool owns;
   };
   DIFFREG_DEVICE Place place(int64_t tile) const {
-    const int64_t plane = tile / per_plane, within = tile - plane * per_plane;
+    const int64_t image = tile / per_image, within = tile - image * per_image;
     const int32_t warp = warp_uniform(static_cast<int32_t>(threadIdx.y));
-    const int64_t strip = within * kWarps + warp, down = strip / across, first = down * kOwnedRows;
-    const int32_t y = first < height ? static_cast<int32_t>(first) : height;
     const int32_t lane = threadIdx.x;
-    const int32_t x =
-        static_cast<int32_t>(strip - down * across) * kOwnedColumns + lane - left_halo;
-    const bool in_halo = !(left_halo <= lane && lane < kColumns - right_halo);
-    return {plane, within,
-            y,     y < height - kOwnedRows ? y + kOwnedRows : height,
-            x,     !in_halo && inside(x, width)};
+    int64_t strip = within;
+    if constexpr (D == 2) strip = within * kWarps + warp;
+    const int64_t row = strip / across;
+    bool owns = left <= lane && lane < kColumns - right;
+    Across<D> column;
+    column.at[D - 2] = static_cast<int32_t>(strip - row * across) * kOwnedColumns + lane - left;
+    int64_t down = row;
+    if constexpr (D == 3) {
+      down = row / along;
+      column.at[0] = static_cast<int32_t>(row - down * along) * kOwnedRows + warp - above;
+      owns &= above <= warp && warp < kRows - below;
+    }
+    const int64_t start = down * kOwnedLayers;
+    const int32_t layers = extent.layers();
+    const int32_t first = start < layers ? static_cast<int32_t>(start) : layers;
+    return {image,  within,
+            first,  first < layers - kOwnedLayers ? first + kOwnedLayers : layers,
+            column, owns && column.inside(extent)};
   }
 };
 
-// The strips of a problem's planes.
-template <typename Shape, typename Problem>
-Shape strips_of(const Problem& problem) {
-  return {problem.planes(), problem.height, problem.width};
-}
-
-// A column of a plane to read; beyond the image its border repeats. No plane, no column.
-template <typename S>
+// A column of an image to read; beyond the image its border repeats. No image, no column.
+template <int D, typename S>
 struct Column {
   const S* top;
-  int32_t height, width;
+  int32_t layers, layer;
 
-  DIFFREG_DEVICE Column(const S* plane, int32_t height, int32_t width, int32_t x)
-      : top(plane ? plane + clamped(x, width) : nullptr), height(height), width(width) {}
+  DIFFREG_DEVICE Column(const S* image, const Extent<D>& extent, const Across<D>& across)
+      : top(image ? image + across.offset(extent) : nullptr),
+        layers(extent.layers()),
+        layer(extent.layer) {}
 
-  // Row y, which lies in the image where `inner` says so.
-  DIFFREG_DEVICE Arithmetic<S> at(int32_t y, bool inner = false) const {
-    return load(row_of(top, inner ? y : clamped(y, height), width));
+  // Layer z, which lies in the image where `inner` says so.
+  DIFFREG_DEVICE Arithmetic<S> at(int32_t z, bool inner = false) const {
+    return load(row_of(top, inner ? z : clamped(z, layers), layer));
+  }
+  // The same in the column so many voxels further in memory.
+  DIFFREG_DEVICE Arithmetic<S> beside(int32_t offset, int32_t z, bool inner = false) const {
+    return load(row_of(top, inner ? z : clamped(z, layers), layer) + offset);
   }
 };
 
-// Calls step(y, row, inner) for the rows from `first` on, kBatch at a time until `end` is reached:
-// what read(y, inner) loads for them is in flight together. inner is true for a batch of rows in
-// [0, inside), a constant, so that what depends on it costs nothing there.
-template <typename Read, typename Step>
+// Voxels from a lane's column to those of the rows before and after it in a volume; 0 beyond the
+// border, which repeats.
+struct RowOffsets {
+  int32_t before, after;
+
+  DIFFREG_DEVICE RowOffsets(const Extent<3>& extent, const Across<3>& across) {
+    const int32_t row = clamped(across.at[0], extent.size[1]);
+    before = (clamped(across.at[0] - 1, extent.size[1]) - row) * extent.width();
+    after = (clamped(across.at[0] + 1, extent.size[1]) - row) * extent.width();
+  }
+};
+
+// Calls step(z, layer, inner) for the layers from `first` on, a batch at a time until `end` is
+// reached: what read(z, inner) loads for them is in flight together. inner is true for a batch of
+// layers in [0, inside), a constant, so that what depends on it costs nothing there.
+template <int count = kBatch, typename Read, typename Step>
 DIFFREG_DEVICE void march(int32_t first, int32_t end, int32_t inside, const Read& read,
                           const Step& step) {
 #pragma unroll 1
-  for (int32_t y = first; y < end; y += kBatch) {
+  for (int32_t z = first; z < end; z += count) {
     const auto batch = [&](bool inner) {
-      decltype(read(y, inner)) row[kBatch];
+      decltype(read(z, inner)) layer[count];
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) row[k] = read(y + k, inner);
+      for (int k = 0; k < count; ++k) layer[k] = read(z + k, inner);
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k) step(y + k, row[k], inner);
+      for (int k = 0; k < count; ++k) step(z + k, layer[k], inner);
     };
-    if (0 <= y && y + kBatch <= inside) {
+    if (0 <= z && z + count <= inside) {
       batch(true);
     } else {
       batch(false);

@@ -1,137 +1,163 @@
-// Corner determinants of every cell, and the gradient that each vertex gathers from its four cells:
-// warps march down the columns of the field, every cell is computed once.
+// Corner determinants of every cell, and the gradient that each vertex gathers from the cells
+// around it: warps march along the columns of the field, every cell is computed once.
 #include "../common/cell_columns.h"
 #include "jacobian_determinant_cuda.h"
 
 namespace diffreg::jacobian_determinant {
 namespace {
 
-using CellStrips = Strips<0, 1, 0>;
-// What the cells to the left and above add comes from the lane and the row before: a halo of one.
-using VertexStrips = Strips<1, 1, 1>;
+template <int D>
+using CellStrips = Strips<D, 0, 1, 0>;
+// What the cells before add comes from the lane, the row and the layer before: a halo of one.
+template <int D>
+using VertexStrips = Strips<D, 1, 1, 1, 1, 0>;
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    forward_kernel(Problem problem, CellStrips strips,
-                   const S* displacement,  // (N, 2, H, W)
-                   // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
-                   Arithmetic<S>* determinant) {
+// Of the cells of a grid.
+template <int D>
+Extent<D> cells_of(const Problem<D>& problem) {
+  int64_t size[D];
+  for (int k = 0; k < D; ++k) size[k] = problem.size[k] - 1;
+  return Extent<D>(size);
+}
+
+// Blocks of a multiprocessor for which registers must do, one for a volume's cells in double; the
+// bound of such a cell has 27 sums.
+template <int D, typename T, Reduce reduce>
+constexpr int kForwardBlocks =
+    D == 3 ? (sizeof(T) == 8 || reduce == Reduce::bound ? 1 : 2) : (sizeof(T) == 8 ? 2 : 4);
+template <int D, typename T, Reduce reduce>
+constexpr int kBackwardBlocks =
+    D == 3 ? (sizeof(T) == 8 ? 1 : 2) : (sizeof(T) == 8 ? 2 : (reduce == Reduce::none ? 3 : 4));
+
+// Layers whose loads are in flight at once.
+template <int D>
+constexpr int kLayers = D == 2 ? kBatch : 2;
+
+// reduce: none, bound, or min for what reduces the corners.
+template <int D, typename S, Reduce reduce>
+__global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, Arithmetic<S>, reduce>))
+    forward_kernel(Reduce reduction, CellStrips<D> strips, Extent<D> cells,
+                   const S* displacement,         // (N, D, *S)
+                   Arithmetic<S>* determinant) {  // (N, values, *cells)
   using T = Arithmetic<S>;
-  const int32_t H = strips.height, W = strips.width;
-  const bool reduces = problem.reduce != Reduce::none;
-  const int64_t cells = int64_t{H - 1} * (W - 1);
+  constexpr int values = kValues<D, reduce>;
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
-    const FieldColumn<S> field(displacement, place.plane, H, W, place.x);
-    T* own = determinant + (reduces ? 1 : 4) * place.plane * cells + place.x;
-    const bool owns = place.owns && inside(place.x, W - 1);
-    FieldRow<T, 2> here(field.at(place.y));
-    march(
-        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return field.at(y + 1, inner); },
-        [&](int32_t y, const Vector<T>& next, bool inner) {
-          const FieldRow<T, 2> below(next);
-          const Cell<2, T> cell = cell_of(here, below);
-          here = below;
-          if (!owns || !(inner || inside(y, H - 1))) return;
-          T* at = row_of(own, y, W - 1);
-          if (reduces) {
-            store(at, reduced(problem.reduce, cell));
-          } else {
-            T corner[4];
+    const FieldRowColumns<D, S> field(displacement, place.image, strips.extent, place.column);
+    T* own = determinant + values * place.image * cells.voxels + place.column.offset(cells);
+    const bool owns = place.owns && place.column.inside(cells);
+    Face<D, T> here(field.at(place.first));
+    march<kLayers<D>>(
+        place.first, place.end, cells.layers(),
+        [&](int32_t z, bool inner) { return field.at(z + 1, inner); },
+        [&](int32_t z, const FieldRows<D, T>& rows, bool inner) {
+          const Face<D, T> next(rows);
+          const Cell<D, T> cell = cell_of(here, next);
+          here = next;
+          if (!owns || !(inner || inside(z, cells.layers()))) return;
+          T* at = row_of(own, z, cells.layer);
+          if constexpr (reduce == Reduce::none) {
+            T corner[values];
             cell.determinants(corner);
-            for (int k = 0; k < 4; ++k) store(at + k * cells, corner[k]);
+            for (int k = 0; k < values; ++k) store(at + k * cells.voxels, corner[k]);
+          } else {
+            store(at, reduced(reduce == Reduce::bound ? reduce : reduction, cell));
           }
         });
   }
 }
 
-// A row of vertices, and the upstream gradient of the cells above it.
-template <typename T, int values>
-struct Row {
-  Vector<T> u;
+// A layer of vertices, and the upstream gradient of the cells before it.
+template <int D, typename T, int values>
+struct Layer {
+  FieldRows<D, T> u;
   T upstream[values];
 };
 
-// values: how many a cell has, 4 or 1.
-template <typename S, int values>
-__global__ void __launch_bounds__(kThreads, sizeof(Arithmetic<S>) == 8 ? 2 : (values == 1 ? 4 : 3))
-    backward_kernel(Problem problem, VertexStrips strips,
-                    const Arithmetic<S>* gradient,  // (N, values, H-1, W-1)
-                    const S* displacement,          // (N, 2, H, W)
-                    S* grad_displacement) {         // (N, 2, H, W)
+template <int D, typename S, Reduce reduce>
+__global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, Arithmetic<S>, reduce>))
+    backward_kernel(Reduce reduction, VertexStrips<D> strips, Extent<D> cells,
+                    const Arithmetic<S>* gradient,  // (N, values, *cells)
+                    const S* displacement,          // (N, D, *S)
+                    S* grad_displacement) {         // (N, D, *S)
   using T = Arithmetic<S>;
-  const int32_t H = strips.height, W = strips.width;
-  const int64_t cells = int64_t{H - 1} * (W - 1), voxels = int64_t{H} * W;
+  constexpr int values = kValues<D, reduce>;
+  const Extent<D>& extent = strips.extent;
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
-    const FieldColumn<S> field(displacement, place.plane, H, W, place.x);
-    const T* upstream = gradient + values * place.plane * cells + place.x;
-    S* own = grad_displacement + 2 * place.plane * voxels + place.x;
-    const bool along = inside(place.x, W - 1);
-    FieldRow<T, 2> here(field.at(place.y - 1));
-    CellScatter<T> scatter;
-    const auto read = [&](int32_t y, bool inner) {
-      Row<T, values> row{field.at(y + 1, inner), {}};
-      if (along && (inner || inside(y, H - 1))) {
+    const FieldRowColumns<D, S> field(displacement, place.image, extent, place.column);
+    const T* upstream = gradient + values * place.image * cells.voxels + place.column.offset(cells);
+    S* own = grad_displacement + D * place.image * extent.voxels + place.column.offset(extent);
+    const bool has_cell = place.column.inside(cells);
+    Face<D, T> here(field.at(place.first - 1));
+    CellScatter<D, T> scatter;
+    const auto read = [&](int32_t z, bool inner) {
+      Layer<D, T, values> layer{field.at(z + 1, inner), {}};
+      if (has_cell && (inner || inside(z, cells.layers()))) {
         for (int k = 0; k < values; ++k) {
-          row.upstream[k] = load(row_of(upstream, y, W - 1) + k * cells);
+          layer.upstream[k] = load(row_of(upstream, z, cells.layer) + k * cells.voxels);
         }
       }
-      return row;
+      return layer;
     };
-    march(place.y - 1, place.end, H - 1, read, [&](int32_t y, Row<T, values> row, bool inner) {
-      const FieldRow<T, 2> below(row.u);
-      const Cell<2, T> cell = cell_of(here, below);
-      here = below;
-      T sum[2] = {}, right[2] = {};
-      if (cells > 0) {
-        if constexpr (values == 1) {
-          T corner[4];
-          cell.determinants(corner);
-          spread<2>(problem.reduce, row.upstream[0], corner);
-          scatter.add(cell, corner, sum, right);
-        } else {
-          scatter.add(cell, row.upstream, sum, right);
-        }
+    const auto step = [&](int32_t z, const Layer<D, T, values>& layer, bool inner) {
+      const Face<D, T> next(layer.u);
+      const Cell<D, T> cell = cell_of(here, next);
+      here = next;
+      T corner[1 << D], sum[D];
+      if constexpr (reduce == Reduce::none) {
+        for (int k = 0; k < values; ++k) corner[k] = layer.upstream[k];
+      } else {
+        cell.determinants(corner);
+        spread<D>(reduction, layer.upstream[0], corner);
       }
-      for (int c = 0; c < 2; ++c) sum[c] += shuffle_from_left(right[c]);
-      if (!place.owns || y < place.y || !(inner || inside(y, H))) return;
-      for (int c = 0; c < 2; ++c) store(row_of(own, y, W) + c * voxels, sum[c]);
-    });
+      scatter.add(cell, corner, sum);
+      if (!place.owns || z < place.first || !(inner || inside(z, extent.layers()))) return;
+      for (int c = 0; c < D; ++c) store(row_of(own, z, extent.layer) + c * extent.voxels, sum[c]);
+    };
+    march<kLayers<D>>(place.first - 1, place.end, cells.layers(), read, step);
   }
 }
 
 }  // namespace
 
-template <typename S>
-void launch_forward(const Problem& problem, const S* displacement, Arithmetic<S>* determinant,
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem, const S* displacement, Arithmetic<S>* determinant,
                     void* stream) {
-  const auto strips = strips_of<CellStrips>(problem);
-  DIFFREG_LAUNCH(forward_kernel<S>, strips.count(), block_shape(), stream, problem, strips,
-                 displacement, determinant);
-}
-
-template <typename S>
-void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, const S* displacement,
-                     S* grad_displacement, void* stream) {
-  const auto strips = strips_of<VertexStrips>(problem);
-  const auto launch = [&](auto values) {
-    DIFFREG_LAUNCH((backward_kernel<S, decltype(values)::value>), strips.count(), block_shape(),
-                   stream, problem, strips, gradient, displacement, grad_displacement);
+  const CellStrips<D> strips(problem.samples, problem.size);
+  const auto launch = [&](auto reduce) {
+    DIFFREG_LAUNCH((forward_kernel<D, S, decltype(reduce)::value>), strips.count(), block_shape(),
+                   stream, problem.reduce, strips, cells_of(problem), displacement, determinant);
   };
-  if (problem.reduce == Reduce::none) {
-    launch(Constant<4>());
-  } else {
-    launch(Constant<1>());
+  if (problem.reduce == Reduce::none) return launch(Constant<Reduce::none>());
+  if constexpr (D == 3) {  // in an image the bound is the smallest corner
+    if (problem.reduce == Reduce::bound) return launch(Constant<Reduce::bound>());
   }
+  launch(Constant<Reduce::min>());
 }
 
-#define DIFFREG_INSTANCES(S)                                                     \
-  template void launch_forward(const Problem&, const S*, Arithmetic<S>*, void*); \
-  template void launch_backward(const Problem&, const Arithmetic<S>*, const S*, S*, void*);
-DIFFREG_INSTANCES(float)
-DIFFREG_INSTANCES(double)
-DIFFREG_INSTANCES(Half)
-DIFFREG_INSTANCES(BFloat16)
+template <int D, typename S>
+void launch_backward(const Problem<D>& problem, const Arithmetic<S>* gradient,
+                     const S* displacement, S* grad_displacement, void* stream) {
+  const VertexStrips<D> strips(problem.samples, problem.size);
+  const auto launch = [&](auto reduce) {
+    DIFFREG_LAUNCH((backward_kernel<D, S, decltype(reduce)::value>), strips.count(), block_shape(),
+                   stream, problem.reduce, strips, cells_of(problem), gradient, displacement,
+                   grad_displacement);
+  };
+  if (problem.reduce == Reduce::none) return launch(Constant<Reduce::none>());
+  launch(Constant<Reduce::min>());
+}
+
+#define DIFFREG_INSTANCES(D, S)                                                     \
+  template void launch_forward(const Problem<D>&, const S*, Arithmetic<S>*, void*); \
+  template void launch_backward(const Problem<D>&, const Arithmetic<S>*, const S*, S*, void*);
+#define DIFFREG_STORAGES(D)    \
+  DIFFREG_INSTANCES(D, float)  \
+  DIFFREG_INSTANCES(D, double) \
+  DIFFREG_INSTANCES(D, Half)   \
+  DIFFREG_INSTANCES(D, BFloat16)
+DIFFREG_STORAGES(2)
+DIFFREG_STORAGES(3)
 
 }  // namespace diffreg::jacobian_determinant

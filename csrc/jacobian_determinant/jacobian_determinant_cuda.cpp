@@ -10,42 +10,51 @@ namespace {
 
 using namespace diffreg::cuda;
 
-Problem make_problem(const Device& device, const Tensor& displacement, const std::string& name) {
-  check_displacement(device, displacement);
-  return {displacement.size(0), displacement.size(2), displacement.size(3),
-          parse("reduce", name, kReduces)};
+std::vector<int64_t> output_shape(const Tensor& displacement, Reduce reduce) {
+  std::vector<int64_t> shape{displacement.size(0)};
+  if (reduce == Reduce::none) shape.push_back(1 << dimensions_of(displacement));
+  for (int64_t k = 2; k < displacement.dim(); ++k) {
+    shape.push_back(std::max<int64_t>(displacement.size(k) - 1, 0));
+  }
+  return shape;
 }
 
-std::vector<int64_t> output_shape(const Problem& problem) {
-  const int64_t rows = std::max<int64_t>(problem.height - 1, 0);
-  const int64_t columns = std::max<int64_t>(problem.width - 1, 0);
-  if (problem.reduce == Reduce::none) return {problem.samples, 4, rows, columns};
-  return {problem.samples, rows, columns};
+// Calls run(problem, S{}), with D and the storage type of a field.
+template <typename Run>
+void dispatch(const Tensor& displacement, Reduce reduce, const Run& run) {
+  dispatch_dimensions(displacement, [&](auto dimensions) {
+    Problem<decltype(dimensions)::value> problem{displacement.size(0), {}, reduce};
+    std::copy_n(displacement.sizes().begin() + 2, dimensions, problem.size);
+    dispatch_storage("displacement", displacement, [&](auto zero) { run(problem, zero); });
+  });
 }
 
-Tensor forward(const Tensor& displacement, std::string reduce) {
+Tensor forward(const Tensor& displacement, std::string name) {
   const Device device(displacement);
-  const Problem problem = make_problem(device, displacement, reduce);
+  check_displacement(device, displacement);
+  const Reduce reduce = parse("reduce", name, kReduces);
   const Tensor u = torch::stable::contiguous(displacement);
   Tensor determinant =
-      torch::stable::new_empty(u, output_shape(problem), arithmetic_of(u.scalar_type()));
+      torch::stable::new_empty(u, output_shape(u, reduce), arithmetic_of(u.scalar_type()));
   if (determinant.numel() == 0) return determinant;
-  dispatch_storage("displacement", u, [&](auto zero) {
+  dispatch(u, reduce, [&](const auto& problem, auto zero) {
     using S = decltype(zero);
     launch_forward(problem, data<S>(u), output<Arithmetic<S>>(determinant), device.stream());
   });
   return determinant;
 }
 
-Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string reduce) {
+Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string name) {
   const Device device(displacement);
-  const Problem problem = make_problem(device, displacement, reduce);
-  const Tensor upstream = checked(device, "gradient", gradient, output_shape(problem),
+  check_displacement(device, displacement);
+  const Reduce reduce = parse("reduce", name, kReduces);
+  STD_TORCH_CHECK(reduce != Reduce::bound, "reduce 'bound' has no gradient");
+  const Tensor upstream = checked(device, "gradient", gradient, output_shape(displacement, reduce),
                                   arithmetic_of(displacement.scalar_type()));
   const Tensor u = torch::stable::contiguous(displacement);
   Tensor grad_displacement = torch::stable::new_empty(u, u.sizes());
   if (upstream.numel() == 0) return torch::stable::zero_(grad_displacement);
-  dispatch_storage("displacement", u, [&](auto zero) {
+  dispatch(u, reduce, [&](const auto& problem, auto zero) {
     using S = decltype(zero);
     launch_backward(problem, data<Arithmetic<S>>(upstream), data<S>(u),
                     output<S>(grad_displacement), device.stream());

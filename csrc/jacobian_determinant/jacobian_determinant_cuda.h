@@ -1,4 +1,4 @@
-// The launchers of jacobian_determinant.cu. All tensors are contiguous, fields at least 2 x 2.
+// The launchers of jacobian_determinant.cu. All tensors are contiguous, fields have cells.
 #pragma once
 
 #include <cstdint>
@@ -8,24 +8,28 @@
 
 namespace diffreg::jacobian_determinant {
 
-struct Problem {
-  int64_t samples, height, width;
-  Reduce reduce;
+// Values of a cell.
+template <int D, Reduce reduce>
+constexpr int kValues = reduce == Reduce::none ? 1 << D : 1;
 
-  int64_t planes() const { return samples; }
+template <int D>
+struct Problem {
+  int64_t samples, size[D];
+  Reduce reduce;
 };
 
-template <typename S>
-void launch_forward(const Problem& problem,
-                    const S* displacement,       // (N, 2, H, W)
-                    Arithmetic<S>* determinant,  // (N, 4, H-1, W-1), or (N, H-1, W-1) where reduced
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem,
+                    const S* displacement,       // (N, D, *S)
+                    Arithmetic<S>* determinant,  // (N, values, *cells), or (N, *cells) of one
                     void* stream);
 
-template <typename S>
-void launch_backward(const Problem& problem,
+// Not for Reduce::bound.
+template <int D, typename S>
+void launch_backward(const Problem<D>& problem,
                      const Arithmetic<S>* gradient,  // as determinant above
-                     const S* displacement,          // (N, 2, H, W)
-                     S* grad_displacement,           // (N, 2, H, W)
+                     const S* displacement,          // (N, D, *S)
+                     S* grad_displacement,           // (N, D, *S)
                      void* stream);
 
 }  // namespace diffreg::jacobian_determinant

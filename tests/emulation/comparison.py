@@ -250,9 +250,10 @@ def cases() -> list[Case]:
     ):
         options = ([0.7, 1.9], penalty, threshold)
         found.append(Case(f"energy-{penalty}", "deformation_energy", fields(1.5), options))
-    for reduce in ("none", "min", "mean"):
+    for reduce in ("none", "min", "mean", "bound"):
         name = f"determinant-{reduce}"
-        found.append(Case(name, "jacobian_determinant", fields(3.0), (reduce,)))
+        needs = () if reduce == "bound" else ((),)  # it has no gradient
+        found.append(Case(name, "jacobian_determinant", fields(3.0), (reduce,), needs=needs))
     for masked in (False, True):
         suffix = "-mask" if masked else ""
         for variant in ("pls", "smooth", "ngf"):
@@ -317,7 +318,7 @@ def in_volumes(case: Case) -> Case:
 
 
 # Operators whose kernels take volumes so far.
-TAKES_VOLUMES: tuple[str, ...] = ()
+TAKES_VOLUMES: tuple[str, ...] = ("jacobian_determinant",)
 
 
 FLAT = {case.name: case for case in cases()}

@@ -1,0 +1,48 @@
+// What the rows beside a lane's row hold, in the tile of a volume that a block works on: a warp is
+// a row, and what it hands on goes through shared memory. Every thread of the block takes part.
+#pragma once
+
+#include "kernel.h"
+
+namespace diffreg {
+
+// Two buffers by turns: with the one barrier of a turn, nobody writes what another still reads.
+template <int K, typename T>
+class RowExchange {
+ public:
+  // Hands on K values, and takes those of the rows before and after.
+  DIFFREG_DEVICE void operator()(const T* values, T* before, T* after) {
+    put(values);
+    take(-1, before);
+    take(1, after);
+  }
+  // Takes those of the row before only.
+  DIFFREG_DEVICE void operator()(const T* values, T* before) {
+    put(values);
+    take(-1, before);
+  }
+
+ private:
+  struct Buffers {
+    T of[2][K][kRows][kColumns];
+  };
+  DIFFREG_DEVICE static Buffers& buffers() {
+    DIFFREG_SHARED(Buffers, shared);
+    return shared;
+  }
+
+  DIFFREG_DEVICE void put(const T* values) {
+    turn_ ^= 1;
+    for (int k = 0; k < K; ++k) buffers().of[turn_][k][threadIdx.y][threadIdx.x] = values[k];
+    __syncthreads();
+  }
+  // Beyond the tile, a row gets its own values back.
+  DIFFREG_DEVICE void take(int by, T* values) const {
+    const int row = clamped(static_cast<int32_t>(threadIdx.y) + by, kRows);
+    for (int k = 0; k < K; ++k) values[k] = buffers().of[turn_][k][row][threadIdx.x];
+  }
+
+  int turn_ = 0;
+};
+
+}  // namespace diffreg
