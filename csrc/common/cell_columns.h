@@ -65,6 +65,7 @@ struct Face {
   static constexpr int kVertices = 1 << (D - 1);
   T u[kVertices][D];
 
+  Face() = default;
   DIFFREG_DEVICE explicit Face(const FieldRows<D, T>& rows) {
     for (int r = 0; r < D - 1; ++r) {
       for (int c = 0; c < D; ++c) {
@@ -83,35 +84,60 @@ DIFFREG_DEVICE Cell<D, T> cell_of(const Face<D, T>& here, const Face<D, T>& next
   });
 }
 
-// Scatters the gradient of cells to their vertices, a layer of cells after the other: what a cell
-// gives to the next layer is carried over.
+// Scatters a gradient from where stencils start to the vertices that they reach, a layer after the
+// other: what is given to the next layer is carried over.
 template <int D, typename T>
-class CellScatter {
+class Scatter {
  public:
-  // Takes the next cell, given the gradient to its corners' determinants; gives that to the voxel
-  // that it starts at, of all cells around.
-  DIFFREG_DEVICE void add(const Cell<D, T>& cell, const T* corner, T* own) {
-    T vertex[2 * kFace][D], row[D - 1][D];
-    cell.adjoint(corner, vertex);
-    for (int c = 0; c < D; ++c) {
-      T now[kFace];
-      for (int f = 0; f < kFace; ++f) {
-        now[f] = carried_[f][c] + vertex[2 * f][c];
-        carried_[f][c] = vertex[2 * f + 1][c];
+  // Moves on by a layer.
+  DIFFREG_DEVICE void move_on() {
+    for (int f = 0; f < kFace; ++f) {
+      for (int c = 0; c < D; ++c) {
+        here_[f][c] = next_[f][c];
+        next_[f][c] = 0;
       }
-      for (int r = 0; r < D - 1; ++r) row[r][c] = now[r] + shuffle_from_left(now[r + D - 1]);
-      own[c] = row[0][c];
+    }
+  }
+  // The gradient of a cell, given that to its corners' determinants.
+  DIFFREG_DEVICE void add(const Cell<D, T>& cell, const T* corner) {
+    T vertex[2 * kFace][D];
+    cell.adjoint(corner, vertex);
+    for (int f = 0; f < kFace; ++f) {
+      for (int c = 0; c < D; ++c) {
+        here_[f][c] += vertex[2 * f][c];
+        next_[f][c] += vertex[2 * f + 1][c];
+      }
+    }
+  }
+  // What goes from a lane's voxel to the next one along an axis.
+  DIFFREG_DEVICE void flow(int axis, int c, T amount) {
+    here_[0][c] -= amount;
+    if (axis == 0) {
+      next_[0][c] += amount;
+    } else {
+      here_[1 << (axis - 1)][c] += amount;
+    }
+  }
+  // What a lane's voxel has got, from all around, once the layer is complete.
+  DIFFREG_DEVICE Vector<D, T> collect() {
+    T row[D - 1][D];
+    Vector<D, T> own;
+    for (int c = 0; c < D; ++c) {
+      for (int r = 0; r < D - 1; ++r)
+        row[r][c] = here_[r][c] + shuffle_from_left(here_[r + D - 1][c]);
+      own.of[c] = row[0][c];
     }
     if constexpr (D == 3) {
       T from_before[D];
       exchange_(row[1], from_before);
-      for (int c = 0; c < D; ++c) own[c] += from_before[c];
+      for (int c = 0; c < D; ++c) own.of[c] += from_before[c];
     }
+    return own;
   }
 
  private:
   static constexpr int kFace = Face<D, T>::kVertices;
-  T carried_[kFace][D] = {};
+  T here_[kFace][D] = {}, next_[kFace][D] = {};
   RowExchange<D, T> exchange_;
 };
 

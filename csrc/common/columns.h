@@ -168,4 +168,25 @@ DIFFREG_DEVICE void march(int32_t first, int32_t end, int32_t inside, const Read
   }
 }
 
+// The same layer by layer, each read while the one before it is worked on: where a step takes so
+// many registers that few warps are resident.
+template <typename Read, typename Step>
+DIFFREG_DEVICE void march_prefetched(int32_t first, int32_t end, int32_t inside, const Read& read,
+                                     const Step& step) {
+  auto next = read(first, false);
+#pragma unroll 1
+  for (int32_t z = first; z < end; ++z) {
+    const auto layer = next;
+    const auto both = [&](bool inner) {
+      next = read(z + 1, inner);
+      step(z, layer, inner);
+    };
+    if (0 <= z && z + 2 <= inside) {
+      both(true);
+    } else {
+      both(false);
+    }
+  }
+}
+
 }  // namespace diffreg

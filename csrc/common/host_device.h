@@ -38,17 +38,25 @@ DIFFREG_HD T quotient(T a, T b) {
   return a / b;
 }
 
-// The same where b is known to be neither tiny nor huge, 2^-126 <= |b| <= 2^126: in a fifth.
+// The same where b is known to be neither tiny nor huge, 2^-126 <= |b| <= 2^126: in a fifth, and a
+// double without a call, by two steps of Newton's from 20 bits and one of the remainder.
 template <typename T>
 DIFFREG_HD T plain_quotient(T a, T b) {
 #ifdef __CUDA_ARCH__
+  T inverse;
   if constexpr (sizeof(T) == 4) {
-    T inverse;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
     return a * inverse;
+  } else {
+    asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(inverse) : "d"(b));
+    inverse = fma(inverse, fma(-b, inverse, T(1)), inverse);
+    inverse = fma(inverse, fma(-b, inverse, T(1)), inverse);
+    const T near = a * inverse;
+    return fma(fma(-b, near, a), inverse, near);
   }
-#endif
+#else
   return a / b;
+#endif
 }
 
 // `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a

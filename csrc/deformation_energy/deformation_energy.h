@@ -13,7 +13,7 @@ namespace diffreg::deformation_energy {
 // Pairs of different axes, numbered (0, 1), (0, 2), (1, 2).
 template <int D>
 constexpr int kPairs = D * (D - 1) / 2;
-constexpr int pair_of(int one, int other) { return one + other - 1; }
+DIFFREG_HD constexpr int pair_of(int one, int other) { return one + other - 1; }
 
 // Factor of every squared derivative: the spacing's, over the number of stencil positions.
 template <int D>

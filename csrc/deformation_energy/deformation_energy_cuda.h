@@ -1,19 +1,17 @@
 // The launchers of deformation_energy.cu. All tensors are contiguous.
 #pragma once
 
-#include "../common/dimensions.h"
 #include "../common/storage.h"
 #include "deformation_energy.h"
 
 namespace diffreg::deformation_energy {
 
+template <int D>
 struct Problem {
-  int64_t samples, height, width;
+  int64_t samples, size[D];
   Coefficients<D> factor;
   PenaltyKind penalty;
   double threshold;
-
-  int64_t planes() const { return samples; }
 };
 
 // The gradient to each energy, read on the device; null where that energy was not used.
@@ -24,21 +22,36 @@ struct Upstream {
   const T* determinant;  // (N)
 };
 
-int64_t forward_doubles(const Problem& problem);
+template <typename T>
+struct Energies {
+  T* diffusion;    // (N)
+  T* bending;      // (N)
+  T* determinant;  // (N)
+};
 
-template <typename S>
-void launch_forward(const Problem& problem,
-                    const S* displacement,       // (N, 2, H, W)
-                    double* workspace,           // (forward_doubles)
-                    Arithmetic<S>* diffusion,    // (N)
-                    Arithmetic<S>* bending,      // (N)
-                    Arithmetic<S>* determinant,  // (N)
-                    void* stream);
+// Doubles of workspace for any of the launches.
+template <int D>
+int64_t workspace_doubles(const Problem<D>& problem);
 
-template <typename S>
-void launch_backward(const Problem& problem, const Upstream<Arithmetic<S>>& upstream,
-                     const S* displacement,  // (N, 2, H, W)
-                     S* gradient,            // (N, 2, H, W)
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem,
+                    const S* displacement,  // (N, D, *S)
+                    double* workspace,      // (workspace_doubles)
+                    const Energies<Arithmetic<S>>& energies, void* stream);
+
+template <int D, typename S>
+void launch_backward(const Problem<D>& problem, const Upstream<Arithmetic<S>>& upstream,
+                     const S* displacement,  // (N, D, *S)
+                     S* gradient,            // (N, D, *S)
                      void* stream);
+
+// Both in one pass. A determinant of upstream gradient 0 gives nothing, not even NaN.
+template <int D, typename S>
+void launch_both(const Problem<D>& problem, const Upstream<Arithmetic<S>>& upstream,
+                 const S* displacement,  // (N, D, *S)
+                 double* workspace,      // (workspace_doubles)
+                 const Energies<Arithmetic<S>>& energies,
+                 Arithmetic<S>* gradient,  // (N, D, *S)
+                 void* stream);
 
 }  // namespace diffreg::deformation_energy

@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, Arithmetic<S>, r
     S* own = grad_displacement + D * place.image * extent.voxels + place.column.offset(extent);
     const bool has_cell = place.column.inside(cells);
     Face<D, T> here(field.at(place.first - 1));
-    CellScatter<D, T> scatter;
+    Scatter<D, T> scatter;
     const auto read = [&](int32_t z, bool inner) {
       Layer<D, T, values> layer{field.at(z + 1, inner), {}};
       if (has_cell && (inner || inside(z, cells.layers()))) {
@@ -104,16 +104,18 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, Arithmetic<S>, r
       const Face<D, T> next(layer.u);
       const Cell<D, T> cell = cell_of(here, next);
       here = next;
-      T corner[1 << D], sum[D];
+      T corner[1 << D];
       if constexpr (reduce == Reduce::none) {
         for (int k = 0; k < values; ++k) corner[k] = layer.upstream[k];
       } else {
         cell.determinants(corner);
         spread<D>(reduction, layer.upstream[0], corner);
       }
-      scatter.add(cell, corner, sum);
+      scatter.move_on();
+      scatter.add(cell, corner);
+      const Vector<D, T> sum = scatter.collect();
       if (!place.owns || z < place.first || !(inner || inside(z, extent.layers()))) return;
-      for (int c = 0; c < D; ++c) store(row_of(own, z, extent.layer) + c * extent.voxels, sum[c]);
+      for (int c = 0; c < D; ++c) store(row_of(own, z, extent.layer) + c * extent.voxels, sum.of[c]);
     };
     march<kLayers<D>>(place.first - 1, place.end, cells.layers(), read, step);
   }

@@ -318,7 +318,7 @@ def in_volumes(case: Case) -> Case:
 
 
 # Operators whose kernels take volumes so far.
-TAKES_VOLUMES: tuple[str, ...] = ("jacobian_determinant",)
+TAKES_VOLUMES: tuple[str, ...] = ("deformation_energy", "jacobian_determinant")
 
 
 FLAT = {case.name: case for case in cases()}
