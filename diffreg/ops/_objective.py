@@ -33,7 +33,7 @@ from diffreg.ops.parallel_level_sets import (
     parallel_level_sets,
     parallel_level_sets_reference,
 )
-from diffreg.ops.warp import PADDINGS, check_kernel, warp, warp_reference
+from diffreg.ops.warp import PADDINGS, warp, warp_reference
 
 # In the order of the kernel's factors.
 MEASURES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf")
@@ -121,11 +121,11 @@ class Options:
         return self.spacing, self.penalty, self.threshold
 
     def arguments(
-        self, moving, fixed, displacement, eps_moving, eps_fixed, mask, without: Sequence[str] = ()
+        self, moving, fixed, displacement, eps_moving, eps_fixed, mask, with_energies: bool = True
     ) -> tuple:
         """What torch.ops.diffreg.registration_objective takes, but for what it is to return.
 
-        The measures named by `without` are left out, "energies" the energies' weights.
+        Without energies, their weights are 0.
         """
         dtype = arithmetic_dtype(moving, fixed, displacement)
         moving, fixed, displacement = as_handed(moving, fixed, displacement)
@@ -141,8 +141,8 @@ class Options:
         return (
             *(moving, fixed, displacement, *scales),
             mask,
-            [self.mixture.get(name, 0.0) * (name not in without) for name in MEASURES],
-            [self.weights[0], *(w * ("energies" not in without) for w in self.weights[1:])],
+            [self.mixture.get(name, 0.0) for name in MEASURES],
+            [self.weights[0], *(weight * with_energies for weight in self.weights[1:])],
             self.padding,
             _lengths(self.spacing, displacement.ndim - 2),
             self.penalty,
@@ -181,10 +181,9 @@ def checked_weights(weights: Sequence[float]) -> Weights:
     return Weights(*values)
 
 
-def check_inputs(moving: Any, fixed: Any, displacement: Any, padding: str) -> None:
+def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
     check_displacement(displacement)
     check_image("moving", moving)
-    check_kernel(moving, "linear", padding)
     check_image("fixed", fixed)
     check_axes("moving", moving, "fixed", fixed)
     if moving.shape[:2] != fixed.shape[:2]:

@@ -12,7 +12,6 @@ from diffreg.ops._objective import (
     MEASURES,
     OPERATORS,
     REFERENCES,
-    WINDOW,
     Options,
     RegistrationObjective,
     Similarity,
@@ -20,11 +19,6 @@ from diffreg.ops._objective import (
     compose,
 )
 from diffreg.ops.deformation_energy import deformation_energy, energies_and_gradient
-from diffreg.ops.local_correlation import local_correlation
-
-# Devices whose kernel has all measures; that of the others leaves "lncc" to its own operator.
-HAS_WINDOWS = ("cpu", "meta")
-
 
 def registration_objective(
     moving: torch.Tensor,
@@ -43,11 +37,9 @@ def registration_objective(
 ) -> RegistrationObjective:
     """w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u.
 
-    One call gives value and gradient. On the CPU the parts run one after the other; the warped
-    image and the gradient to it are held once while they do, and given back. On a GPU one kernel
-    does it all and holds neither; there are two where "ncc" is part of S (its gradient needs the
-    moments of the whole image) or there is a mask, and "lncc" is measured beside them, on the
-    warped image. Where moving or fixed need a gradient, the single operators are composed.
+    One call gives value and gradient. The parts run one after the other; the warped image and the
+    gradient to it are held once while they do, and given back. Where moving or fixed need a
+    gradient, the single operators are composed.
 
     Args:
         moving: image (N, C, *S_moving), any floating dtype.
@@ -88,7 +80,7 @@ def registration_objective(
         tensor([0.])
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
-    check_inputs(moving, fixed, displacement, padding)
+    check_inputs(moving, fixed, displacement)
     refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
@@ -98,31 +90,20 @@ def registration_objective(
     return _fused(options, *inputs, need_gradient, return_warped)
 
 
-def _has_windows_beside(options: Options, moving: torch.Tensor) -> bool:
-    return "lncc" in options.mixture and moving.device.type not in HAS_WINDOWS
-
-
 def _fused(
     options, moving, fixed, displacement, eps_moving, eps_fixed, mask, need_gradient, return_warped
 ) -> RegistrationObjective:
-    """The fused kernel, and beside it what it has not: the local correlation on a GPU, and, where
-    an axis has one voxel, the energies of one dimension less."""
-    windows = _has_windows_beside(options, moving)
+    """The operator and, where an axis has one voxel, the energies of one dimension less beside it."""
     flat = flat_axis(displacement) is not None
-    without = ["lncc"] * windows + ["energies"] * flat
-    arguments = options.arguments(
-        moving, fixed, displacement, eps_moving, eps_fixed, mask, without=without
-    )
-    *terms, warped, _gradient = _operator(*arguments, need_gradient, return_warped or windows)
-    total, similarity, *energies = terms
-    if windows:
-        local = options.mixture["lncc"] * local_correlation(warped, fixed, WINDOW, mask)
-        total, similarity = total + options.weights.similarity * local, similarity + local
+    inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
+    arguments = options.arguments(*inputs, with_energies=not flat)
+    *terms, warped, _gradient = _operator(*arguments, need_gradient, return_warped)
     if flat:
+        total, similarity, *_ = terms
         energies = list(deformation_energy(displacement, *options.of_energies()))
         for weight, energy in zip(options.weights[1:], energies, strict=True):
             total = total + weight * energy
-    terms = [total, similarity, *energies]
+        terms = [total, similarity, *energies]
     return RegistrationObjective._make([*terms, warped if return_warped else None])
 
 
@@ -142,7 +123,7 @@ def registration_objective_value_and_gradient(
 ) -> tuple[RegistrationObjective, torch.Tensor]:
     """`registration_objective` and the gradient of its total, without autograd.
 
-    Args, Raises: as `registration_objective`; with "lncc" on a GPU autograd computes the gradient.
+    Args, Raises: as `registration_objective`.
 
     Returns:
         The terms, and the gradient (N, D, *S) of the sum of the totals to the displacement.
@@ -157,19 +138,13 @@ def registration_objective_value_and_gradient(
         tensor(0.)
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
-    check_inputs(moving, fixed, displacement, padding)
+    check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
     scales = eps_moving, eps_fixed
-    if _has_windows_beside(options, moving):
-        with torch.enable_grad():
-            u = displacement.detach().requires_grad_()
-            terms = _fused(options, *images, u, *scales, mask, True, False)
-            (gradient,) = torch.autograd.grad(terms.total.sum(), u)
-        return RegistrationObjective._make([*(t.detach() for t in terms[:5]), None]), gradient
     flat = flat_axis(displacement) is not None
     with torch.no_grad():
         inputs = *images, displacement, *scales, mask
-        arguments = options.arguments(*inputs, without=["energies"] * flat)
+        arguments = options.arguments(*inputs, with_energies=not flat)
         *values, _warped, gradient = _operator(*arguments, True, False)
         if flat:
             weights = options.weights[1:]

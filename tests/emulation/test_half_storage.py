@@ -46,7 +46,6 @@ class Handed(TorchDispatchMode):
 def stored(emulation, monkeypatch) -> Handed:
     """The CPU stands for a GPU."""
     monkeypatch.setattr(_checks, "READS_HALVES", ("cpu",))
-    monkeypatch.setattr(sys.modules["diffreg.ops.registration_objective"], "HAS_WINDOWS", ())
     emulation.set()
     return Handed(emulation.ops)
 
