@@ -50,7 +50,7 @@ class Draw:
 
     def image(self, seed: int) -> torch.Tensor:
         """Smooth, in [0, 1]."""
-        return self._placed(0.5 + smooth(self.shape, 0.5, seed))
+        return self._placed(0.5 + smooth(self.shape, 0.5, seed, self.device))
 
     def displacement(self) -> torch.Tensor:
         """(N, D, *S)."""
@@ -62,17 +62,19 @@ class Draw:
         if self.field == "rough":
             noise = torch.rand(shape, generator=torch.Generator().manual_seed(3))
             return self._placed(reach * (2 * noise - 1))
-        return self._placed(smooth(shape, reach, 3))
+        return self._placed(smooth(shape, reach, 3, self.device))
 
     def _placed(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.device, self.dtype)
 
 
-def smooth(shape: tuple[int, ...], amplitude: float, seed: int) -> torch.Tensor:
+def smooth(
+    shape: tuple[int, ...], amplitude: float, seed: int, device: str = "cpu"
+) -> torch.Tensor:
     """Random, of features an eighth of the image wide; largest value `amplitude`."""
     axes = range(2, len(shape))
     generator = torch.Generator().manual_seed(seed)
-    fine = torch.randn(*shape[:2], *(8 for _ in axes), generator=generator)
+    fine = torch.randn(*shape[:2], *(8 for _ in axes), generator=generator).to(device)
     for axis in axes:  # cubic along one after the other: torch has it for images alone
         rows = fine.movedim(axis, -1)
         page = rows.reshape(1, 1, -1, rows.shape[-1])
