@@ -94,7 +94,7 @@ paper-quick: $(VENV)/.test
 # The core with its CUDA kernels, on any x86-64 Linux, with or without a GPU or an nvcc.
 cuda: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
 cuda: $(VENV)/.nvcc
-	@.ci/alive "The core with CUDA kernels: compiled for seven architectures, 5 minutes on 2 cores" \
+	@.ci/alive "The core with CUDA kernels: compiled for five architectures, 4 minutes on 2 cores" \
 		$(PIP) --no-build-isolation -e ".[app]"
 	@touch $(VENV)/.app $(VENV)/.cuda
 	$(BIN)/diffreg info

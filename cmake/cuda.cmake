@@ -7,9 +7,9 @@ endif()
 if("${DIFFREG_CUDA_ARCHITECTURES}" STREQUAL "")
   set(DIFFREG_CUDA_ARCHITECTURES "$ENV{DIFFREG_CUDA_ARCHITECTURES}")
 endif()
-# Compute capabilities; PTX of the last one serves what comes after.
+# Compute capabilities; code of 8.0 runs on 8.6 and 8.9 too, PTX of the last one serves what comes after.
 if(DIFFREG_CUDA_ARCHITECTURES STREQUAL "")
-  set(DIFFREG_CUDA_ARCHITECTURES "75 80 86 89 90 100 120")
+  set(DIFFREG_CUDA_ARCHITECTURES "75 80 90 100 120")
 endif()
 
 set(DIFFREG_NVCC "")
@@ -42,6 +42,13 @@ function(diffreg_architectures result)
   set(${result} ${list} PARENT_SCOPE)
 endfunction()
 
+# The release of the compiler, such as 13.0.
+function(diffreg_cuda_release result)
+  execute_process(COMMAND ${DIFFREG_NVCC} --version OUTPUT_VARIABLE version)
+  string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" _ "${version}")
+  set(${result} "${CMAKE_MATCH_1}" PARENT_SCOPE)
+endfunction()
+
 # The toolkit's folder, which a script in front of nvcc does not tell.
 function(diffreg_cudart result)
   execute_process(COMMAND ${DIFFREG_NVCC} -dryrun -E -x cu /dev/null ERROR_VARIABLE dryrun)
@@ -65,6 +72,11 @@ function(diffreg_add_cuda target)
   diffreg_cudart(cudart)
   set(flags -std=c++17 -O3 -Werror all-warnings -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra
       -Xptxas=-warn-spills,-warn-lmem-usage -t 2)
+  diffreg_cuda_release(release)
+  # Drivers unpack it from 550 on: every driver that runs CUDA 13, not every one that runs CUDA 12.
+  if(release VERSION_GREATER_EQUAL 13.0)
+    list(APPEND flags --compress-mode=size)
+  endif()
   foreach(architecture IN LISTS architectures)
     list(APPEND flags -gencode arch=compute_${architecture},code=sm_${architecture})
   endforeach()
@@ -85,7 +97,5 @@ function(diffreg_add_cuda target)
   target_link_libraries(${target} PRIVATE ${cudart} rt dl pthread)
   string(REPLACE ";" " " listed "${architectures}")
   set(DIFFREG_CUDA_BUILT "${listed} ptx${newest}" PARENT_SCOPE)
-  execute_process(COMMAND ${DIFFREG_NVCC} --version OUTPUT_VARIABLE version)
-  string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" _ "${version}")
-  set(DIFFREG_CUDA_RUNTIME "${CMAKE_MATCH_1}" PARENT_SCOPE)
+  set(DIFFREG_CUDA_RUNTIME "${release}" PARENT_SCOPE)
 endfunction()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 # Files whose tests share one costly fixture, and so one process.
-TOGETHER = ("test_browser.py", "test_demo.py", "test_evaluation.py")
+TOGETHER = ("test_browser.py", "test_demo.py", "test_evaluation.py", "test_gpu_run.py")
 LONGEST = 20  # seconds of processors, its children's too, of a test that is not marked slow
 
 

@@ -70,8 +70,8 @@ def test_a_compiler_that_is_not_there_is_named(chosen, tmp_path):
             chosen(DIFFREG_CUDA=wrong)
 
 
-def test_architectures_are_seven_or_those_asked_for(chosen):
-    assert chosen()[1] == "75 80 86 89 90 100 120"
+def test_architectures_are_five_or_those_asked_for(chosen):
+    assert chosen()[1] == "75 80 90 100 120"
     assert chosen(DIFFREG_CUDA_ARCHITECTURES="80 90")[1] == "80 90"
 
 
@@ -79,7 +79,7 @@ def test_a_build_folder_goes_by_what_is_asked_for_now(chosen, nvcc):
     settings = {"DIFFREG_CUDA": "auto", "DIFFREG_CUDA_ARCHITECTURES": "90"}
     for _ in range(2):
         assert chosen(**settings) == [str(nvcc), "90"]
-        assert chosen() == ["", "75 80 86 89 90 100 120"]
+        assert chosen() == ["", "75 80 90 100 120"]
 
 
 def dry_run(target, folder, **environment):

@@ -20,6 +20,7 @@ from diffreg.ops.deformation_energy import THRESHOLDS
 EPS = 0.02  # edge scale of both images
 WINDOW = 9  # of local correlation
 Function = Callable[..., torch.Tensor]
+Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 LIMIT = THRESHOLDS["hyperelastic"]
 SLOPE = 2 * (LIMIT - 1) ** 3 * (LIMIT + 1) / LIMIT**3
 
@@ -131,6 +132,11 @@ def jacobian_determinant(u: torch.Tensor) -> torch.Tensor:
     return torch.stack(_corners(_differences(u)), dim=1)
 
 
+def smallest_determinant(u: torch.Tensor) -> torch.Tensor:
+    """Of each cell's corners."""
+    return functools.reduce(torch.minimum, _corners(_differences(u)))
+
+
 def _penalty(corner: torch.Tensor) -> torch.Tensor:
     above = corner.clamp(min=LIMIT)
     return ((above - 1).square() / above).square() + SLOPE * (corner.clamp(max=LIMIT) - LIMIT)
@@ -150,7 +156,7 @@ def _mean_square(term: torch.Tensor) -> torch.Tensor:
     return term.square().sum(dim=_spatial(term)) / term.shape[2:].numel()
 
 
-def _energies(u: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def _energies(u: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> Terms:
     first = _differences(u)
     bending = []
     for k, along in enumerate(first):
@@ -159,14 +165,14 @@ def _energies(u: torch.Tensor, mean: Callable[[torch.Tensor], torch.Tensor]) -> 
             bending.append((1 if other == k else 2) * mean(second))
     penalties = [_penalty(corner).mean(dim=_spatial(corner)) for corner in _corners(first)]
     determinant = torch.stack(penalties).mean(dim=0)
-    return torch.stack([_total(map(mean, first)), _total(bending), determinant])
+    return _total(map(mean, first)), _total(bending), determinant
 
 
-def energies_by_norms(u: torch.Tensor) -> torch.Tensor:
+def energies_by_norms(u: torch.Tensor) -> Terms:
     return _energies(u, _norm_squared)
 
 
-def energies_by_squares(u: torch.Tensor) -> torch.Tensor:
+def energies_by_squares(u: torch.Tensor) -> Terms:
     return _energies(u, _mean_square)
 
 

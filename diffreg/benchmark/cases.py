@@ -5,9 +5,11 @@ A new operator is a new line of CASES.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from diffreg.benchmark import baselines, peers
 from diffreg.losses.presets import PRESETS
 
 Tensors = tuple[torch.Tensor, ...]
-Function = Callable[..., torch.Tensor]
+Function = Callable[..., Any]  # of tensors, one or several
 FIELDS = ("smooth", "zero", "rough", "far")
 
 
@@ -48,7 +50,7 @@ class Draw:
 
     def image(self, seed: int) -> torch.Tensor:
         """Smooth, in [0, 1]."""
-        return self._placed(0.5 + smooth(self.shape, 0.5, seed))
+        return self._placed(0.5 + smooth(self.shape, 0.5, seed, self.device))
 
     def displacement(self) -> torch.Tensor:
         """(N, D, *S)."""
@@ -60,17 +62,19 @@ class Draw:
         if self.field == "rough":
             noise = torch.rand(shape, generator=torch.Generator().manual_seed(3))
             return self._placed(reach * (2 * noise - 1))
-        return self._placed(smooth(shape, reach, 3))
+        return self._placed(smooth(shape, reach, 3, self.device))
 
     def _placed(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(self.device, self.dtype)
 
 
-def smooth(shape: tuple[int, ...], amplitude: float, seed: int) -> torch.Tensor:
+def smooth(
+    shape: tuple[int, ...], amplitude: float, seed: int, device: str = "cpu"
+) -> torch.Tensor:
     """Random, of features an eighth of the image wide; largest value `amplitude`."""
     axes = range(2, len(shape))
     generator = torch.Generator().manual_seed(seed)
-    fine = torch.randn(*shape[:2], *(8 for _ in axes), generator=generator)
+    fine = torch.randn(*shape[:2], *(8 for _ in axes), generator=generator).to(device)
     for axis in axes:  # cubic along one after the other: torch has it for images alone
         rows = fine.movedim(axis, -1)
         page = rows.reshape(1, 1, -1, rows.shape[-1])
@@ -78,6 +82,11 @@ def smooth(shape: tuple[int, ...], amplitude: float, seed: int) -> torch.Tensor:
         page = F.interpolate(page, size=size, mode="bicubic", align_corners=False)
         fine = page.reshape(*rows.shape[:-1], shape[axis]).movedim(-1, axis)
     return (fine * (amplitude / fine.abs().max())).contiguous()
+
+
+def as_tensors(value: Any) -> Tensors:
+    """What a function of a case returns, as a tuple."""
+    return (value,) if isinstance(value, torch.Tensor) else tuple(value)
 
 
 def _field(draw: Draw) -> Tensors:
@@ -102,18 +111,19 @@ def _everything(draw: Draw) -> Tensors:
 
 @dataclass(frozen=True)
 class Case:
-    """One operator.
+    """One operator, with one choice of its options.
 
     Args:
-        name: of the operator.
+        name: of the operator, and what is chosen where there is more than one case of it.
         inputs: what it takes; those that require a gradient are differentiated.
-        ours: the operator, with one tensor as its value.
+        ours: the operator.
         eager: of the inputs, the same in PyTorch, in the forms that are tried.
         bytes: of channels and dimensions, the fewest that a voxel of float32 costs forward, and
             forward and backward.
         peers: of inputs, libraries on the same work.
         has_field: whether the kind of displacement matters.
         compiled: of the inputs, the form that torch.compile makes most of; None: the first eager.
+        operator: None where it is the name.
     """
 
     name: str
@@ -124,45 +134,66 @@ class Case:
     peers: Callable[[torch.Tensor], dict[str, Function]] = lambda _: {}
     has_field: bool = False
     compiled: Callable[[Tensors], Function] | None = None
+    operator: str | None = None
 
     def to_compile(self, inputs: Tensors) -> Function:
         return self.eager(inputs)[0] if self.compiled is None else self.compiled(inputs)
 
 
-def _energies(u: torch.Tensor) -> torch.Tensor:
-    return torch.stack(tuple(ops.deformation_energy(u)))
+@functools.cache
+def _scale(samples: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Edge scales, made once: a user who calls often has them."""
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.full((samples,), baselines.EPS, dtype=arithmetic, device=device)
 
 
 def _level_sets(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    return ops.parallel_level_sets(warped, fixed, baselines.EPS, baselines.EPS)
+    eps = _scale(len(fixed), fixed.dtype, fixed.device)
+    return ops.parallel_level_sets(warped, fixed, eps, eps)
 
 
 def _objective(moving: torch.Tensor, fixed: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    eps = baselines.EPS
+    eps = _scale(len(fixed), fixed.dtype, fixed.device)
     return ops.registration_objective(moving, fixed, u, "pls", eps_moving=eps, eps_fixed=eps).total
 
 
-def _composed(warp: Function, energies: Function) -> Function:
+def _default(moving: torch.Tensor, fixed: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    return ops.registration_objective(moving, fixed, u, PRESETS["default"].similarity).total
+
+
+def _composed(measure: Function, warp: Function, energies: Function) -> Function:
     """What PyTorch's users put together."""
     similarity, *others = PRESETS["default"].weights
 
     def objective(moving, fixed, u):
         terms = zip(others, energies(u), strict=True)
-        level_sets = baselines.level_sets_by_slices(warp(moving, u), fixed)
-        return similarity * level_sets + sum(w * t for w, t in terms)
+        return similarity * measure(warp(moving, u), fixed) + sum(w * t for w, t in terms)
 
     return objective
 
 
-def _objective_forms(inputs: Tensors) -> Sequence[Function]:
+def _objective_forms(inputs: Tensors, measures: Sequence[Function] = ()) -> Sequence[Function]:
     """Of the first and of the second form of each part."""
     energies = baselines.energies_by_norms, baselines.energies_by_squares
-    forms = zip(baselines.warp_forms(inputs[2]), energies, strict=True)
+    measures = measures or 2 * (baselines.level_sets_by_slices,)
+    forms = zip(measures, baselines.warp_forms(inputs[2]), energies, strict=True)
     return [_composed(*parts) for parts in forms]
 
 
-def _objective_by_gathers(inputs: Tensors) -> Function:
-    return _composed(baselines.warp_by_gathers(inputs[2]), baselines.energies_by_squares)
+def _objective_by_gathers(inputs: Tensors, measure: Function | None = None) -> Function:
+    warp = baselines.warp_by_gathers(inputs[2])
+    measure = measure or baselines.level_sets_by_slices
+    return _composed(measure, warp, baselines.energies_by_squares)
+
+
+def _correlations(like: torch.Tensor) -> list[Function]:
+    """The similarity of the preset "default", by both forms of the local correlation."""
+    share = PRESETS["default"].similarity["lncc"]
+
+    def mixed(local: Function) -> Function:
+        return lambda w, r: baselines.correlation_by_sums(w, r) + share * local(w, r)
+
+    return [mixed(local) for local in baselines.local_correlation_forms(like)]
 
 
 CASES = {
@@ -181,7 +212,7 @@ CASES = {
         Case(
             "deformation_energy",
             _field,
-            _energies,
+            ops.deformation_energy,
             lambda _: (baselines.energies_by_norms, baselines.energies_by_squares),
             lambda _, d: (4 * d, 12 * d),
             has_field=True,
@@ -202,6 +233,16 @@ CASES = {
             lambda channels, d: (8 * channels + 4 * d, 8 * channels + 8 * d),  # one pass gives both
             has_field=True,
             compiled=_objective_by_gathers,
+        ),
+        Case(
+            "registration_objective_default",
+            _everything,
+            _default,
+            lambda inputs: _objective_forms(inputs, _correlations(inputs[0])),
+            lambda channels, d: (8 * channels + 4 * d, 8 * channels + 8 * d),
+            has_field=True,
+            compiled=lambda inputs: _objective_by_gathers(inputs, _correlations(inputs[0])[0]),
+            operator="registration_objective",
         ),
         Case(
             "correlation",
@@ -238,6 +279,15 @@ CASES = {
             lambda _: (baselines.jacobian_determinant,),
             lambda _, d: (4 * d + 4 * 2**d, 12 * d + 8 * 2**d),
             has_field=True,
+        ),
+        Case(
+            "jacobian_determinant_min",
+            _field,
+            lambda u: ops.jacobian_determinant(u, "min"),
+            lambda _: (baselines.smallest_determinant,),
+            lambda _, d: (4 * d + 4, 12 * d + 8),
+            has_field=True,
+            operator="jacobian_determinant",
         ),
     )
 }

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from diffreg import ops
 from diffreg.benchmark import baselines
 from diffreg.benchmark.cases import Draw
-from diffreg.benchmark.timing import Run, Time, interleaved
+from diffreg.benchmark.timing import Graph, Run, Time, interleaved
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.synthetic import Augmentation
 from diffreg.losses.presets import PRESETS
@@ -33,12 +33,13 @@ Row = dict[str, Any]
 
 
 class Setting(NamedTuple):
-    """How the network is run; `eager`: nothing of ours but its layers."""
+    """How the network is run; `eager`: nothing of ours but its layers; `graph`: a CUDA graph."""
 
     channels_last: bool = False
     bfloat16: bool = False
     compiled: bool = False
     eager: bool = False
+    graph: bool = False
 
 
 ALONE, USUAL = "PyTorch alone", "channels last, memory kept (default)"
@@ -53,6 +54,10 @@ KEPT = {
     "channels last, bfloat16": Setting(channels_last=True, bfloat16=True),
 }
 COMPILED = {"channels last, torch.compile": Setting(channels_last=True, compiled=True)}
+GRAPHS = {
+    "channels last, in a graph": Setting(channels_last=True, graph=True),
+    "channels last, bfloat16, in a graph": Setting(channels_last=True, bfloat16=True, graph=True),
+}
 PREDICTION = {
     "contiguous": Setting(),
     "channels last (default)": Setting(channels_last=True),
@@ -71,7 +76,7 @@ class Step:
         running: Any = torch.compile(self.network) if setting.compiled else self.network
         precision = "bfloat16" if setting.bfloat16 else "float32"
         self.predict = predictor(running, torch.device(draw.device), precision)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), 1e-4)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), 1e-4, capturable=setting.graph)
         self.objective = _eager_objective if setting.eager else _fused_objective
         with torch.no_grad():
             self.field = self.forward()
@@ -143,6 +148,8 @@ def training_step(
     with kept_memory(), _drawing(size, batch, device) as drawing:
         steps = {name: Step(model, setting, draw) for name, setting in kept.items()}
         runs = {**steps, **_parts(USUAL, steps[USUAL]), f"{USUAL}: drawing the batch": drawing}
+        if device == "cuda":
+            runs |= {name: Graph(Step(model, s, draw), calls=1) for name, s in GRAPHS.items()}
         times |= interleaved(runs, device, seconds / 2)
     measured = {name: time for name, time in times.items() if ": " not in name}
     return {
@@ -188,7 +195,9 @@ def _drawing(size: int, batch: int, device: str) -> Iterator[Run]:
     augmentation = Augmentation(amplitude=1.0, flip_axes=(0, 1), crop=(size, size))
     with tempfile.TemporaryDirectory() as folder:
         larger = Draw((1, 1, size + 16, size + 16))
-        images = [_write_image(Path(folder), larger, seed) for seed in range(4)]
+        images = [Path(folder) / f"image{seed}.npz" for seed in range(4)]
+        for seed, path in enumerate(images):
+            np.savez(path, larger.image(seed)[0, 0].numpy())
         dataset = PairDataset(find_pairs(images), augmentation=augmentation)
         yield lambda: dataset.batch(range(batch), device)
 

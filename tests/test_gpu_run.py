@@ -1,0 +1,195 @@
+"""bench/gpu: the GPU's five minutes, walked through on the CPU; limits, failures, what is kept."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GPU = ROOT / "bench" / "gpu"
+PARTS = ["sanitizer", "kernels", "calls", "training", "counters", "rivals"]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """module(name): one of bench/gpu; imported anew, because others may have such names."""
+    monkeypatch.syspath_prepend(str(GPU))
+    before = dict(sys.modules)
+
+    def load(name):
+        return __import__(name)
+
+    yield load
+    for name in set(sys.modules) - set(before):
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(GPU)):
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory):
+    """The whole run, its exit status, and the CPU seconds of all its processes."""
+    out = tmp_path_factory.mktemp("gpu")
+    begin = os.times()
+    command = [GPU / "run.sh", out, "--dry-run", "--seconds", "600"]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable}
+    )
+    end = os.times()
+    used = end.children_user + end.children_system - begin.children_user - begin.children_system
+    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    return out, used
+
+
+def test_every_part_is_walked_through_on_the_cpu(dry_run):
+    out, _ = dry_run
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "results.json"]
+    result = json.loads((out / "results.json").read_text())
+    assert result["dry_run"] and list(result["parts"]) == PARTS
+    for name, part in result["parts"].items():
+        assert part["status"] in ("passed", "left out"), (name, part)
+        assert part["rows"] and not [row for row in part["rows"] if "failed" in row]
+
+
+def test_every_operator_has_a_row_in_both_dimensions(dry_run):
+    import diffreg.ops
+
+    out, _ = dry_run
+    rows = json.loads((out / "results.json").read_text())["parts"]["kernels"]["rows"]
+    measured = {(row["name"], len(row["shape"])) for row in rows if "us" in row}
+    names = {name.removesuffix("_reference") for name in diffreg.ops.__all__ if "_refer" in name}
+    for operator in names:
+        # The objective's own backward operator is for terms that are differentiated one by one.
+        alone = operator == "registration_objective"
+        for name in [operator] if alone else [operator, f"{operator}_backward"]:
+            assert (name, 4) in measured and (name, 5) in measured
+    assert "torch" in rows[0]["versions"]
+
+
+def test_a_dry_run_is_cheap(dry_run):
+    assert dry_run[1] < 40  # 18 on a machine of its own
+
+
+def test_a_part_that_fails_or_takes_too_long_does_not_end_the_run(module, tmp_path, monkeypatch):
+    run = module("run")
+
+    def code(name, seconds, text):
+        return run.Part(name, seconds, [sys.executable, "-c", text])
+
+    rows = "import os; open(os.environ['DIFFREG_GPU_ROWS'], 'a').write('{\"k\": 1}\\n{\"cut');"
+    some = [
+        code("wrong", 30, "raise SystemExit(7)"),
+        code("long", 3, f"{rows} import subprocess; subprocess.run(['sleep', '60'])"),
+        code("absent", 30, "raise SystemExit(3)"),
+        code("right", 30, "print('said')"),
+    ]
+    monkeypatch.setattr(run, "parts", lambda architecture, dry: some)
+    said = []
+    begin = time.monotonic()
+    good = run.run(tmp_path, True, 60.0, [], said.append)
+    assert time.monotonic() - begin < 30 and not good
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert {name: part["status"] for name, part in parts.items()} == {
+        "wrong": "failed, status 7",
+        "long": "stopped: out of time",
+        "absent": "left out",
+        "right": "passed",
+    }
+    assert parts["long"]["rows"] == [{"k": 1}] and "  said" in said
+
+
+def test_no_part_begins_when_all_time_is_used(module, tmp_path, monkeypatch):
+    run = module("run")
+    part = run.Part("late", 30, [sys.executable, "-c", "raise SystemExit(7)"])
+    monkeypatch.setattr(run, "parts", lambda architecture, dry: [part])
+    assert not run.run(tmp_path, True, 0.0, [], str)
+    (late,) = json.loads((tmp_path / "results.json").read_text())["parts"].values()
+    assert late["status"] == "stopped: out of time"
+
+
+def test_limits_leave_room_for_the_most_important(module):
+    parts = module("run").parts("90", False)
+    assert [part.name for part in parts] == ["build", "tests", *PARTS]
+    assert sum(part.seconds for part in parts[:4]) <= 300
+    assert parts[0].environment["DIFFREG_CUDA_ARCHITECTURES"] == "90"
+
+
+def test_what_is_missing_is_one_line(module, monkeypatch):
+    run = module("run")
+    monkeypatch.setattr(run.shutil, "which", lambda name, path: name != "nvcc" or None)
+    assert run.missing(False) == "missing: nvcc"
+    assert run.missing(True) is None
+
+
+def test_a_piece_that_fails_gives_a_row(module, tmp_path, monkeypatch):
+    rows = module("rows")
+    monkeypatch.setenv(rows.FILE, str(tmp_path / "rows"))
+    trial = rows.Trial()
+    with trial("a", shape=[1]):
+        raise NotImplementedError("no kernel\nfor this")
+    with trial("b"):
+        raise RuntimeError
+    found = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    assert found[0] == {"name": "a", "shape": [1], "left_out": "no kernel"}
+    assert found[1]["failed"].startswith("RuntimeError")
+    with pytest.raises(SystemExit, match="1"):
+        trial.end()
+
+
+CSV = """==PROF== Connected
+"ID","Kernel Name","gpu__time_duration.sum","dram__bytes_read.sum"
+"","","ns","byte"
+"0","void diffreg::warp::forward_kernel<float>(float const*)","331,000","1,073,741,824"
+"""
+
+
+def test_counters_are_read(module):
+    counters = module("counters")
+    assert counters.counted(CSV) == [
+        {
+            "kernel": "void diffreg::warp::forward_kernel<float>",
+            "ns": 331000.0,
+            "bytes read": 1073741824.0,
+        }
+    ]
+    assert counters.counted("==ERROR== no permission") == []
+
+
+def test_the_worst_are_single_operators_in_float32(module):
+    counters = module("counters")
+    row = {"dtype": "float32", "shape": [1, 2]}
+    rows = [row | {"name": str(k), "share": k / 10} for k in (5, 2, 4, 3)]
+    rows += [row | {"name": "forward + backward", "share": 0.1}, row | {"name": "no", "failed": ""}]
+    assert [r["name"] for r in counters.worst(rows, (1, 2))] == ["2", "3", "4"]
+
+
+def test_a_sanitizer_that_refuses_is_no_failure(module):
+    verdict = module("sanitizer").verdict
+    assert verdict("ERROR SUMMARY: 0 errors", 0) == "passed"
+    assert verdict("Device not supported", 1) == "refused"
+    assert verdict("ERROR SUMMARY: 1 error", 9) == "failed"
+
+
+def test_the_agreement_of_a_rival_is_measured(module):
+    """An eager form in the place of another project's operator."""
+    import torch
+
+    fused, work = module("fused"), module("work")
+    rival = next(r for r in fused.FUSED if r.case == "warp")
+
+    def sampled(inputs, grid):
+        axes = (torch.linspace(-1, 1, n) for n in inputs[0].shape[2:])
+        identity = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)
+        return torch.nn.functional.grid_sample(
+            inputs[0], identity + grid, padding_mode="border", align_corners=True
+        )
+
+    like = replace(rival, value=sampled)
+    draw = work.Draw((1, 1, 30, 28, 32))
+    assert fused.agreement(like, work.CASES["warp"], draw) > 0.9999
+    wrong = replace(like, gradient=lambda gradient: gradient.movedim(-1, 1))
+    assert fused.agreement(wrong, work.CASES["warp"], draw) < 0.9
