@@ -55,8 +55,12 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& warped, const Tensor& f
       torch::stable::new_empty(in.warped, {N, shape.rows, shape.columns}, ScalarType::Double);
   Tensor ranges = torch::stable::new_empty(in.warped, {N, kRanges}, ScalarType::Double);
   if (warped.numel() == 0) {
-    return {torch::stable::zero_(value), torch::stable::zero_(histograms),
-            torch::stable::zero_(ranges)};
+    torch::stable::zero_(ranges);  // and 1 for the extents, as where nothing counts
+    for (int64_t extent : {1, 3}) {
+      Tensor of_nothing = torch::stable::narrow(ranges, 1, extent, 1);
+      torch::stable::fill_(of_nothing, 1);
+    }
+    return {torch::stable::zero_(value), torch::stable::zero_(histograms), ranges};
   }
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);

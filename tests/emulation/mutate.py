@@ -40,7 +40,7 @@ CASES = {
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none"),
     "local_correlation": ("lncc-9-mask",),
-    "mutual_information": ("mi-mask", "mi-moving", "mi-many"),
+    "mutual_information": ("mi-mask", "mi-many"),
     "parallel_level_sets": ("pls-mask",),
     "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
