@@ -48,6 +48,9 @@ def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
     u = torch.cat([4 * image(2) - 2, 4 * image(3) - 2], dim=1).to(dtype)
     one, scale = torch.ones(1, dtype=wide), torch.full((1,), 0.05, dtype=wide)
     moments = torch.tensor([[0.5, 0.5, 1.0, 1.0, 0.5]], dtype=torch.float64)
+    information = (moving, fixed, 32, None, None)
+    pair = moving.to(wide), fixed.to(wide)
+    _, *saved = torch.ops.diffreg.mutual_information(*pair, *information[2:])
     linear = ("linear", "border")
     energy = (u, [1.0, 1.0], "hyperelastic", 0.2)
     pls = (moving, fixed, scale, scale, "pls", None)
@@ -69,6 +72,8 @@ def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
         ("gradient_scale_backward", (one, moving, 1.0, None), 2 * stored),
         ("correlation", (moving, fixed, None), 2 * stored),
         ("correlation_backward", (one, moments, moving, fixed, None, *to_warped), 3 * stored),
+        ("mutual_information", information, 2 * stored),
+        ("mutual_information_backward", (one, *saved, *information), 3 * stored),
         ("local_correlation", (moving, fixed, 9, None), 2 * stored),
         ("local_correlation_backward", (one, moving, fixed, 9, None, *to_warped), 3 * stored),
         ("registration_objective", (*objective, False, False), 4 * stored),

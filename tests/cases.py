@@ -160,8 +160,6 @@ def objective(name: str, masked: bool = False, **options: Any) -> Case:
     )
 
 
-# Operators that have no kernel for a GPU so far, where they are their reference.
-WITHOUT_CUDA = ("mutual_information",)
 TWO = (True, True)
 CASES = [
     Case("warp-border", "warp", warp_inputs, {}, differentiable=TWO),

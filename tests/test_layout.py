@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from cases import WITHOUT_CUDA
 
 import diffreg.ops
 
@@ -66,11 +65,10 @@ def test_an_operator_is_one_name_everywhere(name):
         f"csrc/{name}/{name}_cpu.cpp",
         f"tests/ops/test_{name}.py",
     ]
-    if name not in WITHOUT_CUDA:
-        mirrors += [f"csrc/{name}/{name}{end}" for end in (".cu", "_cuda.h", "_cuda.cpp")]
+    mirrors += [f"csrc/{name}/{name}{end}" for end in (".cu", "_cuda.h", "_cuda.cpp")]
     assert [m for m in mirrors if not (ROOT / m).exists()] == []
     assert {name, f"{name}_reference"} <= set(diffreg.ops.__all__)
-    for driver in ("cpu",) if name in WITHOUT_CUDA else ("cpu", "cuda"):
+    for driver in ("cpu", "cuda"):
         source = (ROOT / "csrc" / name / f"{name}_{driver}.cpp").read_text()
         assert f'impl("{name}",' in source
         assert re.search(rf'impl\(\s*"{name}_backward",', source)

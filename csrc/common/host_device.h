@@ -59,6 +59,20 @@ DIFFREG_HD T plain_quotient(T a, T b) {
 #endif
 }
 
+// a b, rounded: no compiler makes one operation of it and of a sum behind it.
+template <typename T>
+DIFFREG_HD T rounded_product(T a, T b) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) {
+    return __fmul_rn(a, b);
+  } else {
+    return __dmul_rn(a, b);
+  }
+#else
+  return a * b;  // compiled without contraction
+#endif
+}
+
 // `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a
 // branch around the load of the value, and a loop over voxels would not be vectorised.
 template <typename T, typename Weight>

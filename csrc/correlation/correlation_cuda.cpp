@@ -28,7 +28,8 @@ struct Inputs {
     warped = torch::stable::contiguous(warped_image);
     fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
     mask = checked_mask(device, weights, warped_image);
-    problem = {warped.size(0), warped.size(1), warped.size(2) * warped.size(3), epsilon_of(dtype)};
+    problem = {warped.size(0), warped.size(1), rows_of(warped) * width_of(warped),
+               epsilon_of(dtype)};
   }
 
   template <typename S>

@@ -11,15 +11,6 @@
 
 namespace diffreg::mutual_information {
 
-// The joint histogram of a sample: a row for each box of the fixed image, which needs no bins at
-// the ends, a column for each bin of the warped image.
-struct Shape {
-  int64_t rows, columns;
-
-  explicit Shape(int64_t bins) : rows(bins - 2 * kPadding), columns(bins) {}
-  int64_t size() const { return rows * columns; }
-};
-
 // A histogram that is being counted. Every place between two bins has sums of its own for the four
 // taps of its windows: overlapping windows would wait, for a vector of four cannot be read before
 // the parts of it that others have just written have come to memory.
@@ -79,27 +70,23 @@ class Joint {
     }
   }
 
-  // sum_ab p_ab ln(p_a p_b / p_ab); 0 ln 0 = 0.
   double value() const {
     double sum = 0;
     for (int64_t row = 0; row < shape_.rows; ++row) {
       const double share = of_rows_[row] / total_;
       for (int64_t column = 0; column < shape_.columns; ++column) {
-        const double count = at(row, column);
-        if (count != 0) sum += count * std::log(of_columns_[column] / count * share);
+        sum += value_term(at(row, column), of_columns_[column], share);
       }
     }
     return sum == 0 ? 0 : sum / total_;
   }
 
-  // Steps along a row of the derivative of the value to a probability, which is ln(p_a / p_ab) but
-  // for what the row has in common: (rows, columns), the last column unused.
+  // Steps of the slopes along a row: (rows, columns), the last column unused.
   template <typename T>
   std::vector<T> steps() const {
     std::vector<T> steps(shape_.size());
     const auto slope = [&](int64_t row, int64_t column) {
-      const double count = at(row, column);
-      return count == 0 ? 0 : std::log(of_columns_[column] / count);
+      return slope_to(at(row, column), of_columns_[column]);
     };
     for (int64_t row = 0; row < shape_.rows; ++row) {
       double before = slope(row, 0);
@@ -112,8 +99,7 @@ class Joint {
     return steps;
   }
 
-  // 1 / (sum of the weights), 0 where nothing counts.
-  double per_weight() const { return total_ == 0 ? 0 : 1 / total_; }
+  double total() const { return total_; }  // the sum of the weights
 
  private:
   double at(int64_t row, int64_t column) const { return counts_[row * shape_.columns + column]; }

@@ -6,25 +6,21 @@
 #include <tuple>
 
 #include "../common/mask.h"
+#include "arguments.h"
 #include "joint_histogram.h"
 
 namespace diffreg::mutual_information {
 namespace {
-
-constexpr int64_t kRanges = 4;  // low and extent of the warped, low and extent of the fixed image
 
 void check(const Tensor& warped, const Tensor& fixed, int64_t bins,
            const std::optional<Tensor>& moving) {
   check_image("warped", warped);
   check_shape("fixed", fixed, sizes_of(warped));
   check_dtype("fixed", fixed, warped.scalar_type());
-  STD_TORCH_CHECK(kFewestBins <= bins && bins <= kMostBins, "bins must be at least ", kFewestBins,
-                  " and at most ", kMostBins, ", got ", bins);
+  check_bins(bins);
   if (!moving) return;
   check_image("moving", *moving);
-  check_dtype("moving", *moving, warped.scalar_type());
-  STD_TORCH_CHECK(moving->size(0) == warped.size(0), "moving must have ", warped.size(0),
-                  " samples, got ", shape_of(*moving));
+  check_moving(*moving, warped);
 }
 
 // A strip has a histogram of its own, which takes half a byte a voxel or less.
@@ -78,10 +74,7 @@ struct Extremes {
     high = *std::max_element(highs, highs + kLanes);
   }
 
-  Range<T> range() const {
-    if (low > high) return {0, 1};  // nothing counts
-    return {low, high > low ? high - low : 1};
-  }
+  Range<T> range() const { return Range<T>::between(low, high); }
 };
 
 template <typename T>
@@ -172,11 +165,12 @@ void fill_gradient(const Tensor& warped, const Tensor& fixed, const Mask<T>& mas
   const int64_t N = warped.size(0), voxels = rows_of(warped) * width_of(warped);
   const T *w = warped.const_data_ptr<T>(), *r = fixed.const_data_ptr<T>();
   std::vector<std::vector<T>> steps;
-  std::vector<double> per_weight;
+  std::vector<T> factors;
   for (int64_t n = 0; n < N; ++n) {
     const Joint joint(shape, histograms + n * shape.size());
     steps.push_back(joint.steps<T>());
-    per_weight.push_back(joint.per_weight());
+    const double extent = ranges[n * kRanges + 1];
+    factors.push_back(static_cast<T>(slope_factor(upstream[n], joint.total(), shape.rows, extent)));
   }
   const auto range_of = [&](int64_t n, int64_t k) -> Range<T> {
     const double* range = ranges + n * kRanges + 2 * k;
@@ -184,12 +178,10 @@ void fill_gradient(const Tensor& warped, const Tensor& fixed, const Mask<T>& mas
   };
   const auto run_strip = [&](int64_t n, int64_t, int64_t first, int64_t end) {
     const Range<T> of_warped = range_of(n, 0), of_fixed = range_of(n, 1);
-    const double bins_per_unit = shape.rows / static_cast<double>(of_warped.extent);
-    const T factor = static_cast<T>(upstream[n] * per_weight[n] * bins_per_unit);
     for_chunks<T>(warped, mask, n, first, end, [&](int64_t count, int64_t at, const T* weights) {
       with_weights(weights, [&](const auto& weight) {
         fill_chunk(w + at, r + at, count, weight, of_warped, of_fixed, shape, steps[n].data(),
-                   factor, out + at);
+                   factors[n], out + at);
       });
     });
   };

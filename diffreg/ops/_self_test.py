@@ -119,6 +119,11 @@ def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str,
     _, moments = torch.ops.diffreg.correlation(*pair, mask)
     yield "correlation", (moving, fixed, mask)
     yield "correlation_backward", (one, moments, moving, fixed, mask, *both)
+    bins = (32, mask, None)
+    _, histograms, ranges = torch.ops.diffreg.mutual_information(*pair, *bins)
+    yield "mutual_information", (moving, fixed, *bins)
+    yield "mutual_information", (moving, fixed, 80, None, fixed)
+    yield "mutual_information_backward", (one, histograms, ranges, moving, fixed, *bins)
     level_sets = (moving, fixed, scale, scale, "pls", mask)
     yield "parallel_level_sets", level_sets
     yield "parallel_level_sets_backward", (one, *level_sets, *both)

@@ -117,6 +117,17 @@ class Objective(Case):
         return [(h, w) for h in rows for w in columns] if full else few
 
 
+class Information(Case):
+    """The last of its images is the moving one, or there are two; it comes last."""
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        mask = self.mask(shape, dtype)
+        warped, fixed, *moving = self.inputs(shape, dtype)
+        if self.name.startswith("mi-hidden"):
+            warped, fixed = hide(warped, mask[0]), hide(fixed, mask[0])
+        return (warped, fixed, *self.options, *mask, *(moving or [None]))
+
+
 class HiddenObjective(Objective):
     """Its mask is 0, too, where a voxel reads what is not finite of the moving image."""
 
@@ -161,6 +172,14 @@ def images(count: int) -> Callable[[Shape, torch.dtype], Tensors]:
         return tuple(uniform(size, dtype, 10 + k) for k in range(count))
 
     return make
+
+
+def pair_and_moving(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """A moving image of another size and number of channels, of fewer intensities, one NaN."""
+    size = (shape.samples, 1, *(n + 1 for n in shape.size))
+    moving = 0.2 + 0.6 * uniform(size, torch.float64, 12)
+    moving.view(-1)[-1] = torch.nan
+    return (*images(2)(shape, dtype), moving.to(dtype))
 
 
 def pair_with_scales(shape: Shape, dtype: torch.dtype) -> Tensors:
@@ -237,11 +256,25 @@ def warp_cases() -> Iterator[Case]:
             yield Case(name, "warp", moving_and_field, options, needs=everything, tile=(16, 64))
 
 
+def information_cases() -> Iterator[Case]:
+    """Few bins and the default, more than shared memory holds; small axes: a tile is 32 rows."""
+    for name, bins, masked, inputs in (
+        ("mi", 32, False, images(2)),
+        ("mi-mask", 9, True, images(2)),
+        ("mi-moving", 8, True, pair_and_moving),
+        ("mi-many", 71, True, images(2)),
+        ("mi-hidden", 12, True, images(2)),
+    ):
+        yield Information(
+            name, "mutual_information", inputs, (bins,), masked, saved=2, tile=(32, 64)
+        )
+
+
 NEEDS = ((True, True), (True, False), (False, True))
 
 
 def cases() -> list[Case]:
-    found = [*warp_cases(), *objective_cases()]
+    found = [*warp_cases(), *objective_cases(), *information_cases()]
     for penalty, threshold in (
         ("hyperelastic", 0.2),
         ("log2", 0.1),
@@ -318,7 +351,16 @@ def in_volumes(case: Case) -> Case:
 
 
 # Operators whose kernels take volumes so far.
-TAKES_VOLUMES: tuple[str, ...] = ("deformation_energy", "jacobian_determinant")
+TAKES_VOLUMES: tuple[str, ...] = (
+    "correlation",
+    "deformation_energy",
+    "gradient_scale",
+    "jacobian_determinant",
+    "local_correlation",
+    "mutual_information",
+    "parallel_level_sets",
+    "warp",
+)
 
 
 FLAT = {case.name: case for case in cases()}
@@ -334,6 +376,7 @@ FLAT_PLAIN = (
     "scale-mask",
     "correlation-mask",
     "lncc-9-mask",
+    "mi-mask",
     "objective-mixture",
 )
 PLAIN = (*FLAT_PLAIN, *(f"{name}-3d" for name in FLAT_PLAIN if f"{name}-3d" in CASES))

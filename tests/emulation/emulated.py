@@ -15,6 +15,7 @@ OPERATORS = (
     "gradient_scale",
     "jacobian_determinant",
     "local_correlation",
+    "mutual_information",
     "parallel_level_sets",
     "registration_objective",
     "warp",

@@ -32,6 +32,7 @@ USERS = {
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
     "tile.h": ("warp", "local_correlation"),
+    "voxel_tiles.h": ("mutual_information",),
 }
 CASES = {
     "correlation": ("correlation-mask",),
@@ -39,6 +40,7 @@ CASES = {
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none"),
     "local_correlation": ("lncc-9-mask",),
+    "mutual_information": ("mi-mask", "mi-many"),
     "parallel_level_sets": ("pls-mask",),
     "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),

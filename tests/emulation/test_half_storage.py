@@ -3,11 +3,10 @@
 The kernels run emulated: what the functions hand to torch.ops.diffreg goes to the emulation.
 """
 
-import sys
 
 import pytest
 import torch
-from cases import CASES, WITHOUT_CUDA, as_tuple, uniform
+from cases import CASES, as_tuple, uniform
 from emulation import comparison
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
 SHAPE = comparison.Shape(2, 2, (9, 11))
-every_case = pytest.mark.parametrize(
-    "case", [c for c in CASES if c.operator not in WITHOUT_CUDA], ids=lambda case: case.name
-)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_half = pytest.mark.parametrize("half", HALVES, ids=str)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import CASES, WITHOUT_CUDA, Calls
+from cases import CASES, Calls
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffreg import ops
@@ -11,9 +11,7 @@ from diffreg.ops import _checks
 HALVES = [torch.float16, torch.bfloat16]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 with_cuda = pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if not c.masked and c.operator not in WITHOUT_CUDA],
-    ids=lambda case: case.name,
+    "case", [c for c in CASES if not c.masked], ids=lambda case: case.name
 )
 
 

@@ -278,18 +278,19 @@ def test_histograms_and_ranges_are_what_they_are_called():
     assert not histograms.requires_grad and not ranges.requires_grad
 
 
-# A GPU, which has no kernel so far
+# A GPU, whose kernels read half types
 
 
-@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_on_a_gpu_it_is_plain_pytorch(monkeypatch, half):
+@pytest.mark.parametrize("other", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_a_moving_image_in_float32_is_not_rounded_to_the_images_half_type(monkeypatch, other):
     monkeypatch.setattr(_checks, "_CUDA_BUILT", True)
     with FakeTensorMode(), Calls() as record:
-        warped, fixed = (torch.zeros(2, 1, 8, 9, dtype=half, device="cuda") for _ in range(2))
-        mask = torch.ones(2, 1, 8, 9, dtype=torch.bool, device="cuda")
-        value = mutual_information(warped, fixed, mask=mask, moving=warped)
+        image = torch.zeros(2, 1, 8, 9, dtype=torch.float16, device="cuda")
+        value = mutual_information(image, image, moving=image.to(other))
         assert (value.dtype, value.shape, value.device.type) == (torch.float32, (2,), "cuda")
-    assert record.calls == []
+    ((_, handed),) = record.calls
+    dtypes = {a.dtype for a in handed if isinstance(a, torch.Tensor)}
+    assert dtypes == {torch.float16 if other == torch.float16 else torch.float32}
 
 
 # Errors

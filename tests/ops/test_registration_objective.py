@@ -1,7 +1,6 @@
 """registration_objective: one call gives what the single operators give one after the other."""
 
 import math
-import sys
 
 import pytest
 import torch

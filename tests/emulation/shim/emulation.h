@@ -100,9 +100,17 @@ T exchange_atomically(T* address, const Update& update) {
 #define __shfl_up_sync(mask, value, offset) \
   emulation::shuffle_up(mask, value, offset, {__FILE__, __LINE__})
 
+inline int __float2int_rn(float value) { return static_cast<int>(std::lrint(value)); }
+inline long long __float2ll_rn(float value) { return std::llrint(value); }
+inline long long __double2ll_rn(double value) { return std::llrint(value); }
+
 inline unsigned atomicAdd(unsigned* address, unsigned value) {
   return emulation::exchange_atomically<uint32_t>(address,
                                                   [=](unsigned old) { return old + value; });
+}
+inline unsigned long long atomicAdd(unsigned long long* address, unsigned long long value) {
+  return emulation::exchange_atomically<uint64_t>(
+      address, [=](unsigned long long old) { return old + value; });
 }
 inline float atomicAdd(float* address, float value) {
   return emulation::exchange_atomically<uint32_t>(address, [=](float old) { return old + value; });
