@@ -46,6 +46,11 @@ DIFFREG_HD T plain_quotient(T a, T b) {
     T inverse;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
     return a * inverse;
+  } else {
+    T inverse;  // to 2^-20, and by two of Newton's steps to all bits but the last
+    asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(inverse) : "d"(b));
+    for (int step = 0; step < 2; ++step) inverse = fma(inverse, fma(-b, inverse, T(1)), inverse);
+    return a * inverse;
   }
 #endif
   return a / b;

@@ -317,7 +317,7 @@ def in_volumes(case: Case) -> Case:
 
 
 # Operators whose kernels take volumes so far.
-TAKES_VOLUMES: tuple[str, ...] = ()
+TAKES_VOLUMES: tuple[str, ...] = ("local_correlation",)
 
 
 FLAT = {case.name: case for case in cases()}
