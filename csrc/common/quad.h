@@ -18,21 +18,31 @@ bool holds_quads(const S* image, int64_t width) {
   return width % kQuad == 0 && reinterpret_cast<uintptr_t>(image) % alignof(Quad<S>) == 0;
 }
 
-// The voxels from column x on that lie in columns [0, end) of a row, 0 for the others. With `whole`
-// quads, x and end are multiples of four.
-template <typename S>
-DIFFREG_DEVICE Quad<Arithmetic<S>> load_quad(const S* row, int32_t x, int32_t end, bool whole) {
-  Quad<Arithmetic<S>> found{};
+// Of rows of several images, the voxels from column x on that lie in columns [0, end), 0 for the
+// others. With `whole` quads, x and end are multiples of four.
+template <int count, typename S>
+DIFFREG_DEVICE void load_quads(const S* const (&rows)[count], int32_t x, int32_t end, bool whole,
+                               Quad<Arithmetic<S>> (&found)[count]) {
+  for (Quad<Arithmetic<S>>& quad : found) quad = {};
   if (whole) {
-    if (!inside(x, end)) return found;
-    const Quad<S> stored = load_raw(reinterpret_cast<const Quad<S>*>(row + x));
-    for (int j = 0; j < kQuad; ++j) found.of[j] = static_cast<Arithmetic<S>>(stored.of[j]);
+    if (!inside(x, end)) return;
+    for (int k = 0; k < count; ++k) {
+      const Quad<S> stored = load_raw(reinterpret_cast<const Quad<S>*>(rows[k] + x));
+      for (int j = 0; j < kQuad; ++j) found[k].of[j] = static_cast<Arithmetic<S>>(stored.of[j]);
+    }
   } else {
     for (int j = 0; j < kQuad; ++j) {
-      if (inside(x + j, end)) found.of[j] = load(row + x + j);
+      if (!inside(x + j, end)) continue;
+      for (int k = 0; k < count; ++k) found[k].of[j] = load(rows[k] + x + j);
     }
   }
-  return found;
+}
+
+template <typename S>
+DIFFREG_DEVICE Quad<Arithmetic<S>> load_quad(const S* row, int32_t x, int32_t end, bool whole) {
+  Quad<Arithmetic<S>> found[1];
+  load_quads({row}, x, end, whole, found);
+  return found[0];
 }
 
 template <typename S>

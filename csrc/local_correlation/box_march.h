@@ -22,6 +22,12 @@ struct Terms {
   }
 };
 
+// Rows of a plane, by their first voxel, that enter and leave a window as it moves down by one.
+struct Rows {
+  int64_t enter, leave;
+  bool enters, leaves;  // whether there are such
+};
+
 // A window of kNearest columns to either side at the most: it reaches no further than the lanes
 // beside a lane.
 constexpr int32_t kNearest = kQuad;
@@ -32,8 +38,12 @@ class NearBox {
   static constexpr int kHalo = 1;  // lanes at both ends of a warp that own no column
 
   template <typename Source>
-  DIFFREG_DEVICE void add(const Source& source, int64_t row, int32_t x, int32_t, double sign) {
-    columns_.add(source.terms(row, x, source.width, source.whole), sign);
+  DIFFREG_DEVICE void move(const Source& source, const Rows& rows, int32_t x, int32_t) {
+    typename Source::Voxels enter{}, leave{};
+    if (rows.enters) enter = source.read(rows.enter, x, source.width, source.whole);
+    if (rows.leaves) leave = source.read(rows.leave, x, source.width, source.whole);
+    if (rows.enters) columns_.add(Source::terms(enter), 1);
+    if (rows.leaves) columns_.add(Source::terms(leave), -1);
   }
 
   // Sums over the windows of one column after the other. They are made of two at a time: of all
@@ -98,22 +108,12 @@ class NearBox {
 template <int K>
 class AnyBox {
  public:
-  static constexpr int kHalo = 0;  // lanes at both ends of a warp that own no column
+  static constexpr int kHalo = 0;
 
   template <typename Source>
-  DIFFREG_DEVICE void add(const Source& source, int64_t row, int32_t x, int32_t radius,
-                          double sign) {
-    const int32_t width = source.width, lane = threadIdx.x;
-    const int32_t before = x - radius - 1, end = x - kQuad * lane + radius;
-    change_.add(source.terms(row, x + radius, width, false), sign);
-    change_.add(source.terms(row, before, width, false), -sign);
-    const int32_t first = before - kQuad * lane;
-    for (int32_t at = (first > 0 ? first : 0) + kQuad * lane; at < end; at += kQuad * kColumns) {
-      const Terms<K> terms = source.terms(row, at, end < width ? end : width, false);
-      for (int k = 0; k < K; ++k) {
-        for (int j = 0; j < kQuad; ++j) before_[k] += sign * terms.of[k][j];
-      }
-    }
+  DIFFREG_DEVICE void move(const Source& source, const Rows& rows, int32_t x, int32_t radius) {
+    if (rows.enters) add(source, rows.enter, x, radius, 1);
+    if (rows.leaves) add(source, rows.leave, x, radius, -1);
   }
 
   // Sums over the windows of one column after the other.
@@ -142,6 +142,23 @@ class AnyBox {
   };
 
  private:
+  template <typename Source>
+  DIFFREG_DEVICE void add(const Source& source, int64_t row, int32_t x, int32_t radius,
+                          double sign) {
+    const int32_t width = source.width, shift = kQuad * static_cast<int32_t>(threadIdx.x);
+    const int32_t before = x - radius - 1, first = before - shift, end = x - shift + radius;
+    change_.add(Source::terms(source.read(row, x + radius, width, false)), sign);
+    change_.add(Source::terms(source.read(row, before, width, false)), -sign);
+#pragma unroll 1
+    for (int32_t at = (first > 0 ? first : 0) + shift; at < end; at += kQuad * kColumns) {
+      const auto read = source.read(row, at, end < width ? end : width, false);
+      const Terms<K> terms = Source::terms(read);
+      for (int k = 0; k < K; ++k) {
+        for (int j = 0; j < kQuad; ++j) before_[k] += sign * terms.of[k][j];
+      }
+    }
+  }
+
   Terms<K> change_;
   double before_[K] = {};
 };
@@ -208,26 +225,26 @@ struct Strips {
 template <int D, typename Box, typename Source, typename Emit>
 DIFFREG_DEVICE void march(const Problem& problem, const Place& place, const Source& source,
                           const Emit& emit) {
-  const int32_t radius = problem.radius, height = problem.height;
+  const int32_t radius = problem.radius, height = problem.height, width = problem.width;
   const int32_t first_z = D == 2 || place.z < radius ? 0 : place.z - radius;
   const int32_t end_z =
       D == 2 || place.z >= problem.depth - radius ? problem.depth : place.z + radius + 1;
-  const int64_t plane = int64_t{height} * problem.width;
-  Box box;
-  const auto add_row = [&](int32_t y, double sign) {
-    int64_t row = first_z * plane + int64_t{y} * problem.width;
-#pragma unroll 1
-    for (int32_t z = first_z; z < end_z; ++z, row += plane) {
-      box.add(source, row, place.x, radius, sign);
-      if (D == 2) break;
-    }
-  };
+  const int64_t plane = int64_t{height} * width;
   const int32_t warm_up = place.y < radius ? -radius : place.y - 2 * radius;
+  Box box;
 #pragma unroll 1
   for (int32_t y = place.y < place.end ? warm_up : place.end; y < place.end; ++y) {
-    if (inside(y + radius, height)) add_row(y + radius, 1);
+    const int64_t top = first_z * plane;
+    Rows rows{top + int64_t{y + radius} * width, top + int64_t{y - radius - 1} * width,
+              inside(y + radius, height), y > place.y && y > radius};
+#pragma unroll 1
+    for (int32_t z = first_z; z < end_z; ++z) {
+      box.move(source, rows, place.x, radius);
+      if (D == 2) break;
+      rows.enter += plane;
+      rows.leave += plane;
+    }
     if (y < place.y) continue;
-    if (y > place.y && y > radius) add_row(y - radius - 1, -1);
     emit(y, typename Box::Row(box, radius));
   }
 }

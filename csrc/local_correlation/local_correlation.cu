@@ -13,13 +13,6 @@ namespace {
 
 constexpr int kParts = 3;  // terms of a window that its gradient to one image needs
 
-// Voxels of both images, as the measure reads them.
-template <typename T>
-struct Pair {
-  Quad<T> own, other;
-  bool hides[kQuad];  // what the mask leaves out of the own image
-};
-
 // One channel of both images, and the mask's weights.
 template <typename S>
 struct PairPlane {
@@ -30,6 +23,12 @@ struct PairPlane {
   int32_t width;
   bool whole;  // rows consist of aligned quads
 
+  // Voxels of both, as the measure reads them.
+  struct Voxels {
+    Quad<T> of[2];      // own, other
+    bool hides[kQuad];  // what the mask leaves out of the own image
+  };
+
   DIFFREG_DEVICE PairPlane(const Problem& problem, const Images<S>& images, int64_t plane,
                            bool whole)
       : own(images.own + plane * problem.voxels()),
@@ -39,34 +38,33 @@ struct PairPlane {
         whole(whole) {}
 
   DIFFREG_DEVICE Quad<T> weights(int64_t row, int32_t x, int32_t end, bool quads) const {
-    return load_quad(mask + row, x, end, quads);
+    return mask ? load_quad(mask + row, x, end, quads) : Quad<T>{{1, 1, 1, 1}};
   }
 
-  DIFFREG_DEVICE Pair<T> at(int64_t row, int32_t x, int32_t end, bool quads) const {
-    Pair<T> pair{load_quad(own + row, x, end, quads), load_quad(other + row, x, end, quads), {}};
-    if (!mask) return pair;
+  DIFFREG_DEVICE Voxels read(int64_t row, int32_t x, int32_t end, bool quads) const {
+    Voxels voxels{};
+    load_quads({own + row, other + row}, x, end, quads, voxels.of);
+    if (!mask) return voxels;
     const Quad<T> weight = weights(row, x, end, quads);
     for (int j = 0; j < kQuad; ++j) {
-      pair.hides[j] = hidden(pair.own.of[j], weight.of[j]);
-      pair.own.of[j] = visible(pair.own.of[j], weight.of[j]);
-      pair.other.of[j] = visible(pair.other.of[j], weight.of[j]);
+      voxels.hides[j] = hidden(voxels.of[0].of[j], weight.of[j]);
+      for (Quad<T>& image : voxels.of) image.of[j] = visible(image.of[j], weight.of[j]);
     }
-    return pair;
+    return voxels;
   }
 
-  DIFFREG_DEVICE Terms<kTerms> terms(int64_t row, int32_t x, int32_t end, bool quads) const {
-    const Pair<T> pair = at(row, x, end, quads);
+  DIFFREG_DEVICE static Terms<kTerms> terms(const Voxels& voxels) {
     Terms<kTerms> found;
     for (int j = 0; j < kQuad; ++j) {
       double terms[kTerms];
-      image_terms(pair.own.of[j], pair.other.of[j], terms);
+      image_terms(voxels.of[0].of[j], voxels.of[1].of[j], terms);
       for (int k = 0; k < kTerms; ++k) found.of[k][j] = terms[k];
     }
     return found;
   }
 };
 
-// What windows_kernel stored for the gradient to one of the images.
+// What windows_kernel stored of one channel.
 template <typename T>
 struct WindowTerms {
   const T* stored;  // (kParts, *S)
@@ -74,11 +72,21 @@ struct WindowTerms {
   int32_t width;
   bool whole;
 
-  DIFFREG_DEVICE Terms<kParts> terms(int64_t row, int32_t x, int32_t end, bool quads) const {
+  struct Voxels {
+    Quad<T> of[kParts];
+  };
+
+  DIFFREG_DEVICE Voxels read(int64_t row, int32_t x, int32_t end, bool quads) const {
+    Voxels found;
+    load_quads({stored + row, stored + voxels + row, stored + 2 * voxels + row}, x, end, quads,
+               found.of);
+    return found;
+  }
+
+  DIFFREG_DEVICE static Terms<kParts> terms(const Voxels& voxels) {
     Terms<kParts> found;
     for (int k = 0; k < kParts; ++k) {
-      const Quad<T> quad = load_quad(stored + k * voxels + row, x, end, quads);
-      for (int j = 0; j < kQuad; ++j) found.of[k][j] = quad.of[j];
+      for (int j = 0; j < kQuad; ++j) found.of[k][j] = voxels.of[k].of[j];
     }
     return found;
   }
@@ -110,19 +118,10 @@ DIFFREG_DEVICE double row_share(const Problem& problem, int32_t z, int32_t y) {
   return plain_quotient(1.0, D == 2 ? rows : rows * window_count(z, problem.radius, problem.depth));
 }
 
-// Where the terms of the windows go that their gradient needs, and the factor of it.
-template <typename T>
-struct StoredTerms {
-  T* stored;            // (N * C, kParts, *S) or null
-  const T* gradient;    // (N), null for 1
-  const double* total;  // (N), of the mask's weights; null without a mask
-
-  DIFFREG_DEVICE double factor(const Problem& problem, int64_t n) const {
-    if (!stored) return 0;
-    const double upstream = gradient ? load(gradient + n) : T(1);
-    return upstream * per_voxel(total, n, problem.voxels()) / problem.channels;
-  }
-};
+// Of the sum over windows in their mean over voxels and channels.
+DIFFREG_DEVICE double factor(const Problem& problem, const double* total, int64_t n) {
+  return per_voxel(total, n, problem.voxels()) / problem.channels;
+}
 
 // Blocks of a multiprocessor for which registers must do: what fits without spilling.
 template <typename Box, typename S>
@@ -131,46 +130,45 @@ constexpr int kWindowBlocks = Box::kHalo > 0 && sizeof(Arithmetic<S>) == 4 ? 2 :
 template <int D, typename Box, typename S>
 __global__ void __launch_bounds__(kThreads, (kWindowBlocks<Box, S>))
     windows_kernel(Problem problem, Strips<Box::kHalo> strips, Images<S> images, bool whole,
-                   StoredTerms<Arithmetic<S>> terms, Reduction reduction,
+                   Arithmetic<S>* terms,  // (N * C, kParts, *S) or null
+                   Reduction reduction,
+                   const double* total,     // (N), of the mask's weights, or null
                    Arithmetic<S>* value) {  // (N) or null
   using T = Arithmetic<S>;
   DIFFREG_SHARED(ColumnShares, shares);
-  const int64_t sample_tiles = problem.channels * strips.per_plane;
+  const int64_t sample_tiles = problem.channels * strips.per_plane, voxels = problem.voxels();
   for (int64_t tile = blockIdx.x; tile < strips.count(); tile += gridDim.x) {
     const Place place = strips.place(tile);
-    const int64_t n = place.plane / problem.channels, voxels = problem.voxels();
     const PairPlane<S> plane(problem, images, place.plane, whole);
-    shares.set(problem, place.x);
-    const double factor = terms.factor(problem, n);
     const int32_t end = place.owns ? problem.width : 0;  // of the columns that are the lane's
-    double total[2] = {0, 0};
+    shares.set(problem, place.x);
+    double sum[1] = {0};
     march<D, Box>(problem, place, plane, [&](int32_t y, auto sums) {
       const int64_t row = (int64_t{place.z} * problem.height + y) * problem.width;
       const double share = row_share<D>(problem, place.z, y);
-      Quad<T> weights{{1, 1, 1, 1}}, parts[kParts];
-      if (plane.mask) weights = plane.weights(row, place.x, end, whole);
+      const Quad<T> weights = plane.weights(row, place.x, end, whole);
+      Quad<T> parts[kParts];
 #pragma unroll
       for (int j = 0; j < kQuad; ++j) {
         double of[kTerms];
         sums.take(j, of);
-        const double weight = inside(place.x + j, end) ? weights.of[j] : T(0);
         const Window window(of, share * shares.get(j));
-        total[0] += weight * counted(window.value(), weight);
-        total[1] += weight;
-        if (!terms.stored) continue;
-        window.gradient_terms(factor * weight, of[0], of[1], of[2]);
+        const double weight = weights.of[j];
+        if (inside(place.x + j, end)) sum[0] += weight * counted(window.value(), weight);
+        if (!terms) continue;
+        window.gradient_terms(weight, of[0], of[1], of[2]);
         for (int k = 0; k < kParts; ++k) parts[k].of[j] = static_cast<T>(counted(of[k], weight));
       }
-      if (!terms.stored) return;
+      if (!terms) return;
       for (int k = 0; k < kParts; ++k) {
-        store_quad(terms.stored + (place.plane * kParts + k) * voxels + row, place.x, end, whole,
+        store_quad(terms + (place.plane * kParts + k) * voxels + row, place.x, end, whole,
                    parts[k]);
       }
     });
     if (!value) continue;
-    const int64_t within = tile % sample_tiles;
-    reduce_tiles(reduction, total, n, within, sample_tiles, [&](const double* sums) {
-      store(value + n, static_cast<T>(sums[1] == 0 ? 0 : sums[0] / sums[1]));
+    const int64_t n = place.plane / problem.channels, within = tile - n * sample_tiles;
+    reduce_tiles(reduction, sum, n, within, sample_tiles, [&](const double* all) {
+      store(value + n, static_cast<T>(all[0] * factor(problem, total, n)));
     });
   }
 }
@@ -179,25 +177,30 @@ __global__ void __launch_bounds__(kThreads, (kWindowBlocks<Box, S>))
 template <int D, typename Box, typename S>
 __global__ void __launch_bounds__(kThreads, kResident)
     gradient_kernel(Problem problem, Strips<Box::kHalo> strips, Images<S> images, bool whole,
-                    const Arithmetic<S>* stored,  // (N * C, kParts, *S)
-                    S* gradient) {                // (N, C, *S)
+                    const Arithmetic<S>* terms,     // (N * C, kParts, *S)
+                    const double* total,            // (N), of the mask's weights, or null
+                    const Arithmetic<S>* upstream,  // (N) or null, for 1
+                    S* gradient) {                  // (N, C, *S)
   using T = Arithmetic<S>;
   const int64_t voxels = problem.voxels();
   for (int64_t tile = blockIdx.x; tile < strips.count(); tile += gridDim.x) {
     const Place place = strips.place(tile);
     const PairPlane<S> plane(problem, images, place.plane, whole);
-    const T* terms = stored + place.plane * kParts * voxels;
-    const WindowTerms<T> source{terms, voxels, problem.width, whole};
+    const WindowTerms<T> source{terms + place.plane * kParts * voxels, voxels, problem.width,
+                                whole};
+    const int64_t n = place.plane / problem.channels;
+    const double scale = factor(problem, total, n) * (upstream ? load(upstream + n) : T(1));
     const int32_t end = place.owns ? problem.width : 0;
     march<D, Box>(problem, place, source, [&](int32_t y, auto sums) {
       const int64_t row = (int64_t{place.z} * problem.height + y) * problem.width;
-      const Pair<T> pair = plane.at(row, place.x, end, whole);
+      const auto pair = plane.read(row, place.x, end, whole);
       Quad<T> slope;
 #pragma unroll
       for (int j = 0; j < kQuad; ++j) {
         double of[kParts];
         sums.take(j, of);
-        const double found = gradient_at(of[0], of[1], of[2], pair.own.of[j], pair.other.of[j]);
+        const double found =
+            scale * gradient_at(of[0], of[1], of[2], pair.of[0].of[j], pair.of[1].of[j]);
         slope.of[j] = pair.hides[j] ? T(0) : static_cast<T>(found);
       }
       store_quad(gradient + place.plane * voxels + row, place.x, end, whole, slope);
@@ -216,10 +219,10 @@ struct Layout {
     if (results.grad_warped || results.grad_fixed) {
       const int64_t count = kParts * problem.planes() * problem.voxels();
       terms = (count * int64_t{sizeof(Arithmetic<S>)} + 7) / 8;
-      if (images.mask) totals = mask_total_doubles(problem.samples, problem.voxels());
     }
+    if (images.mask) totals = mask_total_doubles(problem.samples, problem.voxels());
     if (results.value) {
-      sums = reduction_doubles(problem.samples, 2, problem.channels * strips.per_plane);
+      sums = reduction_doubles(problem.samples, 1, problem.channels * strips.per_plane);
     }
   }
 };
@@ -236,23 +239,21 @@ void launch_kernels(const Problem& problem, const Images<S>& images, const Arith
   using T = Arithmetic<S>;
   const Strips<Box<kTerms>::kHalo> strips(problem);
   const Layout layout(problem, strips, images, results);
-  T* stored = layout.terms > 0 ? reinterpret_cast<T*>(workspace) : nullptr;
+  T* terms = layout.terms > 0 ? reinterpret_cast<T*>(workspace) : nullptr;
   double *totals = workspace + layout.terms, *sums = totals + layout.totals;
-  if (layout.totals > 0) {
-    launch_mask_total(problem.samples, problem.voxels(), images.mask, totals, stream);
-  }
-  const StoredTerms<T> terms{stored, gradient, layout.totals > 0 ? totals : nullptr};
+  const double* total =
+      launch_mask_total(problem.samples, problem.voxels(), images.mask, totals, stream);
   const auto run = [&](const Images<S>& pair, T* value, S* slope) {
     const int64_t W = problem.width, sample_tiles = problem.channels * strips.per_plane;
     const bool whole = holds_quads(pair.own, W) && holds_quads(pair.other, W) &&
-                       holds_quads(pair.mask, W) && holds_quads(stored, W) && holds_quads(slope, W);
+                       holds_quads(pair.mask, W) && holds_quads(terms, W) && holds_quads(slope, W);
     Reduction reduction{};
-    if (value) reduction = make_reduction(sums, problem.samples, 2, sample_tiles, stream);
+    if (value) reduction = make_reduction(sums, problem.samples, 1, sample_tiles, stream);
     DIFFREG_LAUNCH((windows_kernel<D, Box<kTerms>, S>), strips.count(), block_shape(), stream,
-                   problem, strips, pair, whole, terms, reduction, value);
+                   problem, strips, pair, whole, terms, reduction, total, value);
     if (!slope) return;
     DIFFREG_LAUNCH((gradient_kernel<D, Box<kParts>, S>), strips.count(), block_shape(), stream,
-                   problem, strips, pair, whole, stored, slope);
+                   problem, strips, pair, whole, terms, total, gradient, slope);
   };
   const bool to_own = results.grad_warped || !results.grad_fixed;
   if (to_own) run(images, results.value, results.grad_warped);
