@@ -1,287 +1,293 @@
-// Windowed correlation: box sums by running sums down the columns and direct sums along the rows,
-// in double, five of them at a time. The gradient is box sums of five terms a window.
+// Windowed correlation. One kernel sums five products over each window, in double, for the measure
+// and, where a gradient is asked for, three terms a window, which it stores; another one sums these
+// over the windows that a voxel is in.
+#include <algorithm>
+
 #include "../common/block_reduce.h"
 #include "../common/mask_total.h"
-#include "../common/tile.h"
+#include "box_march.h"
 #include "local_correlation_cuda.h"
 
 namespace diffreg::local_correlation {
 namespace {
 
-constexpr int kStrip = 32;  // rows that one thread runs down
-using ColumnTiles = Tiles<kThreads, kStrip>;
-constexpr int kTileRows = 4 * kRows;
-constexpr int kResidentBlocks = 3;  // of a multiprocessor, for which registers must do
-using SmallTiles = Tiles<kColumns, kTileRows>;
-
-// A voxel of both images, as the measure reads it.
-template <typename T>
-struct Pair {
-  T warped, fixed;
-  bool hides_warped, hides_fixed;
-};
+constexpr int kParts = 3;  // terms of a window that its gradient to one image needs
 
 // One channel of both images, and the mask's weights.
 template <typename S>
 struct PairPlane {
   using T = Arithmetic<S>;
-  const S* warped;
-  const S* fixed;
+  const S* own;
+  const S* other;
   const T* mask;  // or null
+  int32_t width;
+  bool whole;  // rows consist of aligned quads
 
-  DIFFREG_DEVICE PairPlane(const Images<S>& images, int64_t channels, int64_t plane, int64_t voxels)
-      : warped(images.warped + plane * voxels),
-        fixed(images.fixed + plane * voxels),
-        mask(images.mask ? images.mask + plane / channels * voxels : nullptr) {}
-
-  DIFFREG_DEVICE Pair<T> at(int64_t voxel) const {
-    const T w = load(warped + voxel), r = load(fixed + voxel);
-    const T weight = mask ? load(mask + voxel) : T(1);
-    return {visible(w, weight), visible(r, weight), hidden(w, weight), hidden(r, weight)};
-  }
-  // The terms of a voxel out of both images.
-  DIFFREG_DEVICE void operator()(int64_t voxel, double* terms) const {
-    const Pair<T> pair = at(voxel);
-    image_terms(pair.warped, pair.fixed, terms);
-  }
-};
-
-template <typename S>
-struct ImageTerms {
-  Images<S> images;
-  int64_t channels;
-  DIFFREG_DEVICE PairPlane<S> of(int64_t plane, int64_t voxels) const {
-    return {images, channels, plane, voxels};
-  }
-};
-
-// The gradient terms of the windows, which windows_kernel stored.
-struct WindowTerms {
-  const double* stored;  // (N * C, 5, H, W)
-
-  struct Plane {
-    const double* stored;  // (5, H, W)
-    int64_t voxels;
-
-    DIFFREG_DEVICE void operator()(int64_t voxel, double* terms) const {
-      for (int k = 0; k < kTerms; ++k) terms[k] = load(stored + k * voxels + voxel);
-    }
+  // Voxels of both, as the measure reads them.
+  struct Voxels {
+    Quad<T> of[2];      // own, other
+    bool hides[kQuad];  // what the mask leaves out of the own image
   };
-  DIFFREG_DEVICE Plane of(int64_t plane, int64_t voxels) const {
-    return {stored + plane * kTerms * voxels, voxels};
+
+  DIFFREG_DEVICE PairPlane(const Problem& problem, const Images<S>& images, int64_t plane,
+                           bool whole)
+      : own(images.own + plane * problem.voxels()),
+        other(images.other + plane * problem.voxels()),
+        mask(images.mask ? images.mask + plane / problem.channels * problem.voxels() : nullptr),
+        width(problem.width),
+        whole(whole) {}
+
+  DIFFREG_DEVICE Quad<T> weights(int64_t row, int32_t x, int32_t end, bool quads) const {
+    return mask ? load_quad(mask + row, x, end, quads) : Quad<T>{{1, 1, 1, 1}};
+  }
+
+  DIFFREG_DEVICE Voxels read(int64_t row, int32_t x, int32_t end, bool quads) const {
+    Voxels voxels{};
+    load_quads({own + row, other + row}, x, end, quads, voxels.of);
+    if (!mask) return voxels;
+    const Quad<T> weight = weights(row, x, end, quads);
+    for (int j = 0; j < kQuad; ++j) {
+      voxels.hides[j] = hidden(voxels.of[0].of[j], weight.of[j]);
+      for (Quad<T>& image : voxels.of) image.of[j] = visible(image.of[j], weight.of[j]);
+    }
+    return voxels;
+  }
+
+  DIFFREG_DEVICE static Terms<kTerms> terms(const Voxels& voxels) {
+    Terms<kTerms> found;
+    for (int j = 0; j < kQuad; ++j) {
+      double terms[kTerms];
+      image_terms(voxels.of[0].of[j], voxels.of[1].of[j], terms);
+      for (int k = 0; k < kTerms; ++k) found.of[k][j] = terms[k];
+    }
+    return found;
   }
 };
 
-// Sums of the terms over radius rows above and below.
-template <typename Terms>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks)
-    columns_kernel(Problem problem, ColumnTiles tiles, Terms terms_of,
-                   double* columns) {  // (N * C, 5, H, W)
-  const int64_t H = problem.height, W = problem.width, r = problem.radius;
-  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
-    const auto place = tiles.place(tile);
-    const int64_t x = place.x + thread_index();
-    if (!inside(x, W)) continue;
-    const auto plane = terms_of.of(place.plane, H * W);
-    double running[kTerms] = {};
-    const auto add = [&](int64_t y, double sign) {
-      if (!inside(y, H)) return;
-      double terms[kTerms];
-      plane(y * W + x, terms);
-      for (int k = 0; k < kTerms; ++k) running[k] += sign * terms[k];
-    };
-    for (int64_t y = place.y - r; y < place.y + r; ++y) add(y, 1);
-    for (int64_t y = place.y; y < place.y + kStrip && y < H; ++y) {
-      add(y + r, 1);
-      if (y > place.y) add(y - r - 1, -1);
-      for (int k = 0; k < kTerms; ++k) {
-        store(columns + ((place.plane * kTerms + k) * H + y) * W + x, running[k]);
-      }
-    }
-  }
-}
+// What windows_kernel stored of one channel.
+template <typename T>
+struct WindowTerms {
+  const T* stored;  // (kParts, *S)
+  int64_t voxels;
+  int32_t width;
+  bool whole;
 
-// Calls run(y, x) for the voxels of a tile that this thread works on.
-template <typename Run>
-DIFFREG_DEVICE void for_tile(const Problem& problem, const SmallTiles::Place& place,
-                             const Run& run) {
-  const int64_t x = place.x + threadIdx.x, end = place.y + kTileRows;
-  if (!inside(x, problem.width)) return;
-#pragma unroll 1
-  for (int64_t y = place.y + threadIdx.y; y < end && inside(y, problem.height); y += kRows) {
-    run(static_cast<int32_t>(y), static_cast<int32_t>(x));
+  struct Voxels {
+    Quad<T> of[kParts];
+  };
+
+  DIFFREG_DEVICE Voxels read(int64_t row, int32_t x, int32_t end, bool quads) const {
+    Voxels found;
+    load_quads({stored + row, stored + voxels + row, stored + 2 * voxels + row}, x, end, quads,
+               found.of);
+    return found;
   }
-}
+
+  DIFFREG_DEVICE static Terms<kParts> terms(const Voxels& voxels) {
+    Terms<kParts> found;
+    for (int k = 0; k < kParts; ++k) {
+      for (int j = 0; j < kQuad; ++j) found.of[k][j] = voxels.of[k].of[j];
+    }
+    return found;
+  }
+};
 
 // Voxels of the window around an index that lie inside an axis of that size.
 DIFFREG_DEVICE int32_t window_count(int32_t at, int32_t radius, int32_t size) {
   return clamped(at + radius, size) - clamped(at - radius, size) + 1;
 }
 
-// Box sums at (y, x): the columns' sums over radius columns to either side.
-DIFFREG_DEVICE void sum_box(const Problem& problem,
-                            const double* columns,  // (5, H, W) of one plane
-                            int32_t y, int32_t x, double* sums) {
-  const int32_t width = static_cast<int32_t>(problem.width);
-  const int32_t radius = static_cast<int32_t>(problem.radius);
-  const int32_t first = clamped(x - radius, width);
-  const double* row[kTerms];
-  for (int k = 0; k < kTerms; ++k) {
-    row[k] = row_of(columns + k * problem.height * problem.width, y, width) + first;
-    sums[k] = 0;
+// 1 / voxels of the window, of the axes before the last and of the last; that of a thread's columns
+// is kept in shared memory, for want of registers.
+struct ColumnShares {
+  double of[kQuad][kThreads];
+
+  DIFFREG_DEVICE void set(const Problem& problem, int32_t x) {
+    for (int j = 0; j < kQuad; ++j) {
+      of[j][thread_index()] =
+          plain_quotient(1.0, double(window_count(x + j, problem.radius, problem.width)));
+    }
   }
-  const int32_t count = window_count(x, radius, width);
-#pragma unroll 3  // fifteen loads in flight
-  for (int32_t at = 0; at < count; ++at) {
-    for (int k = 0; k < kTerms; ++k) sums[k] += load(row[k] + at);
+  DIFFREG_DEVICE double get(int j) const {
+    return *const_cast<const volatile double*>(&of[j][thread_index()]);
   }
+};
+template <int D>
+DIFFREG_DEVICE double row_share(const Problem& problem, int32_t z, int32_t y) {
+  const double rows = window_count(y, problem.radius, problem.height);
+  return plain_quotient(1.0, D == 2 ? rows : rows * window_count(z, problem.radius, problem.depth));
 }
 
-DIFFREG_DEVICE Window window_at(const Problem& problem,
-                                const double* columns,  // (5, H, W) of one plane
-                                int32_t y, int32_t x) {
-  double sums[kTerms];
-  sum_box(problem, columns, y, x, sums);
-  const int32_t radius = static_cast<int32_t>(problem.radius);
-  const int64_t rows = window_count(y, radius, static_cast<int32_t>(problem.height));
-  return Window(sums,
-                1 / double(rows * window_count(x, radius, static_cast<int32_t>(problem.width))));
+// Of the sum over windows in their mean over voxels and channels.
+DIFFREG_DEVICE double factor(const Problem& problem, const double* total, int64_t n) {
+  return per_voxel(total, n, problem.voxels()) / problem.channels;
 }
 
-template <typename T>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks)
-    value_kernel(Problem problem, SmallTiles tiles,
-                 const double* columns,  // (N * C, 5, H, W)
-                 const T* mask,          // (N, 1, H, W) or null
-                 Reduction reduction,
-                 T* value) {  // (N)
-  const int64_t voxels = problem.height * problem.width;
-  const int64_t sample_tiles = problem.channels * tiles.per_plane;
-  const int32_t W = static_cast<int32_t>(problem.width);
-  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
-    const auto place = tiles.place(tile);
-    const int64_t n = place.plane / problem.channels;
-    double sums[2] = {0, 0};
-    for_tile(problem, place, [&](int32_t y, int32_t x) {
-      const double weight = mask ? load(row_of(mask + n * voxels, y, W) + x) : 1;
-      const Window window = window_at(problem, columns + place.plane * kTerms * voxels, y, x);
-      sums[0] += weight * window.value();
-      sums[1] += weight;
-    });
-    reduce_tiles(reduction, sums, n, tile % sample_tiles, sample_tiles, [&](const double* total) {
-      const double per = total[1] == 0 ? 0 : 1 / total[1];
-      store(value + n, static_cast<T>(total[0] * per));
-    });
-  }
-}
+// Blocks of a multiprocessor for which registers must do: what fits without spilling.
+template <typename Box, typename S>
+constexpr int kWindowBlocks = Box::kHalo > 0 && sizeof(Arithmetic<S>) == 4 ? 2 : 1;
 
-// The gradient terms of every window.
-template <typename T>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks)
-    windows_kernel(Problem problem, SmallTiles tiles,
-                   const double* columns,   // (N * C, 5, H, W)
-                   const T* mask,           // (N, 1, H, W) or null
-                   const double* total,     // (N) or null
-                   const T* gradient,       // (N)
-                   double* window_terms) {  // (N * C, 5, H, W)
-  const int64_t voxels = problem.height * problem.width;
-  const int32_t W = static_cast<int32_t>(problem.width);
-  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
-    const auto place = tiles.place(tile);
-    const int64_t n = place.plane / problem.channels, plane = place.plane * kTerms * voxels;
-    const double factor = load(gradient + n) * per_voxel(total, n, voxels) / problem.channels;
-    for_tile(problem, place, [&](int32_t y, int32_t x) {
-      const double weight = mask ? load(row_of(mask + n * voxels, y, W) + x) : 1;
-      double terms[kTerms];
-      window_at(problem, columns + plane, y, x).gradient_terms(factor * weight, terms);
-      double* own = row_of(window_terms + plane, y, W) + x;
-      for (int k = 0; k < kTerms; ++k) store(own + k * voxels, terms[k]);
-    });
-  }
-}
-
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks)
-    gradient_kernel(Problem problem, SmallTiles tiles, Images<S> images,
-                    const double* columns,  // (N * C, 5, H, W)
-                    S* grad_warped,         // (N, C, H, W) or null
-                    S* grad_fixed) {        // (N, C, H, W) or null
+template <int D, typename Box, typename S>
+__global__ void __launch_bounds__(kThreads, (kWindowBlocks<Box, S>))
+    windows_kernel(Problem problem, Strips<Box::kHalo> strips, Images<S> images, bool whole,
+                   Arithmetic<S>* terms,  // (N * C, kParts, *S) or null
+                   Reduction reduction,
+                   const double* total,     // (N), of the mask's weights, or null
+                   Arithmetic<S>* value) {  // (N) or null
   using T = Arithmetic<S>;
-  const int64_t voxels = problem.height * problem.width;
-  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
-    const auto place = tiles.place(tile);
-    const PairPlane<S> plane(images, problem.channels, place.plane, voxels);
-    for_tile(problem, place, [&](int32_t y, int32_t x) {
-      const int64_t voxel = y * problem.width + x, at = place.plane * voxels + voxel;
-      const Pair<T> pair = plane.at(voxel);
-      const double w = pair.warped, r = pair.fixed;
-      double sum[kTerms];
-      sum_box(problem, columns + place.plane * kTerms * voxels, y, x, sum);
-      if (grad_warped) {
-        const double slope = gradient_at(sum[0], sum[1], sum[2], w, r);
-        store(grad_warped + at, pair.hides_warped ? T(0) : static_cast<T>(slope));
+  DIFFREG_SHARED(ColumnShares, shares);
+  const int64_t sample_tiles = problem.channels * strips.per_plane, voxels = problem.voxels();
+  for (int64_t tile = blockIdx.x; tile < strips.count(); tile += gridDim.x) {
+    const Place place = strips.place(tile);
+    const PairPlane<S> plane(problem, images, place.plane, whole);
+    const int32_t end = place.owns ? problem.width : 0;  // of the columns that are the lane's
+    shares.set(problem, place.x);
+    double sum[1] = {0};
+    march<D, Box>(problem, place, plane, [&](int32_t y, auto sums) {
+      const int64_t row = (int64_t{place.z} * problem.height + y) * problem.width;
+      const double share = row_share<D>(problem, place.z, y);
+      const Quad<T> weights = plane.weights(row, place.x, end, whole);
+      Quad<T> parts[kParts];
+#pragma unroll
+      for (int j = 0; j < kQuad; ++j) {
+        double of[kTerms];
+        sums.take(j, of);
+        const Window window(of, share * shares.get(j));
+        const double weight = weights.of[j];
+        if (inside(place.x + j, end)) sum[0] += weight * counted(window.value(), weight);
+        if (!terms) continue;
+        window.gradient_terms(weight, of[0], of[1], of[2]);
+        for (int k = 0; k < kParts; ++k) parts[k].of[j] = static_cast<T>(counted(of[k], weight));
       }
-      if (grad_fixed) {
-        const double slope = gradient_at(sum[0], sum[3], sum[4], r, w);
-        store(grad_fixed + at, pair.hides_fixed ? T(0) : static_cast<T>(slope));
+      if (!terms) return;
+      for (int k = 0; k < kParts; ++k) {
+        store_quad(terms + (place.plane * kParts + k) * voxels + row, place.x, end, whole,
+                   parts[k]);
       }
+    });
+    if (!value) continue;
+    const int64_t n = place.plane / problem.channels, within = tile - n * sample_tiles;
+    reduce_tiles(reduction, sum, n, within, sample_tiles, [&](const double* all) {
+      store(value + n, static_cast<T>(all[0] * factor(problem, total, n)));
     });
   }
 }
 
-int64_t term_doubles(const Problem& problem) {
-  return problem.samples * problem.channels * kTerms * problem.height * problem.width;
+// The gradient to the own image, from the terms of the windows.
+template <int D, typename Box, typename S>
+__global__ void __launch_bounds__(kThreads, kResident)
+    gradient_kernel(Problem problem, Strips<Box::kHalo> strips, Images<S> images, bool whole,
+                    const Arithmetic<S>* terms,     // (N * C, kParts, *S)
+                    const double* total,            // (N), of the mask's weights, or null
+                    const Arithmetic<S>* upstream,  // (N) or null, for 1
+                    S* gradient) {                  // (N, C, *S)
+  using T = Arithmetic<S>;
+  const int64_t voxels = problem.voxels();
+  for (int64_t tile = blockIdx.x; tile < strips.count(); tile += gridDim.x) {
+    const Place place = strips.place(tile);
+    const PairPlane<S> plane(problem, images, place.plane, whole);
+    const WindowTerms<T> source{terms + place.plane * kParts * voxels, voxels, problem.width,
+                                whole};
+    const int64_t n = place.plane / problem.channels;
+    const double scale = factor(problem, total, n) * (upstream ? load(upstream + n) : T(1));
+    const int32_t end = place.owns ? problem.width : 0;
+    march<D, Box>(problem, place, source, [&](int32_t y, auto sums) {
+      const int64_t row = (int64_t{place.z} * problem.height + y) * problem.width;
+      const auto pair = plane.read(row, place.x, end, whole);
+      Quad<T> slope;
+#pragma unroll
+      for (int j = 0; j < kQuad; ++j) {
+        double of[kParts];
+        sums.take(j, of);
+        const double found =
+            scale * gradient_at(of[0], of[1], of[2], pair.of[0].of[j], pair.of[1].of[j]);
+        slope.of[j] = pair.hides[j] ? T(0) : static_cast<T>(found);
+      }
+      store_quad(gradient + place.plane * voxels + row, place.x, end, whole, slope);
+    });
+  }
+}
+
+// Workspace, in doubles: the terms of the windows, the mask's totals and the value's sums, of which
+// each may be missing.
+template <int halo, typename S>
+struct Layout {
+  int64_t terms = 0, totals = 0, sums = 0;
+
+  Layout(const Problem& problem, const Strips<halo>& strips, const Images<S>& images,
+         const Results<S>& results) {
+    if (results.grad_warped || results.grad_fixed) {
+      const int64_t count = kParts * problem.planes() * problem.voxels();
+      terms = (count * int64_t{sizeof(Arithmetic<S>)} + 7) / 8;
+    }
+    if (images.mask) totals = mask_total_doubles(problem.samples, problem.voxels());
+    if (results.value) {
+      sums = reduction_doubles(problem.samples, 1, problem.channels * strips.per_plane);
+    }
+  }
+};
+
+template <template <int> class Box, typename S>
+int64_t doubles_of(const Problem& problem, const Images<S>& images, const Results<S>& results) {
+  const Layout layout(problem, Strips<Box<kTerms>::kHalo>(problem), images, results);
+  return layout.terms + layout.totals + layout.sums;
+}
+
+template <int D, template <int> class Box, typename S>
+void launch_kernels(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
+                    double* workspace, const Results<S>& results, void* stream) {
+  using T = Arithmetic<S>;
+  const Strips<Box<kTerms>::kHalo> strips(problem);
+  const Layout layout(problem, strips, images, results);
+  T* terms = layout.terms > 0 ? reinterpret_cast<T*>(workspace) : nullptr;
+  double *totals = workspace + layout.terms, *sums = totals + layout.totals;
+  const double* total =
+      launch_mask_total(problem.samples, problem.voxels(), images.mask, totals, stream);
+  const auto run = [&](const Images<S>& pair, T* value, S* slope) {
+    const int64_t W = problem.width, sample_tiles = problem.channels * strips.per_plane;
+    const bool whole = holds_quads(pair.own, W) && holds_quads(pair.other, W) &&
+                       holds_quads(pair.mask, W) && holds_quads(terms, W) && holds_quads(slope, W);
+    Reduction reduction{};
+    if (value) reduction = make_reduction(sums, problem.samples, 1, sample_tiles, stream);
+    DIFFREG_LAUNCH((windows_kernel<D, Box<kTerms>, S>), strips.count(), block_shape(), stream,
+                   problem, strips, pair, whole, terms, reduction, total, value);
+    if (!slope) return;
+    DIFFREG_LAUNCH((gradient_kernel<D, Box<kParts>, S>), strips.count(), block_shape(), stream,
+                   problem, strips, pair, whole, terms, total, gradient, slope);
+  };
+  const bool to_own = results.grad_warped || !results.grad_fixed;
+  if (to_own) run(images, results.value, results.grad_warped);
+  if (results.grad_fixed) {
+    run({images.other, images.own, images.mask}, to_own ? nullptr : results.value,
+        results.grad_fixed);
+  }
 }
 
 }  // namespace
 
-int64_t forward_doubles(const Problem& problem) {
-  const int64_t tiles = problem.channels * tiles_of<SmallTiles>(problem).per_plane;
-  return term_doubles(problem) + reduction_doubles(problem.samples, 2, tiles);
-}
-
 template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
-                    Arithmetic<S>* value, void* stream) {
-  const auto strips = tiles_of<ColumnTiles>(problem);
-  const auto tiles = tiles_of<SmallTiles>(problem);
-  const Reduction reduction = make_reduction(workspace + term_doubles(problem), problem.samples, 2,
-                                             problem.channels * tiles.per_plane, stream);
-  DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
-                 ImageTerms<S>{images, problem.channels}, workspace);
-  DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem, tiles,
-                 workspace, images.mask, reduction, value);
+int64_t workspace_doubles(const Problem& problem, const Images<S>& images,
+                          const Results<S>& results) {
+  return problem.radius <= kNearest ? doubles_of<NearBox>(problem, images, results)
+                                    : doubles_of<AnyBox>(problem, images, results);
 }
 
-int64_t backward_doubles(const Problem& problem, bool masked) {
-  const int64_t mask = mask_total_doubles(problem.samples, problem.height * problem.width);
-  return 2 * term_doubles(problem) + (masked ? mask : 0);
+template <int D, typename S>
+void launch(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
+            double* workspace, const Results<S>& results, void* stream) {
+  if (problem.radius <= kNearest) {
+    launch_kernels<D, NearBox>(problem, images, gradient, workspace, results, stream);
+  } else {
+    launch_kernels<D, AnyBox>(problem, images, gradient, workspace, results, stream);
+  }
 }
 
-template <typename S>
-void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
-                     double* workspace, S* grad_warped, S* grad_fixed, void* stream) {
-  const auto strips = tiles_of<ColumnTiles>(problem);
-  const auto tiles = tiles_of<SmallTiles>(problem);
-  double* columns = workspace;
-  double* window_terms = columns + term_doubles(problem);
-  const double* total =
-      launch_mask_total(problem.samples, problem.height * problem.width, images.mask,
-                        window_terms + term_doubles(problem), stream);
-  DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
-                 ImageTerms<S>{images, problem.channels}, columns);
-  DIFFREG_LAUNCH(windows_kernel<Arithmetic<S>>, tiles.count(), block_shape(), stream, problem,
-                 tiles, columns, images.mask, total, gradient, window_terms);
-  DIFFREG_LAUNCH(columns_kernel, strips.count(), block_shape(), stream, problem, strips,
-                 WindowTerms{window_terms}, columns);
-  DIFFREG_LAUNCH(gradient_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles, images,
-                 columns, grad_warped, grad_fixed);
-}
-
-#define DIFFREG_INSTANCES(S)                                                                      \
-  template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, void*); \
-  template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*, double*,  \
-                                S*, S*, void*);
+#define DIFFREG_INSTANCES(S)                                                                  \
+  template int64_t workspace_doubles(const Problem&, const Images<S>&, const Results<S>&);    \
+  template void launch<2, S>(const Problem&, const Images<S>&, const Arithmetic<S>*, double*, \
+                             const Results<S>&, void*);                                       \
+  template void launch<3, S>(const Problem&, const Images<S>&, const Arithmetic<S>*, double*, \
+                             const Results<S>&, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

@@ -31,7 +31,7 @@ struct Window {
     variance_warped = sums[2] * per - mean_warped * mean_warped;
     variance_fixed = sums[3] * per - mean_fixed * mean_fixed;
     covariance = sums[4] * per - mean_warped * mean_fixed;
-    inverse = 1 / (guarded(variance_warped) * guarded(variance_fixed));
+    inverse = plain_quotient(1.0, guarded(variance_warped) * guarded(variance_fixed));
   }
 
   DIFFREG_HD static double guarded(double variance) {

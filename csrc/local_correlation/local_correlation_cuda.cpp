@@ -24,9 +24,13 @@ struct Inputs {
     warped = torch::stable::contiguous(warped_image);
     fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
     mask = checked_mask(device, weights, warped_image);
-    const int64_t H = warped.size(2), W = warped.size(3);
+    const auto size = [&](int64_t axis) { return static_cast<int32_t>(warped.size(axis)); };
+    const int64_t last = warped.dim() - 1;
+    problem = {warped.size(0), warped.size(1), last == 4 ? size(2) : 1,
+               size(last - 1), size(last),     0};
     // A window reaches no further than the image, however large it was asked for.
-    problem = {warped.size(0), warped.size(1), H, W, std::min(window / 2, std::max(H, W))};
+    const int32_t longest = std::max({problem.depth, problem.height, problem.width});
+    problem.radius = static_cast<int32_t>(std::min<int64_t>(window / 2, longest));
   }
 
   template <typename S>
@@ -34,6 +38,19 @@ struct Inputs {
     return {data<S>(warped), data<S>(fixed), data_or_null<Arithmetic<S>>(mask)};
   }
 };
+
+// Launches what fills the results, the gradient to their value being that or 1.
+template <typename S>
+void compute(const Device& device, const Inputs& in, const Arithmetic<S>* gradient,
+             const Results<S>& results) {
+  if (!results.any()) return;
+  const Images<S> images = in.images<S>();
+  Tensor scratch = workspace(in.warped, workspace_doubles(in.problem, images, results));
+  dispatch_dimensions(in.warped, [&](auto dimensions) {
+    launch<decltype(dimensions)::value>(in.problem, images, gradient, output<double>(scratch),
+                                        results, device.stream());
+  });
+}
 
 Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
                std::optional<Tensor> mask) {
@@ -43,9 +60,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
   if (warped.numel() == 0) return torch::stable::zero_(value);
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
-    launch_forward(in.problem, in.images<S>(), output<double>(scratch),
-                   output<Arithmetic<S>>(value), device.stream());
+    compute<S>(device, in, nullptr, {output<Arithmetic<S>>(value), nullptr, nullptr});
   });
   return value;
 }
@@ -61,10 +76,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
   if (warped.numel() == 0) return {grad_warped, grad_fixed};
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    Tensor scratch = workspace(in.warped, backward_doubles(in.problem, mask.has_value()));
-    launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream),
-                    output<double>(scratch), need_warped ? output<S>(grad_warped) : nullptr,
-                    need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
+    compute<S>(device, in, data<Arithmetic<S>>(upstream),
+               {nullptr, need_warped ? output<S>(grad_warped) : nullptr,
+                need_fixed ? output<S>(grad_fixed) : nullptr});
   });
   return {grad_warped, grad_fixed};
 }

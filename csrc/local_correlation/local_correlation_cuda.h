@@ -1,4 +1,4 @@
-// The launchers of local_correlation.cu. All tensors are contiguous.
+// The launcher of local_correlation.cu. All tensors are contiguous.
 #pragma once
 
 #include <cstddef>
@@ -10,35 +10,39 @@
 namespace diffreg::local_correlation {
 
 struct Problem {
-  int64_t samples, channels, height, width;
-  int64_t radius;  // at most the longer side
+  int64_t samples, channels;
+  int32_t depth, height, width;  // an image is a volume of one plane
+  int32_t radius;                // at most the longest side
 
   int64_t planes() const { return samples * channels; }
+  DIFFREG_HD int64_t voxels() const { return int64_t{depth} * height * width; }
 };
 
 template <typename S>
 struct Images {
-  const S* warped;            // (N, C, H, W)
-  const S* fixed;             // (N, C, H, W)
-  const Arithmetic<S>* mask;  // (N, 1, H, W) or null
+  const S* own;               // (N, C, *S), the one that a gradient goes to
+  const S* other;             // (N, C, *S)
+  const Arithmetic<S>* mask;  // (N, 1, *S) or null
 };
 
-int64_t forward_doubles(const Problem& problem);
+// What is to be computed: what is not null.
+template <typename S>
+struct Results {
+  Arithmetic<S>* value;  // (N)
+  S* grad_warped;        // (N, C, *S)
+  S* grad_fixed;         // (N, C, *S)
+
+  bool any() const { return value || grad_warped || grad_fixed; }
+};
 
 template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images,
-                    double* workspace,     // (forward_doubles)
-                    Arithmetic<S>* value,  // (N)
-                    void* stream);
+int64_t workspace_doubles(const Problem& problem, const Images<S>& images,
+                          const Results<S>& results);
 
-int64_t backward_doubles(const Problem& problem, bool masked);
-
-template <typename S>
-void launch_backward(const Problem& problem, const Images<S>& images,
-                     const Arithmetic<S>* gradient,  // (N)
-                     double* workspace,              // (backward_doubles)
-                     S* grad_warped,                 // (N, C, H, W) or null
-                     S* grad_fixed,                  // (N, C, H, W) or null
-                     void* stream);
+template <int D, typename S>
+void launch(const Problem& problem, const Images<S>& images,  // own: warped
+            const Arithmetic<S>* gradient,                    // (N), to the value; null: 1
+            double* workspace,                                // (workspace_doubles)
+            const Results<S>& results, void* stream);
 
 }  // namespace diffreg::local_correlation
