@@ -33,7 +33,7 @@ from diffreg.ops.parallel_level_sets import (
     parallel_level_sets,
     parallel_level_sets_reference,
 )
-from diffreg.ops.warp import PADDINGS, check_kernel, warp, warp_reference
+from diffreg.ops.warp import PADDINGS, warp, warp_reference
 
 # In the order of the kernel's factors.
 MEASURES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf")
@@ -181,10 +181,9 @@ def checked_weights(weights: Sequence[float]) -> Weights:
     return Weights(*values)
 
 
-def check_inputs(moving: Any, fixed: Any, displacement: Any, padding: str) -> None:
+def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
     check_displacement(displacement)
     check_image("moving", moving)
-    check_kernel(moving, "linear", padding)
     check_image("fixed", fixed)
     check_axes("moving", moving, "fixed", fixed)
     if moving.shape[:2] != fixed.shape[:2]:

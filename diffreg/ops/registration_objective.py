@@ -88,7 +88,7 @@ def registration_objective(
         tensor([0.])
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
-    check_inputs(moving, fixed, displacement, padding)
+    check_inputs(moving, fixed, displacement)
     refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
@@ -157,7 +157,7 @@ def registration_objective_value_and_gradient(
         tensor(0.)
     """
     options = Options(similarity, weights, padding, penalty, threshold, spacing)
-    check_inputs(moving, fixed, displacement, padding)
+    check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
     scales = eps_moving, eps_fixed
     if _has_windows_beside(options, moving):

@@ -230,8 +230,8 @@ def warp_cases() -> Iterator[Case]:
         (True, True, True),
         (True, False, True),
     )
-    for interpolation in ("linear", "nearest"):
-        for padding in ("border", "zeros"):
+    for interpolation in ("linear", "nearest", "cubic"):
+        for padding in ("border", "zeros", "reflection"):
             options = (interpolation, padding)
             name = f"warp-{interpolation}-{padding}"
             yield Case(name, "warp", moving_and_field, options, needs=everything, tile=(16, 64))
@@ -317,7 +317,7 @@ def in_volumes(case: Case) -> Case:
 
 
 # Operators whose kernels take volumes so far.
-TAKES_VOLUMES: tuple[str, ...] = ()
+TAKES_VOLUMES: tuple[str, ...] = ("warp",)
 
 
 FLAT = {case.name: case for case in cases()}
