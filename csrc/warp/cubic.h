@@ -75,6 +75,7 @@ class CubicTaps {
  public:
   CubicTaps() = default;
   DIFFREG_HD explicit CubicTaps(const CubicAxis<T>& axis) {
+    DIFFREG_UNROLL
     for (int k = 0; k < CubicAxis<T>::kTaps; ++k) taps_[k] = axis.tap(k);
   }
   DIFFREG_HD const CubicTap<T>& tap(int k) const { return taps_[k]; }
