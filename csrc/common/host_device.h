@@ -73,6 +73,16 @@ DIFFREG_HD T rounded_product(T a, T b) {
 #endif
 }
 
+// The smaller of two numbers, or b where a is NaN: an instruction of its own on a GPU.
+template <typename T>
+DIFFREG_HD T smaller(T a, T b) {
+#ifdef __CUDA_ARCH__
+  return fmin(a, b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
 // `value`, or `otherwise` where the weight is 0, chosen by bits: as a choice it would become a
 // branch around the load of the value, and a loop over voxels would not be vectorised.
 template <typename T, typename Weight>

@@ -36,7 +36,7 @@ DIFFREG_DEVICE WarpedVoxel<T> warp_voxel(const Problem& problem,
       problem.padding == warp::Padding::zeros ? warp::Padding::zeros : warp::Padding::border;
   const warp::Neighbours<T> at[D] = {warp::linear(y + u[0], bad, problem.from[0], padding),
                                      warp::linear(x + u[1], bad, problem.from[1], padding)};
-  const warp::Corners<D, T> corners = warp::corners_of(moving, problem.from[1], at);
+  const warp::Corners<D, T> corners = warp::corners_of<D>(moving, problem.from, at);
   WarpedVoxel<T> voxel{corners.value(at), {}, fixed, weight};
   if constexpr (differentiates) {
     voxel.slope[0] = corners.template derivative<0>(at);

@@ -56,6 +56,7 @@ struct Inputs {
     check_displacement(device, field);
     warp::check_pair(moving, field);
     check_lengths(arguments);
+    STD_TORCH_CHECK(arguments.padding != "reflection", "reflection has no CUDA kernel");
     STD_TORCH_CHECK(mixture[kLncc] == 0, "local_correlation is no part of this kernel");
     const bool wide = arithmetic_of(moving.scalar_type()) == ScalarType::Double;
     const int64_t size[D] = {field.size(2), field.size(3)};
@@ -64,9 +65,7 @@ struct Inputs {
         moving.size(1),
         {},
         {},
-        warp::with_kernel(
-            {warp::Interpolation::linear, parse("padding", arguments.padding, warp::kPaddings)})
-            .padding,
+        parse("padding", arguments.padding, warp::kPaddings),
         {},
         {weights[0], weights[1], weights[2], weights[3]},
         deformation_energy::Coefficients<D>(size, arguments.spacing.data()),

@@ -11,13 +11,6 @@ inline Sampling parse_sampling(const std::string& interpolation, const std::stri
           parse("padding", padding, kPaddings)};
 }
 
-// Of the CUDA kernels, which have less so far.
-inline Sampling with_kernel(const Sampling& sampling) {
-  STD_TORCH_CHECK(sampling.interpolation != Interpolation::cubic, "cubic has no CUDA kernel");
-  STD_TORCH_CHECK(sampling.padding != Padding::reflection, "reflection has no CUDA kernel");
-  return sampling;
-}
-
 // An image and the field that displaces it, of which each is right by itself.
 inline void check_pair(const Tensor& moving, const Tensor& displacement) {
   STD_TORCH_CHECK(moving.dim() == displacement.dim(), "moving has ", dimensions_of(moving),

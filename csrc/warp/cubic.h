@@ -1,112 +1,144 @@
-// CPU only: separable cubic interpolation by Keys' kernel with a = -3/4, as grid_sample's bicubic
-// has it, in any number of axes. Plain loops, one voxel after the other.
+// Separable cubic interpolation by Keys' kernel with a = -3/4, as grid_sample's bicubic has it, in
+// any number of axes.
 #pragma once
 
-#include "warp_rows.h"
+#include "warp.h"
 
 namespace diffreg::warp {
 
-// The four voxels of one axis around a coordinate, those that a padding moves or takes away
-// included, with their weights and the weights' derivatives.
+// A voxel of one axis with its weight and the weight's derivative.
 template <typename T>
-struct CubicTaps {
-  static constexpr int kCount = 4;
-  int32_t index[kCount];
-  T weight[kCount], slope[kCount];
+struct CubicTap {
+  int32_t index;
+  T weight, slope;
+};
 
-  CubicTaps(T coordinate, T bad, int32_t size, Padding padding) {
+// The four voxels of one axis around a coordinate, those that a padding moves or takes away
+// included.
+template <typename T>
+class CubicAxis {
+ public:
+  static constexpr int kTaps = 4;
+
+  CubicAxis() = default;
+  DIFFREG_HD CubicAxis(T coordinate, T bad, int32_t size, Padding padding)
+      : bad_(bad), sign_(1), size_(size), padding_(padding) {
     const T last = static_cast<T>(size - 1);
-    const Mirrored<T> mirrored(coordinate, last);
-    const bool mirrors = padding == Padding::reflection;
-    T at = mirrors ? mirrored.coordinate : coordinate;
+    T at = coordinate;
+    if (padding == Padding::reflection) {
+      const Mirrored<T> mirrored(coordinate, last);
+      at = mirrored.coordinate;
+      sign_ = mirrored.sign;
+    }
     // Three voxels beyond the image nothing changes any more; what is not finite goes there, too.
     at = at > -3 ? at : T(-3);
     at = at < last + 3 ? at : last + 3;
-    const T low = std::floor(at), t = at - low;
-    const T distance[kCount] = {t + 1, t, 1 - t, 2 - t};
-    for (int k = 0; k < kCount; ++k) {
-      const int32_t place = static_cast<int32_t>(low) + k - 1;
-      const bool outside = place < 0 || place >= size;
-      const bool counts = !(outside && padding == Padding::zeros);
-      const T towards = k < 2 ? T(1) : T(-1);
-      weight[k] = (counts ? kernel(distance[k]) : T(0)) + bad;
-      slope[k] = (counts ? towards * derivative(distance[k]) : T(0)) + bad;
-      if (mirrors) slope[k] *= mirrored.sign;
-      const T held = mirrors ? Mirrored<T>(static_cast<T>(place), last).coordinate
-                             : std::clamp(static_cast<T>(place), T(0), last);
-      index[k] = static_cast<int32_t>(held);
-    }
+    const T low = std::floor(at);
+    fraction_ = at - low;
+    low_ = static_cast<int32_t>(low);
+  }
+
+  DIFFREG_HD CubicTap<T> tap(int k) const {
+    const T t = fraction_;
+    const T distance = k == 0 ? t + 1 : (k == 1 ? t : (k == 2 ? 1 - t : 2 - t));
+    const int32_t place = low_ + k - 1;
+    const bool counts = padding_ != Padding::zeros || (place >= 0 && place < size_);
+    const T towards = k < 2 ? T(1) : T(-1);
+    const T slope = (counts ? towards * derivative(distance) : T(0)) + bad_;
+    return {held(place), (counts ? kernel(distance) : T(0)) + bad_, sign_ * slope};
   }
 
  private:
   static constexpr T kA = T(-0.75);
+  T fraction_, bad_, sign_;
+  int32_t low_, size_;
+  Padding padding_;
 
-  static T kernel(T d) {
+  DIFFREG_HD int32_t held(int32_t place) const {
+    if (padding_ == Padding::reflection) {
+      const T last = static_cast<T>(size_ - 1);
+      return static_cast<int32_t>(Mirrored<T>(static_cast<T>(place), last).coordinate);
+    }
+    return place < 0 ? 0 : (place < size_ ? place : size_ - 1);
+  }
+  DIFFREG_HD static T kernel(T d) {
     return d <= 1 ? ((kA + 2) * d - (kA + 3)) * d * d + 1 : ((d - 5) * d + 8) * d * kA - 4 * kA;
   }
-  static T derivative(T d) {
+  DIFFREG_HD static T derivative(T d) {
     return d <= 1 ? (3 * (kA + 2) * d - 2 * (kA + 3)) * d : ((3 * d - 10) * d + 8) * kA;
   }
 };
 
-// Sum over the 4^D voxels around a point of voxel times weights; along axis `by` the slopes stand
-// in for the weights. A voxel of weight 0 does not count, so that warp(I, 0) is I.
-template <int D, int Axis = 0, typename T>
-T contract(const T* image, const int64_t* stride, const CubicTaps<T>* at, int by) {
+// The same, worked out once.
+template <typename T>
+class CubicTaps {
+ public:
+  CubicTaps() = default;
+  DIFFREG_HD explicit CubicTaps(const CubicAxis<T>& axis) {
+    DIFFREG_UNROLL
+    for (int k = 0; k < CubicAxis<T>::kTaps; ++k) taps_[k] = axis.tap(k);
+  }
+  DIFFREG_HD const CubicTap<T>& tap(int k) const { return taps_[k]; }
+
+ private:
+  CubicTap<T> taps_[CubicAxis<T>::kTaps];
+};
+
+// Before a loop over an axis' taps. In a volume a GPU goes round the first axis' loop: what is
+// loaded for four planes at once does not fit into registers.
+#ifdef __CUDA_ARCH__
+#define DIFFREG_UNROLL_TAPS _Pragma("unroll (D == 3 && Axis == 0 ? 1 : 4)")
+#else
+#define DIFFREG_UNROLL_TAPS
+#endif
+
+// A voxel of weight 0 does not count.
+template <typename T>
+DIFFREG_HD void add_times(T& sum, T weight, T value) {
+  if (weight != 0) sum += weight * value;
+}
+
+// Sums over the 4^D voxels around a point of voxel times weights: found[0] is the value, found[1 +
+// k], where there are as many, the derivative along axis k, for which the slopes stand in for the
+// weights. `image` is a pointer, or what can be moved and read like one.
+template <int D, int Axis = 0, typename Image, typename Axes, typename T, int count>
+DIFFREG_HD void contract(Image image, const int64_t* stride, const Axes* at, T (&found)[count]) {
   if constexpr (Axis == D) {
-    return *image;
+    found[0] = *image;
   } else {
-    const T* factors = Axis == by ? at[Axis].slope : at[Axis].weight;
-    T sum = -T(0);  // warp(I, 0) is I to the bit, -0 too
-    for (int k = 0; k < CubicTaps<T>::kCount; ++k) {
-      if (factors[k] == 0) continue;
-      sum += factors[k] *
-             contract<D, Axis + 1>(image + at[Axis].index[k] * stride[Axis], stride, at, by);
+    DIFFREG_UNROLL
+    for (int k = 0; k < count; ++k) found[k] = -T(0);  // warp(I, 0) is I to the bit, -0 too
+    DIFFREG_UNROLL_TAPS
+    for (int k = 0; k < CubicAxis<T>::kTaps; ++k) {
+      const CubicTap<T> tap = at[Axis].tap(k);
+      T of[count];
+      contract<D, Axis + 1>(image + tap.index * stride[Axis], stride, at, of);
+      add_times(found[0], tap.weight, of[0]);
+      if constexpr (count > 1) {
+        add_times(found[1 + Axis], tap.slope, of[0]);
+        DIFFREG_UNROLL
+        for (int j = 2 + Axis; j < count; ++j) add_times(found[j], tap.weight, of[j]);
+      }
     }
-    return sum;
   }
 }
 
-// Adds a gradient to the voxels around a point whose index on axis 0 is in [first, end).
-template <int D, int Axis = 0, typename T>
-void splat(T* image, const int64_t* stride, const CubicTaps<T>* at, T gradient, int64_t first,
-           int64_t end) {
+// Adds a gradient to the voxels around a point whose index on axis 0 is in [first, end), by
+// add(voxel, part).
+template <int D, int Axis = 0, typename T, typename Axes, typename Add>
+DIFFREG_HD void splat_cubic(T* image, const int64_t* stride, const Axes* at, T gradient,
+                            int64_t first, int64_t end, const Add& add) {
   if constexpr (Axis == D) {
-    *image += gradient;
+    add(image, gradient);
   } else {
-    for (int k = 0; k < CubicTaps<T>::kCount; ++k) {
-      const int64_t index = at[Axis].index[k];
-      if (at[Axis].weight[k] == 0 || (Axis == 0 && (index < first || index >= end))) continue;
-      splat<D, Axis + 1>(image + index * stride[Axis], stride, at, at[Axis].weight[k] * gradient,
-                         first, end);
+    DIFFREG_UNROLL_TAPS
+    for (int k = 0; k < CubicAxis<T>::kTaps; ++k) {
+      const CubicTap<T> tap = at[Axis].tap(k);
+      if (tap.weight == 0 || (Axis == 0 && (tap.index < first || tap.index >= end))) continue;
+      splat_cubic<D, Axis + 1>(image + tap.index * stride[Axis], stride, at, tap.weight * gradient,
+                               first, end, add);
     }
   }
-}
-
-// Calls run(voxel, taps) for the voxels of one row (axis 0) of the fixed grid.
-template <int D, typename T, typename Run>
-void for_cubic_row(const Grids<D>& grids, const T* displacement, Padding padding, int64_t row,
-                   const Run& run) {
-  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
-    for (int64_t x = 0; x < grids.to[D - 1]; ++x) {
-      T shift[D], bad = 0;
-      for (int k = 0; k < D; ++k) {
-        shift[k] = line.component[k * grids.to_voxels + x];
-        bad += poison(shift[k]);
-      }
-      const auto along = [&](int k) {
-        const T from = static_cast<T>(k == D - 1 ? x : line.index[k]);
-        return CubicTaps<T>(from + shift[k], bad, static_cast<int32_t>(grids.from[k]), padding);
-      };
-      if constexpr (D == 2) {
-        const CubicTaps<T> at[] = {along(0), along(1)};
-        run(line.voxel + x, at);
-      } else {
-        const CubicTaps<T> at[] = {along(0), along(1), along(2)};
-        run(line.voxel + x, at);
-      }
-    }
-  });
 }
 
 }  // namespace diffreg::warp

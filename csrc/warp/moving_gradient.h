@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "cubic.h"
 #include "warp_lanes.h"
 
 namespace diffreg::warp {
@@ -118,8 +117,10 @@ void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradie
   const auto reach = [&](int64_t n, int64_t row) {
     RowRange range{grids.from[0], -1};
     for_row_of(n, row, [&](int64_t, const CubicTaps<T>* at) {
-      const auto [low, high] = std::minmax_element(at[0].index, at[0].index + 4);
-      range = {std::min<int64_t>(range.lowest, *low), std::max<int64_t>(range.highest, *high)};
+      for (int k = 0; k < CubicAxis<T>::kTaps; ++k) {
+        range.lowest = std::min<int64_t>(range.lowest, at[0].tap(k).index);
+        range.highest = std::max<int64_t>(range.highest, at[0].tap(k).index);
+      }
     });
     return range;
   };
@@ -128,7 +129,8 @@ void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradie
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
         const T value = gradient[c * grids.to_voxels + voxel];
         if (value == 0) continue;
-        splat<D>(grad_moving + c * grids.from_voxels, grids.stride, at, value, first, end);
+        splat_cubic<D>(grad_moving + c * grids.from_voxels, grids.stride, at, value, first, end,
+                       [](T* voxel, T part) { *voxel += part; });
       }
     });
   });

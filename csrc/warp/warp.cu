@@ -2,363 +2,568 @@
 // once, rows are coalesced; what moving is read twice for comes out of the cache.
 #include "../common/block_reduce.h"
 #include "../common/tile.h"
-#include "corners.h"
-#include "warp_cuda.h"
+#include "points.h"
 
 namespace diffreg::warp {
 namespace {
 
-// The voxels of the fixed grid that a thread works on at once (thread coarsening): in each of some
-// rows two, a warp apart. Their loads are in flight together.
-template <int rows>
+// What a block works on: a thread has voxels in four steps along axis 0, and in each two a warp
+// apart. In a volume a block's planes share what they read of moving.
+template <int D>
+using FixedTiles = std::conditional_t<D == 2, GridTiles<4 * kRows, 2 * kColumns>,
+                                      GridTiles<4, kRows, 2 * kColumns>>;
+// One voxel a thread, where a block gathers.
+template <int D>
+using SmallTiles =
+    std::conditional_t<D == 2, GridTiles<kRows, kColumns>, GridTiles<1, kRows, kColumns>>;
+
+// Moves a tile's first voxel to this thread's.
+template <int D>
+DIFFREG_DEVICE void move_to_thread(int32_t* voxel) {
+  voxel[D - 2] += static_cast<int32_t>(threadIdx.y);
+  voxel[D - 1] += static_cast<int32_t>(threadIdx.x);
+}
+
+template <int D>
+DIFFREG_DEVICE int64_t raster_index(const int32_t* voxel, const int32_t* size) {
+  int64_t index = voxel[0];
+  for (int k = 1; k < D; ++k) index = index * size[k] + voxel[k];
+  return index;
+}
+
+template <int D>
+DIFFREG_DEVICE bool inside_all(const int32_t* voxel, const int32_t* size) {
+  bool all = inside(voxel[0], size[0]);
+  for (int k = 1; k < D; ++k) all &= inside(voxel[k], size[k]);
+  return all;
+}
+
+// The voxels of the fixed grid that a thread works on at once (thread coarsening): in some steps
+// along axis 0, `together` a warp apart in each. Their loads are in flight together.
+template <int D, int steps, int together>
 struct ThreadVoxels {
-  static constexpr int kPerThread = 2 * rows, kBlockRows = rows * kRows;
-  using FixedTiles = Tiles<2 * kColumns, 32>;
+  static constexpr int kCount = steps * together;
+  static constexpr int32_t kStep = D == 2 ? kRows : 1;
 
-  int64_t n, first;
-  int32_t y, x, height, width;
+  int64_t sample, first;  // first: of the voxels, in raster order
+  int32_t start[D], size[D];
 
-  // Calls run(voxels) for the tiles of the block, in a grid-stride loop, some rows after the other.
+  // Calls run(voxels) for the tiles of the block, in a grid-stride loop, some steps after the
+  // other.
   template <typename Run>
-  DIFFREG_DEVICE static void grid_stride(const FixedTiles& tiles, const Run& run) {
+  DIFFREG_DEVICE static void grid_stride(const FixedTiles<D>& tiles, const int32_t* size,
+                                         const Run& run) {
     for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
       const auto place = tiles.place(tile);
-      const int32_t width = static_cast<int32_t>(tiles.width);
-      const int32_t y = static_cast<int32_t>(place.y) + rows * threadIdx.y;
-      const int32_t x = static_cast<int32_t>(place.x) + threadIdx.x;
+      ThreadVoxels voxels;
+      voxels.sample = place.sample;
+      for (int k = 0; k < D; ++k) {
+        voxels.start[k] = place.first[k];
+        voxels.size[k] = size[k];
+      }
+      move_to_thread<D>(voxels.start);
+      voxels.first = raster_index<D>(voxels.start, size);
 #pragma unroll 1
-      for (int32_t down = 0; down < 32; down += kBlockRows) {
-        run(ThreadVoxels{place.plane, int64_t{width} * (y + down) + x, y + down, x,
-                         static_cast<int32_t>(tiles.height), width});
+      for (int step = 0; step < 4; step += steps) {
+#pragma unroll
+        for (int column = 0; column < 2; column += together) {
+          run(voxels);
+          voxels.move<D - 1>(together * kColumns);
+        }
+        voxels.move<D - 1>(-2 * kColumns);
+        voxels.template move<0>(steps * kStep);
       }
     }
   }
-  DIFFREG_DEVICE int32_t row(int k) const { return y + k / 2; }
-  DIFFREG_DEVICE int32_t column(int k) const { return x + k % 2 * kColumns; }
-  DIFFREG_DEVICE int64_t index(int k) const {
-    return first + int64_t{width} * (k / 2) + k % 2 * kColumns;
+  template <int axis>
+  DIFFREG_DEVICE void move(int32_t by) {
+    start[axis] += by;
+    first += by * stride(axis);
+  }
+  DIFFREG_DEVICE int64_t stride(int axis) const {
+    int64_t voxels = 1;
+    for (int k = axis + 1; k < D; ++k) voxels *= size[k];
+    return voxels;
+  }
+  DIFFREG_DEVICE int32_t along(int axis, int k) const {
+    return start[axis] + (axis == 0 ? k / together * kStep : 0) +
+           (axis == D - 1 ? k % together * kColumns : 0);
+  }
+  // From the first one.
+  DIFFREG_DEVICE int64_t offset(int k) const {
+    return k / together * kStep * stride(0) + k % together * kColumns;
   }
   DIFFREG_DEVICE bool valid(int k) const {
-    return inside(row(k), height) && inside(column(k), width);
+    int32_t voxel[D];
+    for (int axis = 0; axis < D; ++axis) voxel[axis] = along(axis, k);
+    return inside_all<D>(voxel, size);
   }
-};
-using ValueVoxels = ThreadVoxels<2>;
-using GradientVoxels = ThreadVoxels<1>;
-// One voxel a thread, where a block gathers.
-using SmallTiles = Tiles<kColumns, kRows>;
 
-// Neighbours on the moving grid of voxel (y, x) of the fixed grid, which is displaced by `shift`.
-template <typename T>
-DIFFREG_DEVICE void locate_voxel(const Sampling& sampling, const int64_t* from, int32_t y,
-                                 int32_t x, const T* shift, Neighbours<T>* at) {
-  const int32_t start[D] = {y, x};
-  T bad = 0;
-  for (int k = 0; k < D; ++k) bad += poison(shift[k]);
-  for (int k = 0; k < D; ++k) {
-    at[k] =
-        locate(sampling, static_cast<T>(start[k]) + shift[k], bad, static_cast<int32_t>(from[k]));
-  }
-}
-
-template <typename S>
-DIFFREG_DEVICE void locate_voxel(const Problem& problem,
-                                 const S* displacement,  // (D, *to) of one sample
-                                 int64_t y, int64_t x, Neighbours<Arithmetic<S>>* at) {
-  Arithmetic<S> shift[D];
-  for (int k = 0; k < D; ++k) {
-    shift[k] = load(displacement + k * problem.to_voxels() + y * problem.to[1] + x);
-  }
-  locate_voxel(problem.sampling, problem.from, static_cast<int32_t>(y), static_cast<int32_t>(x),
-               shift, at);
-}
-
-// The same for all of a thread's voxels; where it has none, for some other.
-template <int rows, typename S>
-DIFFREG_DEVICE void locate_voxels(const Problem& problem, const Sampling& sampling,
-                                  const ThreadVoxels<rows>& voxels,
-                                  const S* displacement,  // (N, D, *to)
-                                  Neighbours<Arithmetic<S>> (*at)[D]) {
-  constexpr int kPerThread = ThreadVoxels<rows>::kPerThread;
-  const S* field = displacement + voxels.n * D * problem.to_voxels();
-  Arithmetic<S> shift[kPerThread][D];
+  // Where they land; where a thread has no voxel, some other's place.
+  template <typename Point, typename S>
+  DIFFREG_DEVICE void locate(const Problem<D>& problem,
+                             const S* displacement,  // (N, D, *to)
+                             Point* at) const {
+    const S* field = displacement + sample * D * problem.to_voxels + first;
+    Arithmetic<S> shift[kCount][D];
 #pragma unroll
-  for (int k = 0; k < kPerThread; ++k) {
-    for (int c = 0; c < D; ++c) {
-      shift[k][c] = voxels.valid(k) ? load(field + c * problem.to_voxels() + voxels.index(k)) : 0;
+    for (int k = 0; k < kCount; ++k) {
+      for (int c = 0; c < D; ++c) {
+        shift[k][c] = valid(k) ? load(field + c * problem.to_voxels + offset(k)) : 0;
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      int32_t voxel[D];
+      for (int axis = 0; axis < D; ++axis) voxel[axis] = along(axis, k);
+      at[k] = Point(problem, voxel, shift[k]);
     }
   }
-#pragma unroll
-  for (int k = 0; k < kPerThread; ++k) {
-    locate_voxel(sampling, problem.from, voxels.row(k), voxels.column(k), shift[k], at[k]);
-  }
-}
+};
 
-template <typename S, Padding padding>
-__global__ void __launch_bounds__(kThreads,
-                                  kResidentOf<S> == 4 ? (padding == Padding::border ? 3 : 2) : 1)
-    forward_kernel(Problem problem, ValueVoxels::FixedTiles tiles,
+template <int D, typename S, typename Point>
+__global__ void __launch_bounds__(kThreads, Point::kBlocks)
+    forward_kernel(Problem<D> problem, FixedTiles<D> tiles,
                    const S* moving,        // (N, C, *from)
                    const S* displacement,  // (N, D, *to)
                    S* warped) {            // (N, C, *to)
   using T = Arithmetic<S>;
-  constexpr int kPerThread = ValueVoxels::kPerThread;
-  const int32_t width = static_cast<int32_t>(problem.from[1]);
-  const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  ValueVoxels::grid_stride(tiles, [&](const ValueVoxels& voxels) {
-    Neighbours<T> at[kPerThread][D];
-    locate_voxels(problem, {Interpolation::linear, padding}, voxels, displacement, at);
-    for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
-      T sampled[kPerThread];
+  using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
+  Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
+    Point at[Voxels::kCount];
+    voxels.locate(problem, displacement, at);
+    const S* image = moving + voxels.sample * problem.channels * problem.from_voxels;
+    S* out = warped + voxels.sample * problem.channels * problem.to_voxels + voxels.first;
+    for (int64_t c = 0; c < problem.channels; ++c) {
+      T sampled[Voxels::kCount];
 #pragma unroll
-      for (int k = 0; k < kPerThread; ++k) {
-        sampled[k] = corners_of(moving + c * from, width, at[k]).value(at[k]);
-      }
+      for (int k = 0; k < Voxels::kCount; ++k) sampled[k] = at[k].value(problem, image);
 #pragma unroll
-      for (int k = 0; k < kPerThread; ++k) {
-        if (voxels.valid(k)) store(warped + c * to + voxels.index(k), sampled[k]);
+      for (int k = 0; k < Voxels::kCount; ++k) {
+        if (voxels.valid(k)) store(out + voxels.offset(k), sampled[k]);
       }
+      image += problem.from_voxels;
+      out += problem.to_voxels;
     }
   });
 }
 
 // Voxels are copied as bytes, so that every dtype works.
-template <typename V, typename U>
+template <int D, typename V, typename U>
 __global__ void __launch_bounds__(kThreads, kResident)
-    nearest_kernel(Problem problem, ValueVoxels::FixedTiles tiles, V nan,
+    nearest_kernel(Problem<D> problem, FixedTiles<D> tiles, V nan,
                    const V* moving,        // (N, C, *from)
                    const U* displacement,  // (N, D, *to)
                    V* warped) {            // (N, C, *to)
-  constexpr int kPerThread = ValueVoxels::kPerThread;
-  const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  ValueVoxels::grid_stride(tiles, [&](const ValueVoxels& voxels) {
-    Neighbours<Arithmetic<U>> at[kPerThread][D];
-    locate_voxels(problem, problem.sampling, voxels, displacement, at);
-    for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
+  using Point = NearestPoint<D, Arithmetic<U>>;
+  using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
+  Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
+    Point at[Voxels::kCount];
+    voxels.locate(problem, displacement, at);
+    const V* image = moving + voxels.sample * problem.channels * problem.from_voxels;
+    V* out = warped + voxels.sample * problem.channels * problem.to_voxels + voxels.first;
+    for (int64_t c = 0; c < problem.channels; ++c) {
 #pragma unroll
-      for (int k = 0; k < kPerThread; ++k) {
-        const auto weight = at[k][0].low_weight * at[k][1].low_weight;
-        V word = load_raw(moving + c * from + at[k][0].low * problem.from[1] + at[k][1].low);
-        if (weight == 0) word = V{};
-        if (!(weight == weight)) word = nan;
-        if (voxels.valid(k)) store_raw(warped + c * to + voxels.index(k), word);
+      for (int k = 0; k < Voxels::kCount; ++k) {
+        V word = load_raw(image + at[k].voxel);
+        if (at[k].weight == 0) word = V{};
+        if (!(at[k].weight == at[k].weight)) word = nan;
+        if (voxels.valid(k)) store_raw(out + voxels.offset(k), word);
       }
+      image += problem.from_voxels;
+      out += problem.to_voxels;
     }
   });
 }
 
-template <typename S, bool is_linear, Padding padding>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, GradientVoxels::FixedTiles tiles,
-                    const S* gradient,           // (N, C, *to)
+template <int D, typename S, typename G, typename Point>
+__global__ void __launch_bounds__(kThreads, Point::kBlocks)
+    backward_kernel(Problem<D> problem, FixedTiles<D> tiles,
+                    const G* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
                     const S* displacement,       // (N, D, *to)
                     Arithmetic<S>* grad_moving,  // (N, C, *from), zeros, or null
-                    S* grad_displacement) {      // (N, D, *to) or null
+                    G* grad_displacement,        // (N, D, *to) or null
+                    bool accumulate) {
   using T = Arithmetic<S>;
-  constexpr int kPerThread = GradientVoxels::kPerThread;
-  constexpr int64_t kFirst = INT64_MIN, kLast = INT64_MAX;  // every row is owned
-  const int64_t stride[D] = {problem.from[1], 1};
-  const int32_t width = static_cast<int32_t>(problem.from[1]);
-  const int64_t from = problem.from_voxels(), to = problem.to_voxels();
-  GradientVoxels::grid_stride(tiles, [&](const GradientVoxels& voxels) {
-    Neighbours<T> at[kPerThread][D];
-    constexpr Interpolation kInterpolation =
-        is_linear ? Interpolation::linear : Interpolation::nearest;
-    locate_voxels(problem, {kInterpolation, padding}, voxels, displacement, at);
-    T sum[kPerThread][D] = {};
-    for (int64_t c = voxels.n * problem.channels; c < (voxels.n + 1) * problem.channels; ++c) {
-      T upstream[kPerThread];
+  using Voxels = ThreadVoxels<D, Point::kBackwardSteps, Point::kTogether>;
+  Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
+    Point at[Voxels::kCount];
+    voxels.locate(problem, displacement, at);
+    T sum[Voxels::kCount][D] = {};
+    const int64_t plane = voxels.sample * problem.channels;
+    const G* upstreams = gradient + plane * problem.to_voxels + voxels.first;
+    for (int64_t c = plane; c < plane + problem.channels; ++c, upstreams += problem.to_voxels) {
+      T upstream[Voxels::kCount];
 #pragma unroll
-      for (int k = 0; k < kPerThread; ++k) {
-        upstream[k] = voxels.valid(k) ? load(gradient + c * to + voxels.index(k)) : 0;
+      for (int k = 0; k < Voxels::kCount; ++k) {
+        upstream[k] = voxels.valid(k) ? load(upstreams + voxels.offset(k)) : 0;
       }
       if (grad_displacement) {
 #pragma unroll
-        for (int k = 0; k < kPerThread; ++k) {
-          const auto corners = corners_of(moving + c * from, width, at[k]);
-          sum[k][0] += passed_on(upstream[k], corners.template derivative<0>(at[k]));
-          sum[k][1] += passed_on(upstream[k], corners.template derivative<1>(at[k]));
+        for (int k = 0; k < Voxels::kCount; ++k) {
+          T found[D];
+          at[k].derivatives(problem, moving + c * problem.from_voxels, found);
+          for (int d = 0; d < D; ++d) sum[k][d] += passed_on(upstream[k], found[d]);
         }
       }
       if (grad_moving) {
 #pragma unroll
-        for (int k = 0; k < kPerThread; ++k) {
+        for (int k = 0; k < Voxels::kCount; ++k) {
           if (!voxels.valid(k)) continue;
-          splat<D>(grad_moving + c * from, stride, at[k], upstream[k], kFirst, kLast,
-                   [](T* corner, T part) { atomicAdd(corner, part); });
+          at[k].add_to(problem, grad_moving + c * problem.from_voxels, upstream[k]);
         }
       }
     }
     if (!grad_displacement) return;
+    G* out = grad_displacement + voxels.sample * D * problem.to_voxels + voxels.first;
 #pragma unroll
-    for (int k = 0; k < kPerThread; ++k) {
+    for (int k = 0; k < Voxels::kCount; ++k) {
       if (!voxels.valid(k)) continue;
       for (int d = 0; d < D; ++d) {
-        store(grad_displacement + (voxels.n * D + d) * to + voxels.index(k), sum[k][d]);
+        G* to = out + d * problem.to_voxels + voxels.offset(k);
+        store(to, accumulate ? load(to) + sum[k][d] : sum[k][d]);
       }
     }
   });
 }
 
-// The box of moving voxels that a tile of the fixed grid reads.
+// The box of moving voxels that some voxels of the fixed grid reach.
+template <int D>
 struct Box {
-  double low[D], high[D];
+  int32_t low[D], high[D];
 
-  DIFFREG_DEVICE bool intersects(int64_t y, int64_t x) const {
-    return low[0] < y + kRows && high[0] >= y && low[1] < x + kColumns && high[1] >= x;
+  // Whether a tile of the moving grid has some of them.
+  DIFFREG_DEVICE bool meets(const int32_t* first) const {
+    bool all = true;
+    for (int k = 0; k < D; ++k) {
+      all &= low[k] < first[k] + SmallTiles<D>::extent(k) && high[k] >= first[k];
+    }
+    return all;
   }
 };
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
-    bounds_kernel(Problem problem, SmallTiles tiles,
-                  const S* displacement,  // (N, D, *to)
-                  Box* boxes) {           // (N, tiles)
-  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
-    const auto place = tiles.place(tile);
-    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
-    double reach[2 * D] = {-4e9, -4e9, -4e9, -4e9};  // highest, and lowest with its sign changed
-    if (inside(y, problem.to[0]) && inside(x, problem.to[1])) {
-      Neighbours<Arithmetic<S>> at[D];
-      locate_voxel(problem, displacement + place.plane * D * problem.to_voxels(), y, x, at);
-      for (int k = 0; k < D; ++k) {
-        reach[k] = at[k].high;
-        reach[D + k] = -at[k].low;
+// The box of all threads' boxes; thread 0 stores it.
+template <int D>
+DIFFREG_DEVICE void store_union(const Box<D>& own, Box<D>* whole) {
+  double reach[2 * D];  // highest, and lowest with its sign changed
+  for (int k = 0; k < D; ++k) {
+    reach[k] = own.high[k];
+    reach[D + k] = -double(own.low[k]);
+  }
+  reduce_block<2 * D, Max>(reach);
+  if (thread_index() != 0) return;
+  Box<D> found;
+  for (int k = 0; k < D; ++k) {
+    found.high[k] = static_cast<int32_t>(reach[k]);
+    found.low[k] = static_cast<int32_t>(-reach[D + k]);
+  }
+  store_raw(whole, found);
+}
+
+// Meets nothing.
+template <int D>
+DIFFREG_DEVICE Box<D> empty_box() {
+  Box<D> box;
+  for (int k = 0; k < D; ++k) {
+    box.low[k] = INT32_MAX;
+    box.high[k] = -1;
+  }
+  return box;
+}
+
+template <int D>
+DIFFREG_DEVICE void extend(Box<D>& box, int axis, int32_t low, int32_t high) {
+  box.low[axis] = low < box.low[axis] ? low : box.low[axis];
+  box.high[axis] = high > box.high[axis] ? high : box.high[axis];
+}
+
+// The voxels of one axis that a point's gradient goes to: 2, or of cubic interpolation 4.
+template <typename T, int count>
+struct Footprint {
+  int32_t index[count];
+  T weight[count];
+
+  Footprint() = default;
+  DIFFREG_DEVICE Footprint(const Sampling& sampling, T coordinate, T bad, int32_t size) {
+    if constexpr (count == 2) {
+      const Neighbours<T> at = warp::locate(sampling, coordinate, bad, size);
+      index[0] = at.low;
+      index[1] = at.high;
+      weight[0] = at.low_weight;
+      weight[1] = at.high_weight;
+    } else {
+      const CubicAxis<T> at(coordinate, bad, size, sampling.padding);
+      for (int k = 0; k < count; ++k) {
+        index[k] = at.tap(k).index;
+        weight[k] = at.tap(k).weight;
       }
     }
-    reduce_block<2 * D, Max>(reach);
-    if (thread_index() != 0) continue;
-    store_raw(boxes + tile, Box{{-reach[2], -reach[3]}, {reach[0], reach[1]}});
+  }
+
+  // Of all that go to one voxel.
+  DIFFREG_DEVICE T weight_at(int32_t voxel) const {
+    T sum = 0;
+    for (int k = 0; k < count; ++k) sum += index[k] == voxel ? weight[k] : T(0);
+    return sum;
+  }
+};
+
+template <int D, typename S, int count>
+DIFFREG_DEVICE void locate_footprint(const Problem<D>& problem,
+                                     const S* displacement,  // (D, *to) of one sample
+                                     const int32_t* voxel, Footprint<Arithmetic<S>, count>* at) {
+  const S* field = displacement + raster_index<D>(voxel, problem.to);
+  Arithmetic<S> shift[D];
+  for (int k = 0; k < D; ++k) shift[k] = load(field + k * problem.to_voxels);
+  const auto bad = poison_of<D>(shift);
+  for (int k = 0; k < D; ++k) {
+    at[k] = Footprint<Arithmetic<S>, count>(
+        problem.sampling, static_cast<Arithmetic<S>>(voxel[k]) + shift[k], bad, problem.from[k]);
+  }
+}
+
+template <int D, typename S, int count>
+__global__ void __launch_bounds__(kThreads, kResident)
+    boxes_kernel(Problem<D> problem, SmallTiles<D> tiles,
+                 const S* displacement,  // (N, D, *to)
+                 Box<D>* boxes) {        // (N, tiles)
+  for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+    auto place = tiles.place(tile);
+    move_to_thread<D>(place.first);
+    Box<D> box = empty_box<D>();
+    if (inside_all<D>(place.first, problem.to)) {
+      Footprint<Arithmetic<S>, count> at[D];
+      locate_footprint(problem, displacement + place.sample * D * problem.to_voxels, place.first,
+                       at);
+      for (int k = 0; k < D; ++k) {
+        for (int j = 0; j < count; ++j) extend(box, k, at[k].index[j], at[k].index[j]);
+      }
+    }
+    store_union(box, boxes + tile);
+  }
+}
+
+// Tiles of the fixed grid, and as many groups of them as a group has tiles: whoever looks for the
+// tiles that reach a place asks the groups first.
+struct Groups {
+  int64_t tiles, tiles_each, count;  // of a sample
+
+  explicit Groups(int64_t tiles_of_sample) : tiles(tiles_of_sample), tiles_each(1) {
+    while (tiles_each * tiles_each < tiles) ++tiles_each;
+    count = (tiles + tiles_each - 1) / tiles_each;
+  }
+  DIFFREG_DEVICE int64_t first(int64_t group) const { return group * tiles_each; }
+  DIFFREG_DEVICE int64_t end(int64_t group) const {
+    const int64_t next = first(group + 1);
+    return next < tiles ? next : tiles;
+  }
+};
+
+template <int D>
+__global__ void __launch_bounds__(kThreads, kResident)
+    groups_kernel(Groups groups, int64_t samples,
+                  const Box<D>* boxes,    // (N, tiles)
+                  Box<D>* group_boxes) {  // (N, groups)
+  for (int64_t index = blockIdx.x; index < samples * groups.count; index += gridDim.x) {
+    const int64_t sample = index / groups.count, group = index - sample * groups.count;
+    Box<D> box = empty_box<D>();
+    for (int64_t tile = groups.first(group) + thread_index(); tile < groups.end(group);
+         tile += kThreads) {
+      const Box<D> one = load_raw(boxes + sample * groups.tiles + tile);
+      for (int k = 0; k < D; ++k) extend(box, k, one.low[k], one.high[k]);
+    }
+    store_union(box, group_boxes + index);
+  }
+}
+
+// Calls run(tile) for the tiles of the fixed grid, in their order, that reach a tile of moving.
+template <int D, typename Run>
+DIFFREG_DEVICE void for_reaching_tiles(const Groups& groups, const int32_t* first,
+                                       const Box<D>* boxes,        // (tiles) of one sample
+                                       const Box<D>* group_boxes,  // (groups) of one sample
+                                       const Run& run) {
+  for (int64_t group = 0; group < groups.count; ++group) {
+    if (!load_raw(group_boxes + group).meets(first)) continue;
+    for (int64_t tile = groups.first(group); tile < groups.end(group); ++tile) {
+      if (load_raw(boxes + tile).meets(first)) run(tile);
+    }
   }
 }
 
 // The voxels of one tile of the fixed grid, staged in shared memory: where they scatter to, and
 // what.
-template <typename T>
+template <int D, typename T, int count>
 struct StagedTile {
-  Neighbours<T> at[kThreads][D];
+  Footprint<T, count> at[kThreads][D];
   T upstream[kThreads];
 };
 
 // A thread owns one voxel of the moving grid, and adds up what falls on it, tile by tile of the
 // fixed grid and voxel by voxel: the same bits at every run.
-template <typename S>
+template <int D, typename S, int count>
 __global__ void __launch_bounds__(kThreads, kResident)
-    gather_kernel(Problem problem, SmallTiles owned, SmallTiles tiles,
+    gather_kernel(Problem<D> problem, SmallTiles<D> owned, SmallTiles<D> tiles, Groups groups,
                   const S* gradient,             // (N, C, *to)
                   const S* displacement,         // (N, D, *to)
-                  const Box* boxes,              // (N, tiles)
+                  const Box<D>* boxes,           // (N, tiles)
+                  const Box<D>* group_boxes,     // (N, groups)
                   Arithmetic<S>* grad_moving) {  // (N, C, *from)
   using T = Arithmetic<S>;
-  using Shared = StagedTile<T>;
+  using Shared = StagedTile<D, T, count>;
   DIFFREG_SHARED(Shared, staged);
-  const int64_t stride[D] = {problem.from[1], 1};
   for (int64_t index = blockIdx.x; index < owned.count(); index += gridDim.x) {
     const auto place = owned.place(index);
-    const int64_t n = place.plane / problem.channels, to = problem.to_voxels();
-    const int64_t y = place.y + threadIdx.y, x = place.x + threadIdx.x;
-    T* own = grad_moving + place.plane * problem.from_voxels() + y * problem.from[1] + x;
-    T sum = 0;
-    for (int64_t tile = 0; tile < tiles.per_plane; ++tile) {
-      if (!load_raw(boxes + n * tiles.per_plane + tile).intersects(place.y, place.x)) continue;
-      const auto source = tiles.place(tile);
-      const int64_t from_y = source.y + threadIdx.y, from_x = source.x + threadIdx.x;
+    const int64_t plane = place.sample, n = plane / problem.channels;
+    int32_t own[D];
+    for (int k = 0; k < D; ++k) own[k] = place.first[k];
+    move_to_thread<D>(own);
+    const auto stage = [&](int64_t tile) {
+      auto source = tiles.place(tile);
+      move_to_thread<D>(source.first);
       const int me = thread_index();
       staged.upstream[me] = 0;
-      for (int k = 0; k < D; ++k) staged.at[me][k] = {};
-      if (inside(from_y, problem.to[0]) && inside(from_x, problem.to[1])) {
-        locate_voxel(problem, displacement + n * D * to, from_y, from_x, staged.at[me]);
-        staged.upstream[me] = load(gradient + place.plane * to + from_y * problem.to[1] + from_x);
+      if (!inside_all<D>(source.first, problem.to)) return;
+      locate_footprint(problem, displacement + n * D * problem.to_voxels, source.first,
+                       staged.at[me]);
+      staged.upstream[me] =
+          load(gradient + plane * problem.to_voxels + raster_index<D>(source.first, problem.to));
+    };
+    // The leading axes' weights are the same for a warp: most voxels are left by all of it.
+    const auto part_of = [&](int k) {
+      T part = staged.upstream[k];
+      for (int axis = 0; axis < D; ++axis) {
+        if (part == 0) return T(0);
+        const T weight = staged.at[k][axis].weight_at(own[axis]);
+        part = counted(part * weight, weight);
       }
-      __syncthreads();
-      for (int k = 0; k < kThreads; ++k) {
-        splat<D>(own - y * problem.from[1] - x, stride, staged.at[k], staged.upstream[k], y, y + 1,
-                 [&](T* corner, T part) { sum += corner == own ? part : T(0); });
-      }
-      __syncthreads();  // all threads have read this tile before the next one is staged
+      return part;
+    };
+    T sum = 0;
+    for_reaching_tiles(groups, place.first, boxes + n * groups.tiles,
+                       group_boxes + n * groups.count, [&](int64_t tile) {
+                         stage(tile);
+                         __syncthreads();
+                         for (int k = 0; k < kThreads; ++k) sum += part_of(k);
+                         __syncthreads();  // all have read this tile before the next is staged
+                       });
+    if (inside_all<D>(own, problem.from)) {
+      store(grad_moving + plane * problem.from_voxels + raster_index<D>(own, problem.from), sum);
     }
-    if (inside(y, problem.from[0]) && inside(x, problem.from[1])) store(own, sum);
   }
 }
+
+// Calls run(Point*) with the type of the points that `sampling` asks for.
+template <int D, typename T, typename Run>
+void dispatch_point(const Sampling& sampling, const Run& run) {
+  switch (sampling.interpolation) {
+    case Interpolation::nearest: return run(static_cast<NearestPoint<D, T>*>(nullptr));
+    case Interpolation::cubic: return run(static_cast<CubicPoint<D, T>*>(nullptr));
+    case Interpolation::linear:
+      dispatch_padding(sampling.padding, [&](auto padding) {
+        run(static_cast<LinearPoint<D, T, decltype(padding)::value>*>(nullptr));
+      });
+  }
+}
+template <typename Pointer>
+using PointOf = std::remove_pointer_t<Pointer>;
 
 }  // namespace
 
-template <typename S>
-void launch_forward(const Problem& problem, const S* moving, const S* displacement, S* warped,
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem, const S* moving, const S* displacement, S* warped,
                     void* stream) {
-  const ValueVoxels::FixedTiles tiles(problem.samples, problem.to[0], problem.to[1]);
-  dispatch_padding(problem.sampling.padding, [&](auto padding) {
-    DIFFREG_LAUNCH((forward_kernel<S, decltype(padding)::value>), tiles.count(), block_shape(),
-                   stream, problem, tiles, moving, displacement, warped);
+  const FixedTiles<D> tiles(problem.samples, problem.to);
+  dispatch_point<D, Arithmetic<S>>(problem.sampling, [&](auto* point) {
+    using Point = PointOf<decltype(point)>;
+    if constexpr (!std::is_same_v<Point, NearestPoint<D, Arithmetic<S>>>) {
+      DIFFREG_LAUNCH((forward_kernel<D, S, Point>), tiles.count(), block_shape(), stream, problem,
+                     tiles, moving, displacement, warped);
+    }
   });
 }
 
-template <typename V, typename U>
-void launch_nearest(const Problem& problem, V nan, const V* moving, const U* displacement,
+template <int D, typename V, typename U>
+void launch_nearest(const Problem<D>& problem, V nan, const V* moving, const U* displacement,
                     V* warped, void* stream) {
-  const ValueVoxels::FixedTiles tiles(problem.samples, problem.to[0], problem.to[1]);
-  DIFFREG_LAUNCH((nearest_kernel<V, U>), tiles.count(), block_shape(), stream, problem, tiles, nan,
-                 moving, displacement, warped);
+  const FixedTiles<D> tiles(problem.samples, problem.to);
+  DIFFREG_LAUNCH((nearest_kernel<D, V, U>), tiles.count(), block_shape(), stream, problem, tiles,
+                 nan, moving, displacement, warped);
 }
 
-template <bool is_linear, typename S>
-void launch_backward(const Problem& problem, const S* gradient, const S* moving,
-                     const S* displacement, Arithmetic<S>* grad_moving, S* grad_displacement,
-                     void* stream) {
-  const GradientVoxels::FixedTiles tiles(problem.samples, problem.to[0], problem.to[1]);
-  dispatch_padding(problem.sampling.padding, [&](auto padding) {
-    DIFFREG_LAUNCH((backward_kernel<S, is_linear, decltype(padding)::value>), tiles.count(),
-                   block_shape(), stream, problem, tiles, gradient, moving, displacement,
-                   grad_moving, grad_displacement);
-  });
-}
-
-template <typename S>
-void launch_backward(const Problem& problem, const S* gradient, const S* moving,
-                     const S* displacement, Arithmetic<S>* grad_moving, S* grad_displacement,
-                     void* stream) {
+template <int D, typename S, typename G>
+void launch_backward(const Problem<D>& problem, const G* gradient, const S* moving,
+                     const S* displacement, Arithmetic<S>* grad_moving, G* grad_displacement,
+                     bool accumulate, void* stream) {
   if (grad_moving) {
-    const int64_t voxels = problem.samples * problem.channels * problem.from_voxels();
+    const int64_t voxels = problem.samples * problem.channels * problem.from_voxels;
     zero(grad_moving, voxels * sizeof(Arithmetic<S>), stream);
   }
-  const auto launch = problem.sampling.interpolation == Interpolation::linear
-                          ? launch_backward<true, S>
-                          : launch_backward<false, S>;
-  launch(problem, gradient, moving, displacement, grad_moving, grad_displacement, stream);
+  const FixedTiles<D> tiles(problem.samples, problem.to);
+  dispatch_point<D, Arithmetic<S>>(problem.sampling, [&](auto* point) {
+    using Point = PointOf<decltype(point)>;
+    DIFFREG_LAUNCH((backward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream, problem,
+                   tiles, gradient, moving, displacement, grad_moving, grad_displacement,
+                   accumulate);
+  });
 }
 
-int64_t gather_doubles(const Problem& problem) {
-  const SmallTiles tiles(problem.samples, problem.to[0], problem.to[1]);
-  return tiles.count() * (sizeof(Box) / sizeof(double));
+template <int D>
+int64_t gather_doubles(const Problem<D>& problem) {
+  const SmallTiles<D> tiles(problem.samples, problem.to);
+  const Groups groups(tiles.per_sample);
+  return problem.samples * (groups.tiles + groups.count) * (sizeof(Box<D>) / sizeof(double));
 }
 
-template <typename S>
-void launch_gather(const Problem& problem, const S* gradient, const S* displacement,
+template <int count, int D, typename S>
+void launch_gather(const Problem<D>& problem, const S* gradient, const S* displacement,
                    double* workspace, Arithmetic<S>* grad_moving, void* stream) {
-  const SmallTiles tiles(problem.samples, problem.to[0], problem.to[1]);
-  const SmallTiles owned(problem.samples * problem.channels, problem.from[0], problem.from[1]);
-  Box* boxes = reinterpret_cast<Box*>(workspace);
-  DIFFREG_LAUNCH(bounds_kernel<S>, tiles.count(), block_shape(), stream, problem, tiles,
+  const SmallTiles<D> tiles(problem.samples, problem.to);
+  const SmallTiles<D> owned(problem.samples * problem.channels, problem.from);
+  const Groups groups(tiles.per_sample);
+  Box<D>* boxes = reinterpret_cast<Box<D>*>(workspace);
+  Box<D>* group_boxes = boxes + tiles.count();
+  DIFFREG_LAUNCH((boxes_kernel<D, S, count>), tiles.count(), block_shape(), stream, problem, tiles,
                  displacement, boxes);
-  DIFFREG_LAUNCH(gather_kernel<S>, owned.count(), block_shape(), stream, problem, owned, tiles,
-                 gradient, displacement, boxes, grad_moving);
+  DIFFREG_LAUNCH(groups_kernel<D>, problem.samples * groups.count, block_shape(), stream, groups,
+                 problem.samples, boxes, group_boxes);
+  DIFFREG_LAUNCH((gather_kernel<D, S, count>), owned.count(), block_shape(), stream, problem, owned,
+                 tiles, groups, gradient, displacement, boxes, group_boxes, grad_moving);
 }
 
-#define DIFFREG_NEAREST(V, S) \
-  template void launch_nearest(const Problem&, V, const V*, const S*, V*, void*);
-#define DIFFREG_INSTANCES(S)                                                                       \
-  template void launch_forward(const Problem&, const S*, const S*, S*, void*);                     \
-  template void launch_backward(const Problem&, const S*, const S*, const S*, Arithmetic<S>*, S*,  \
-                                void*);                                                            \
-  template void launch_gather(const Problem&, const S*, const S*, double*, Arithmetic<S>*, void*); \
-  DIFFREG_NEAREST(uint8_t, S)                                                                      \
-  DIFFREG_NEAREST(uint16_t, S)                                                                     \
-  DIFFREG_NEAREST(uint32_t, S)                                                                     \
-  DIFFREG_NEAREST(uint64_t, S)                                                                     \
-  DIFFREG_NEAREST(TwoWords, S)
-DIFFREG_INSTANCES(float)
-DIFFREG_INSTANCES(double)
-DIFFREG_INSTANCES(Half)
-DIFFREG_INSTANCES(BFloat16)
+template <int D, typename S>
+void launch_gather(const Problem<D>& problem, const S* gradient, const S* displacement,
+                   double* workspace, Arithmetic<S>* grad_moving, void* stream) {
+  const auto launch = problem.sampling.interpolation == Interpolation::cubic
+                          ? launch_gather<4, D, S>
+                          : launch_gather<2, D, S>;
+  launch(problem, gradient, displacement, workspace, grad_moving, stream);
+}
+
+#define DIFFREG_NEAREST(D, V, S) \
+  template void launch_nearest(const Problem<D>&, V, const V*, const S*, V*, void*);
+#define DIFFREG_BACKWARD(D, S, G)                                                                \
+  template void launch_backward(const Problem<D>&, const G*, const S*, const S*, Arithmetic<S>*, \
+                                G*, bool, void*);
+#define DIFFREG_INSTANCES(D, S)                                                               \
+  template void launch_forward(const Problem<D>&, const S*, const S*, S*, void*);             \
+  template void launch_gather(const Problem<D>&, const S*, const S*, double*, Arithmetic<S>*, \
+                              void*);                                                         \
+  DIFFREG_BACKWARD(D, S, S)                                                                   \
+  DIFFREG_NEAREST(D, uint8_t, S)                                                              \
+  DIFFREG_NEAREST(D, uint16_t, S)                                                             \
+  DIFFREG_NEAREST(D, uint32_t, S)                                                             \
+  DIFFREG_NEAREST(D, uint64_t, S)                                                             \
+  DIFFREG_NEAREST(D, TwoWords, S)
+#define DIFFREG_DIMENSIONS(D)                         \
+  template int64_t gather_doubles(const Problem<D>&); \
+  DIFFREG_INSTANCES(D, float)                         \
+  DIFFREG_INSTANCES(D, double)                        \
+  DIFFREG_INSTANCES(D, Half)                          \
+  DIFFREG_INSTANCES(D, BFloat16)                      \
+  DIFFREG_BACKWARD(D, Half, float)                    \
+  DIFFREG_BACKWARD(D, BFloat16, float)
+DIFFREG_DIMENSIONS(2)
+DIFFREG_DIMENSIONS(3)
 
 }  // namespace diffreg::warp

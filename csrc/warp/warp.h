@@ -18,10 +18,10 @@ constexpr Named<Interpolation> kInterpolations[] = {{"linear", Interpolation::li
                                                     {"nearest", Interpolation::nearest},
                                                     {"cubic", Interpolation::cubic}};
 
-// Calls run(padding) with the padding as a type. The CUDA kernels have no reflection yet.
+// Calls run(padding) with the padding as a type.
 template <typename Run>
 void dispatch_padding(Padding padding, const Run& run) {
-  dispatch_value<Padding::border, Padding::zeros>(padding, run);
+  dispatch_value<Padding::border, Padding::zeros, Padding::reflection>(padding, run);
 }
 
 struct Sampling {
@@ -45,10 +45,12 @@ struct Neighbours {
   T low_weight, high_weight;
   T low_slope, high_slope;
 
-  // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit: x + -0 is x.
+  // A voxel of weight 0 does not count, so that warp(I, 0) is I to the bit: x + -0 is x. The low
+  // one has none under zeros alone: else the caller may say that it `counts`.
+  template <bool counts = false>
   DIFFREG_HD T interpolate(T at_low, T at_high) const {
-    return low_weight * unless_zero(low_weight, at_low, T(0)) +
-           high_weight * unless_zero(high_weight, at_high, -T(0));
+    if constexpr (!counts) at_low = unless_zero(low_weight, at_low, T(0));
+    return low_weight * at_low + high_weight * unless_zero(high_weight, at_high, -T(0));
   }
   DIFFREG_HD T differentiate(T at_low, T at_high) const {
     return low_slope * unless_zero(low_slope, at_low, T(0)) +
@@ -72,7 +74,7 @@ struct Mirrored {
 
   DIFFREG_HD Mirrored(T outside, T last) {
     const T period = last > 0 ? 2 * last : T(1);
-    const T turns = std::floor(outside / period);
+    const T turns = std::floor(quotient(outside, period));
     const T within = outside - period * turns;
     const bool back = within > last;
     coordinate = back ? period - within : within;
@@ -97,7 +99,7 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
     // No && here, nor below: a branch in 3-D is one too many for GCC to vectorise the loop.
     const T slope = sign * ((coordinate > 0) & (coordinate < last) ? T(1) : T(0)) + bad;
     const T raised = coordinate > 0 ? coordinate : T(0);
-    const T inside = raised < last ? raised : last;
+    const T inside = smaller(raised, last);
     const int32_t low = static_cast<int32_t>(inside);
     const T fraction = inside - static_cast<T>(low) + bad;
     return {low, low + (low + 1 < size), 1 - fraction, fraction, -slope, slope};
@@ -126,7 +128,7 @@ DIFFREG_HD Neighbours<T> nearest(T coordinate, T bad, int32_t size, Padding padd
       padding == Padding::reflection ? Mirrored<T>(coordinate, last).coordinate : coordinate;
   const T rounded = std::floor(mirrored + T(0.5));
   const T raised = rounded > 0 ? rounded : T(0);
-  const T inside = raised < last ? raised : last;
+  const T inside = smaller(raised, last);
   const int32_t index = static_cast<int32_t>(inside);
   const T weight = (padding != Padding::zeros || inside == rounded ? T(1) : T(0)) + bad;
   return {index, index, weight, bad, bad, bad};
@@ -168,23 +170,33 @@ struct Corners {
     read<0, 0>(image, stride, at);
   }
 
-  DIFFREG_HD T value(const Neighbours<T>* at) const { return contract<D>(voxel, at); }
+  // `counts`: each axis' low voxel does, as in Neighbours.
+  template <bool counts = false>
+  DIFFREG_HD T value(const Neighbours<T>* at) const {
+    return contract<D, counts>(voxel, at);
+  }
 
-  // Derivative of the value by the coordinate of axis `By`.
-  template <int By>
+  // Derivative of the value by the coordinate of axis `By`. Where the low voxels count, slopes are
+  // each other's opposite, and are multiplied by in the end: the same bits.
+  template <int By, bool counts = false>
   DIFFREG_HD T derivative(const Neighbours<T>* at) const {
-    return contract<By>(voxel, at);
+    const T found = contract<By, counts>(voxel, at);
+    return counts ? passed_on(at[By].high_slope, found) : found;
   }
 
  private:
-  template <int By, int Axis = 0>
+  template <int By, bool counts, int Axis = 0>
   DIFFREG_HD static T contract(const T* corner, const Neighbours<T>* at) {
     if constexpr (Axis == D) {
       return *corner;
     } else {
-      const T low = contract<By, Axis + 1>(corner, at);
-      const T high = contract<By, Axis + 1>(corner + (1 << (D - 1 - Axis)), at);
-      return Axis == By ? at[Axis].differentiate(low, high) : at[Axis].interpolate(low, high);
+      const T low = contract<By, counts, Axis + 1>(corner, at);
+      const T high = contract<By, counts, Axis + 1>(corner + (1 << (D - 1 - Axis)), at);
+      if constexpr (Axis != By) {
+        return at[Axis].template interpolate<counts>(low, high);
+      } else {
+        return counts ? high - low : at[Axis].differentiate(low, high);
+      }
     }
   }
 

@@ -69,8 +69,9 @@ void forward_cubic(const Grids<D>& grids, Padding padding,
     for_cubic_row(grids, displacement + n * D * grids.to_voxels, padding, row,
                   [&](int64_t voxel, const CubicTaps<T>* at) {
                     for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
-                      warped[c * grids.to_voxels + voxel] =
-                          contract<D>(moving + c * grids.from_voxels, grids.stride, at, -1);
+                      T value[1];
+                      contract<D>(moving + c * grids.from_voxels, grids.stride, at, value);
+                      warped[c * grids.to_voxels + voxel] = value[0];
                     }
                   });
   });
@@ -123,10 +124,10 @@ void add_to_displacement_cubic(const Grids<D>& grids, Padding padding, bool accu
                   [&](int64_t voxel, const CubicTaps<T>* at) {
                     for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
                       const T upstream = gradient[c * grids.to_voxels + voxel];
-                      const T* image = moving + c * grids.from_voxels;
+                      T found[1 + D];
+                      contract<D>(moving + c * grids.from_voxels, grids.stride, at, found);
                       for (int k = 0; k < D; ++k) {
-                        out[k * grids.to_voxels + voxel] +=
-                            passed_on(upstream, contract<D>(image, grids.stride, at, k));
+                        out[k * grids.to_voxels + voxel] += passed_on(upstream, found[1 + k]);
                       }
                     }
                   });

@@ -10,26 +10,37 @@ namespace {
 
 using namespace diffreg::cuda;
 
-Problem make_problem(const Device& device, const Tensor& moving, const Tensor& displacement,
-                     const std::string& interpolation, const std::string& padding) {
-  const Sampling sampling = with_kernel(parse_sampling(interpolation, padding));
+void check(const Device& device, const Tensor& moving, const Tensor& displacement) {
   check_image(device, "moving", moving);
   check_displacement(device, displacement);
   check_pair(moving, displacement);
-  Problem problem{moving.size(0), moving.size(1), {}, {}, sampling};
-  for (int k = 0; k < D; ++k) {
-    problem.from[k] = moving.size(2 + k);
-    problem.to[k] = displacement.size(2 + k);
-  }
-  return problem;
+}
+
+// Calls run(problem), of as many axes as the displacement has.
+template <typename Run>
+void with_problem(const Tensor& moving, const Tensor& displacement, const Sampling& sampling,
+                  const Run& run) {
+  dispatch_dimensions(displacement, [&](auto dimensions) {
+    constexpr int D = decltype(dimensions)::value;
+    Problem<D> problem{moving.size(0), moving.size(1), {}, {}, 1, 1, sampling};
+    for (int k = 0; k < D; ++k) {
+      problem.from[k] = static_cast<int32_t>(moving.size(2 + k));
+      problem.to[k] = static_cast<int32_t>(displacement.size(2 + k));
+      problem.from_voxels *= problem.from[k];
+      problem.to_voxels *= problem.to[k];
+    }
+    run(problem);
+  });
 }
 
 std::vector<int64_t> warped_shape(const Tensor& moving, const Tensor& displacement) {
-  return {moving.size(0), moving.size(1), displacement.size(2), displacement.size(3)};
+  auto shape = sizes_of(displacement);
+  shape[1] = moving.size(1);
+  return shape;
 }
 
-template <typename V, typename U>
-void nearest(const Problem& problem, const Tensor& image, const U* displacement, Tensor& warped,
+template <typename V, int D, typename U>
+void nearest(const Problem<D>& problem, const Tensor& image, const U* displacement, Tensor& warped,
              void* stream) {
   const auto bytes = not_a_number(image);
   V nan;
@@ -37,8 +48,8 @@ void nearest(const Problem& problem, const Tensor& image, const U* displacement,
   launch_nearest(problem, nan, data<V>(image), displacement, output<V>(warped), stream);
 }
 
-template <typename U>
-void nearest_of_any(const Problem& problem, const Tensor& image, const U* displacement,
+template <int D, typename U>
+void nearest_of_any(const Problem<D>& problem, const Tensor& image, const U* displacement,
                     Tensor& warped, void* stream) {
   switch (image.element_size()) {
     case 1: return nearest<uint8_t>(problem, image, displacement, warped, stream);
@@ -53,20 +64,23 @@ void nearest_of_any(const Problem& problem, const Tensor& image, const U* displa
 Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
                std::string padding) {
   const Device device(displacement);
-  const Problem problem = make_problem(device, moving, displacement, interpolation, padding);
-  if (problem.sampling.interpolation == Interpolation::linear)
+  const Sampling sampling = parse_sampling(interpolation, padding);
+  check(device, moving, displacement);
+  if (sampling.interpolation != Interpolation::nearest) {
     check_dtype("displacement", displacement, moving.scalar_type());
+  }
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor field = torch::stable::contiguous(displacement);
   Tensor warped = torch::stable::new_empty(image, warped_shape(moving, displacement));
   if (warped.numel() == 0) return warped;
   dispatch_storage("displacement", field, [&](auto zero) {
     using S = decltype(zero);
-    if (problem.sampling.interpolation == Interpolation::linear) {
+    with_problem(image, field, sampling, [&](const auto& problem) {
+      if (sampling.interpolation == Interpolation::nearest) {
+        return nearest_of_any(problem, image, data<S>(field), warped, device.stream());
+      }
       launch_forward(problem, data<S>(image), data<S>(field), output<S>(warped), device.stream());
-    } else {
-      nearest_of_any(problem, image, data<S>(field), warped, device.stream());
-    }
+    });
   });
   return warped;
 }
@@ -76,7 +90,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
                                     std::string padding, bool need_moving, bool need_displacement,
                                     bool deterministic) {
   const Device device(displacement);
-  const Problem problem = make_problem(device, moving, displacement, interpolation, padding);
+  const Sampling sampling = parse_sampling(interpolation, padding);
+  check(device, moving, displacement);
   const auto dtype = moving.scalar_type();
   check_dtype("displacement", displacement, dtype);
   const Tensor upstream =
@@ -97,15 +112,17 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
     T* to_moving = need_moving ? output<T>(sum) : nullptr;
     S* to_displacement = need_displacement ? output<S>(grad_displacement) : nullptr;
     const bool gather = deterministic && need_moving;
-    if (gather) {
-      const Tensor boxes = workspace(field, gather_doubles(problem));
-      launch_gather(problem, data<S>(upstream), data<S>(field),
-                    static_cast<double*>(boxes.mutable_data_ptr()), to_moving, device.stream());
-    }
-    if (need_displacement || (need_moving && !gather)) {
-      launch_backward(problem, data<S>(upstream), data<S>(image), data<S>(field),
-                      gather ? nullptr : to_moving, to_displacement, device.stream());
-    }
+    with_problem(image, field, sampling, [&](const auto& problem) {
+      if (gather) {
+        const Tensor boxes = workspace(field, gather_doubles(problem));
+        launch_gather(problem, data<S>(upstream), data<S>(field),
+                      static_cast<double*>(boxes.mutable_data_ptr()), to_moving, device.stream());
+      }
+      if (need_displacement || (need_moving && !gather)) {
+        launch_backward(problem, data<S>(upstream), data<S>(image), data<S>(field),
+                        gather ? nullptr : to_moving, to_displacement, false, device.stream());
+      }
+    });
     if (need_moving) grad_moving = torch::stable::to(sum, dtype);
   });
   return {grad_moving, grad_displacement};

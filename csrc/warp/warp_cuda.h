@@ -1,20 +1,18 @@
-// The launchers of warp.cu. All tensors are contiguous; a pointer that is null stands for a
-// gradient that nobody asked for.
+// The launchers of warp.cu, of images (D = 2) and volumes (D = 3). All tensors are contiguous; a
+// pointer that is null stands for a gradient that nobody asked for.
 #pragma once
 
-#include "../common/dimensions.h"
 #include "../common/storage.h"
 #include "warp.h"
 
 namespace diffreg::warp {
 
+template <int D>
 struct Problem {
   int64_t samples, channels;
-  int64_t from[D], to[D];  // sizes of the moving and of the fixed grid
+  int32_t from[D], to[D];  // sizes of the moving and of the fixed grid
+  int64_t from_voxels, to_voxels;
   Sampling sampling;
-
-  DIFFREG_HD int64_t from_voxels() const { return from[0] * from[1]; }
-  DIFFREG_HD int64_t to_voxels() const { return to[0] * to[1]; }
 };
 
 // A voxel of any dtype is one of uint8_t, uint16_t, uint32_t, uint64_t or this.
@@ -22,35 +20,38 @@ struct alignas(16) TwoWords {
   uint64_t low, high;
 };
 
-template <typename S>
-void launch_forward(const Problem& problem,
+// Linear or cubic.
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem,
                     const S* moving,        // (N, C, *from)
                     const S* displacement,  // (N, D, *to)
                     S* warped,              // (N, C, *to)
                     void* stream);
 
-template <typename V, typename U>
-void launch_nearest(const Problem& problem, V nan,
+template <int D, typename V, typename U>
+void launch_nearest(const Problem<D>& problem, V nan,
                     const V* moving,        // (N, C, *from)
                     const U* displacement,  // (N, D, *to)
                     V* warped,              // (N, C, *to)
                     void* stream);
 
-// The gradient to moving adds up in any order.
-template <typename S>
-void launch_backward(const Problem& problem,
-                     const S* gradient,           // (N, C, *to)
+// The gradient to moving adds up in any order. That to the displacement is added to what is there
+// where it is to `accumulate`. G is S, or the arithmetic's type, for what is not to be rounded yet.
+template <int D, typename S, typename G>
+void launch_backward(const Problem<D>& problem,
+                     const G* gradient,           // (N, C, *to)
                      const S* moving,             // (N, C, *from)
                      const S* displacement,       // (N, D, *to)
                      Arithmetic<S>* grad_moving,  // (N, C, *from) or null
-                     S* grad_displacement,        // (N, D, *to) or null
-                     void* stream);
+                     G* grad_displacement,        // (N, D, *to) or null
+                     bool accumulate, void* stream);
 
 // Doubles of workspace for the gradient to moving in a fixed order.
-int64_t gather_doubles(const Problem& problem);
+template <int D>
+int64_t gather_doubles(const Problem<D>& problem);
 
-template <typename S>
-void launch_gather(const Problem& problem,
+template <int D, typename S>
+void launch_gather(const Problem<D>& problem,
                    const S* gradient,           // (N, C, *to)
                    const S* displacement,       // (N, D, *to)
                    double* workspace,           // (gather_doubles)

@@ -1,9 +1,11 @@
-// CPU only: the neighbours of some voxels of a row at once, for what goes on voxel by voxel.
+// CPU only: the neighbours of some voxels of a row at once, for what goes on voxel by voxel; of
+// cubic interpolation, in plain loops, those of one.
 #pragma once
 
 #include <algorithm>
 
 #include "../common/parallel.h"
+#include "cubic.h"
 #include "warp_rows.h"
 
 namespace diffreg::warp {
@@ -63,6 +65,27 @@ void for_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one s
                              run(voxel + i, at);
                            }
                          });
+}
+
+// Calls run(voxel, taps) for the voxels of one row (axis 0) of the fixed grid.
+template <int D, typename T, typename Run>
+void for_cubic_row(const Grids<D>& grids, const T* displacement, Padding padding, int64_t row,
+                   const Run& run) {
+  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
+    for (int64_t x = 0; x < grids.to[D - 1]; ++x) {
+      T shift[D], bad = 0;
+      for (int k = 0; k < D; ++k) {
+        shift[k] = line.component[k * grids.to_voxels + x];
+        bad += poison(shift[k]);
+      }
+      CubicTaps<T> at[D];
+      for (int k = 0; k < D; ++k) {
+        const T from = static_cast<T>(k == D - 1 ? x : line.index[k]);
+        at[k] = CubicTaps<T>({from + shift[k], bad, static_cast<int32_t>(grids.from[k]), padding});
+      }
+      run(line.voxel + x, at);
+    }
+  });
 }
 
 // Calls run(sample, row) for every row (axis 0) of the fixed grid, in parallel.

@@ -50,10 +50,10 @@ def warp(
         moving: image (N, C, *S_moving), any floating dtype; any dtype at all with "nearest".
         displacement: (N, D, *S), voxels of the moving grid, any floating dtype. D = 2 or 3.
         interpolation: "linear"; "nearest", floor(p + 1/2), without gradient to `displacement`; or
-            "cubic", the separable kernel of Keys with a = -0.75, for the CPU.
-        padding: "border" repeats the outermost voxels, "zeros" reads 0 outside, "reflection", for
-            the CPU, mirrors about the outermost voxel centres, with period 2 (n - 1); an axis of
-            one voxel is that voxel.
+            "cubic", the separable kernel of Keys with a = -0.75.
+        padding: "border" repeats the outermost voxels, "zeros" reads 0 outside, "reflection"
+            mirrors about the outermost voxel centres, with period 2 (n - 1); an axis of one voxel
+            is that voxel.
 
     Returns:
         The warped image (N, C, *S), in the dtype of `moving`. Half types are computed in float32.
@@ -92,7 +92,6 @@ def _check(
     check_displacement(displacement)
     check_image("moving", moving, any_dtype=interpolation == "nearest")
     check_axes("displacement", displacement, "moving", moving)
-    check_kernel(moving, interpolation, padding)
     if moving.shape[0] != displacement.shape[0]:
         raise ValueError(
             f"displacement must have the batch size of moving, {moving.shape[0]}, got "
@@ -103,15 +102,6 @@ def _check(
     check_same_device("displacement", displacement, "moving", moving)
     if moving.requires_grad and torch.is_grad_enabled():
         check_floating("moving that requires a gradient", moving)
-
-
-def check_kernel(moving: torch.Tensor, interpolation: str, padding: str) -> None:
-    """Raises where the image's device has no kernel for these."""
-    if moving.is_cuda and (interpolation == "cubic" or padding == "reflection"):
-        raise NotImplementedError(
-            f"interpolation={interpolation!r} with padding={padding!r} has no CUDA kernel: move "
-            "the tensors to the CPU, or call warp_reference"
-        )
 
 
 def warp_reference(

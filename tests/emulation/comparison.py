@@ -249,8 +249,8 @@ def warp_cases() -> Iterator[Case]:
         (True, True, True),
         (True, False, True),
     )
-    for interpolation in ("linear", "nearest"):
-        for padding in ("border", "zeros"):
+    for interpolation in ("linear", "nearest", "cubic"):
+        for padding in ("border", "zeros", "reflection"):
             options = (interpolation, padding)
             name = f"warp-{interpolation}-{padding}"
             yield Case(name, "warp", moving_and_field, options, needs=everything, tile=(16, 64))

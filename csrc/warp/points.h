@@ -1,0 +1,140 @@
+// CUDA only: where a voxel of the fixed grid lands on the moving grid, for each interpolation, and
+// what follows there: the value, its derivatives, and the adjoint.
+#pragma once
+
+#include "corners.h"
+#include "cubic.h"
+#include "warp_cuda.h"
+
+namespace diffreg::warp {
+
+// Voxels from one to the next along each axis of the moving grid.
+template <int D>
+struct Strides {
+  int64_t along[D];
+
+  DIFFREG_DEVICE explicit Strides(const int32_t* size) {
+    along[D - 1] = 1;
+    for (int k = D - 1; k > 0; --k) along[k - 1] = along[k] * size[k];
+  }
+};
+
+// NaN where a component is not finite.
+template <int D, typename T>
+DIFFREG_DEVICE T poison_of(const T* shift) {
+  T bad = poison(shift[0]);
+  for (int k = 1; k < D; ++k) bad += poison(shift[k]);
+  return bad;
+}
+
+// Every row is owned.
+constexpr int64_t kFirstRow = INT64_MIN, kLastRow = INT64_MAX;
+
+template <typename T>
+DIFFREG_DEVICE void add_in_any_order(T* voxel, T part) {
+  atomicAdd(voxel, part);
+}
+
+template <int D, typename T, Padding padding>
+struct LinearPoint {
+  static constexpr int kSteps = D == 2 ? 2 : 1, kBackwardSteps = 1, kBlocks = kResident;
+  static constexpr int kTogether = D == 3 && sizeof(T) == 8 ? 1 : 2;
+  static constexpr bool kCounts = padding != Padding::zeros;
+  Neighbours<T> at[D];
+
+  LinearPoint() = default;
+  DIFFREG_DEVICE LinearPoint(const Problem<D>& problem, const int32_t* start, const T* shift) {
+    const T bad = poison_of<D>(shift);
+    for (int k = 0; k < D; ++k) {
+      at[k] = linear(static_cast<T>(start[k]) + shift[k], bad, problem.from[k], padding);
+    }
+  }
+
+  template <typename S>
+  DIFFREG_DEVICE T value(const Problem<D>& problem, const S* image) const {
+    return corners_of<D>(image, problem.from, at).template value<kCounts>(at);
+  }
+  template <typename S>
+  DIFFREG_DEVICE void derivatives(const Problem<D>& problem, const S* image, T* found) const {
+    const auto corners = corners_of<D>(image, problem.from, at);
+    found[0] = corners.template derivative<0, kCounts>(at);
+    found[1] = corners.template derivative<1, kCounts>(at);
+    if constexpr (D == 3) found[2] = corners.template derivative<2, kCounts>(at);
+  }
+  DIFFREG_DEVICE void add_to(const Problem<D>& problem, T* image, T gradient) const {
+    splat<D>(image, Strides<D>(problem.from).along, at, gradient, kFirstRow, kLastRow,
+             add_in_any_order<T>);
+  }
+};
+
+template <int D, typename T>
+struct NearestPoint {
+  static constexpr int kSteps = 2, kBackwardSteps = 1, kTogether = 2, kBlocks = kResident;
+  int64_t voxel;
+  T weight, bad;
+
+  NearestPoint() = default;
+  DIFFREG_DEVICE NearestPoint(const Problem<D>& problem, const int32_t* start, const T* shift)
+      : voxel(0), weight(1), bad(poison_of<D>(shift)) {
+    const Strides<D> strides(problem.from);
+    for (int k = 0; k < D; ++k) {
+      const Neighbours<T> at = nearest(static_cast<T>(start[k]) + shift[k], bad, problem.from[k],
+                                       problem.sampling.padding);
+      voxel += at.low * strides.along[k];
+      weight *= at.low_weight;
+    }
+  }
+
+  // 0, or NaN, under any padding.
+  template <typename S>
+  DIFFREG_DEVICE void derivatives(const Problem<D>&, const S*, T* found) const {
+    for (int k = 0; k < D; ++k) found[k] = bad;
+  }
+  DIFFREG_DEVICE void add_to(const Problem<D>&, T* image, T gradient) const {
+    if (weight != 0 && gradient != 0) add_in_any_order(image + voxel, weight * gradient);
+  }
+};
+
+// What is stored as S, read as what is computed with.
+template <typename S>
+struct Loaded {
+  const S* data;
+
+  DIFFREG_DEVICE Loaded operator+(int64_t step) const { return {data + step}; }
+  DIFFREG_DEVICE Arithmetic<S> operator*() const { return load(data); }
+};
+
+template <int D, typename T>
+struct CubicPoint {
+  static constexpr int kSteps = 1, kBackwardSteps = 1, kTogether = 1, kBlocks = 1;
+  CubicAxis<T> at[D];
+
+  CubicPoint() = default;
+  DIFFREG_DEVICE CubicPoint(const Problem<D>& problem, const int32_t* start, const T* shift) {
+    const T bad = poison_of<D>(shift);
+    for (int k = 0; k < D; ++k) {
+      at[k] = CubicAxis<T>(static_cast<T>(start[k]) + shift[k], bad, problem.from[k],
+                           problem.sampling.padding);
+    }
+  }
+
+  template <typename S>
+  DIFFREG_DEVICE T value(const Problem<D>& problem, const S* image) const {
+    T found[1];
+    contract<D>(Loaded<S>{image}, Strides<D>(problem.from).along, at, found);
+    return found[0];
+  }
+  template <typename S>
+  DIFFREG_DEVICE void derivatives(const Problem<D>& problem, const S* image, T* found) const {
+    T all[1 + D];
+    contract<D>(Loaded<S>{image}, Strides<D>(problem.from).along, at, all);
+    for (int k = 0; k < D; ++k) found[k] = all[1 + k];
+  }
+  DIFFREG_DEVICE void add_to(const Problem<D>& problem, T* image, T gradient) const {
+    if (gradient == 0) return;
+    splat_cubic<D>(image, Strides<D>(problem.from).along, at, gradient, kFirstRow, kLastRow,
+                   add_in_any_order<T>);
+  }
+};
+
+}  // namespace diffreg::warp
