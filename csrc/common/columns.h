@@ -10,7 +10,7 @@
 
 namespace diffreg {
 
-constexpr int kMarchLayers = 32;  // of a strip, halo included
+constexpr int kMarchLayers = 32;  // of a strip, halo included; fewer where there are few tiles
 constexpr int kBatch = 4;         // layers whose loads are in flight at once
 
 // Sizes of an image in 32 bits. Drivers check that they fit, a volume's plane included.
@@ -52,22 +52,24 @@ struct Across {
 // The strips of all images (an image's channel or a field's sample), numbered along the last axis
 // first. Their halo: `left` and `right` lanes, there for the others' shuffles, the first `top`
 // layers, for those that follow, and in a volume `above` and `below` rows. In 2-D a tile, which is
-// a block's, is eight strips, a warp each; in 3-D one strip of eight rows.
-template <int D, int left, int right, int top, int above = 0, int below = 0>
+// a block's, is eight strips, a warp each; in 3-D one strip of eight rows. A lane has a column, or
+// more that are adjacent.
+template <int D, int left, int right, int top, int above = 0, int below = 0, int columns = 1>
 struct Strips {
-  static constexpr int kOwnedColumns = kColumns - left - right;
-  static constexpr int kOwnedLayers = kMarchLayers - top;
+  static constexpr int kOwnedColumns = (kColumns - left - right) * columns;
   static constexpr int kOwnedRows = kRows - above - below;
 
   int64_t images;
   Extent<D> extent;
+  int32_t owned_layers;
   int32_t across, along;  // strips beside one another along the last axis, and along the rows
   int64_t per_image;      // tiles
 
-  Strips(int64_t images, const int64_t* size) : images(images), extent(size), along(1) {
+  Strips(int64_t images, const int64_t* size, int32_t layers = kMarchLayers)
+      : images(images), extent(size), owned_layers(layers - top), along(1) {
     const auto parts = [](int32_t size, int32_t of) { return (size + of - 1) / of; };
     across = parts(extent.width(), kOwnedColumns);
-    const int64_t down = parts(extent.layers(), kOwnedLayers);
+    const int64_t down = parts(extent.layers(), owned_layers);
     if constexpr (D == 2) {
       per_image = (across * down + kWarps - 1) / kWarps;
     } else {
@@ -96,21 +98,32 @@ struct Strips {
     const int64_t row = strip / across;
     bool owns = left <= lane && lane < kColumns - right;
     Across<D> column;
-    column.at[D - 2] = static_cast<int32_t>(strip - row * across) * kOwnedColumns + lane - left;
+    column.at[D - 2] =
+        static_cast<int32_t>(strip - row * across) * kOwnedColumns + (lane - left) * columns;
     int64_t down = row;
     if constexpr (D == 3) {
       down = row / along;
       column.at[0] = static_cast<int32_t>(row - down * along) * kOwnedRows + warp - above;
       owns &= above <= warp && warp < kRows - below;
     }
-    const int64_t start = down * kOwnedLayers;
+    const int64_t start = down * owned_layers;
     const int32_t layers = extent.layers();
     const int32_t first = start < layers ? static_cast<int32_t>(start) : layers;
     return {image,  within,
-            first,  first < layers - kOwnedLayers ? first + kOwnedLayers : layers,
+            first,  first < layers - owned_layers ? first + owned_layers : layers,
             column, owns && column.inside(extent)};
   }
 };
+
+// Short strips where long ones would not keep a large GPU busy: a strip pays for the layers beside
+// it.
+template <typename Shape>
+Shape fitted_strips(int64_t images, const int64_t* size) {
+  constexpr int64_t kEnough = 512;  // tiles
+  int32_t layers = kMarchLayers;
+  while (layers > 8 && Shape(images, size, layers).count() < kEnough) layers /= 2;
+  return Shape(images, size, layers);
+}
 
 // A column of an image to read; beyond the image its border repeats. No image, no column.
 template <int D, typename S>

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #define DIFFREG_INLINE __attribute__((always_inline)) inline
@@ -27,6 +28,9 @@
 #endif
 
 namespace diffreg {
+
+template <typename T>
+constexpr T kSmallestNormal = std::numeric_limits<T>::min();
 
 // a / b. A GPU divides floats to two units in the last place, in half the instructions; by more
 // than 2^126, to 0.
@@ -132,6 +136,19 @@ DIFFREG_HD T square_root(T a) {
   }
 #endif
   return std::sqrt(a);
+}
+
+// 1 / sqrt(a), for an `a` that is not below the smallest normal number.
+template <typename T>
+DIFFREG_HD T inverse_root(T a) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 4) {
+    T root;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(a));
+    return root;
+  }
+#endif
+  return 1 / std::sqrt(a);
 }
 
 }  // namespace diffreg

@@ -1,221 +1,214 @@
-// eta * mean |grad I| and its floor in one pass over the image; the gradient in a second one, after
-// a first that finds out whether the floor holds.
+// eta * mean |grad I| and its floor in one pass over the image; the gradient in one, too, which the
+// last block of a sample takes back where the floor holds: it does not pass there.
 #include "../common/block_reduce.h"
 #include "../common/gradient_columns.h"
+#include "../common/mask_total.h"
 #include "gradient_scale_cuda.h"
 
 namespace diffreg::gradient_scale {
 namespace {
 
-// What a sample comes to. The gradient does not pass where the floor holds.
-struct Measure {
-  double scale, per_voxel, floored;
+// eta * mean, and the floor.
+struct Scale {
+  double mean, floor;
+
+  // Of the sum of twice the weighted magnitudes.
+  template <int D>
+  DIFFREG_DEVICE Scale(const Problem<D>& problem, double sum, double per_voxel, double largest)
+      : mean(problem.eta * (0.5 * sum) * per_voxel),
+        floor(floor_of(largest, problem.smallest_normal)) {}
+  DIFFREG_DEVICE bool is_floored() const { return mean < floor; }
 };
 
-// The column of an image and of its mask, and a rolling window of the image's last three rows.
-template <typename S>
-struct RowWindow {
-  using T = Arithmetic<S>;
-  Column<S> image;
-  MaskColumn<T> mask;
-  T above, here, below;
-  T weight, weight_below;  // of the rows `here` and `below`
-  HiddenRows hides;
-
-  struct Row {
-    T below, weight;  // both of the row below
-  };
-
-  // To march down from row y on.
-  DIFFREG_DEVICE RowWindow(const Column<S>& image, const MaskColumn<T>& mask, int32_t y)
-      : image(image),
-        mask(mask),
-        here(image.at(y - 1)),
-        below(image.at(y)),
-        weight(mask.at(y - 1)),
-        weight_below(mask.at(y)) {
-    hides.move_down(here, weight);
-    hides.move_down(below, weight_below);
-    here = visible(here, weight);
-    below = visible(below, weight_below);
-  }
-
-  DIFFREG_DEVICE Row read(int32_t y, bool inner) const {
-    return {image.at(y + 1, inner), mask.at(y + 1, inner)};
-  }
-  // Moves down a row, to the image's gradient there.
-  DIFFREG_DEVICE void move_down(const Row& next, T* g) {
-    above = here;
-    here = below;
-    weight = weight_below;
-    below = visible(next.below, next.weight);
-    weight_below = next.weight;
-    hides.move_down(next.below, next.weight);
-    image_gradient(above, here, below, g);
-  }
-};
-
-// Sum of the weighted magnitudes, sum of the weights, and the largest |I|, of every tile.
-template <typename S, typename Finish>
-DIFFREG_DEVICE void measure_tiles(const Problem& problem, const GradientStrips& strips,
-                                  const S* image, const Arithmetic<S>* mask,
-                                  const Reduction& reduction, const Finish& finish) {
-  using T = Arithmetic<S>;
-  using Row = typename RowWindow<S>::Row;
-  const int32_t H = strips.height, W = strips.width;
-  const int64_t sample_tiles = problem.channels * strips.per_plane;
-  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
-    const auto place = strips.place(index);
-    const int64_t n = place.plane / problem.channels;
-    RowWindow<S> rows({image + place.plane * H * W, H, W, place.x}, {mask, n, H, W, place.x},
-                      place.y);
-    T sum = 0, weights = 0, largest = 0;
-    march(
-        place.y, place.end, H - 1, [&](int32_t y, bool inner) { return rows.read(y, inner); },
-        [&](int32_t y, const Row& next, bool inner) {
-          T g[2];
-          rows.move_down(next, g);
-          const T size = std::abs(rows.here);
-          largest = size > largest ? size : largest;
-          if (!inner && y >= place.end) return;
-          sum += rows.weight * counted(magnitude<2>(g), rows.weight);
-          weights += rows.weight;
-        });
-    if (!place.owns) sum = weights = 0;
-    double sums[2] = {sum, weights}, most[1] = {largest};
-    reduce_block<1, Max>(most);  // its barriers also part this tile from the next
-    reduce_block(sums);
-    const double tile_sums[3] = {sums[0], sums[1], most[0]};
-    store_partials(reduction, tile_sums, n, index % sample_tiles, sample_tiles);
-    if (!is_last_block(reduction.tickets + n, sample_tiles)) continue;
-    const double* partials = reduction.partials + n * 3 * sample_tiles;
-    most[0] = block_stride_reduce<Max>(partials + 2 * sample_tiles, sample_tiles);
-    for (int k = 0; k < 2; ++k)
-      sums[k] = block_stride_reduce(partials + k * sample_tiles, sample_tiles);
-    reduce_block<1, Max>(most);
-    reduce_block(sums);
-    if (thread_index() == 0) finish(n, sums, most[0]);
-  }
+template <typename T, int V>
+DIFFREG_DEVICE void include(const Pack<T, V>& values, T& largest) {
+  for (int j = 0; j < V; ++j) largest = std::fmax(largest, std::abs(values.of[j]));
 }
 
-DIFFREG_DEVICE Measure measured(const Problem& problem, const double* sums, double largest) {
-  const double per = sums[1] == 0 ? 0 : 1 / sums[1];
-  const double mean = problem.eta * sums[0] * per;
-  const double floor = floor_of(largest, problem.smallest_normal);
-  return {mean < floor ? floor : mean, per, mean < floor ? 1.0 : 0.0};
+// Combines sums and the largest value of all tiles of a sample. True in its last block, where
+// thread 0 holds them.
+template <int K>
+DIFFREG_DEVICE bool reduce_measure(const Reduction& reduction, double (&sums)[K],
+                                   double (&largest)[1], int64_t n, int64_t tile, int64_t tiles) {
+  reduce_block<1, Max>(largest);  // its barriers also part this tile from the next
+  reduce_block(sums);
+  double partial[K + 1];
+  for (int k = 0; k < K; ++k) partial[k] = sums[k];
+  partial[K] = largest[0];
+  store_partials(reduction, partial, n, tile, tiles);
+  if (!is_last_block(reduction.tickets + n, tiles)) return false;
+  const double* partials = reduction.partials + n * (K + 1) * tiles;
+  for (int k = 0; k < K; ++k) sums[k] = block_stride_reduce(partials + k * tiles, tiles);
+  largest[0] = block_stride_reduce<Max>(partials + K * tiles, tiles);
+  reduce_block<1, Max>(largest);
+  reduce_block(sums);
+  return true;
 }
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    forward_kernel(Problem problem, GradientStrips strips,
-                   const S* image,             // (N, C, H, W)
-                   const Arithmetic<S>* mask,  // (N, 1, H, W) or null
+template <int D, typename S, bool masked>
+__global__ void __launch_bounds__(kThreads, 2)
+    forward_kernel(Problem<D> problem, GradientStrips<D, S> strips, bool packed,
+                   const S* image,             // (N, C, *S)
+                   const Arithmetic<S>* mask,  // (N, 1, *S) or null
                    Reduction reduction,
                    Arithmetic<S>* scale) {  // (N)
-  measure_tiles(problem, strips, image, mask, reduction,
-                [&](int64_t n, const double* sums, double largest) {
-                  const Measure result = measured(problem, sums, largest);
-                  store(scale + n, static_cast<Arithmetic<S>>(result.scale));
-                });
-}
-
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    measure_kernel(Problem problem, GradientStrips strips,
-                   const S* image,             // (N, C, H, W)
-                   const Arithmetic<S>* mask,  // (N, 1, H, W) or null
-                   Reduction reduction,
-                   Measure* measures) {  // (N)
-  measure_tiles(problem, strips, image, mask, reduction,
-                [&](int64_t n, const double* sums, double largest) {
-                  store_raw(measures + n, measured(problem, sums, largest));
-                });
-}
-
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, AdjointStrips strips,
-                    const Arithmetic<S>* gradient,  // (N)
-                    const S* image,                 // (N, C, H, W)
-                    const Arithmetic<S>* mask,      // (N, 1, H, W) or null
-                    const Measure* measures,        // (N)
-                    S* grad_image) {                // (N, C, H, W)
   using T = Arithmetic<S>;
-  using Row = typename RowWindow<S>::Row;
-  const int32_t H = strips.height, W = strips.width;
+  constexpr int V = kPackColumns<S>, kSums = masked ? 2 : 1;
+  const Extent<D>& extent = strips.extent;
+  const int64_t sample_tiles = problem.channels * strips.per_image;
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
-    const int64_t n = place.plane / problem.channels, plane = place.plane * H * W;
-    const Measure measure = load_raw(measures + n);
-    const T factor = static_cast<T>(load(gradient + n) * problem.eta * measure.per_voxel);
-    const bool floored = measure.floored != 0;
-    RowWindow<S> rows({image + plane, H, W, place.x}, {mask, n, H, W, place.x}, place.y - 1);
-    S* own = grad_image + plane + place.x;
-    Adjoint<T> adjoint;
-    march(
-        place.y - 1, place.end + 1, H - 1,
-        [&](int32_t y, bool inner) { return rows.read(y, inner); },
-        [&](int32_t y, const Row& next, bool inner) {
-          T g[2], p[2];
-          rows.move_down(next, g);
-          const T length = magnitude<2>(g), weight = factor * rows.weight;
-          for (int k = 0; k < 2; ++k) {
-            p[k] = weight * counted(direction(g[k], length), rows.weight);
+    const int64_t n = place.image / problem.channels;
+    const GradientColumns<D, S, 1, masked> columns{{extent, place.column, packed},
+                                                   {image + place.image * extent.voxels},
+                                                   masked ? mask + n * extent.voxels : nullptr};
+    GradientWindow<D, T, V, 1, masked> window(columns, place.first);
+    T sum[kSums][V] = {}, largest = 0;
+    march<kPackBatch<D, masked>>(
+        place.first, place.end, extent.layers() - 1,
+        [&](int32_t z, bool inner) { return columns.read(z, inner); },
+        [&](int32_t z, const auto& layer, bool inner) {
+          T g[V][D];
+          window.move(layer);
+          window.gradient(0, columns.columns, layer, g);
+          include(window.here[0], largest);
+          if (!inner && z >= place.end) return;
+          for (int j = 0; j < V; ++j) {
+            sum[0][j] += window.weighted(j, magnitude<D>(g[j]));
+            if constexpr (masked) sum[1][j] += window.weight.of[j];
           }
-          const T sum = adjoint.advance(y, place.x, H, W, inner, p);
-          if (!place.owns || y <= place.y || (!inner && y > place.end)) return;
-          store(row_of(own, y - 1, W), floored || rows.hides.above() ? T(0) : sum);
         });
+    double sums[kSums], most[1] = {largest};
+    for (int k = 0; k < kSums; ++k) sums[k] = columns.columns.owned_sum(place.owns, sum[k]);
+    if (!reduce_measure(reduction, sums, most, n, index % sample_tiles, sample_tiles)) continue;
+    if (thread_index() != 0) continue;
+    const double weight = masked ? sums[kSums - 1] : double(problem.channels * extent.voxels);
+    const Scale found(problem, sums[0], weight == 0 ? 0 : 1 / weight, most[0]);
+    store(scale + n, static_cast<T>(found.is_floored() ? found.floor : found.mean));
   }
 }
 
-Reduction reduction_of(const Problem& problem, double* workspace, void* stream) {
-  return make_reduction(workspace, problem.samples, 3,
-                        problem.channels * strips_of<GradientStrips>(problem).per_plane, stream);
+template <int D, typename S, bool masked>
+__global__ void __launch_bounds__(kThreads, 2)
+    backward_kernel(Problem<D> problem, AdjointStrips<D, S> strips, bool packed,
+                    const Arithmetic<S>* gradient,  // (N)
+                    const S* image,                 // (N, C, *S)
+                    const Arithmetic<S>* mask,      // (N, 1, *S) or null
+                    const double* total,            // (N) or null
+                    Reduction reduction,
+                    S* grad_image) {  // (N, C, *S)
+  using T = Arithmetic<S>;
+  constexpr int V = kPackColumns<S>;
+  const Extent<D>& extent = strips.extent;
+  const int64_t sample_tiles = problem.channels * strips.per_image;
+  DIFFREG_SHARED(bool, floored);
+  for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
+    const auto place = strips.place(index);
+    const int64_t n = place.image / problem.channels;
+    const GradientColumns<D, S, 1, masked> columns{{extent, place.column, packed},
+                                                   {image + place.image * extent.voxels},
+                                                   masked ? mask + n * extent.voxels : nullptr};
+    const double per = per_voxel(total, n, extent.voxels) / problem.channels;
+    const T factor = static_cast<T>(0.5 * load(gradient + n) * problem.eta * per);
+    GradientWindow<D, T, V, 1, masked> window(columns, place.first - 1);
+    Adjoint<D, T, V> adjoint;
+    T sum[V] = {}, largest = 0;
+    march<kPackBatch<D, masked>>(
+        place.first - 1, place.end + 1, extent.layers() - 1,
+        [&](int32_t z, bool inner) { return columns.read(z, inner); },
+        [&](int32_t z, const auto& layer, bool inner) {
+          T g[V][D], p[V][D];
+          window.move(layer);
+          window.gradient(0, columns.columns, layer, g);
+          include(window.here[0], largest);
+          const bool counts = z >= place.first && z < place.end;
+          for (int j = 0; j < V; ++j) {
+            const T square = squares<D>(g[j]), by = inverse_magnitude(square);
+            const T slope = factor * window.weight_of(j) * by;
+            if (counts) sum[j] += window.weighted(j, square * by);
+            for (int k = 0; k < D; ++k) p[j][k] = window.counted_at(j, slope * g[j][k]);
+          }
+          Pack<T, V> own = adjoint.advance(columns.columns, p);
+          if (!place.owns || z <= place.first || (!inner && z > place.end)) return;
+          window.leave_out_hidden(own);
+          columns.columns.store(grad_image + place.image * extent.voxels, z - 1, own);
+        });
+    double sums[1] = {columns.columns.owned_sum(place.owns, sum)}, most[1] = {largest};
+    if (!reduce_measure(reduction, sums, most, n, index % sample_tiles, sample_tiles)) continue;
+    if (thread_index() == 0) floored = Scale(problem, sums[0], per, most[0]).is_floored();
+    __syncthreads();
+    if (!floored) continue;
+    const int64_t voxels = problem.channels * extent.voxels;
+    for (int64_t voxel = thread_index(); voxel < voxels; voxel += kThreads) {
+      store(grad_image + n * voxels + voxel, T(0));
+    }
+  }
+}
+
+template <int D, typename S>
+bool packed(const Problem<D>& problem, const S* image, const Arithmetic<S>* mask) {
+  constexpr int V = kPackColumns<S>;
+  const int64_t width = problem.size[D - 1];
+  return rows_are_packed<V>(image, width) && rows_are_packed<V>(mask, width);
 }
 
 }  // namespace
 
-int64_t forward_doubles(const Problem& problem) {
-  return reduction_doubles(problem.samples, 3,
-                           problem.channels * strips_of<GradientStrips>(problem).per_plane);
+template <typename S, int D>
+int64_t forward_doubles(const Problem<D>& problem) {
+  const auto strips = strips_of<GradientStrips<D, S>>(problem);
+  return reduction_doubles(problem.samples, 3, problem.channels * strips.per_image);
 }
 
-template <typename S>
-void launch_forward(const Problem& problem, const S* image, const Arithmetic<S>* mask,
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem, const S* image, const Arithmetic<S>* mask,
                     double* workspace, Arithmetic<S>* scale, void* stream) {
-  const auto strips = strips_of<GradientStrips>(problem);
-  const Reduction reduction = reduction_of(problem, workspace, stream);
-  DIFFREG_LAUNCH(forward_kernel<S>, strips.count(), block_shape(), stream, problem, strips, image,
-                 mask, reduction, scale);
+  const auto strips = strips_of<GradientStrips<D, S>>(problem);
+  const Reduction reduction =
+      make_reduction(workspace, problem.samples, 3, problem.channels * strips.per_image, stream);
+  dispatch_mask(mask, [&](auto masked) {
+    DIFFREG_LAUNCH((forward_kernel<D, S, decltype(masked)::value>), strips.count(), block_shape(),
+                   stream, problem, strips, packed(problem, image, mask), image, mask, reduction,
+                   scale);
+  });
 }
 
-int64_t backward_doubles(const Problem& problem) {
-  return problem.samples * (sizeof(Measure) / sizeof(double)) + forward_doubles(problem);
+template <typename S, int D>
+int64_t backward_doubles(const Problem<D>& problem, bool masked) {
+  const auto strips = strips_of<AdjointStrips<D, S>>(problem);
+  const int64_t of_mask = masked ? mask_total_doubles(problem.samples, strips.extent.voxels) : 0;
+  return of_mask + reduction_doubles(problem.samples, 2, problem.channels * strips.per_image);
 }
 
-template <typename S>
-void launch_backward(const Problem& problem, const Arithmetic<S>* gradient, const S* image,
+template <int D, typename S>
+void launch_backward(const Problem<D>& problem, const Arithmetic<S>* gradient, const S* image,
                      const Arithmetic<S>* mask, double* workspace, S* grad_image, void* stream) {
-  const auto strips = strips_of<GradientStrips>(problem);
-  const auto adjoint = strips_of<AdjointStrips>(problem);
-  Measure* measures = reinterpret_cast<Measure*>(workspace);
-  double* partials = reinterpret_cast<double*>(measures + problem.samples);
-  const Reduction reduction = reduction_of(problem, partials, stream);
-  DIFFREG_LAUNCH(measure_kernel<S>, strips.count(), block_shape(), stream, problem, strips, image,
-                 mask, reduction, measures);
-  DIFFREG_LAUNCH(backward_kernel<S>, adjoint.count(), block_shape(), stream, problem, adjoint,
-                 gradient, image, mask, measures, grad_image);
+  const auto strips = strips_of<AdjointStrips<D, S>>(problem);
+  const int64_t tiles = problem.channels * strips.per_image;
+  const Reduction reduction = make_reduction(workspace, problem.samples, 2, tiles, stream);
+  const double* total =
+      launch_mask_total(problem.samples, strips.extent.voxels, mask,
+                        workspace + reduction_doubles(problem.samples, 2, tiles), stream);
+  dispatch_mask(mask, [&](auto masked) {
+    DIFFREG_LAUNCH((backward_kernel<D, S, decltype(masked)::value>), strips.count(), block_shape(),
+                   stream, problem, strips, packed(problem, image, mask), gradient, image, mask,
+                   total, reduction, grad_image);
+  });
 }
 
-#define DIFFREG_INSTANCES(S)                                                            \
-  template void launch_forward(const Problem&, const S*, const Arithmetic<S>*, double*, \
-                               Arithmetic<S>*, void*);                                  \
-  template void launch_backward(const Problem&, const Arithmetic<S>*, const S*,         \
+#define DIFFREG_INSTANCES(D, S)                                                            \
+  template int64_t forward_doubles<S>(const Problem<D>&);                                  \
+  template void launch_forward(const Problem<D>&, const S*, const Arithmetic<S>*, double*, \
+                               Arithmetic<S>*, void*);                                     \
+  template int64_t backward_doubles<S>(const Problem<D>&, bool);                           \
+  template void launch_backward(const Problem<D>&, const Arithmetic<S>*, const S*,         \
                                 const Arithmetic<S>*, double*, S*, void*);
-DIFFREG_INSTANCES(float)
-DIFFREG_INSTANCES(double)
-DIFFREG_INSTANCES(Half)
-DIFFREG_INSTANCES(BFloat16)
+#define DIFFREG_STORAGES(D)    \
+  DIFFREG_INSTANCES(D, float)  \
+  DIFFREG_INSTANCES(D, double) \
+  DIFFREG_INSTANCES(D, Half)   \
+  DIFFREG_INSTANCES(D, BFloat16)
+DIFFREG_STORAGES(2)
+DIFFREG_STORAGES(3)
 
 }  // namespace diffreg::gradient_scale

@@ -92,11 +92,9 @@ void add_gradient(const Tensor& image, double eta, const Mask<T>& weights, const
         const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
           T g[D];
           around.at(x, left, right, g);
-          const T length = magnitude<D>(g), slope = factor * weight(x);
+          const T slope = factor * weight(x) * inverse_magnitude(squares<D>(g));
           DIFFREG_UNROLL
-          for (int k = 0; k < D; ++k) {
-            out[k][x] = slope * counted(direction(g[k], length), weight(x));
-          }
+          for (int k = 0; k < D; ++k) out[k][x] = counted(slope * g[k], weight(x));
         };
         for_ends(grid.width, at);
 #pragma GCC ivdep

@@ -1,6 +1,7 @@
 // CUDA driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
 #include "gradient_scale_cuda.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "../common/cuda_driver.h"
@@ -15,23 +16,28 @@ double smallest_normal(ScalarType dtype) {
                                                     : std::numeric_limits<float>::min();
 }
 
-Problem make_problem(const Device& device, const Tensor& image, double eta) {
-  check_image(device, "image", image);
-  return {image.size(0), image.size(1), image.size(2),
-          image.size(3), eta,           smallest_normal(image.scalar_type())};
+// Calls run(problem, S{}), with D and the storage type of an image.
+template <typename Run>
+void dispatch(const Tensor& image, double eta, const Run& run) {
+  dispatch_dimensions(image, [&](auto dimensions) {
+    Problem<decltype(dimensions)::value> problem{
+        image.size(0), image.size(1), {}, eta, smallest_normal(image.scalar_type())};
+    std::copy_n(image.sizes().begin() + 2, dimensions, problem.size);
+    dispatch_storage("image", image, [&](auto zero) { run(problem, zero); });
+  });
 }
 
 Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
   const Device device(image);
-  const Problem problem = make_problem(device, image, eta);
+  check_image(device, "image", image);
   const Tensor input = torch::stable::contiguous(image);
   const auto weights = checked_mask(device, mask, image);
   Tensor scale = new_scalars(input);
-  if (input.numel() == 0) return torch::stable::fill_(scale, problem.smallest_normal);
-  dispatch_storage("image", input, [&](auto zero) {
+  if (input.numel() == 0) return torch::stable::fill_(scale, smallest_normal(image.scalar_type()));
+  dispatch(input, eta, [&](const auto& problem, auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(input, forward_doubles(problem));
+    Tensor scratch = workspace(input, forward_doubles<S>(problem));
     launch_forward(problem, data<S>(input), data_or_null<T>(weights), output<double>(scratch),
                    output<T>(scale), device.stream());
   });
@@ -41,16 +47,16 @@ Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
 Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
                 std::optional<Tensor> mask) {
   const Device device(image);
-  const Problem problem = make_problem(device, image, eta);
+  check_image(device, "image", image);
   const Tensor upstream = checked_scalars(device, "gradient", gradient, image);
   const Tensor input = torch::stable::contiguous(image);
   const auto weights = checked_mask(device, mask, image);
   Tensor grad_image = torch::stable::new_empty(input, input.sizes());
   if (input.numel() == 0) return grad_image;
-  dispatch_storage("image", input, [&](auto zero) {
+  dispatch(input, eta, [&](const auto& problem, auto zero) {
     using S = decltype(zero);
     using T = Arithmetic<S>;
-    Tensor scratch = workspace(input, backward_doubles(problem));
+    Tensor scratch = workspace(input, backward_doubles<S>(problem, weights.has_value()));
     launch_backward(problem, data<T>(upstream), data<S>(input), data_or_null<T>(weights),
                     output<double>(scratch), output<S>(grad_image), device.stream());
   });

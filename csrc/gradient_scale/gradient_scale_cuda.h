@@ -9,33 +9,34 @@
 
 namespace diffreg::gradient_scale {
 
+template <int D>
 struct Problem {
-  int64_t samples, channels, height, width;
+  int64_t samples, channels, size[D];
   double eta;
   double smallest_normal;  // of the arithmetic
-
-  int64_t planes() const { return samples * channels; }
 };
 
-int64_t forward_doubles(const Problem& problem);
+template <typename S, int D>
+int64_t forward_doubles(const Problem<D>& problem);
 
-template <typename S>
-void launch_forward(const Problem& problem,
-                    const S* image,             // (N, C, H, W)
-                    const Arithmetic<S>* mask,  // (N, 1, H, W) or null
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem,
+                    const S* image,             // (N, C, *S)
+                    const Arithmetic<S>* mask,  // (N, 1, *S) or null
                     double* workspace,          // (forward_doubles)
                     Arithmetic<S>* scale,       // (N)
                     void* stream);
 
-int64_t backward_doubles(const Problem& problem);
+template <typename S, int D>
+int64_t backward_doubles(const Problem<D>& problem, bool masked);
 
-template <typename S>
-void launch_backward(const Problem& problem,
+template <int D, typename S>
+void launch_backward(const Problem<D>& problem,
                      const Arithmetic<S>* gradient,  // (N)
-                     const S* image,                 // (N, C, H, W)
-                     const Arithmetic<S>* mask,      // (N, 1, H, W) or null
+                     const S* image,                 // (N, C, *S)
+                     const Arithmetic<S>* mask,      // (N, 1, *S) or null
                      double* workspace,              // (backward_doubles)
-                     S* grad_image,                  // (N, C, H, W)
+                     S* grad_image,                  // (N, C, *S)
                      void* stream);
 
 }  // namespace diffreg::gradient_scale

@@ -10,11 +10,11 @@
 namespace diffreg::parallel_level_sets {
 
 // `own` is the image that the gradient goes to, `other` the one beside it.
-template <int D, typename T, Variant variant>
+template <int D, typename T>
 class LevelSetRows {
  public:
-  LevelSetRows(const Channel<D, T>& own, const Channel<D, T>& other, T eps_own, T eps_other)
-      : own_(own), other_(other), eps_own_(eps_own), eps_other_(eps_other) {}
+  LevelSetRows(const Channel<D, T>& own, const Channel<D, T>& other, const Scales<T>& scales)
+      : own_(own), other_(other), scales_(scales) {}
 
   // Sum of the weighted measure over a row.
   double value(int64_t row, const T* weights) const {
@@ -27,14 +27,14 @@ class LevelSetRows {
   double slopes(int64_t row, T factor, const T* weights, T* const* to) const {
     T* out[D];
     for (int k = 0; k < D; ++k) out[k] = to[k];
-    return sum_over(
-        row, weights,
-        [&](int64_t x, T weight, const auto& here, const T* g, const T* h) DIFFREG_INLINE_LAMBDA {
-          DIFFREG_UNROLL
-          for (int k = 0; k < D; ++k) {
-            out[k][x] = factor * weight * counted(here.derivative(g[k], h[k]), weight);
-          }
-        });
+    return sum_over(row, weights,
+                    [&](int64_t x, T weight, const auto& here, const T* g, const T* h)
+                        DIFFREG_INLINE_LAMBDA {
+                          const auto slopes = here.slopes(factor * weight);
+                          DIFFREG_UNROLL
+                          for (int k = 0; k < D; ++k)
+                            out[k][x] = counted(slopes.along(g[k], h[k]), weight);
+                        });
   }
 
  private:
@@ -43,13 +43,14 @@ class LevelSetRows {
   double sum_over(int64_t row, const T* weights, const Each& each) const {
     const int64_t W = own_.grid.width;
     const GradientRow<D, T> own(own_, own_.grid, row), other(other_, own_.grid, row);
+    const Scales<T> scales = scales_;
     double total[1] = {0};
     with_weights(weights, [&](const auto& weight) {
       const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
         T g[D], h[D];
         own.at(x, left, right, g);
         other.at(x, left, right, h);
-        const Voxel<D, T, variant> here(g, h, eps_own_, eps_other_);
+        const Voxel<D, T> here(g, h, scales);
         each(x, weight(x), here, g, h);
         return weight(x) * counted(here.value(), weight(x));
       };
@@ -63,7 +64,7 @@ class LevelSetRows {
   }
 
   Channel<D, T> own_, other_;
-  T eps_own_, eps_other_;
+  Scales<T> scales_;
 };
 
 }  // namespace diffreg::parallel_level_sets

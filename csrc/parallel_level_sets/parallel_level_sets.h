@@ -14,50 +14,50 @@ enum class Variant { pls, smooth, ngf };
 constexpr Named<Variant> kVariants[] = {
     {"pls", Variant::pls}, {"smooth", Variant::smooth}, {"ngf", Variant::ngf}};
 
-// Calls run(variant) with the variant as a type.
-template <typename Run>
-void dispatch_variant(Variant variant, const Run& run) {
-  dispatch_value<Variant::pls, Variant::smooth, Variant::ngf>(variant, run);
-}
+// What the scales and the variant come to: Q = (|G| + floor)^2 + rest.
+template <typename T>
+struct Scales {
+  T g_squared, h_squared, floor, rest;
 
-template <int D, typename T, Variant variant>
+  DIFFREG_HD Scales(Variant variant, T eps_g, T eps_h)
+      : g_squared(eps_g * eps_g),
+        h_squared(eps_h * eps_h),
+        floor(variant == Variant::pls ? eps_g * eps_h : T(0)),
+        rest(variant == Variant::smooth ? (eps_g * eps_h) * (eps_g * eps_h) : T(0)) {}
+};
+
+template <int D, typename T>
 struct Voxel {
-  T A, B, G, Q, slope;  // slope = dQ/dG
+  T A, B, G, root, Q;
 
-  DIFFREG_HD Voxel(const T* g, const T* h, T eps_g, T eps_h) {
-    T gg = g[0] * g[0], hh = h[0] * h[0], gh = g[0] * h[0];
+  DIFFREG_HD Voxel(const T* g, const T* h, const Scales<T>& scales)
+      : A(scales.g_squared), B(scales.h_squared), G(g[0] * h[0]) {
     DIFFREG_UNROLL
-    for (int k = 1; k < D; ++k) {
-      gg += g[k] * g[k];
-      hh += h[k] * h[k];
-      gh += g[k] * h[k];
+    for (int k = 0; k < D; ++k) {
+      A += g[k] * g[k];
+      B += h[k] * h[k];
+      if (k > 0) G += g[k] * h[k];
     }
-    A = gg + eps_g * eps_g;
-    B = hh + eps_h * eps_h;
-    G = gh;
-    const T floor = variant == Variant::ngf ? T(0) : eps_g * eps_h;
-    if constexpr (variant == Variant::pls) {
-      const T root = std::abs(G) + floor;
-      Q = root * root;
-      slope = G == 0 ? T(0) : std::copysign(2 * root, G);
-    } else {
-      Q = G * G + floor * floor;
-      slope = 2 * G;
-    }
+    root = std::abs(G) + scales.floor;
+    Q = root * root + scales.rest;
   }
 
-  // Two level sets that cannot be told from rounding count as parallel.
-  DIFFREG_HD bool vanishes() const { return A * B == 0; }
+  // 1 / (A B), or 0: two level sets that cannot be told from rounding count as parallel.
+  DIFFREG_HD T inverse() const {
+    const T product = A * B;
+    return product < kSmallestNormal<T> ? T(0) : plain_quotient(T(1), product);
+  }
 
-  DIFFREG_HD T ratio() const { return quotient(Q, A * B); }
+  DIFFREG_HD T value() const { return (A * B - Q) * inverse(); }
 
-  DIFFREG_HD T value() const { return vanishes() ? T(0) : 1 - ratio(); }
-
-  // df/dg = -dQ/dG h / (A B) + 2 Q g / (A^2 B)
-  DIFFREG_HD T derivative(T g, T h) const {
-    // Each factor is inverted by itself: the inverse of their product may be infinite.
-    const T by_own = quotient(T(1), A), by_other = quotient(T(1), B);
-    return vanishes() ? T(0) : 2 * ratio() * (by_own * g) - (slope * by_own) * (by_other * h);
+  // df/dg = own g - other h, times a factor: own = 2 Q / (A^2 B), other = dQ/dG / (A B).
+  struct Slopes {
+    T own, other;
+    DIFFREG_HD T along(T g, T h) const { return own * g - other * h; }
+  };
+  DIFFREG_HD Slopes slopes(T factor) const {
+    const T by = inverse(), twice = 2 * factor * by;
+    return {(Q * by) * (B * twice), G == 0 ? T(0) : std::copysign(root, G) * twice};
   }
 };
 

@@ -12,9 +12,8 @@ namespace {
 
 // Calls run(rows of a channel, n, c, strip, first row, end row) for the strips of every channel, in
 // parallel; the rows give the gradient to `own`.
-template <int D, typename T, Variant variant, typename Run>
-void for_channels(const Tensor& own, const Tensor& other, const Tensor& eps_own,
-                  const Tensor& eps_other, const Run& run) {
+template <int D, typename T, typename Run>
+void for_channels(const Tensor& own, const Tensor& other, const Inputs& inputs, const Run& run) {
   const Grid<D> grid(own);
   const int64_t C = own.size(1);
   const auto channel_of = [&](const Tensor& image, int64_t c) {
@@ -23,25 +22,22 @@ void for_channels(const Tensor& own, const Tensor& other, const Tensor& eps_own,
   for_each_strip(
       own.size(0), grid.rows, grid.width,
       [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+        const Scales<T> scales(inputs.variant, inputs.eps_own.const_data_ptr<T>()[n],
+                               inputs.eps_other.const_data_ptr<T>()[n]);
         for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-          const LevelSetRows<D, T, variant> rows(channel_of(own, c), channel_of(other, c),
-                                                 eps_own.const_data_ptr<T>()[n],
-                                                 eps_other.const_data_ptr<T>()[n]);
+          const LevelSetRows<D, T> rows(channel_of(own, c), channel_of(other, c), scales);
           run(rows, n, c, strip, first, end);
         }
       },
       grid.strip_rows());
 }
 
-// Calls run<D, T, variant>() for those of the images and the option.
+// Calls run<D, T>() for those of the images.
 template <typename Run>
-void dispatch(const Tensor& image, Variant variant, const Run& run) {
-  dispatch_variant(variant, [&](auto kind) {
-    dispatch_dimensions(image, [&](auto dimensions) {
-      dispatch_floating("warped", image, [&](auto zero) {
-        run.template
-        operator()<decltype(dimensions)::value, decltype(zero), decltype(kind)::value>();
-      });
+void dispatch(const Tensor& image, const Run& run) {
+  dispatch_dimensions(image, [&](auto dimensions) {
+    dispatch_floating("warped", image, [&](auto zero) {
+      run.template operator()<decltype(dimensions)::value, decltype(zero)>();
     });
   });
 }
@@ -103,7 +99,7 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
                             Tensor* gradient) {
   std::vector<double> values(inputs.own.size(0), 0.0);
   if (inputs.own.numel() == 0) return values;
-  dispatch(inputs.own, inputs.variant, [&]<int D, typename T, Variant kind>() {
+  dispatch(inputs.own, [&]<int D, typename T>() {
     const Mask<T> weights(inputs.mask, inputs.own);
     const Tensor own = weights.read(inputs.own), other = weights.read(inputs.other);
     const Grid<D> grid(own);
@@ -127,7 +123,7 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
                        });
       }
     };
-    for_channels<D, T, kind>(own, other, inputs.eps_own, inputs.eps_other, run_strip);
+    for_channels<D, T>(own, other, inputs, run_strip);
     if (gradient) weights.leave_out_hidden(inputs.own, own, *gradient);
     for (int64_t n = 0; n < own.size(0); ++n) {
       values[n] = sums.total(n, 0) * weights.per_voxel(n) / C;

@@ -1,6 +1,8 @@
 // CUDA driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
 #include "parallel_level_sets_cuda.h"
 
+#include <algorithm>
+
 #include "../common/cuda_driver.h"
 
 namespace diffreg::parallel_level_sets {
@@ -12,21 +14,19 @@ using namespace diffreg::cuda;
 struct Inputs {
   Tensor warped, fixed, eps_warped, eps_fixed;
   std::optional<Tensor> mask;
-  Problem problem;
+  Variant variant;
 
   Inputs(const Device& device, const Tensor& warped_image, const Tensor& fixed_image,
-         const Tensor& eps_w, const Tensor& eps_r, const std::string& variant,
+         const Tensor& eps_w, const Tensor& eps_r, const std::string& name,
          const std::optional<Tensor>& weights) {
     check_image(device, "warped", warped_image);
     const auto dtype = warped_image.scalar_type();
-    const int64_t N = warped_image.size(0);
     warped = torch::stable::contiguous(warped_image);
     fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
     eps_warped = checked_scalars(device, "eps_warped", eps_w, warped_image);
     eps_fixed = checked_scalars(device, "eps_fixed", eps_r, warped_image);
     mask = checked_mask(device, weights, warped_image);
-    problem = {N, warped.size(1), warped.size(2), warped.size(3),
-               parse("variant", variant, kVariants)};
+    variant = parse("variant", name, kVariants);
   }
 
   template <typename S>
@@ -34,6 +34,15 @@ struct Inputs {
     using T = Arithmetic<S>;
     return {data<S>(warped), data<S>(fixed), data<T>(eps_warped), data<T>(eps_fixed),
             data_or_null<T>(mask)};
+  }
+  // Calls run(problem, S{}), with D and the storage type.
+  template <typename Run>
+  void dispatch(const Run& run) const {
+    dispatch_dimensions(warped, [&](auto dimensions) {
+      Problem<decltype(dimensions)::value> problem{warped.size(0), warped.size(1), {}, variant};
+      std::copy_n(warped.sizes().begin() + 2, dimensions, problem.size);
+      dispatch_storage("warped", warped, [&](auto zero) { run(problem, zero); });
+    });
   }
 };
 
@@ -43,11 +52,11 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
   const Inputs in(device, warped, fixed, eps_warped, eps_fixed, variant, mask);
   Tensor value = new_scalars(in.warped);
   if (warped.numel() == 0) return torch::stable::zero_(value);
-  dispatch_storage("warped", in.warped, [&](auto zero) {
+  in.dispatch([&](const auto& problem, auto zero) {
     using S = decltype(zero);
-    Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
-    launch_forward(in.problem, in.images<S>(), output<double>(scratch),
-                   output<Arithmetic<S>>(value), device.stream());
+    Tensor scratch = workspace(in.warped, forward_doubles<S>(problem));
+    launch_forward(problem, in.images<S>(), output<double>(scratch), output<Arithmetic<S>>(value),
+                   device.stream());
   });
   return value;
 }
@@ -62,11 +71,11 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
   Tensor grad_warped = gradient_like(in.warped, need_warped);
   Tensor grad_fixed = gradient_like(in.fixed, need_fixed);
   if (warped.numel() == 0) return {grad_warped, grad_fixed};
-  dispatch_storage("warped", in.warped, [&](auto zero) {
+  in.dispatch([&](const auto& problem, auto zero) {
     using S = decltype(zero);
-    Tensor scratch = workspace(in.warped, backward_doubles(in.problem, mask.has_value()));
-    launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream),
-                    output<double>(scratch), need_warped ? output<S>(grad_warped) : nullptr,
+    Tensor scratch = workspace(in.warped, backward_doubles(problem, mask.has_value()));
+    launch_backward(problem, in.images<S>(), data<Arithmetic<S>>(upstream), output<double>(scratch),
+                    need_warped ? output<S>(grad_warped) : nullptr,
                     need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
   });
   return {grad_warped, grad_fixed};

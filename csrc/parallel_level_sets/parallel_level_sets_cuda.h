@@ -9,39 +9,40 @@
 
 namespace diffreg::parallel_level_sets {
 
+template <int D>
 struct Problem {
-  int64_t samples, channels, height, width;
+  int64_t samples, channels, size[D];
   Variant variant;
-
-  int64_t planes() const { return samples * channels; }
 };
 
 template <typename S>
 struct Images {
-  const S* warped;                  // (N, C, H, W)
-  const S* fixed;                   // (N, C, H, W)
+  const S* warped;                  // (N, C, *S)
+  const S* fixed;                   // (N, C, *S)
   const Arithmetic<S>* eps_warped;  // (N)
   const Arithmetic<S>* eps_fixed;   // (N)
-  const Arithmetic<S>* mask;        // (N, 1, H, W) or null
+  const Arithmetic<S>* mask;        // (N, 1, *S) or null
 };
 
-int64_t forward_doubles(const Problem& problem);
+template <typename S, int D>
+int64_t forward_doubles(const Problem<D>& problem);
 
-template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images,
+template <int D, typename S>
+void launch_forward(const Problem<D>& problem, const Images<S>& images,
                     double* workspace,     // (forward_doubles)
                     Arithmetic<S>* value,  // (N)
                     void* stream);
 
 // 0 without a mask.
-int64_t backward_doubles(const Problem& problem, bool masked);
+template <int D>
+int64_t backward_doubles(const Problem<D>& problem, bool masked);
 
-template <typename S>
-void launch_backward(const Problem& problem, const Images<S>& images,
+template <int D, typename S>
+void launch_backward(const Problem<D>& problem, const Images<S>& images,
                      const Arithmetic<S>* gradient,  // (N)
                      double* workspace,              // (backward_doubles)
-                     S* grad_warped,                 // (N, C, H, W) or null
-                     S* grad_fixed,                  // (N, C, H, W) or null
+                     S* grad_warped,                 // (N, C, *S) or null
+                     S* grad_fixed,                  // (N, C, *S) or null
                      void* stream);
 
 }  // namespace diffreg::parallel_level_sets

@@ -115,10 +115,12 @@ class MeasureColumn {
   DIFFREG_DEVICE static void add_level_set(T factor, const T* g, const T* h, const T* eps, T& value,
                                            T* to) {
     if (factor == 0) return;
-    const parallel_level_sets::Voxel<D, T, variant> voxel(g, h, eps[0], eps[1]);
+    const parallel_level_sets::Scales<T> scales(variant, eps[0], eps[1]);
+    const parallel_level_sets::Voxel<D, T> voxel(g, h, scales);
     value += factor * voxel.value();
     if constexpr (differentiates) {
-      for (int k = 0; k < 2; ++k) to[k] += factor * voxel.derivative(g[k], h[k]);
+      const auto slopes = voxel.slopes(factor);
+      for (int k = 0; k < 2; ++k) to[k] += slopes.along(g[k], h[k]);
     }
   }
 

@@ -32,7 +32,8 @@ class Shape:
     size: tuple[int, ...]
 
 
-# Flat and thin ones; tiles of 32 columns, 6 to 8 rows and 32 planes, with one voxel less or more.
+# Flat and thin ones; tiles of 32 columns, 6 to 8 rows and 32 planes, with one voxel less or more;
+# two tiles of 120 columns.
 VOLUMES: list[tuple[int, ...]] = [
     (1, 1, 1),
     (5, 4, 31),
@@ -42,6 +43,7 @@ VOLUMES: list[tuple[int, ...]] = [
     (3, 1, 2),
     (4, 7, 30),
     (3, 17, 61),
+    (9, 7, 124),
 ]
 
 
@@ -271,6 +273,8 @@ def information_cases() -> Iterator[Case]:
 
 
 NEEDS = ((True, True), (True, False), (False, True))
+PACKED = ("gradient_scale", "parallel_level_sets")
+PACKS = (7, 120)  # where few tiles are marched along, with adjacent columns a lane
 
 
 def cases() -> list[Case]:
@@ -298,6 +302,7 @@ def cases() -> list[Case]:
                     (variant,),
                     masked,
                     NEEDS,
+                    tile=PACKS,
                 )
             )
         found.append(
@@ -307,6 +312,7 @@ def cases() -> list[Case]:
                 images(1),
                 (1.7,),
                 masked,
+                tile=PACKS,
             )
         )
         found.append(
@@ -340,7 +346,8 @@ def cases() -> list[Case]:
         *((f"lncc-{w}", "local_correlation", images(2), (w,), NEEDS) for w in (1, 9)),
     ):
         saved = int(operator == "correlation")
-        found.append(Hidden(f"{name}-hidden", operator, inputs, options, True, needs, saved))
+        tile = {"tile": PACKS} if operator in PACKED else {}
+        found.append(Hidden(f"{name}-hidden", operator, inputs, options, True, needs, saved, **tile))
     return found
 
 
