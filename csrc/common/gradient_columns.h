@@ -72,10 +72,16 @@ struct PackColumns {
     }
     return pack;
   }
-  // The columns that lie in the image; a lane that owns its columns starts inside.
+  // The columns that lie in the image, or adds to what is there; a lane that owns its columns
+  // starts inside.
   template <typename S>
-  DIFFREG_DEVICE void store(S* image, int32_t z, const Pack<Arithmetic<S>, V>& pack) const {
+  DIFFREG_DEVICE void store(S* image, int32_t z, Pack<Arithmetic<S>, V> pack,
+                            bool accumulate = false) const {
     S* to = row_of(image, z, extent.layer) + own;
+    if (accumulate) {
+      const auto there = load(to, packed);
+      for (int j = 0; j < V; ++j) pack.of[j] += there.of[j];
+    }
     if (packed) return store_pack<V>(to, pack);
     for (int j = 0; j < V; ++j) {
       if (inside(x + j, extent.width())) diffreg::store(to + x + j, pack.of[j]);

@@ -172,7 +172,8 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
                     const Arithmetic<S>* gradient,  // (N)
                     const double* moments,          // (N, 5)
                     S* grad_warped,                 // (N, C, *S) or null
-                    S* grad_fixed) {                // (N, C, *S) or null
+                    S* grad_fixed,                  // (N, C, *S) or null
+                    bool accumulate) {
   using T = Arithmetic<S>;
   for (int64_t index = blockIdx.x; index < chunks.count; index += gridDim.x) {
     const Place place(problem, chunks, index);
@@ -188,14 +189,12 @@ __global__ void __launch_bounds__(kThreads, kResidentOf<S>)
         if (!voxels.valid(k)) continue;
         const double b = voxels.warped[k] - moment.mean_warped;
         const double a = voxels.fixed[k] - moment.mean_fixed, weight = voxels.weight[k];
-        if (grad_warped) {
-          store(grad_warped + at + k * kThreads,
-                static_cast<T>(weight * visible(own_warped * b - other * a, weight)));
-        }
-        if (grad_fixed) {
-          store(grad_fixed + at + k * kThreads,
-                static_cast<T>(weight * visible(own_fixed * a - other * b, weight)));
-        }
+        const auto put = [&](S* to, double slope) {
+          const T found = static_cast<T>(weight * visible(slope, weight));
+          store(to, accumulate ? load(to) + found : found);
+        };
+        if (grad_warped) put(grad_warped + at + k * kThreads, own_warped * b - other * a);
+        if (grad_fixed) put(grad_fixed + at + k * kThreads, own_fixed * a - other * b);
       }
     });
   }
@@ -219,17 +218,18 @@ void launch_forward(const Problem& problem, const Images<S>& images, double* wor
 
 template <typename S>
 void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
-                     const double* moments, S* grad_warped, S* grad_fixed, void* stream) {
+                     const double* moments, S* grad_warped, S* grad_fixed, bool accumulate,
+                     void* stream) {
   const Chunks chunks(problem);
   DIFFREG_LAUNCH(backward_kernel<S>, chunks.count, block_shape(), stream, problem, chunks, images,
-                 gradient, moments, grad_warped, grad_fixed);
+                 gradient, moments, grad_warped, grad_fixed, accumulate);
 }
 
 #define DIFFREG_INSTANCES(S)                                                                       \
   template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, double*, \
                                void*);                                                             \
   template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*,            \
-                                const double*, S*, S*, void*);
+                                const double*, S*, S*, bool, void*);
 DIFFREG_INSTANCES(float)
 DIFFREG_INSTANCES(double)
 DIFFREG_INSTANCES(Half)

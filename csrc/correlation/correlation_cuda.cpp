@@ -72,7 +72,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moment
     using S = decltype(zero);
     launch_backward(in.problem, in.images<S>(), data<Arithmetic<S>>(upstream), data<double>(saved),
                     need_warped ? output<S>(grad_warped) : nullptr,
-                    need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
+                    need_fixed ? output<S>(grad_fixed) : nullptr, false, device.stream());
   });
   return {grad_warped, grad_fixed};
 }

@@ -36,6 +36,7 @@ void launch_backward(const Problem& problem, const Images<S>& images,
                      const double* moments,          // (N, 5)
                      S* grad_warped,                 // (N, C, *S) or null
                      S* grad_fixed,                  // (N, C, *S) or null
+                     bool accumulate,                // to the gradients that are there
                      void* stream);
 
 }  // namespace diffreg::correlation

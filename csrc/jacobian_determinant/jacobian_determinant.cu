@@ -115,7 +115,8 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, Arithmetic<S>, r
       scatter.add(cell, corner);
       const Vector<D, T> sum = scatter.collect();
       if (!place.owns || z < place.first || !(inner || inside(z, extent.layers()))) return;
-      for (int c = 0; c < D; ++c) store(row_of(own, z, extent.layer) + c * extent.voxels, sum.of[c]);
+      for (int c = 0; c < D; ++c)
+        store(row_of(own, z, extent.layer) + c * extent.voxels, sum.of[c]);
     };
     march<kLayers<D>>(place.first - 1, place.end, cells.layers(), read, step);
   }

@@ -180,7 +180,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
                     const Arithmetic<S>* terms,     // (N * C, kParts, *S)
                     const double* total,            // (N), of the mask's weights, or null
                     const Arithmetic<S>* upstream,  // (N) or null, for 1
-                    S* gradient) {                  // (N, C, *S)
+                    S* gradient,                    // (N, C, *S)
+                    bool accumulate) {
   using T = Arithmetic<S>;
   const int64_t voxels = problem.voxels();
   for (int64_t tile = blockIdx.x; tile < strips.count(); tile += gridDim.x) {
@@ -203,7 +204,12 @@ __global__ void __launch_bounds__(kThreads, kResident)
             scale * gradient_at(of[0], of[1], of[2], pair.of[0].of[j], pair.of[1].of[j]);
         slope.of[j] = pair.hides[j] ? T(0) : static_cast<T>(found);
       }
-      store_quad(gradient + place.plane * voxels + row, place.x, end, whole, slope);
+      S* to = gradient + place.plane * voxels + row;
+      if (accumulate) {
+        const Quad<T> there = load_quad(to, place.x, end, whole);
+        for (int j = 0; j < kQuad; ++j) slope.of[j] += there.of[j];
+      }
+      store_quad(to, place.x, end, whole, slope);
     });
   }
 }
@@ -253,7 +259,7 @@ void launch_kernels(const Problem& problem, const Images<S>& images, const Arith
                    problem, strips, pair, whole, terms, reduction, total, value);
     if (!slope) return;
     DIFFREG_LAUNCH((gradient_kernel<D, Box<kParts>, S>), strips.count(), block_shape(), stream,
-                   problem, strips, pair, whole, terms, total, gradient, slope);
+                   problem, strips, pair, whole, terms, total, gradient, slope, results.accumulate);
   };
   const bool to_own = results.grad_warped || !results.grad_fixed;
   if (to_own) run(images, results.value, results.grad_warped);

@@ -24,13 +24,8 @@ struct Inputs {
     warped = torch::stable::contiguous(warped_image);
     fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
     mask = checked_mask(device, weights, warped_image);
-    const auto size = [&](int64_t axis) { return static_cast<int32_t>(warped.size(axis)); };
-    const int64_t last = warped.dim() - 1;
-    problem = {warped.size(0), warped.size(1), last == 4 ? size(2) : 1,
-               size(last - 1), size(last),     0};
-    // A window reaches no further than the image, however large it was asked for.
-    const int32_t longest = std::max({problem.depth, problem.height, problem.width});
-    problem.radius = static_cast<int32_t>(std::min<int64_t>(window / 2, longest));
+    problem = {warped.size(0), warped.size(1), warped.sizes().data() + 2,
+               static_cast<int>(dimensions_of(warped)), window};
   }
 
   template <typename S>
@@ -60,7 +55,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, int64_t window,
   if (warped.numel() == 0) return torch::stable::zero_(value);
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    compute<S>(device, in, nullptr, {output<Arithmetic<S>>(value), nullptr, nullptr});
+    compute<S>(device, in, nullptr, {output<Arithmetic<S>>(value), nullptr, nullptr, false});
   });
   return value;
 }
@@ -78,7 +73,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
     using S = decltype(zero);
     compute<S>(device, in, data<Arithmetic<S>>(upstream),
                {nullptr, need_warped ? output<S>(grad_warped) : nullptr,
-                need_fixed ? output<S>(grad_fixed) : nullptr});
+                need_fixed ? output<S>(grad_fixed) : nullptr, false});
   });
   return {grad_warped, grad_fixed};
 }

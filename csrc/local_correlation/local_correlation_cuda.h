@@ -1,6 +1,7 @@
 // The launcher of local_correlation.cu. All tensors are contiguous.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -13,6 +14,18 @@ struct Problem {
   int64_t samples, channels;
   int32_t depth, height, width;  // an image is a volume of one plane
   int32_t radius;                // at most the longest side
+
+  Problem() = default;
+  // A window reaches no further than the image, however large it was asked for.
+  Problem(int64_t samples, int64_t channels, const int64_t* size, int dimensions, int64_t window)
+      : samples(samples),
+        channels(channels),
+        depth(dimensions == 3 ? static_cast<int32_t>(size[0]) : 1),
+        height(static_cast<int32_t>(size[dimensions - 2])),
+        width(static_cast<int32_t>(size[dimensions - 1])) {
+    const int64_t longest = std::max({depth, height, width});
+    radius = static_cast<int32_t>(std::min(window / 2, longest));
+  }
 
   int64_t planes() const { return samples * channels; }
   DIFFREG_HD int64_t voxels() const { return int64_t{depth} * height * width; }
@@ -31,6 +44,7 @@ struct Results {
   Arithmetic<S>* value;  // (N)
   S* grad_warped;        // (N, C, *S)
   S* grad_fixed;         // (N, C, *S)
+  bool accumulate;       // to the gradients that are there
 
   bool any() const { return value || grad_warped || grad_fixed; }
 };

@@ -79,9 +79,10 @@ template <int D, typename S, bool masked>
 __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
     backward_kernel(Problem<D> problem, AdjointStrips<D, S> strips, bool packed, Side<S> first_side,
                     Side<S> second_side, int64_t sides,
-                    const Arithmetic<S>* mask,        // (N, 1, *S) or null
-                    const double* total,              // (N) or null
-                    const Arithmetic<S>* gradient) {  // (N)
+                    const Arithmetic<S>* mask,      // (N, 1, *S) or null
+                    const double* total,            // (N) or null
+                    const Arithmetic<S>* gradient,  // (N)
+                    bool accumulate) {
   using T = Arithmetic<S>;
   constexpr int V = kPackColumns<S>;
   const Extent<D>& extent = strips.extent;
@@ -116,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
           Pack<T, V> sum = adjoint.advance(columns.columns, p);
           if (!place.owns || z <= place.first || (!inner && z > place.end)) return;
           window.leave_out_hidden(sum);
-          columns.columns.store(side.gradient + image, z - 1, sum);
+          columns.columns.store(side.gradient + image, z - 1, sum, accumulate);
         });
   }
 }
@@ -157,7 +158,7 @@ int64_t backward_doubles(const Problem<D>& problem, bool masked) {
 template <int D, typename S>
 void launch_backward(const Problem<D>& problem, const Images<S>& images,
                      const Arithmetic<S>* gradient, double* workspace, S* grad_warped,
-                     S* grad_fixed, void* stream) {
+                     S* grad_fixed, bool accumulate, void* stream) {
   const auto strips = strips_of<AdjointStrips<D, S>>(problem);
   const double* total =
       launch_mask_total(problem.samples, strips.extent.voxels, images.mask, workspace, stream);
@@ -171,7 +172,7 @@ void launch_backward(const Problem<D>& problem, const Images<S>& images,
     DIFFREG_LAUNCH((backward_kernel<D, S, decltype(masked)::value>), sides * strips.count(),
                    block_shape(), stream, problem, strips, packed(problem, images),
                    grad_warped ? to_warped : to_fixed, to_fixed, sides, images.mask, total,
-                   gradient);
+                   gradient, accumulate);
   });
 }
 
@@ -180,7 +181,7 @@ void launch_backward(const Problem<D>& problem, const Images<S>& images,
   template void launch_forward(const Problem<D>&, const Images<S>&, double*, Arithmetic<S>*, \
                                void*);                                                       \
   template void launch_backward(const Problem<D>&, const Images<S>&, const Arithmetic<S>*,   \
-                                double*, S*, S*, void*);
+                                double*, S*, S*, bool, void*);
 #define DIFFREG_STORAGES(D)                                          \
   template int64_t backward_doubles(const Problem<D>&, bool masked); \
   DIFFREG_INSTANCES(D, float)                                        \

@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
     Tensor scratch = workspace(in.warped, backward_doubles(problem, mask.has_value()));
     launch_backward(problem, in.images<S>(), data<Arithmetic<S>>(upstream), output<double>(scratch),
                     need_warped ? output<S>(grad_warped) : nullptr,
-                    need_fixed ? output<S>(grad_fixed) : nullptr, device.stream());
+                    need_fixed ? output<S>(grad_fixed) : nullptr, false, device.stream());
   });
   return {grad_warped, grad_fixed};
 }

@@ -43,6 +43,7 @@ void launch_backward(const Problem<D>& problem, const Images<S>& images,
                      double* workspace,              // (backward_doubles)
                      S* grad_warped,                 // (N, C, *S) or null
                      S* grad_fixed,                  // (N, C, *S) or null
+                     bool accumulate,                // to the gradients that are there
                      void* stream);
 
 }  // namespace diffreg::parallel_level_sets

@@ -1,37 +1,17 @@
-// The launchers of registration_objective.cu. All tensors are contiguous; a pointer that is null
-// stands for what nobody asked for.
+// The launchers of registration_objective.cu: what an objective is made of beside the operators.
+// All tensors are contiguous; a pointer that is null stands for what nobody asked for.
 #pragma once
 
-#include "../common/dimensions.h"
-#include "../common/storage.h"
-#include "../deformation_energy/deformation_energy.h"
-#include "../warp/warp.h"
+#include <cstdint>
+
 #include "registration_objective.h"
 
 namespace diffreg::registration_objective {
 
 struct Problem {
-  int64_t samples, channels;
-  int32_t from[D], to[D];  // sizes of the moving and of the fixed grid
-  warp::Padding padding;
-  double mixture[kMeasures];  // without kLncc, which has no kernel here
+  int64_t samples, channels, voxels;  // of the fixed grid
+  double mixture[kMeasures];
   Weights weights;
-  deformation_energy::Coefficients<D> factor;
-  deformation_energy::PenaltyKind penalty;
-  double threshold;
-  double epsilon;  // of the arithmetic
-
-  DIFFREG_HD int64_t voxels() const { return int64_t{to[0]} * to[1]; }
-};
-
-template <typename S>
-struct Images {
-  const S* moving;                  // (N, C, *from)
-  const S* fixed;                   // (N, C, *to)
-  const S* displacement;            // (N, D, *to)
-  const Arithmetic<S>* eps_moving;  // (N), or null without level sets
-  const Arithmetic<S>* eps_fixed;   // (N), or null without level sets
-  const Arithmetic<S>* mask;        // (N, 1, *to) or null
 };
 
 // The gradient to each term, read on the device; null where there is none.
@@ -44,33 +24,40 @@ struct Upstream {
   const T* determinant;  // (N)
 };
 
+// The gradient to each part: the measures, in their order, then the three energies.
+constexpr int kParts = kMeasures + 3;
+
+// That follows from the gradient to the terms; null: from 1 to the total alone.
 template <typename T>
-struct Terms {
-  T* total;        // (N), or null where no term is asked for
-  T* similarity;   // (N)
-  T* diffusion;    // (N)
-  T* bending;      // (N)
-  T* determinant;  // (N)
-};
-
-// Doubles of workspace for any of the launches.
-int64_t workspace_doubles(const Problem& problem);
-
-template <typename S>
-void launch_forward(const Problem& problem, const Images<S>& images,
-                    const Terms<Arithmetic<S>>& terms,
-                    Arithmetic<S>* warped,  // (N, C, *to) or null
-                    double* workspace,      // (workspace_doubles)
-                    void* stream);
-
-// With terms: the gradient of the total, and all that launch_forward gives. Without: the gradient
-// that follows from the upstream ones.
-template <typename S>
-void launch_gradient(const Problem& problem, const Images<S>& images,
-                     const Upstream<Arithmetic<S>>& upstream, const Terms<Arithmetic<S>>& terms,
-                     Arithmetic<S>* gradient,  // (N, D, *to)
-                     Arithmetic<S>* warped,    // (N, C, *to) or null
-                     double* workspace,        // (workspace_doubles)
+void launch_upstream(const Problem& problem, const Upstream<T>* upstream,
+                     T* parts,  // (kParts, N)
                      void* stream);
+
+// The similarity and the total. A measure that is no part of the mixture is not read; null are
+// those of images without voxels: correlation's alone is not 0.
+template <typename T>
+void launch_terms(const Problem& problem,
+                  const T* measures,     // (kMeasures, N) or null
+                  const T* diffusion,    // (N)
+                  const T* bending,      // (N)
+                  const T* determinant,  // (N)
+                  T* similarity,         // (N)
+                  T* total,              // (N)
+                  void* stream);
+
+int64_t squares_doubles(const Problem& problem);
+
+// Mean squared difference, and its gradient to the warped image.
+template <typename T>
+void launch_squares(const Problem& problem,
+                    const T* warped,    // (N, C, *S)
+                    const T* fixed,     // (N, C, *S)
+                    const T* mask,      // (N, 1, *S) or null
+                    double* workspace,  // (squares_doubles)
+                    T* value,           // (N) or null
+                    const T* upstream,  // (N)
+                    T* gradient,        // (N, C, *S) or null
+                    bool accumulate,    // to the gradient that is there
+                    void* stream);
 
 }  // namespace diffreg::registration_objective

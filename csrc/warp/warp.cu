@@ -121,19 +121,19 @@ struct ThreadVoxels {
   }
 };
 
-template <int D, typename S, typename Point>
+template <int D, typename S, typename G, typename Point>
 __global__ void __launch_bounds__(kThreads, Point::kBlocks)
     forward_kernel(Problem<D> problem, FixedTiles<D> tiles,
                    const S* moving,        // (N, C, *from)
                    const S* displacement,  // (N, D, *to)
-                   S* warped) {            // (N, C, *to)
+                   G* warped) {            // (N, C, *to)
   using T = Arithmetic<S>;
   using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
   Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
     Point at[Voxels::kCount];
     voxels.locate(problem, displacement, at);
     const S* image = moving + voxels.sample * problem.channels * problem.from_voxels;
-    S* out = warped + voxels.sample * problem.channels * problem.to_voxels + voxels.first;
+    G* out = warped + voxels.sample * problem.channels * problem.to_voxels + voxels.first;
     for (int64_t c = 0; c < problem.channels; ++c) {
       T sampled[Voxels::kCount];
 #pragma unroll
@@ -470,15 +470,15 @@ using PointOf = std::remove_pointer_t<Pointer>;
 
 }  // namespace
 
-template <int D, typename S>
-void launch_forward(const Problem<D>& problem, const S* moving, const S* displacement, S* warped,
+template <int D, typename S, typename G>
+void launch_forward(const Problem<D>& problem, const S* moving, const S* displacement, G* warped,
                     void* stream) {
   const FixedTiles<D> tiles(problem.samples, problem.to);
   dispatch_point<D, Arithmetic<S>>(problem.sampling, [&](auto* point) {
     using Point = PointOf<decltype(point)>;
     if constexpr (!std::is_same_v<Point, NearestPoint<D, Arithmetic<S>>>) {
-      DIFFREG_LAUNCH((forward_kernel<D, S, Point>), tiles.count(), block_shape(), stream, problem,
-                     tiles, moving, displacement, warped);
+      DIFFREG_LAUNCH((forward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream,
+                     problem, tiles, moving, displacement, warped);
     }
   });
 }
@@ -542,14 +542,14 @@ void launch_gather(const Problem<D>& problem, const S* gradient, const S* displa
 
 #define DIFFREG_NEAREST(D, V, S) \
   template void launch_nearest(const Problem<D>&, V, const V*, const S*, V*, void*);
-#define DIFFREG_BACKWARD(D, S, G)                                                                \
+#define DIFFREG_TO(D, S, G)                                                                      \
+  template void launch_forward(const Problem<D>&, const S*, const S*, G*, void*);                \
   template void launch_backward(const Problem<D>&, const G*, const S*, const S*, Arithmetic<S>*, \
                                 G*, bool, void*);
 #define DIFFREG_INSTANCES(D, S)                                                               \
-  template void launch_forward(const Problem<D>&, const S*, const S*, S*, void*);             \
   template void launch_gather(const Problem<D>&, const S*, const S*, double*, Arithmetic<S>*, \
                               void*);                                                         \
-  DIFFREG_BACKWARD(D, S, S)                                                                   \
+  DIFFREG_TO(D, S, S)                                                                         \
   DIFFREG_NEAREST(D, uint8_t, S)                                                              \
   DIFFREG_NEAREST(D, uint16_t, S)                                                             \
   DIFFREG_NEAREST(D, uint32_t, S)                                                             \
@@ -561,8 +561,8 @@ void launch_gather(const Problem<D>& problem, const S* gradient, const S* displa
   DIFFREG_INSTANCES(D, double)                        \
   DIFFREG_INSTANCES(D, Half)                          \
   DIFFREG_INSTANCES(D, BFloat16)                      \
-  DIFFREG_BACKWARD(D, Half, float)                    \
-  DIFFREG_BACKWARD(D, BFloat16, float)
+  DIFFREG_TO(D, Half, float)                          \
+  DIFFREG_TO(D, BFloat16, float)
 DIFFREG_DIMENSIONS(2)
 DIFFREG_DIMENSIONS(3)
 

@@ -21,14 +21,9 @@ template <typename Run>
 void with_problem(const Tensor& moving, const Tensor& displacement, const Sampling& sampling,
                   const Run& run) {
   dispatch_dimensions(displacement, [&](auto dimensions) {
-    constexpr int D = decltype(dimensions)::value;
-    Problem<D> problem{moving.size(0), moving.size(1), {}, {}, 1, 1, sampling};
-    for (int k = 0; k < D; ++k) {
-      problem.from[k] = static_cast<int32_t>(moving.size(2 + k));
-      problem.to[k] = static_cast<int32_t>(displacement.size(2 + k));
-      problem.from_voxels *= problem.from[k];
-      problem.to_voxels *= problem.to[k];
-    }
+    const Problem<decltype(dimensions)::value> problem(moving.size(0), moving.size(1),
+                                                       moving.sizes().data() + 2,
+                                                       displacement.sizes().data() + 2, sampling);
     run(problem);
   });
 }

@@ -11,8 +11,19 @@ template <int D>
 struct Problem {
   int64_t samples, channels;
   int32_t from[D], to[D];  // sizes of the moving and of the fixed grid
-  int64_t from_voxels, to_voxels;
+  int64_t from_voxels = 1, to_voxels = 1;
   Sampling sampling;
+
+  Problem(int64_t samples, int64_t channels, const int64_t* from_size, const int64_t* to_size,
+          const Sampling& sampling)
+      : samples(samples), channels(channels), sampling(sampling) {
+    for (int k = 0; k < D; ++k) {
+      from[k] = static_cast<int32_t>(from_size[k]);
+      to[k] = static_cast<int32_t>(to_size[k]);
+      from_voxels *= from[k];
+      to_voxels *= to[k];
+    }
+  }
 };
 
 // A voxel of any dtype is one of uint8_t, uint16_t, uint32_t, uint64_t or this.
@@ -20,12 +31,12 @@ struct alignas(16) TwoWords {
   uint64_t low, high;
 };
 
-// Linear or cubic.
-template <int D, typename S>
+// Linear or cubic. G is S, or the arithmetic's type, for what is not to be rounded.
+template <int D, typename S, typename G>
 void launch_forward(const Problem<D>& problem,
                     const S* moving,        // (N, C, *from)
                     const S* displacement,  // (N, D, *to)
-                    S* warped,              // (N, C, *to)
+                    G* warped,              // (N, C, *to)
                     void* stream);
 
 template <int D, typename V, typename U>

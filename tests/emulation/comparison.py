@@ -218,11 +218,12 @@ def objective_inputs_with_nan(shape: Shape, dtype: torch.dtype) -> Tensors:
 
 
 def objective_cases() -> Iterator[Case]:
-    everything = {"ssd": 0.7, "ncc": 1.3, "pls": 0.4, "smooth_pls": 0.6, "ngf": 0.5}
+    everything = dict(zip(MEASURES, (0.7, 1.3, 0.8, 0.4, 0.6, 0.5), strict=True))
     for name, mixture, masked, padding, penalty, threshold in (
         ("ssd", {"ssd": 1.5}, False, "zeros", "hyperelastic", 0.2),
         ("ncc", {"ncc": 1.0}, True, "border", "log2", 0.1),
-        ("pls", {"pls": 1.0}, True, "border", "hinge", 0.3),
+        ("default", {"ncc": 1.0, "lncc": 0.2}, False, "border", "hyperelastic", 0.2),
+        ("pls", {"pls": 1.0}, True, "reflection", "hinge", 0.3),
         ("smooth", {"smooth_pls": 2.0}, False, "zeros", "relu", 0.0),
         ("ngf", {"ngf": 1.0}, False, "border", "hyperelastic", 0.2),
         ("mixture", everything, True, "border", "hyperelastic", 0.2),
@@ -366,6 +367,7 @@ TAKES_VOLUMES: tuple[str, ...] = (
     "local_correlation",
     "mutual_information",
     "parallel_level_sets",
+    "registration_objective",
     "warp",
 )
 
