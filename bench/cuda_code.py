@@ -1,6 +1,6 @@
-"""What the compiled CUDA kernels need: registers, spills, shared memory, and loops of the code.
+"""What the compiled CUDA kernels need: registers, spills, shared memory, and machine instructions.
 
-Read from the library by cuobjdump, the loops by nvdisasm too; neither needs a GPU.
+Read from the library by cuobjdump, the instructions by nvdisasm too; neither needs a GPU.
 """
 
 import csv
@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 THREADS = 256
 # Warps, 32-bit registers and bytes of shared memory of a multiprocessor.
@@ -62,8 +62,8 @@ def resources(library: Path, cuobjdump: str) -> list[dict[str, Any]]:
             name = found[1]
         elif "REG:" in line:
             numbers = {k: int(v) for k, v in re.findall(r"(\w+):(\d+)", line)}
-            rows.append({"kernel": name, "architecture": architecture, **numbers})
-    names = "\n".join(r["kernel"] for r in rows)
+            rows.append({"function": name, "architecture": architecture, **numbers})
+    names = "\n".join(r["function"] for r in rows)
     plain = subprocess.run(["c++filt"], input=names, capture_output=True, text=True).stdout
     for row, name in zip(rows, plain.splitlines(), strict=True):
         row["kernel"] = short(name)
@@ -76,39 +76,71 @@ _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@\S+\s+)?([A-Z][\w.]*)([^;
 _BYTES = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}
 
 
-def loops(library: Path, cuobjdump: str, rows: list[dict[str, Any]]) -> None:
-    """Adds to the resources of MULTIPROCESSOR's architectures what the machine code shows.
+def machine_code(library: Path, cuobjdump: str, rows: list[dict[str, Any]]) -> None:
+    """Adds to the resources what the machine code shows.
 
-    `loop`: instructions of the longest loop, the one over tiles where there is one. `in_flight`:
-    bytes that the resident threads of a multiprocessor have asked global memory for before the
-    first of them is used, at the best place of the code (branches between loads not followed).
+    `instructions`: of the whole kernel. `loop`: of its longest loop, the one over tiles where there
+    is one. `inner_loop`: of the longest that has none in it; `inner_loads`: bytes that a thread
+    loads there from global memory. `in_flight`, of MULTIPROCESSOR's architectures: bytes that the
+    resident threads of a multiprocessor have asked global memory for before the first of them is
+    used, at the best place of the code (branches between loads not followed).
     """
+    by_name: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:  # some are compiled in several files
+        by_name.setdefault((row["architecture"], row["function"]), []).append(row)
+    for architecture in sorted({row["architecture"] for row in rows}, key=int):
+        for part in _disassembled(library, cuobjdump, architecture).split("Function : ")[1:]:
+            for row in by_name.get((architecture, part.split(maxsplit=1)[0]), ()):
+                row |= _measured(part)
+                if architecture in MULTIPROCESSOR:
+                    resident = row["occupancy"] * MULTIPROCESSOR[architecture][0] * 32
+                    row["in_flight"] = round(resident * _bytes_asked_for(part))
+
+
+def _disassembled(library: Path, cuobjdump: str, architecture: str) -> str:
     disassembler = tool("nvdisasm")
     path = os.pathsep.join([str(Path(disassembler or "").parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path}
-    for architecture in MULTIPROCESSOR:
-        command = [cuobjdump, "--dump-sass", "--gpu-architecture", f"sm_{architecture}"]
-        text = subprocess.run(
-            [*command, str(library)], capture_output=True, text=True, env=environment
-        ).stdout
-        names = subprocess.run(["c++filt"], input=text, capture_output=True, text=True).stdout
-        for part in names.split("Function : ")[1:]:
-            kernel = short(part.splitlines()[0].strip())
-            for row in rows:
-                if row["kernel"] == kernel and row["architecture"] == architecture:
-                    row["loop"], a_thread = _longest_loop(part), _bytes_asked_for(part)
-                    resident = row["occupancy"] * MULTIPROCESSOR[architecture][0] * 32
-                    row["in_flight"] = round(resident * a_thread)
+    command = [cuobjdump, "--dump-sass", "--gpu-architecture", f"sm_{architecture}", str(library)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PATH": path}
+    ).stdout
 
 
-def _longest_loop(code: str) -> int:
-    """Instructions, of 16 bytes, between a branch backwards and where it goes."""
-    longest = 0
-    for address, name, operands in _INSTRUCTION.findall(code):
+def _measured(code: str) -> dict[str, int]:
+    """Instructions, without what fills up, and those of the loops."""
+    found = [
+        (int(address, 16), name, operands) for address, name, operands in _INSTRUCTION.findall(code)
+    ]
+    loops = []
+    for address, name, operands in found:
         target = re.search(r"0x([0-9a-f]+)\s*$", operands)
-        if name.startswith("BRA") and target:
-            longest = max(longest, (int(address, 16) - int(target[1], 16)) // 16 + 1)
-    return longest
+        # The last branch leads to itself.
+        if name.startswith("BRA") and target and int(target[1], 16) < address:
+            loops.append((int(target[1], 16), address))
+    innermost = [
+        loop
+        for loop in loops
+        if not any(
+            loop[0] <= begin and end <= loop[1] and (begin, end) != loop for begin, end in loops
+        )
+    ]
+
+    def longest(some: list[tuple[int, int]]) -> list[str]:
+        begin, end = max(some, key=lambda loop: loop[1] - loop[0], default=(0, -1))
+        return [name for address, name, _ in found if begin <= address <= end]
+
+    inner = longest(innermost)
+    return {
+        "instructions": sum(name != "NOP" for _, name, _ in found),
+        "loop": len(longest(loops)),
+        "inner_loop": len(inner),
+        "inner_loads": sum(_width(name) for name in inner if name.startswith("LDG")),
+    }
+
+
+def _width(name: str) -> int:
+    """Bytes that a load or store of that name moves."""
+    return next((_BYTES[word] for word in name.split(".") if word in _BYTES), 4)
 
 
 def _bytes_asked_for(code: str) -> int:
@@ -121,7 +153,7 @@ def _bytes_asked_for(code: str) -> int:
         if used & waiting.keys() or name.startswith("BAR"):
             waiting = {}
         if load:
-            waiting[first.strip()] = next((_BYTES[w] for w in name.split(".") if w in _BYTES), 4)
+            waiting[first.strip()] = _width(name)
             most = max(most, sum(waiting.values()))
     return most
 
@@ -143,30 +175,87 @@ def spilled(row: dict[str, Any]) -> int:
     return row["LOCAL"] + row["STACK"]
 
 
-def write_resources(rows: list[dict[str, Any]], path: Path) -> None:
-    """A line a kernel: registers, spilled bytes and shared bytes of every architecture."""
-    architectures = sorted({r["architecture"] for r in rows}, key=int)
-    cells: dict[str, dict[str, str]] = {}
+class Cost(NamedTuple):
+    """What a kernel needs on an architecture; of older tables the instructions are not known."""
+
+    registers: int
+    spilled: int
+    shared: int
+    instructions: int | None = None
+    loop: int | None = None
+
+    def without_code(self) -> "Cost":
+        return self._replace(instructions=None, loop=None)
+
+
+Costs = dict[str, dict[str, Cost]]  # of a kernel, on an architecture
+GROWTH = 1.05  # of instructions, without an edit of the table
+
+
+def costs(rows: list[dict[str, Any]]) -> Costs:
+    found: Costs = {}
     for row in rows:
-        text = f"{row['REG']}/{spilled(row)}/{row['SHARED']}"
-        cells.setdefault(row["kernel"], {})[row["architecture"]] = text
+        code = row.get("instructions"), row.get("loop")
+        cost = Cost(row["REG"], spilled(row), row["SHARED"], *code)
+        found.setdefault(row["kernel"], {})[row["architecture"]] = cost
+    return found
+
+
+def write_resources(rows: list[dict[str, Any]], path: Path, compiler: str) -> None:
+    """A line a kernel: registers/spilled bytes/shared bytes/instructions/loop of each architecture.
+
+    Args:
+        compiler: release of nvcc, on which the numbers depend.
+    """
+    architectures = sorted({r["architecture"] for r in rows}, key=int)
+    found = costs(rows)
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(["kernel", *(f"sm_{a}" for a in architectures)])
-        for kernel in sorted(cells):
-            writer.writerow([kernel, *(cells[kernel].get(a, "") for a in architectures)])
+        writer.writerow([f"kernel, nvcc {compiler}", *(f"sm_{a}" for a in architectures)])
+        for kernel in sorted(found):
+            cells = (found[kernel].get(a, ()) for a in architectures)
+            writer.writerow([kernel, *("/".join(map(str, cell)) for cell in cells)])
 
 
-def read_resources(path: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
-    """{kernel: {architecture: (registers, spilled bytes, shared bytes)}} of that table."""
+def read_resources(path: Path) -> Costs:
+    """That table."""
     with path.open(newline="") as file:
         head, *lines = csv.reader(file, delimiter="\t")
-    found: dict[str, dict[str, tuple[int, int, int]]] = {}
-    for kernel, *cells in lines:
-        numbers = {}
-        for architecture, cell in zip(head[1:], cells, strict=True):
-            if cell:
-                registers, spills, shared = map(int, cell.split("/"))
-                numbers[architecture.removeprefix("sm_")] = (registers, spills, shared)
-        found[kernel] = numbers
-    return found
+    architectures = [name.removeprefix("sm_") for name in head[1:]]
+    return {
+        kernel: {
+            architecture: Cost(*map(int, cell.split("/")))
+            for architecture, cell in zip(architectures, cells, strict=True)
+            if cell
+        }
+        for kernel, *cells in lines
+    }
+
+
+def compiler_of(path: Path) -> str | None:
+    """The nvcc of the table; None: an older table, without instructions."""
+    _, found, compiler = path.read_text().split("\t", 1)[0].partition("nvcc ")
+    return compiler if found else None
+
+
+def grown(kept: Costs, now: Costs) -> list[str]:
+    """Kernels that the table does not have, or that have become longer than it allows; a line each.
+
+    Architectures that the table has none of are not compared.
+    """
+    known = {architecture for cells in kept.values() for architecture in cells}
+    wrong = []
+    for kernel, cells in sorted(now.items()):
+        for architecture in sorted(known & cells.keys(), key=int):
+            where, cost = f"{kernel} (sm_{architecture})", cells[architecture]
+            before = kept.get(kernel, {}).get(architecture)
+            if before is None:
+                wrong.append(f"{where}: is not in the table")
+                continue
+            for what in ("instructions", "loop"):
+                old, new = getattr(before, what), getattr(cost, what)
+                if old and new and new > GROWTH * old:
+                    name = "instructions" if what == "instructions" else "instructions of its loop"
+                    more = f"{new / old - 1:.1%} more, {GROWTH - 1:.0%} allowed"
+                    wrong.append(f"{where}: {old} -> {new} {name}, {more}")
+    return wrong

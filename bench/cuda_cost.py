@@ -1,13 +1,17 @@
 """What the CUDA kernels cost, as far as it can be told without a GPU; nothing here is a time.
 
-Global memory traffic is counted while the kernels run emulated on the CPU; registers, spills and
-shared memory are read from the compiled library (cuda_code.py); occupancy follows from both.
---write writes the tables of docs/cuda.md and bench/results/cuda_resources.tsv, and all there is to
-build/cuda_cost.json, which git ignores; --check fails where a gate does not hold.
+Global memory traffic is counted while the kernels run emulated on the CPU; registers, spills,
+shared memory and machine instructions are read from the compiled library (cuda_code.py); occupancy
+follows. --write writes the tables of docs/cuda.md, bench/results/cuda_resources.tsv and
+cuda_counts.json (of which bench/gpu/page.py makes predictions), and all there is to
+build/cuda_cost.json, which git ignores; --check fails where a gate does not hold, or a kernel is
+longer than the table allows.
 """
 
 import argparse
 import json
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,14 +19,27 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from cuda_code import MULTIPROCESSOR, loops, resources, spilled, tool, write_resources
-from emulation import build
+from cuda_code import (
+    MULTIPROCESSOR,
+    compiler_of,
+    costs,
+    grown,
+    machine_code,
+    read_resources,
+    resources,
+    spilled,
+    tool,
+    write_resources,
+)
+from emulation import build, comparison
 from emulation.emulated import Emulation
 
 from diffreg.ops import _core
 
 ROOT = Path(__file__).parents[1]
-SIZE = (512, 512)
+RESOURCES = ROOT / "bench" / "results" / "cuda_resources.tsv"
+COUNTS = ROOT / "bench" / "results" / "cuda_counts.json"
+SIZES = ((512, 512), (32, 64, 96))
 SECTOR = 32
 GATE = 1.25
 GATED = {
@@ -35,37 +52,41 @@ GATED = {
 }
 
 
-def image(seed: int) -> torch.Tensor:
-    y, x = torch.meshgrid(*(torch.arange(n) / 40 for n in SIZE), indexing="ij")
+def image(size: tuple[int, ...], seed: int) -> torch.Tensor:
+    *_, y, x = torch.meshgrid(*(torch.arange(n) / 40 for n in size), indexing="ij")
     return (0.5 + 0.3 * torch.sin(2 * y + seed) * torch.cos(x - seed))[None, None]
 
 
-def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
+def calls(
+    dtype: torch.dtype, size: tuple[int, ...] = SIZES[0]
+) -> list[tuple[str, tuple[Any, ...], float]]:
     """Operator, arguments, fewest bytes moved a voxel (halos in cache, one channel)."""
+    dimensions = len(size)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     stored, kept = dtype.itemsize, wide.itemsize  # determinants are not rounded
-    moving, fixed = image(0).to(dtype), image(1).to(dtype)
-    u = torch.cat([4 * image(2) - 2, 4 * image(3) - 2], dim=1).to(dtype)
+    moving, fixed = image(size, 0).to(dtype), image(size, 1).to(dtype)
+    u = torch.cat([4 * image(size, 2 + k) - 2 for k in range(dimensions)], dim=1).to(dtype)
     one, scale = torch.ones(1, dtype=wide), torch.full((1,), 0.05, dtype=wide)
     moments = torch.tensor([[0.5, 0.5, 1.0, 1.0, 0.5]], dtype=torch.float64)
     information = (moving, fixed, 32, None, None)
     pair = moving.to(wide), fixed.to(wide)
     _, *saved = torch.ops.diffreg.mutual_information(*pair, *information[2:])
     linear = ("linear", "border")
-    energy = (u, [1.0, 1.0], "hyperelastic", 0.2)
+    energy = (u, [1.0] * dimensions, "hyperelastic", 0.2)
     pls = (moving, fixed, scale, scale, "pls", None)
-    cells = torch.ones(1, SIZE[0] - 1, SIZE[1] - 1, dtype=wide)
+    cells = torch.ones(1, *(n - 1 for n in size), dtype=wide)
+    field = dimensions * stored
     to_warped = (True, False)
     mixture, weights = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], [60.0, 1.0, 30.0, 3.0]
     objective = (moving, fixed, u, scale, scale, None, mixture, weights, "border", *energy[1:])
     total = (one, None, None, None, None)
     return [
-        ("warp", (moving, u, *linear), 4 * stored),
-        ("warp_backward", (fixed, moving, u, *linear, False, True, False), 6 * stored),
-        ("deformation_energy", energy, 2 * stored),
-        ("deformation_energy_backward", (one, one, one, *energy), 4 * stored),
-        ("jacobian_determinant", (u, "min"), 2 * stored + kept),
-        ("jacobian_determinant_backward", (cells, u, "min"), 4 * stored + kept),
+        ("warp", (moving, u, *linear), 2 * stored + field),
+        ("warp_backward", (fixed, moving, u, *linear, False, True, False), 2 * stored + 2 * field),
+        ("deformation_energy", energy, field),
+        ("deformation_energy_backward", (one, one, one, *energy), 2 * field),
+        ("jacobian_determinant", (u, "min"), field + kept),
+        ("jacobian_determinant_backward", (cells, u, "min"), 2 * field + kept),
         ("parallel_level_sets", pls, 2 * stored),
         ("parallel_level_sets_backward", (one, *pls, *to_warped), 3 * stored),
         ("gradient_scale", (moving, 1.0, None), 1 * stored),
@@ -76,16 +97,20 @@ def calls(dtype: torch.dtype) -> list[tuple[str, tuple[Any, ...], float]]:
         ("mutual_information_backward", (one, *saved, *information), 3 * stored),
         ("local_correlation", (moving, fixed, 9, None), 2 * stored),
         ("local_correlation_backward", (one, moving, fixed, 9, None, *to_warped), 3 * stored),
-        ("registration_objective", (*objective, False, False), 4 * stored),
-        ("registration_objective_backward", (*total, *objective), 6 * stored),
+        ("registration_objective", (*objective, False, False), 2 * stored + field),
+        ("registration_objective_backward", (*total, *objective), 2 * stored + 2 * field),
     ]
 
 
-def traffic(emulation: Emulation, dtype: torch.dtype) -> list[dict[str, Any]]:
+def traffic(
+    emulation: Emulation, dtype: torch.dtype, size: tuple[int, ...] = SIZES[0]
+) -> list[dict[str, Any]]:
     """Sectors that each block touches, once a block: what leaves its cache at the most."""
     rows = []
-    voxels = SIZE[0] * SIZE[1]
-    for name, arguments, fewest in calls(dtype):
+    voxels = math.prod(size)
+    for name, arguments, fewest in calls(dtype, size):
+        if len(size) == 3 and name.removesuffix("_backward") not in comparison.TAKES_VOLUMES:
+            continue
         emulation.set(counting=True)
         getattr(emulation.ops, name)(*arguments)
         counted = emulation.traffic()
@@ -94,8 +119,10 @@ def traffic(emulation: Emulation, dtype: torch.dtype) -> list[dict[str, Any]]:
         rows.append(
             {
                 "operator": name,
+                "dimensions": len(size),
                 "dtype": str(dtype).removeprefix("torch."),
                 "kernels": {k.split("/")[1]: v["launches"] for k, v in counted.items()},
+                "loads_a_voxel": {k: v["loads"] / voxels for k, v in counted.items()},
                 "bytes_a_voxel": sectors * SECTOR / voxels,
                 "fewest_bytes_a_voxel": fewest,
                 "ratio": sectors * SECTOR / voxels / fewest,
@@ -104,17 +131,80 @@ def traffic(emulation: Emulation, dtype: torch.dtype) -> list[dict[str, Any]]:
     return rows
 
 
+def instructions_a_voxel(
+    row: dict[str, Any], compiled: list[dict[str, Any]], architecture: str = "90"
+) -> float | None:
+    """Of a thread, by the longest inner loop: those for each byte loaded, times the bytes loaded.
+
+    What the loop chooses between at run time is all counted: rather too many. Of several instances
+    of a kernel the first of the dtype with the most options on and, where they are told apart by
+    it, of the dimensions; None where a kernel was not compiled or loads nothing in a loop.
+    """
+    scalar = {"float32": "float", "float64": "double", "float16": "Half"}[row["dtype"]]
+    total = 0.0
+    for name, loads in row["loads_a_voxel"].items():
+        found = [r for r in compiled if r["architecture"] == architecture]
+        found = [r for r in found if _is_of(r["kernel"], name, scalar)]
+        of_dimensions = [r for r in found if str(row["dimensions"]) in _arguments(r["kernel"])]
+        instances = sorted(
+            of_dimensions or found, key=lambda r: (-r["kernel"].count("true"), r["kernel"])
+        )
+        if not instances or not instances[0].get("inner_loads"):
+            return None
+        total += loads * instances[0]["inner_loop"] / instances[0]["inner_loads"]
+    return round(total, 1)
+
+
+def _is_of(kernel: str, name: str, scalar: str) -> bool:
+    return kernel.partition("<")[0] == name and bool(re.search(rf"\b{scalar}\b", kernel))
+
+
+def _arguments(kernel: str) -> list[str]:
+    return [word.strip() for word in kernel.partition("<")[2].rstrip("> ").split(",")]
+
+
+def counts(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What predictions are made of, of float32."""
+    return [
+        {
+            "operator": row["operator"],
+            "dimensions": row["dimensions"],
+            "bytes_a_voxel": round(row["bytes_a_voxel"], 2),
+            "fewest_bytes_a_voxel": row["fewest_bytes_a_voxel"],
+            "instructions_a_voxel": instructions_a_voxel(row, compiled),
+        }
+        for row in rows
+        if row["dtype"] == "float32"
+    ]
+
+
 def broken_gates(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> list[str]:
     wrong = [
         f"{r['operator']} ({r['dtype']}): {r['ratio']:.2f} x the fewest bytes, {GATE} allowed"
         for r in rows
-        if r["operator"] in GATED and r["ratio"] > GATE
+        if r["operator"] in GATED and r["dimensions"] == 2 and r["ratio"] > GATE
     ]
     wrong += [
         f"{r['kernel']} (sm_{r['architecture']}): {spilled(r)} bytes of local memory"
         for r in compiled
         if spilled(r) > 0
     ]
+    return wrong
+
+
+def longer_than_kept(compiled: list[dict[str, Any]], compiler: str) -> list[str]:
+    """Gates of the committed table; says in words what cannot be compared."""
+    if not compiled:
+        return []
+    kept, of_nvcc = read_resources(RESOURCES), compiler_of(RESOURCES)
+    if of_nvcc != compiler:
+        print(f"instructions: skipped, the table is of nvcc {of_nvcc or '?'}, this is {compiler}")
+        kept = {
+            kernel: {a: cost.without_code() for a, cost in c.items()} for kernel, c in kept.items()
+        }
+    wrong = grown(kept, costs(compiled))
+    if wrong:
+        wrong.append("python bench/cuda_cost.py --write edits bench/results/cuda_resources.tsv")
     return wrong
 
 
@@ -126,19 +216,19 @@ def table(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["dtype"] != "float32":
             continue
+        same = [r for r in rows if all(r[k] == row[k] for k in ("operator", "dimensions"))]
         ratios = [
             next(
                 f"{r['bytes_a_voxel']:.1f} ({r['ratio']:.2f} x)"
-                for r in rows
-                if r["operator"] == row["operator"] and r["dtype"] == dtype
+                for r in same
+                if r["dtype"] == dtype
             )
             for dtype in ("float32", "float64", "float16")
         ]
         kernels = sum(row["kernels"].values())
+        name = row["operator"] + ", volumes" * (row["dimensions"] == 3)
         lines.append(
-            f"| {row['operator']} | {kernels} | {row['fewest_bytes_a_voxel']} | "
-            + " | ".join(ratios)
-            + " |"
+            f"| {name} | {kernels} | {row['fewest_bytes_a_voxel']} | " + " | ".join(ratios) + " |"
         )
     if not compiled:
         return "\n".join([*lines, "", "Registers and occupancy: no cuobjdump was at hand."])
@@ -180,9 +270,9 @@ def read_core() -> list[dict[str, Any]]:
 
         compiled = resources(Path(_C.__file__), cuobjdump)
         if tool("nvdisasm") is None:
-            print("loops and bytes in flight: skipped, there is no nvdisasm")
+            print("instructions and bytes in flight: skipped, there is no nvdisasm")
         else:
-            loops(Path(_C.__file__), cuobjdump, compiled)
+            machine_code(Path(_C.__file__), cuobjdump, compiled)
     return compiled
 
 
@@ -192,20 +282,22 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables and the JSON")
     options = parser.parse_args()
     compiled = read_core()
-    if options.write and not compiled:
-        raise SystemExit("--write would empty the tables: it needs kernels and cuobjdump")
+    if options.write and not (compiled and "instructions" in compiled[0]):
+        raise SystemExit("--write would empty the tables: it needs kernels, cuobjdump and nvdisasm")
+    compiler = _core.build_info()["cuda_runtime"]
     emulation = Emulation(build.build("plain"))
     dtypes = (torch.float32, torch.float64, torch.float16)
-    rows = [row for dtype in dtypes for row in traffic(emulation, dtype)]
+    rows = [row for size in SIZES for dtype in dtypes for row in traffic(emulation, dtype, size)]
     print(table(rows, compiled))
     if options.write:
         write_docs(table(rows, compiled))
-        write_resources(compiled, ROOT / "bench" / "results" / "cuda_resources.tsv")
+        write_resources(compiled, RESOURCES, compiler)
+        COUNTS.write_text(json.dumps(counts(rows, compiled), indent=1) + "\n")
         result = {"core": _core.build_info(), "traffic": rows, "resources": compiled}
         target = ROOT / "build" / "cuda_cost.json"
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
-    wrong = broken_gates(rows, compiled)
+    wrong = broken_gates(rows, compiled) + longer_than_kept(compiled, compiler)
     for gate in wrong:
         print("gate:", gate)
     if options.check and wrong:

@@ -193,3 +193,62 @@ def test_the_agreement_of_a_rival_is_measured(module):
     assert fused.agreement(like, work.CASES["warp"], draw) > 0.9999
     wrong = replace(like, gradient=lambda gradient: gradient.movedim(-1, 1))
     assert fused.agreement(wrong, work.CASES["warp"], draw) < 0.9
+
+
+def shown(mark):
+    text = (ROOT / "docs" / "cuda.md").read_text()
+    return text.partition(f"<!-- {mark} -->")[2].partition(f"<!-- /{mark} -->")[0].strip()
+
+
+def test_the_page_shows_what_is_kept(module):
+    page = module("page")
+    for mark, text in page.sections(*page.read()).items():
+        assert shown(mark) == text.strip(), f"{mark}: python bench/gpu/page.py"
+
+
+def test_a_run_fills_the_tables(module, dry_run, monkeypatch):
+    page, shapes = module("page"), module("shapes")
+    measured = json.loads((dry_run[0] / "results.json").read_text())
+    small = {"images": shapes.DRY_IMAGE, "volume": shapes.DRY_VOLUME}
+    monkeypatch.setattr(page, "SHAPES", small)
+    _, older, counts, wanted = page.read()
+    found = page.sections(measured, older, counts, wanted)
+    assert page.NOT_YET not in "".join(found.values())
+    for line in filter(None, found["aims"].splitlines()):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert len(cells) in (4, 5) and cells[3] != "-"
+    assert "| warp_backward | 2 x 12 x 10 | float32 |" in found["kernels"]
+    assert "| value_and_gradient, default |" in found["calls"]
+    assert "lunet, 2 x 16²" in found["training"] and "drawing" in found["training"]
+    assert "best eager" in found["rivals"]
+
+
+def test_without_any_measurement_the_aims_stand(module):
+    page = module("page")
+    _, older, _, wanted = page.read()
+    found = page.sections(None, older, [], wanted)
+    assert "| 83% | - | - |" in found["aims"] and "| +25 | - | - |" in found["aims"]
+    assert found["calls"] == page.NOT_YET
+
+
+def test_a_prediction_is_the_larger_of_traffic_and_instructions(module):
+    page = module("page")
+    card = {"multiprocessors": 100, "gigahertz": 1.0, "terabytes_a_second": 4.0, "issued": 0.5}
+    voxels = 16 * 2048**2
+    aim = {"shape": "images", "made_of": ["op", "op_backward"]}
+    counts = [
+        {"operator": "op", "bytes_a_voxel": 8.0, "instructions_a_voxel": 1.0},
+        {"operator": "op_backward", "bytes_a_voxel": 8.0, "instructions_a_voxel": 320.0},
+    ]
+    expected = voxels * (8 / 4e12 + 10 / (100 * 4 * 1e9 * 0.5)) * 1e6
+    assert page.predicted(aim, counts, card) == pytest.approx(expected)
+    assert page.predicted(aim, counts[:1], card) is None
+    counts[0]["instructions_a_voxel"] = None
+    assert page.predicted(aim, counts, card) is None
+
+
+def test_the_results_of_a_dry_run_are_not_kept(module, dry_run, monkeypatch):
+    page = module("page")
+    monkeypatch.setattr(sys, "argv", ["page.py", str(dry_run[0] / "results.json")])
+    with pytest.raises(SystemExit, match="dry run"):
+        page.main()
