@@ -15,7 +15,7 @@ constexpr int kForward = sizeof(S) == 2 ? 2 : 4;
 template <typename S>
 constexpr int kBackward = kForward<S> / 2;
 
-// Resident on a multiprocessor.
+// Blocks of a multiprocessor, as kResidentOf.
 template <typename S>
 constexpr int kBlocks = sizeof(S) == 8 ? 2 : 3;
 
@@ -29,31 +29,23 @@ template <typename S, int vectors>
 struct Voxels {
   static constexpr int V = kVector<S>;
   using T = Arithmetic<S>;
-  T warped[vectors][V], fixed[vectors][V], weight[vectors][V];
-  bool masked;  // else all weights are 1, and none is read
+  T warped[vectors][V], fixed[vectors][V];
+  const T* mask;  // from the tile's first voxel on, or null
+  bool masked;    // else all weights are 1
   bool aligned;
   int32_t size;
 
   DIFFREG_DEVICE Voxels(const Tiles& tiles, const Tile& tile, const Images<S>& images,
                         bool aligned_)
-      : aligned(aligned_), size(tile.size) {
+      : mask(images.mask ? images.mask + tile.in_mask(tiles) : nullptr),
+        masked(mask || tile.size < tiles.size),
+        aligned(aligned_),
+        size(tile.size) {
     const S *w = images.warped + tile.in_image, *r = images.fixed + tile.in_image;
-    const T* mask = images.mask ? images.mask + tile.in_mask(tiles) : nullptr;
-    masked = mask || size < tiles.size;
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
       load_values<V>(w + first(v), count(v), whole(v), warped[v]);
       load_values<V>(r + first(v), count(v), whole(v), fixed[v]);
-    }
-    if (!masked) return;
-#pragma unroll
-    for (int v = 0; v < vectors; ++v) {
-      if (mask) {
-        load_values<V>(mask + first(v), count(v), whole(v), weight[v]);
-      } else {
-#pragma unroll
-        for (int k = 0; k < V; ++k) weight[v][k] = inside(k, count(v));
-      }
     }
   }
 
@@ -62,14 +54,28 @@ struct Voxels {
   DIFFREG_DEVICE int32_t count(int v) const { return size - first(v); }
   DIFFREG_DEVICE bool whole(int v) const { return aligned && count(v) >= V; }
 
+  // The weights of a vector, 1 unless there are `any`. For a second sum they come out of the cache:
+  // in registers they would leave room for fewer blocks.
+  template <bool any>
+  DIFFREG_DEVICE void load_weights(int v, T (&weights)[V]) const {
+    if (any && mask) {
+      load_values<V>(mask + first(v), count(v), whole(v), weights);
+    } else {
+#pragma unroll
+      for (int k = 0; k < V; ++k) weights[k] = !any || inside(k, count(v));
+    }
+  }
+
   // Adds weight, and warped and fixed image, these two times the weight.
-  template <bool masked>
+  template <bool any>
   DIFFREG_DEVICE void add_raw(T (&sums)[3]) const {
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
+      T weights[V];
+      load_weights<any>(v, weights);
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        const T m = masked ? weight[v][k] : 1;
+        const T m = weights[k];
         sums[0] += m;
         sums[1] += m * counted(warped[v][k], m);
         sums[2] += m * counted(fixed[v][k], m);
@@ -78,13 +84,15 @@ struct Voxels {
   }
   // Adds b, a, b b, a a and a b, each times the weight: the images about values close to their
   // means.
-  template <bool masked>
+  template <bool any>
   DIFFREG_DEVICE void add_centred(T mean_warped, T mean_fixed, T (&sums)[5]) const {
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
+      T weights[V];
+      load_weights<any>(v, weights);
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        const T m = masked ? weight[v][k] : 1;
+        const T m = weights[k];
         const T b = counted(warped[v][k] - mean_warped, m);
         const T a = counted(fixed[v][k] - mean_fixed, m);
         sums[0] += m * b;
@@ -221,20 +229,20 @@ struct Gradients {
 };
 
 // Products are rounded, so that equal images pull and push as much, to the bit.
-template <bool masked, typename S, int vectors>
+template <bool any, typename S, int vectors>
 DIFFREG_DEVICE void fill(const Voxels<S, vectors>& voxels, const Slopes& slopes, int64_t first,
                          const Gradients<S>& to) {
   constexpr int V = kVector<S>;
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
-    Arithmetic<S> to_warped[V], to_fixed[V];
+    Arithmetic<S> weights[V], to_warped[V], to_fixed[V];
+    voxels.template load_weights<any>(v, weights);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
       const double b = voxels.warped[v][k] - slopes.mean_warped;
       const double a = voxels.fixed[v][k] - slopes.mean_fixed;
       const auto times_weight = [&](double gradient) {
-        const auto m = masked ? voxels.weight[v][k] : 1;
-        return static_cast<Arithmetic<S>>(masked ? m * visible(gradient, m) : gradient);
+        return static_cast<Arithmetic<S>>(weights[k] * visible(gradient, weights[k]));
       };
       to_warped[k] =
           times_weight(rounded_product(b, slopes.by_warped) - rounded_product(a, slopes.by_other));
