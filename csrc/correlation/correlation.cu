@@ -1,231 +1,331 @@
-// 1 - cc in one pass over the images: every tile takes its moments about its own means, and the
-// tiles' moments are merged exactly; the gradient is affine in both images. In double.
+// 1 - cc in one pass over the images: a block holds a tile in registers and takes its moments about
+// the tile's own means, which a second kernel merges exactly; the gradient is affine in both
+// images. A thread adds its few terms in the images' arithmetic, all else is in double.
 #include "../common/block_reduce.h"
+#include "../common/voxel_tiles.h"
 #include "correlation_cuda.h"
+#include "part_moments.h"
 
 namespace diffreg::correlation {
 namespace {
 
-// Voxels of a thread whose loads are in flight at once, several times. For the second of two sums
-// they are loaded again, and come out of the cache: in registers they would leave room for few
-// blocks.
-constexpr int kPerThread = 4;
-constexpr int64_t kChunk = 4 * kPerThread * kThreads;
+// Vectors of each image that a thread holds: 16 voxels forward, 8 backward; half as many doubles.
+template <typename S>
+constexpr int kForward = sizeof(S) == 2 ? 2 : 4;
+template <typename S>
+constexpr int kBackward = kForward<S> / 2;
 
-// How many there are, counted by the host: it leaves registers to the kernels.
-struct Chunks {
-  int64_t of_plane, of_sample, count;
+// Blocks of a multiprocessor, as kResidentOf.
+template <typename S>
+constexpr int kBlocks = sizeof(S) == 8 ? 2 : 3;
 
-  explicit Chunks(const Problem& problem)
-      : of_plane((problem.voxels + kChunk - 1) / kChunk),
-        of_sample(problem.channels * of_plane),
-        count(problem.samples * of_sample) {}
-};
+template <typename S, int vectors>
+Tiles tiles_of(const Problem& problem) {
+  return Tiles(problem.samples, problem.channels, problem.voxels, kThreads * vectors * kVector<S>);
+}
 
-struct Means {
-  double warped, fixed;
+// Voxels of a tile that a thread works on: vectors of it, every kThreads.
+template <typename S, int vectors>
+struct Voxels {
+  static constexpr int V = kVector<S>;
+  using T = Arithmetic<S>;
+  T warped[vectors][V], fixed[vectors][V];
+  const T* mask;  // from the tile's first voxel on, or null
+  bool masked;    // else all weights are 1
+  bool aligned;
+  int32_t size;
+
+  DIFFREG_DEVICE Voxels(const Tiles& tiles, const Tile& tile, const Images<S>& images,
+                        bool aligned_)
+      : mask(images.mask ? images.mask + tile.in_mask(tiles) : nullptr),
+        masked(mask || tile.size < tiles.size),
+        aligned(aligned_),
+        size(tile.size) {
+    const S *w = images.warped + tile.in_image, *r = images.fixed + tile.in_image;
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) {
+      load_values<V>(w + first(v), count(v), whole(v), warped[v]);
+      load_values<V>(r + first(v), count(v), whole(v), fixed[v]);
+    }
+  }
+
+  // A vector's first voxel in the tile, and voxels from there to the tile's end.
+  DIFFREG_DEVICE int32_t first(int v) const { return (v * kThreads + thread_index()) * V; }
+  DIFFREG_DEVICE int32_t count(int v) const { return size - first(v); }
+  DIFFREG_DEVICE bool whole(int v) const { return aligned && count(v) >= V; }
+
+  // The weights of a vector, 1 unless there are `any`. For a second sum they come out of the cache:
+  // in registers they would leave room for fewer blocks.
+  template <bool any>
+  DIFFREG_DEVICE void load_weights(int v, T (&weights)[V]) const {
+    if (any && mask) {
+      load_values<V>(mask + first(v), count(v), whole(v), weights);
+    } else {
+#pragma unroll
+      for (int k = 0; k < V; ++k) weights[k] = !any || inside(k, count(v));
+    }
+  }
+
+  // Adds weight, and warped and fixed image, these two times the weight.
+  template <bool any>
+  DIFFREG_DEVICE void add_raw(T (&sums)[3]) const {
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) {
+      T weights[V];
+      load_weights<any>(v, weights);
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        const T m = weights[k];
+        sums[0] += m;
+        sums[1] += m * counted(warped[v][k], m);
+        sums[2] += m * counted(fixed[v][k], m);
+      }
+    }
+  }
+  // Adds b, a, b b, a a and a b, each times the weight: the images about values close to their
+  // means.
+  template <bool any>
+  DIFFREG_DEVICE void add_centred(T mean_warped, T mean_fixed, T (&sums)[5]) const {
+#pragma unroll
+    for (int v = 0; v < vectors; ++v) {
+      T weights[V];
+      load_weights<any>(v, weights);
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        const T m = weights[k];
+        const T b = counted(warped[v][k] - mean_warped, m);
+        const T a = counted(fixed[v][k] - mean_fixed, m);
+        sums[0] += m * b;
+        sums[1] += m * a;
+        sums[2] += m * (b * b);
+        sums[3] += m * (a * a);
+        sums[4] += m * (a * b);
+      }
+    }
+  }
 };
 
 struct Totals {
   double of[3];
+
+  // The mean of the second or third, which are weighted by the first.
+  DIFFREG_DEVICE double mean(int k) const { return of[0] == 0 ? 0 : of[k] / of[0]; }
 };
 
 // Sums three values over the block, weight, warped, fixed, and broadcasts them to every thread.
-DIFFREG_DEVICE Totals broadcast_sum(const double (&values)[3]) {
+DIFFREG_DEVICE Totals broadcast_sum(double (&sums)[3]) {
   DIFFREG_SHARED(Totals, shared);
-  double sums[3] = {values[0], values[1], values[2]};
   reduce_block(sums);
   if (thread_index() == 0) shared = {{sums[0], sums[1], sums[2]}};
   __syncthreads();
   return shared;
 }
 
-DIFFREG_DEVICE Means means_of(const Totals& totals) {
-  if (totals.of[0] == 0) return {0, 0};
-  return {totals.of[1] / totals.of[0], totals.of[2] / totals.of[0]};
+// A tile's moments, in thread 0: about its means as the arithmetic rounds them, what the rounding
+// leaves taken off again.
+template <typename S, int vectors>
+DIFFREG_DEVICE PartMoments moments_of_tile(const Voxels<S, vectors>& voxels) {
+  using T = Arithmetic<S>;
+  T raw[3] = {0, 0, 0}, centred[5] = {0, 0, 0, 0, 0};
+  if (voxels.masked) {
+    voxels.template add_raw<true>(raw);
+  } else {
+    voxels.template add_raw<false>(raw);
+  }
+  double wide[3] = {raw[0], raw[1], raw[2]};
+  const Totals totals = broadcast_sum(wide);
+  const T mean_warped = static_cast<T>(totals.mean(1)), mean_fixed = static_cast<T>(totals.mean(2));
+  if (voxels.masked) {
+    voxels.template add_centred<true>(mean_warped, mean_fixed, centred);
+  } else {
+    voxels.template add_centred<false>(mean_warped, mean_fixed, centred);
+  }
+  double sums[5] = {centred[0], centred[1], centred[2], centred[3], centred[4]};
+  reduce_block(sums);
+  return moments_about(mean_warped, mean_fixed, totals.of[0], sums);
 }
 
-// Where a block works: a chunk of a plane, which its threads go over in a block-stride loop.
-struct Place {
-  int64_t n, plane, within;  // within: number of the chunk in its sample
-  int64_t first;             // the thread's first voxel, in its plane
-  int64_t end;               // of the chunk
+constexpr int kPart = 6;  // weight, means, centred sums
 
-  DIFFREG_DEVICE Place(const Problem& problem, const Chunks& chunks, int64_t index) {
-    plane = index / chunks.of_plane;
-    n = plane / problem.channels;
-    within = index - n * chunks.of_sample;
-    const int64_t chunk = (index - plane * chunks.of_plane) * kChunk;
-    first = chunk + thread_index();
-    end = chunk + kChunk < problem.voxels ? chunk + kChunk : problem.voxels;
-  }
-};
-
-// Voxels that a thread works on, loaded together: from `first` on, every kThreads.
 template <typename S>
-struct Voxels {
-  Arithmetic<S> warped[kPerThread], fixed[kPerThread], weight[kPerThread];
-  int32_t remaining;  // voxels from the first to the chunk's end
-
-  DIFFREG_DEVICE Voxels(const Problem& problem, const Images<S>& images, const Place& place,
-                        int64_t first)
-      : remaining(static_cast<int32_t>(place.end - first)) {
-    const int64_t at = place.plane * problem.voxels + first;
-    const auto* mask = images.mask ? images.mask + place.n * problem.voxels + first : nullptr;
-#pragma unroll
-    for (int k = 0; k < kPerThread; ++k) {
-      warped[k] = valid(k) ? load(images.warped + at + k * kThreads) : 0;
-      fixed[k] = valid(k) ? load(images.fixed + at + k * kThreads) : 0;
-      weight[k] = valid(k) ? (mask ? load(mask + k * kThreads) : 1) : 0;
+__global__ void __launch_bounds__(kThreads, kBlocks<S>)
+    tiles_kernel(Tiles tiles, Images<S> images, bool aligned,
+                 double* partials) {  // (N, 6, tiles)
+  for (int64_t index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    const Tile tile(tiles, index);
+    const PartMoments part = moments_of_tile(Voxels<S, kForward<S>>(tiles, tile, images, aligned));
+    if (thread_index() != 0) continue;
+    const double all[kPart] = {part.weight,        part.mean_warped, part.mean_fixed,
+                               part.warped_warped, part.fixed_fixed, part.product};
+    for (int k = 0; k < kPart; ++k) {
+      store(partials + (tile.n * kPart + k) * tiles.of_sample + tile.within, all[k]);
     }
-  }
-  DIFFREG_DEVICE bool valid(int k) const { return inside(k * kThreads, remaining); }
-
-  DIFFREG_DEVICE void add_raw(double (&sums)[3]) const {
-#pragma unroll
-    for (int k = 0; k < kPerThread; ++k) {
-      sums[0] += double(weight[k]);
-      sums[1] += double(weight[k]) * counted(warped[k], weight[k]);
-      sums[2] += double(weight[k]) * counted(fixed[k], weight[k]);
-    }
-  }
-  DIFFREG_DEVICE void add_centred(const Means& mean, double (&sums)[3]) const {
-#pragma unroll
-    for (int k = 0; k < kPerThread; ++k) {
-      const double b = counted(warped[k] - mean.warped, weight[k]);
-      const double a = counted(fixed[k] - mean.fixed, weight[k]);
-      sums[0] += weight[k] * (b * b);
-      sums[1] += weight[k] * (a * a);
-      sums[2] += weight[k] * (a * b);
-    }
-  }
-};
-
-// Calls run(voxels, first) for the voxels of a chunk that this thread works on.
-template <typename S, typename Run>
-DIFFREG_DEVICE void for_voxels(const Problem& problem, const Images<S>& images, const Place& place,
-                               const Run& run) {
-#pragma unroll 1
-  for (int64_t first = place.first; first < place.end; first += kPerThread * kThreads) {
-    run(Voxels<S>(problem, images, place, first), first);
   }
 }
 
-// Moments of a sample from those of its tiles: sums about each tile's means, and the tiles' means
-// about the sample's. partials: (6, tiles): weight, warped, fixed, then the centred sums.
-DIFFREG_DEVICE Moments merge_tiles(const Problem& problem, const double* partials, int64_t tiles) {
-  double raw[3], centred[3] = {0, 0, 0};
-  for (int k = 0; k < 3; ++k) raw[k] = block_stride_reduce(partials + k * tiles, tiles);
-  const Totals totals = broadcast_sum(raw);
-  const Means mean = means_of(totals);
-#pragma unroll 1  // registers decide how many blocks are resident
+// Moments of a sample from those of its tiles, in thread 0: the tiles' own, and their means about
+// the sample's.
+DIFFREG_DEVICE Moments merge_tiles(const double* partials,  // (6, tiles)
+                                   int64_t tiles, double epsilon) {
+  const auto at = [&](int64_t tile, int k) { return load(partials + k * tiles + tile); };
+  double raw[3] = {0, 0, 0}, centred[3] = {0, 0, 0};
   for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
-    const auto at = [&](int k) { return load(partials + k * tiles + tile); };
-    const Means own = means_of({{at(0), at(1), at(2)}});
-    const double b = own.warped - mean.warped, a = own.fixed - mean.fixed, weight = at(0);
-    centred[0] += at(3) + weight * (b * b);
-    centred[1] += at(4) + weight * (a * a);
-    centred[2] += at(5) + weight * (a * b);
+    const double weight = at(tile, 0);
+    raw[0] += weight;
+    raw[1] += weight * at(tile, 1);
+    raw[2] += weight * at(tile, 2);
+  }
+  const Totals totals = broadcast_sum(raw);
+  const double mean_warped = totals.mean(1), mean_fixed = totals.mean(2);
+  for (int64_t tile = thread_index(); tile < tiles; tile += kThreads) {
+    const double weight = at(tile, 0);
+    if (weight == 0) continue;
+    const double b = at(tile, 1) - mean_warped, a = at(tile, 2) - mean_fixed;
+    centred[0] += at(tile, 3) + weight * (b * b);
+    centred[1] += at(tile, 4) + weight * (a * a);
+    centred[2] += at(tile, 5) + weight * (a * b);
   }
   reduce_block(centred);
-  const auto centred_or_0 = [&](double sum, double mean_of_image) {
-    const double squares = sum + totals.of[0] * mean_of_image * mean_of_image;
-    return Moments::without_rounding(sum, squares, problem.epsilon);
-  };
-  return {mean.warped, mean.fixed, centred_or_0(centred[0], mean.warped),
-          centred_or_0(centred[1], mean.fixed), centred[2]};
+  const PartMoments whole{totals.of[0], mean_warped, mean_fixed,
+                          centred[0],   centred[1],  centred[2]};
+  return whole.moments(epsilon);
 }
 
-template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S> == 4 ? 3 : 2)
-    forward_kernel(Problem problem, Chunks chunks, Images<S> images, Reduction reduction,
-                   Arithmetic<S>* value,  // (N)
-                   double* moments) {     // (N, 5)
-  const int64_t tiles = chunks.of_sample;
-  for (int64_t index = blockIdx.x; index < chunks.count; index += gridDim.x) {
-    const Place place(problem, chunks, index);
-    const int64_t n = place.n;
-    double raw[3] = {0, 0, 0}, centred[3] = {0, 0, 0};
-    for_voxels(problem, images, place,
-               [&](const Voxels<S>& voxels, int64_t) { voxels.add_raw(raw); });
-    const Totals totals = broadcast_sum(raw);
-    const Means mean = means_of(totals);
-    for_voxels(problem, images, place,
-               [&](const Voxels<S>& voxels, int64_t) { voxels.add_centred(mean, centred); });
-    reduce_block(centred);
-    const double tile_sums[6] = {totals.of[0], totals.of[1], totals.of[2],
-                                 centred[0],   centred[1],   centred[2]};
-    store_partials(reduction, tile_sums, n, place.within, tiles);
-    if (!is_last_block(reduction.tickets + n, tiles)) continue;
-    const Moments whole = merge_tiles(problem, reduction.partials + n * 6 * tiles, tiles);
+// Values of the samples, a block each.
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kResident)
+    value_kernel(int64_t samples, int64_t tiles, double epsilon,
+                 const double* partials,  // (N, 6, tiles)
+                 T* value,                // (N)
+                 double* moments) {       // (N, 5)
+  for (int64_t n = blockIdx.x; n < samples; n += gridDim.x) {
+    const Moments whole = merge_tiles(partials + n * kPart * tiles, tiles, epsilon);
     if (thread_index() != 0) continue;
     const double all[kMoments] = {whole.mean_warped, whole.mean_fixed, whole.warped_warped,
                                   whole.fixed_fixed, whole.product};
     for (int k = 0; k < kMoments; ++k) store(moments + n * kMoments + k, all[k]);
-    store(value + n, static_cast<Arithmetic<S>>(whole.value()));
+    store(value + n, static_cast<T>(whole.value()));
+  }
+}
+
+// Both gradients of a sample: each is own by_own - other by_other.
+struct Slopes {
+  double mean_warped, mean_fixed, by_warped, by_fixed, by_other;
+};
+
+DIFFREG_DEVICE Slopes load_slopes(const double* m,  // (5)
+                                  double upstream) {
+  const Moments moments{load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4)};
+  return {moments.mean_warped, moments.mean_fixed,
+          upstream * moments.slope_by_own(moments.warped_warped),
+          upstream * moments.slope_by_own(moments.fixed_fixed),
+          upstream * moments.slope_by_other()};
+}
+
+template <typename S>
+struct Gradients {
+  S* warped;        // (N, C, *S) or null
+  S* fixed;         // (N, C, *S) or null
+  bool accumulate;  // to what is there
+};
+
+// Products are rounded, so that equal images pull and push as much, to the bit.
+template <bool any, typename S, int vectors>
+DIFFREG_DEVICE void fill(const Voxels<S, vectors>& voxels, const Slopes& slopes, int64_t first,
+                         const Gradients<S>& to) {
+  constexpr int V = kVector<S>;
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+    Arithmetic<S> weights[V], to_warped[V], to_fixed[V];
+    voxels.template load_weights<any>(v, weights);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      const double b = voxels.warped[v][k] - slopes.mean_warped;
+      const double a = voxels.fixed[v][k] - slopes.mean_fixed;
+      const auto times_weight = [&](double gradient) {
+        return static_cast<Arithmetic<S>>(weights[k] * visible(gradient, weights[k]));
+      };
+      to_warped[k] =
+          times_weight(rounded_product(b, slopes.by_warped) - rounded_product(a, slopes.by_other));
+      to_fixed[k] =
+          times_weight(rounded_product(a, slopes.by_fixed) - rounded_product(b, slopes.by_other));
+    }
+    const int64_t at = first + voxels.first(v);
+    const auto put = [&](S* gradient, Arithmetic<S> (&values)[V]) {
+      if (to.accumulate) {
+        Arithmetic<S> there[V];
+        load_values<V>(gradient + at, voxels.count(v), voxels.whole(v), there);
+        for (int k = 0; k < V; ++k) values[k] += there[k];
+      }
+      store_values<V>(gradient + at, voxels.count(v), voxels.whole(v), values);
+    };
+    if (to.warped) put(to.warped, to_warped);
+    if (to.fixed) put(to.fixed, to_fixed);
   }
 }
 
 template <typename S>
-__global__ void __launch_bounds__(kThreads, kResidentOf<S>)
-    backward_kernel(Problem problem, Chunks chunks, Images<S> images,
+__global__ void __launch_bounds__(kThreads, kBlocks<S>)
+    backward_kernel(Tiles tiles, Images<S> images, bool aligned,
                     const Arithmetic<S>* gradient,  // (N)
                     const double* moments,          // (N, 5)
-                    S* grad_warped,                 // (N, C, *S) or null
-                    S* grad_fixed,                  // (N, C, *S) or null
-                    bool accumulate) {
-  using T = Arithmetic<S>;
-  for (int64_t index = blockIdx.x; index < chunks.count; index += gridDim.x) {
-    const Place place(problem, chunks, index);
-    const double* m = moments + place.n * kMoments;
-    const Moments moment{load(m), load(m + 1), load(m + 2), load(m + 3), load(m + 4)};
-    const double upstream = load(gradient + place.n), other = upstream * moment.slope_by_other();
-    const double own_warped = upstream * moment.slope_by_own(moment.warped_warped);
-    const double own_fixed = upstream * moment.slope_by_own(moment.fixed_fixed);
-    for_voxels(problem, images, place, [&](const Voxels<S>& voxels, int64_t first) {
-      const int64_t at = place.plane * problem.voxels + first;
-#pragma unroll
-      for (int k = 0; k < kPerThread; ++k) {
-        if (!voxels.valid(k)) continue;
-        const double b = voxels.warped[k] - moment.mean_warped;
-        const double a = voxels.fixed[k] - moment.mean_fixed, weight = voxels.weight[k];
-        const auto put = [&](S* to, double slope) {
-          const T found = static_cast<T>(weight * visible(slope, weight));
-          store(to, accumulate ? load(to) + found : found);
-        };
-        if (grad_warped) put(grad_warped + at + k * kThreads, own_warped * b - other * a);
-        if (grad_fixed) put(grad_fixed + at + k * kThreads, own_fixed * a - other * b);
-      }
-    });
+                    Gradients<S> to) {
+  DIFFREG_SHARED(Slopes, slopes);
+  for (int64_t index = blockIdx.x; index < tiles.count; index += gridDim.x) {
+    const Tile tile(tiles, index);
+    const Voxels<S, kBackward<S>> voxels(tiles, tile, images, aligned);
+    __syncthreads();            // the last tile's slopes have been read
+    if (thread_index() == 0) {  // while the voxels are on their way
+      slopes = load_slopes(moments + tile.n * kMoments, load(gradient + tile.n));
+    }
+    __syncthreads();
+    if (voxels.masked) {
+      fill<true>(voxels, slopes, tile.in_image, to);
+    } else {
+      fill<false>(voxels, slopes, tile.in_image, to);
+    }
   }
+}
+
+template <typename S>
+bool is_aligned(const Problem& problem, const Images<S>& images, const Gradients<S>& to) {
+  const auto fits = [&](const S* image) {
+    return diffreg::is_aligned(image, problem.samples * problem.channels, problem.voxels);
+  };
+  return fits(images.warped) && fits(images.fixed) && fits(to.warped) && fits(to.fixed) &&
+         diffreg::is_aligned(images.mask, problem.samples, problem.voxels);
 }
 
 }  // namespace
 
+template <typename S>
 int64_t forward_doubles(const Problem& problem) {
-  return reduction_doubles(problem.samples, 6, Chunks(problem).of_sample);
+  return problem.samples * kPart * tiles_of<S, kForward<S>>(problem).of_sample;
 }
 
 template <typename S>
 void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
                     Arithmetic<S>* value, double* moments, void* stream) {
-  const Chunks chunks(problem);
-  const Reduction reduction =
-      make_reduction(workspace, problem.samples, 6, chunks.of_sample, stream);
-  DIFFREG_LAUNCH(forward_kernel<S>, chunks.count, block_shape(), stream, problem, chunks, images,
-                 reduction, value, moments);
+  const Tiles tiles = tiles_of<S, kForward<S>>(problem);
+  const bool aligned = is_aligned<S>(problem, images, {nullptr, nullptr});
+  DIFFREG_LAUNCH(tiles_kernel<S>, tiles.count, block_shape(), stream, tiles, images, aligned,
+                 workspace);
+  DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, problem.samples, block_shape(), stream,
+                 problem.samples, tiles.of_sample, problem.epsilon, workspace, value, moments);
 }
 
 template <typename S>
 void launch_backward(const Problem& problem, const Images<S>& images, const Arithmetic<S>* gradient,
                      const double* moments, S* grad_warped, S* grad_fixed, bool accumulate,
                      void* stream) {
-  const Chunks chunks(problem);
-  DIFFREG_LAUNCH(backward_kernel<S>, chunks.count, block_shape(), stream, problem, chunks, images,
-                 gradient, moments, grad_warped, grad_fixed, accumulate);
+  const Tiles tiles = tiles_of<S, kBackward<S>>(problem);
+  const Gradients<S> to{grad_warped, grad_fixed, accumulate};
+  DIFFREG_LAUNCH(backward_kernel<S>, tiles.count, block_shape(), stream, tiles, images,
+                 is_aligned(problem, images, to), gradient, moments, to);
 }
 
 #define DIFFREG_INSTANCES(S)                                                                       \
+  template int64_t forward_doubles<S>(const Problem&);                                             \
   template void launch_forward(const Problem&, const Images<S>&, double*, Arithmetic<S>*, double*, \
                                void*);                                                             \
   template void launch_backward(const Problem&, const Images<S>&, const Arithmetic<S>*,            \

@@ -50,7 +50,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
   }
   dispatch_storage("warped", in.warped, [&](auto zero) {
     using S = decltype(zero);
-    Tensor scratch = workspace(in.warped, forward_doubles(in.problem));
+    Tensor scratch = workspace(in.warped, forward_doubles<S>(in.problem));
     launch_forward(in.problem, in.images<S>(), output<double>(scratch),
                    output<Arithmetic<S>>(value), output<double>(moments), device.stream());
   });

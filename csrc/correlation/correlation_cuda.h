@@ -21,6 +21,7 @@ struct Images {
   const Arithmetic<S>* mask;  // (N, 1, *S) or null
 };
 
+template <typename S>
 int64_t forward_doubles(const Problem& problem);
 
 template <typename S>

@@ -148,7 +148,7 @@ class Parts {
                                         data_or_null<T>(in_.mask)};
     const int64_t moments = own.samples * correlation::kMoments;
     Tensor scratch =
-        workspace(warped_, moments + own.samples + correlation::forward_doubles(problem));
+        workspace(warped_, moments + own.samples + correlation::forward_doubles<T>(problem));
     double* of_sample = output<double>(scratch);
     T* unused = reinterpret_cast<T*>(of_sample + moments);
     launch_forward(problem, images, of_sample + moments + own.samples, value ? value : unused,

@@ -32,7 +32,7 @@ USERS = {
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
     "tile.h": ("warp", "local_correlation"),
-    "voxel_tiles.h": ("mutual_information",),
+    "voxel_tiles.h": ("correlation", "mutual_information"),
 }
 CASES = {
     "correlation": ("correlation-mask",),

@@ -31,11 +31,11 @@ def check_agreement(emulation: Emulation, case: comparison.Case, dtype: torch.dt
 
 
 def check_orders(emulation: Emulation, case: comparison.Case, dtype: torch.dtype) -> None:
-    """Threads and blocks in other orders: the same bits."""
+    """Threads and blocks in other orders, and fewer blocks: the same bits."""
     emulation.set()
     expected = comparison.results(emulation, case, small(case), dtype)
-    for seed in (1, 2):
-        emulation.set(seed=seed)
+    for seed, limit in ((1, GRID_LIMIT), (2, 3)):
+        emulation.set(seed=seed, grid_limit=limit)
         found = comparison.results(emulation, case, small(case), dtype)
         for own, other in zip(found, expected, strict=True):
             bits = own.view(torch.uint8), other.view(torch.uint8)

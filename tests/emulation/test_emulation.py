@@ -81,6 +81,30 @@ def test_views_and_broadcast_gradients_are_read_right(emulation, name):
     comparison.compare(emulation, strided, shape, torch.float64)
 
 
+def beside_16_bytes(argument):
+    """The same values, where a load of 16 bytes would not be aligned."""
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    moved = argument.new_empty(argument.numel() + 1)[1:].view(argument.shape)
+    assert moved.data_ptr() % 16 != 0 and moved.is_contiguous()
+    return moved.copy_(argument)
+
+
+@pytest.mark.parametrize("name", comparison.PLAIN)
+def test_where_tensors_start_in_memory_changes_no_bit(emulation, name):
+    case = comparison.CASES[name]
+    emulation.set()
+    shape = comparison.Shape(2, 2, case.size((16, 80), (4, 8, 16)))
+
+    def emulated(operator, arguments):
+        return comparison.as_tuple(getattr(emulation.ops, operator)(*arguments))
+
+    for operator, arguments in comparison.calls(case, shape, torch.float32, emulated):
+        found = emulated(operator, map(beside_16_bytes, arguments))
+        for own, other in zip(found, emulated(operator, arguments), strict=True):
+            assert torch.equal(own.view(torch.uint8), other.view(torch.uint8)), operator
+
+
 def test_nearest_copies_every_dtype(emulation):
     emulation.set()
     u = comparison.fields(4.0)(comparison.Shape(1, 1, (9, 13)), torch.float32)[0]
