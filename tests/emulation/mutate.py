@@ -31,14 +31,17 @@ USERS = {
     "columns.h": ("deformation_energy",),
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
-    "tile.h": ("warp", "local_correlation"),
+    "quad.h": ("local_correlation",),
+    "tile.h": ("warp",),
 }
+# Headers of an operator's own that hold kernel code.
+HEADERS = ("local_correlation/box_march.h",)
 CASES = {
     "correlation": ("correlation-mask",),
     "deformation_energy": ("energy-hyperelastic",),
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none"),
-    "local_correlation": ("lncc-9-mask",),
+    "local_correlation": ("lncc-9-mask", "lncc-33-mask-3d"),
     "parallel_level_sets": ("pls-mask",),
     "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
@@ -74,7 +77,8 @@ class Mutant:
 def mutants() -> list[Mutant]:
     found = []
     shared = [CSRC / "common" / name for name in USERS]
-    for path in [*sorted(CSRC.glob("*/*.cu")), *shared]:
+    own = [CSRC / name for name in HEADERS]
+    for path in [*sorted(CSRC.glob("*/*.cu")), *own, *shared]:
         source = path.read_text()
         for pattern, text in FAULTS.items():
             for match in re.finditer(pattern, source):
