@@ -105,6 +105,22 @@ DIFFREG_DEVICE S* row_of(S* plane, int32_t index, int32_t width) {
 #endif
 }
 
+// Keeps what was computed in registers: the compiler would compute it anew wherever it is needed.
+DIFFREG_DEVICE int64_t kept(int64_t number) {
+#ifndef DIFFREG_EMULATION
+  asm volatile("" : "+l"(number));
+#endif
+  return number;
+}
+template <typename S>
+DIFFREG_DEVICE const S* kept(const S* memory) {
+#ifndef DIFFREG_EMULATION
+  asm volatile("" : "+l"(memory));
+  __builtin_assume(__isGlobal(memory));
+#endif
+  return memory;
+}
+
 // Every access to global memory goes through load and store, where the emulation counts them.
 template <typename S>
 DIFFREG_DEVICE S load_raw(const S* address) {

@@ -4,6 +4,8 @@
 // sums are added up by shuffles.
 #pragma once
 
+#include <algorithm>
+
 #include "../common/quad.h"
 #include "../common/shuffle.h"
 #include "local_correlation_cuda.h"
@@ -22,10 +24,28 @@ struct Terms {
   }
 };
 
-// Rows of a plane, by their first voxel, that enter and leave a window as it moves down by one.
+// The rows, in each plane of a window, that enter and leave it as it moves down by one.
 struct Rows {
-  int64_t enter, leave;
-  bool enters, leaves;  // whether there are such
+  int64_t enter, leave;  // first voxels, in the first plane
+  bool enters, leaves;   // whether there are such rows
+  int64_t plane;         // voxels from a plane to the next
+  int32_t planes;
+
+  // Calls run(row that enters, row that leaves) for each plane.
+  template <int D, typename Run>
+  DIFFREG_DEVICE void for_planes(const Run& run) const {
+    if constexpr (D == 2) {
+      run(enter, leave);
+    } else {
+      int64_t entering = kept(enter), leaving = kept(leave);
+#pragma unroll 1
+      for (int32_t z = 0; z < planes; ++z) {
+        run(entering, leaving);
+        entering = kept(entering + plane);
+        leaving = kept(leaving + plane);
+      }
+    }
+  }
 };
 
 // A window of kNearest columns to either side at the most: it reaches no further than the lanes
@@ -37,13 +57,17 @@ class NearBox {
  public:
   static constexpr int kHalo = 1;  // lanes at both ends of a warp that own no column
 
-  template <typename Source>
+  template <int D, typename Source>
   DIFFREG_DEVICE void move(const Source& source, const Rows& rows, int32_t x, int32_t) {
-    typename Source::Voxels enter{}, leave{};
-    if (rows.enters) enter = source.read(rows.enter, x, source.width, source.whole);
-    if (rows.leaves) leave = source.read(rows.leave, x, source.width, source.whole);
-    if (rows.enters) columns_.add(Source::terms(enter), 1);
-    if (rows.leaves) columns_.add(Source::terms(leave), -1);
+    typename Source::Change change(columns_);
+    rows.for_planes<D>([&](int64_t enter, int64_t leave) {
+      typename Source::Voxels entering{}, leaving{};
+      if (rows.enters) entering = source.read(enter, x, source.width, source.whole);
+      if (rows.leaves) leaving = source.read(leave, x, source.width, source.whole);
+      if (rows.enters) change.enter(entering);
+      if (rows.leaves) change.leave(leaving);
+    });
+    change.finish();
   }
 
   // Sums over the windows of one column after the other. They are made of two at a time: of all
@@ -110,10 +134,12 @@ class AnyBox {
  public:
   static constexpr int kHalo = 0;
 
-  template <typename Source>
+  template <int D, typename Source>
   DIFFREG_DEVICE void move(const Source& source, const Rows& rows, int32_t x, int32_t radius) {
-    if (rows.enters) add(source, rows.enter, x, radius, 1);
-    if (rows.leaves) add(source, rows.leave, x, radius, -1);
+    rows.for_planes<D>([&](int64_t enter, int64_t leave) {
+      if (rows.enters) add(source, enter, x, radius, 1);
+      if (rows.leaves) add(source, leave, x, radius, -1);
+    });
   }
 
   // Sums over the windows of one column after the other.
@@ -146,12 +172,13 @@ class AnyBox {
   DIFFREG_DEVICE void add(const Source& source, int64_t row, int32_t x, int32_t radius,
                           double sign) {
     const int32_t width = source.width, shift = kQuad * static_cast<int32_t>(threadIdx.x);
-    const int32_t before = x - radius - 1, first = before - shift, end = x - shift + radius;
+    const int32_t before = x - radius - 1, first = before - shift;
+    const int32_t end = x - shift + radius < width ? x - shift + radius : width;
     change_.add(Source::terms(source.read(row, x + radius, width, false)), sign);
     change_.add(Source::terms(source.read(row, before, width, false)), -sign);
 #pragma unroll 1
     for (int32_t at = (first > 0 ? first : 0) + shift; at < end; at += kQuad * kColumns) {
-      const auto read = source.read(row, at, end < width ? end : width, false);
+      const auto read = source.read(row, at, end, false);
       const Terms<K> terms = Source::terms(read);
       for (int k = 0; k < K; ++k) {
         for (int j = 0; j < kQuad; ++j) before_[k] += sign * terms.of[k][j];
@@ -216,7 +243,8 @@ struct Strips {
     constexpr int64_t kEnough = 2048, kFewest = 16, kMost = 64;
     const int64_t most = std::max(kMost, 4 * int64_t{problem.radius});
     const int64_t wanted = planes * depth * across * height / kEnough;
-    return static_cast<int32_t>(std::clamp<int64_t>(wanted, kFewest, most));
+    const int64_t down = (height - 1) / std::clamp(wanted, kFewest, most) + 1;
+    return static_cast<int32_t>((height - 1) / down + 1);
   }
 };
 
@@ -225,25 +253,23 @@ struct Strips {
 template <int D, typename Box, typename Source, typename Emit>
 DIFFREG_DEVICE void march(const Problem& problem, const Place& place, const Source& source,
                           const Emit& emit) {
-  const int32_t radius = problem.radius, height = problem.height, width = problem.width;
+  const int32_t radius = problem.radius, height = problem.height;
+  const int32_t reach = radius < height ? radius : height;  // of the window, in rows
   const int32_t first_z = D == 2 || place.z < radius ? 0 : place.z - radius;
   const int32_t end_z =
       D == 2 || place.z >= problem.depth - radius ? problem.depth : place.z + radius + 1;
-  const int64_t plane = int64_t{height} * width;
-  const int32_t warm_up = place.y < radius ? -radius : place.y - 2 * radius;
+  const int64_t width = problem.width, plane = height * width, top = first_z * plane;
+  const int32_t warm_up = place.y < reach ? -reach : place.y - 2 * reach;
   Box box;
 #pragma unroll 1
   for (int32_t y = place.y < place.end ? warm_up : place.end; y < place.end; ++y) {
-    const int64_t top = first_z * plane;
-    Rows rows{top + int64_t{y + radius} * width, top + int64_t{y - radius - 1} * width,
-              inside(y + radius, height), y > place.y && y > radius};
-#pragma unroll 1
-    for (int32_t z = first_z; z < end_z; ++z) {
-      box.move(source, rows, place.x, radius);
-      if (D == 2) break;
-      rows.enter += plane;
-      rows.leave += plane;
-    }
+    const Rows rows{top + (y + reach) * width,
+                    top + (y - reach - 1) * width,
+                    inside(y + reach, height),
+                    y > place.y && y > reach,
+                    plane,
+                    end_z - first_z};
+    box.template move<D>(source, rows, place.x, radius);
     if (y < place.y) continue;
     emit(y, typename Box::Row(box, radius));
   }

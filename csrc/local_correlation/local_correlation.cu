@@ -1,8 +1,6 @@
 // Windowed correlation. One kernel sums five products over each window, in double, for the measure
 // and, where a gradient is asked for, three terms a window, which it stores; another one sums these
 // over the windows that a voxel is in.
-#include <algorithm>
-
 #include "../common/block_reduce.h"
 #include "../common/mask_total.h"
 #include "box_march.h"
@@ -62,15 +60,30 @@ struct PairPlane {
     }
     return found;
   }
+
+  // What rows of several planes change of the sums down the columns.
+  struct Change {
+    Terms<kTerms>& columns;
+
+    DIFFREG_DEVICE explicit Change(Terms<kTerms>& columns) : columns(columns) {}
+    DIFFREG_DEVICE void enter(const Voxels& voxels) { columns.add(terms(voxels), 1); }
+    DIFFREG_DEVICE void leave(const Voxels& voxels) { columns.add(terms(voxels), -1); }
+    DIFFREG_DEVICE void finish() {}
+  };
 };
 
 // What windows_kernel stored of one channel.
 template <typename T>
 struct WindowTerms {
-  const T* stored;  // (kParts, *S)
-  int64_t voxels;
+  const T* stored[kParts];  // *S each
   int32_t width;
   bool whole;
+
+  DIFFREG_DEVICE WindowTerms(const T* terms,  // (kParts, *S)
+                             const Problem& problem, bool whole)
+      : width(problem.width), whole(whole) {
+    for (int k = 0; k < kParts; ++k) stored[k] = kept(terms + k * problem.voxels());
+  }
 
   struct Voxels {
     Quad<T> of[kParts];
@@ -78,8 +91,7 @@ struct WindowTerms {
 
   DIFFREG_DEVICE Voxels read(int64_t row, int32_t x, int32_t end, bool quads) const {
     Voxels found;
-    load_quads({stored + row, stored + voxels + row, stored + 2 * voxels + row}, x, end, quads,
-               found.of);
+    load_quads({stored[0] + row, stored[1] + row, stored[2] + row}, x, end, quads, found.of);
     return found;
   }
 
@@ -90,6 +102,26 @@ struct WindowTerms {
     }
     return found;
   }
+
+  // Summed as they are stored, the planes of a row in the same order when it enters and leaves: in
+  // double, each would have to be converted.
+  struct Change {
+    Terms<kParts>& columns;
+    Voxels entered{}, left{};
+
+    DIFFREG_DEVICE explicit Change(Terms<kParts>& columns) : columns(columns) {}
+    DIFFREG_DEVICE void enter(const Voxels& voxels) { add(entered, voxels); }
+    DIFFREG_DEVICE void leave(const Voxels& voxels) { add(left, voxels); }
+    DIFFREG_DEVICE void finish() {
+      columns.add(terms(entered), 1);
+      columns.add(terms(left), -1);
+    }
+    DIFFREG_DEVICE static void add(Voxels& sum, const Voxels& voxels) {
+      for (int k = 0; k < kParts; ++k) {
+        for (int j = 0; j < kQuad; ++j) sum.of[k].of[j] += voxels.of[k].of[j];
+      }
+    }
+  };
 };
 
 // Voxels of the window around an index that lie inside an axis of that size.
@@ -125,10 +157,10 @@ DIFFREG_DEVICE double factor(const Problem& problem, const double* total, int64_
 
 // Blocks of a multiprocessor for which registers must do: what fits without spilling.
 template <typename Box, typename S>
-constexpr int kWindowBlocks = Box::kHalo > 0 && sizeof(Arithmetic<S>) == 4 ? 2 : 1;
+constexpr int kBlocks = Box::kHalo > 0 && sizeof(Arithmetic<S>) == 4 ? 2 : 1;
 
 template <int D, typename Box, typename S>
-__global__ void __launch_bounds__(kThreads, (kWindowBlocks<Box, S>))
+__global__ void __launch_bounds__(kThreads, (kBlocks<Box, S>))
     windows_kernel(Problem problem, Strips<Box::kHalo> strips, Images<S> images, bool whole,
                    Arithmetic<S>* terms,  // (N * C, kParts, *S) or null
                    Reduction reduction,
@@ -175,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, (kWindowBlocks<Box, S>))
 
 // The gradient to the own image, from the terms of the windows.
 template <int D, typename Box, typename S>
-__global__ void __launch_bounds__(kThreads, kResident)
+__global__ void __launch_bounds__(kThreads, (kBlocks<Box, S>))
     gradient_kernel(Problem problem, Strips<Box::kHalo> strips, Images<S> images, bool whole,
                     const Arithmetic<S>* terms,     // (N * C, kParts, *S)
                     const double* total,            // (N), of the mask's weights, or null
@@ -187,8 +219,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
   for (int64_t tile = blockIdx.x; tile < strips.count(); tile += gridDim.x) {
     const Place place = strips.place(tile);
     const PairPlane<S> plane(problem, images, place.plane, whole);
-    const WindowTerms<T> source{terms + place.plane * kParts * voxels, voxels, problem.width,
-                                whole};
+    const WindowTerms<T> source(terms + place.plane * kParts * voxels, problem, whole);
     const int64_t n = place.plane / problem.channels;
     const double scale = factor(problem, total, n) * (upstream ? load(upstream + n) : T(1));
     const int32_t end = place.owns ? problem.width : 0;

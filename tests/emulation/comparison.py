@@ -328,7 +328,7 @@ def cases() -> list[Case]:
                 tile=(32, 64),
             )
         )
-        for window in (1, 9, 33):
+        for window in (1, 9, 33) if masked else (1, 3, 5, 7, 9, 33):
             found.append(
                 Case(
                     f"lncc-{window}{suffix}",
@@ -337,7 +337,7 @@ def cases() -> list[Case]:
                     (window,),
                     masked,
                     NEEDS,
-                    tile=(32, 32),
+                    tile=(16, 120 if window < 11 else 128),
                 )
             )
     for name, operator, inputs, options, needs in (

@@ -27,21 +27,29 @@ CSRC = build.ROOT / "csrc"
 USERS = {
     # warp's blocks reduce tile after tile with nothing else between that parts them.
     "block_reduce.h": ("warp", "parallel_level_sets"),
-    "cell_columns.h": ("deformation_energy",),
+    "cell_columns.h": ("jacobian_determinant",),
     "columns.h": ("deformation_energy",),
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
-    "tile.h": ("warp", "local_correlation"),
+    "quad.h": ("local_correlation",),
+    "row_exchange.h": ("jacobian_determinant", "parallel_level_sets"),
+    "tile.h": ("warp",),
     "voxel_tiles.h": ("correlation", "mutual_information"),
 }
+# Headers of an operator's own that hold kernel code.
+HEADERS = (
+    "deformation_energy/energy_columns.h",
+    "local_correlation/box_march.h",
+    "warp/points.h",
+)
 CASES = {
     "correlation": ("correlation-mask",),
-    "deformation_energy": ("energy-hyperelastic",),
+    "deformation_energy": ("energy-hyperelastic", "energy-hyperelastic-3d"),
     "gradient_scale": ("scale-mask",),
-    "jacobian_determinant": ("determinant-min", "determinant-none"),
-    "local_correlation": ("lncc-9-mask",),
+    "jacobian_determinant": ("determinant-min", "determinant-none", "determinant-min-3d"),
+    "local_correlation": ("lncc-9-mask", "lncc-33-mask-3d"),
     "mutual_information": ("mi-mask", "mi-many"),
-    "parallel_level_sets": ("pls-mask",),
+    "parallel_level_sets": ("pls-mask", "pls-mask-3d"),
     "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
 }
@@ -76,7 +84,8 @@ class Mutant:
 def mutants() -> list[Mutant]:
     found = []
     shared = [CSRC / "common" / name for name in USERS]
-    for path in [*sorted(CSRC.glob("*/*.cu")), *shared]:
+    own = [CSRC / name for name in HEADERS]
+    for path in [*sorted(CSRC.glob("*/*.cu")), *own, *shared]:
         source = path.read_text()
         for pattern, text in FAULTS.items():
             for match in re.finditer(pattern, source):
