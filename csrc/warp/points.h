@@ -35,9 +35,20 @@ DIFFREG_DEVICE void add_in_any_order(T* voxel, T part) {
   atomicAdd(voxel, part);
 }
 
+// Adds what is 0, which no compiler knows: done between two turns of a loop, it keeps what follows
+// from the value inside. Registers and predicates are too few for all that could be worked out
+// before a loop over channels, of which there often is one.
+DIFFREG_DEVICE void renew(int32_t& value) { value += static_cast<int32_t>(gridDim.z) - 1; }
+template <typename T>
+DIFFREG_DEVICE void renew(T& value) {
+  value = gridDim.z == 1 ? value : T(0);
+}
+
 template <int D, typename T, Padding padding>
 struct LinearPoint {
-  static constexpr int kSteps = D == 2 ? 2 : 1, kBackwardSteps = 1, kBlocks = kResident;
+  static constexpr int kSteps = D == 2 ? 2 : 1, kBackwardSteps = 1;
+  static constexpr int kBlocks = kResidentOf<T>;
+  static constexpr int kBackwardBlocks = D == 3 && sizeof(T) == 4 ? 3 : kResidentOf<T>;
   static constexpr int kTogether = D == 3 && sizeof(T) == 8 ? 1 : 2;
   static constexpr bool kCounts = padding != Padding::zeros;
   Neighbours<T> at[D];
@@ -47,6 +58,17 @@ struct LinearPoint {
     const T bad = poison_of<D>(shift);
     for (int k = 0; k < D; ++k) {
       at[k] = linear(static_cast<T>(start[k]) + shift[k], bad, problem.from[k], padding);
+    }
+  }
+
+  DIFFREG_DEVICE void renew() {
+    for (int k = 0; k < D; ++k) {
+      warp::renew(at[k].low);
+      warp::renew(at[k].high);
+      warp::renew(at[k].low_weight);
+      warp::renew(at[k].high_weight);
+      warp::renew(at[k].low_slope);
+      warp::renew(at[k].high_slope);
     }
   }
 
@@ -69,7 +91,8 @@ struct LinearPoint {
 
 template <int D, typename T>
 struct NearestPoint {
-  static constexpr int kSteps = 2, kBackwardSteps = 1, kTogether = 2, kBlocks = kResident;
+  static constexpr int kSteps = 2, kBackwardSteps = 1, kTogether = 2;
+  static constexpr int kBlocks = kResident, kBackwardBlocks = kResident;
   int64_t voxel;
   T weight, bad;
 
@@ -84,6 +107,8 @@ struct NearestPoint {
       weight *= at.low_weight;
     }
   }
+
+  DIFFREG_DEVICE void renew() {}
 
   // 0, or NaN, under any padding.
   template <typename S>
@@ -106,7 +131,8 @@ struct Loaded {
 
 template <int D, typename T>
 struct CubicPoint {
-  static constexpr int kSteps = 1, kBackwardSteps = 1, kTogether = 1, kBlocks = 1;
+  static constexpr int kSteps = 1, kBackwardSteps = 1, kTogether = 1;
+  static constexpr int kBlocks = 1, kBackwardBlocks = 1;
   CubicAxis<T> at[D];
 
   CubicPoint() = default;
@@ -117,6 +143,8 @@ struct CubicPoint {
                            problem.sampling.padding);
     }
   }
+
+  DIFFREG_DEVICE void renew() {}
 
   template <typename S>
   DIFFREG_DEVICE T value(const Problem<D>& problem, const S* image) const {

@@ -45,24 +45,28 @@ struct ThreadVoxels {
   static constexpr int kCount = steps * together;
   static constexpr int32_t kStep = D == 2 ? kRows : 1;
 
-  int64_t sample, first;  // first: of the voxels, in raster order
-  int32_t start[D], size[D];
+  int32_t start[D], size[D];   // the first of them, and the fixed grid's
+  int64_t in_field, in_image;  // where that stands: in the displacement, in the first channel
+  int64_t in_moving;           // where the sample's first channel of moving begins
 
   // Calls run(voxels) for the tiles of the block, in a grid-stride loop, some steps after the
   // other.
   template <typename Run>
-  DIFFREG_DEVICE static void grid_stride(const FixedTiles<D>& tiles, const int32_t* size,
+  DIFFREG_DEVICE static void grid_stride(const Problem<D>& problem, const FixedTiles<D>& tiles,
                                          const Run& run) {
     for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
       const auto place = tiles.place(tile);
       ThreadVoxels voxels;
-      voxels.sample = place.sample;
       for (int k = 0; k < D; ++k) {
         voxels.start[k] = place.first[k];
-        voxels.size[k] = size[k];
+        voxels.size[k] = problem.to[k];
       }
       move_to_thread<D>(voxels.start);
-      voxels.first = raster_index<D>(voxels.start, size);
+      const int64_t first = raster_index<D>(voxels.start, problem.to);
+      const int64_t plane = place.sample * problem.channels;
+      voxels.in_field = place.sample * D * problem.to_voxels + first;
+      voxels.in_image = plane * problem.to_voxels + first;
+      voxels.in_moving = plane * problem.from_voxels;
 #pragma unroll 1
       for (int step = 0; step < 4; step += steps) {
 #pragma unroll
@@ -75,10 +79,14 @@ struct ThreadVoxels {
       }
     }
   }
+  DIFFREG_DEVICE void renew() {
+    for (int k = 0; k < D; ++k) warp::renew(start[k]);
+  }
   template <int axis>
   DIFFREG_DEVICE void move(int32_t by) {
     start[axis] += by;
-    first += by * stride(axis);
+    in_field += by * stride(axis);
+    in_image += by * stride(axis);
   }
   DIFFREG_DEVICE int64_t stride(int axis) const {
     int64_t voxels = 1;
@@ -104,7 +112,7 @@ struct ThreadVoxels {
   DIFFREG_DEVICE void locate(const Problem<D>& problem,
                              const S* displacement,  // (N, D, *to)
                              Point* at) const {
-    const S* field = displacement + sample * D * problem.to_voxels + first;
+    const S* field = displacement + in_field;
     Arithmetic<S> shift[kCount][D];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
@@ -129,12 +137,12 @@ __global__ void __launch_bounds__(kThreads, Point::kBlocks)
                    G* warped) {            // (N, C, *to)
   using T = Arithmetic<S>;
   using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
-  Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
+  Voxels::grid_stride(problem, tiles, [&](Voxels voxels) {
     Point at[Voxels::kCount];
     voxels.locate(problem, displacement, at);
-    const S* image = moving + voxels.sample * problem.channels * problem.from_voxels;
-    G* out = warped + voxels.sample * problem.channels * problem.to_voxels + voxels.first;
-    for (int64_t c = 0; c < problem.channels; ++c) {
+    const S* image = moving + voxels.in_moving;
+    G* out = warped + voxels.in_image;
+    for (int64_t c = 0;;) {
       T sampled[Voxels::kCount];
 #pragma unroll
       for (int k = 0; k < Voxels::kCount; ++k) sampled[k] = at[k].value(problem, image);
@@ -142,6 +150,9 @@ __global__ void __launch_bounds__(kThreads, Point::kBlocks)
       for (int k = 0; k < Voxels::kCount; ++k) {
         if (voxels.valid(k)) store(out + voxels.offset(k), sampled[k]);
       }
+      if (++c == problem.channels) break;
+      voxels.renew();
+      for (Point& point : at) point.renew();
       image += problem.from_voxels;
       out += problem.to_voxels;
     }
@@ -157,11 +168,11 @@ __global__ void __launch_bounds__(kThreads, kResident)
                    V* warped) {            // (N, C, *to)
   using Point = NearestPoint<D, Arithmetic<U>>;
   using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
-  Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
+  Voxels::grid_stride(problem, tiles, [&](const Voxels& voxels) {
     Point at[Voxels::kCount];
     voxels.locate(problem, displacement, at);
-    const V* image = moving + voxels.sample * problem.channels * problem.from_voxels;
-    V* out = warped + voxels.sample * problem.channels * problem.to_voxels + voxels.first;
+    const V* image = moving + voxels.in_moving;
+    V* out = warped + voxels.in_image;
     for (int64_t c = 0; c < problem.channels; ++c) {
 #pragma unroll
       for (int k = 0; k < Voxels::kCount; ++k) {
@@ -177,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 }
 
 template <int D, typename S, typename G, typename Point>
-__global__ void __launch_bounds__(kThreads, Point::kBlocks)
+__global__ void __launch_bounds__(kThreads, Point::kBackwardBlocks)
     backward_kernel(Problem<D> problem, FixedTiles<D> tiles,
                     const G* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
@@ -187,13 +198,16 @@ __global__ void __launch_bounds__(kThreads, Point::kBlocks)
                     bool accumulate) {
   using T = Arithmetic<S>;
   using Voxels = ThreadVoxels<D, Point::kBackwardSteps, Point::kTogether>;
-  Voxels::grid_stride(tiles, problem.to, [&](const Voxels& voxels) {
+  Voxels::grid_stride(problem, tiles, [&](Voxels voxels) {
     Point at[Voxels::kCount];
     voxels.locate(problem, displacement, at);
-    T sum[Voxels::kCount][D] = {};
-    const int64_t plane = voxels.sample * problem.channels;
-    const G* upstreams = gradient + plane * problem.to_voxels + voxels.first;
-    for (int64_t c = plane; c < plane + problem.channels; ++c, upstreams += problem.to_voxels) {
+    T sum[Voxels::kCount][D];
+    for (auto& one : sum) {
+      for (T& component : one) component = -T(0);  // to which the first channel adds nothing
+    }
+    const G* upstreams = gradient + voxels.in_image;
+    int64_t image = voxels.in_moving;
+    for (int64_t c = 0;;) {
       T upstream[Voxels::kCount];
 #pragma unroll
       for (int k = 0; k < Voxels::kCount; ++k) {
@@ -203,7 +217,7 @@ __global__ void __launch_bounds__(kThreads, Point::kBlocks)
 #pragma unroll
         for (int k = 0; k < Voxels::kCount; ++k) {
           T found[D];
-          at[k].derivatives(problem, moving + c * problem.from_voxels, found);
+          at[k].derivatives(problem, moving + image, found);
           for (int d = 0; d < D; ++d) sum[k][d] += passed_on(upstream[k], found[d]);
         }
       }
@@ -211,12 +225,17 @@ __global__ void __launch_bounds__(kThreads, Point::kBlocks)
 #pragma unroll
         for (int k = 0; k < Voxels::kCount; ++k) {
           if (!voxels.valid(k)) continue;
-          at[k].add_to(problem, grad_moving + c * problem.from_voxels, upstream[k]);
+          at[k].add_to(problem, grad_moving + image, upstream[k]);
         }
       }
+      if (++c == problem.channels) break;
+      voxels.renew();
+      for (Point& point : at) point.renew();
+      image += problem.from_voxels;
+      upstreams += problem.to_voxels;
     }
     if (!grad_displacement) return;
-    G* out = grad_displacement + voxels.sample * D * problem.to_voxels + voxels.first;
+    G* out = grad_displacement + voxels.in_field;
 #pragma unroll
     for (int k = 0; k < Voxels::kCount; ++k) {
       if (!voxels.valid(k)) continue;

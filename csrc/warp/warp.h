@@ -84,6 +84,15 @@ struct Mirrored {
   }
 };
 
+// The voxel behind one, if there is one: a minimum where that is an instruction.
+DIFFREG_HD int32_t next_of(int32_t index, int32_t size) {
+#ifdef __CUDA_ARCH__
+  return min(index + 1, size - 1);
+#else
+  return index + (index + 1 < size);
+#endif
+}
+
 // Without branches, so that loops over it are vectorised. Sizes are below 2^30.
 template <typename T>
 DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding padding) {
@@ -102,7 +111,7 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
     const T inside = smaller(raised, last);
     const int32_t low = static_cast<int32_t>(inside);
     const T fraction = inside - static_cast<T>(low) + bad;
-    return {low, low + (low + 1 < size), 1 - fraction, fraction, -slope, slope};
+    return {low, next_of(low, size), 1 - fraction, fraction, -slope, slope};
   }
   // One voxel beyond the image everything is 0; clamping there makes the cast safe.
   const bool near = (coordinate >= -1) & (coordinate < last + 1);
@@ -112,12 +121,8 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
   const T fraction = inside - static_cast<T>(low) + bad;
   const T has_low = static_cast<T>(near & (low >= 0)) + bad;
   const T has_high = static_cast<T>(near & (low + 1 < size)) + bad;
-  return {low >= 0 ? low : 0,
-          low + (low + 1 < size),
-          has_low * (1 - fraction),
-          has_high * fraction,
-          -has_low,
-          has_high};
+  return {low >= 0 ? low : 0,  next_of(low, size), has_low * (1 - fraction),
+          has_high * fraction, -has_low,           has_high};
 }
 
 // floor(coordinate + 1/2); constant almost everywhere, hence without slope.
