@@ -286,7 +286,8 @@ class Adjoint {
  private:
   Pack<T, V> before_ = {}, last_ = {};  // p[0] two layers ago, and one
   Pack<T, V> along_ = {};               // what the others gave a layer ago
-  RowExchange<1, Pack<T, V>> exchange_;
+  struct None {};
+  std::conditional_t<D == 3, RowExchange<1, Pack<T, V>>, None> exchange_;
 };
 
 // Calls run(masked) with it as a type.
