@@ -22,9 +22,12 @@ Shape strips_of(const Problem& problem) {
   return fitted_strips<Shape>(problem.samples * problem.channels, problem.size);
 }
 
-// Layers whose loads are in flight at once: of packs, few are enough.
-template <int D, bool masked>
-constexpr int kPackBatch = D == 2 && !masked ? 2 : 1;
+// Layers whose loads are in flight at once: of packs, few are enough. An adjoint has registers for
+// fewer in a volume.
+template <int D, int images, bool masked>
+constexpr int kGradientBatch = masked ? 1 : (D == 2 ? 4 : 2) / images;
+template <int D, int images, bool masked>
+constexpr int kAdjointBatch = masked || D == 3 ? 1 : 4 / images;
 
 // Beyond an image its voxels come again in reverse order. So the border needs no case of its own:
 // a central difference is that of the repeated border, and the gradient to it goes on with its sign
