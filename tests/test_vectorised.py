@@ -26,7 +26,7 @@ INSTANCES = {
     "warp": {"voxels": 60, "parts": 24},
     "jacobian_determinant": {"row": 28},
     "deformation_energy": {"row": 24, "sums": 36, "across": 4, "along": 4},
-    "parallel_level_sets": {"sums": 52},
+    "parallel_level_sets": {"sums": 20},
     "local_correlation": {"sums": 20, "moments": 24},
     "correlation": {"sums": 14},
     "gradient_scale": {"sums": 12},

@@ -22,9 +22,12 @@ Shape strips_of(const Problem& problem) {
   return fitted_strips<Shape>(problem.samples * problem.channels, problem.size);
 }
 
-// Layers whose loads are in flight at once: of packs, few are enough.
-template <int D, bool masked>
-constexpr int kPackBatch = D == 2 && !masked ? 2 : 1;
+// Layers whose loads are in flight at once: of packs, few are enough. An adjoint has registers for
+// fewer in a volume.
+template <int D, int images, bool masked>
+constexpr int kGradientBatch = masked ? 1 : (D == 2 ? 4 : 2) / images;
+template <int D, int images, bool masked>
+constexpr int kAdjointBatch = masked || D == 3 ? 1 : 4 / images;
 
 // Beyond an image its voxels come again in reverse order. So the border needs no case of its own:
 // a central difference is that of the repeated border, and the gradient to it goes on with its sign
@@ -292,7 +295,8 @@ class Adjoint {
  private:
   Pack<T, V> before_ = {}, last_ = {};  // p[0] two layers ago, and one
   Pack<T, V> along_ = {};               // what the others gave a layer ago
-  RowExchange<1, Pack<T, V>> exchange_;
+  struct None {};
+  std::conditional_t<D == 3, RowExchange<1, Pack<T, V>>, None> exchange_;
 };
 
 // Calls run(masked) with it as a type.

@@ -10,6 +10,10 @@ namespace diffreg {
 template <int K, typename T>
 class RowExchange {
  public:
+  // Its barrier parts it from the exchange of the tile before, whose last turn may have been the
+  // same.
+  DIFFREG_DEVICE RowExchange() { __syncthreads(); }
+
   // Hands on K values, and takes those of the rows before and after.
   DIFFREG_DEVICE void operator()(const T* values, T* before, T* after) {
     put(values);

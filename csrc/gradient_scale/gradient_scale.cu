@@ -45,8 +45,12 @@ DIFFREG_DEVICE bool reduce_measure(const Reduction& reduction, double (&sums)[K]
   return true;
 }
 
+// Blocks of a multiprocessor for which registers must do.
+template <int D, typename S>
+constexpr int kForwardBlocks = D == 3 || sizeof(Arithmetic<S>) == 8 ? 2 : 3;
+
 template <int D, typename S, bool masked>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S>))
     forward_kernel(Problem<D> problem, GradientStrips<D, S> strips, bool packed,
                    const S* image,             // (N, C, *S)
                    const Arithmetic<S>* mask,  // (N, 1, *S) or null
@@ -64,7 +68,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                    masked ? mask + n * extent.voxels : nullptr};
     GradientWindow<D, T, V, 1, masked> window(columns, place.first);
     T sum[kSums][V] = {}, largest = 0;
-    march<kPackBatch<D, masked>>(
+    march<kGradientBatch<D, 1, masked>>(
         place.first, place.end, extent.layers() - 1,
         [&](int32_t z, bool inner) { return columns.read(z, inner); },
         [&](int32_t z, const auto& layer, bool inner) {
@@ -89,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <int D, typename S, bool masked>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kResident)
     backward_kernel(Problem<D> problem, AdjointStrips<D, S> strips, bool packed,
                     const Arithmetic<S>* gradient,  // (N)
                     const S* image,                 // (N, C, *S)
@@ -113,7 +117,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     GradientWindow<D, T, V, 1, masked> window(columns, place.first - 1);
     Adjoint<D, T, V> adjoint;
     T sum[V] = {}, largest = 0;
-    march<kPackBatch<D, masked>>(
+    march<kAdjointBatch<D, 1, masked>>(
         place.first - 1, place.end + 1, extent.layers() - 1,
         [&](int32_t z, bool inner) { return columns.read(z, inner); },
         [&](int32_t z, const auto& layer, bool inner) {

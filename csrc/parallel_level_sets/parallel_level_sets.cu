@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S, masked>))
     const Scales<T> scales = scales_of(problem.variant, images.eps_warped, images.eps_fixed, n);
     GradientWindow<D, T, V, 2, masked> window(columns, place.first);
     T sum[kSums][V] = {};
-    march<kPackBatch<D, masked>>(
+    march<kGradientBatch<D, 2, masked>>(
         place.first, place.end, extent.layers() - 1,
         [&](int32_t z, bool inner) { return columns.read(z, inner); },
         [&](int32_t z, const auto& layer, bool inner) {
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
         static_cast<T>(load(gradient + n) * per_voxel(total, n, extent.voxels) / problem.channels);
     GradientWindow<D, T, V, 2, masked> window(columns, place.first - 1);
     Adjoint<D, T, V> adjoint;
-    march<kPackBatch<D, masked>>(
+    march<kAdjointBatch<D, 2, masked>>(
         place.first - 1, place.end + 1, extent.layers() - 1,
         [&](int32_t z, bool inner) { return columns.read(z, inner); },
         [&](int32_t z, const auto& layer, bool inner) {

@@ -348,7 +348,9 @@ def cases() -> list[Case]:
     ):
         saved = int(operator == "correlation")
         tile = {"tile": PACKS} if operator in PACKED else {}
-        found.append(Hidden(f"{name}-hidden", operator, inputs, options, True, needs, saved, **tile))
+        found.append(
+            Hidden(f"{name}-hidden", operator, inputs, options, True, needs, saved, **tile)
+        )
     return found
 
 

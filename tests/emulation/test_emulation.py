@@ -138,6 +138,39 @@ def objective(images, u, mixture, *asked, mask=None):
     return (*images, u, *scales, mask, *options, *asked)
 
 
+@pytest.mark.parametrize("name", ["pls-hidden", "scale-hidden", "pls-hidden-3d", "scale-hidden-3d"])
+def test_strips_are_long_where_there_are_many(emulation, name):
+    emulation.set()
+    case = comparison.CASES[name]
+    shape = comparison.Shape(256, 2, case.size((35, 5), (35, 2, 5)))
+    comparison.compare(emulation, case, shape, torch.float64)
+
+
+@pytest.mark.parametrize("name", ["pls-mask", "scale-mask", "pls-3d", "scale-3d"])
+def test_rows_that_no_pack_of_columns_is_aligned_with(emulation, name):
+    emulation.set()
+    case = comparison.CASES[name]
+    shape = comparison.Shape(2, 2, case.size((9, 132), (3, 4, 12)))
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+
+    inputs = {"inputs": lambda s, d: tuple(map(moved, case.inputs(s, d)))}
+    comparison.compare(emulation, type(case)(**{**vars(case), **inputs}), shape, torch.float32)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_gradient_passes_where_the_floor_holds(emulation, masked):
+    emulation.set()
+    image = comparison.uniform((3, 2, 9, 132), torch.float64, 1)
+    image[1] = 3.0
+    mask = comparison.uniform((3, 1, 9, 132), torch.float64, 2) if masked else None
+    arguments = (torch.ones(3, dtype=torch.float64), image, 1.0, mask)
+    ours = emulation.ops.gradient_scale_backward(*arguments)
+    assert not ours[1].any()
+    torch.testing.assert_close(ours, torch.ops.diffreg.gradient_scale_backward(*arguments))
+
+
 def test_the_objective_s_strips_are_long_where_there_are_many(emulation):
     emulation.set()
     shape = comparison.Shape(1, 1, (17, 30_720))
