@@ -140,11 +140,6 @@ def check_device(name: str, tensor: torch.Tensor) -> None:
     """Raises where no kernel was built for the tensor's device, or where it computes wrongly."""
     if tensor.is_cpu or tensor.is_meta:
         return
-    if tensor.is_cuda and _CUDA_BUILT and tensor.ndim == 5:
-        raise NotImplementedError(
-            f"{name} is a volume on {tensor.device}, where diffreg has kernels for images only so "
-            "far: move it to the CPU, or call the operator's _reference, which is plain PyTorch"
-        )
     if tensor.is_cuda and _CUDA_BUILT:
         if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # a real one
             check_once(tensor.device)

@@ -95,23 +95,38 @@ def _uniform(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each operator and its backward operator, on one sample a bit larger than a tile."""
-    size = (27, 512 // storage.itemsize + 3)
+    """Each operator and its backward operator, on one image and one volume, a bit larger than a
+    tile."""
+    columns = 512 // storage.itemsize + 3
+    for size in ((27, columns), (3, 9, 35)):
+        yield from _calls_on(size, storage, arithmetic)
+
+
+def _calls_on(
+    size: tuple[int, ...], storage: torch.dtype, arithmetic: torch.dtype
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
     moving, fixed = (_uniform(1, 1, *size, seed=k).to(storage) for k in range(2))
     mask = _uniform(1, 1, *size, seed=2).to(arithmetic)
-    u = (2 * _uniform(1, 2, *size, seed=3) - 1).to(storage)
+    u = (2 * _uniform(1, len(size), *size, seed=3) - 1).to(storage)
     one, scale = torch.ones(1, dtype=arithmetic), torch.full((1,), 0.2, dtype=arithmetic)
     both = (True, True)
-    for padding in ("border", "zeros"):
-        yield "warp", (moving, u, "linear", padding)
+    for interpolation, padding in (
+        ("linear", "border"),
+        ("linear", "zeros"),
+        ("linear", "reflection"),
+        ("cubic", "border"),
+        ("nearest", "zeros"),
+    ):
+        yield "warp", (moving, u, interpolation, padding)
         for deterministic in (False, True):
-            options = ("linear", padding, *both, deterministic)
+            options = (interpolation, padding, *both, deterministic)
             yield "warp_backward", (fixed, moving, u, *options)
-    energy = (0.4 * u, [1.0, 1.5], "hyperelastic", 0.2)
+    energy = (0.4 * u, [1.0, 1.5, 0.7][: len(size)], "hyperelastic", 0.2)
     yield "deformation_energy", energy
     yield "deformation_energy_backward", (one, one, one, *energy)
-    cells = _uniform(1, size[0] - 1, size[1] - 1, seed=4).to(arithmetic)
-    yield "jacobian_determinant", (u, "min")
+    cells = _uniform(1, *(n - 1 for n in size), seed=4).to(arithmetic)
+    for reduce in ("min", "bound"):
+        yield "jacobian_determinant", (u, reduce)
     yield "jacobian_determinant_backward", (cells, u, "min")
     yield "gradient_scale", (moving, 1.0, mask)
     yield "gradient_scale_backward", (one, moving, 1.0, mask)
@@ -119,18 +134,16 @@ def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str,
     _, moments = torch.ops.diffreg.correlation(*pair, mask)
     yield "correlation", (moving, fixed, mask)
     yield "correlation_backward", (one, moments, moving, fixed, mask, *both)
-    bins = (32, mask, None)
-    _, histograms, ranges = torch.ops.diffreg.mutual_information(*pair, *bins)
-    yield "mutual_information", (moving, fixed, *bins)
-    yield "mutual_information", (moving, fixed, 80, None, fixed)
-    yield "mutual_information_backward", (one, histograms, ranges, moving, fixed, *bins)
+    _, counts, ranges = torch.ops.diffreg.mutual_information(*pair, 32, mask, None)
+    yield "mutual_information", (moving, fixed, 32, mask, None)
+    yield "mutual_information_backward", (one, counts, ranges, moving, fixed, 32, mask, None)
     level_sets = (moving, fixed, scale, scale, "pls", mask)
     yield "parallel_level_sets", level_sets
     yield "parallel_level_sets_backward", (one, *level_sets, *both)
+    yield "local_correlation", (moving, fixed, 9, mask)
+    yield "local_correlation_backward", (one, moving, fixed, 9, mask, *both)
     objective = (moving, fixed, 0.4 * u, scale, scale, mask)
-    factors = [0.5, 1.0, 0.0, 0.5, 0.5, 0.5], [6.0, 1.0, 3.0, 0.3], "border", *energy[1:]
+    factors = [0.5, 1.0, 0.2, 0.5, 0.5, 0.5], [6.0, 1.0, 3.0, 0.3], "border", *energy[1:]
     yield "registration_objective", (*objective, *factors, *both)
     yield "registration_objective", (*objective, *factors, False, False)
     yield "registration_objective_backward", (*5 * [one], *objective, *factors)
-    yield "local_correlation", (moving, fixed, 9, mask)
-    yield "local_correlation_backward", (one, moving, fixed, 9, mask, *both)

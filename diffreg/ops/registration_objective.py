@@ -20,6 +20,7 @@ from diffreg.ops._objective import (
 )
 from diffreg.ops.deformation_energy import deformation_energy, energies_and_gradient
 
+
 def registration_objective(
     moving: torch.Tensor,
     fixed: torch.Tensor,
@@ -93,7 +94,7 @@ def registration_objective(
 def _fused(
     options, moving, fixed, displacement, eps_moving, eps_fixed, mask, need_gradient, return_warped
 ) -> RegistrationObjective:
-    """The operator and, where an axis has one voxel, the energies of one dimension less beside it."""
+    """The operator and, where an axis has one voxel, beside it the energies of one axis less."""
     flat = flat_axis(displacement) is not None
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
     arguments = options.arguments(*inputs, with_energies=not flat)

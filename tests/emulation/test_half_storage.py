@@ -3,7 +3,6 @@
 The kernels run emulated: what the functions hand to torch.ops.diffreg goes to the emulation.
 """
 
-
 import pytest
 import torch
 from cases import CASES, as_tuple, uniform

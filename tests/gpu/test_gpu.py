@@ -17,7 +17,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
 ]
 
-SHAPE = comparison.Shape(2, 2, (49, 257))
+
+def shape_of(case: comparison.Case) -> comparison.Shape:
+    return comparison.Shape(2, 2, case.size((49, 257), (9, 17, 70)))
 
 
 class Device:
@@ -38,13 +40,14 @@ class Device:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", comparison.CASES)
 def test_kernels_agree_with_the_cpu(name, dtype):
-    comparison.compare(Device(), comparison.CASES[name], SHAPE, dtype)
+    case = comparison.CASES[name]
+    comparison.compare(Device(), case, shape_of(case), dtype)
 
 
 @pytest.mark.parametrize("name", comparison.PLAIN)
 def test_two_runs_give_the_same_bits(name):
     case = comparison.CASES[name]
-    runs = [comparison.results(Device(), case, SHAPE, torch.float32) for _ in range(3)]
+    runs = [comparison.results(Device(), case, shape_of(case), torch.float32) for _ in range(3)]
     for other in runs[1:]:
         pairs = zip(runs[0], other, strict=True)
         assert all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
@@ -78,17 +81,19 @@ def gradients(case, inputs):
     return [*values, *torch.autograd.grad(total, [t for t in leaves if t.requires_grad])]
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("size", [(6, 7), (3, 4, 5)], ids=str)
+def test_gradcheck(size):
     generator = torch.Generator().manual_seed(0)
-    pair = torch.rand(2, 1, 1, 6, 7, generator=generator, dtype=torch.float64).cuda()
+    pair = torch.rand(2, 1, 1, *size, generator=generator, dtype=torch.float64).cuda()
     a, b = (t.clone().requires_grad_() for t in pair)
-    u = (0.6 * torch.rand(1, 2, 6, 7, generator=generator, dtype=torch.float64) - 0.3).cuda()
-    u.requires_grad_()
+    u = torch.rand(1, len(size), *size, generator=generator, dtype=torch.float64)
+    u = (0.6 * u - 0.3).cuda().requires_grad_()
     for function, inputs in (
         (ops.warp, (a, u)),
         (ops.deformation_energy, (u,)),
         (lambda d: ops.jacobian_determinant(d, "min"), (u,)),
         (ops.correlation, (a, b)),
+        (lambda w: ops.mutual_information(w, b.detach(), moving=pair[0]), (a,)),
         (ops.local_correlation, (a, b)),
         (lambda w, r: ops.parallel_level_sets(w, r, 0.1, 0.1), (a, b)),
         (ops.gradient_scale, (a,)),
@@ -121,21 +126,87 @@ def fused(moving, fixed, u, similarity="pls") -> torch.Tensor:
     return ops.registration_objective(moving, fixed, u, similarity, **scales).total.sum()
 
 
-@pytest.mark.parametrize("loss", [loss, fused])
-def test_a_graph_captures_the_objective(loss):
-    moving, fixed = torch.rand(2, 1, 1, 128, 128, device="cuda")
-    u = torch.zeros(1, 2, 128, 128, device="cuda", requires_grad=True)
+def default(moving, fixed, u) -> torch.Tensor:
+    return ops.registration_objective(moving, fixed, u, {"ncc": 1.0, "lncc": 0.2}).total.sum()
+
+
+SIZES = pytest.mark.parametrize("size", [(128, 128), (20, 33, 40)], ids=str)
+LOSSES = pytest.mark.parametrize("loss", [loss, fused, default])
+
+
+def pair_and_field(size, seed=0):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    moving, fixed = torch.rand(2, 1, 1, *size, device="cuda", generator=generator)
+    u = torch.rand(1, len(size), *size, device="cuda", generator=generator) - 0.5
+    return moving, fixed, u.requires_grad_()
+
+
+def gradient_of(loss, inputs):
+    return torch.autograd.grad(loss(*inputs), inputs[2])[0]
+
+
+def captured(loss, inputs):
+    """A graph of the loss's gradient, and where it puts it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.autograd.grad(loss(moving, fixed, u), u)
+        gradient_of(loss, inputs)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        (gradient,) = torch.autograd.grad(loss(moving, fixed, u), u)
-    graph.replay()
-    expected = torch.autograd.grad(loss(moving, fixed, u), u)[0]
-    torch.testing.assert_close(gradient, expected)
+        gradient = gradient_of(loss, inputs)
+    return graph, gradient
+
+
+@SIZES
+@LOSSES
+def test_a_graph_gives_the_same_bits_a_thousand_times_and_on_another_stream(loss, size):
+    inputs = pair_and_field(size)
+    expected = gradient_of(loss, inputs)
+    graph, gradient = captured(loss, inputs)
+    for _ in range(1000):
+        graph.replay()
+    assert torch.equal(gradient, expected)
+    gradient.zero_()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.replay()
+    stream.synchronize()
+    assert torch.equal(gradient, expected)
+
+
+@SIZES
+@LOSSES
+def test_eager_calls_beside_a_replay(loss, size):
+    inputs, others = pair_and_field(size), pair_and_field(size, seed=1)
+    expected, of_others = gradient_of(loss, inputs), gradient_of(loss, others)
+    graph, gradient = captured(loss, inputs)
+    stream = torch.cuda.Stream()
+    for _ in range(50):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            graph.replay()
+        found = gradient_of(loss, others)
+        torch.cuda.synchronize()
+        assert torch.equal(gradient, expected) and torch.equal(found, of_others)
+
+
+@SIZES
+@LOSSES
+def test_two_streams_at_once(loss, size):
+    """The counters of finished blocks belong to a call each."""
+    inputs = [pair_and_field(size, seed) for seed in range(2)]
+    expected = [gradient_of(loss, i) for i in inputs]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in inputs]
+    found: list[list[torch.Tensor]] = [[], []]
+    for _ in range(50):
+        for k, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
+                found[k].append(gradient_of(loss, inputs[k]))
+    torch.cuda.synchronize()
+    assert all(torch.equal(own, e) for e, each in zip(expected, found, strict=True) for own in each)
 
 
 def test_the_current_stream_is_used():
