@@ -41,7 +41,7 @@ CASES = {
     "local_correlation": ("lncc-9-mask",),
     "parallel_level_sets": ("pls-mask",),
     "registration_objective": ("objective-mixture",),
-    "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
+    "warp": ("warp-linear-border", "warp-linear-border-3d", "warp-nearest-zeros"),
 }
 # What is taken out, and what stands there instead.
 FAULTS = {
