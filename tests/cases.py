@@ -227,9 +227,6 @@ CASES = [
         penalty="log2",
         threshold=0.3,
     ),
-]
-# What the CPU alone has.
-ON_CPU = [
     Case("warp-reflection", "warp", warp_inputs, {"padding": "reflection"}, differentiable=TWO),
     Case("warp-cubic", "warp", warp_inputs, {"interpolation": "cubic"}, differentiable=TWO),
     Case(

@@ -84,10 +84,10 @@ class CubicTaps {
   CubicTap<T> taps_[CubicAxis<T>::kTaps];
 };
 
-// Before a loop over an axis' taps. In a volume a GPU goes round the first axis' loop: what is
-// loaded for four planes at once does not fit into registers.
+// Before a loop over an axis' taps. A GPU goes round the first axis' loop: what is loaded for four
+// planes of a volume at once does not fit into registers.
 #ifdef __CUDA_ARCH__
-#define DIFFREG_UNROLL_TAPS _Pragma("unroll (D == 3 && Axis == 0 ? 1 : 4)")
+#define DIFFREG_UNROLL_TAPS _Pragma("unroll (Axis == 0 ? 1 : 4)")
 #else
 #define DIFFREG_UNROLL_TAPS
 #endif

@@ -35,9 +35,9 @@ DIFFREG_DEVICE void add_in_any_order(T* voxel, T part) {
   atomicAdd(voxel, part);
 }
 
-// Adds what is 0, which no compiler knows: done between two turns of a loop, it keeps what follows
-// from the value inside. Registers and predicates are too few for all that could be worked out
-// before a loop over channels, of which there often is one.
+// Adds what is 0, which no compiler knows. Between two turns of a loop over channels it keeps what
+// follows from the value inside, and the first turn, often the only one, becomes code of its own:
+// registers and predicates are too few for all that could be worked out before.
 DIFFREG_DEVICE void renew(int32_t& value) { value += static_cast<int32_t>(gridDim.z) - 1; }
 template <typename T>
 DIFFREG_DEVICE void renew(T& value) {
@@ -47,10 +47,13 @@ DIFFREG_DEVICE void renew(T& value) {
 template <int D, typename T, Padding padding>
 struct LinearPoint {
   static constexpr int kSteps = D == 2 ? 2 : 1, kBackwardSteps = 1;
-  static constexpr int kBlocks = kResidentOf<T>;
-  static constexpr int kBackwardBlocks = D == 3 && sizeof(T) == 4 ? 3 : kResidentOf<T>;
+  // What fits without spilling.
+  static constexpr int kFewer = padding == Padding::border ? 0 : 1;
+  static constexpr int kBlocks = sizeof(T) == 8 ? kResident : 4 - kFewer;
+  static constexpr int kBackwardBlocks =
+      sizeof(T) == 8 ? kResident : (D == 2 ? 4 - kFewer : 3 - kFewer);
   static constexpr int kTogether = D == 3 && sizeof(T) == 8 ? 1 : 2;
-  static constexpr bool kCounts = padding != Padding::zeros;
+  static constexpr bool kIsLinear = true, kCounts = padding != Padding::zeros;
   Neighbours<T> at[D];
 
   LinearPoint() = default;
@@ -91,8 +94,9 @@ struct LinearPoint {
 
 template <int D, typename T>
 struct NearestPoint {
-  static constexpr int kSteps = 2, kBackwardSteps = 1, kTogether = 2;
+  static constexpr int kSteps = 1, kBackwardSteps = 1, kTogether = 2;
   static constexpr int kBlocks = kResident, kBackwardBlocks = kResident;
+  static constexpr bool kIsLinear = false;
   int64_t voxel;
   T weight, bad;
 
@@ -107,8 +111,6 @@ struct NearestPoint {
       weight *= at.low_weight;
     }
   }
-
-  DIFFREG_DEVICE void renew() {}
 
   // 0, or NaN, under any padding.
   template <typename S>
@@ -133,6 +135,7 @@ template <int D, typename T>
 struct CubicPoint {
   static constexpr int kSteps = 1, kBackwardSteps = 1, kTogether = 1;
   static constexpr int kBlocks = 1, kBackwardBlocks = 1;
+  static constexpr bool kIsLinear = false;
   CubicAxis<T> at[D];
 
   CubicPoint() = default;
@@ -143,8 +146,6 @@ struct CubicPoint {
                            problem.sampling.padding);
     }
   }
-
-  DIFFREG_DEVICE void renew() {}
 
   template <typename S>
   DIFFREG_DEVICE T value(const Problem<D>& problem, const S* image) const {

@@ -151,8 +151,10 @@ __global__ void __launch_bounds__(kThreads, Point::kBlocks)
         if (voxels.valid(k)) store(out + voxels.offset(k), sampled[k]);
       }
       if (++c == problem.channels) break;
-      voxels.renew();
-      for (Point& point : at) point.renew();
+      if constexpr (Point::kIsLinear) {
+        voxels.renew();
+        for (Point& point : at) point.renew();
+      }
       image += problem.from_voxels;
       out += problem.to_voxels;
     }
@@ -229,8 +231,10 @@ __global__ void __launch_bounds__(kThreads, Point::kBackwardBlocks)
         }
       }
       if (++c == problem.channels) break;
-      voxels.renew();
-      for (Point& point : at) point.renew();
+      if constexpr (Point::kIsLinear) {
+        voxels.renew();
+        for (Point& point : at) point.renew();
+      }
       image += problem.from_voxels;
       upstreams += problem.to_voxels;
     }
@@ -521,9 +525,11 @@ void launch_backward(const Problem<D>& problem, const G* gradient, const S* movi
   const FixedTiles<D> tiles(problem.samples, problem.to);
   dispatch_point<D, Arithmetic<S>>(problem.sampling, [&](auto* point) {
     using Point = PointOf<decltype(point)>;
-    DIFFREG_LAUNCH((backward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream, problem,
-                   tiles, gradient, moving, displacement, grad_moving, grad_displacement,
-                   accumulate);
+    if constexpr (std::is_same_v<S, G> || Point::kIsLinear) {
+      DIFFREG_LAUNCH((backward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream,
+                     problem, tiles, gradient, moving, displacement, grad_moving, grad_displacement,
+                     accumulate);
+    }
   });
 }
 

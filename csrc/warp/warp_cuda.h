@@ -47,7 +47,8 @@ void launch_nearest(const Problem<D>& problem, V nan,
                     void* stream);
 
 // The gradient to moving adds up in any order. That to the displacement is added to what is there
-// where it is to `accumulate`. G is S, or the arithmetic's type, for what is not to be rounded yet.
+// where it is to `accumulate`. G is S or, of linear interpolation, the type of the arithmetic, for
+// what is not to be rounded yet.
 template <int D, typename S, typename G>
 void launch_backward(const Problem<D>& problem,
                      const G* gradient,           // (N, C, *to)

@@ -51,7 +51,7 @@ CASES = {
     "mutual_information": ("mi-mask", "mi-many"),
     "parallel_level_sets": ("pls-mask", "pls-mask-3d"),
     "registration_objective": ("objective-mixture",),
-    "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
+    "warp": ("warp-linear-border", "warp-linear-border-3d", "warp-nearest-zeros"),
 }
 # What is taken out, and what stands there instead.
 FAULTS = {

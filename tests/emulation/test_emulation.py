@@ -1,5 +1,6 @@
 """The CUDA kernels, run on the CPU: they agree with the CPU operators, whatever the sizes."""
 
+import itertools
 import re
 
 import pytest
@@ -107,17 +108,16 @@ def test_where_tensors_start_in_memory_changes_no_bit(emulation, name):
 
 def test_nearest_copies_every_dtype(emulation):
     emulation.set()
-    u = comparison.fields(4.0)(comparison.Shape(1, 1, (9, 13)), torch.float32)[0]
-    u[0, 0, 2, 3] = torch.nan
-    for dtype in (torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex128):
-        moving = (100 * torch.rand(1, 2, 9, 13, generator=torch.Generator().manual_seed(0))).to(
-            dtype
-        )
-        for padding in ("border", "zeros"):
-            arguments = (moving, u, "nearest", padding)
-            ours, theirs = emulation.ops.warp(*arguments), torch.ops.diffreg.warp(*arguments)
-            bytes_of = [t.contiguous().view(torch.uint8) for t in (ours, theirs)]
-            assert torch.equal(*bytes_of), dtype
+    dtypes = (torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex128)
+    paddings = ("border", "zeros", "reflection")
+    for size, dtype, padding in itertools.product(((9, 13), (3, 9, 13)), dtypes, paddings):
+        u = comparison.fields(4.0)(comparison.Shape(1, 1, size), torch.float32)[0]
+        u[(0, 0, *(1 for _ in size))] = torch.nan
+        moving = torch.rand(1, 2, *size, generator=torch.Generator().manual_seed(0))
+        arguments = ((100 * moving).to(dtype), u, "nearest", padding)
+        ours, theirs = emulation.ops.warp(*arguments), torch.ops.diffreg.warp(*arguments)
+        bytes_of = [t.contiguous().view(torch.uint8) for t in (ours, theirs)]
+        assert torch.equal(*bytes_of), (size, dtype, padding)
 
 
 def test_a_constant_image_has_no_correlation(emulation):

@@ -5,14 +5,13 @@ import importlib
 
 import pytest
 import torch
-from cases import CASES, ON_CPU, PLAIN, Calls, Case, uniform
+from cases import CASES, PLAIN, Calls, Case, uniform
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from diffreg import ops
 
-ALL = [*CASES, *ON_CPU]
-every_case = pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_operator = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.operator)
 # On first use, parts of torch warn about torch's own torch.jit.
 torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
@@ -58,7 +57,7 @@ def check_close(actual, expected, digits: float):
 
 def every_case_of(sizes):
     """Every case with every size for which it has values."""
-    pairs = [(case, size) for case in ALL for size in sizes if case.has_values(size)]
+    pairs = [(case, size) for case in CASES for size in sizes if case.has_values(size)]
     names = [f"{case.name}-{size}" for case, size in pairs]
     return pytest.mark.parametrize(("case", "size"), pairs, ids=names)
 
@@ -172,7 +171,7 @@ def test_empty_inputs_have_values_and_gradients_of_the_right_shape(case, samples
 
 @pytest.mark.parametrize(
     "case",
-    [c for c in ALL if "energy" not in c.name and "determ" not in c.name],
+    [c for c in CASES if "energy" not in c.name and "determ" not in c.name],
     ids=lambda case: case.name,
 )
 @image_and_volume
@@ -222,7 +221,7 @@ def test_inputs_are_not_written_to(case, size):
 # Derivatives that are asked for, and those that are not
 
 
-TWO_INPUTS = [case for case in ALL if all(case.differentiable) and len(case.differentiable) == 2]
+TWO_INPUTS = [case for case in CASES if all(case.differentiable) and len(case.differentiable) == 2]
 
 
 @pytest.mark.parametrize("case", TWO_INPUTS, ids=lambda case: case.name)
