@@ -107,6 +107,33 @@ inline Tensor checked_scalars(const Device& device, const char* name, const Tens
   return checked(device, name, scalars, {image.size(0)}, arithmetic_of(image.scalar_type()));
 }
 
+// The same, or one scalar for all samples: expanded from one on the host, where it can be read
+// without waiting for the device.
+struct Scalars {
+  Tensor each;
+  bool on_host = false;
+
+  Scalars() = default;
+  Scalars(const Device& device, const char* name, const Tensor& scalars, const Tensor& image)
+      : each(scalars) {
+    on_host =
+        scalars.is_cpu() && scalars.dim() == 1 && scalars.size(0) > 0 && scalars.stride(0) == 0;
+    if (!on_host) {
+      each = checked_scalars(device, name, scalars, image);
+      return;
+    }
+    STD_TORCH_CHECK(scalars.size(0) == image.size(0), name,
+                    " has the wrong shape: ", shape_of(scalars));
+    check_dtype(name, scalars, arithmetic_of(image.scalar_type()));
+  }
+
+  template <typename T>
+  PerSample<T> as() const {
+    const T* data = static_cast<const T*>(each.const_data_ptr());
+    return on_host ? PerSample<T>{nullptr, *data} : PerSample<T>{data, T(0)};
+  }
+};
+
 inline Tensor new_scalars(const Tensor& image) {
   return torch::stable::new_empty(image, {image.size(0)}, arithmetic_of(image.scalar_type()));
 }

@@ -133,6 +133,10 @@ template <typename S>
 DIFFREG_DEVICE Arithmetic<S> load(const S* address) {
   return static_cast<Arithmetic<S>>(load_raw(address));
 }
+template <typename T>
+DIFFREG_DEVICE T load(const PerSample<T>& scalar, int64_t sample) {
+  return scalar.each ? load(scalar.each + sample) : scalar.all;
+}
 template <typename S>
 DIFFREG_DEVICE void store_raw(S* address, S value) {
 #ifdef DIFFREG_EMULATION

@@ -66,4 +66,11 @@ struct ArithmeticOf<Half> {
 template <typename S>
 using Arithmetic = typename ArithmeticOf<S>::type;
 
+// A scalar of every sample, on the device; or one for all, which a kernel's arguments bring along.
+template <typename T>
+struct PerSample {
+  const T* each;  // (N) or null
+  T all;
+};
+
 }  // namespace diffreg

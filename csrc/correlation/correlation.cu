@@ -251,7 +251,7 @@ DIFFREG_DEVICE void fill(const Voxels<S, vectors>& voxels, const Slopes& slopes,
           times_weight(rounded_product(a, slopes.by_fixed) - rounded_product(b, slopes.by_other));
     }
     const int64_t at = first + voxels.first(v);
-    const auto put = [&](S* gradient, Arithmetic<S> (&values)[V]) {
+    const auto put = [&](S* gradient, Arithmetic<S>(&values)[V]) {
       if (to.accumulate) {
         Arithmetic<S> there[V];
         load_values<V>(gradient + at, voxels.count(v), voxels.whole(v), there);

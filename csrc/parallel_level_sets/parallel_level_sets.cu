@@ -10,8 +10,9 @@ namespace {
 
 // Of a sample's scales, for gradients that are doubled.
 template <typename T>
-DIFFREG_DEVICE Scales<T> scales_of(Variant variant, const T* eps_g, const T* eps_h, int64_t n) {
-  return Scales<T>(variant, 2 * load(eps_g + n), 2 * load(eps_h + n));
+DIFFREG_DEVICE Scales<T> scales_of(Variant variant, const PerSample<T>& eps_g,
+                                   const PerSample<T>& eps_h, int64_t n) {
+  return Scales<T>(variant, 2 * load(eps_g, n), 2 * load(eps_h, n));
 }
 
 // Blocks of a multiprocessor for which registers must do.
@@ -68,11 +69,10 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S, masked>))
 // The image that a gradient goes to, and the other one.
 template <typename S>
 struct Side {
-  const S* own;                    // (N, C, *S)
-  const S* other;                  // (N, C, *S)
-  const Arithmetic<S>* eps_own;    // (N)
-  const Arithmetic<S>* eps_other;  // (N)
-  S* gradient;                     // (N, C, *S)
+  const S* own;    // (N, C, *S)
+  const S* other;  // (N, C, *S)
+  PerSample<Arithmetic<S>> eps_own, eps_other;
+  S* gradient;  // (N, C, *S)
 };
 
 template <int D, typename S, bool masked>

@@ -12,7 +12,8 @@ using namespace diffreg::cuda;
 
 // The inputs, checked and contiguous.
 struct Inputs {
-  Tensor warped, fixed, eps_warped, eps_fixed;
+  Tensor warped, fixed;
+  Scalars eps_warped, eps_fixed;
   std::optional<Tensor> mask;
   Variant variant;
 
@@ -23,8 +24,8 @@ struct Inputs {
     const auto dtype = warped_image.scalar_type();
     warped = torch::stable::contiguous(warped_image);
     fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);
-    eps_warped = checked_scalars(device, "eps_warped", eps_w, warped_image);
-    eps_fixed = checked_scalars(device, "eps_fixed", eps_r, warped_image);
+    eps_warped = {device, "eps_warped", eps_w, warped_image};
+    eps_fixed = {device, "eps_fixed", eps_r, warped_image};
     mask = checked_mask(device, weights, warped_image);
     variant = parse("variant", name, kVariants);
   }
@@ -32,7 +33,7 @@ struct Inputs {
   template <typename S>
   Images<S> images() const {
     using T = Arithmetic<S>;
-    return {data<S>(warped), data<S>(fixed), data<T>(eps_warped), data<T>(eps_fixed),
+    return {data<S>(warped), data<S>(fixed), eps_warped.as<T>(), eps_fixed.as<T>(),
             data_or_null<T>(mask)};
   }
   // Calls run(problem, S{}), with D and the storage type.

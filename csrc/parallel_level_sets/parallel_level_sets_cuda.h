@@ -17,11 +17,10 @@ struct Problem {
 
 template <typename S>
 struct Images {
-  const S* warped;                  // (N, C, *S)
-  const S* fixed;                   // (N, C, *S)
-  const Arithmetic<S>* eps_warped;  // (N)
-  const Arithmetic<S>* eps_fixed;   // (N)
-  const Arithmetic<S>* mask;        // (N, 1, *S) or null
+  const S* warped;  // (N, C, *S)
+  const S* fixed;   // (N, C, *S)
+  PerSample<Arithmetic<S>> eps_warped, eps_fixed;
+  const Arithmetic<S>* mask;  // (N, 1, *S) or null
 };
 
 template <typename S, int D>

@@ -45,6 +45,15 @@ inline bool uses_level_sets(const std::vector<double>& mixture) {
   return mixture[kPls] != 0 || mixture[kSmoothPls] != 0 || mixture[kNgf] != 0;
 }
 
+// Of a tensor (N, ...) and a factor (N) in its type.
+inline void check_scale(const Tensor& tensor, const Tensor& factor) {
+  STD_TORCH_CHECK(tensor.dim() > 0 && tensor.is_contiguous(),
+                  "tensor must be (N, ...), contiguous");
+  STD_TORCH_CHECK(factor.dim() == 1 && factor.size(0) == tensor.size(0),
+                  "factor has the wrong shape: ", shape_of(factor));
+  check_dtype("factor", factor, tensor.scalar_type());
+}
+
 // run(arguments, need_gradient, need_warped) is a driver's.
 template <Outputs (*run)(const Arguments&, bool, bool)>
 Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displacement,

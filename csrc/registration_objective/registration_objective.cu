@@ -101,6 +101,24 @@ __global__ void __launch_bounds__(kThreads, kResident)
   }
 }
 
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kResident)
+    scale_kernel(int64_t samples, int64_t values, int64_t of_sample, const T* factor,
+                 int64_t stride,  // (N), so far apart
+                 T* tensor) {     // (N, values)
+  for (int64_t index = blockIdx.x; index < samples * of_sample; index += gridDim.x) {
+    const int64_t n = index / of_sample, first = (index - n * of_sample) * kChunk;
+    const T by = load(factor + n * stride);
+    if (by == 1) continue;
+    const int64_t end = first + kChunk < values ? first + kChunk : values;
+#pragma unroll 4
+    for (int64_t k = first + thread_index(); k < end; k += kThreads) {
+      T* at = tensor + n * values + k;
+      store(at, by * load(at));
+    }
+  }
+}
+
 }  // namespace
 
 template <typename T>
@@ -135,7 +153,16 @@ void launch_squares(const Problem& problem, const T* warped, const T* fixed, con
                  accumulate);
 }
 
+template <typename T>
+void launch_scale(int64_t samples, int64_t values, const T* factor, int64_t stride, T* tensor,
+                  void* stream) {
+  const int64_t of_sample = (values + kChunk - 1) / kChunk;
+  DIFFREG_LAUNCH(scale_kernel<T>, samples * of_sample, block_shape(), stream, samples, values,
+                 of_sample, factor, stride, tensor);
+}
+
 #define DIFFREG_INSTANCES(T)                                                                 \
+  template void launch_scale(int64_t, int64_t, const T*, int64_t, T*, void*);                \
   template void launch_upstream(const Problem&, const Upstream<T>*, T*, void*);              \
   template void launch_terms(const Problem&, const T*, const T*, const T*, const T*, T*, T*, \
                              void*);                                                         \

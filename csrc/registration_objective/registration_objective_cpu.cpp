@@ -235,6 +235,25 @@ Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments
   return gradient;
 }
 
+void scale(const Tensor& tensor, const Tensor& factor) {
+  check_scale(tensor, factor);
+  STD_TORCH_CHECK(tensor.is_cpu() && factor.is_cpu(), "tensor and factor must be on the CPU");
+  if (tensor.numel() == 0) return;
+  dispatch_floating("tensor", tensor, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t N = tensor.size(0), values = tensor.numel() / N;
+    T* data = static_cast<T*>(tensor.mutable_data_ptr());
+    for_each_strip(
+        N, values, 1,
+        [&](int64_t n, int64_t, int64_t first, int64_t end) {
+          const T by = factor.const_data_ptr<T>()[n * factor.stride(0)];
+          if (by == 1) return;
+          for (int64_t k = n * values + first; k < n * values + end; ++k) data[k] *= by;
+        },
+        kVoxelsPerThread);
+  });
+}
+
 }  // namespace
 }  // namespace diffreg::registration_objective
 
@@ -250,10 +269,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
       "Tensor fixed, Tensor displacement, Tensor? eps_moving, Tensor? eps_fixed, Tensor? mask, "
       "float[] mixture, float[] weights, str padding, float[] spacing, str penalty, "
       "float threshold) -> Tensor");
+  library.def("registration_objective_scale(Tensor(a!) tensor, Tensor factor) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   using namespace diffreg::registration_objective;
   library.impl("registration_objective", TORCH_BOX(&forward<&run_forward>));
   library.impl("registration_objective_backward", TORCH_BOX(&backward<&run_backward>));
+  library.impl("registration_objective_scale", TORCH_BOX(&scale));
 }

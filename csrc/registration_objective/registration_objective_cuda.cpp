@@ -27,6 +27,7 @@ struct Inputs : Arguments {
   warp::Sampling sampling;
   deformation_energy::PenaltyKind kind;
   Problem problem;
+  Scalars moving_scale, fixed_scale;
 
   Inputs(const Device& device, const Arguments& arguments) : Arguments(arguments) {
     sampling = warp::parse_sampling("linear", padding);
@@ -41,8 +42,10 @@ struct Inputs : Arguments {
     fixed = checked(device, "fixed", fixed, shape, dtype);
     if (mask) mask = checked_mask(device, mask, fixed);
     kind = parse("penalty", penalty, deformation_energy::kPenalties);
-    eps_moving = scale(device, "eps_moving", eps_moving);
-    eps_fixed = scale(device, "eps_fixed", eps_fixed);
+    if (uses_level_sets(mixture)) {
+      moving_scale = scale(device, "eps_moving", eps_moving);
+      fixed_scale = scale(device, "eps_fixed", eps_fixed);
+    }
     moving = torch::stable::contiguous(moving);
     displacement = torch::stable::contiguous(displacement);
     problem = {
@@ -52,10 +55,9 @@ struct Inputs : Arguments {
   }
 
  private:
-  std::optional<Tensor> scale(const Device& device, const char* name,
-                              const std::optional<Tensor>& eps) const {
-    STD_TORCH_CHECK(eps || !uses_level_sets(mixture), name, " is needed by the measure");
-    return checked(device, name, eps, {moving.size(0)}, arithmetic_of(moving.scalar_type()));
+  Scalars scale(const Device& device, const char* name, const std::optional<Tensor>& eps) const {
+    STD_TORCH_CHECK(eps, name, " is needed by the measure");
+    return {device, name, *eps, moving};
   }
 };
 
@@ -172,9 +174,9 @@ class Parts {
   void level_sets(Variant variant, T* value, const T* upstream, T* gradient, bool accumulate) {
     parallel_level_sets::Problem<D> problem{in_.problem.samples, in_.problem.channels, {}, variant};
     std::copy_n(size_, D, problem.size);
-    const parallel_level_sets::Images<T> images{
-        data<T>(warped_), data<T>(fixed_), data_or_null<T>(in_.eps_moving),
-        data_or_null<T>(in_.eps_fixed), data_or_null<T>(in_.mask)};
+    const parallel_level_sets::Images<T> images{data<T>(warped_), data<T>(fixed_),
+                                                in_.moving_scale.as<T>(), in_.fixed_scale.as<T>(),
+                                                data_or_null<T>(in_.mask)};
     if (value) {
       Tensor scratch = workspace(warped_, parallel_level_sets::forward_doubles<T>(problem));
       launch_forward(problem, images, output<double>(scratch), value, stream_);
@@ -289,6 +291,19 @@ Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments
   return torch::stable::to(gradient, dtype);  // rounded once
 }
 
+void scale(const Tensor& tensor, const Tensor& factor) {
+  const Device device(tensor);
+  check_scale(tensor, factor);
+  device.check("tensor", tensor);
+  device.check("factor", factor);
+  if (tensor.numel() == 0) return;
+  dispatch_floating("tensor", tensor, [&](auto zero) {
+    using T = decltype(zero);
+    launch_scale(tensor.size(0), tensor.numel() / tensor.size(0), data<T>(factor), factor.stride(0),
+                 static_cast<T*>(tensor.mutable_data_ptr()), device.stream());
+  });
+}
+
 }  // namespace
 }  // namespace diffreg::registration_objective
 
@@ -296,4 +311,5 @@ DIFFREG_CUDA_LIBRARY(library) {
   using namespace diffreg::registration_objective;
   library.impl("registration_objective", TORCH_BOX(&forward<&run_forward>));
   library.impl("registration_objective_backward", TORCH_BOX(&backward<&run_backward>));
+  library.impl("registration_objective_scale", TORCH_BOX(&scale));
 }

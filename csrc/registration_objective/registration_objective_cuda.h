@@ -60,4 +60,11 @@ void launch_squares(const Problem& problem,
                     bool accumulate,    // to the gradient that is there
                     void* stream);
 
+// Multiplies the values of each sample by its factor, in place; where that is 1, nothing is read.
+template <typename T>
+void launch_scale(int64_t samples, int64_t values, const T* factor,
+                  int64_t stride,  // (N), so far apart
+                  T* tensor,       // (N, values)
+                  void* stream);
+
 }  // namespace diffreg::registration_objective

@@ -16,6 +16,7 @@ from diffreg.ops._checks import (
     check_pair,
     check_same_device,
     checked_mask,
+    in_dtype,
 )
 from diffreg.ops._masks import counted, finite_part, hiding_gradient
 from diffreg.ops.correlation import correlation, correlation_reference
@@ -29,9 +30,9 @@ from diffreg.ops.deformation_energy import (
 from diffreg.ops.gradient_scale import gradient_scale, gradient_scale_reference
 from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
 from diffreg.ops.parallel_level_sets import (
-    _scale,
     parallel_level_sets,
     parallel_level_sets_reference,
+    scale_argument,
 )
 from diffreg.ops.warp import PADDINGS, warp, warp_reference
 
@@ -135,8 +136,8 @@ class Options:
             if eps_moving is None:
                 eps_moving = scale_of_moving(moving, mask)
             scales = (
-                _scale("eps_moving", eps_moving, moving, gradient_scale).to(dtype),
-                _scale("eps_fixed", eps_fixed, fixed, gradient_scale, mask).to(dtype),
+                in_dtype(scale_argument("eps_moving", eps_moving, moving), dtype),
+                in_dtype(scale_argument("eps_fixed", eps_fixed, fixed, mask), dtype),
             )
         return (
             *(moving, fixed, displacement, *scales),

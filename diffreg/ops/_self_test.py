@@ -24,6 +24,8 @@ def check_once(device: torch.device) -> None:
     Raises:
         RuntimeError: a kernel gives something else than the CPU, or does not run on this GPU.
     """
+    if device.index in _passed:
+        return
     if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
         return
     index = torch.cuda.current_device() if device.index is None else device.index

@@ -77,13 +77,25 @@ def parallel_level_sets(
     weights = checked_mask(mask, warped, arithmetic_dtype(warped, fixed))
     refuse_transforms("parallel_level_sets")
     pair = as_handed(warped, fixed)
-    scale_warped = _scale("eps_warped", eps_warped, pair[0], gradient_scale, weights)
-    scale_fixed = _scale("eps_fixed", eps_fixed, pair[1], gradient_scale, weights)
+    scale_warped = scale_argument("eps_warped", eps_warped, pair[0], weights)
+    scale_fixed = scale_argument("eps_fixed", eps_fixed, pair[1], weights)
     return _operator(*pair, scale_warped, scale_fixed, variant, weights)
 
 
-def _scale(name, eps, image, measure, mask=None) -> torch.Tensor:
-    """eps as a tensor (N,) in the dtype of the image's arithmetic."""
+def scale_argument(name, eps, image, mask=None) -> torch.Tensor:
+    """eps as the operator takes it: on a GPU a float is one on the host, expanded to (N,), which
+    goes along as a kernel's argument."""
+    scale = _scale(name, eps, image, gradient_scale, mask, fill=False)
+    if isinstance(scale, torch.Tensor):
+        return scale
+    dtype, samples = arithmetic_dtype(image), image.shape[0]
+    if image.is_cuda and not torch.compiler.is_compiling():
+        return torch.full((), scale, dtype=dtype).expand(samples)
+    return torch.full((samples,), scale, dtype=dtype, device=image.device)
+
+
+def _scale(name, eps, image, measure, mask=None, fill=True) -> torch.Tensor | float:
+    """eps as a tensor (N,) in the dtype of the image's arithmetic; a float stays without `fill`."""
     if eps is None:
         return measure(visible(image.detach(), mask))
     if isinstance(eps, torch.Tensor):
@@ -102,8 +114,9 @@ def _scale(name, eps, image, measure, mask=None) -> torch.Tensor:
         raise TypeError(f"{name} must be a float, a tensor (N,) or None, got {type(eps).__name__}")
     if not 0 < eps < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {eps}")
-    dtype = arithmetic_dtype(image)
-    return torch.full(image.shape[:1], eps, dtype=dtype, device=image.device)
+    if not fill:
+        return eps
+    return torch.full(image.shape[:1], eps, dtype=arithmetic_dtype(image), device=image.device)
 
 
 def parallel_level_sets_reference(
@@ -126,7 +139,7 @@ def parallel_level_sets_reference(
 def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask) -> torch.Tensor:
     warped, fixed = visible(warped, mask), visible(fixed, mask)
     per_sample = (-1, *[1] * (warped.ndim - 1))
-    e_w, e_r = scale_warped.reshape(per_sample), scale_fixed.reshape(per_sample)
+    e_w, e_r = (e.to(warped.device).reshape(per_sample) for e in (scale_warped, scale_fixed))
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
     A = torch.stack([component**2 for component in g]).sum(0) + e_w**2
     B = torch.stack([component**2 for component in h]).sum(0) + e_r**2

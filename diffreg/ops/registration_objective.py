@@ -201,6 +201,11 @@ def _registration_objective_backward_fake(
     return displacement.new_empty(displacement.shape)
 
 
+@torch.library.register_fake("diffreg::registration_objective_scale")
+def _registration_objective_scale_fake(tensor, factor):
+    pass
+
+
 def _setup_context(ctx, inputs, output):
     *tensors, mixture, weights, padding, spacing, penalty, threshold, _, _ = inputs
     ctx.options = mixture, weights, padding, spacing, penalty, threshold
@@ -229,9 +234,7 @@ def _backward(ctx, *upstream):
     *terms, warped, _ = upstream
     found = None
     if terms[0] is not None and all(g is None for g in terms[1:]) and not torch.is_grad_enabled():
-        found, factor = _taken_gradient(ctx, displacement), terms[0]
-        factor = factor.reshape(-1, *[1] * (found.ndim - 1))
-        found = found * factor if may_be_batched(factor) else found.mul_(factor)
+        found = _scaled(_taken_gradient(ctx, displacement), terms[0])
     elif any(g is not None for g in terms):
         found = _operator_backward(*terms, *tensors, *ctx.options)
     if warped is not None:
@@ -250,6 +253,16 @@ def _taken_gradient(ctx, displacement: torch.Tensor) -> torch.Tensor:
     return gradient
 
 
+def _scaled(gradient: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """The gradient times every sample's factor, in place where both are plain tensors: most factors
+    are 1, and then nothing is read."""
+    plain = type(factor) is torch.Tensor and type(gradient) is torch.Tensor
+    if not plain or torch.compiler.is_compiling() or may_be_batched(factor):
+        return gradient * factor.reshape(-1, *[1] * (gradient.ndim - 1))
+    torch.ops.diffreg.registration_objective_scale(gradient, factor)
+    return gradient
+
+
 def _setup_double_context(ctx, inputs, output):
     *tensors, mixture, weights, padding, spacing, penalty, threshold = inputs
     ctx.options = mixture, weights, padding, spacing, penalty, threshold
@@ -263,6 +276,9 @@ def _double_backward(ctx, grad_gradient):
     mixture, weights, padding, spacing, penalty, threshold = ctx.options
     named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}
     limit = threshold if penalty != "relu" else None
+    eps_moving, eps_fixed = (
+        e if e is None else e.to(moving.device) for e in (eps_moving, eps_fixed)
+    )
 
     def reference(u):
         terms = registration_objective_reference(

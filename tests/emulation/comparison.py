@@ -191,6 +191,12 @@ def pair_with_scales(shape: Shape, dtype: torch.dtype) -> Tensors:
     return (*images(2)(shape, dtype), *scales)
 
 
+def pair_with_one_scale(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """As floats are handed over: one on the host for all samples."""
+    *pair, scale, _ = pair_with_scales(shape, dtype)
+    return (*pair, scale[:1].expand(shape.samples), scale[:1].expand(shape.samples))
+
+
 def moving_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
     """A moving image of another size; every second field leaves the image, one voxel is NaN."""
     first, *between, last = shape.size
@@ -293,6 +299,8 @@ def cases() -> list[Case]:
         name = f"determinant-{reduce}"
         needs = () if reduce == "bound" else ((),)  # it has no gradient
         found.append(Case(name, "jacobian_determinant", fields(3.0), (reduce,), needs=needs))
+    floats = Case("pls-floats", "parallel_level_sets", pair_with_one_scale, ("pls",), False, NEEDS)
+    found.append(floats)
     for masked in (False, True):
         suffix = "-mask" if masked else ""
         for variant in ("pls", "smooth", "ngf"):
@@ -361,24 +369,8 @@ def in_volumes(case: Case) -> Case:
     return replace(case, name=f"{case.name}-3d", options=options, dimensions=3)
 
 
-# Operators whose kernels take volumes so far.
-TAKES_VOLUMES: tuple[str, ...] = (
-    "correlation",
-    "deformation_energy",
-    "gradient_scale",
-    "jacobian_determinant",
-    "local_correlation",
-    "mutual_information",
-    "parallel_level_sets",
-    "registration_objective",
-    "warp",
-)
-
-
 FLAT = {case.name: case for case in cases()}
-CASES = FLAT | {
-    f"{name}-3d": in_volumes(case) for name, case in FLAT.items() if case.operator in TAKES_VOLUMES
-}
+CASES = FLAT | {f"{name}-3d": in_volumes(case) for name, case in FLAT.items()}
 # One case an operator, for what does not depend on the options.
 FLAT_PLAIN = (
     "warp-linear-border",
@@ -391,7 +383,7 @@ FLAT_PLAIN = (
     "mi-mask",
     "objective-mixture",
 )
-PLAIN = (*FLAT_PLAIN, *(f"{name}-3d" for name in FLAT_PLAIN if f"{name}-3d" in CASES))
+PLAIN = (*FLAT_PLAIN, *(f"{name}-3d" for name in FLAT_PLAIN))
 
 
 def as_tuple(value: Any) -> Tensors:

@@ -9,7 +9,7 @@ import torch
 
 import diffreg.ops  # noqa: F401  (registers the CPU operators, whose schemas are taken)
 
-OPERATORS = (
+FOLDERS = (
     "correlation",
     "deformation_energy",
     "gradient_scale",
@@ -20,6 +20,11 @@ OPERATORS = (
     "registration_objective",
     "warp",
 )
+OPERATORS = (
+    *FOLDERS,
+    *(f"{name}_backward" for name in FOLDERS),
+    "registration_objective_scale",
+)
 GRID_LIMIT = 2**31 - 1
 
 
@@ -29,9 +34,8 @@ class Emulation:
     def __init__(self, library: Path):
         self._schemas = torch.library.Library("diffreg_emulation", "DEF")
         for name in OPERATORS:
-            for operator in (name, f"{name}_backward"):
-                schema = str(getattr(torch.ops.diffreg, operator).default._schema)
-                self._schemas.define(schema.removeprefix("diffreg::"))
+            schema = str(getattr(torch.ops.diffreg, name).default._schema)
+            self._schemas.define(schema.removeprefix("diffreg::"))
         torch.ops.load_library(str(library))
         self._library = ctypes.CDLL(str(library), mode=os.RTLD_NOW)
         self._library.emulation_report.restype = ctypes.c_char_p

@@ -171,6 +171,21 @@ def test_no_gradient_passes_where_the_floor_holds(emulation, masked):
     torch.testing.assert_close(ours, torch.ops.diffreg.gradient_scale_backward(*arguments))
 
 
+def test_a_gradient_times_1_is_not_read(emulation):
+    emulation.set(counting=True)
+    gradient = torch.rand(3, 2, 40, 70, generator=torch.Generator().manual_seed(0))
+    expected = gradient.clone()
+    emulation.ops.registration_objective_scale(gradient, torch.ones(1).expand(3))
+    (counted,) = emulation.traffic().values()
+    assert torch.equal(gradient, expected) and counted["store_sectors"] == 0
+    factor = torch.tensor([1.0, 0.5, torch.nan])
+    for ops in emulation.ops, torch.ops.diffreg:
+        found = gradient.clone()
+        ops.registration_objective_scale(found, factor)
+        expected = gradient * factor.reshape(3, 1, 1, 1)
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
 def test_equal_images_do_not_pull(emulation):
     emulation.set()
     image = 300 + torch.rand(2, 2, 20, 40, generator=torch.Generator().manual_seed(0))
