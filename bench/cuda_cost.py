@@ -31,10 +31,11 @@ from cuda_code import (
     tool,
     write_resources,
 )
-from emulation import build, comparison
+from emulation import build
 from emulation.emulated import Emulation
 
 from diffreg.ops import _core
+from diffreg.ops._objective import MEASURES
 
 ROOT = Path(__file__).parents[1]
 RESOURCES = ROOT / "bench" / "results" / "cuda_resources.tsv"
@@ -60,7 +61,8 @@ def image(size: tuple[int, ...], seed: int) -> torch.Tensor:
 def calls(
     dtype: torch.dtype, size: tuple[int, ...] = SIZES[0]
 ) -> list[tuple[str, tuple[Any, ...], float]]:
-    """Operator, arguments, fewest bytes moved a voxel (halos in cache, one channel)."""
+    """Operator and, behind a comma, what of it; arguments; fewest bytes moved a voxel (halos in
+    cache, one channel)."""
     dimensions = len(size)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     stored, kept = dtype.itemsize, wide.itemsize  # determinants are not rounded
@@ -77,9 +79,25 @@ def calls(
     cells = torch.ones(1, *(n - 1 for n in size), dtype=wide)
     field = dimensions * stored
     to_warped = (True, False)
-    mixture, weights = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0], [60.0, 1.0, 30.0, 3.0]
-    objective = (moving, fixed, u, scale, scale, None, mixture, weights, "border", *energy[1:])
-    total = (one, None, None, None, None)
+
+    def objective(mixture: dict[str, float]) -> tuple[Any, ...]:
+        factors = [mixture.get(name, 0.0) for name in MEASURES]
+        options = (factors, [60.0, 1.0, 30.0, 3.0], "border", *energy[1:])
+        return (moving, fixed, u, scale, scale, None, *options)
+
+    objectives = [
+        (
+            f"registration_objective, {name}",
+            (*objective(mixture), True, False),
+            2 * stored + 2 * field,
+        )
+        for name, mixture in (
+            ("pls", {"pls": 1.0}),
+            ("ncc", {"ncc": 1.0}),
+            ("ncc + .2 lncc", {"ncc": 1.0, "lncc": 0.2}),
+        )
+    ]
+    value = (*objective({"pls": 1.0}), False, False)
     return [
         ("warp", (moving, u, *linear), 2 * stored + field),
         ("warp_backward", (fixed, moving, u, *linear, False, True, False), 2 * stored + 2 * field),
@@ -97,8 +115,8 @@ def calls(
         ("mutual_information_backward", (one, *saved, *information), 3 * stored),
         ("local_correlation", (moving, fixed, 9, None), 2 * stored),
         ("local_correlation_backward", (one, moving, fixed, 9, None, *to_warped), 3 * stored),
-        ("registration_objective", (*objective, False, False), 2 * stored + field),
-        ("registration_objective_backward", (*total, *objective), 2 * stored + 2 * field),
+        ("registration_objective, pls, value alone", value, 2 * stored + field),
+        *objectives,
     ]
 
 
@@ -109,10 +127,8 @@ def traffic(
     rows = []
     voxels = math.prod(size)
     for name, arguments, fewest in calls(dtype, size):
-        if len(size) == 3 and name.removesuffix("_backward") not in comparison.TAKES_VOLUMES:
-            continue
         emulation.set(counting=True)
-        getattr(emulation.ops, name)(*arguments)
+        getattr(emulation.ops, name.partition(",")[0])(*arguments)
         counted = emulation.traffic()
         counted.pop("memset", None)
         sectors = sum(k["load_sectors"] + k["store_sectors"] for k in counted.values())
