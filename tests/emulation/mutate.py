@@ -32,10 +32,10 @@ USERS = {
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
     "tile.h": ("warp", "local_correlation"),
-    "voxel_tiles.h": ("correlation", "mutual_information"),
+    "voxel_tiles.h": ("correlation",),
 }
 CASES = {
-    "correlation": ("correlation-mask",),
+    "correlation": ("correlation", "correlation-mask"),
     "deformation_energy": ("energy-hyperelastic",),
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none"),
