@@ -45,6 +45,17 @@ DIFFREG_DEVICE void load_values(const S* address, int32_t count, bool whole,
   }
 }
 
+// The same of a mask, which may be null: 1 everywhere.
+template <int V, typename T>
+DIFFREG_DEVICE void load_weights(const T* address, int32_t count, bool whole, T (&weights)[V]) {
+  if (address) {
+    load_values<V>(address, count, whole, weights);
+  } else {
+#pragma unroll
+    for (int k = 0; k < V; ++k) weights[k] = inside(k, count);
+  }
+}
+
 template <int V, typename S>
 DIFFREG_DEVICE void store_values(S* address, int32_t count, bool whole,
                                  const Arithmetic<S> (&values)[V]) {

@@ -58,11 +58,11 @@ struct Voxels {
   // in registers they would leave room for fewer blocks.
   template <bool any>
   DIFFREG_DEVICE void load_weights(int v, T (&weights)[V]) const {
-    if (any && mask) {
-      load_values<V>(mask + first(v), count(v), whole(v), weights);
+    if (any) {
+      diffreg::load_weights<V>(mask ? mask + first(v) : nullptr, count(v), whole(v), weights);
     } else {
 #pragma unroll
-      for (int k = 0; k < V; ++k) weights[k] = !any || inside(k, count(v));
+      for (int k = 0; k < V; ++k) weights[k] = 1;
     }
   }
 

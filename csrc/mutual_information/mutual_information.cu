@@ -76,20 +76,21 @@ DIFFREG_DEVICE void reduce_extremes(const Source<S>& source, int64_t index) {
   const Tile tile(source.tiles, index);
   const S* values = source.values + tile.in_image;
   const T* mask = source.mask ? source.mask + tile.in_mask(source.tiles) : nullptr;
+  constexpr int vectors = kExtremesTile / (kThreads * V);
+  T value[vectors][V];
+#pragma unroll
+  for (int v = 0; v < vectors; ++v) {
+    const int32_t first = (v * kThreads + thread_index()) * V, count = tile.size - first;
+    load_values<V>(values + first, count, source.aligned && count >= V, value[v]);
+  }
   Extremes<T> found;
-  for (int32_t first = thread_index() * V; first < tile.size; first += kThreads * V) {
-    const int32_t count = tile.size - first;
-    const bool whole = source.aligned && count >= V;
-    T value[V], weight[V];
-    load_values<V>(values + first, count, whole, value);
-    if (mask) {
-      load_values<V>(mask + first, count, whole, weight);
-    } else {
 #pragma unroll
-      for (int k = 0; k < V; ++k) weight[k] = inside(k, count);
-    }
+  for (int v = 0; v < vectors; ++v) {
+    const int32_t first = (v * kThreads + thread_index()) * V, count = tile.size - first;
+    T weight[V];
+    load_weights<V>(mask ? mask + first : nullptr, count, source.aligned && count >= V, weight);
 #pragma unroll
-    for (int k = 0; k < V; ++k) found.add(value[k], weight[k]);
+    for (int k = 0; k < V; ++k) found.add(value[v][k], weight[k]);
   }
   double extremes[kExtremes] = {-double(found.low), double(found.high), double(found.weight)};
   reduce_block<kExtremes, Max>(extremes);
@@ -285,12 +286,7 @@ DIFFREG_DEVICE void for_vectors(const Tiles& tiles, const Tile& tile, const Imag
     T w[V], r[V], weight[V];
     load_values<V>(warped + first, count, whole, w);
     load_values<V>(fixed + first, count, whole, r);
-    if (mask) {
-      load_values<V>(mask + first, count, whole, weight);
-    } else {
-#pragma unroll
-      for (int k = 0; k < V; ++k) weight[k] = inside(k, count);
-    }
+    load_weights<V>(mask ? mask + first : nullptr, count, whole, weight);
     run(first, count, whole, w, r, weight);
   }
 }
