@@ -49,7 +49,7 @@ struct LinearPoint {
   static constexpr int kSteps = D == 2 ? 2 : 1, kBackwardSteps = 1;
   // What fits without spilling.
   static constexpr int kFewer = padding == Padding::border ? 0 : 1;
-  static constexpr int kBlocks = sizeof(T) == 8 ? kResident : 4 - kFewer;
+  static constexpr int kBlocks = sizeof(T) == 8 ? kResident : (D == 2 ? 3 : 4 - kFewer);
   static constexpr int kBackwardBlocks =
       sizeof(T) == 8 ? kResident : (D == 2 ? 4 - kFewer : 3 - kFewer);
   static constexpr int kTogether = D == 3 && sizeof(T) == 8 ? 1 : 2;
