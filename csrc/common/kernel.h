@@ -76,10 +76,7 @@ inline void zero(void* memory, size_t bytes, void* stream) {
 DIFFREG_DEVICE int thread_index() { return threadIdx.y * kColumns + threadIdx.x; }
 
 DIFFREG_DEVICE bool inside(int64_t index, int64_t size) { return 0 <= index && index < size; }
-DIFFREG_DEVICE bool inside(int32_t index,
-                           int32_t size) {  // by one comparison: size is not negative
-  return static_cast<uint32_t>(index) < static_cast<uint32_t>(size);
-}
+DIFFREG_DEVICE bool inside(int32_t index, int32_t size) { return 0 <= index && index < size; }
 
 DIFFREG_DEVICE int64_t clamped(int64_t index, int64_t size) {
   return index < 0 ? 0 : (index < size ? index : size - 1);

@@ -307,7 +307,7 @@ template <typename S>
 void launch_forward(const Problem& problem, const Images<S>& images, double* workspace,
                     Arithmetic<S>* value, double* moments, void* stream) {
   const Tiles tiles = tiles_of<S, kForward<S>>(problem);
-  const bool aligned = is_aligned<S>(problem, images, {nullptr, nullptr});
+  const bool aligned = is_aligned<S>(problem, images, {nullptr, nullptr, false});
   DIFFREG_LAUNCH(tiles_kernel<S>, tiles.count, block_shape(), stream, tiles, images, aligned,
                  workspace);
   DIFFREG_LAUNCH(value_kernel<Arithmetic<S>>, problem.samples, block_shape(), stream,

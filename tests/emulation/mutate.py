@@ -34,7 +34,7 @@ USERS = {
     "quad.h": ("local_correlation",),
     "row_exchange.h": ("jacobian_determinant", "parallel_level_sets"),
     "tile.h": ("warp",),
-    "voxel_tiles.h": ("correlation", "mutual_information"),
+    "voxel_tiles.h": ("correlation",),
 }
 # Headers of an operator's own that hold kernel code.
 HEADERS = (
@@ -43,7 +43,7 @@ HEADERS = (
     "warp/points.h",
 )
 CASES = {
-    "correlation": ("correlation-mask",),
+    "correlation": ("correlation", "correlation-mask"),
     "deformation_energy": ("energy-hyperelastic", "energy-hyperelastic-3d"),
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none", "determinant-min-3d"),
