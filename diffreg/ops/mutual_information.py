@@ -82,8 +82,8 @@ def mutual_information(
         images.append(moving if moving.dtype == warped.dtype else in_dtype(moving, dtype))
     refuse_transforms("mutual_information")
     warped, fixed, *ends = as_handed(*images)
-    ends_from = ends[0] if ends else None
-    value, _histograms, _ranges = _operator(warped, fixed, bins, weights, ends_from)
+    moving = ends[0] if ends else None
+    value, _histograms, _ranges = _operator(warped, fixed, bins, weights, moving)
     return value
 
 
