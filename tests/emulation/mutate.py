@@ -41,7 +41,7 @@ CASES = {
     "deformation_energy": ("energy-hyperelastic",),
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none"),
-    "local_correlation": ("lncc-9-mask", "lncc-33-mask-3d"),
+    "local_correlation": ("lncc-9-mask", "lncc-33-3d"),
     "parallel_level_sets": ("pls-mask",),
     "registration_objective": ("objective-mixture",),
     "warp": ("warp-linear-border", "warp-linear-zeros", "warp-nearest-zeros"),
