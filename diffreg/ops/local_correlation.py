@@ -32,7 +32,7 @@ def local_correlation(
 
     c, v, r are the covariance and the variances of both images in a box window, cut at the border
     and divided by its true count. Not 0 when aligned: a flat window costs 1. The guard 1e-5 assumes
-    images in [0, 1]. Any window has the same cost a voxel.
+    images in [0, 1]. Any window has the same cost a voxel, but not of volumes on a GPU.
 
     Args:
         warped: image (N, C, *S), any floating dtype.

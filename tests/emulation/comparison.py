@@ -99,6 +99,19 @@ class Case:
         return [Shape(2, 3 if set(size) == {1} else 2, size) for size in sizes]
 
 
+class Windowed(Case):
+    """A warp owns 120 columns or 128, and loads four at once where rows are whole quads."""
+
+    def images(self, full: bool) -> list[tuple[int, ...]]:
+        rows, columns = (1, 15, 16, 17, 33), (1, 119, 120, 121, 124, 128, 129, 244)
+        few: list[tuple[int, ...]] = [(1, 1), (15, 124), (17, 121), (33, 260)]
+        return [(h, w) for h in rows for w in columns] if full else few
+
+    def shapes(self, dtype: torch.dtype, full: bool = False) -> list[Shape]:
+        found = super().shapes(dtype, full)
+        return found if self.dimensions == 2 else [*found, Shape(2, 2, (3, 6, 124))]
+
+
 class Hidden(Case):
     """Where its mask is 0, the images hold NaN and infinity here and there."""
 
@@ -339,14 +352,14 @@ def cases() -> list[Case]:
         )
         for window in (1, 9, 33) if masked else (1, 3, 5, 7, 9, 33):
             found.append(
-                Case(
+                Windowed(
                     f"lncc-{window}{suffix}",
                     "local_correlation",
                     images(2),
                     (window,),
                     masked,
                     NEEDS,
-                    tile=(16, 120 if window < 11 else 128),
+                    tile=(16, 120),
                 )
             )
     for name, operator, inputs, options, needs in (
