@@ -22,6 +22,10 @@ Shape strips_of(const Problem& problem) {
   return fitted_strips<Shape>(problem.samples * problem.channels, problem.size);
 }
 
+// Blocks of a multiprocessor for which the registers of a value must do.
+template <int D, typename S>
+constexpr int kGradientBlocks = D == 3 || sizeof(Arithmetic<S>) == 8 ? 2 : 3;
+
 // Layers whose loads are in flight at once: of packs, few are enough. An adjoint has registers for
 // fewer in a volume.
 template <int D, int images, bool masked>
@@ -35,6 +39,20 @@ constexpr int kAdjointBatch = masked || D == 3 ? 1 : 4 / images;
 DIFFREG_DEVICE int32_t reflected(int32_t index, int32_t size) {
   const int32_t from = index < 0 ? -1 - index : (index < size ? index : 2 * size - 1 - index);
   return clamped(from, size);
+}
+
+// So many voxels further, in one instruction: the compiler would take three to widen, scale and
+// add.
+template <typename S>
+DIFFREG_DEVICE const S* further(const S* from, int32_t voxels) {
+#ifdef DIFFREG_EMULATION
+  return from + voxels;
+#else
+  const S* to;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(to) : "r"(voxels), "n"(sizeof(S)), "l"(from));
+  __builtin_assume(__isGlobal(to));
+  return to;
+#endif
 }
 
 // Where a lane's columns lie in a layer, and how the rows are read: as packs where all of them are
@@ -62,32 +80,41 @@ struct PackColumns {
   DIFFREG_DEVICE bool at_left() const { return x == 0; }
   DIFFREG_DEVICE bool at_right() const { return x + V == extent.width(); }
 
+  // The first layer of the columns.
   template <typename S>
-  DIFFREG_DEVICE const S* layer(const S* image, int32_t z, bool inner) const {
-    return row_of(image, inner ? z : reflected(z, extent.layers()), extent.layer) + own;
+  DIFFREG_DEVICE S* top(S* image) const {
+    return image + own;
+  }
+  template <typename S>
+  DIFFREG_DEVICE S* layer(S* top, int32_t z, bool inner) const {
+    return row_of(top, inner ? z : reflected(z, extent.layers()), extent.layer);
   }
   template <typename S>
   DIFFREG_DEVICE Pack<Arithmetic<S>, V> load(const S* from, bool whole) const {
     if (whole) return load_pack<V>(from);
     Pack<Arithmetic<S>, V> pack;
     for (int j = 0; j < V; ++j) {
-      pack.of[j] = diffreg::load(from + reflected(x + j, extent.width()));
+      pack.of[j] = diffreg::load(further(from, reflected(x + j, extent.width())));
     }
     return pack;
   }
   // The columns that lie in the image, or adds to what is there; a lane that owns its columns
   // starts inside.
   template <typename S>
-  DIFFREG_DEVICE void store(S* image, int32_t z, Pack<Arithmetic<S>, V> pack,
+  DIFFREG_DEVICE void store(S* top, int32_t z, Pack<Arithmetic<S>, V> pack,
                             bool accumulate = false) const {
-    S* to = row_of(image, z, extent.layer) + own;
-    if (accumulate) {
-      const auto there = load(to, packed);
-      for (int j = 0; j < V; ++j) pack.of[j] += there.of[j];
+    S* to = layer(top, z, true);
+    if (packed) {
+      if (accumulate) {
+        const auto there = load_pack<V>(static_cast<const S*>(to));
+        for (int j = 0; j < V; ++j) pack.of[j] += there.of[j];
+      }
+      return store_pack<V>(to, pack);
     }
-    if (packed) return store_pack<V>(to, pack);
     for (int j = 0; j < V; ++j) {
-      if (inside(x + j, extent.width())) diffreg::store(to + x + j, pack.of[j]);
+      if (!inside(x + j, extent.width())) continue;
+      S* at = to + x + j;
+      diffreg::store(at, accumulate ? diffreg::load(at) + pack.of[j] : pack.of[j]);
     }
   }
   // Of sums column by column: those of the image, where a lane owns them.
@@ -114,7 +141,7 @@ struct GradientLayer {
   ImageLayer<D, T, V> image[images], weight;
 };
 
-// The columns of images of one shape, and of their mask.
+// The columns of images of one shape, and of their mask, from their first layers on.
 template <int D, typename S, int images, bool masked>
 struct GradientColumns {
   static constexpr int V = kPackColumns<S>;
@@ -148,12 +175,13 @@ struct GradientColumns {
   template <typename R>
   DIFFREG_DEVICE void read(ImageLayer<D, T, V>& to, const R* from, int32_t z, bool inner,
                            bool whole) const {
-    to.next = columns.load(columns.layer(from, z + 1, inner), whole);
+    const R* own = columns.layer(from, D == 3 ? z : z + 1, inner);
     if constexpr (D == 3) {
-      const R* own = columns.layer(from, z, inner);
-      to.beside[0] = columns.load(own + columns.before, whole);
-      to.beside[1] = columns.load(own + columns.after, whole);
+      to.beside[0] = columns.load(further(own, columns.before), whole);
+      to.beside[1] = columns.load(further(own, columns.after), whole);
+      own = inner ? further(own, columns.extent.layer) : columns.layer(from, z + 1, false);
     }
+    to.next = columns.load(own, whole);
   }
 };
 

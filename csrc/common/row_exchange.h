@@ -42,7 +42,7 @@ class RowExchange {
   }
   // Beyond the tile, a row gets its own values back.
   DIFFREG_DEVICE void take(int by, T* values) const {
-    const int row = clamped(static_cast<int32_t>(threadIdx.y) + by, kRows);
+    const unsigned there = threadIdx.y + by, row = there < kRows ? there : threadIdx.y;
     for (int k = 0; k < K; ++k) values[k] = buffers().of[turn_][k][row][threadIdx.x];
   }
 

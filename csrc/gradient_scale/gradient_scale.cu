@@ -45,12 +45,8 @@ DIFFREG_DEVICE bool reduce_measure(const Reduction& reduction, double (&sums)[K]
   return true;
 }
 
-// Blocks of a multiprocessor for which registers must do.
-template <int D, typename S>
-constexpr int kForwardBlocks = D == 3 || sizeof(Arithmetic<S>) == 8 ? 2 : 3;
-
 template <int D, typename S, bool masked>
-__global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S>))
+__global__ void __launch_bounds__(kThreads, (kGradientBlocks<D, S>))
     forward_kernel(Problem<D> problem, GradientStrips<D, S> strips, bool packed,
                    const S* image,             // (N, C, *S)
                    const Arithmetic<S>* mask,  // (N, 1, *S) or null
@@ -63,9 +59,10 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S>))
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
     const int64_t n = place.image / problem.channels;
-    const GradientColumns<D, S, 1, masked> columns{{extent, place.column, packed},
-                                                   {image + place.image * extent.voxels},
-                                                   masked ? mask + n * extent.voxels : nullptr};
+    const int64_t first = place.image * extent.voxels;
+    const PackColumns<D, V> lane(extent, place.column, packed);
+    const GradientColumns<D, S, 1, masked> columns{
+        lane, {lane.top(image + first)}, masked ? lane.top(mask + n * extent.voxels) : nullptr};
     GradientWindow<D, T, V, 1, masked> window(columns, place.first);
     T sum[kSums][V] = {}, largest = 0;
     march<kGradientBatch<D, 1, masked>>(
@@ -74,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S>))
         [&](int32_t z, const auto& layer, bool inner) {
           T g[V][D];
           window.move(layer);
-          window.gradient(0, columns.columns, layer, g);
+          window.gradient(0, lane, layer, g);
           include(window.here[0], largest);
           if (!inner && z >= place.end) return;
           for (int j = 0; j < V; ++j) {
@@ -83,7 +80,7 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S>))
           }
         });
     double sums[kSums], most[1] = {largest};
-    for (int k = 0; k < kSums; ++k) sums[k] = columns.columns.owned_sum(place.owns, sum[k]);
+    for (int k = 0; k < kSums; ++k) sums[k] = lane.owned_sum(place.owns, sum[k]);
     if (!reduce_measure(reduction, sums, most, n, index % sample_tiles, sample_tiles)) continue;
     if (thread_index() != 0) continue;
     const double weight = masked ? sums[kSums - 1] : double(problem.channels * extent.voxels);
@@ -109,12 +106,14 @@ __global__ void __launch_bounds__(kThreads, kResident)
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
     const int64_t n = place.image / problem.channels;
-    const GradientColumns<D, S, 1, masked> columns{{extent, place.column, packed},
-                                                   {image + place.image * extent.voxels},
-                                                   masked ? mask + n * extent.voxels : nullptr};
+    const int64_t first = place.image * extent.voxels;
+    const PackColumns<D, V> lane(extent, place.column, packed);
+    const GradientColumns<D, S, 1, masked> columns{
+        lane, {lane.top(image + first)}, masked ? lane.top(mask + n * extent.voxels) : nullptr};
     const double per = per_voxel(total, n, extent.voxels) / problem.channels;
     const T factor = static_cast<T>(0.5 * load(gradient + n) * problem.eta * per);
     GradientWindow<D, T, V, 1, masked> window(columns, place.first - 1);
+    S* const to = lane.top(grad_image + first);
     Adjoint<D, T, V> adjoint;
     T sum[V] = {}, largest = 0;
     march<kAdjointBatch<D, 1, masked>>(
@@ -123,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
         [&](int32_t z, const auto& layer, bool inner) {
           T g[V][D], p[V][D];
           window.move(layer);
-          window.gradient(0, columns.columns, layer, g);
+          window.gradient(0, lane, layer, g);
           include(window.here[0], largest);
           const bool counts = z >= place.first && z < place.end;
           for (int j = 0; j < V; ++j) {
@@ -132,12 +131,12 @@ __global__ void __launch_bounds__(kThreads, kResident)
             if (counts) sum[j] += window.weighted(j, square * by);
             for (int k = 0; k < D; ++k) p[j][k] = window.counted_at(j, slope * g[j][k]);
           }
-          Pack<T, V> own = adjoint.advance(columns.columns, p);
+          Pack<T, V> own = adjoint.advance(lane, p);
           if (!place.owns || z <= place.first || (!inner && z > place.end)) return;
           window.leave_out_hidden(own);
-          columns.columns.store(grad_image + place.image * extent.voxels, z - 1, own);
+          lane.store(to, z - 1, own);
         });
-    double sums[1] = {columns.columns.owned_sum(place.owns, sum)}, most[1] = {largest};
+    double sums[1] = {lane.owned_sum(place.owns, sum)}, most[1] = {largest};
     if (!reduce_measure(reduction, sums, most, n, index % sample_tiles, sample_tiles)) continue;
     if (thread_index() == 0) floored = Scale(problem, sums[0], per, most[0]).is_floored();
     __syncthreads();

@@ -15,15 +15,13 @@ DIFFREG_DEVICE Scales<T> scales_of(Variant variant, const PerSample<T>& eps_g,
   return Scales<T>(variant, 2 * load(eps_g, n), 2 * load(eps_h, n));
 }
 
-// Blocks of a multiprocessor for which registers must do.
-template <int D, typename S, bool masked>
-constexpr int kForwardBlocks =
-    D == 3 ? (masked ? 1 : 2) : (sizeof(Arithmetic<S>) == 8 || masked ? 2 : 3);
-template <int D, typename S, bool masked>
-constexpr int kBackwardBlocks = D == 3 && (sizeof(Arithmetic<S>) == 8 || masked) ? 1 : 2;
+// Blocks of a multiprocessor for which registers must do: of a volume's with a mask, two would
+// spill.
+template <int D, bool masked, int blocks>
+constexpr int kBlocks = D == 3 && masked ? 1 : blocks;
 
 template <int D, typename S, bool masked>
-__global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S, masked>))
+__global__ void __launch_bounds__(kThreads, (kBlocks<D, masked, kGradientBlocks<D, S>>))
     forward_kernel(Problem<D> problem, GradientStrips<D, S> strips, bool packed, Images<S> images,
                    Reduction reduction,
                    Arithmetic<S>* value) {  // (N)
@@ -34,10 +32,11 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S, masked>))
   for (int64_t index = blockIdx.x; index < strips.count(); index += gridDim.x) {
     const auto place = strips.place(index);
     const int64_t n = place.image / problem.channels, first = place.image * extent.voxels;
+    const PackColumns<D, V> lane(extent, place.column, packed);
     const GradientColumns<D, S, 2, masked> columns{
-        {extent, place.column, packed},
-        {images.warped + first, images.fixed + first},
-        masked ? images.mask + n * extent.voxels : nullptr};
+        lane,
+        {lane.top(images.warped + first), lane.top(images.fixed + first)},
+        masked ? lane.top(images.mask + n * extent.voxels) : nullptr};
     const Scales<T> scales = scales_of(problem.variant, images.eps_warped, images.eps_fixed, n);
     GradientWindow<D, T, V, 2, masked> window(columns, place.first);
     T sum[kSums][V] = {};
@@ -47,8 +46,8 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S, masked>))
         [&](int32_t z, const auto& layer, bool inner) {
           T g[V][D], h[V][D];
           window.move(layer);
-          window.gradient(0, columns.columns, layer, g);
-          window.gradient(1, columns.columns, layer, h);
+          window.gradient(0, lane, layer, g);
+          window.gradient(1, lane, layer, h);
           if (!inner && z >= place.end) return;
           for (int j = 0; j < V; ++j) {
             const Voxel<D, T> voxel(g[j], h[j], scales);
@@ -57,7 +56,7 @@ __global__ void __launch_bounds__(kThreads, (kForwardBlocks<D, S, masked>))
           }
         });
     double sums[kSums];
-    for (int k = 0; k < kSums; ++k) sums[k] = columns.columns.owned_sum(place.owns, sum[k]);
+    for (int k = 0; k < kSums; ++k) sums[k] = lane.owned_sum(place.owns, sum[k]);
     // Its barriers also part this tile from the next.
     reduce_tiles(reduction, sums, n, index % sample_tiles, sample_tiles, [&](const double* total) {
       const double weight = masked ? total[kSums - 1] : double(problem.channels * extent.voxels);
@@ -76,7 +75,7 @@ struct Side {
 };
 
 template <int D, typename S, bool masked>
-__global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
+__global__ void __launch_bounds__(kThreads, (kBlocks<D, masked, kResident>))
     backward_kernel(Problem<D> problem, AdjointStrips<D, S> strips, bool packed, Side<S> first_side,
                     Side<S> second_side, int64_t sides,
                     const Arithmetic<S>* mask,      // (N, 1, *S) or null
@@ -91,9 +90,12 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
     const auto place = strips.place(first ? index : index - strips.count());
     const Side<S> side = first ? first_side : second_side;
     const int64_t n = place.image / problem.channels, image = place.image * extent.voxels;
-    const GradientColumns<D, S, 2, masked> columns{{extent, place.column, packed},
-                                                   {side.own + image, side.other + image},
-                                                   masked ? mask + n * extent.voxels : nullptr};
+    const PackColumns<D, V> lane(extent, place.column, packed);
+    const GradientColumns<D, S, 2, masked> columns{
+        lane,
+        {lane.top(side.own + image), lane.top(side.other + image)},
+        masked ? lane.top(mask + n * extent.voxels) : nullptr};
+    S* const to = lane.top(side.gradient + image);
     const Scales<T> scales = scales_of(problem.variant, side.eps_own, side.eps_other, n);
     const T factor =
         static_cast<T>(load(gradient + n) * per_voxel(total, n, extent.voxels) / problem.channels);
@@ -105,8 +107,8 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
         [&](int32_t z, const auto& layer, bool inner) {
           T g[V][D], h[V][D], p[V][D];
           window.move(layer);
-          window.gradient(0, columns.columns, layer, g);
-          window.gradient(1, columns.columns, layer, h);
+          window.gradient(0, lane, layer, g);
+          window.gradient(1, lane, layer, h);
           for (int j = 0; j < V; ++j) {
             const auto slopes =
                 Voxel<D, T>(g[j], h[j], scales).slopes(factor * window.weight_of(j));
@@ -114,10 +116,10 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, masked>))
               p[j][k] = window.counted_at(j, slopes.along(g[j][k], h[j][k]));
             }
           }
-          Pack<T, V> sum = adjoint.advance(columns.columns, p);
+          Pack<T, V> sum = adjoint.advance(lane, p);
           if (!place.owns || z <= place.first || (!inner && z > place.end)) return;
           window.leave_out_hidden(sum);
-          columns.columns.store(side.gradient + image, z - 1, sum, accumulate);
+          lane.store(to, z - 1, sum, accumulate);
         });
   }
 }
