@@ -77,6 +77,10 @@ DIFFREG_DEVICE int thread_index() { return threadIdx.y * kColumns + threadIdx.x;
 
 DIFFREG_DEVICE bool inside(int64_t index, int64_t size) { return 0 <= index && index < size; }
 DIFFREG_DEVICE bool inside(int32_t index, int32_t size) { return 0 <= index && index < size; }
+// By one comparison: an axis has no negative size.
+DIFFREG_DEVICE bool inside_axis(int32_t index, int32_t size) {
+  return static_cast<uint32_t>(index) < static_cast<uint32_t>(size);
+}
 
 DIFFREG_DEVICE int64_t clamped(int64_t index, int64_t size) {
   return index < 0 ? 0 : (index < size ? index : size - 1);

@@ -33,8 +33,8 @@ DIFFREG_DEVICE int64_t raster_index(const int32_t* voxel, const int32_t* size) {
 
 template <int D>
 DIFFREG_DEVICE bool inside_all(const int32_t* voxel, const int32_t* size) {
-  bool all = inside(voxel[0], size[0]);
-  for (int k = 1; k < D; ++k) all &= inside(voxel[k], size[k]);
+  bool all = inside_axis(voxel[0], size[0]);
+  for (int k = 1; k < D; ++k) all &= inside_axis(voxel[k], size[k]);
   return all;
 }
 

@@ -57,7 +57,7 @@ CASES = {
 FAULTS = {
     r"__syncthreads\(\);": ";",
     r"__threadfence\(\);": ";",
-    r"(?<!bool )\binside\(": "([](int64_t, int64_t) { return true; })(",
+    r"(?<!bool )\binside(_axis)?\(": "([](int64_t, int64_t) { return true; })(",
     r"(?<!int64_t )(?<!int32_t )\bclamped\(": "([](int64_t index, int64_t) { return index; })(",
 }
 
