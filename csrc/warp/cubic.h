@@ -76,12 +76,18 @@ class CubicTaps {
   CubicTaps() = default;
   DIFFREG_HD explicit CubicTaps(const CubicAxis<T>& axis) {
     DIFFREG_UNROLL
-    for (int k = 0; k < CubicAxis<T>::kTaps; ++k) taps_[k] = axis.tap(k);
+    for (int k = 0; k < CubicAxis<T>::kTaps; ++k) {
+      const CubicTap<T> tap = axis.tap(k);
+      index_[k] = tap.index;
+      weight_[k] = tap.weight;
+      slope_[k] = tap.slope;
+    }
   }
-  DIFFREG_HD const CubicTap<T>& tap(int k) const { return taps_[k]; }
+  DIFFREG_HD CubicTap<T> tap(int k) const { return {index_[k], weight_[k], slope_[k]}; }
 
  private:
-  CubicTap<T> taps_[CubicAxis<T>::kTaps];
+  int32_t index_[CubicAxis<T>::kTaps];
+  T weight_[CubicAxis<T>::kTaps], slope_[CubicAxis<T>::kTaps];
 };
 
 // Before a loop over an axis' taps. A GPU goes round the first axis' loop: what is loaded for four
