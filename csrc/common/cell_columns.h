@@ -13,22 +13,29 @@ struct Vector {
   T of[D];
 };
 
-// A column of all components of one sample of a field (N, D, *S).
+// A column of all components of one sample of a field (N, D, *S); beyond the image its border
+// repeats.
 template <int D, typename S>
 struct FieldColumn {
   using T = Arithmetic<S>;
-  Column<D, S> first;
+  const S* top;
+  int32_t layers, layer;
   int64_t voxels;
 
   DIFFREG_DEVICE FieldColumn(const S* field, int64_t n, const Extent<D>& extent,
                              const Across<D>& across)
-      : first(field + D * n * extent.voxels, extent, across), voxels(extent.voxels) {}
+      : top(field + D * n * extent.voxels + across.offset(extent)),
+        layers(extent.layers()),
+        layer(extent.layer),
+        voxels(extent.voxels) {}
 
+  // At layer z, which lies in the image where `inner` says so.
   DIFFREG_DEVICE Vector<D, T> at(int32_t z, bool inner = false) const {
     return beside(0, z, inner);
   }
+  // The same in the column so many voxels further in memory.
   DIFFREG_DEVICE Vector<D, T> beside(int32_t offset, int32_t z, bool inner = false) const {
-    const S* own = row_of(first.top, inner ? z : clamped(z, first.layers), first.layer) + offset;
+    const S* own = row_of(top, inner ? z : clamped(z, layers), layer) + offset;
     Vector<D, T> u;
     for (int c = 0; c < D; ++c) u.of[c] = load(own + c * voxels);
     return u;
@@ -49,7 +56,7 @@ struct FieldRowColumns {
   DIFFREG_DEVICE FieldRowColumns(const S* displacement, int64_t n, const Extent<D>& extent,
                                  const Across<D>& across)
       : field(displacement, n, extent, across) {
-    if constexpr (D == 3) offset[1] = RowOffsets(extent, across).after;
+    if constexpr (D == 3) offset[1] = inside(across.at[0], extent.size[1] - 1) ? extent.width() : 0;
   }
   DIFFREG_DEVICE FieldRows<D, Arithmetic<S>> at(int32_t z, bool inner = false) const {
     FieldRows<D, Arithmetic<S>> rows;
@@ -138,7 +145,7 @@ class Scatter {
  private:
   static constexpr int kFace = Face<D, T>::kVertices;
   T here_[kFace][D] = {}, next_[kFace][D] = {};
-  RowExchange<D, T> exchange_;
+  ExchangeOf<D, D, T> exchange_;
 };
 
 }  // namespace diffreg

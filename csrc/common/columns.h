@@ -125,39 +125,6 @@ Shape fitted_strips(int64_t images, const int64_t* size) {
   return Shape(images, size, layers);
 }
 
-// A column of an image to read; beyond the image its border repeats. No image, no column.
-template <int D, typename S>
-struct Column {
-  const S* top;
-  int32_t layers, layer;
-
-  DIFFREG_DEVICE Column(const S* image, const Extent<D>& extent, const Across<D>& across)
-      : top(image ? image + across.offset(extent) : nullptr),
-        layers(extent.layers()),
-        layer(extent.layer) {}
-
-  // Layer z, which lies in the image where `inner` says so.
-  DIFFREG_DEVICE Arithmetic<S> at(int32_t z, bool inner = false) const {
-    return load(row_of(top, inner ? z : clamped(z, layers), layer));
-  }
-  // The same in the column so many voxels further in memory.
-  DIFFREG_DEVICE Arithmetic<S> beside(int32_t offset, int32_t z, bool inner = false) const {
-    return load(row_of(top, inner ? z : clamped(z, layers), layer) + offset);
-  }
-};
-
-// Voxels from a lane's column to those of the rows before and after it in a volume; 0 beyond the
-// border, which repeats.
-struct RowOffsets {
-  int32_t before, after;
-
-  DIFFREG_DEVICE RowOffsets(const Extent<3>& extent, const Across<3>& across) {
-    const int32_t row = clamped(across.at[0], extent.size[1]);
-    before = (clamped(across.at[0] - 1, extent.size[1]) - row) * extent.width();
-    after = (clamped(across.at[0] + 1, extent.size[1]) - row) * extent.width();
-  }
-};
-
 // Calls step(z, layer, inner) for the layers from `first` on, a batch at a time until `end` is
 // reached: what read(z, inner) loads for them is in flight together. inner is true for a batch of
 // layers in [0, inside), a constant, so that what depends on it costs nothing there.

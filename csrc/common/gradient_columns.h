@@ -323,8 +323,7 @@ class Adjoint {
  private:
   Pack<T, V> before_ = {}, last_ = {};  // p[0] two layers ago, and one
   Pack<T, V> along_ = {};               // what the others gave a layer ago
-  struct None {};
-  std::conditional_t<D == 3, RowExchange<1, Pack<T, V>>, None> exchange_;
+  ExchangeOf<D, 1, Pack<T, V>> exchange_;
 };
 
 // Calls run(masked) with it as a type.

@@ -2,6 +2,8 @@
 // a row, and what it hands on goes through shared memory. Every thread of the block takes part.
 #pragma once
 
+#include <type_traits>
+
 #include "kernel.h"
 
 namespace diffreg {
@@ -48,5 +50,10 @@ class RowExchange {
 
   int turn_ = 0;
 };
+
+// Where there are no rows beside: in an image the marching lanes need none.
+struct NoExchange {};
+template <int D, int K, typename T>
+using ExchangeOf = std::conditional_t<D == 3, RowExchange<K, T>, NoExchange>;
 
 }  // namespace diffreg
