@@ -30,7 +30,7 @@ struct Inputs : Arguments {
   Scalars moving_scale, fixed_scale;
 
   Inputs(const Device& device, const Arguments& arguments) : Arguments(arguments) {
-    sampling = warp::parse_sampling("linear", padding);
+    sampling = {warp::Interpolation::linear, parse("padding", padding, warp::kPaddings)};
     check_image(device, "moving", moving);
     check_displacement(device, displacement);
     warp::check_pair(moving, displacement);

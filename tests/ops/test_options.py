@@ -28,5 +28,5 @@ def test_an_option_s_name_stands_in_one_place(name):
     assert len(sources_with(f'"{name}"')) == 1
 
 
-def test_the_number_of_axes_of_the_cuda_kernels_stands_in_one_place():
-    assert sources_with("constexpr int D = 2") == ["dimensions.h"]
+def test_no_source_is_of_one_number_of_axes():
+    assert sources_with("constexpr int D = 2") + sources_with("constexpr int D = 3") == []
