@@ -9,7 +9,7 @@
 namespace diffreg {
 
 template <int D, typename T>
-struct Vector {
+struct Components {
   T of[D];
 };
 
@@ -30,13 +30,13 @@ struct FieldColumn {
         voxels(extent.voxels) {}
 
   // At layer z, which lies in the image where `inner` says so.
-  DIFFREG_DEVICE Vector<D, T> at(int32_t z, bool inner = false) const {
+  DIFFREG_DEVICE Components<D, T> at(int32_t z, bool inner = false) const {
     return beside(0, z, inner);
   }
   // The same in the column so many voxels further in memory.
-  DIFFREG_DEVICE Vector<D, T> beside(int32_t offset, int32_t z, bool inner = false) const {
+  DIFFREG_DEVICE Components<D, T> beside(int32_t offset, int32_t z, bool inner = false) const {
     const S* own = row_of(top, inner ? z : clamped(z, layers), layer) + offset;
-    Vector<D, T> u;
+    Components<D, T> u;
     for (int c = 0; c < D; ++c) u.of[c] = load(own + c * voxels);
     return u;
   }
@@ -45,7 +45,7 @@ struct FieldColumn {
 // What a lane reads of a layer: its own row and, in a volume, the one after it.
 template <int D, typename T>
 struct FieldRows {
-  Vector<D, T> row[D - 1];
+  Components<D, T> row[D - 1];
 };
 
 template <int D, typename S>
@@ -126,9 +126,9 @@ class Scatter {
     }
   }
   // What a lane's voxel has got, from all around, once the layer is complete.
-  DIFFREG_DEVICE Vector<D, T> collect() {
+  DIFFREG_DEVICE Components<D, T> collect() {
     T row[D - 1][D];
-    Vector<D, T> own;
+    Components<D, T> own;
     for (int c = 0; c < D; ++c) {
       for (int r = 0; r < D - 1; ++r)
         row[r][c] = here_[r][c] + shuffle_from_left(here_[r + D - 1][c]);

@@ -117,7 +117,7 @@ struct Scalars {
   Scalars(const Device& device, const char* name, const Tensor& scalars, const Tensor& image)
       : each(scalars) {
     on_host =
-        scalars.is_cpu() && scalars.dim() == 1 && scalars.size(0) > 0 && scalars.stride(0) == 0;
+        scalars.is_cpu() && scalars.dim() == 1 && (scalars.size(0) <= 1 || scalars.stride(0) == 0);
     if (!on_host) {
       each = checked_scalars(device, name, scalars, image);
       return;
@@ -130,6 +130,7 @@ struct Scalars {
   template <typename T>
   PerSample<T> as() const {
     const T* data = static_cast<const T*>(each.const_data_ptr());
+    if (each.numel() == 0) return {nullptr, T(0)};
     return on_host ? PerSample<T>{nullptr, *data} : PerSample<T>{data, T(0)};
   }
 };

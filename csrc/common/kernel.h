@@ -21,9 +21,10 @@
 // Calls a kernel with `blocks` blocks, or as many as a launch may have: kernels stride over the
 // rest. A kernel with commas in its name stands in parentheses.
 #ifdef DIFFREG_EMULATION
-#define DIFFREG_LAUNCH(kernel, blocks, threads, stream, ...)                                   \
-  (static_cast<void>(stream), emulation::launch(__FILE__, #kernel, ::diffreg::grid_of(blocks), \
-                                                threads, [&] { kernel(__VA_ARGS__); }))
+#define DIFFREG_LAUNCH(kernel, blocks, threads, stream, ...)                          \
+  (static_cast<void>(stream),                                                         \
+   emulation::launch({__FILE__, #kernel, typeid(emulation::Instance<kernel>).name()}, \
+                     ::diffreg::grid_of(blocks), threads, [&] { kernel(__VA_ARGS__); }))
 #define DIFFREG_SHARED(Type, name)       \
   static const char name##_variable = 0; \
   Type& name = *static_cast<Type*>(emulation::shared(&name##_variable, sizeof(Type)))

@@ -88,7 +88,7 @@ class EnergyColumn {
       add_cell(window.cell(), reach.has_cell(), counts);
     }
   }
-  DIFFREG_DEVICE Vector<D, T> gradient() { return scatter_.collect(); }
+  DIFFREG_DEVICE Components<D, T> gradient() { return scatter_.collect(); }
 
  private:
   DIFFREG_DEVICE void add_squares(const Differences<D, T>& d, int c) {
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, (kBlocks<D, Arithmetic<S>, mode>))
       const bool here = z >= place.first && (inner || z < place.end);
       column.add(window, reach, here);
       if constexpr (mode != Mode::value) {
-        const Vector<D, T> sum = column.gradient();
+        const Components<D, T> sum = column.gradient();
         if (!place.owns || !here) return;
         for (int c = 0; c < D; ++c) {
           O* to = row_of(own, z, extent.layer) + c * extent.voxels;

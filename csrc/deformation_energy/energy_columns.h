@@ -66,7 +66,7 @@ struct Surroundings {
   // next layer, and those of the row before and of two rows after in this one; of the rows that the
   // image has not, some other.
   struct Layer {
-    Vector<D, T> ahead, after{}, before{}, two_after{};
+    Components<D, T> ahead, after{}, before{}, two_after{};
   };
   DIFFREG_DEVICE Layer at(const Reach<D>& reach, int32_t z, bool inner) const {
     Layer layer{field.at(z + 2, inner)};
@@ -107,7 +107,7 @@ class Window {
   DIFFREG_DEVICE Window(const Surroundings<D, S>& field, const Reach<D>& reach, int32_t z,
                         int32_t layers)
       : next_(field.face(reach, z)), ahead_(field.field.at(z + 1)) {
-    const Vector<D, T> before = field.field.at(z - 1);
+    const Components<D, T> before = field.field.at(z - 1);
     for (int c = 0; c < D; ++c) {
       const T second = second_difference(before.of[c], next_.u[0][c], ahead_.of[c]);
       second_[c] = inside(z - 1, layers - 2) ? second : T(0);
@@ -165,7 +165,7 @@ class Window {
   }
 
   Face<D, T> here_ = {}, next_;
-  Vector<D, T> ahead_;
+  Components<D, T> ahead_;
   Layer layer_ = {};
   T second_[D], mixed_[D - 1][D] = {};
 };

@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, Arithmetic<S>, r
       }
       scatter.move_on();
       scatter.add(cell, corner);
-      const Vector<D, T> sum = scatter.collect();
+      const Components<D, T> sum = scatter.collect();
       if (!place.owns || z < place.first || !(inner || inside(z, extent.layers()))) return;
       for (int c = 0; c < D; ++c)
         store(row_of(own, z, extent.layer) + c * extent.voxels, sum.of[c]);

@@ -436,7 +436,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
                  const T* gradient,         // (N)
                  const double* histograms,  // (N, rows, columns)
                  const double* ranges,      // (N, 4)
-                 T* steps,                  // (N, rows, columns), the last column unused
+                 T* steps,                  // (N, rows, columns), the last column 0
                  T* factors) {              // (N)
   DIFFREG_SHARED(Columns, of_columns);
   for (int64_t n = blockIdx.x; n < samples; n += gridDim.x) {
@@ -448,8 +448,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
       const auto slope = [&](int64_t column) {
         return slope_to(load(histogram + first + column), of_columns.of[column]);
       };
-      for (int64_t at = thread_index(); at < shape.columns - 1; at += kThreads) {
-        store(steps + n * shape.size() + first + at, static_cast<T>(slope(at + 1) - slope(at)));
+      for (int64_t at = thread_index(); at < shape.columns; at += kThreads) {
+        const bool has_next = at + 1 < shape.columns;
+        store(steps + n * shape.size() + first + at,
+              has_next ? static_cast<T>(slope(at + 1) - slope(at)) : T(0));
       }
     }
     reduce_block(total);  // whose barriers come before the next sample's columns

@@ -21,6 +21,12 @@ inline void check_pair(const Tensor& moving, const Tensor& displacement) {
   for (int64_t k = 2; k < moving.dim(); ++k) nothing_to_read |= moving.size(k) == 0;
   STD_TORCH_CHECK(!nothing_to_read || displacement.numel() == 0,
                   "moving has no voxels: ", shape_of(moving));
+  if (displacement.scalar_type() == ScalarType::Double) return;
+  for (int64_t k = 2; k < moving.dim(); ++k) {
+    STD_TORCH_CHECK(
+        moving.size(k) <= 1 << 24 && displacement.size(k) <= 1 << 24,
+        "an axis of more than 2^24 voxels needs float64: float32 does not tell them apart");
+  }
 }
 
 }  // namespace diffreg::warp

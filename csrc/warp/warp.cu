@@ -499,7 +499,8 @@ void launch_forward(const Problem<D>& problem, const S* moving, const S* displac
   const FixedTiles<D> tiles(problem.samples, problem.to);
   dispatch_point<D, Arithmetic<S>>(problem.sampling, [&](auto* point) {
     using Point = PointOf<decltype(point)>;
-    if constexpr (!std::is_same_v<Point, NearestPoint<D, Arithmetic<S>>>) {
+    constexpr bool kNearest = std::is_same_v<Point, NearestPoint<D, Arithmetic<S>>>;
+    if constexpr (!kNearest && (std::is_same_v<S, G> || Point::kIsLinear)) {
       DIFFREG_LAUNCH((forward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream,
                      problem, tiles, moving, displacement, warped);
     }

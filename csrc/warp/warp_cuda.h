@@ -31,7 +31,8 @@ struct alignas(16) TwoWords {
   uint64_t low, high;
 };
 
-// Linear or cubic. G is S, or the arithmetic's type, for what is not to be rounded.
+// Linear or cubic. G is S or, of linear alone, the arithmetic's type, for what is not to be
+// rounded.
 template <int D, typename S, typename G>
 void launch_forward(const Problem<D>& problem,
                     const S* moving,        // (N, C, *from)

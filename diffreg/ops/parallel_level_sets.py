@@ -94,6 +94,20 @@ def scale_argument(name, eps, image, mask=None) -> torch.Tensor:
     return torch.full((samples,), scale, dtype=dtype, device=image.device)
 
 
+def as_saved(scale: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """One that autograd saved, which hooks may have copied: expanded from one on the host again."""
+    if scale.device == image.device or scale.numel() == 0:
+        return scale
+    return scale[:1].expand(len(scale))
+
+
+def on_device(scale: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """One of those as a tensor beside the image; nothing waits for it."""
+    if scale.device == image.device or scale.numel() == 0:
+        return scale.to(image.device)
+    return torch.full(scale.shape, scale[0].item(), dtype=scale.dtype, device=image.device)
+
+
 def _scale(name, eps, image, measure, mask=None, fill=True) -> torch.Tensor | float:
     """eps as a tensor (N,) in the dtype of the image's arithmetic; a float stays without `fill`."""
     if eps is None:
@@ -139,7 +153,7 @@ def parallel_level_sets_reference(
 def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, mask) -> torch.Tensor:
     warped, fixed = visible(warped, mask), visible(fixed, mask)
     per_sample = (-1, *[1] * (warped.ndim - 1))
-    e_w, e_r = (e.to(warped.device).reshape(per_sample) for e in (scale_warped, scale_fixed))
+    e_w, e_r = (on_device(e, warped).reshape(per_sample) for e in (scale_warped, scale_fixed))
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
     A = torch.stack([component**2 for component in g]).sum(0) + e_w**2
     B = torch.stack([component**2 for component in h]).sum(0) + e_r**2
@@ -181,9 +195,10 @@ def _backward(ctx, gradient):
             raise NotImplementedError(
                 f"parallel_level_sets has no gradient to {name}: pass {name}.detach()"
             )
-    *images, mask = ctx.saved_tensors
+    warped, fixed, *scales, mask = ctx.saved_tensors
+    scales = [as_saved(scale, warped) for scale in scales]
     to_warped, to_fixed = _operator_backward(
-        gradient, *images, ctx.variant, mask, need_warped, need_fixed
+        gradient, warped, fixed, *scales, ctx.variant, mask, need_warped, need_fixed
     )
     return (
         to_warped if need_warped else None,

@@ -19,6 +19,7 @@ from diffreg.ops._objective import (
     compose,
 )
 from diffreg.ops.deformation_energy import deformation_energy, energies_and_gradient
+from diffreg.ops.parallel_level_sets import as_saved, on_device
 
 
 def registration_objective(
@@ -229,7 +230,7 @@ def _backward(ctx, *upstream):
             "torch.ops.diffreg.registration_objective has a gradient to the displacement alone: "
             "call diffreg.ops.registration_objective, which composes the single operators"
         )
-    tensors = ctx.saved_tensors
+    tensors = _saved(ctx)
     moving, _, displacement, *_ = tensors
     *terms, warped, _ = upstream
     found = None
@@ -245,11 +246,17 @@ def _backward(ctx, *upstream):
     return (None, None, found, *[None] * 11)
 
 
+def _saved(ctx) -> tuple:
+    moving, fixed, displacement, *scales, mask = ctx.saved_tensors
+    scales = [scale if scale is None else as_saved(scale, moving) for scale in scales]
+    return (moving, fixed, displacement, *scales, mask)
+
+
 def _taken_gradient(ctx, displacement: torch.Tensor) -> torch.Tensor:
     """The total's gradient: the one that forward left, or once that is gone a new one."""
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is None or gradient.shape != displacement.shape:
-        *_, gradient = _operator(*ctx.saved_tensors, *ctx.options, True, False)
+        *_, gradient = _operator(*_saved(ctx), *ctx.options, True, False)
     return gradient
 
 
@@ -277,7 +284,7 @@ def _double_backward(ctx, grad_gradient):
     named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}
     limit = threshold if penalty != "relu" else None
     eps_moving, eps_fixed = (
-        e if e is None else e.to(moving.device) for e in (eps_moving, eps_fixed)
+        e if e is None else on_device(e, moving) for e in (eps_moving, eps_fixed)
     )
 
     def reference(u):

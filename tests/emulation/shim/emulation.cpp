@@ -59,6 +59,7 @@ struct Thread {
 };
 
 struct Traffic {
+  std::string instance;  // the last one, mangled
   int64_t launches = 0, blocks = 0, threads = 0, shared = 0;
   int64_t loads = 0, stores = 0;                // bytes asked for
   int64_t load_sectors = 0, store_sectors = 0;  // 32 bytes each, once a block
@@ -267,9 +268,9 @@ std::string name_of(std::string file, std::string kernel) {
 
 }  // namespace
 
-void launch(const char* file, const char* kernel_text, int64_t blocks, dim3 threads,
+void launch(const Kernel& launched, int64_t blocks, dim3 threads,
             const std::function<void()>& body) {
-  const std::string name = name_of(file, kernel_text);
+  const std::string name = name_of(launched.file, launched.text);
   const char* kernel = name.c_str();
   const size_t count = size_t(threads.x) * threads.y * threads.z;
   if (blocks < 1 || blocks > grid_limit || count % kWarp != 0 || count > 1024) {
@@ -281,6 +282,7 @@ void launch(const char* file, const char* kernel_text, int64_t blocks, dim3 thre
   machine.random.seed(machine.seed);
   machine.counts = &machine.traffic[kernel];
   machine.counts->launches += 1;
+  machine.counts->instance = launched.instance;
   machine.counts->blocks += blocks;
   machine.counts->threads = count;
   std::vector<int64_t> order(blocks);
@@ -402,7 +404,7 @@ extern "C" __attribute__((visibility("default"))) const char* emulation_report()
     field("stores", t.stores);
     field("load_sectors", t.load_sectors);
     field("store_sectors", t.store_sectors);
-    text += "}";
+    text += ", \"instance\": \"" + t.instance + "\"}";
   }
   text += "}";
   return text.c_str();

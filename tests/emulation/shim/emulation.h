@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <typeinfo>
 
 #define __global__
 #define __device__
@@ -33,9 +34,15 @@ struct Site {
 
 extern int64_t grid_limit;
 
+// What is launched: the file, the kernel's text, and its instance as a type's mangled name.
+struct Kernel {
+  const char *file, *text, *instance;
+};
+template <auto kernel>
+struct Instance {};
+
 // Counted as "<stem of the file>/<kernel>".
-void launch(const char* file, const char* kernel, int64_t blocks, dim3 threads,
-            const std::function<void()>& body);
+void launch(const Kernel& kernel, int64_t blocks, dim3 threads, const std::function<void()>& body);
 void fill(void* memory, int value, size_t bytes);
 void barrier(Site site);
 void fence();
