@@ -11,7 +11,7 @@ longer than the table allows.
 import argparse
 import json
 import math
-import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from cuda_code import (
     machine_code,
     read_resources,
     resources,
+    short,
     spilled,
     tool,
     write_resources,
@@ -138,7 +139,14 @@ def traffic(
                 "dimensions": len(size),
                 "dtype": str(dtype).removeprefix("torch."),
                 "kernels": {k.split("/")[1]: v["launches"] for k, v in counted.items()},
-                "loads_a_voxel": {k: v["loads"] / voxels for k, v in counted.items()},
+                "instances": [
+                    {
+                        "kernel": instance(v["instance"]),
+                        "loads_a_voxel": v["loads"] / voxels,
+                        "bytes_a_voxel": (v["load_sectors"] + v["store_sectors"]) * SECTOR / voxels,
+                    }
+                    for v in counted.values()
+                ],
                 "bytes_a_voxel": sectors * SECTOR / voxels,
                 "fewest_bytes_a_voxel": fewest,
                 "ratio": sectors * SECTOR / voxels / fewest,
@@ -147,36 +155,27 @@ def traffic(
     return rows
 
 
+def instance(mangled: str) -> str:
+    """operator/kernel<arguments> of what the emulation says that it launched."""
+    command = ["c++filt", "-t", mangled]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return short(text[text.index("diffreg::") :])
+
+
 def instructions_a_voxel(
-    row: dict[str, Any], compiled: list[dict[str, Any]], architecture: str = "90"
+    launched: dict[str, Any], compiled: list[dict[str, Any]], architecture: str = "90"
 ) -> float | None:
     """Of a thread, by the longest inner loop: those for each byte loaded, times the bytes loaded.
 
-    What the loop chooses between at run time is all counted: rather too many. Of several instances
-    of a kernel the first of the dtype with the most options on and, where they are told apart by
-    it, of the dimensions; None where a kernel was not compiled or loads nothing in a loop.
+    What the loop chooses between at run time is all counted: rather too many. None where the kernel
+    was not compiled or loads nothing in a loop.
     """
-    scalar = {"float32": "float", "float64": "double", "float16": "Half"}[row["dtype"]]
-    total = 0.0
-    for name, loads in row["loads_a_voxel"].items():
-        found = [r for r in compiled if r["architecture"] == architecture]
-        found = [r for r in found if _is_of(r["kernel"], name, scalar)]
-        of_dimensions = [r for r in found if str(row["dimensions"]) in _arguments(r["kernel"])]
-        instances = sorted(
-            of_dimensions or found, key=lambda r: (-r["kernel"].count("true"), r["kernel"])
-        )
-        if not instances or not instances[0].get("inner_loads"):
-            return None
-        total += loads * instances[0]["inner_loop"] / instances[0]["inner_loads"]
-    return round(total, 1)
-
-
-def _is_of(kernel: str, name: str, scalar: str) -> bool:
-    return kernel.partition("<")[0] == name and bool(re.search(rf"\b{scalar}\b", kernel))
-
-
-def _arguments(kernel: str) -> list[str]:
-    return [word.strip() for word in kernel.partition("<")[2].rstrip("> ").split(",")]
+    for row in compiled:
+        if row["architecture"] == architecture and row["kernel"] == launched["kernel"]:
+            if not row.get("inner_loads"):
+                return None
+            return round(launched["loads_a_voxel"] * row["inner_loop"] / row["inner_loads"], 1)
+    return None
 
 
 def counts(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -187,7 +186,14 @@ def counts(rows: list[dict[str, Any]], compiled: list[dict[str, Any]]) -> list[d
             "dimensions": row["dimensions"],
             "bytes_a_voxel": round(row["bytes_a_voxel"], 2),
             "fewest_bytes_a_voxel": row["fewest_bytes_a_voxel"],
-            "instructions_a_voxel": instructions_a_voxel(row, compiled),
+            "kernels": [
+                {
+                    "kernel": launched["kernel"],
+                    "bytes_a_voxel": round(launched["bytes_a_voxel"], 2),
+                    "instructions_a_voxel": instructions_a_voxel(launched, compiled),
+                }
+                for launched in row["instances"]
+            ],
         }
         for row in rows
         if row["dtype"] == "float32"

@@ -103,19 +103,16 @@ def test_instructions_a_voxel_are_those_of_the_right_instance():
     def row(kernel, inner):
         return compiled(kernel=kernel) | {"inner_loop": inner, "inner_loads": 8}
 
-    rows = [
-        row("op/kernel<float, false, 2>", 1000),
-        row("op/kernel<float, true, 2>", 80),
-        row("op/kernel<float, true, 3>", 160),
-        row("op/kernel<double, true, 2>", 2000),
-    ]
-    counted = {"dtype": "float32", "loads_a_voxel": {"op/kernel": 20.0}}
-    for dimensions, expected in ((2, 200.0), (3, 400.0)):
-        assert (
-            cuda_cost.instructions_a_voxel(counted | {"dimensions": dimensions}, rows) == expected
-        )
-    other = {"dtype": "float32", "dimensions": 2, "loads_a_voxel": {"op/other": 1.0}}
+    rows = [row("op/kernel<float, false, 2>", 1000), row("op/kernel<float, true, 2>", 80)]
+    launched = {"kernel": "op/kernel<float, true, 2>", "loads_a_voxel": 20.0}
+    assert cuda_cost.instructions_a_voxel(launched, rows) == 200.0
+    other = {"kernel": "op/other", "loads_a_voxel": 1.0}
     assert cuda_cost.instructions_a_voxel(other, rows) is None
+
+
+def test_an_instance_has_the_name_of_the_compiled_one():
+    mangled = "N9emulation8InstanceIXadL_ZN7diffreg4warp12_GLOBAL__N_16kernelILi2EfEEvPT0_EEEE"
+    assert cuda_cost.instance(mangled) == "warp/kernel<2, float>"
 
 
 @pytest.mark.parametrize("kind", ["STACK", "LOCAL"])

@@ -236,14 +236,15 @@ def test_a_prediction_is_the_larger_of_traffic_and_instructions(module):
     card = {"multiprocessors": 100, "gigahertz": 1.0, "terabytes_a_second": 4.0, "issued": 0.5}
     voxels = 16 * 2048**2
     aim = {"shape": "images", "made_of": ["op", "op_backward"]}
+    kernel = {"bytes_a_voxel": 8.0, "instructions_a_voxel": 1.0}
     counts = [
-        {"operator": "op", "bytes_a_voxel": 8.0, "instructions_a_voxel": 1.0},
-        {"operator": "op_backward", "bytes_a_voxel": 8.0, "instructions_a_voxel": 320.0},
+        {"operator": "op", "kernels": [kernel]},
+        {"operator": "op_backward", "kernels": [kernel, kernel | {"instructions_a_voxel": 320.0}]},
     ]
-    expected = voxels * (8 / 4e12 + 10 / (100 * 4 * 1e9 * 0.5)) * 1e6
+    expected = voxels * (16 / 4e12 + 10 / (100 * 4 * 1e9 * 0.5)) * 1e6
     assert page.predicted(aim, counts, card) == pytest.approx(expected)
     assert page.predicted(aim, counts[:1], card) is None
-    counts[0]["instructions_a_voxel"] = None
+    counts[0]["kernels"] = [kernel | {"instructions_a_voxel": None}]  # not compiled
     assert page.predicted(aim, counts, card) is None
 
 

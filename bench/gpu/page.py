@@ -64,12 +64,13 @@ def predicted(aim: Row, counts: Sequence[Row], card: Row) -> float | None:
         found = [
             c for c in counts if c["operator"] == name and c.get("dimensions", 2) == dimensions
         ]
-        if not found or found[0]["instructions_a_voxel"] is None:
+        if not found or not any(kernel["instructions_a_voxel"] for kernel in found[0]["kernels"]):
             return None
-        moved = found[0]["bytes_a_voxel"] * voxels / card["terabytes_a_second"] / 1e12
         a_second = card["multiprocessors"] * SCHEDULERS * card["gigahertz"] * 1e9 * card["issued"]
-        issued = found[0]["instructions_a_voxel"] / LANES * voxels / a_second
-        total += 1e6 * max(moved, issued)
+        for kernel in found[0]["kernels"]:
+            moved = kernel["bytes_a_voxel"] * voxels / card["terabytes_a_second"] / 1e12
+            issued = (kernel["instructions_a_voxel"] or 0) / LANES * voxels / a_second
+            total += 1e6 * max(moved, issued)
     return total
 
 

@@ -97,8 +97,10 @@ def _uniform(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def _calls(storage: torch.dtype, arithmetic: torch.dtype) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Each operator and its backward operator, on images and volumes a bit larger than a tile; their
-    rows are made of whole loads of 16 bytes, or not."""
+    """Each operator and its backward operator, on images and volumes a bit larger than a tile.
+
+    Rows are made of whole loads of 16 bytes, or not.
+    """
     columns = 512 // storage.itemsize
     for size in ((27, columns + 8), (5, columns + 3), (3, 9, 136), (2, 3, 35)):
         yield from _calls_on(size, storage, arithmetic)
