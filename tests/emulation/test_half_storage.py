@@ -15,7 +15,6 @@ from diffreg.ops import _checks
 pytestmark = pytest.mark.slow
 
 HALVES = (torch.float16, torch.bfloat16)
-SHAPE = comparison.Shape(2, 2, (9, 11))
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_half = pytest.mark.parametrize("half", HALVES, ids=str)
 
@@ -86,11 +85,12 @@ def test_traced_results_are_those_of_the_kernels(emulation, name, half):
     """What torch.compile plans with."""
     emulation.set()
     case, fake = comparison.CASES[name], FakeTensorMode()
+    shape = comparison.Shape(2, 2, case.size((9, 11), (3, 4, 11)))
 
     def emulated(operator, arguments):
         return as_tuple(getattr(emulation.ops, operator)(*arguments))
 
-    for operator, arguments in comparison.calls(case, SHAPE, half, emulated):
+    for operator, arguments in comparison.calls(case, shape, half, emulated):
         with fake:
             planned = as_tuple(getattr(torch.ops.diffreg, operator)(*map(on_gpu, arguments)))
         for plan, result in zip(planned, emulated(operator, arguments), strict=True):
