@@ -89,10 +89,10 @@ def registration_objective(
     if differentiated:
         return compose(OPERATORS, options, *inputs, return_warped)
     need_gradient = torch.is_grad_enabled() and displacement.requires_grad
-    return _fused(options, *inputs, need_gradient, return_warped)
+    return _evaluated(options, *inputs, need_gradient, return_warped)
 
 
-def _fused(
+def _evaluated(
     options, moving, fixed, displacement, eps_moving, eps_fixed, mask, need_gradient, return_warped
 ) -> RegistrationObjective:
     """The operator and, where an axis has one voxel, beside it the energies of one axis less."""

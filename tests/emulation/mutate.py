@@ -40,7 +40,9 @@ USERS = {
 HEADERS = (
     "deformation_energy/energy_columns.h",
     "local_correlation/box_march.h",
+    "warp/gather.h",
     "warp/points.h",
+    "warp/thread_voxels.h",
 )
 CASES = {
     "correlation": ("correlation", "correlation-mask"),
