@@ -38,6 +38,13 @@
 #define DIFFREG_SHARED(Type, name) __shared__ Type name
 #endif
 
+// instances(D, S) for every storage type S, of images and of volumes.
+#define DIFFREG_EACH_STORAGE(instances, D) \
+  instances(D, float) instances(D, double) instances(D, Half) instances(D, BFloat16)
+#define DIFFREG_EACH_CASE(instances) \
+  DIFFREG_EACH_STORAGE(instances, 2) \
+  DIFFREG_EACH_STORAGE(instances, 3)
+
 namespace diffreg {
 
 constexpr int kColumns = 32, kRows = 8;  // threads of a block: a warp along a row

@@ -263,13 +263,8 @@ void launch_both(const Problem<D>& problem, const Upstream<Arithmetic<S>>& upstr
                                 void*);                                                           \
   template void launch_both(const Problem<D>&, const Upstream<Arithmetic<S>>&, const S*, double*, \
                             const Energies<Arithmetic<S>>&, Arithmetic<S>*, void*);
-#define DIFFREG_STORAGES(D)                              \
-  template int64_t workspace_doubles(const Problem<D>&); \
-  DIFFREG_INSTANCES(D, float)                            \
-  DIFFREG_INSTANCES(D, double)                           \
-  DIFFREG_INSTANCES(D, Half)                             \
-  DIFFREG_INSTANCES(D, BFloat16)
-DIFFREG_STORAGES(2)
-DIFFREG_STORAGES(3)
+DIFFREG_EACH_CASE(DIFFREG_INSTANCES)
+template int64_t workspace_doubles(const Problem<2>&);
+template int64_t workspace_doubles(const Problem<3>&);
 
 }  // namespace diffreg::deformation_energy

@@ -206,12 +206,6 @@ void launch_backward(const Problem<D>& problem, const Arithmetic<S>* gradient, c
   template int64_t backward_doubles<S>(const Problem<D>&, bool);                           \
   template void launch_backward(const Problem<D>&, const Arithmetic<S>*, const S*,         \
                                 const Arithmetic<S>*, double*, S*, void*);
-#define DIFFREG_STORAGES(D)    \
-  DIFFREG_INSTANCES(D, float)  \
-  DIFFREG_INSTANCES(D, double) \
-  DIFFREG_INSTANCES(D, Half)   \
-  DIFFREG_INSTANCES(D, BFloat16)
-DIFFREG_STORAGES(2)
-DIFFREG_STORAGES(3)
+DIFFREG_EACH_CASE(DIFFREG_INSTANCES)
 
 }  // namespace diffreg::gradient_scale

@@ -155,12 +155,6 @@ void launch_backward(const Problem<D>& problem, const Arithmetic<S>* gradient,
 #define DIFFREG_INSTANCES(D, S)                                                     \
   template void launch_forward(const Problem<D>&, const S*, Arithmetic<S>*, void*); \
   template void launch_backward(const Problem<D>&, const Arithmetic<S>*, const S*, S*, void*);
-#define DIFFREG_STORAGES(D)    \
-  DIFFREG_INSTANCES(D, float)  \
-  DIFFREG_INSTANCES(D, double) \
-  DIFFREG_INSTANCES(D, Half)   \
-  DIFFREG_INSTANCES(D, BFloat16)
-DIFFREG_STORAGES(2)
-DIFFREG_STORAGES(3)
+DIFFREG_EACH_CASE(DIFFREG_INSTANCES)
 
 }  // namespace diffreg::jacobian_determinant

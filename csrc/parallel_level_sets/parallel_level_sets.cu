@@ -184,13 +184,8 @@ void launch_backward(const Problem<D>& problem, const Images<S>& images,
                                void*);                                                       \
   template void launch_backward(const Problem<D>&, const Images<S>&, const Arithmetic<S>*,   \
                                 double*, S*, S*, bool, void*);
-#define DIFFREG_STORAGES(D)                                          \
-  template int64_t backward_doubles(const Problem<D>&, bool masked); \
-  DIFFREG_INSTANCES(D, float)                                        \
-  DIFFREG_INSTANCES(D, double)                                       \
-  DIFFREG_INSTANCES(D, Half)                                         \
-  DIFFREG_INSTANCES(D, BFloat16)
-DIFFREG_STORAGES(2)
-DIFFREG_STORAGES(3)
+DIFFREG_EACH_CASE(DIFFREG_INSTANCES)
+template int64_t backward_doubles(const Problem<2>&, bool masked);
+template int64_t backward_doubles(const Problem<3>&, bool masked);
 
 }  // namespace diffreg::parallel_level_sets

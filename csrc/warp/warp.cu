@@ -232,15 +232,12 @@ void launch_gather(const Problem<D>& problem, const S* gradient, const S* displa
   DIFFREG_NEAREST(D, uint32_t, S)                                                             \
   DIFFREG_NEAREST(D, uint64_t, S)                                                             \
   DIFFREG_NEAREST(D, TwoWords, S)
-#define DIFFREG_DIMENSIONS(D)                         \
+#define DIFFREG_OF_DIMENSIONS(D)                      \
   template int64_t gather_doubles(const Problem<D>&); \
-  DIFFREG_INSTANCES(D, float)                         \
-  DIFFREG_INSTANCES(D, double)                        \
-  DIFFREG_INSTANCES(D, Half)                          \
-  DIFFREG_INSTANCES(D, BFloat16)                      \
   DIFFREG_TO(D, Half, float)                          \
   DIFFREG_TO(D, BFloat16, float)
-DIFFREG_DIMENSIONS(2)
-DIFFREG_DIMENSIONS(3)
+DIFFREG_EACH_CASE(DIFFREG_INSTANCES)
+DIFFREG_OF_DIMENSIONS(2)
+DIFFREG_OF_DIMENSIONS(3)
 
 }  // namespace diffreg::warp
