@@ -6,8 +6,9 @@ import torch
 from test_registration import FIXED, MOVING
 from torch import nn
 
-from diffreg.data.geometry import Image, resample_to
+from diffreg.data.geometry import Image
 from diffreg.data.normalization import Normalization
+from diffreg.data.resampling import resample_to
 from diffreg.losses import Objective
 from diffreg.models import SN, LUNet
 from diffreg.registration import register

@@ -13,11 +13,12 @@ from test_registration import FIXED, GRID, MOVING, QUICK, SHAPE, phantom
 from torch import nn
 
 from diffreg.cli.main import main
-from diffreg.data.geometry import Image, coverage, resample_to, usual_fill
+from diffreg.data.geometry import Image
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairs import PairDataset
 from diffreg.data.prepare import PairImages, prepare
+from diffreg.data.resampling import coverage, resample_to, usual_fill
 from diffreg.data.resolution import as_coarse_as
 from diffreg.evaluation.measures import measure_pair
 from diffreg.losses import Objective

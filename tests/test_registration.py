@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffreg.data.geometry import Image, display_orientation, resample_to
+from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.prepare import relative_spacing
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement
 from diffreg.losses import Objective
 from diffreg.metrics import folding

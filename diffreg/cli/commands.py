@@ -62,8 +62,8 @@ def run_register(options: argparse.Namespace) -> int:
 def run_apply(options: argparse.Namespace) -> int:
     """Warp another image by a displacement file."""
     from diffreg._files import require_folder
-    from diffreg.data.geometry import coverage, resample_to, usual_fill
     from diffreg.data.images import check_ending, write_image
+    from diffreg.data.resampling import coverage, resample_to, usual_fill
     from diffreg.data.transforms import read_displacement
 
     out = Path(options.out)

@@ -1,4 +1,4 @@
-"""Read and write 2-D images."""
+"""Read and write images: slices and volumes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from diffreg._files import FileWarning
 from diffreg.data import _nifti, _npz, _png
 from diffreg.data._forms import tell_place
-from diffreg.data.geometry import Image, coverage, display_orientation, resample_to
+from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.normalization import Normalization, normalize
+from diffreg.data.resampling import coverage, resample_to
 
 __all__ = [
     "FileWarning",
@@ -30,7 +31,7 @@ __all__ = [
     "write_image",
 ]
 
-ENDINGS = (*_nifti.ENDINGS, ".png", _npz.ENDING)
+ENDINGS = (*_nifti.ENDINGS, *_nifti.MGH_ENDINGS, ".png", _npz.ENDING)
 # Integers that torch computes with; labels of other types are held as int64.
 _TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
 # The part of an image's contrast that rounding may take: one of 65,536 levels.
@@ -56,7 +57,7 @@ def kind_of(path: str | Path) -> str:
         'nifti'
     """
     name = Path(path).name.lower()
-    if name.endswith(_nifti.ENDINGS):
+    if name.endswith((*_nifti.ENDINGS, *_nifti.MGH_ENDINGS)):
         return "nifti"
     if name.endswith(".png"):
         return "png"
@@ -65,18 +66,26 @@ def kind_of(path: str | Path) -> str:
     raise ValueError(f"{path}: the name of an image must end in .nii, .nii.gz, .png or .npz")
 
 
-def read_image(path: str | Path, slice_index: int | None = None, label: bool = False) -> Image:
-    """Read a 2-D image, or one slice of a volume, from a NIfTI, PNG or npz file.
+def read_image(
+    path: str | Path,
+    slice_index: int | None = None,
+    label: bool = False,
+    time: int | None = None,
+) -> Image:
+    """Read a slice or a volume from a NIfTI, MGH, PNG or npz file.
+
+    A volume with one plane is a slice.
 
     Of two affines in a NIfTI header the sform counts; a FileWarning says where they disagree and
     what ITK takes. Voxels that are NaN or infinite are not there: `valid` is False, `data` is the
     smallest number, for labels 0, and a FileWarning counts them.
 
     Args:
-        path: the file, .nii, .nii.gz or .png; of an npz file an array, `file.npz:array`.
+        path: the file, .nii, .nii.gz, .mgz or .png; of an npz file an array, `file.npz:array`.
         slice_index: which slice of a volume, along its last axis; along the first one of a stack
-            (slices, Y, X) in an npz file.
+            (slices, Y, X) in an npz file; None: all of the volume.
         label: keep whole numbers as integers, and refuse others.
+        time: which volume of a series, along the fourth axis.
 
     Returns:
         The image; `data` is (1, 1, *S), float32, float64 where float32 would lose contrast, or
@@ -103,7 +112,9 @@ def read_image(path: str | Path, slice_index: int | None = None, label: bool = F
     """
     path = _existing(path)
     if kind_of(path) == "nifti":
-        array, fields = _nifti.read_nifti(path, slice_index)
+        array, fields = _nifti.read_nifti(path, slice_index, time)
+    elif time is not None:
+        raise ValueError(f"{path} has no time points: it is no series of volumes")
     elif kind_of(path) == "npz":
         array, fields = _npz.read_npz(path, slice_index)
     elif slice_index in (None, 0):
@@ -197,7 +208,7 @@ def check_ending(path: str | Path, like: Image) -> None:
         >>> check_ending("a.nii", Image(torch.zeros(1, 1, 2, 2), np.eye(4)))
     """
     wanted = "png" if like.kind == "png" else "nifti"  # what came from an npz file too
-    if kind_of(path) != wanted:
+    if kind_of(path) != wanted or Path(path).name.lower().endswith(_nifti.MGH_ENDINGS):
         right = ".png" if wanted == "png" else ".nii.gz or .nii"
         raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
 

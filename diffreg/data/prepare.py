@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from diffreg.data._forms import check_right_angles
-from diffreg.data.geometry import Image, coverage, resample_to
+from diffreg.data.geometry import Image
 from diffreg.data.normalization import Normalization
+from diffreg.data.resampling import coverage, resample_to
 from diffreg.data.resolution import as_coarse_as
 
 
@@ -75,7 +76,7 @@ class Prepared:
         where the displacement leads.
 
         Args:
-            displacement: (1, 2, *S), fixed voxels, array axes.
+            displacement: (1, D, *S), fixed voxels, array axes.
 
         Raises:
             ValueError: it leaves nothing to compare.
@@ -236,7 +237,7 @@ def compared_region(
         6.0
     """
     _check_kinds(moving, fixed)
-    check_right_angles(fixed.affine, fixed.name)
+    check_right_angles(fixed.grid)
     for image in (moving, fixed):
         _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
     inside = coverage(moving, fixed)

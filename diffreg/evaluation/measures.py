@@ -8,9 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from diffreg import metrics
-from diffreg.data.geometry import Image, resample_to, voxel_map
+from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement
 from diffreg.metrics import shared_labels
 from diffreg.registration.cohort import read_labels

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
-from diffreg.data.geometry import Image, check_fill
+from diffreg.data.geometry import Image
 from diffreg.data.images import Normalization
 from diffreg.data.prepare import Prepared, check_type, prepare, relative_spacing
+from diffreg.data.resampling import check_fill
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd

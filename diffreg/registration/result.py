@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffreg.data.geometry import Image, resample_to, usual_fill
+from diffreg.data.geometry import Image
 from diffreg.data.prepare import Compared, Prepared
+from diffreg.data.resampling import resample_to, usual_fill
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
 SAME_CONTRAST = {"ssd", "ncc", "lncc"}

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffreg.data.geometry import Image, coverage
+from diffreg.data.geometry import Image
 from diffreg.data.prepare import Compared, Prepared
+from diffreg.data.resampling import coverage
 from diffreg.metrics import ncc, normalized_mutual_information, smallest_determinant
 from diffreg.registration.result import SAME_CONTRAST, Registration
 from diffreg.registration.second_start import displacement_of, second_start
