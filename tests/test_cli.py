@@ -145,7 +145,10 @@ PAIR = ("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out")
 MISTAKES = {
     "no such image": (("register", "none.nii", "fixed.nii.gz", "-o", "out"), "none.nii does not"),
     "an empty file": (("register", "broken.nii.gz", "fixed.nii.gz", "-o", "out"), "0 bytes"),
-    "a volume": (("register", "volume.nii.gz", "fixed.nii.gz", "-o", "out"), "--slice K, --moving-slice K"),
+    "a volume": (
+        ("register", "volume.nii.gz", "fixed.nii.gz", "-o", "out"),
+        "--slice K, --moving-slice K",
+    ),
     "no such slice": (
         ("register", "volume.nii.gz", "volume.nii.gz", "-o", "out", "--slice", "9"),
         "has no slice 9: its slices are 0..3",
