@@ -145,7 +145,7 @@ def test_leaving_the_image_does_not_lower_the_objective(similarity, pair):
     images = (pair[0], pair[1])
     value = Objective(similarity)(*images, result.displacement).total.item()
     without = Objective(similarity)(*images, gone).total.item()
-    price = add_leaving(gone, torch.zeros_like(gone), STRENGTH * 60)
+    price = add_leaving(gone, torch.zeros_like(gone), STRENGTH * 60, gone.shape[2:])
     assert value < without + price
 
 
@@ -154,15 +154,15 @@ def test_the_price_of_leaving_and_its_gradient():
     u = torch.zeros(1, 2, 2, 4, dtype=torch.float64)
     u[0, 1, 0, 3], u[0, 1, 1, 0] = 1.0, -2.0
     gradient = torch.ones_like(u)
-    assert add_leaving(u, gradient, 3.0) == pytest.approx(3 * (1 + 4) / 16 / 8)
+    assert add_leaving(u, gradient, 3.0, u.shape[2:]) == pytest.approx(3 * (1 + 4) / 16 / 8)
     expected = torch.ones_like(u)
     expected[0, 1, 0, 3] += 3 * 2 / 16 / 8
     expected[0, 1, 1, 0] -= 3 * 4 / 16 / 8
     torch.testing.assert_close(gradient, expected)
     large = 6 * torch.randn(1, 2, 5, 4, dtype=torch.float64)
-    value = add_leaving(large, slope := torch.zeros_like(large), 1.0)
+    value = add_leaving(large, slope := torch.zeros_like(large), 1.0, large.shape[2:])
     step = 1e-6 * torch.randn_like(large)
-    change = add_leaving(large + step, torch.zeros_like(large), 1.0) - value
+    change = add_leaving(large + step, torch.zeros_like(large), 1.0, large.shape[2:]) - value
     assert change == pytest.approx((slope * step).sum().item(), rel=1e-4)
 
 

@@ -21,8 +21,9 @@ from diffreg.metrics import folding, inverse_consistency, mutual_information, nc
 from diffreg.registration.judgement import judged
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words, provenance
+from diffreg.registration.pyramid import possible_levels
 from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
-from diffreg.registration.variational import possible_levels, register_variational
+from diffreg.registration.variational import register_variational
 
 
 def register(
