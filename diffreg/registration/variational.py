@@ -5,8 +5,7 @@ accepts a displacement with a corner determinant that is not positive, so that t
 fold at any level. bench/variational/optimisers.py measures it against what it replaced.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -39,8 +38,7 @@ SMALLEST_DETERMINANT = 1e-3
 # What a start that folds is repaired to: at the distance above no step would be left to take.
 START_DETERMINANT = 0.2
 SMALLEST_SHARE = 1e-3  # of the data term in the curvature along a step
-# A step and the gradient's change along it, flat, and their product, ().
-Pair = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def register_variational(
@@ -249,7 +247,7 @@ class Regulariser:
         energy = weights.diffusion * laplacian + weights.bending * laplacian**2
         self.eigenvalues = torch.stack([2 * h * h / shape.numel() * energy for h in spacing])
 
-    def solve(self, gradient: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    def solve_(self, gradient: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         """(second derivative + data * identity)^-1 gradient, written over the gradient."""
         for k, eigenvalues in enumerate(self.eigenvalues):
             waves = torch.fft.rfftn(gradient[0, k])
@@ -264,37 +262,71 @@ class Regulariser:
         return 2 * weighted[0]
 
 
+class History:
+    """The last steps and what the gradient changed along them, in one block of memory.
+
+    Args:
+        like: displacement (1, D, *S).
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.size = MEMORY[like.ndim - 2]
+        self.block = like.new_empty(self.size, 2, like.numel())
+        self.curvatures: list[torch.Tensor] = []
+        self.added = 0
+
+    def add(self, before: Pair, after: Pair) -> Pair:
+        """Keeps the differences of two points and of their gradients, (1, D, *S) each; flat."""
+        change, bend = self.block[self.added % self.size]
+        for out, old, new in zip((change, bend), before, after, strict=True):
+            torch.sub(new.reshape(-1), old.reshape(-1), out=out)
+        self.curvatures = [*self.curvatures, torch.dot(change, bend)][-self.size :]
+        self.added += 1
+        return change, bend
+
+    def clear(self) -> None:
+        self.curvatures = []
+
+    def __len__(self) -> int:
+        return len(self.curvatures)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """(step, change of the gradient, their product), the oldest first."""
+        for k, curvature in enumerate(self.curvatures, start=self.added - len(self)):
+            change, bend = self.block[k % self.size]
+            yield change, bend, curvature
+
+
 def _minimise(value_and_gradient, start, regulariser, iterations, report) -> torch.Tensor:
     """L-BFGS over unfolded displacements, preconditioned with regulariser + data * identity.
 
     What it computes with stays where the images are; only the line search waits for it.
     """
-    point = start
-    value, gradient = value_and_gradient(point)
-    value = value.item()
+    point, trial, direction = start, torch.empty_like(start), torch.empty_like(start)
+    found, gradient = value_and_gradient(point)
+    value = found.item()
     data = gradient.abs().max() / FIRST_STEP
-    pairs: deque[Pair] = deque(maxlen=MEMORY[start.ndim - 2])
+    history = History(start)
     for iteration in range(iterations):
-        direction = _direction(gradient, pairs, regulariser, data)
+        _descend(gradient, history, regulariser, data, direction)
         slope, longest = torch.stack([_dot(gradient, direction), direction.abs().max()]).tolist()
         if not slope < 0:
             break
-        step = min(1.0, LARGEST_STEP / longest) if pairs else FIRST_STEP / longest
-        accepted = _search(value_and_gradient, point, value, direction, slope, step)
+        step = min(1.0, LARGEST_STEP / longest) if len(history) else FIRST_STEP / longest
+        accepted = _search(value_and_gradient, point, value, direction, slope, step, trial)
         if accepted is None:
-            if not pairs:
+            if not len(history):
                 break
-            pairs.clear()  # the quadratic model misled: start again from the gradient
+            history.clear()  # the quadratic model misled: start again from the gradient
             continue
-        new_point, new_value, new_gradient = accepted
-        del accepted, direction
-        change = torch.sub(new_point, point, out=point)
-        bend = torch.sub(new_gradient, gradient, out=gradient)
-        curvature = _dot(change, bend)
-        data = _data_curvature(change, curvature, regulariser, data)
-        pairs.append((change.reshape(-1), bend.reshape(-1), curvature))
+        new_value, new_gradient = accepted
+        change, _ = history.add((point, gradient), (trial, new_gradient))
+        data = _data_curvature(change.view_as(point), history.curvatures[-1], regulariser, data)
         converged = value - new_value <= TOLERANCE * abs(value)
-        point, value, gradient = new_point, new_value, new_gradient
+        point, trial, value = trial, point, new_value
+        # Copied: what lives on between the operators' temporary memory would break it up.
+        gradient.copy_(new_gradient)
+        del accepted, new_gradient
         report(iteration + 1)
         if converged:
             break
@@ -313,37 +345,39 @@ def _data_curvature(change, curvature, regulariser: Regulariser, before) -> torc
     return torch.where(curvature > 0, found, before)
 
 
-def _direction(gradient, pairs, regulariser: Regulariser, data) -> torch.Tensor:
-    """Minus the inverse Hessian's approximation times the gradient (two-loop recursion).
+def _descend(gradient, history, regulariser: Regulariser, data, direction) -> None:
+    """Writes minus the inverse Hessian's approximation times the gradient (two-loop recursion).
 
-    A pair whose curvature is not positive is none: its factors are 0.
+    A step along which the gradient did not grow teaches nothing: its factors are 0.
     """
-    direction = -gradient
-    flat = direction.reshape(-1)  # and so are the pairs: views cost as much as dot products
+    torch.neg(gradient, out=direction)
+    flat = direction.reshape(-1)  # and so is the history: views cost as much as dot products
     factors = []
-    for change, bend, curvature in reversed(pairs):
+    steps = list(history)
+    for change, bend, curvature in reversed(steps):
         factor = torch.where(curvature > 0, torch.dot(change, flat) / curvature, 0)
         flat.addcmul_(bend, -factor)
         factors.append(factor)
-    direction = regulariser.solve(direction, data)
-    flat = direction.reshape(-1)
-    for (change, bend, curvature), factor in zip(pairs, reversed(factors), strict=True):
+    regulariser.solve_(direction, data)
+    for (change, bend, curvature), factor in zip(steps, reversed(factors), strict=True):
         back = torch.where(curvature > 0, torch.dot(bend, flat) / curvature, 0)
         flat.addcmul_(change, factor - back)
-    return direction
 
 
-def _search(value_and_gradient, point, value, direction, slope, step):
-    """The first shortened step that decreases the objective enough and folds nothing, or None."""
+def _search(value_and_gradient, point, value, direction, slope, step, trial):
+    """The first shortened step that decreases the objective enough and folds nothing, or None.
+
+    Returns its value and gradient; `trial` is where it leads.
+    """
     for _ in range(20):
-        trial = torch.add(point, direction, alpha=step)
+        torch.add(point, direction, alpha=step, out=trial)
         if not is_unfolded(trial):
             step /= 2
             continue
-        found, new_gradient = value_and_gradient(trial)
+        found, gradient = value_and_gradient(trial)
         new_value = found.item()
         if new_value <= value + 1e-4 * step * slope:
-            return trial, new_value, new_gradient
+            return new_value, gradient
         # The minimum of the parabola through what is known, within bounds; NaN takes the lower.
         parabola = -slope * step**2 / (2 * (new_value - value - step * slope))
         step = min(max(0.1 * step, parabola), 0.5 * step)
