@@ -100,6 +100,11 @@ class Image:
         """Where its voxels lie."""
         return Grid(self.shape, self.affine, self.name, self.is_flat)
 
+    def on(self, grid: Grid) -> Image:
+        """An image of zeros on a grid, of this one's kind; it takes no memory."""
+        data = torch.zeros(()).expand(1, 1, *grid.size)
+        return replace(self, data=data, affine=grid.affine, valid=None)
+
     @property
     def spacing(self) -> tuple[float, ...]:
         """Physical length of a voxel along each array axis, mm."""

@@ -85,6 +85,13 @@ class Grid:
         found[3] = 1
         return found
 
+    def extended(self, before: Sequence[int], after: Sequence[int]) -> Grid:
+        """The grid with so many voxels more before its first and after its last, axis by axis."""
+        affine = self.affine.astype(np.float64)
+        affine[:3, 3] = self.origin - self.axes @ np.asarray(before)
+        size = tuple(b + n + a for b, n, a in zip(before, self.size, after, strict=True))
+        return Grid(size, affine, self.name, self.is_flat)
+
     def map_to(self, moving: Grid) -> np.ndarray:
         """The map from the voxels of this grid, the fixed one, to those of another.
 

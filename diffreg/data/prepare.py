@@ -14,6 +14,9 @@ from diffreg.data.normalization import Normalization
 from diffreg.data.resampling import coverage, resample_to
 from diffreg.data.resolution import as_coarse_as
 
+# Of the moving image round the fixed grid: part of an axis at each end, and voxels at least.
+MARGIN, LEAST_MARGIN = 0.125, 4
+
 
 class Compared(NamedTuple):
     """A pair before and after a displacement, (1, 1, *S) each: what metrics are taken of.
@@ -26,6 +29,13 @@ class Compared(NamedTuple):
     after: Tensor
     fixed: Tensor
     mask: Tensor
+
+
+class Surroundings(NamedTuple):
+    """A moving image that reaches further than the fixed grid."""
+
+    values: Tensor  # (1, 1, *larger), in [0, 1]
+    margin: list[int]  # voxels before the fixed grid's first, along each axis
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,26 @@ class Prepared:
         if self.fixed.valid is not None:
             chosen = chosen * self.fixed.valid.to(torch.float32)
         return chosen if self.fixed_mask is None else chosen * _chosen(self.fixed_mask, self.fixed)
+
+    def surroundings(self) -> Surroundings:
+        """The moving image on the fixed grid and round it, as far as it reaches there.
+
+        What lies just outside the grid at the start may have to be fetched into it.
+        """
+        most = [max(LEAST_MARGIN, round(MARGIN * n)) for n in self.fixed.shape]
+        grid = self.fixed.on(self.fixed.grid.extended(most, most))
+        reached = coverage(self.moving, grid)[0, 0] > 0
+        before, after = [], []
+        for axis, (n, most_here) in enumerate(zip(self.fixed.shape, most, strict=True)):
+            there = reached.movedim(axis, 0).flatten(1).any(1)
+            first, last = there.nonzero().flatten()[[0, -1]].tolist()
+            before.append(max(0, most_here - first))
+            after.append(max(0, last + 1 - n - most_here))
+        if not any(before) and not any(after):
+            return Surroundings(self.moving_values, before)
+        grid = self.fixed.on(self.fixed.grid.extended(before, after))
+        values = resample_to(self.as_seen, grid, fill=None)
+        return Surroundings(self.normalization.scale(values, self.limits), before)
 
     @property
     def weights(self) -> Tensor | None:

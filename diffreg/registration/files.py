@@ -67,7 +67,7 @@ def write_registration(
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
         written, _ = read_displacement(folder / DISPLACEMENT)
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
-        if min(result.fixed.shape) > 1:
+        if len(result.fixed.shape) == 2 and min(result.fixed.shape) > 1:
             result.metrics["certificate"] = _certificate(result, written)
         images = images_of(result.moving, result.fixed, out)
         named = {"images": images} if images else {}
@@ -131,11 +131,11 @@ def check_grid(grid: Image, fixed: Image) -> None:
 
     Example: `check_grid(read_displacement("displacement.nii.gz")[1], fixed)`
     """
-    corners = np.array([[i, j] for i in (0, grid.shape[0] - 1) for j in (0, grid.shape[1] - 1)])
     apart = np.inf
     if grid.shape == fixed.shape:
         matrix = voxel_map(fixed, grid)
-        apart = np.abs(corners @ matrix[:, :2].T + matrix[:, 2] - corners).max()
+        corners = grid.grid.corners[: len(grid.shape)]
+        apart = np.abs(matrix[:, :-1] @ corners + matrix[:, -1:] - corners).max()
     if not apart < 0.01:
         raise ValueError(
             f"{grid.name} is no displacement on the grid of {fixed.name}: {grid.shape} voxels, "

@@ -119,12 +119,13 @@ def register(
         raise ValueError("refine needs a network, whose displacement is where it starts")
     objective = _with_proportions(objective, fixed)
 
-    def solve(a: Tensor, b: Tensor) -> Tensor:
-        weights = prepared.weights
-        return register_variational(a, b, objective, levels, iterations, weights, progress)
+    def solve(a: Tensor, b: Tensor, margin: Sequence[int] | None = None) -> Tensor:
+        settings = objective, levels, iterations, prepared.weights, progress
+        return register_variational(a, b, *settings, margin=margin)
 
     start = time.perf_counter()
-    displacement = solve(prepared.moving_values, prepared.fixed_values)
+    around = prepared.surroundings()
+    displacement = solve(around.values, prepared.fixed_values, around.margin)
     seconds = time.perf_counter() - start
     inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
     names = "+".join(objective.similarity)
@@ -218,8 +219,10 @@ def _finished(
     guarantee: bool,
     fill: float | None,
 ) -> Registration:
-    """The result of a displacement (1, 2, *S), with its metrics."""
+    """The result of a displacement (1, D, *S), with its metrics."""
     displacement = displacement.detach().to("cpu", torch.float32)
+    if guarantee and displacement.ndim == 5:
+        raise ValueError("the guarantee is for slices so far: a volume's repair does not exist yet")
     repair = make_diffeomorphic(displacement) if guarantee else None
     if repair is not None:
         displacement = repair.displacement

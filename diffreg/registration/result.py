@@ -21,7 +21,7 @@ class Registration:
 
     Args:
         prepared: the pair as it was compared.
-        displacement: (1, 2, *S), float32, fixed voxels, array axes.
+        displacement: (1, D, *S), float32, fixed voxels, array axes.
         warped: (1, 1, *S), the moving image's intensities at p + u(p), `fill` outside the image.
         moving_on_fixed: (1, 1, *S), the same without a displacement.
         compared: both before and after, normalised, and the voxels on which the metrics are taken.
@@ -90,7 +90,7 @@ def registration_of(
 
     Args:
         prepared: the pair.
-        displacement: (1, 2, *S), float32, fixed voxels, array axes.
+        displacement: (1, D, *S), float32, fixed voxels, array axes.
         method, similarity, seconds, metrics: as in `Registration`.
         fill: None: `diffreg.data.geometry.usual_fill`.
 
