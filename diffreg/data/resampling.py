@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffreg.data.geometry import Image, voxel_map
-from diffreg.ops import warp
+from diffreg.ops import affine_warp
 
 # How far, in voxels, the bounds of an image are shifted against the rounding of the map to it.
 _ROUNDING = 1e-4
@@ -165,7 +165,8 @@ class _Route(NamedTuple):
             data, matrix = data.to(displacement.device), matrix.to(displacement.device)
             floating = data.is_floating_point()
             displacement = displacement.to(data.dtype if floating else torch.float32)
-        return _affine_warp(data, matrix, displacement, self.size, interpolation, padding)
+        size = self.size if displacement is None else None
+        return affine_warp(data, matrix, displacement, size, interpolation, padding)
 
 
 def _route(moving: Image, fixed: Image, displacement: Tensor | None) -> _Route:
@@ -203,13 +204,3 @@ def _filling(fill: float, dtype: torch.dtype, moving: Image) -> Tensor:
     if not dtype.is_floating_point and value.to(dtype).to(torch.float64) != value:
         raise ValueError(f"fill must be a value of {moving.name}, which holds {dtype}, got {fill}")
     return value.to(dtype)
-
-
-def _affine_warp(data, matrix, displacement, size, interpolation, padding) -> Tensor:
-    axes = [torch.arange(n, dtype=torch.float64) for n in size]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    places = grid if displacement is None else grid + displacement[0].double()
-    linear, offset = matrix[0, :, :-1], matrix[0, :, -1]
-    places = (linear @ places.flatten(1) + offset[:, None]).reshape(grid.shape)
-    values = data if interpolation == "nearest" else data.double()
-    return warp(values, (places - grid)[None], interpolation, padding).to(data.dtype)
