@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffreg._extras import require
+from diffreg._ranks import ALONE, Rank
 
 if TYPE_CHECKING:
     from diffreg.data.normalization import Normalization
@@ -56,10 +57,14 @@ def normalization_of(options: argparse.Namespace, trained: Mapping[str, Any]) ->
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, called with (done, at most); silent where stderr is no terminal."""
+def progress_bar(title: str, rank: Rank = ALONE) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, called with (done, at most); silent where stderr is no terminal.
+
+    Of several ranks the first one shows its own.
+    """
     tqdm = require("tqdm", "progress bars")
-    with tqdm.tqdm(desc=title, disable=None, leave=False) as bar:
+    hidden = None if rank.first else True
+    with tqdm.tqdm(desc=rank.said(title), disable=hidden, leave=False) as bar:
 
         def show(done: int, at_most: int) -> None:
             bar.total = at_most

@@ -13,6 +13,8 @@ from diffreg.losses import Objective
 from diffreg.registration._json import read_json
 from diffreg.registration.folders import DISPLACEMENT, METRICS
 
+GIVEN = "given"
+
 
 @dataclass(frozen=True)
 class Method:
@@ -56,14 +58,21 @@ class Job:
     """One pair, where its results go, and what they are to be made of.
 
     Args:
+        number: in the manifest, from 1.
         pair: the two images.
-        folder: its own.
-        request: a hash of files, slices and method.
+        folder: its own; of a displacement that is given, it may be its file.
+        request: a hash of files, slices and method; GIVEN where the displacement is.
     """
 
+    number: int
     pair: Pair
     folder: Path
     request: str
+
+    @property
+    def key(self) -> str:
+        """What ranks tell each other of it by."""
+        return f"{self.folder.name} {self.request}"
 
     @property
     def done(self) -> bool:
@@ -77,10 +86,10 @@ class Job:
 
 @dataclass
 class Cohort:
-    """What came of a manifest.
+    """What came of a manifest, or of one rank's share of it; in the manifest's order.
 
     Args:
-        jobs: the pairs whose results are there, in the manifest's order.
+        jobs: the pairs whose results are there.
         kept: how many of them were there before.
         failed: the pairs that could not be registered, and why, in one line each.
     """
