@@ -105,7 +105,7 @@ def test_a_field_that_leaves_the_image_is_measured_on_what_it_still_shows(tmp_pa
     assert result.metrics["after"]["relative_ssd"] == pytest.approx(0, abs=1e-5)
     assert result.metrics["compared_voxels"] == (SHAPE[0] - 10) * SHAPE[1]
     assert "compared on 84.4 % of the voxels" in result.verdict
-    assert result.warped[0, 0, -1, 0] == -1000  # air, not water
+    assert result.values[0, 0, -1, 0] == -1000  # air, not water
     write_registration(result, tmp_path, report=False)
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["fill"] == -1000
@@ -271,7 +271,7 @@ def test_a_mask_over_a_flat_region_is_refused(which):
     mask = replace(FIXED, data=torch.zeros(1, 1, *SHAPE, dtype=torch.uint8))
     mask.data[..., chosen, :] = 1
     with pytest.raises(ValueError, match=r"is 3 at all 560 voxels where the two images are"):
-        register(**pair, mask=mask)
+        register(**pair, fixed_mask=mask)
 
 
 def test_an_overlap_of_one_voxel_is_refused():
@@ -288,7 +288,7 @@ def test_voxels_without_a_number_are_not_compared():
     result = register(moving, FIXED, **QUICK)
     assert result.prepared.mask[..., :10, :].max() == 0
     assert np.isfinite(result.metrics["after"]["ncc"]) and result.metrics["after"]["ncc"] > 0.98
-    assert bool(torch.isfinite(result.warped).all())
+    assert bool(torch.isfinite(result.values).all())
     fixed = Image(torch.where(data.isnan(), torch.nan, FIXED.data), FIXED.affine)
     assert register(MOVING, fixed, **QUICK).mask[..., :10, :].max() == 0
     with pytest.raises(ValueError, match="holds no number"):
@@ -413,7 +413,7 @@ def test_a_finer_moving_image_is_seen_as_the_fixed_grid_sees():
 
     assert error("fine") < 1.2 * error("averaged") and error("fine") < 0.8 * error("raw")
     expected = resample_to(fine, FIXED, results["fine"].displacement, fill=results["fine"].fill)
-    assert torch.equal(results["fine"].warped, expected)
+    assert torch.equal(results["fine"].values, expected)
 
 
 # training

@@ -30,7 +30,8 @@ def register_manifest(options: argparse.Namespace) -> int:
     rank = this_rank()
     _check_manifest_options(options)
     manifest = _manifest(options.moving)
-    pairs, method = _pairs_of_folder(manifest, options.all_pairs), _method(options, both_ways=False)
+    method = _method(options, both_ways=False)
+    pairs = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
     share = _registered(manifest, out, method, pairs, options, rank)
     cohort = share if rank.alone else gathered(manifest, out, method, rank)
@@ -81,9 +82,12 @@ def _to_measure(
     if options.displacements is not None:
         out, folder = _checked(options.out), Path(options.displacements)
         forget(out, rank)
-        share = given(manifest, folder, rank)
-        return out, f"displacements in {folder}", share, lambda: given(manifest, folder)
-    said, method = _pairs_of_folder(manifest, options.all_pairs), _method(options, both_ways=True)
+        slices = options.by_slice
+        share = given(manifest, folder, rank, slices)
+        name = f"displacements in {folder}"
+        return out, name, share, lambda: given(manifest, folder, slices=slices)
+    method = _method(options, both_ways=True)
+    said = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
     share = _registered(manifest, out, method, said, options, rank)
     return out, method.name, share, lambda: gathered(manifest, out, method, rank)
@@ -139,14 +143,14 @@ def whole_pairs(options: argparse.Namespace) -> str:
     return f"{pairs} complete in {out}; the same command goes on from there"
 
 
-def _pairs_of_folder(manifest: Manifest, all_pairs: bool) -> str:
+def _pairs_of_folder(manifest: Manifest, method: Method, all_pairs: bool) -> str:
     """How many pairs a folder's images make, in words; nothing of other manifests."""
     from diffreg.data.folders import left_out
     from diffreg.data.slices import count_pairs
 
     if not manifest.path.is_dir():
         return ""
-    images, count = len({pair.moving for pair in manifest}), count_pairs(manifest)
+    images, count = len({pair.moving for pair in manifest}), count_pairs(manifest, method.slices)
     slices = ", slice by slice" if count != len(manifest) else ""
     said = f"{manifest.path}: every ordered pair of {images} images{slices}: {count:,} pairs"
     if count > MOST_PAIRS and not all_pairs:
@@ -266,8 +270,12 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         guarantee=options.guarantee,
         refine=options.refine,
         fill=options.fill,
+        affine=options.affine,
+        search=options.search,
+        device=options.device,
+        by_slice=options.by_slice,
     )
-    named: dict[str, Any] = {"similarity": options.similarity or "ncc"}
+    named: dict[str, Any] = {"similarity": options.similarity or "auto"}
     if trained:
         named = {**trained, "checkpoint": checkpoint_path(options.checkpoint)}
     return replace(method, **{**named, "normalization": normalization_of(options, trained)})

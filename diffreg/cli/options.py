@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 def similarity_of(options: argparse.Namespace) -> str:
     """Of the variational method, with a line where nothing was said about the method."""
-    similarity = options.similarity or "ncc"
+    similarity = options.similarity or "auto"
     if options.method is None and options.checkpoint is None:
-        print(f"no --checkpoint: the variational method with {similarity}", file=sys.stderr)
+        what = "what suits the contrasts" if similarity == "auto" else similarity
+        print(f"no --checkpoint: the variational method with {what}", file=sys.stderr)
     return similarity
 
 

@@ -106,6 +106,13 @@ def read_nifti(
 
 def write_nifti(path: Path, array: np.ndarray, like: Image) -> None:
     """Write numbers in their own type with the header of `like`, shifted to its slice."""
+    file = nifti_of(array, like)
+    with replacing(path) as temporary:
+        require("nibabel", "NIfTI files").save(file, temporary)
+
+
+def nifti_of(array: np.ndarray, like: Image) -> Any:
+    """The nibabel image of numbers in their own type, with the header of `like`."""
     nib = require("nibabel", "NIfTI files")
     if like.header is None:
         header = nib.Nifti1Header()
@@ -120,8 +127,7 @@ def write_nifti(path: Path, array: np.ndarray, like: Image) -> None:
     file.header["cal_min"] = file.header["cal_max"] = 0  # a window for other intensities
     if like.header is None or like.slice_index is not None:
         _set_affine(file, like)
-    with replacing(path) as temporary:
-        nib.save(file, temporary)
+    return file
 
 
 def type_of(header: Any) -> Any:

@@ -105,6 +105,11 @@ class Image:
         data = torch.zeros(()).expand(1, 1, *grid.size)
         return replace(self, data=data, affine=grid.affine, valid=None)
 
+    def with_data(self, data: Tensor) -> Image:
+        """Other numbers (1, 1, *S) on the same grid."""
+        dtype = torch.zeros((), dtype=data.dtype).numpy().dtype
+        return replace(self, data=data, path=None, dtype=dtype, valid=None)
+
     @property
     def spacing(self) -> tuple[float, ...]:
         """Physical length of a voxel along each array axis, mm."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,15 +122,53 @@ def read_image(
         array, fields = _png.read_png(path, label)
     else:
         raise ValueError(f"{path} has no slice {slice_index}: a PNG file is one image")
+    image = _image(array, path, label, fields)
+    if image.header is not None:
+        tell_place(path, image.header)
+    return image
+
+
+def from_array(array: np.ndarray, affine: np.ndarray, name: str, label: bool = False) -> Image:
+    """An array in memory as an image.
+
+    Args:
+        array: (*S), two or three axes, real numbers.
+        affine: (4, 4), voxel -> RAS mm.
+        name: what messages call it.
+        label: keep whole numbers as integers, and refuse others.
+
+    Returns:
+        The image, without a path; a volume of one plane is a slice.
+
+    Raises:
+        ValueError: as `read_image`.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffreg.data.images import from_array
+        >>> from_array(np.zeros((4, 5, 1), np.int16), np.eye(4), "moving").shape
+        (4, 5)
+    """
+    if array.dtype.kind not in "iufb" or array.size == 0:
+        raise ValueError(
+            f"{name} must hold real numbers, got {array.dtype} of shape {list(array.shape)}"
+        )
+    fields: dict[str, Any] = {"affine": affine, "ndim_in_file": array.ndim}
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    array = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    fields["dtype"] = array.dtype.newbyteorder("=")
+    return _image(array, Path(name), label, fields)
+
+
+def _image(array: np.ndarray, path: Path, label: bool, fields: dict[str, Any]) -> Image:
+    """An image of an array, which may hold numbers that are none."""
     valid = _valid(array, path)
     if valid is not None:
         array = np.where(valid, array, array.dtype.type(0) if label else array[valid].min())
     values, dtype = _labels(array, path) if label else (_held(array, path), fields["dtype"])
     data = torch.from_numpy(np.ascontiguousarray(values))[None, None]
     image = Image(data=data, **{**fields, "dtype": dtype})
-    if image.header is not None:
-        tell_place(path, image.header)
-    return image if valid is None else _partly_valid(image, valid)
+    return image if valid is None else _partly_valid(image, valid, path)
 
 
 def count_slices(path: str | Path) -> int:
@@ -236,11 +275,11 @@ def _valid(array: np.ndarray, path: Path) -> np.ndarray | None:
     return None if valid.all() else valid
 
 
-def _partly_valid(image: Image, valid: np.ndarray) -> Image:
+def _partly_valid(image: Image, valid: np.ndarray, path: Path) -> Image:
     """The image with a note of where it holds numbers, and a warning."""
     bad = int(np.count_nonzero(~valid))
-    message = f"{image.name}: {bad} of {valid.size} voxels are NaN or infinite"
-    warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=3)
+    message = f"{path}: {bad} of {valid.size} voxels are NaN or infinite"
+    warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=4)
     return replace(image, valid=torch.from_numpy(np.ascontiguousarray(valid))[None, None])
 
 

@@ -12,7 +12,7 @@ from diffreg.registration.folders import folder_name
 from diffreg.registration.jobs import GIVEN, Cohort, Job
 
 
-def given(manifest: Manifest, folder: Path, rank: Rank = ALONE) -> Cohort:
+def given(manifest: Manifest, folder: Path, rank: Rank = ALONE, slices: bool = False) -> Cohort:
     """The pairs of a manifest, each with its displacement in a folder, and those that have none.
 
     Args:
@@ -20,6 +20,7 @@ def given(manifest: Manifest, folder: Path, rank: Rank = ALONE) -> Cohort:
         folder: holds `NAME/displacement.nii.gz`, `NAME.nii.gz` or `NAME.nii`, NAME as
             `folder_name` has it.
         rank: whose share it is.
+        slices: volumes were registered slice by slice.
 
     Returns:
         Jobs whose folder is the pair's, or its file; failed are the others.
@@ -32,7 +33,7 @@ def given(manifest: Manifest, folder: Path, rank: Rank = ALONE) -> Cohort:
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder of displacements {folder} does not exist")
     cohort = Cohort()
-    for number, pair, error in numbered(manifest, PAIR_ERRORS):
+    for number, pair, error in numbered(manifest, PAIR_ERRORS, slices):
         if not rank.takes(number):
             continue
         if error is not None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from diffreg import __version__
@@ -21,12 +21,12 @@ from diffreg.data.images import Image, count_slices, read_image
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
-from diffreg.losses import usual_objective
 from diffreg.registration.files import write_registration
 from diffreg.registration.folders import check_some_listed, folder_name, place_from
 from diffreg.registration.jobs import Cohort, Job, Method
 from diffreg.registration.pair import Registration, register, register_batch
 from diffreg.registration.shares import FAILED, forget, tell, told
+from diffreg.registration.start import Start, affine_start
 
 # What one pair may raise without losing the others; a fault of the program is none of them, nor is
 # a full disk.
@@ -43,7 +43,7 @@ def register_all(
     """Register every pair of a manifest, each into its folder in `out`.
 
     Args:
-        manifest: the pairs; volumes without a slice are taken slice by slice.
+        manifest: the pairs.
         out: an existing folder.
         method: how.
         progress: called with (pairs done, pairs).
@@ -164,7 +164,7 @@ def _jobs(
     if method.checkpoint is not None:
         network = hashlib.sha256(method.checkpoint.read_bytes()).hexdigest()
     jobs, closed = [], {}
-    for number, pair, error in numbered(manifest, PAIR_ERRORS):
+    for number, pair, error in numbered(manifest, PAIR_ERRORS, method.slices):
         if error is not None:
             closed[number] = (pair, one_line(error))
         else:
@@ -185,6 +185,7 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
         [pair.moving_slice, pair.fixed_slice],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
         [method.fill, method.normalization and astuple(method.normalization)],
+        [method.affine, method.search],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -197,9 +198,12 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
             with _telling_memory():
                 result = register(
                     *(images.moving, images.fixed),
-                    mask=images.mask,
+                    fixed_mask=images.mask,
                     moving_mask=images.moving_mask,
-                    objective=usual_objective(method.similarity or "ncc"),
+                    similarity=method.similarity or "auto",
+                    affine=method.affine,
+                    search=method.search,
+                    device=method.device,
                     normalization=method.normalization,
                     both_ways=method.both_ways,
                     guarantee=method.guarantee,
@@ -213,23 +217,29 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
 
 def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Registration | str]]:
     """Through the network, neighbours of one size together."""
-    waiting: list[tuple[Job, Prepared]] = []
+    waiting: list[tuple[Job, Prepared, Start]] = []
 
     def flush() -> Iterator[tuple[Job, Registration | str]]:
-        results = _through_network([prepared for _, prepared in waiting], method)
-        for (job, _), result in zip(waiting, results, strict=True):
-            yield job, result if isinstance(result, Registration) else one_line(result)
+        results = _through_network([prepared for _, prepared, _ in waiting], method)
+        for (job, _, start), result in zip(waiting, results, strict=True):
+            if isinstance(result, Registration):
+                result.metrics.update(start.metrics)
+                yield job, replace(result, start=start)
+            else:
+                yield job, one_line(result)
         waiting.clear()
 
     for job in jobs:
         try:
-            prepared = read_pair(job.pair).prepared(method.normalization)
+            images = read_pair(job.pair)
+            start = affine_start(images, method.affine, method.similarity, method.search)
+            prepared = images.prepared(method.normalization, start.matrix)
         except PAIR_ERRORS as error:
             yield job, one_line(error)
             continue
         if waiting and waiting[0][1].fixed.shape != prepared.fixed.shape:
             yield from flush()
-        waiting.append((job, prepared))
+        waiting.append((job, prepared, start))
         if len(waiting) >= method.batch_size:
             yield from flush()
     yield from flush()

@@ -31,6 +31,10 @@ class Method:
         objective: of the refinement, as the network was trained with.
         refine: at most so many variational steps from the network's displacement.
         fill: the intensity outside the moving image; None: the usual one.
+        affine: the start, as `register` takes it.
+        search: look for large turns too.
+        device: of the variational method.
+        by_slice: take volumes slice by slice; so does a network, which knows images only.
     """
 
     network: nn.Module | None = None
@@ -43,12 +47,21 @@ class Method:
     objective: Objective | None = None
     refine: int = 0
     fill: float | None = None
+    affine: str = "auto"
+    search: bool = False
+    device: str = "auto"
+    by_slice: bool = False
+
+    @property
+    def slices(self) -> bool:
+        """Whether volumes are taken slice by slice."""
+        return self.by_slice or self.network is not None
 
     @property
     def name(self) -> str:
         """In words."""
         if self.network is None:
-            return f"variational, {self.similarity or 'ncc'}"
+            return f"variational, {self.similarity or 'auto'}"
         name = f"network {self.checkpoint.name}" if self.checkpoint else "network"
         return f"{name}, refined by {self.refine} steps" if self.refine else name
 
