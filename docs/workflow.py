@@ -25,7 +25,8 @@ from diffreg.data.normalization import normalize
 from diffreg.fields import fold_certificate
 from diffreg.ops import warp
 from diffreg.registration import register_variational
-from diffreg.report.figures import draw_determinant, empty_figure, panel
+from diffreg.report.drawing import draw_determinant
+from diffreg.report.figures import empty_figure, panel
 from diffreg.report.panels import PairView, grey, upright_points, window
 
 SIZE = (9.0, 5.1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffreg.metrics import dice, folding
 from diffreg.ops import warp
-from diffreg.report.figures import draw_cells
+from diffreg.report.drawing import draw_cells
 from diffreg.report.panels import PairView
 
 COLOURS = ("#0b6e4f", "#c8553d", "#3d5a98", "#b8860b", "#6b4c9a", "#555555", "#2a9d8f", "#a23b72")

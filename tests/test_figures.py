@@ -11,12 +11,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffreg.report import figures
+from diffreg.report import charts, drawing, figures
 from diffreg.report.boxes import boxes_figure
+from diffreg.report.determinants import FOLDED as FOLDED_COLOUR
+from diffreg.report.determinants import determinant_limit
 from diffreg.report.panels import PairView
 
 DISPLAYS = list(itertools.product((False, True), repeat=3))
-FOLDED = np.rint(255 * np.array(to_rgb(figures.FOLDED)))
+FOLDED = np.rint(255 * np.array(to_rgb(FOLDED_COLOUR)))
 
 spec = importlib.util.spec_from_file_location("views", Path(__file__).parent / "test_panels.py")
 views = importlib.util.module_from_spec(spec)
@@ -51,7 +53,7 @@ def one_fold(shape=(200, 240), vertex=(30, 200)) -> PairView:
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_every_orientation_gives_the_same_figures(display):
     view = views.phantom_view(display)
-    for draw in (figures.draw_mesh, figures.draw_determinant, figures.draw_cells):
+    for draw in (drawing.draw_mesh, drawing.draw_determinant, drawing.draw_cells):
         found = pixels(figures.panel(draw, view, 240))
         assert np.abs(found - unturned(draw)).max() <= 2
 
@@ -61,7 +63,7 @@ def test_the_mesh_bends_to_where_the_displacement_points(display):
     figure = Figure()
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    figures.draw_mesh(axes, views.phantom_view(display), lines=60)
+    drawing.draw_mesh(axes, views.phantom_view(display), lines=60)
     rows = np.array(axes.collections[0].get_segments()[:40])
     # Row 10, column 45 of the picture goes 6 to the right, to column 51, and nowhere up or down.
     np.testing.assert_allclose(rows[10, 45], (51, 10))
@@ -72,7 +74,7 @@ def test_the_mesh_lines_are_as_far_apart_along_both_axes():
     image = np.zeros((10, 40))
     view = PairView("a", image, image, image, np.zeros((2, 10, 40)), spacing=(4.0, 1.0))
     axes = Figure().add_axes((0, 0, 1, 1))
-    figures.draw_mesh(axes, view, lines=10)
+    drawing.draw_mesh(axes, view, lines=10)
     starts = np.array([strand[0] for strand in axes.collections[0].get_segments()])
     assert starts[:10, 1].tolist() == list(range(10))
     assert starts[10:, 0].tolist() == [*range(0, 40, 4), 39]
@@ -81,12 +83,12 @@ def test_the_mesh_lines_are_as_far_apart_along_both_axes():
 def test_the_mesh_keeps_the_proportions_of_the_voxels():
     image = np.zeros((10, 20))
     view = PairView("a", image, image, image, np.zeros((2, 10, 20)), spacing=(4.0, 1.0))
-    assert pixels(figures.panel(figures.draw_mesh, view, 200)).shape == (400, 200, 3)
+    assert pixels(figures.panel(drawing.draw_mesh, view, 200)).shape == (400, 200, 3)
 
 
 @pytest.mark.parametrize(
     "draw",
-    [figures.draw_mesh, figures.draw_determinant, figures.draw_cells],
+    [drawing.draw_mesh, drawing.draw_determinant, drawing.draw_cells],
     ids=lambda d: d.__name__,
 )
 def test_folded_cells_are_marked_where_they_are(draw):
@@ -95,7 +97,7 @@ def test_folded_cells_are_marked_where_they_are(draw):
     assert columns.mean() == pytest.approx(200 / 240, abs=0.02)
 
 
-@pytest.mark.parametrize("draw", [figures.draw_mesh, figures.draw_determinant, figures.draw_cells])
+@pytest.mark.parametrize("draw", [drawing.draw_mesh, drawing.draw_determinant, drawing.draw_cells])
 def test_nothing_is_marked_where_nothing_folds(draw):
     assert not folded_pixels(figures.panel(draw, views.phantom_view())).size
 
@@ -105,22 +107,22 @@ def test_the_determinant_map_is_pale_at_one_blue_below_and_amber_above():
     i, _ = np.indices(image.shape)
     for scale, sign in ((0.5, 1), (1.0, 0), (2.0, -1)):
         u = np.stack([(scale - 1) * i, np.zeros_like(image)])
-        picture = figures.panel(figures.draw_determinant, PairView("a", image, image, image, u), 90)
+        picture = figures.panel(drawing.draw_determinant, PairView("a", image, image, image, u), 90)
         red, _, blue = pixels(picture)[45, 45]
         assert np.sign(np.where(abs(blue - red) < 12, 0, blue - red)) == sign
 
 
 @pytest.mark.parametrize(("value", "limit"), [(1.0, 2), (0.4, 4), (5.0, 8), (1e-6, 8), (-1.0, 2)])
 def test_the_limit_of_the_colours_is_a_power_of_two(value, limit):
-    assert figures.determinant_limit(np.full((3, 3), value)) == limit
+    assert determinant_limit(np.full((3, 3), value)) == limit
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_displacement_that_is_not_finite_is_drawn_as_folded(value):
     view = views.phantom_view()
     view.displacement[0, 20, 30] = value
-    assert folded_pixels(figures.panel(figures.draw_determinant, view)).size
-    for draw in (figures.draw_mesh, figures.draw_cells):
+    assert folded_pixels(figures.panel(drawing.draw_determinant, view)).size
+    for draw in (drawing.draw_mesh, drawing.draw_cells):
         figures.panel(draw, view)
 
 
@@ -128,16 +130,16 @@ def test_a_displacement_that_is_not_finite_is_drawn_as_folded(value):
 def test_the_smallest_images_are_drawn(shape):
     image = np.ones(shape)
     view = PairView("small", image, image, image, np.zeros((2, *shape)))
-    figures.panel(figures.draw_mesh, view)
-    figures.panel(figures.draw_determinant, view)
+    figures.panel(drawing.draw_mesh, view)
+    figures.panel(drawing.draw_determinant, view)
     figures.pair_figure(view)
 
 
 def test_curves_are_drawn_with_gaps_one_point_and_nothing():
     steps = np.arange(500)
     noisy = {"training": (steps, 1 / (1 + steps)), "held out": ([0], [1.0]), "none": ([], [])}
-    assert pixels(figures.curves_figure(noisy)).std() > 1
-    figures.curves_figure({"gaps": (steps, np.where(steps % 7, steps, np.nan))})
+    assert pixels(charts.curves_figure(noisy)).std() > 1
+    charts.curves_figure({"gaps": (steps, np.where(steps % 7, steps, np.nan))})
 
 
 def test_the_same_pair_gives_the_same_bytes():

@@ -100,10 +100,17 @@ def test_png_keeps_the_pixels_and_shrinks_what_is_large():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fixed": np.zeros((1, 4, 5))}, r"fixed must be \(H, W\), got \[1, 4, 5\]"),
+        (
+            {"fixed": np.zeros((1, 1, 4, 5))},
+            r"fixed must be \(H, W\) or \(X, Y, Z\), got \[1, 1, 4",
+        ),
+        ({"fixed": np.zeros((2, 4, 5))}, r"displacement must be \[3, 2, 4, 5\], got \[2, 4, 5\]"),
         ({"moving": np.zeros((5, 4))}, r"moving must be \[4, 5\], got \[5, 4\]"),
         ({"displacement": np.zeros((4, 5, 2))}, r"displacement must be \[2, 4, 5\]"),
         ({"mask": np.zeros((2, 2))}, r"mask must be \[4, 5\], got \[2, 2\]"),
+        ({"spacing": (1.0, 1.0, 1.0)}, r"spacing must be two lengths > 0"),
+        ({"affine": np.eye(3)}, r"affine must be \[4, 4\], got \[3, 3\]"),
+        ({"fixed_labels": np.zeros((4, 4))}, r"fixed_labels must be \[4, 5\], got \[4, 4\]"),
         ({"spacing": (1.0, 0.0)}, r"spacing must be two lengths > 0, got \[1.0, 0.0\]"),
     ],
 )

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffreg.report.figures import SERIES, empty_figure, png_file
+from diffreg.report.charts import SERIES
+from diffreg.report.figures import empty_figure, png_file
 
 BEFORE = "#8b93a1"
 # Boxes are drawn for at most so many groups; of more, for all pairs together only.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-import numpy as np
-
-from diffreg.report.panels import PairView, overlay, window
+from diffreg.report.panels import PairView
 from diffreg.report.table import shown, shown_alike
 
 GREEN, MAGENTA = "#00d000", "#e000e0"  # of the fixed image and of the other one, in overlays
@@ -30,12 +28,3 @@ def key_html(colour: str, text: str) -> str:
 def alternative(what: str, pair: PairView) -> str:
     """The alternative text of a pair's picture."""
     return escape(f"{what}: {pair.title}")
-
-
-def overlays(pair: PairView) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed image and moving image before and after, (rows, columns, 3), in the same windows."""
-    limits = (window(pair.moving), window(pair.fixed))
-    return (
-        overlay(pair.moving, pair.fixed, limits, pair.display),
-        overlay(pair.warped, pair.fixed, limits, pair.display),
-    )

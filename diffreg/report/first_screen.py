@@ -13,15 +13,10 @@ import numpy as np
 
 from diffreg.report import page as report_page
 from diffreg.report.charts import data_url
-from diffreg.report.elements import (
-    GREEN,
-    MAGENTA,
-    alternative,
-    key_html,
-    overlays,
-    value_html,
-)
-from diffreg.report.panels import PairView, png
+from diffreg.report.determinants import Folds, folds_of
+from diffreg.report.elements import GREEN, MAGENTA, key_html, value_html
+from diffreg.report.panels import PairView, overlays, png
+from diffreg.report.rows import PairRow
 from diffreg.report.table import shown
 
 # Plain words before the term; of an area in 2-D, of a volume in 3-D.
@@ -36,7 +31,7 @@ Said = tuple[bool | None, str]  # whether it is well, and the words for it
 def first_screen(
     title: str,
     verdict: Sequence[tuple[str, Any]],
-    pairs: Sequence[PairView],
+    pairs: Sequence[PairView | PairRow],
     sentences: Sequence[Said],
     warnings: Sequence[str] = (),
 ) -> str:
@@ -45,7 +40,8 @@ def first_screen(
     Args:
         title: the heading.
         verdict: (label, value), a value a number, text or (before, after).
-        pairs: the first one is the picture; none: there is no picture.
+        pairs: the first one is the picture; none: there is no picture. A volume has its viewer
+            instead.
         sentences: whether it is well, None where it is neither well nor bad, and the words; the
             first one is the largest.
         warnings: one sentence each.
@@ -63,35 +59,40 @@ def first_screen(
         items.append(f"<div><dt>{escape(str(label))}</dt><dd{size}>{value_html(value)}</dd></div>")
     if items:
         left.append(f'<dl class="verdict">{"".join(items)}</dl>')
-    alone = "" if pairs else " alone"
-    right = _slider(pairs[0]) if pairs else ""
+    right = _slider_of(pairs[0]) if pairs else ""
+    alone = "" if right else " alone"
     hero = f'<section class="hero{alone}"><div>{"".join(left)}</div>{right}</section>'
     return _warnings(warnings) + hero
 
 
-def folding_sentence(cells: Sequence[np.ndarray]) -> tuple[bool, str]:
+def folding_sentence(cells: Sequence[np.ndarray | Folds]) -> tuple[bool, str]:
     """Whether nothing folds, and the sentence that says so.
 
     Args:
-        cells: the smallest corner determinants of each pair, as `smallest_determinant` gives them.
+        cells: the smallest corner determinants of each pair, as `smallest_determinant` gives them,
+            or what was counted of them. Of volumes, whose cells may fold between corners that do
+            not, it speaks of the corners.
 
     Example:
         >>> folding_sentence([np.array([[0.41, 1.0]])])[1]
         'No cell folds: smallest local change of size (Jacobian determinant) 0.410'
     """
-    folded = [int((~(pair > 0)).sum()) for pair in cells]
-    count, total = sum(folded), sum(pair.size for pair in cells)
-    values = np.concatenate([pair.ravel() for pair in cells]) if cells else np.zeros(0)
+    counted = [found if isinstance(found, Folds) else folds_of(found) for found in cells]
+    count, total = sum(pair.folded for pair in counted), sum(pair.total for pair in counted)
+    pairs = len(counted)
     if not total:
         return True, "There are no cells that could fold"
+    values = [pair.smallest for pair in counted if pair.total]
     if not np.isfinite(values).all():
         smallest = "the displacement is not finite everywhere"
     else:
-        smallest = f"{SMALLEST} {shown(float(values.min()))}"
+        smallest = f"{SMALLEST} {shown(min(values))}"
     if not count:
-        where = f" in any of the {len(cells)} pairs" if len(cells) > 1 else ""
-        return True, f"No cell folds{where}: {smallest}"
-    where = f", in {sum(n > 0 for n in folded)} of {len(cells)} pairs" if len(cells) > 1 else ""
+        corners = " at any corner" if any(pair.dimensions == 3 for pair in counted) else ""
+        where = f" in any of the {pairs} pairs" if pairs > 1 else ""
+        return True, f"No cell folds{corners}{where}: {smallest}"
+    among = sum(pair.folded > 0 for pair in counted)
+    where = f", in {among} of {pairs} pairs" if pairs > 1 else ""
     verb = "folds" if count == 1 else "fold"
     return False, f"{count:,} of {total:,} cells {verb}{where}: {smallest}"
 
@@ -143,19 +144,29 @@ def _warnings(warnings: Sequence[str]) -> str:
     )
 
 
-def _slider(pair: PairView) -> str:
-    """Overlay before and after, one over the other, with an edge that can be moved."""
-    before, after = overlays(pair)
-    shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {540 / pair.aspect:.0f}px)"
+def _slider_of(pair: PairView | PairRow) -> str:
+    """Overlay before and after of a pair; nothing for a volume, which has a viewer."""
+    if isinstance(pair, PairRow):
+        plane = pair.planes[0]
+        return _slider(pair.title, plane.before, plane.after, plane.aspect)
+    if pair.is_volume:
+        return ""
+    before, after = (png(picture) for picture in overlays(pair))
+    return _slider(pair.title, before, after, pair.aspect)
+
+
+def _slider(title: str, before: bytes, after: bytes, aspect: float) -> str:
+    """Two pictures, one over the other, with an edge that can be moved."""
+    shape = f"aspect-ratio: 1 / {aspect:.4f}; width: min(100%, {540 / aspect:.0f}px)"
     return (
         f'<figure><div class="compare" style="{shape}">'
-        f'<img src="{data_url(png(after))}" '
-        f'alt="{alternative("Overlay after registration", pair)}">'
-        f'<img class="over" src="{data_url(png(before))}" '
-        f'alt="{alternative("Overlay before registration", pair)}">'
+        f'<img src="{data_url(after)}" '
+        f'alt="{escape(f"Overlay after registration: {title}")}">'
+        f'<img class="over" src="{data_url(before)}" '
+        f'alt="{escape(f"Overlay before registration: {title}")}">'
         "<span>Before</span><span>After</span>"
         '<input type="range" min="0" max="100" value="50" '
         'aria-label="Move the edge between before and after">'
-        f'<i class="edge"></i></div><figcaption>{escape(pair.title)}: {key_html(GREEN, "fixed")}, '
+        f'<i class="edge"></i></div><figcaption>{escape(title)}: {key_html(GREEN, "fixed")}, '
         f"{key_html(MAGENTA, 'moving')}; grey where they agree</figcaption></figure>"
     )

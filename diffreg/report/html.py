@@ -10,32 +10,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from diffreg import __version__
 from diffreg._files import replacing
-from diffreg.metrics import smallest_determinant
 from diffreg.report import page as report_page
-from diffreg.report.charts import Curves, charts_html, curves_html, data_url
-from diffreg.report.elements import (
-    GREEN,
-    MAGENTA,
-    alternative,
-    key_html,
-    overlays,
-    value_html,
-)
-from diffreg.report.figures import (
-    DETERMINANTS,
-    FOLDED,
-    determinant_limit,
-    draw_determinant,
-    draw_mesh,
-    panel,
-)
+from diffreg.report.charts import Curves, charts_html, curves_html
 from diffreg.report.first_screen import Said, first_screen, folding_sentence
-from diffreg.report.panels import PairView, checkerboard, grey, outlined, png, window
+from diffreg.report.panels import PairView
+from diffreg.report.rows import PairRow
+from diffreg.report.sections import drawings, pairs_html
 from diffreg.report.table import Column, Row, Table
+from diffreg.report.viewer import viewer_script, viewer_style
 
 __all__ = ["Column", "PairView", "Row", "Table", "write_report"]
 
@@ -44,7 +28,7 @@ def write_report(
     path: str | Path,
     title: str,
     verdict: Sequence[tuple[str, Any]],
-    pairs: Sequence[PairView],
+    pairs: Sequence[PairView | PairRow],
     table: Table | Mapping[str, Table] | None = None,
     curves: Curves | None = None,
     notes: Sequence[str] = (),
@@ -63,7 +47,9 @@ def write_report(
         path: the HTML file; its folder must exist.
         title: the heading, plain text as everything else here.
         verdict: (label, value) for the first screen; a value is a number, text or (before, after).
-        pairs: what was registered; the first one is the picture of the first screen.
+        pairs: what was registered; the first one is the picture of the first screen. A volume
+            alone has a viewer of three planes; of several each has a row of small pictures, which
+            `diffreg.report.rows.pair_row` makes of one volume at a time.
         table: the numbers; several tables under their titles.
         curves: name -> (steps, values); names "a/b" and "a/c" share a picture called a.
         notes: one paragraph each.
@@ -88,12 +74,13 @@ def write_report(
         ...     "No cell folds" in (Path(folder) / "report.html").read_text()
         True
     """
-    cells = [smallest_determinant(pair.displacement) for pair in pairs]
-    folds = [sentence or folding_sentence(cells)] if pairs else []
+    drawn = drawings(pairs)
+    folds = [sentence or folding_sentence([one.folds for one in drawn])] if drawn else []
+    sentences = [*([fit] if fit else []), *folds]
     body = [
-        first_screen(title, verdict, pairs, [*([fit] if fit else []), *folds], warnings),
+        first_screen(title, verdict, [one.pair for one in drawn], sentences, warnings),
         charts_html(charts or {}),
-        _pairs(pairs, cells, in_full, verdict),
+        pairs_html(drawn, in_full, verdict),
         curves_html(curves or {}),
         _tables(table),
     ]
@@ -101,14 +88,15 @@ def write_report(
         items = "".join(f"<li>{escape(note)}</li>" for note in notes)
         body.append(f'<h2 id="notes">Notes</h2><ul class="notes">{items}</ul>')
     body.append(_origin(origin or {}))
+    has_viewer = any(one.volume for one in drawn)
     page = report_page.PAGE.substitute(
         title=escape(title),
         links=_links(
-            *(("charts", charts), ("pairs", pairs), ("training", curves), ("results", table)),
-            *(("notes", notes), ("origin", origin)),
+            *(("charts", charts), ("pairs", pairs), ("deformation", has_viewer)),
+            *(("training", curves), ("results", table), ("notes", notes), ("origin", origin)),
         ),
-        style=report_page.STYLE,
-        script=report_page.SCRIPT,
+        style=report_page.STYLE + (viewer_style() if has_viewer else ""),
+        script=report_page.SCRIPT + (viewer_script() if has_viewer else ""),
         body="\n".join(body),
         credits="\n".join(f"<p>{escape(line)}</p>" for line in credits),
         version=__version__,
@@ -146,83 +134,3 @@ def _links(*sections: tuple[str, Any]) -> str:
     if len(present) < 2:
         return ""
     return "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in present)
-
-
-def _pairs(
-    pairs: Sequence[PairView],
-    cells: Sequence[np.ndarray],
-    in_full: int,
-    verdict: Sequence[tuple[str, Any]],
-) -> str:
-    """All panels of the first pairs, one row for each of the others."""
-    if not pairs:
-        return ""
-    heading = "Pair by pair" if len(pairs) > 1 else "The pair"
-    parts = [f'<h2 id="pairs">{heading}</h2><p class="hint">{report_page.HINT}</p>']
-    for k, (pair, determinants) in enumerate(zip(pairs, cells, strict=True)):
-        top = _top(pair, determinants) if len(pairs) > 1 else ""  # else it is on the first screen
-        said = list(verdict) if len(pairs) == 1 else []
-        items = "".join(
-            f"<div><dt>{escape(str(name))}</dt><dd>{value_html(value)}</dd></div>"
-            for name, value in pair.metrics.items()
-            if (name, value) not in said
-        )
-        numbers = f'<dl class="numbers">{items}</dl>' if items else ""
-        panels = "".join(_panels(pair, determinants, k < in_full))
-        parts.append(
-            f'<section class="{"pair" if k < in_full else "pair row"}">{top}{numbers}'
-            f'<div class="panels">{panels}</div></section>'
-        )
-    return "".join(parts)
-
-
-def _top(pair: PairView, cells: np.ndarray) -> str:
-    """The heading of a pair, and whether it folds."""
-    good, sentence = folding_sentence([cells])
-    return (
-        f'<div class="top"><h3>{escape(pair.title)}</h3>'
-        f'<span class="badge{"" if good else " bad"}">{escape(sentence)}</span></div>'
-    )
-
-
-def _panels(pair: PairView, cells: np.ndarray, full: bool) -> list[str]:
-    """The figures of one pair; six of the eight in a row."""
-    limits, display = window(pair.moving), pair.display
-    before, after = overlays(pair)
-    outline = ", mask outlined" if pair.mask is not None else ""
-    colours = f"{key_html(GREEN, 'fixed')} {key_html(MAGENTA, 'moving')}" if full else ""
-    width, longest, tallest = (560, 1000, 460) if full else (300, 360, 320)
-    pictures = {
-        "Moving": (grey(pair.moving, limits, display), ""),
-        "Fixed": (outlined(pair), outline),
-        "Warped": (grey(pair.warped, limits, display), ""),
-        "Checkerboard": (checkerboard(pair), " of warped and fixed"),
-        "Overlay before": (before, f" {colours}"),
-        "Overlay after": (after, f" {colours}"),
-    }
-    files = {name: (png(picture, longest), text) for name, (picture, text) in pictures.items()}
-    files["Deformed mesh"] = (panel(draw_mesh, pair, width), "")
-    if full:
-        files["Jacobian determinant"] = (panel(draw_determinant, pair, width), _legend(cells))
-    else:
-        del files["Checkerboard"]
-    shape = f"aspect-ratio: 1 / {pair.aspect:.4f}; width: min(100%, {tallest / pair.aspect:.0f}px)"
-    return [
-        f'<figure><img src="{data_url(picture)}" style="{shape}" alt="{alternative(name, pair)}">'
-        f"<figcaption><b>{name}</b>{caption}</figcaption></figure>"
-        for name, (picture, caption) in files.items()
-    ]
-
-
-def _legend(cells: np.ndarray) -> str:
-    """The colour bar of the determinant map, and what the colour of a fold means."""
-    limit = f"{determinant_limit(cells):.0f}"
-    bar = f"background: linear-gradient(90deg, {', '.join(DETERMINANTS)})"
-    count = int((~(cells > 0)).sum())
-    text = f"folded: {count:,} of {cells.size:,} cells"
-    folded = f'<span class="fold">{key_html(FOLDED, text)}</span>' if count else ""
-    return (
-        f' by cell<span class="scale" style="{bar}"></span>'
-        f'<span class="ends"><span>&le;&nbsp;1/{limit} shrinks</span><span>1</span>'
-        f"<span>grows &ge;&nbsp;{limit}</span></span>{folded}"
-    )

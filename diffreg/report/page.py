@@ -210,6 +210,19 @@ HINT = (
     "its way to the moving image, above 1, amber, it grows, and at 0 or below it folds."
 )
 
+ROWS_HINT = (
+    "Three planes of each pair, before and after registration: fixed is green and the moving "
+    "image magenta, so that what agrees is grey. The patient's left is on the left; where cells "
+    "fold, the planes cross in the worst one."
+)
+
+VOLUME_HINT = (
+    "The local change of size (Jacobian determinant) is the smallest of the eight corners of a "
+    "cell, the box between eight voxel centres: below 1, blue, a cell shrinks on its way to the "
+    "moving image, above 1, amber, it grows, and at 0 or below it folds. All cells are counted; "
+    "both scales are logarithmic."
+)
+
 TICK = (
     '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="12" cy="12" r="12" '
     'fill="currentColor"/><path d="M6.5 12.5l3.8 3.8 7.4-8" fill="none" stroke="#fff" '

@@ -1,6 +1,7 @@
-"""A registered pair as upright RGB panels: images, overlays, checkerboard.
+"""A registered pair, and its images as upright RGB panels: overlays, checkerboard, outlines.
 
-Every picture is turned upright by one triple, `display`.
+Every picture is turned upright by one triple, `display`; volumes are cut into such pictures by
+`diffreg.report.volumes`.
 """
 
 from __future__ import annotations
@@ -16,25 +17,39 @@ from diffreg._extras import require
 
 # How array axes become rows and columns: transpose, then flip rows, then flip columns.
 Display = tuple[bool, bool, bool]
+Window = tuple[float, float]  # what is drawn black, and what white
+# Arrays that a pair may be without.
+OUTLINED = ("mask", "moving_labels", "warped_labels", "fixed_labels")
 
 
 @dataclass
 class PairView:
-    """One registered pair, ready to be drawn; everything lies on the fixed grid, in array axes.
+    """One registered pair, ready to be drawn; everything lies on the fixed grid S, in array axes.
 
     Args:
         title: what the pair is called.
-        moving: (H, W), the moving image on the fixed grid, before the warp.
-        fixed: (H, W).
-        warped: (H, W), moving(p + u(p)).
-        displacement: (2, H, W), voxels, component k along array axis k.
-        spacing: physical length of a voxel along each array axis.
-        display: (transpose, flip_rows, flip_columns), see `upright`.
+        moving: (*S), S of two or three axes: the moving image on the fixed grid, before the warp.
+        fixed: (*S).
+        warped: (*S), moving(p + u(p)).
+        displacement: (D, *S), voxels, component k along array axis k.
+        spacing: physical length of a voxel along each array axis; (): 1 along each.
+        display: of an image, (transpose, flip_rows, flip_columns), see `upright`.
         metrics: name -> number, text, or (before, after).
-        mask: (H, W), drawn as an outline.
+        mask: (*S), drawn as an outline.
+        affine: of a volume, (4, 4), voxel -> RAS mm: it turns the planes upright; None: it has no
+            place in space, and they are drawn as they are stored.
+        moving_labels, warped_labels, fixed_labels: of a volume, (*S) whole numbers each, the moving
+            ones before and after the warp; drawn as outlines.
+        limits: the windows of moving and fixed, of a slice those of its volume; None: their own.
+        determinants: (*(S - 1)), of a slice what its volume has there; None: the displacement's.
 
     Raises:
-        ValueError: a shape or the spacing does not fit.
+        ValueError: a shape, the spacing or the affine does not fit.
+
+    Example:
+        >>> volume = np.zeros((4, 5, 6))
+        >>> PairView("a", volume, volume, volume, np.zeros((3, 4, 5, 6)), (1, 1, 2.5)).is_volume
+        True
     """
 
     title: str
@@ -42,30 +57,54 @@ class PairView:
     fixed: np.ndarray
     warped: np.ndarray
     displacement: np.ndarray
-    spacing: Sequence[float] = (1.0, 1.0)
+    spacing: Sequence[float] = ()
     display: Display = (False, False, False)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     mask: np.ndarray | None = None
+    affine: np.ndarray | None = None
+    moving_labels: np.ndarray | None = None
+    warped_labels: np.ndarray | None = None
+    fixed_labels: np.ndarray | None = None
+    limits: tuple[Window, Window] | None = None
+    determinants: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.fixed = np.asarray(self.fixed)
-        if self.fixed.ndim != 2 or self.fixed.size == 0:
-            raise ValueError(f"fixed must be (H, W), got {list(self.fixed.shape)}")
-        expected = dict.fromkeys(("moving", "warped", "mask"), self.fixed.shape)
-        expected["displacement"] = (2, *self.fixed.shape)
-        for name, shape in expected.items():
-            if name == "mask" and self.mask is None:
-                continue
-            array = np.asarray(getattr(self, name))
-            if array.shape != shape:
-                raise ValueError(f"{name} must be {list(shape)}, got {list(array.shape)}")
-            setattr(self, name, array)
-        if len(self.spacing) != 2 or not all(0 < float(h) < np.inf for h in self.spacing):
-            raise ValueError(f"spacing must be two lengths > 0, got {list(self.spacing)}")
+        shape = self.fixed.shape
+        if len(shape) not in (2, 3) or self.fixed.size == 0:
+            raise ValueError(f"fixed must be (H, W) or (X, Y, Z), got {list(shape)}")
+        self._check("displacement", (len(shape), *shape))
+        for name in ("moving", "warped", *OUTLINED):
+            self._check(name, shape)
+        self.spacing = tuple(float(h) for h in self.spacing) or (1.0,) * len(shape)
+        if len(self.spacing) != len(shape) or not all(0 < h < np.inf for h in self.spacing):
+            count = "two" if len(shape) == 2 else "three"
+            raise ValueError(f"spacing must be {count} lengths > 0, got {list(self.spacing)}")
+        if self.affine is not None and np.shape(self.affine) != (4, 4):
+            raise ValueError(f"affine must be [4, 4], got {list(np.shape(self.affine))}")
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Makes an array of what was given for it, which may be nothing for outlines."""
+        if name in OUTLINED and getattr(self, name) is None:
+            return
+        array = np.asarray(getattr(self, name))
+        if array.shape != shape:
+            raise ValueError(f"{name} must be {list(shape)}, got {list(array.shape)}")
+        setattr(self, name, array)
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it has three axes."""
+        return self.fixed.ndim == 3
+
+    @property
+    def windows(self) -> tuple[Window, Window]:
+        """What is drawn black and white, of moving (and warped) and of fixed."""
+        return self.limits or (window(self.moving), window(self.fixed))
 
     @property
     def aspect(self) -> float:
-        """Height over width of the upright picture in physical units."""
+        """Of an image: height over width of the upright picture in physical units."""
         height, width = (n * float(h) for n, h in zip(self.fixed.shape, self.spacing, strict=True))
         return width / height if self.display[0] else height / width
 
@@ -110,7 +149,7 @@ def upright_points(
     return rows, (width - 1 - columns if flip_columns else columns)
 
 
-def window(image: np.ndarray) -> tuple[float, float]:
+def window(image: np.ndarray) -> Window:
     """The percentiles 0.5 and 99.5 of the finite values; the range where they coincide."""
     values = image[np.isfinite(image)].astype(np.float64)
     if values.size == 0:
@@ -119,14 +158,14 @@ def window(image: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(values.min()), float(values.max()))
 
 
-def level(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+def level(image: np.ndarray, limits: Window) -> np.ndarray:
     """[0, 1] within the limits; 0 for nan and for a constant image."""
     low, high = limits
     scaled = (image.astype(np.float64) - low) / (high - low if high > low else 1.0)
     return np.clip(np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
 
 
-def grey(image: np.ndarray, limits: tuple[float, float], display: Display) -> np.ndarray:
+def grey(image: np.ndarray, limits: Window, display: Display) -> np.ndarray:
     """(rows, columns, 3) uint8, grey between the limits."""
     values = np.rint(255 * level(image, limits)).astype(np.uint8)
     return np.repeat(upright(values, display)[..., None], 3, axis=2)
@@ -135,7 +174,7 @@ def grey(image: np.ndarray, limits: tuple[float, float], display: Display) -> np
 def overlay(
     image: np.ndarray,
     fixed: np.ndarray,
-    limits: tuple[tuple[float, float], tuple[float, float]],
+    limits: tuple[Window, Window],
     display: Display,
 ) -> np.ndarray:
     """(rows, columns, 3) uint8: image in magenta, fixed in green, so grey where they agree.
@@ -150,10 +189,19 @@ def overlay(
     return upright(np.rint(255 * np.stack([a, b, a], axis=-1)).astype(np.uint8), display)
 
 
+def overlays(pair: PairView) -> tuple[np.ndarray, np.ndarray]:
+    """Fixed image and moving image before and after, (rows, columns, 3), in the same windows."""
+    return (
+        overlay(pair.moving, pair.fixed, pair.windows, pair.display),
+        overlay(pair.warped, pair.fixed, pair.windows, pair.display),
+    )
+
+
 def checkerboard(view: PairView, tiles: int = 8) -> np.ndarray:
     """(rows, columns, 3) uint8: warped and fixed in turn, `tiles` squares to the longer side."""
-    warped = grey(view.warped, window(view.moving), view.display)
-    fixed = grey(view.fixed, window(view.fixed), view.display)
+    limits, fixed_limits = view.windows
+    warped = grey(view.warped, limits, view.display)
+    fixed = grey(view.fixed, fixed_limits, view.display)
     spacing = view.spacing[::-1] if view.display[0] else view.spacing
     lengths = [n * float(h) for n, h in zip(fixed.shape, spacing, strict=False)]
     rows, columns = (
@@ -166,7 +214,7 @@ def checkerboard(view: PairView, tiles: int = 8) -> np.ndarray:
 
 def outlined(view: PairView) -> np.ndarray:
     """(rows, columns, 3) uint8: the fixed image with the outline of the mask."""
-    picture = grey(view.fixed, window(view.fixed), view.display).copy()
+    picture = grey(view.fixed, view.windows[1], view.display).copy()
     if view.mask is not None:
         inside = np.pad(view.mask > 0, 1)
         core = inside[1:-1, 1:-1].copy()
@@ -178,11 +226,20 @@ def outlined(view: PairView) -> np.ndarray:
 
 def png(picture: np.ndarray, longest: int = 1000) -> bytes:
     """A PNG file of (rows, columns, 3) uint8, shrunk where a side is longer than `longest`."""
-    pillow = require("PIL.Image", "pictures")
     if (picture == picture[..., :1]).all():
         picture = picture[..., 0]
+    return _file(picture, longest, "PNG", compress_level=6)
+
+
+def jpeg(picture: np.ndarray, longest: int) -> bytes:
+    """A JPEG file, a tenth of the PNG's size; colours are kept as fine as light and dark."""
+    return _file(picture, longest, "JPEG", quality=82, subsampling=0, optimize=True)
+
+
+def _file(picture: np.ndarray, longest: int, kind: str, **options: Any) -> bytes:
+    pillow = require("PIL.Image", "pictures")
     image = pillow.fromarray(np.ascontiguousarray(picture))
     image.thumbnail((longest, longest), pillow.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
