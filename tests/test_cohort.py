@@ -92,7 +92,8 @@ def test_every_pair_and_one_report(folder, capsys):
     assert [line["group"] for line in lines] == ["p0", "p0", "p1", "p1"]
     assert {"max_displacement_mm", "mean_displacement_mm"} <= set(lines[0])
     assert not {"date", "command", "device"} & set(lines[0])
-    assert all(float(line["ncc_after"]) >= float(line["ncc_before"]) for line in lines)
+    gains = [float(line["ncc_after"]) - float(line["ncc_before"]) for line in lines]
+    assert gains[0] == pytest.approx(0, abs=1e-4) and min(gains[1:]) > 0  # the first are equal
     page = (folder / "out/report.html").read_text()
     assert "No cell folds in any of the 4 pairs" in page
     assert page.index("better in 3 of 4 pairs") < page.index("No cell folds")

@@ -36,7 +36,7 @@ def run_register(options: argparse.Namespace) -> int:
     check_same_pair(out, moving, fixed)
     mask = _mask(options.fixed_mask, options.slice)
     moving_mask = _mask(options.moving_mask, of_moving)
-    check_images(moving, fixed)  # before any word
+    check_images(moving, fixed, (mask, moving_mask))  # before any word
     method = {"similarity": similarity_of(options), **trained}
     with progress_bar("register") as progress:
         result = register(

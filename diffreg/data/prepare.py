@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -284,14 +285,13 @@ def compared_region(
         >>> compared_region(image, image).sum().item()
         6.0
     """
-    check_images(moving, fixed)
+    check_images(moving, fixed, (mask, moving_mask))
     inside = coverage(moving, fixed)
     if fixed.valid is not None:
         inside = inside * fixed.valid.to(torch.float32)
     for chosen in (mask, moving_mask):
         if chosen is None:
             continue
-        _check_kinds(chosen, fixed)
         where = _chosen(chosen, fixed)
         if not where.any():
             raise ValueError(f"the mask {chosen.name} selects no voxel of {fixed.name}")
@@ -303,11 +303,12 @@ def compared_region(
     return inside
 
 
-def check_images(moving: Image, fixed: Image) -> None:
+def check_images(moving: Image, fixed: Image, masks: Sequence[Image | None] = ()) -> None:
     """Refuse two images that no map brings onto each other.
 
     Args:
         moving, fixed: the images.
+        masks: of either.
 
     Raises:
         ValueError: kinds or dimensions that do not go together, two slices that do not lie in one
@@ -315,8 +316,9 @@ def check_images(moving: Image, fixed: Image) -> None:
 
     Example: `check_images(read_image("a.nii.gz"), read_image("b.nii.gz"))`
     """
-    _check_kinds(moving, fixed)
-    voxel_map(moving, fixed)
+    for image in (moving, *(mask for mask in masks if mask is not None)):
+        _check_kinds(image, fixed)
+        voxel_map(image, fixed)
     check_right_angles(fixed.grid)
     for image in (moving, fixed):
         _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
