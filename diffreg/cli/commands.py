@@ -26,7 +26,7 @@ def run_register(options: argparse.Namespace) -> int:
 
         return register_manifest(options)
     from diffreg.data.prepare import check_images
-    from diffreg.registration import register, write_registration
+    from diffreg.registration import register
     from diffreg.registration.folders import check_output_folder, check_same_pair
 
     trained = network_of(options)
@@ -52,7 +52,7 @@ def run_register(options: argparse.Namespace) -> int:
             device=options.device,
             **{**method, "normalization": normalization_of(options, trained)},
         )
-    result = write_registration(result, out, jacobian=options.jacobian)
+    result = result.save(out, jacobian=options.jacobian)
     for line in result.how:
         print(line, file=sys.stderr)
     for warning in result.metrics["warnings"]:

@@ -38,8 +38,8 @@ def show_first(out: Path) -> Path:
         result = register(*CASE.images, objective=usual_objective("ncc"))
     finally:
         torch.set_num_threads(threads)
-    result = write_registration(result, out / FOLDER, credits=CREDITS)
+    written = write_registration(result, out / FOLDER, credits=CREDITS)
     seconds = time.perf_counter() - start
     report = out / FOLDER / REPORT
-    print(f"{result.verdict}\nReport: {report} ({seconds:.1f} s)", flush=True)
+    print(f"{written.verdict}\nReport: {report} ({seconds:.1f} s)", flush=True)
     return report

@@ -27,6 +27,7 @@ from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words, provenance
 from diffreg.registration.pyramid import possible_levels
 from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
+from diffreg.registration.returned import Returned
 from diffreg.registration.start import affine_start
 from diffreg.registration.variational import register_variational
 
@@ -50,7 +51,7 @@ def register(
     affine: str | np.ndarray = "auto",
     device: str | torch.device = "auto",
     search: bool = False,
-) -> Registration:
+) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
     Images are paths, numpy arrays, torch tensors, or images of diffreg, nibabel, SimpleITK or ants;
@@ -126,7 +127,7 @@ def register(
         settings = levels, iterations, progress, device_named(device)
         result = _by_descent(prepared, objective, similarity or "auto", settings, ending)
     result.metrics.update(start.metrics)
-    return replace(result, given=moving, start=start)
+    return Returned.of(replace(result, given=moving, start=start))
 
 
 def _check_options(network: Any, objective: Any, similarity: Any, refine: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ from torch import Tensor
 
 from diffreg.data.geometry import Image
 from diffreg.data.given import in_kind
+from diffreg.data.grid import in_words
 from diffreg.data.prepare import Compared, Prepared
 from diffreg.data.resampling import resample_to, usual_fill
+from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.registration.start import Start
+from diffreg.registration.use import Inverse, applied, inverse_of, points_moved
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
 SAME_CONTRAST = {"ssd", "ncc", "lncc"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Registration:
     """What came of registering one pair.
 
@@ -74,6 +78,55 @@ class Registration:
     def mask(self) -> Tensor:
         """(1, 1, *S), 1 where the images are compared before and after, else 0."""
         return self.compared.mask
+
+    def apply(self, image: Any, interpolation: str | None = None, fill: float | None = None) -> Any:
+        """Another image, or labels, of the moving side on the fixed grid; or points, moved.
+
+        Args:
+            image: as `diffreg.register` takes them, sampled once through the whole map; or an
+                array (K, 3) of points of the fixed image, RAS mm, (K, 2) where it has no third
+                axis, which `diffreg.registration.use.points_moved` moves.
+            interpolation: "linear" or "nearest"; None: nearest where it looks like labels.
+            fill: outside the image; None: 0 for labels, else as in `register`.
+
+        Returns:
+            In the kind that it was given in.
+
+        Raises:
+            TypeError, ValueError: neither an image nor points.
+        """
+        whole = self.fixed, self.displacement, self.affine
+        if self._are_points(image):
+            return points_moved(np.asarray(image), *whole)
+        return applied(image, *whole, interpolation, fill)
+
+    def _are_points(self, image: Any) -> bool:
+        """Whether an array is a list of points: an image has as many axes as the moving one."""
+        if not isinstance(image, np.ndarray) or image.ndim != 2:
+            return False
+        return len(self.fixed.shape) == 3 or image.shape[1] < 4 < min(self.moving.shape)
+
+    @cached_property
+    def inverse(self) -> Inverse:
+        """The way back, with its residual."""
+        return inverse_of(self.fixed, self.displacement, self.affine)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against the result, one sentence each."""
+        return list(self.metrics.get("warnings", ()))
+
+    @cached_property
+    def certificate(self) -> FoldCertificate:
+        """Whether the displacement folds, proven; of slices so far."""
+        return fold_certificate(self.displacement)
+
+    def __repr__(self) -> str:
+        size, verdict = in_words(self.fixed.shape), self.verdict.split(", ")
+        lines = [f"Registration of {self.moving.name} to {self.fixed.name}, {size}:"]
+        lines += [f"  {line}" for line in (*self.how, ", ".join(verdict[:2]))]
+        lines += [f"  {', '.join(verdict[2:])}", *(f"  warning: {w}" for w in self.warnings)]
+        return "\n".join(lines)
 
     @property
     def verdict(self) -> str:

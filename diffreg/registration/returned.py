@@ -1,0 +1,49 @@
+"""A registration as `diffreg.register` hands it out: it saves itself, and notebooks show it."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, fields, replace
+from html import escape
+from pathlib import Path
+
+from diffreg.registration.files import write_registration
+from diffreg.registration.pair_page import view
+from diffreg.registration.result import Registration
+
+
+@dataclass(frozen=True, repr=False)
+class Returned(Registration):
+    """What came of registering one pair; see `Registration` for its parts."""
+
+    @classmethod
+    def of(cls, result: Registration) -> Returned:
+        """The same result."""
+        return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
+
+    def save(self, folder: str | Path, report: bool = True, jacobian: bool = False) -> Returned:
+        """Write warped image, displacement, affine, metrics and report into a folder.
+
+        Args:
+            folder: it is made where it does not exist; its parent must.
+            report: whether to write report.html, which needs matplotlib.
+            jacobian: whether to write the maps of the determinant.
+
+        Returns:
+            The result with the determinants of the file.
+
+        Raises:
+            ValueError: the folder cannot be written to.
+        """
+        written = write_registration(self, folder, report=report, jacobian=jacobian)
+        return replace(self, metrics=written.metrics)
+
+    def _repr_html_(self) -> str:
+        """Picture and verdict, as notebooks show them."""
+        from diffreg.report.figures import pair_figure  # needs matplotlib
+
+        picture = base64.b64encode(pair_figure(view(self, self.moving.name, {}))).decode()
+        lines = [*self.how, self.verdict, *(f"warning: {warning}" for warning in self.warnings)]
+        words = "".join(f"<p style='margin:.2em 0'>{escape(line)}</p>" for line in lines)
+        image = f"<img alt='{escape(self.verdict)}' src='data:image/png;base64,{picture}'"
+        return f"<div>{image} style='max-width:100%'>{words}</div>"
