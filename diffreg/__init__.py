@@ -8,9 +8,11 @@ __version__ = "0.1.0"
 # Imported at their first use: `import diffreg` waits for no torch.
 _ROOMS = {
     "Image": "diffreg.data.geometry",
+    "image": "diffreg.data.given",
     "load_pretrained": "diffreg.training",
     "read_image": "diffreg.data.images",
     "register": "diffreg.registration",
+    "register_affine": "diffreg.registration",
     "warp": "diffreg.ops",
 }
 __all__ = ["__version__", *_ROOMS]

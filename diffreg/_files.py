@@ -103,6 +103,9 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
 def _temporary(name: str) -> str:
     """A hidden name of this process with the same ending, no longer than names may be."""
     mark = f".{os.getpid()}-"
+    rank = os.environ.get("RANK", "")
+    if rank.isdigit():  # processes of several machines, on one disk, may have the same number
+        mark += f"{rank}-"
     while len(os.fsencode(mark + name)) > _LONGEST:
         name = name[1:]
     return mark + name

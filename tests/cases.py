@@ -56,6 +56,8 @@ class Case:
     @property
     def needs(self) -> tuple[bool, ...]:
         """What the backward operator takes behind: which of two gradients are wanted."""
+        if self.operator == "affine_warp":  # to the map, and to a displacement
+            return (True, len(self.differentiable) == 3)
         choice = len(self.differentiable) == 2 and self.operator != "mutual_information"
         return TWO if choice else ()
 
@@ -71,6 +73,8 @@ class Case:
             weights = (torch.arange(size.numel()) % 6 - 1).clamp(min=0) / 4
             mask = weights.reshape(1, 1, *size).to(image.dtype)
             options["mask"] = mask.expand(len(image), 1, *size)
+        if self.operator == "affine_warp" and len(inputs) == 2:  # no displacement to have it from
+            options["size"] = tuple(size)
         return options
 
     def has_values(self, size: tuple[int, ...]) -> bool:
@@ -90,6 +94,11 @@ class Case:
         unit = [1.0] * (inputs[0].ndim - 2)
         if self.operator == "warp":
             return (*inputs, o.get("interpolation", "linear"), o.get("padding", "border"))
+        if self.operator == "affine_warp":
+            moving, matrix, displacement = (*inputs, None)[:3]
+            wide = matrix.detach().double().requires_grad_(matrix.requires_grad)
+            sampling = o.get("interpolation", "linear"), o.get("padding", "border")
+            return (moving, wide, displacement, list(o.get("size", ())), *sampling)
         if self.operator == "deformation_energy":
             penalty = o.get("penalty", "hyperelastic")
             return (*inputs, o.get("spacing", unit), penalty, 0.2)
@@ -145,6 +154,21 @@ def warp_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
     return uniform(moving, dtype, seed), u * amplitude.reshape(-1, *[1] * (u.ndim - 1))
 
 
+def affine_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    """What warp_inputs draws, behind a map that turns, shears and, every second time, goes far."""
+    moving, u = warp_inputs(samples, channels, size, dtype, seed)
+    matrix = 0.4 * uniform((samples, len(size), len(size) + 1), torch.float64, seed + 200)
+    matrix[..., :-1] += torch.eye(len(size), dtype=torch.float64)
+    matrix[1::2, :, -1] *= max([*size, 1])
+    return moving, matrix.to(dtype), u.clamp(-3, 3)
+
+
+def map_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
+    """Without a displacement the fixed grid is as large as the moving one."""
+    _, matrix, _ = affine_inputs(samples, channels, size, dtype, seed)
+    return uniform((samples, channels, *size), dtype, seed), matrix
+
+
 def objective_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
     """A moving image of another size than the fixed grid."""
     moving = (samples, channels, *(max(n + (1 if n > 2 else 0), 1) for n in size))
@@ -158,6 +182,11 @@ def objective(name: str, masked: bool = False, **options: Any) -> Case:
     return Case(
         name, "registration_objective", objective_inputs, options, masked, differentiable=last
     )
+
+
+def affine(name: str, needs: tuple[bool, ...], **options: Any) -> Case:
+    draw = affine_inputs if len(needs) == 3 else map_inputs
+    return Case(name, "affine_warp", draw, options, differentiable=needs)
 
 
 TWO = (True, True)
@@ -236,6 +265,12 @@ CASES = [
         {"interpolation": "cubic", "padding": "reflection"},
         differentiable=TWO,
     ),
+    affine("affine-border", (True, True, True)),
+    affine("affine-zeros", (True, True, True), padding="zeros"),
+    affine("affine-cubic", (True, True, True), interpolation="cubic", padding="reflection"),
+    affine("affine-nearest", (True, False, False), interpolation="nearest", padding="zeros"),
+    affine("affine-map", TWO, padding="reflection"),
+    affine("affine-map-cubic", TWO, interpolation="cubic"),
 ]
 # One case an operator, for what does not depend on the options.
 PLAIN = [
@@ -244,6 +279,6 @@ PLAIN = [
     if case.name
     in (
         *("warp-border", "energy", "determinant", "correlation", "lncc", "mi", "pls", "scale"),
-        "objective-ncc",
+        *("objective-ncc", "affine-border"),
     )
 ]

@@ -6,8 +6,9 @@ import torch
 from test_registration import FIXED, MOVING
 from torch import nn
 
-from diffreg.data.geometry import Image, resample_to
+from diffreg.data.geometry import Image
 from diffreg.data.normalization import Normalization
+from diffreg.data.resampling import resample_to
 from diffreg.losses import Objective
 from diffreg.models import SN, LUNet
 from diffreg.registration import register
@@ -32,7 +33,7 @@ DATA = torch.rand(1, 1, 4, 5)
             "data must be .*diffreg.read_image reads a file",
         ),
         (DATA[0], np.eye(4), ValueError, r"data must be \(1, 1, \*S\).*got \[1, 4, 5\]"),
-        (DATA[..., None], np.eye(4), ValueError, r"got \[1, 1, 4, 5, 1\]"),
+        (DATA[..., None, None], np.eye(4), ValueError, r"got \[1, 1, 4, 5, 1, 1\]"),
         (torch.rand(2, 1, 4, 5), np.eye(4), ValueError, r"got \[2, 1, 4, 5\]"),
         (torch.rand(1, 1, 0, 5), np.eye(4), ValueError, r"got \[1, 1, 0, 5\]"),
         (DATA.to(torch.complex64), np.eye(4), TypeError, "data must be real, got torch.complex64"),
@@ -77,12 +78,13 @@ def test_resampling_refuses_in_words(arguments, message):
     ("options", "message"),
     [
         (
-            {"moving": MOVING.data},
-            "moving must be a diffreg Image, as diffreg.read_image .*got Tensor",
+            {"moving": [[1.0, 2.0]]},
+            "moving must be a path, a diffreg Image, a numpy array, a torch tensor, a nibabel "
+            "image, a SimpleITK image or an ants image, got list",
         ),
-        ({"fixed": "fixed.nii"}, "fixed must be a diffreg Image, as .*, got str"),
-        ({"mask": np.ones((64, 56))}, "mask must be a diffreg Image or None, as .*, got ndarray"),
-        ({"moving_mask": True}, "moving_mask must be a diffreg Image or None"),
+        ({"fixed": None}, "fixed must be a path, .*, got NoneType"),
+        ({"fixed_mask": 1}, "fixed_mask must be a path, .*, got int"),
+        ({"moving_mask": True}, "moving_mask must be a path, .*, got bool"),
         ({"normalization": (0.5, 99.5)}, "normalization must be a diffreg Normalization or None"),
         ({"network": FIXED}, "network must be a torch.nn.Module, got Image"),
         ({"network": LUNet}, "network must be callable, .*got <class"),
@@ -108,10 +110,25 @@ def test_a_fill_that_is_no_number(fill):
     assert resample_to(MOVING, FIXED, fill=np.float32(2)).shape == FIXED.data.shape
 
 
-def test_a_similarity_without_a_network():
+def test_a_similarity_beside_an_objective():
     """It said the similarity in the metrics, and the method minimised another."""
-    with pytest.raises(ValueError, match=r"variational method give objective=Objective\('pls'\)"):
-        register(MOVING, FIXED, similarity="pls")
+    with pytest.raises(ValueError, match="both say what is minimised: leave out 'pls'"):
+        register(MOVING, FIXED, similarity="pls", objective=Objective("ncc"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"similarity": "ncd"}, "similarity must be one of 'auto', .*'ncd'"),
+        ({"affine": "rigid body"}, "affine must be one of 'auto', .*'rigid body'"),
+        ({"affine": np.eye(3)}, r"affine must be \(4, 4\), got \(3, 3\)"),
+        ({"device": "tpu"}, "device must be cpu, cuda or auto, got 'tpu'"),
+        ({"refine": 3}, "refine needs a network"),
+    ],
+)
+def test_an_option_that_there_is_not(options, message):
+    with pytest.raises(ValueError, match=message):
+        register(MOVING, FIXED, **options)
 
 
 def test_an_image_of_another_kind():

@@ -55,7 +55,7 @@ def test_certify_above_a_threshold(tmp_path, capsys):
 @pytest.mark.parametrize(
     "array, words",
     [
-        (np.zeros((3, 4, 5)), "must be a field (2, H, W) or (H, W, 2)"),
+        (np.zeros((3, 4, 5)), "must be a field (D, *S) or (*S, D)"),
         (np.array(["a"]), "must hold real numbers"),
         (np.full((2, 4, 4), np.nan), "NaN or infinite"),
         (np.zeros((2, 1, 4)), "at least 2 voxels"),

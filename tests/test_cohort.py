@@ -81,12 +81,12 @@ def done(folder):
 def test_every_pair_and_one_report(folder, capsys):
     assert run("register", "pairs.csv", "-o", "out") == 0
     said = capsys.readouterr()
-    assert said.err == "no --checkpoint: the variational method with ncc\n"
+    assert said.err == "no --checkpoint: the variational method with what suits the contrasts\n"
     assert said.out.startswith("out/report.html: 4 pairs: NCC ")
     assert "no cell folds in any of the 4 pairs" in said.out
     assert done(folder / "out")[0] == "0001_moving0_to_fixed0"
     names = {path.name for path in (folder / "out/0001_moving0_to_fixed0").iterdir()}
-    assert names == {"warped.nii.gz", "displacement.nii.gz", "metrics.json"}
+    assert names == {"warped.nii.gz", "displacement.nii.gz", "affine.mat", "metrics.json"}
     with (folder / "out/metrics.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [line["group"] for line in lines] == ["p0", "p0", "p1", "p1"]
@@ -204,12 +204,14 @@ def test_a_displacement_that_is_not_finite_fails_its_pair_alone(folder, network,
     assert len(done(folder / "out")) == 3
 
 
-def test_volumes_are_taken_slice_by_slice(folder):
+def test_volumes_are_taken_whole_or_slice_by_slice(folder):
     for name, at in (("a", 0.5), ("b", 0.52)):
         save(f"{name}.nii.gz", np.stack([blob((24, 20), at + k / 50) for k in range(2)], -1))
     (folder / "volumes.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n")
-    assert run("register", "volumes.csv", "-o", "out") == 0
+    assert run("register", "volumes.csv", "-o", "out", "--by-slice") == 0
     assert done(folder / "out") == ["0001_a_to_b_0", "0002_a_to_b_1"]
+    assert run("evaluate", "volumes.csv", "-o", "whole") == 0
+    assert done(folder / "whole") == ["0001_a_to_b"]
 
 
 def test_a_folder_and_arrays(folder):

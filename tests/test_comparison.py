@@ -13,11 +13,12 @@ from test_registration import FIXED, GRID, MOVING, QUICK, SHAPE, phantom
 from torch import nn
 
 from diffreg.cli.main import main
-from diffreg.data.geometry import Image, coverage, resample_to, usual_fill
+from diffreg.data.geometry import Image
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairs import PairDataset
 from diffreg.data.prepare import PairImages, prepare
+from diffreg.data.resampling import coverage, resample_to, usual_fill
 from diffreg.data.resolution import as_coarse_as
 from diffreg.evaluation.measures import measure_pair
 from diffreg.losses import Objective
@@ -104,7 +105,7 @@ def test_a_field_that_leaves_the_image_is_measured_on_what_it_still_shows(tmp_pa
     assert result.metrics["after"]["relative_ssd"] == pytest.approx(0, abs=1e-5)
     assert result.metrics["compared_voxels"] == (SHAPE[0] - 10) * SHAPE[1]
     assert "compared on 84.4 % of the voxels" in result.verdict
-    assert result.warped[0, 0, -1, 0] == -1000  # air, not water
+    assert result.values[0, 0, -1, 0] == -1000  # air, not water
     write_registration(result, tmp_path, report=False)
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["fill"] == -1000
@@ -144,7 +145,7 @@ def test_leaving_the_image_does_not_lower_the_objective(similarity, pair):
     images = (pair[0], pair[1])
     value = Objective(similarity)(*images, result.displacement).total.item()
     without = Objective(similarity)(*images, gone).total.item()
-    price = add_leaving(gone, torch.zeros_like(gone), STRENGTH * 60)
+    price = add_leaving(gone, torch.zeros_like(gone), STRENGTH * 60, gone.shape[2:])
     assert value < without + price
 
 
@@ -153,15 +154,15 @@ def test_the_price_of_leaving_and_its_gradient():
     u = torch.zeros(1, 2, 2, 4, dtype=torch.float64)
     u[0, 1, 0, 3], u[0, 1, 1, 0] = 1.0, -2.0
     gradient = torch.ones_like(u)
-    assert add_leaving(u, gradient, 3.0) == pytest.approx(3 * (1 + 4) / 16 / 8)
+    assert add_leaving(u, gradient, 3.0, u.shape[2:]) == pytest.approx(3 * (1 + 4) / 16 / 8)
     expected = torch.ones_like(u)
     expected[0, 1, 0, 3] += 3 * 2 / 16 / 8
     expected[0, 1, 1, 0] -= 3 * 4 / 16 / 8
     torch.testing.assert_close(gradient, expected)
     large = 6 * torch.randn(1, 2, 5, 4, dtype=torch.float64)
-    value = add_leaving(large, slope := torch.zeros_like(large), 1.0)
+    value = add_leaving(large, slope := torch.zeros_like(large), 1.0, large.shape[2:])
     step = 1e-6 * torch.randn_like(large)
-    change = add_leaving(large + step, torch.zeros_like(large), 1.0) - value
+    change = add_leaving(large + step, torch.zeros_like(large), 1.0, large.shape[2:]) - value
     assert change == pytest.approx((slope * step).sum().item(), rel=1e-4)
 
 
@@ -270,7 +271,7 @@ def test_a_mask_over_a_flat_region_is_refused(which):
     mask = replace(FIXED, data=torch.zeros(1, 1, *SHAPE, dtype=torch.uint8))
     mask.data[..., chosen, :] = 1
     with pytest.raises(ValueError, match=r"is 3 at all 560 voxels where the two images are"):
-        register(**pair, mask=mask)
+        register(**pair, fixed_mask=mask)
 
 
 def test_an_overlap_of_one_voxel_is_refused():
@@ -287,7 +288,7 @@ def test_voxels_without_a_number_are_not_compared():
     result = register(moving, FIXED, **QUICK)
     assert result.prepared.mask[..., :10, :].max() == 0
     assert np.isfinite(result.metrics["after"]["ncc"]) and result.metrics["after"]["ncc"] > 0.98
-    assert bool(torch.isfinite(result.warped).all())
+    assert bool(torch.isfinite(result.values).all())
     fixed = Image(torch.where(data.isnan(), torch.nan, FIXED.data), FIXED.affine)
     assert register(MOVING, fixed, **QUICK).mask[..., :10, :].max() == 0
     with pytest.raises(ValueError, match="holds no number"):
@@ -412,7 +413,7 @@ def test_a_finer_moving_image_is_seen_as_the_fixed_grid_sees():
 
     assert error("fine") < 1.2 * error("averaged") and error("fine") < 0.8 * error("raw")
     expected = resample_to(fine, FIXED, results["fine"].displacement, fill=results["fine"].fill)
-    assert torch.equal(results["fine"].warped, expected)
+    assert torch.equal(results["fine"].values, expected)
 
 
 # training

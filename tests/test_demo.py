@@ -94,7 +94,13 @@ def test_a_registration_is_shown_before_anything_is_trained(small):
     out, _, said = small
     assert said.index("1 of 4") < said.index("first/report.html") < said.index("2 of 4")
     names = {path.name for path in (out / "first").iterdir()}
-    assert names == {"warped.nii.gz", "displacement.nii.gz", "metrics.json", "report.html"}
+    assert names == {
+        "warped.nii.gz",
+        "displacement.nii.gz",
+        "affine.mat",
+        "metrics.json",
+        "report.html",
+    }
     metrics = json.loads((out / "first" / "metrics.json").read_text())
     assert metrics["after"]["ncc"] > metrics["before"]["ncc"]
     assert metrics["folded_percent"] == 0

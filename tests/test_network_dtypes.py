@@ -89,7 +89,7 @@ def test_registration_under_another_default_dtype(default):
     for options in ({"network": network("lunet")}, {"levels": 1, "iterations": 3}):
         result = register(*pair, **options)
         assert result.displacement.dtype == torch.float32
-        assert result.warped.dtype == torch.float32
+        assert result.values.dtype == torch.float32
 
 
 def test_training_is_the_same_under_another_default_dtype(default, tmp_path):

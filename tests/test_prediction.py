@@ -107,7 +107,7 @@ def test_the_objective_is_the_given_one(asked):
 def test_the_mask_counts(asked):
     mask = replace(FIXED, data=torch.zeros_like(FIXED.data))
     mask.data[..., 20:40, :] = 1
-    result = register(MOVING, FIXED, network=Shift(0.5), mask=mask, refine=1)
+    result = register(MOVING, FIXED, network=Shift(0.5), fixed_mask=mask, refine=1)
     assert torch.equal(asked[0][5], result.mask)
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from diffreg.data.geometry import Image, display_orientation, resample_to
+from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.prepare import relative_spacing
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement
 from diffreg.losses import Objective
 from diffreg.metrics import folding
@@ -86,12 +87,12 @@ def assert_same_in_space(result, expected, atol):
     """The warped images agree, compared on one grid."""
     warped, inside = (
         resample_to(replace(result.fixed, data=data), FIXED)
-        for data in (result.warped, result.mask)
+        for data in (result.values, result.mask)
     )
     # Where one of the two just leaves the image, it is filled.
     inside = (inside > 0) & (expected.mask > 0)
     assert inside.float().mean() > 0.9
-    torch.testing.assert_close(warped[inside], expected.warped[inside], rtol=0, atol=atol)
+    torch.testing.assert_close(warped[inside], expected.values[inside], rtol=0, atol=atol)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_the_two_grids_may_differ():
     moving = Image(phantom(shape, turn @ affine, bend=3.0), turn @ affine)
     result = register(moving, FIXED, **QUICK)
     assert result.metrics["after"]["ncc"] > 0.99
-    assert result.warped.shape == FIXED.data.shape
+    assert result.values.shape == FIXED.data.shape
 
 
 def test_every_orientation_is_drawn_alike():
@@ -156,7 +157,7 @@ def test_only_the_moving_images_field_of_view_counts():
 def test_the_mask_may_be_stored_differently():
     half = replace(FIXED, data=torch.zeros(FIXED.data.shape, dtype=torch.uint8))
     half.data[:, :, :30] = 3
-    result = register(MOVING, FIXED, mask=stored(half, True, -1, 1), levels=1, iterations=2)
+    result = register(MOVING, FIXED, fixed_mask=stored(half, True, -1, 1), levels=1, iterations=2)
     assert torch.equal(result.mask, (half.data > 0).float())
 
 
@@ -188,7 +189,7 @@ def lambda_module(function):
 def test_a_network_takes_the_place_of_the_optimiser():
     result = register(MOVING, FIXED, network=Shift(2.0), similarity="pls")
     assert (result.method, result.similarity) == ("network", "pls")
-    assert torch.equal(result.warped[:, :, :-2, :-2], MOVING.data[:, :, 2:, 2:])
+    assert torch.equal(result.values[:, :, :-2, :-2], MOVING.data[:, :, 2:, 2:])
     assert "relative_ssd" not in result.metrics["after"]
     with pytest.raises(ValueError, match="NaN or infinite"):
         register(MOVING, FIXED, network=Shift(float("nan")))
@@ -204,7 +205,7 @@ def refusals():
         "constant": (flat, {}, r"flat\.nii is 7 everywhere"),
         "away": (away, {}, "do not overlap"),
         "png": (replace(MOVING, kind="png"), {}, "no physical coordinates"),
-        "empty mask": (MOVING, {"mask": empty}, r"mask empty\.nii selects no voxel"),
+        "empty mask": (MOVING, {"fixed_mask": empty}, r"mask empty\.nii selects no voxel"),
     }
 
 
@@ -225,7 +226,13 @@ def test_metrics_of_another_contrast():
 def test_written_files(straight, tmp_path):
     result = write_registration(straight, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"warped.nii.gz", "displacement.nii.gz", "metrics.json", "report.html"}
+    assert names == {
+        "warped.nii.gz",
+        "displacement.nii.gz",
+        "affine.mat",
+        "metrics.json",
+        "report.html",
+    }
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics == result.metrics
     written, _ = read_displacement(tmp_path / "out" / "displacement.nii.gz")

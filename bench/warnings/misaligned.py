@@ -10,7 +10,8 @@ import torch
 from aligned import Aligned
 from torch import Tensor
 
-from diffreg.data.geometry import Image, resample_to, usual_fill
+from diffreg.data.geometry import Image
+from diffreg.data.resampling import resample_to, usual_fill
 
 # Degrees and mm, drawn evenly; either sign.
 TURNS, SHIFTS = (8.0, 30.0), (10.0, 40.0)

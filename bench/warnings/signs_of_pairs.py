@@ -15,9 +15,10 @@ from aligned import ROOT, Aligned
 from misaligned import misaligned
 from torch import Tensor
 
-from diffreg.data.geometry import Image, coverage
+from diffreg.data.geometry import Image
 from diffreg.data.normalization import normalize
 from diffreg.data.prepare import prepare
+from diffreg.data.resampling import coverage
 from diffreg.losses import usual_objective
 from diffreg.registration import register
 from diffreg.registration.result import Registration, registration_of

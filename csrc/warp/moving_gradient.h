@@ -18,7 +18,7 @@ struct RowRange {
 // reach(sample, row) is the range that a row of the fixed grid touches; add(sample, row, first,
 // end) adds what it gives to the rows [first, end) of the moving grid.
 template <int D, typename Reach, typename Add>
-void add_to_moving(const Grids<D>& grids, const Reach& reach, const Add& add) {
+void collect(const Grids<D>& grids, const Reach& reach, const Add& add) {
   std::vector<RowRange> ranges(grids.samples * grids.to[0]);
   for_each_row(grids,
                [&](int64_t n, int64_t row) { ranges[n * grids.to[0] + row] = reach(n, row); });
@@ -36,7 +36,7 @@ void add_to_moving(const Grids<D>& grids, const Reach& reach, const Add& add) {
 template <typename Rule, int D, typename T>
 struct Parts {
   static constexpr int kCorners = Rule::kLinear ? 1 << D : 1;
-  T part[kCorners][Lanes<D, T>::kCount];
+  T part[kCorners][kPiece];
 
   static constexpr bool is_high(int corner, int axis) { return corner >> (D - 1 - axis) & 1; }
 
@@ -83,8 +83,9 @@ void add_to_moving_linear(const Grids<D>& grids,
                           const T* gradient,      // (N, C, *to)
                           const T* displacement,  // (N, D, *to)
                           T* grad_moving) {       // (N, C, *from)
+  const Displaced<D, T> field{displacement};
   const auto for_row_of = [&](int64_t n, int64_t row, const auto& run) {
-    for_lanes_of_row<Rule>(grids, displacement + n * D * grids.to_voxels, row, run);
+    for_lanes_of_row<Rule>(grids, field, n, row, run);
   };
   const auto reach = [&](int64_t n, int64_t row) {
     int32_t lowest = INT32_MAX, highest = -1;
@@ -96,7 +97,7 @@ void add_to_moving_linear(const Grids<D>& grids,
     });
     return RowRange{lowest, highest};
   };
-  add_to_moving(grids, reach, [&](int64_t n, int64_t row, int64_t first, int64_t end) {
+  collect(grids, reach, [&](int64_t n, int64_t row, int64_t first, int64_t end) {
     Parts<Rule, D, T> parts;
     for_row_of(n, row, [&](int64_t voxel, const Lanes<D, T>& lanes, int64_t count) {
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
@@ -111,8 +112,12 @@ void add_to_moving_linear(const Grids<D>& grids,
 template <int D, typename T>
 void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradient,
                          const T* displacement, T* grad_moving) {
+  const Displaced<D, T> field{displacement};
   const auto for_row_of = [&](int64_t n, int64_t row, const auto& run) {
-    for_cubic_row(grids, displacement + n * D * grids.to_voxels, padding, row, run);
+    for_lines(grids, n, row, [&](const Line<D>& line) {
+      for_taps(grids, field, padding, line,
+               [&](int64_t x, const CubicTaps<T>* at) { run(line.voxel + x, at); });
+    });
   };
   const auto reach = [&](int64_t n, int64_t row) {
     RowRange range{grids.from[0], -1};
@@ -124,7 +129,7 @@ void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradie
     });
     return range;
   };
-  add_to_moving(grids, reach, [&](int64_t n, int64_t row, int64_t first, int64_t end) {
+  collect(grids, reach, [&](int64_t n, int64_t row, int64_t first, int64_t end) {
     for_row_of(n, row, [&](int64_t voxel, const CubicTaps<T>* at) {
       for (int64_t c = n * grids.channels; c < (n + 1) * grids.channels; ++c) {
         const T value = gradient[c * grids.to_voxels + voxel];
@@ -133,6 +138,19 @@ void add_to_moving_cubic(const Grids<D>& grids, Padding padding, const T* gradie
                        [](T* voxel, T part) { *voxel += part; });
       }
     });
+  });
+}
+
+template <int D, typename T>
+void add_to_moving(const Grids<D>& grids, const Sampling& sampling,
+                   const T* gradient,      // (N, C, *to)
+                   const T* displacement,  // (N, D, *to)
+                   T* grad_moving) {       // (N, C, *from)
+  if (sampling.interpolation == Interpolation::cubic) {
+    return add_to_moving_cubic(grids, sampling.padding, gradient, displacement, grad_moving);
+  }
+  with_rule(sampling, [&](auto rule) {
+    add_to_moving_linear<decltype(rule)>(grids, gradient, displacement, grad_moving);
   });
 }
 

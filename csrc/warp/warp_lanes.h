@@ -13,13 +13,13 @@ namespace diffreg::warp {
 // Neighbours of some voxels of a line, as arrays that a vectorised loop can fill.
 template <int D, typename T>
 struct Lanes {
-  static constexpr int64_t kCount = 128;
-  int32_t low[D][kCount], high[D][kCount];
-  T low_weight[D][kCount], high_weight[D][kCount];
+  int32_t low[D][kPiece], high[D][kPiece];
+  T low_weight[D][kPiece], high_weight[D][kPiece];
 
-  template <typename Rule>
-  void fill(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, int64_t end) {
-    for_voxels<Rule>(grids, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+  template <typename Rule, typename Field>
+  void fill(const Grids<D>& grids, const Field& field, const Line<D>& line, int64_t begin,
+            int64_t end) {
+    for_voxels<Rule>(grids, field, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
       for (int k = 0; k < D; ++k) {
         low[k][x - begin] = at[k].low;
         high[k][x - begin] = at[k].high;
@@ -32,25 +32,25 @@ struct Lanes {
 
 // Calls run(voxel, lanes, count) for the voxels of one row of the fixed grid, some at a time in
 // raster order.
-template <typename Rule, int D, typename T, typename Run>
-void for_lanes_of_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
-                      int64_t row, const Run& run) {
-  Lanes<D, T> lanes;
-  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
-    for (int64_t begin = 0; begin < grids.to[D - 1]; begin += lanes.kCount) {
-      const int64_t end = std::min(begin + lanes.kCount, grids.to[D - 1]);
-      lanes.template fill<Rule>(grids, line, begin, end);
+template <typename Rule, int D, typename Field, typename Run>
+void for_lanes_of_row(const Grids<D>& grids, const Field& field, int64_t sample, int64_t row,
+                      const Run& run) {
+  Lanes<D, typename Field::Type> lanes;
+  for_lines(grids, sample, row, [&](const Line<D>& line) {
+    for_pieces(grids, [&](int64_t begin, int64_t end) {
+      lanes.template fill<Rule>(grids, field, line, begin, end);
       run(line.voxel + begin, lanes, end - begin);
-    }
+    });
   });
 }
 
 // Calls run(voxel, at) for the voxels of one row of the fixed grid, one after the other in raster
 // order; without slopes.
-template <typename Rule, int D, typename T, typename Run>
-void for_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
-             int64_t row, const Run& run) {
-  for_lanes_of_row<Rule>(grids, displacement, row,
+template <typename Rule, int D, typename Field, typename Run>
+void for_row(const Grids<D>& grids, const Field& field, int64_t sample, int64_t row,
+             const Run& run) {
+  using T = typename Field::Type;
+  for_lanes_of_row<Rule>(grids, field, sample, row,
                          [&](int64_t voxel, const Lanes<D, T>& lanes, int64_t count) {
                            for (int64_t i = 0; i < count; ++i) {
                              Neighbours<T> at[D];
@@ -67,23 +67,21 @@ void for_row(const Grids<D>& grids, const T* displacement,  // (D, *to) of one s
                          });
 }
 
-// Calls run(voxel, taps) for the voxels of one row (axis 0) of the fixed grid.
-template <int D, typename T, typename Run>
-void for_cubic_row(const Grids<D>& grids, const T* displacement, Padding padding, int64_t row,
-                   const Run& run) {
-  for_lines(grids, displacement, row, [&](const Line<D, T>& line) {
-    for (int64_t x = 0; x < grids.to[D - 1]; ++x) {
-      T shift[D], bad = 0;
-      for (int k = 0; k < D; ++k) {
-        shift[k] = line.component[k * grids.to_voxels + x];
-        bad += poison(shift[k]);
-      }
+// Calls run(x, taps) for the voxels of a line.
+template <int D, typename Field, typename Run>
+void for_taps(const Grids<D>& grids, const Field& field, Padding padding, const Line<D>& line,
+              const Run& run) {
+  using T = typename Field::Type;
+  for_pieces(grids, [&](int64_t begin, int64_t end) {
+    const auto points = field.points(grids, line, begin);
+    for (int64_t x = begin; x < end; ++x) {
+      T point[D];
+      const T bad = points(static_cast<int32_t>(x), point);
       CubicTaps<T> at[D];
       for (int k = 0; k < D; ++k) {
-        const T from = static_cast<T>(k == D - 1 ? x : line.index[k]);
-        at[k] = CubicTaps<T>({from + shift[k], bad, static_cast<int32_t>(grids.from[k]), padding});
+        at[k] = CubicTaps<T>({point[k], bad, static_cast<int32_t>(grids.from[k]), padding});
       }
-      run(line.voxel + x, at);
+      run(x, at);
     }
   });
 }

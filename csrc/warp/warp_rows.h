@@ -26,17 +26,20 @@ struct Grids {
   int64_t from[D], to[D];
   int64_t stride[D];  // of the moving grid
   int64_t from_voxels, to_voxels, row_voxels;
+  int64_t image_stride;  // from a sample's images to the next one's; 0 where all read the same
 
-  Grids(const Tensor& moving, const Tensor& displacement)
-      : samples(moving.size(0)), channels(moving.size(1)), from_voxels(1), to_voxels(1) {
+  // `size` is that of the fixed grid.
+  Grids(int64_t samples, const Tensor& moving, const int64_t* size)
+      : samples(samples), channels(moving.size(1)), from_voxels(1), to_voxels(1) {
     for (int k = D - 1; k >= 0; --k) {
       from[k] = moving.size(2 + k);
-      to[k] = displacement.size(2 + k);
+      to[k] = size[k];
       stride[k] = from_voxels;
       from_voxels *= from[k];
       if (k == 0) row_voxels = to_voxels;
       to_voxels *= to[k];
     }
+    image_stride = moving.size(0) < samples ? 0 : channels * from_voxels;
   }
 };
 
@@ -67,50 +70,87 @@ void with_rule(const Sampling& sampling, const Run& run) {
       });
 }
 
-// A line of the fixed grid along its last axis, and the displacement of its voxels.
-template <int D, typename T>
+// A line of the fixed grid along its last axis.
+template <int D>
 struct Line {
-  int64_t index[D];    // of its first voxel
-  int64_t voxel;       // of its first voxel, in raster order
-  const T* component;  // of that voxel; the others are grids.to_voxels apart
+  int64_t sample;
+  int64_t index[D];  // of its first voxel
+  int64_t voxel;     // of its first voxel, in raster order
 };
 
 // Calls run(line) for the lines of one row (axis 0) of the fixed grid, in raster order.
-template <int D, typename T, typename Run>
-void for_lines(const Grids<D>& grids, const T* displacement,  // (D, *to) of one sample
-               int64_t row, const Run& run) {
+template <int D, typename Run>
+void for_lines(const Grids<D>& grids, int64_t sample, int64_t row, const Run& run) {
   const int64_t first = row * grids.row_voxels, end = first + grids.row_voxels;
-  Line<D, T> line{{row}, first, displacement + first};
-  for (; line.voxel < end; line.voxel += grids.to[D - 1], line.component += grids.to[D - 1]) {
+  Line<D> line{sample, {row}, first};
+  for (; line.voxel < end; line.voxel += grids.to[D - 1]) {
     run(line);
     for (int k = D - 2; k > 0 && ++line.index[k] == grids.to[k]; --k) line.index[k] = 0;
   }
 }
 
-// Calls run(x, at) for the voxels begin <= x < end of a line, with the neighbours on the moving
-// grid of the point where each lands. No call may depend on another: the loop is vectorised.
-template <typename Rule, int D, typename T, typename Run>
-void for_voxels(const Grids<D>& grids, const Line<D, T>& line, int64_t begin, int64_t end,
-                const Run& run) {
-  T start[D];
-  int32_t size[D];
-  for (int k = 0; k < D; ++k) {
-    start[k] = static_cast<T>(static_cast<int32_t>(line.index[k]));
-    size[k] = static_cast<int32_t>(grids.from[k]);
+// Voxels of a line that are located at once.
+constexpr int64_t kPiece = 128;
+
+// Calls run(begin, end) for the pieces of a line.
+template <int D, typename Run>
+void for_pieces(const Grids<D>& grids, const Run& run) {
+  const int64_t voxels = grids.to[D - 1];
+  for (int64_t begin = 0; begin < voxels; begin += kPiece) {
+    run(begin, std::min(begin + kPiece, voxels));
   }
+}
+
+// Where the voxels of the fixed grid land: p + u(p). What else stands for it is `field` below.
+template <int D, typename T>
+struct Displaced {
+  using Type = T;
+  const T* displacement;  // (N, D, *to)
+
+  // Those of the voxels of a line.
+  struct Points {
+    T start[D];
+    const T* component;  // of its first voxel; the others are `stride` apart
+    int64_t stride;
+
+    // Writes the point where voxel x lands, and gives 0, or NaN where that is not finite.
+    DIFFREG_INLINE T operator()(int32_t x, T* point) const {
+      T bad = 0;
+      for (int k = 0; k < D; ++k) {
+        const T shift = component[k * stride + x];
+        bad += poison(shift);
+        point[k] = (k == D - 1 ? static_cast<T>(x) : start[k]) + shift;
+      }
+      return bad;
+    }
+  };
+  // Of those voxels, x in [begin, begin + kPiece) are asked for.
+  Points points(const Grids<D>& grids, const Line<D>& line, int64_t /* begin */) const {
+    Points points{
+        {}, displacement + line.sample * D * grids.to_voxels + line.voxel, grids.to_voxels};
+    for (int k = 0; k < D; ++k) {
+      points.start[k] = static_cast<T>(static_cast<int32_t>(line.index[k]));
+    }
+    return points;
+  }
+};
+
+// Calls run(x, at) for the voxels begin <= x < end of a piece of a line, with the neighbours on the
+// moving grid of the point where each lands. No call may depend on another: the loop is vectorised.
+template <typename Rule, int D, typename Field, typename Run>
+void for_voxels(const Grids<D>& grids, const Field& field, const Line<D>& line, int64_t begin,
+                int64_t end, const Run& run) {
+  using T = typename Field::Type;
+  const auto points = field.points(grids, line, begin);
+  int32_t size[D];
+  for (int k = 0; k < D; ++k) size[k] = static_cast<int32_t>(grids.from[k]);
   const int32_t last = static_cast<int32_t>(end);
 #pragma GCC ivdep
   for (int32_t x = static_cast<int32_t>(begin); x < last; ++x) {  // hot: voxels
-    T shift[D], bad = 0;
-    for (int k = 0; k < D; ++k) {
-      shift[k] = line.component[k * grids.to_voxels + x];
-      bad += poison(shift[k]);
-    }
+    T point[D];
+    const T bad = points(x, point);
     Neighbours<T> at[D];
-    for (int k = 0; k < D; ++k) {
-      const T from = k == D - 1 ? static_cast<T>(x) : start[k];
-      at[k] = Rule::locate(from + shift[k], bad, size[k]);
-    }
+    for (int k = 0; k < D; ++k) at[k] = Rule::locate(point[k], bad, size[k]);
     run(x, at);
   }
 }
@@ -141,17 +181,15 @@ inline bool reads_pairs() {
 template <int D, typename T>
 class Pairs {
  public:
-  static constexpr int64_t kCount = 128;  // voxels
-
   // The last axis has at least two voxels, and an int32_t counts those of the moving grid.
   explicit Pairs(const Grids<D>& grids)
       : grids_(grids), last_(static_cast<int32_t>(grids.from[D - 1]) - 2) {}
 
-  template <typename Rule>
-  void read(const Line<D, T>& line, int64_t begin, int64_t end, const T* image) {
+  template <typename Rule, typename Field>
+  void read(const Field& field, const Line<D>& line, int64_t begin, int64_t end, const T* image) {
     int32_t stride[D];
     for (int k = 0; k < D; ++k) stride[k] = static_cast<int32_t>(grids_.stride[k]);
-    for_voxels<Rule>(grids_, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
+    for_voxels<Rule>(grids_, field, line, begin, end, [&](int64_t x, const Neighbours<T>* at) {
       const int32_t base = at[D - 1].low < last_ ? at[D - 1].low : last_;
       DIFFREG_UNROLL
       for (int j = 0; j < kPairs; ++j) {
@@ -190,8 +228,8 @@ class Pairs {
   static constexpr int kPairs = 1 << (D - 1);
   const Grids<D>& grids_;
   int32_t last_;
-  int32_t offset_[kPairs][kCount];
-  T pair_[kPairs][2 * kCount];
+  int32_t offset_[kPairs][kPiece];
+  T pair_[kPairs][2 * kPiece];
 };
 
 // The voxels around a point, read by vector gathers: for the value as they are needed, for the
@@ -208,44 +246,46 @@ struct Gathered {
   DIFFREG_INLINE operator Corners<D, T>() const { return Corners<D, T>(voxels, stride, at); }
 };
 
-// Calls run(x, at, corners) for the voxels of a line, with the voxels of `image` around each, which
-// an Index counts.
-template <typename Rule, typename Index, int D, typename T, typename Run>
-void gather_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+// Calls run(x, at, corners) for the voxels of a piece of a line, with the voxels of `image` around
+// each, which an Index counts.
+template <typename Rule, typename Index, int D, typename Field, typename T, typename Run>
+void gather_corners(const Grids<D>& grids, const Field& field, const Line<D>& line, int64_t begin,
+                    int64_t end, const T* image,  // (*from)
                     const Run& run) {
   Index stride[D];
   for (int k = 0; k < D; ++k) stride[k] = static_cast<Index>(grids.stride[k]);
   const Voxels<T, Index> voxels{image};
-  for_voxels<Rule>(grids, line, 0, grids.to[D - 1],
+  for_voxels<Rule>(grids, field, line, begin, end,
                    [&](int64_t x, const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA {
                      run(x, at, Gathered<D, T, Index>{voxels, stride, at});
                    });
 }
 
-// The same by pairs: first the voxels are read, some at a time, then comes the arithmetic.
-template <typename Rule, int D, typename T, typename Run>
-void pair_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+// The same by pairs: first the voxels are read, then comes the arithmetic.
+template <typename Rule, int D, typename Field, typename T, typename Run>
+void pair_corners(const Grids<D>& grids, const Field& field, const Line<D>& line, int64_t begin,
+                  int64_t end, const T* image,  // (*from)
                   const Run& run) {
   Pairs<D, T> pairs(grids);
-  for (int64_t begin = 0; begin < grids.to[D - 1]; begin += pairs.kCount) {
-    const int64_t end = std::min(begin + pairs.kCount, grids.to[D - 1]);
-    pairs.template read<Rule>(line, begin, end, image);
-    for_voxels<Rule>(grids, line, begin, end,
-                     [&](int64_t x, const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA {
-                       run(x, at, pairs.template corners<Rule>(x - begin, at[D - 1]));
-                     });
-  }
+  pairs.template read<Rule>(field, line, begin, end, image);
+  for_voxels<Rule>(grids, field, line, begin, end,
+                   [&](int64_t x, const Neighbours<T>* at) DIFFREG_INLINE_LAMBDA {
+                     run(x, at, pairs.template corners<Rule>(x - begin, at[D - 1]));
+                   });
 }
 
-// The same by the form that this processor reads faster.
-template <typename Rule, int D, typename T, typename Run>
-void for_corners(const Grids<D>& grids, const Line<D, T>& line, const T* image,  // (*from)
+// The same for a whole line, by the form that this processor reads faster.
+template <typename Rule, int D, typename Field, typename T, typename Run>
+void for_corners(const Grids<D>& grids, const Field& field, const Line<D>& line,
+                 const T* image,  // (*from)
                  const Run& run) {
-  if (grids.from_voxels >= INT32_MAX) {
-    return gather_corners<Rule, int64_t>(grids, line, image, run);
-  }
-  if (grids.from[D - 1] > 1 && reads_pairs()) return pair_corners<Rule>(grids, line, image, run);
-  gather_corners<Rule, int32_t>(grids, line, image, run);
+  const bool many = grids.from_voxels >= INT32_MAX;
+  const bool pairs = !many && grids.from[D - 1] > 1 && reads_pairs();
+  for_pieces(grids, [&](int64_t begin, int64_t end) {
+    if (many) return gather_corners<Rule, int64_t>(grids, field, line, begin, end, image, run);
+    if (pairs) return pair_corners<Rule>(grids, field, line, begin, end, image, run);
+    gather_corners<Rule, int32_t>(grids, field, line, begin, end, image, run);
+  });
 }
 
 }  // namespace diffreg::warp

@@ -25,8 +25,7 @@ def run_register(options: argparse.Namespace) -> int:
         from diffreg.cli.manifests import register_manifest
 
         return register_manifest(options)
-    from diffreg.data.prepare import prepare
-    from diffreg.losses import usual_objective
+    from diffreg.data.prepare import check_images
     from diffreg.registration import register, write_registration
     from diffreg.registration.folders import check_output_folder, check_same_pair
 
@@ -37,22 +36,25 @@ def run_register(options: argparse.Namespace) -> int:
     check_same_pair(out, moving, fixed)
     mask = _mask(options.fixed_mask, options.slice)
     moving_mask = _mask(options.moving_mask, of_moving)
-    normalization = normalization_of(options, trained)
-    # Refuses what cannot be registered, before any word.
-    prepare(moving, fixed, mask, normalization, moving_mask)
-    method = {"objective": usual_objective(similarity_of(options)), **trained}
+    check_images(moving, fixed)  # before any word
+    method = {"similarity": similarity_of(options), **trained}
     with progress_bar("register") as progress:
         result = register(
             *(moving, fixed),
-            mask=mask,
+            fixed_mask=mask,
             moving_mask=moving_mask,
             progress=progress,
             guarantee=options.guarantee,
             refine=options.refine,
             fill=options.fill,
-            **{**method, "normalization": normalization},
+            affine=options.affine,
+            search=options.search,
+            device=options.device,
+            **{**method, "normalization": normalization_of(options, trained)},
         )
-    result = write_registration(result, out)
+    result = write_registration(result, out, jacobian=options.jacobian)
+    for line in result.how:
+        print(line, file=sys.stderr)
     for warning in result.metrics["warnings"]:
         print(f"diffreg: warning: {warning}", file=sys.stderr)
     print(f"{out / 'report.html'}: {result.verdict}")
@@ -62,27 +64,34 @@ def run_register(options: argparse.Namespace) -> int:
 def run_apply(options: argparse.Namespace) -> int:
     """Warp another image by a displacement file."""
     from diffreg._files import require_folder
-    from diffreg.data.geometry import coverage, resample_to, usual_fill
+    from diffreg.data.affine import read_affine
     from diffreg.data.images import check_ending, write_image
-    from diffreg.data.transforms import read_displacement
+    from diffreg.data.resampling import coverage, resample_to, usual_fill
+    from diffreg.registration.devices import device_named
+    from diffreg.registration.files import read_map
 
     out = Path(options.out)
-    displacement, grid = read_displacement(options.displacement)
+    displacement, affine, grid = read_map(options.displacement)
+    if options.affine is not None:
+        affine = read_affine(options.affine)
     check_ending(out, grid)
     require_folder(out.absolute().parent, "the output's folder")
     image, interpolation = _to_warp(options)
     nearest = interpolation == "nearest"
     if grid.kind == "png" and image.kind != "png":
         raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
+    image = image.placed(affine)
+    displacement = displacement.to(device_named(options.device))
     coverage(image, grid)
     fill = options.fill
     if fill is None:
         fill = 0.0 if nearest else usual_fill(image)
-    warped = resample_to(image, grid, displacement, interpolation, fill)
+    warped = resample_to(image, grid, displacement, interpolation, fill).cpu()
     write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
     if nearest and options.interpolation is None:
         line = f"{options.image}: labels, so nearest; --interpolation linear blends them"
         print(line, file=sys.stderr)
+    _say_affine_beside(options)
     print(f"{out}: {options.image} on the grid of {options.displacement}, {interpolation}")
     return 0
 
@@ -91,8 +100,9 @@ def run_certify(options: argparse.Namespace) -> int:
     """Say whether a displacement folds."""
     from diffreg.data.transforms import read_field
     from diffreg.fields import fold_certificate, largest_safe_scale
+    from diffreg.registration.devices import device_named
 
-    displacement = read_field(options.displacement)
+    displacement = read_field(options.displacement).to(device_named(options.device))
     certificate = fold_certificate(displacement, options.threshold)
     print(f"{options.displacement}: {certificate}")
     if certificate.folded_cells and options.threshold < 1:
@@ -188,6 +198,16 @@ def _to_warp(options: argparse.Namespace) -> tuple[Image, str]:
     except ValueError:  # not whole numbers, or no image: which of them, the other way says
         return read("linear"), "linear"
     return (labels, "nearest") if looks_like_labels(labels) else (read("linear"), "linear")
+
+
+def _say_affine_beside(options: argparse.Namespace) -> None:
+    """A displacement that is one half of a map is seldom meant alone."""
+    from diffreg.registration.folders import AFFINE
+
+    beside = Path(options.displacement).absolute().parent / AFFINE
+    if options.affine is None and Path(options.displacement).is_file() and beside.exists():
+        line = f"the displacement alone: {beside.name} lies beside it; its folder in its place, or "
+        print(f"{line}--affine, applies both", file=sys.stderr)
 
 
 def _mask(path: str | None, index: int | None) -> Image | None:

@@ -24,7 +24,8 @@ from diffreg._files import FULL
 from diffreg.cli import commands, manifests
 from diffreg.cli.notices import warning_in_lines
 
-SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
+AFFINE = ("auto", "none", "translation", "rigid", "similarity", "affine")
+SIMILARITIES = ("auto", "ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
 _GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away
 
 
@@ -157,7 +158,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="diffreg", description="Diffeomorphic registration of 2-D images.")
+    parser = _Parser(
+        prog="diffreg", description="Diffeomorphic registration of slices and volumes."
+    )
     parser.add_argument("--version", action="version", version=f"diffreg {__version__}")
     parser.set_defaults(safe=lambda options: "no file is half-written")
     commands_ = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -192,6 +195,11 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")
     command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
     command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
+    command.add_argument(
+        "--jacobian",
+        action="store_true",
+        help="write J and log J of the displacement, and J with the affine, as NIfTI",
+    )
     command.set_defaults(run=commands.run_register, safe=manifests.whole_pairs)
 
 
@@ -224,7 +232,24 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--similarity",
         choices=SIMILARITIES,
-        help="of the variational method (ncc); pls, ngf or mi where the contrasts differ",
+        help="of the variational method (auto: mi where the contrasts differ, else ncc + 0.2 lncc, "
+        "and it is said why)",
+    )
+    command.add_argument(
+        "--affine",
+        choices=AFFINE,
+        default="auto",
+        help="the start, the moving image moved as a whole (auto: affine for volumes, and for "
+        "slices whose headers do not say that they are aligned; kept only where it fits better)",
+    )
+    command.add_argument(
+        "--search", action="store_true", help="look for turns by more than 30 degrees as well"
+    )
+    _add_device(command)
+    command.add_argument(
+        "--by-slice",
+        action="store_true",
+        help="of a manifest, register volumes slice by slice, as a network does",
     )
     command.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
@@ -265,6 +290,15 @@ def _finite(text: str) -> float:
     raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
 
 
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="what is computed on (auto: a GPU where there is one)",
+    )
+
+
 def _add_fill(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--fill",
@@ -277,7 +311,16 @@ def _add_fill(command: argparse.ArgumentParser) -> None:
 
 def _add_apply(subparsers: Any) -> None:
     command = subparsers.add_parser("apply", help="warp labels and other images")
-    command.add_argument("displacement", metavar="DISPLACEMENT", help="displacement.nii.gz")
+    command.add_argument(
+        "displacement",
+        metavar="DISPLACEMENT",
+        help="the folder that `register` wrote, for the affine and the displacement; or "
+        "displacement.nii.gz alone",
+    )
+    command.add_argument(
+        "--affine", metavar="FILE", help="affine.mat, which comes after the displacement"
+    )
+    _add_device(command)
     command.add_argument("image", metavar="IMAGE", help="NIfTI or PNG file, or file.npz:ARRAY")
     command.add_argument("-o", "--out", required=True, help="the warped image's file")
     command.add_argument(
@@ -301,6 +344,7 @@ def _add_certify(subparsers: Any) -> None:
     command.add_argument(
         "--threshold", type=float, default=0.0, help="what determinants must exceed (0)"
     )
+    _add_device(command)
     command.set_defaults(run=commands.run_certify)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffreg._ranks import Rank, this_rank
 from diffreg.cli.options import network_of, normalization_of, progress_bar, similarity_of
 
 if TYPE_CHECKING:
     from diffreg.data.manifest import Manifest, Pair
+    from diffreg.data.normalization import Normalization
+    from diffreg.evaluation.result import Measured
     from diffreg.registration.cohort import Cohort, Method
 
 MOST_PAIRS = 50  # of a folder, without --all-pairs
@@ -21,14 +24,19 @@ MOST_PAIRS = 50  # of a folder, without --all-pairs
 def register_manifest(options: argparse.Namespace) -> int:
     """Every pair of a manifest, each into a folder of its own, and one report."""
     from diffreg.evaluation.cohort_report import write_cohort_report
+    from diffreg.registration.cohort import gathered
     from diffreg.registration.files import METRICS, read_json
 
+    rank = this_rank()
     _check_manifest_options(options)
     manifest = _manifest(options.moving)
-    pairs, method = _pairs_of_folder(manifest, options.all_pairs), _method(options, both_ways=False)
+    method = _method(options, both_ways=False)
+    pairs = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
-    similarity_of(options)
-    cohort = _registered(manifest, out, method, pairs)
+    share = _registered(manifest, out, method, pairs, options, rank)
+    cohort = share if rank.alone else gathered(manifest, out, method, rank)
+    if cohort is None or not _writes(out, rank, cohort):
+        return _follows(rank, len(share.jobs), len(share.failed))
     if cohort.jobs:
         print(f"{out / 'report.html'}: {write_cohort_report(cohort, method, out)}")
         found = [read_json(job.folder / METRICS).get("warnings", ()) for job in cohort.jobs]
@@ -41,27 +49,18 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from diffreg.evaluation import evaluate, summary_table, write_evaluation
     from diffreg.evaluation.cohort_report import counted
 
+    rank = this_rank()
     _check_evaluate_options(options)
-    manifest = _manifest(options.manifest)
-    if options.displacements is not None:
-        out = _checked(options.out)
-        pairs, failed = _given(manifest, Path(options.displacements))
-        name = f"displacements in {options.displacements}"
-    else:
-        said, method = (
-            _pairs_of_folder(manifest, options.all_pairs),
-            _method(options, both_ways=True),
-        )
-        out = _made(options.out)
-        similarity_of(options)
-        cohort = _registered(manifest, out, method, said)
-        pairs, failed = [(job.pair, job.folder) for job in cohort.jobs], cohort.failed
-        name = method.name
+    out, name, share, everyone = _to_measure(options, rank)
+    how = not options.contrasts_differ, normalization_of(options, {})
+    found = (share, {}) if rank.alone else _of_all_ranks(share, everyone, out, rank, how)
+    if found is None:
+        return 0
+    cohort, known = found
+    pairs = [(job.pair, job.folder) for job in cohort.jobs]
     with progress_bar("evaluate") as progress:
-        one_contrast, normalization = not options.contrasts_differ, normalization_of(options, {})
-        settings = name, one_contrast, options.seed, progress, normalization
-        evaluation = evaluate(pairs, *settings)
-    evaluation.failed = [*failed, *evaluation.failed]
+        evaluation = evaluate(pairs, name, how[0], options.seed, progress, how[1], known)
+    evaluation.failed = [*cohort.failed, *evaluation.failed]
     if evaluation.records:
         write_evaluation(evaluation, out)
         print(summary_table(evaluation.summaries).text())
@@ -69,6 +68,69 @@ def run_evaluate(options: argparse.Namespace) -> int:
         _warn([sentences for _, sentences in evaluation.warnings], "evaluation.json")
     total = len(evaluation.records) + len(evaluation.failed)
     return _failures(evaluation.failed, total, out)
+
+
+def _to_measure(
+    options: argparse.Namespace, rank: Rank
+) -> tuple[Path, str, Cohort, Callable[[], Cohort | None]]:
+    """Output folder, method in words, this rank's pairs, and how to have those of all ranks."""
+    from diffreg.evaluation.given import given
+    from diffreg.registration.cohort import gathered
+    from diffreg.registration.shares import forget
+
+    manifest = _manifest(options.manifest)
+    if options.displacements is not None:
+        out, folder = _checked(options.out), Path(options.displacements)
+        forget(out, rank)
+        slices = options.by_slice
+        share = given(manifest, folder, rank, slices)
+        name = f"displacements in {folder}"
+        return out, name, share, lambda: given(manifest, folder, slices=slices)
+    method = _method(options, both_ways=True)
+    said = _pairs_of_folder(manifest, method, options.all_pairs)
+    out = _made(options.out)
+    share = _registered(manifest, out, method, said, options, rank)
+    return out, method.name, share, lambda: gathered(manifest, out, method, rank)
+
+
+def _of_all_ranks(
+    share: Cohort,
+    everyone: Callable[[], Cohort | None],
+    out: Path,
+    rank: Rank,
+    how: tuple[bool, Normalization],
+) -> tuple[Cohort, dict[Path, Measured]] | None:
+    """This rank's pairs measured, and what all have found; None where others are still at work."""
+    from diffreg.evaluation.shares import measure_share, measured
+
+    with progress_bar("evaluate", rank) as progress:
+        failed = measure_share(share.jobs, out, rank, how, progress)
+    cohort = everyone()
+    known = None if cohort is None else measured(cohort.jobs, out, rank, how)
+    if cohort is None or known is None or not _writes(out, rank, cohort, known):
+        _follows(rank, len(share.jobs) - failed, len(share.failed) + failed)
+        return None
+    return cohort, known
+
+
+def _writes(out: Path, rank: Rank, cohort: Cohort, *more: object) -> bool:
+    """Whether the report is this rank's to write: of those that find all done, the first one's."""
+    from diffreg.registration.shares import claimed
+
+    reasons = [reason for _, reason in cohort.failed]
+    return rank.alone or claimed(out, rank, [job.key for job in cohort.jobs], reasons, *more)
+
+
+def _follows(rank: Rank, done: int, failed: int) -> int:
+    """What a rank says that is not the last; the exit status: the last one's counts for all.
+
+    torchrun ends all other ranks where one of them fails.
+    """
+    from diffreg.evaluation.cohort_report import counted
+
+    lost = f", {failed} failed" if failed else ""
+    print(rank.said(f"{counted(done)} done{lost}; the report follows when all ranks are done"))
+    return 0
 
 
 def whole_pairs(options: argparse.Namespace) -> str:
@@ -81,14 +143,14 @@ def whole_pairs(options: argparse.Namespace) -> str:
     return f"{pairs} complete in {out}; the same command goes on from there"
 
 
-def _pairs_of_folder(manifest: Manifest, all_pairs: bool) -> str:
+def _pairs_of_folder(manifest: Manifest, method: Method, all_pairs: bool) -> str:
     """How many pairs a folder's images make, in words; nothing of other manifests."""
     from diffreg.data.folders import left_out
     from diffreg.data.slices import count_pairs
 
     if not manifest.path.is_dir():
         return ""
-    images, count = len({pair.moving for pair in manifest}), count_pairs(manifest)
+    images, count = len({pair.moving for pair in manifest}), count_pairs(manifest, method.slices)
     slices = ", slice by slice" if count != len(manifest) else ""
     said = f"{manifest.path}: every ordered pair of {images} images{slices}: {count:,} pairs"
     if count > MOST_PAIRS and not all_pairs:
@@ -99,16 +161,26 @@ def _pairs_of_folder(manifest: Manifest, all_pairs: bool) -> str:
     return said + left_out(manifest.path)
 
 
-def _registered(manifest: Manifest, out: Path, method: Method, said: str) -> Cohort:
-    """Every pair registered, with a line about those that were there."""
+def _registered(
+    manifest: Manifest,
+    out: Path,
+    method: Method,
+    said: str,
+    options: argparse.Namespace,
+    rank: Rank,
+) -> Cohort:
+    """The rank's pairs registered, with a line about those that were there."""
     from diffreg.registration.cohort import register_all
 
-    if said:
+    if rank.first:
+        similarity_of(options)
+    if rank.first and said:
         print(said, file=sys.stderr)
-    with progress_bar("register") as progress:
-        cohort = register_all(manifest, out, method, progress)
+    with progress_bar("register", rank) as progress:
+        cohort = register_all(manifest, out, method, progress, rank)
     if cohort.kept:
-        print(f"{cohort.kept} of {cohort.total} pairs were complete and are kept", file=sys.stderr)
+        line = f"{cohort.kept} of {cohort.total} pairs were complete and are kept"
+        print(rank.said(line), file=sys.stderr)
     return cohort
 
 
@@ -132,33 +204,6 @@ def _failures(failed: Sequence[tuple[Pair, str]], total: int, out: Path) -> int:
     if failed and out.is_dir() and not any(out.iterdir()):
         out.rmdir()
     return 2 if failed else 0
-
-
-def _given(
-    manifest: Manifest, folder: Path
-) -> tuple[list[tuple[Pair, Path]], list[tuple[Pair, str]]]:
-    """Each pair with its displacement in a folder, and those that have none."""
-    from diffreg.data.slices import numbered
-    from diffreg.registration.cohort import PAIR_ERRORS, one_line
-    from diffreg.registration.folders import folder_name
-
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder of displacements {folder} does not exist")
-    found, failed = [], []
-    for number, pair, error in numbered(manifest, PAIR_ERRORS):
-        if error is not None:
-            failed.append((pair, one_line(error)))
-            continue
-        name = folder_name(number, pair)
-        places = [folder / name, folder / f"{name}.nii.gz", folder / f"{name}.nii"]
-        place = next((path for path in places if path.exists()), None)
-        if place is None:
-            failed.append(
-                (pair, f"{folder} has neither {name}/displacement.nii.gz nor {name}.nii.gz")
-            )
-        else:
-            found.append((pair, place))
-    return found, failed
 
 
 def _manifest(path: str) -> Manifest:
@@ -225,8 +270,12 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         guarantee=options.guarantee,
         refine=options.refine,
         fill=options.fill,
+        affine=options.affine,
+        search=options.search,
+        device=options.device,
+        by_slice=options.by_slice,
     )
-    named: dict[str, Any] = {"similarity": options.similarity or "ncc"}
+    named: dict[str, Any] = {"similarity": options.similarity or "auto"}
     if trained:
         named = {**trained, "checkpoint": checkpoint_path(options.checkpoint)}
     return replace(method, **{**named, "normalization": normalization_of(options, trained)})

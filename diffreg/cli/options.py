@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffreg._extras import require
+from diffreg._ranks import ALONE, Rank
 
 if TYPE_CHECKING:
     from diffreg.data.normalization import Normalization
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 def similarity_of(options: argparse.Namespace) -> str:
     """Of the variational method, with a line where nothing was said about the method."""
-    similarity = options.similarity or "ncc"
+    similarity = options.similarity or "auto"
     if options.method is None and options.checkpoint is None:
-        print(f"no --checkpoint: the variational method with {similarity}", file=sys.stderr)
+        what = "what suits the contrasts" if similarity == "auto" else similarity
+        print(f"no --checkpoint: the variational method with {what}", file=sys.stderr)
     return similarity
 
 
@@ -56,10 +58,14 @@ def normalization_of(options: argparse.Namespace, trained: Mapping[str, Any]) ->
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr, called with (done, at most); silent where stderr is no terminal."""
+def progress_bar(title: str, rank: Rank = ALONE) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, called with (done, at most); silent where stderr is no terminal.
+
+    Of several ranks the first one shows its own.
+    """
     tqdm = require("tqdm", "progress bars")
-    with tqdm.tqdm(desc=title, disable=None, leave=False) as bar:
+    hidden = None if rank.first else True
+    with tqdm.tqdm(desc=rank.said(title), disable=hidden, leave=False) as bar:
 
         def show(done: int, at_most: int) -> None:
             bar.total = at_most

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg._files import FileWarning
+from diffreg.data.grid import Grid
 
 # Millimetres in a metre and a micrometre, by their codes in xyzt_units.
 _LENGTHS = {1: 1000.0, 3: 0.001}
@@ -35,6 +36,8 @@ def affine_of(file: Any) -> np.ndarray:
     With neither, the first voxel is the origin and the axes run along L, P and S, as ITK has it, so
     that ITK resamples such files with our displacement as we do.
     """
+    if "xyzt_units" not in file.header:  # MGH: always in mm
+        return np.array(file.affine, dtype=np.float64)
     if any(codes_of(file.header)):
         return in_unit(np.array(file.affine, dtype=np.float64), unit_of(file.header))
     zooms = np.ones(3)
@@ -59,20 +62,20 @@ def skew_of(axes: np.ndarray) -> float:
     return float(np.abs(axes.T @ axes - np.eye(axes.shape[1])).max())
 
 
-def check_right_angles(affine: np.ndarray, name: str) -> None:
-    """Refuse a plane whose axes are skewed: no displacement on it has a place in ITK.
+def check_right_angles(grid: Grid) -> None:
+    """Refuse a grid whose axes are skewed: no displacement on it has a place in ITK.
 
     Args:
-        affine: (4, 4), voxel -> RAS mm, of the fixed image.
-        name: what messages call it.
+        grid: the fixed image's; of a slice the axes in its plane count.
 
     Raises:
-        ValueError: the in-plane axes are further from right angles than ITK allows.
+        ValueError: the axes are further from right angles than ITK allows.
     """
-    skew = skew_of(affine[:3, :2])
+    skew = skew_of(grid.axes)
     if skew > _SKEW:
+        where = "in its plane" if grid.dimensions == 2 else "to each other"
         raise ValueError(
-            f"{name}: its axes stand at {np.degrees(np.arccos(skew)):.2f} degrees in its plane; no "
+            f"{grid.name}: its axes stand at {np.degrees(np.arccos(skew)):.2f} degrees {where}; no "
             "displacement on such a grid has a place in ITK: resample it to right angles first"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-LARGEST = 2**26  # voxels: 8192 x 8192, which takes some gigabytes to register
+LARGEST = 2**28  # voxels: 16384 x 16384, or 512 x 512 x 1024; nobody has the memory for more
 _GZIP = 1032  # deflate packs no better
 
 
@@ -14,7 +14,7 @@ def check_size(shape: Sequence[int], path: Path) -> None:
     """Refuse an image that could not be registered anyway, before memory is taken for it.
 
     Args:
-        shape: of the 2-D image that is to be read.
+        shape: of the slice or volume that is to be read.
         path: the file, for the message.
 
     Raises:

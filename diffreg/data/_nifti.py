@@ -23,19 +23,22 @@ from diffreg.data._forms import (
     with_upright_slices,
 )
 from diffreg.data._limits import check_claim, check_size
-from diffreg.data.geometry import Image, check_affine
+from diffreg.data.geometry import Image
+from diffreg.data.grid import check_affine
 
 ENDINGS = (".nii", ".nii.gz")
+# FreeSurfer's, which nibabel reads too; they are written again as NIfTI.
+MGH_ENDINGS = (".mgz", ".mgh")
 
 # What a damaged file raises inside nibabel, gzip and zlib.
 _DAMAGE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)
 
 
 def open_nifti(path: Path) -> Any:
-    """The nibabel image of a NIfTI file, its numbers not read yet.
+    """The nibabel image of a NIfTI or MGH file, its numbers not read yet.
 
     Raises:
-        ValueError: it is no NIfTI file, or its header is damaged.
+        ValueError: it is no such file, or its header is damaged.
     """
     nib = require("nibabel", "NIfTI files")
     errors = (*_DAMAGE, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
@@ -43,11 +46,15 @@ def open_nifti(path: Path) -> Any:
         with _quiet(nib):
             file = nib.load(path)
     except errors as error:
-        raise ValueError(f"{path} is not a readable NIfTI file: {_line(error)}") from error
-    if not isinstance(file, nib.Nifti1Pair):
-        raise ValueError(f"{path} is not a NIfTI file but {type(file).__name__}")
-    _check_zooms(file, path)
-    packed = path.name.lower().endswith(".gz")
+        raise ValueError(
+            f"{path} is not a readable {_format(path)} file: {_line(error)}"
+        ) from error
+    kind = nib.MGHImage if path.name.lower().endswith(MGH_ENDINGS) else nib.Nifti1Pair
+    if not isinstance(file, kind):
+        raise ValueError(f"{path} is not a {_format(path)} file but {type(file).__name__}")
+    if _is_nifti(file):
+        _check_zooms(file, path)
+    packed = path.name.lower().endswith((".gz", ".mgz"))
     check_claim(prod(int(n) for n in file.shape) * file.get_data_dtype().itemsize, path, packed)
     return file
 
@@ -65,20 +72,22 @@ def read_values(file: Any, path: Path, part: tuple | None = None) -> np.ndarray:
         raise ValueError(f"{path} is truncated or damaged: {_line(error)}") from error
 
 
-def read_nifti(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[str, Any]]:
-    """One 2-D image of a NIfTI file.
+def read_nifti(
+    path: Path, slice_index: int | None, time: int | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A volume, or one slice of it, of a NIfTI or MGH file.
 
     Returns:
-        Its numbers (X, Y), and the other fields of Image.
+        Its numbers (X, Y, Z) or (X, Y), and the other fields of Image.
 
     Raises:
-        ValueError: the file is damaged or is not a 2-D image of real numbers.
+        ValueError: the file is damaged or is no image of real numbers.
     """
     file = open_nifti(path)
     dtype = file.get_data_dtype()
     if dtype.kind not in "iuf":
         raise ValueError(f"{path} holds {_kind(dtype)}; one real number a voxel is needed")
-    part, index = _plane(path, file.shape, slice_index)
+    part, index = _part(path, file.shape, slice_index, time)
     affine = affine_of(file)
     check_affine(affine, str(path))
     if index is not None:
@@ -87,8 +96,8 @@ def read_nifti(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[st
         "affine": affine,
         "path": path,
         "kind": "nifti",
-        "header": file.header.copy(),
-        "ndim_in_file": len(file.shape),
+        "header": file.header.copy() if _is_nifti(file) else None,
+        "ndim_in_file": len(file.shape) if _is_nifti(file) else 3,
         "slice_index": index,
         "dtype": dtype.newbyteorder("="),
     }
@@ -96,22 +105,29 @@ def read_nifti(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[st
 
 
 def write_nifti(path: Path, array: np.ndarray, like: Image) -> None:
-    """Write (X, Y) numbers in their own type with the header of `like`, shifted to its slice."""
+    """Write numbers in their own type with the header of `like`, shifted to its slice."""
+    file = nifti_of(array, like)
+    with replacing(path) as temporary:
+        require("nibabel", "NIfTI files").save(file, temporary)
+
+
+def nifti_of(array: np.ndarray, like: Image) -> Any:
+    """The nibabel image of numbers in their own type, with the header of `like`."""
     nib = require("nibabel", "NIfTI files")
     if like.header is None:
-        header, shape = nib.Nifti1Header(), array.shape + (1,) * (like.ndim_in_file - 2)
+        header = nib.Nifti1Header()
+        shape = array.shape + (1,) * (like.ndim_in_file - array.ndim)
         header.set_xyzt_units("mm")
     else:
         header = like.header.copy()
         # A slice of a volume becomes (X, Y, 1); a file of one image keeps its (X, Y) or (X, Y, 1).
-        shape = array.shape + tuple(1 for _ in header.get_data_shape()[2:])
+        shape = array.shape + tuple(1 for _ in header.get_data_shape()[array.ndim :])
     file = type_of(header)(array.reshape(shape), None, header, dtype=array.dtype)
     file.header.set_slope_inter(None, None)
     file.header["cal_min"] = file.header["cal_max"] = 0  # a window for other intensities
     if like.header is None or like.slice_index is not None:
         _set_affine(file, like)
-    with replacing(path) as temporary:
-        nib.save(file, temporary)
+    return file
 
 
 def type_of(header: Any) -> Any:
@@ -167,30 +183,49 @@ def _check_zooms(file: Any, path: Path) -> None:
         raise ValueError(f"{path}: the header gives a voxel no extent: spacing ({lengths}) mm")
 
 
-def _plane(path: Path, shape: tuple[int, ...], slice_index: int | None) -> tuple[tuple, int | None]:
-    """Where in the file's array the 2-D image is, and which slice of a volume that is."""
+def _part(
+    path: Path, shape: tuple[int, ...], slice_index: int | None, time: int | None
+) -> tuple[tuple, int | None]:
+    """Where in the file's array the image is, and which slice of a volume that is."""
     if 0 in shape:
         raise ValueError(f"{path} is empty: its shape is {shape}")
     if len(shape) < 2 or shape[0] * shape[1] == 1:
         raise ValueError(f"{path} is not an image: its shape is {shape}")
-    check_size(shape[:2], path)
-    if any(size > 1 for size in shape[3:]):
-        raise ValueError(
-            f"{path} has {len(shape)} axes, shape {shape}; a 2-D image or a 3-D volume is needed: "
-            "take one time point or channel out of it first"
-        )
     depth = shape[2] if len(shape) > 2 else 1
-    if slice_index is None:
-        if depth > 1:
-            raise ValueError(
-                f"{path} is a volume of shape {shape[:3]}; --slice k takes one slice, "
-                f"k in 0..{depth - 1}"
-            )
-        slice_index = 0
-    if not 0 <= slice_index < depth:
+    check_size(shape[:2] if slice_index is not None else (*shape[:2], depth), path)
+    whole = slice(None)
+    # A volume with one plane is a slice.
+    along = whole if slice_index is None and depth > 1 else slice_index or 0
+    if slice_index is not None and not 0 <= slice_index < depth:
         raise ValueError(f"{path} has no slice {slice_index}: its slices are 0..{depth - 1}")
-    part = (slice(None), slice(None), slice_index, *(0 for _ in shape[3:]))[: len(shape)]
+    part = (whole, whole, along, *_time(path, shape, time))[: len(shape)]
     return part, slice_index if depth > 1 else None
+
+
+def _time(path: Path, shape: tuple[int, ...], time: int | None) -> tuple[int, ...]:
+    """The indices along the axes of a file that come after those of space."""
+    if any(size > 1 for size in shape[4:]):
+        raise ValueError(
+            f"{path} has {len(shape)} axes, shape {shape}; a slice, a volume or a series of "
+            "volumes is needed: take one channel out of it first"
+        )
+    times = shape[3] if len(shape) > 3 else 1
+    if time is None and times > 1:
+        raise ValueError(
+            f"{path} is a series of {times} volumes, shape {shape}; --time k takes one, "
+            f"k in 0..{times - 1}"
+        )
+    if not 0 <= (time or 0) < times:
+        raise ValueError(f"{path} has no time point {time}: its time points are 0..{times - 1}")
+    return (time or 0, *(0 for _ in shape[4:]))
+
+
+def _is_nifti(file: Any) -> bool:
+    return isinstance(file, require("nibabel", "NIfTI files").Nifti1Pair)
+
+
+def _format(path: Path) -> str:
+    return "MGH" if path.name.lower().endswith(MGH_ENDINGS) else "NIfTI"
 
 
 def _kind(dtype: np.dtype) -> str:

@@ -1,7 +1,7 @@
 """Images as arrays of npz files, `file.npz:array`.
 
-An array is (Y, X), or (slices, Y, X), without physical coordinates: its voxels are squares of 1 mm,
-drawn as a picture is, the first axis downwards.
+An array is (Y, X), or (slices, Y, X), without physical coordinates: its voxels are cubes of 1 mm,
+each slice drawn as a picture is, its first axis downwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from diffreg.data._limits import check_size
 
 ENDING = ".npz"
-# RAS: axis 0 runs to posterior, which is drawn downwards, axis 1 to the patient's right.
+# RAS: axis 0 of a slice runs to posterior, which is drawn downwards, axis 1 to the patient's right.
 AFFINE = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
 _DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, MemoryError, OverflowError),
@@ -52,10 +52,10 @@ def shape_of(path: str | Path) -> tuple[int, ...]:
 
 
 def read_npz(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[str, Any]]:
-    """One image of an npz file.
+    """A slice or a volume of an npz file.
 
     Returns:
-        Its numbers (Y, X), and the other fields of Image.
+        Its numbers (Y, X) or (slices, Y, X), and the other fields of Image.
 
     Raises:
         ValueError: the file is damaged, has no such array, or that is no image.
@@ -68,32 +68,29 @@ def read_npz(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[str,
         raise ValueError(f"{path} is not an image: its shape is {shape}; (Y, X) is needed")
     if len(shape) == 2 and slice_index not in (None, 0):
         raise ValueError(f"{path} has no slice {slice_index}: it is one image")
-    if len(shape) == 3:
-        if slice_index is None:
-            raise ValueError(
-                f"{path} is a stack of shape {shape}; --slice k takes one image, "
-                f"k in 0..{shape[0] - 1}"
-            )
+    stacked = len(shape) == 3 and slice_index is None and shape[0] > 1
+    if len(shape) == 3 and not stacked:
+        slice_index = slice_index or 0
         if not 0 <= slice_index < shape[0]:
             raise ValueError(f"{path} has no slice {slice_index}: its slices are 0..{shape[0] - 1}")
         values = values[slice_index]
     fields = {
-        "affine": AFFINE.copy(),
+        "affine": AFFINE[:, [2, 0, 1, 3]] if stacked else AFFINE.copy(),
         "path": path,
         "kind": "npz",
-        "ndim_in_file": 2,
-        "slice_index": slice_index if len(shape) == 3 else None,
+        "ndim_in_file": 3 if stacked else 2,
+        "slice_index": slice_index if len(shape) == 3 and not stacked else None,
         "dtype": dtype.newbyteorder("="),
     }
     return values.astype(np.uint8) if dtype.kind == "b" else values, fields
 
 
 def read_field(path: str | Path) -> np.ndarray:
-    """A displacement in voxels, (2, *S); in its file (2, *S), (1, 2, *S) or (*S, 2).
+    """A displacement in voxels, (D, *S); in its file (D, *S), (1, D, *S) or (*S, D).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no npz file, or the array is no 2-D field.
+        ValueError: it is no npz file, or the array is no field.
     """
     file, array = split_array(path)
     if not file.exists():
@@ -101,10 +98,11 @@ def read_field(path: str | Path) -> np.ndarray:
     shape, dtype, values = _opened(file, array)
     if dtype.kind not in "fiu":
         raise ValueError(f"{path} must hold real numbers, got {dtype}")
-    field = values[0] if len(shape) == 4 and shape[0] == 1 else values
-    if field.ndim != 3 or 2 not in (field.shape[0], field.shape[-1]):
-        raise ValueError(f"{path} must be a field (2, H, W) or (H, W, 2), got {list(shape)}")
-    return field if field.shape[0] == 2 else np.moveaxis(field, -1, 0)
+    field = values[0] if len(shape) in (4, 5) and shape[0] == 1 else values
+    dimensions = field.ndim - 1
+    if dimensions not in (2, 3) or dimensions not in (field.shape[0], field.shape[-1]):
+        raise ValueError(f"{path} must be a field (D, *S) or (*S, D), got {list(shape)}")
+    return field if field.shape[0] == dimensions else np.moveaxis(field, -1, 0)
 
 
 def _opened(
@@ -126,7 +124,7 @@ def _opened(
                 raise ValueError("it holds Python objects, which are not read")
             if any(n < 0 for n in shape) or _bytes(shape, dtype) > size:
                 raise ValueError(f"its header claims {shape}, more than the file holds")
-            check_size(shape[-2:], file)
+            check_size(shape[-3:], file)
             values = np.empty(0)
             if read:
                 with archive.open(name) as stream:

@@ -1,10 +1,11 @@
-"""Read and write 2-D images."""
+"""Read and write images: slices and volumes."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from diffreg._files import FileWarning
 from diffreg.data import _nifti, _npz, _png
 from diffreg.data._forms import tell_place
-from diffreg.data.geometry import Image, coverage, display_orientation, resample_to
+from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.normalization import Normalization, normalize
+from diffreg.data.resampling import coverage, resample_to
 
 __all__ = [
     "FileWarning",
@@ -30,7 +32,7 @@ __all__ = [
     "write_image",
 ]
 
-ENDINGS = (*_nifti.ENDINGS, ".png", _npz.ENDING)
+ENDINGS = (*_nifti.ENDINGS, *_nifti.MGH_ENDINGS, ".png", _npz.ENDING)
 # Integers that torch computes with; labels of other types are held as int64.
 _TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
 # The part of an image's contrast that rounding may take: one of 65,536 levels.
@@ -56,7 +58,7 @@ def kind_of(path: str | Path) -> str:
         'nifti'
     """
     name = Path(path).name.lower()
-    if name.endswith(_nifti.ENDINGS):
+    if name.endswith((*_nifti.ENDINGS, *_nifti.MGH_ENDINGS)):
         return "nifti"
     if name.endswith(".png"):
         return "png"
@@ -65,18 +67,26 @@ def kind_of(path: str | Path) -> str:
     raise ValueError(f"{path}: the name of an image must end in .nii, .nii.gz, .png or .npz")
 
 
-def read_image(path: str | Path, slice_index: int | None = None, label: bool = False) -> Image:
-    """Read a 2-D image, or one slice of a volume, from a NIfTI, PNG or npz file.
+def read_image(
+    path: str | Path,
+    slice_index: int | None = None,
+    label: bool = False,
+    time: int | None = None,
+) -> Image:
+    """Read a slice or a volume from a NIfTI, MGH, PNG or npz file.
+
+    A volume with one plane is a slice.
 
     Of two affines in a NIfTI header the sform counts; a FileWarning says where they disagree and
     what ITK takes. Voxels that are NaN or infinite are not there: `valid` is False, `data` is the
     smallest number, for labels 0, and a FileWarning counts them.
 
     Args:
-        path: the file, .nii, .nii.gz or .png; of an npz file an array, `file.npz:array`.
+        path: the file, .nii, .nii.gz, .mgz or .png; of an npz file an array, `file.npz:array`.
         slice_index: which slice of a volume, along its last axis; along the first one of a stack
-            (slices, Y, X) in an npz file.
+            (slices, Y, X) in an npz file; None: all of the volume.
         label: keep whole numbers as integers, and refuse others.
+        time: which volume of a series, along the fourth axis.
 
     Returns:
         The image; `data` is (1, 1, *S), float32, float64 where float32 would lose contrast, or
@@ -103,22 +113,62 @@ def read_image(path: str | Path, slice_index: int | None = None, label: bool = F
     """
     path = _existing(path)
     if kind_of(path) == "nifti":
-        array, fields = _nifti.read_nifti(path, slice_index)
+        array, fields = _nifti.read_nifti(path, slice_index, time)
+    elif time is not None:
+        raise ValueError(f"{path} has no time points: it is no series of volumes")
     elif kind_of(path) == "npz":
         array, fields = _npz.read_npz(path, slice_index)
     elif slice_index in (None, 0):
         array, fields = _png.read_png(path, label)
     else:
         raise ValueError(f"{path} has no slice {slice_index}: a PNG file is one image")
+    image = _image(array, path, label, fields)
+    if image.header is not None:
+        tell_place(path, image.header)
+    return image
+
+
+def from_array(array: np.ndarray, affine: np.ndarray, name: str, label: bool = False) -> Image:
+    """An array in memory as an image.
+
+    Args:
+        array: (*S), two or three axes, real numbers.
+        affine: (4, 4), voxel -> RAS mm.
+        name: what messages call it.
+        label: keep whole numbers as integers, and refuse others.
+
+    Returns:
+        The image, without a path; a volume of one plane is a slice.
+
+    Raises:
+        ValueError: as `read_image`.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffreg.data.images import from_array
+        >>> from_array(np.zeros((4, 5, 1), np.int16), np.eye(4), "moving").shape
+        (4, 5)
+    """
+    if array.dtype.kind not in "iufb" or array.size == 0:
+        raise ValueError(
+            f"{name} must hold real numbers, got {array.dtype} of shape {list(array.shape)}"
+        )
+    fields: dict[str, Any] = {"affine": affine, "ndim_in_file": array.ndim}
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    array = array.astype(np.uint8) if array.dtype.kind == "b" else array
+    fields["dtype"] = array.dtype.newbyteorder("=")
+    return _image(array, Path(name), label, fields)
+
+
+def _image(array: np.ndarray, path: Path, label: bool, fields: dict[str, Any]) -> Image:
+    """An image of an array, which may hold numbers that are none."""
     valid = _valid(array, path)
     if valid is not None:
         array = np.where(valid, array, array.dtype.type(0) if label else array[valid].min())
     values, dtype = _labels(array, path) if label else (_held(array, path), fields["dtype"])
     data = torch.from_numpy(np.ascontiguousarray(values))[None, None]
     image = Image(data=data, **{**fields, "dtype": dtype})
-    if image.header is not None:
-        tell_place(path, image.header)
-    return image if valid is None else _partly_valid(image, valid)
+    return image if valid is None else _partly_valid(image, valid, path)
 
 
 def count_slices(path: str | Path) -> int:
@@ -197,7 +247,7 @@ def check_ending(path: str | Path, like: Image) -> None:
         >>> check_ending("a.nii", Image(torch.zeros(1, 1, 2, 2), np.eye(4)))
     """
     wanted = "png" if like.kind == "png" else "nifti"  # what came from an npz file too
-    if kind_of(path) != wanted:
+    if kind_of(path) != wanted or Path(path).name.lower().endswith(_nifti.MGH_ENDINGS):
         right = ".png" if wanted == "png" else ".nii.gz or .nii"
         raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
 
@@ -225,11 +275,11 @@ def _valid(array: np.ndarray, path: Path) -> np.ndarray | None:
     return None if valid.all() else valid
 
 
-def _partly_valid(image: Image, valid: np.ndarray) -> Image:
+def _partly_valid(image: Image, valid: np.ndarray, path: Path) -> Image:
     """The image with a note of where it holds numbers, and a warning."""
     bad = int(np.count_nonzero(~valid))
-    message = f"{image.name}: {bad} of {valid.size} voxels are NaN or infinite"
-    warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=3)
+    message = f"{path}: {bad} of {valid.size} voxels are NaN or infinite"
+    warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=4)
     return replace(image, valid=torch.from_numpy(np.ascontiguousarray(valid))[None, None])
 
 

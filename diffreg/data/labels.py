@@ -47,7 +47,9 @@ def looks_like_labels(image: Image) -> bool:
         return count == 2
     alike, seen = np.zeros(count), np.zeros(count)
     next_ones = borders = 0
-    for a, b in ((ranks[1:], ranks[:-1]), (ranks[:, 1:], ranks[:, :-1])):
+    for axis in range(ranks.ndim):
+        along = np.moveaxis(ranks, axis, 0)
+        a, b = along[1:], along[:-1]
         equal = a == b
         same, ends = (np.bincount(v, minlength=count) for v in (a[equal], a[~equal]))
         alike += same

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from diffreg.data.folders import folder_images, left_out
-from diffreg.data.geometry import Image, display_orientation, resample_to
+from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.images import count_slices, read_image
 from diffreg.data.manifest import MANIFESTS, Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import prepare
+from diffreg.data.resampling import resample_to
 from diffreg.data.slices import by_slice
 from diffreg.data.synthetic import Augmentation, Change
 

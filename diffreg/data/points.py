@@ -1,8 +1,8 @@
-"""Corresponding points: CSV files with the columns i and j.
+"""Corresponding points: CSV files with the columns i and j, of volumes i, j and k.
 
-i is the voxel along array axis 0 and j along axis 1, as the image is loaded: (x, y) of a NIfTI
-file, (y, x) of a PNG file and of an array. Whole numbers are voxel centres. Row k of the moving
-image's file belongs to row k of the fixed image's file.
+i is the voxel along array axis 0, j along axis 1 and k along axis 2, as the image is loaded:
+(x, y, z) of a NIfTI file, (y, x) of a PNG file and of an array. Whole numbers are voxel centres.
+Row k of the moving image's file belongs to row k of the fixed image's file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def read_points(path: str | Path) -> np.ndarray:
     """Read the points of one image.
 
     Args:
-        path: a CSV file whose first line is i,j; or separated by semicolons or tabs, and then
-            with decimal commas if it likes.
+        path: a CSV file whose first line is i,j or i,j,k; or separated by semicolons or tabs, and
+            then with decimal commas if it likes.
 
     Returns:
-        (K, 2), float64, voxels in array axes; K >= 1.
+        (K, D), float64, voxels in array axes; K >= 1.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -45,19 +45,20 @@ def read_points(path: str | Path) -> np.ndarray:
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} is no file of points: it is no file of at most 16 MiB")
     head, rows, delimiter = read_table(path)
-    if rows and head != ["i", "j"]:
-        raise ValueError(f"{path}: the columns must be i,j, got {head!s:.80}")
-    points = [_numbers(fields, row, delimiter) for row, fields in rows.items()]
+    if rows and head not in (["i", "j"], ["i", "j", "k"]):
+        raise ValueError(f"{path}: the columns must be i,j or i,j,k, got {head!s:.80}")
+    points = [_numbers(fields, row, delimiter, len(head)) for row, fields in rows.items()]
     if not points:
         raise ValueError(f"{path} holds no point")
     return np.array(points, dtype=np.float64)
 
 
-def _numbers(fields: list[str], row: str, delimiter: str) -> list[float]:
+def _numbers(fields: list[str], row: str, delimiter: str, count: int) -> list[float]:
     try:
         numbers = [number(field, delimiter) for field in fields]
     except ValueError:
         numbers = []
-    if len(numbers) != 2 or not np.isfinite(numbers).all():
-        raise ValueError(f"{row}: two numbers are needed, got {fields!s:.80}")
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        words = {2: "two", 3: "three"}[count]
+        raise ValueError(f"{row}: {words} numbers are needed, got {fields!s:.80}")
     return numbers

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffreg.data._forms import check_right_angles
-from diffreg.data.geometry import Image, coverage, resample_to
+from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.normalization import Normalization
+from diffreg.data.resampling import coverage, resample_to
 from diffreg.data.resolution import as_coarse_as
+
+# Of the moving image round the fixed grid: part of an axis at each end, and voxels at least.
+MARGIN, LEAST_MARGIN = 0.125, 4
 
 
 class Compared(NamedTuple):
@@ -27,12 +32,19 @@ class Compared(NamedTuple):
     mask: Tensor
 
 
+class Surroundings(NamedTuple):
+    """A moving image that reaches further than the fixed grid."""
+
+    values: Tensor  # (1, 1, *larger), in [0, 1]
+    margin: list[int]  # voxels before the fixed grid's first, along each axis
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A pair as a registration sees it.
 
     Args:
-        moving: the moving image as read.
+        moving: the moving image as read, where the affine places it.
         fixed: the fixed image as read.
         moving_mask: voxels of the moving image that count where it is > 0, or None.
         normalization: of both.
@@ -42,6 +54,7 @@ class Prepared:
         fixed_values: (1, 1, *S) in [0, 1].
         mask: (1, 1, *S), 1 where the images are compared at the start, else 0.
         fixed_mask: voxels of the fixed image that count where it is > 0, or None.
+        affine: (4, 4) T, RAS mm, from the fixed image's space to the moving one's.
     """
 
     moving: Image
@@ -54,6 +67,12 @@ class Prepared:
     fixed_values: Tensor
     mask: Tensor
     fixed_mask: Image | None = None
+    affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+    @property
+    def as_given(self) -> Image:
+        """The moving image where its own header has it."""
+        return self.moving.placed(np.linalg.inv(self.affine))
 
     @property
     def chosen(self) -> Tensor:
@@ -62,6 +81,26 @@ class Prepared:
         if self.fixed.valid is not None:
             chosen = chosen * self.fixed.valid.to(torch.float32)
         return chosen if self.fixed_mask is None else chosen * _chosen(self.fixed_mask, self.fixed)
+
+    def surroundings(self) -> Surroundings:
+        """The moving image on the fixed grid and round it, as far as it reaches there.
+
+        What lies just outside the grid at the start may have to be fetched into it.
+        """
+        most = [max(LEAST_MARGIN, round(MARGIN * n)) for n in self.fixed.shape]
+        grid = self.fixed.on(self.fixed.grid.extended(most, most))
+        reached = coverage(self.moving, grid)[0, 0] > 0
+        before, after = [], []
+        for axis, (n, most_here) in enumerate(zip(self.fixed.shape, most, strict=True)):
+            there = reached.movedim(axis, 0).flatten(1).any(1)
+            first, last = there.nonzero().flatten()[[0, -1]].tolist()
+            before.append(max(0, most_here - first))
+            after.append(max(0, last + 1 - n - most_here))
+        if not any(before) and not any(after):
+            return Surroundings(self.moving_values, before)
+        grid = self.fixed.on(self.fixed.grid.extended(before, after))
+        values = resample_to(self.as_seen, grid, fill=None)
+        return Surroundings(self.normalization.scale(values, self.limits), before)
 
     @property
     def weights(self) -> Tensor | None:
@@ -75,7 +114,7 @@ class Prepared:
         where the displacement leads.
 
         Args:
-            displacement: (1, 2, *S), fixed voxels, array axes.
+            displacement: (1, D, *S), fixed voxels, array axes.
 
         Raises:
             ValueError: it leaves nothing to compare.
@@ -98,9 +137,12 @@ class PairImages(NamedTuple):
     mask: Image | None = None  # of the fixed image
     moving_mask: Image | None = None
 
-    def prepared(self, normalization: Normalization | None = None) -> Prepared:
+    def prepared(
+        self, normalization: Normalization | None = None, affine: np.ndarray | None = None
+    ) -> Prepared:
         """The pair made ready, as `prepare` does."""
-        return prepare(self.moving, self.fixed, self.mask, normalization, self.moving_mask)
+        masks = {"mask": self.mask, "moving_mask": self.moving_mask}
+        return prepare(self.moving, self.fixed, normalization=normalization, affine=affine, **masks)
 
 
 def prepare(
@@ -109,6 +151,7 @@ def prepare(
     mask: Image | None = None,
     normalization: Normalization | None = None,
     moving_mask: Image | None = None,
+    affine: np.ndarray | None = None,
 ) -> Prepared:
     """Bring the moving image on the fixed grid through both headers, and both to [0, 1].
 
@@ -121,6 +164,8 @@ def prepare(
         mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
         normalization: None: the default percentiles.
         moving_mask: voxels of the moving image that count where it is > 0; on any grid as well.
+        affine: (4, 4) T, RAS mm, from the fixed image's space to the moving one's, which moves the
+            moving image and its mask as a whole; None: the identity.
 
     Returns:
         The pair.
@@ -131,7 +176,7 @@ def prepare(
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.geometry import Image, voxel_map
         >>> from diffreg.data.prepare import prepare
         >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
         >>> prepare(image, image).moving_values.max().item()
@@ -141,6 +186,9 @@ def prepare(
     for name, image in named.items():
         check_type(name, image, Image, optional="mask" in name)
     check_type("normalization", normalization, Normalization, optional=True)
+    affine = np.eye(4) if affine is None else affine
+    moving = moving.placed(affine)
+    moving_mask = None if moving_mask is None else moving_mask.placed(affine)
     inside = compared_region(moving, fixed, mask, moving_mask)
     as_seen = as_coarse_as(fixed, moving)
     # The edge is repeated: to a registration, the end of the field of view would be an edge.
@@ -156,6 +204,7 @@ def prepare(
     return Prepared(
         *(moving, fixed, moving_mask, normalization, limits, as_seen, values, fixed_values, inside),
         fixed_mask=mask,
+        affine=affine,
     )
 
 
@@ -200,7 +249,7 @@ def relative_spacing(fixed: Image) -> tuple[float, ...]:
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.geometry import Image, voxel_map
         >>> from diffreg.data.prepare import relative_spacing
         >>> relative_spacing(Image(torch.zeros(1, 1, 2, 2), np.diag([3.0, 1.5, 1, 1])))
         (2.0, 1.0)
@@ -229,16 +278,13 @@ def compared_region(
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from diffreg.data.geometry import Image
+        >>> from diffreg.data.geometry import Image, voxel_map
         >>> from diffreg.data.prepare import compared_region
         >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
         >>> compared_region(image, image).sum().item()
         6.0
     """
-    _check_kinds(moving, fixed)
-    check_right_angles(fixed.affine, fixed.name)
-    for image in (moving, fixed):
-        _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
+    check_images(moving, fixed)
     inside = coverage(moving, fixed)
     if fixed.valid is not None:
         inside = inside * fixed.valid.to(torch.float32)
@@ -255,6 +301,25 @@ def compared_region(
     if not inside.any():
         raise ValueError(f"{moving.name} and {fixed.name} have no voxel in common that has a value")
     return inside
+
+
+def check_images(moving: Image, fixed: Image) -> None:
+    """Refuse two images that no map brings onto each other.
+
+    Args:
+        moving, fixed: the images.
+
+    Raises:
+        ValueError: kinds or dimensions that do not go together, two slices that do not lie in one
+            plane, a skewed grid, or an image of one value.
+
+    Example: `check_images(read_image("a.nii.gz"), read_image("b.nii.gz"))`
+    """
+    _check_kinds(moving, fixed)
+    voxel_map(moving, fixed)
+    check_right_angles(fixed.grid)
+    for image in (moving, fixed):
+        _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
 
 
 def _chosen(mask: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:

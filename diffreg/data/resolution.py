@@ -42,7 +42,7 @@ def as_coarse_as(fixed: Image, moving: Image) -> Image:
         >>> as_coarse_as(fine, coarse) is coarse, as_coarse_as(coarse, fine).data.max().item() < 0.6
         (True, True)
     """
-    extents = np.linalg.norm(voxel_map(moving, fixed)[:, :2], axis=1)
+    extents = np.linalg.norm(voxel_map(moving, fixed)[:, :-1], axis=1)
     widths = [float(np.sqrt(r**2 - 1) / _FWHM) if r > 1 + 1e-3 else 0.0 for r in extents]
     if not any(widths):
         return moving

@@ -1,4 +1,4 @@
-"""The pairs of a manifest with volumes slice by slice: they are registered in 2-D."""
+"""The pairs of a manifest, where it is asked for with volumes slice by slice."""
 
 from __future__ import annotations
 
@@ -44,12 +44,13 @@ def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
 
 
 def numbered(
-    manifest: Manifest, mistakes: tuple[type[Exception], ...]
+    manifest: Manifest, mistakes: tuple[type[Exception], ...], slices: bool = True
 ) -> Iterator[tuple[int, Pair, Exception | None]]:
-    """Every pair with its number from 1, volumes slice by slice.
+    """Every pair with its number from 1.
 
     Args:
         manifest: its rows are opened for their slices.
+        slices: take volumes slice by slice.
         mistakes: errors that concern one row; it counts as one pair then, given with the error.
 
     Yields:
@@ -60,7 +61,9 @@ def numbered(
     number = 0
     for row in manifest:
         try:
-            parts = by_slice(row)
+            parts = by_slice(row) if slices else [row]
+            for path in () if slices else (row.moving, row.fixed):
+                count_slices(path)  # says in words what cannot be opened
         except mistakes as error:
             number += 1
             yield number, row, error
@@ -70,14 +73,18 @@ def numbered(
             yield number, pair, None
 
 
-def count_pairs(manifest: Manifest) -> int:
-    """How many pairs there are with volumes slice by slice, as `numbered` counts them.
+def count_pairs(manifest: Manifest, by_slices: bool = True) -> int:
+    """How many pairs there are, as `numbered` counts them.
 
     Args:
+        by_slices: take volumes slice by slice.
         manifest: each of its images is opened once; what cannot be opened counts as one slice.
 
     Example: `count_pairs(read_manifest("images"))`
     """
+
+    if not by_slices:
+        return len(manifest)
 
     @cache
     def slices(path: Path) -> int:

@@ -20,12 +20,15 @@ from diffreg._files import replacing
 from diffreg.data import _nifti, _npz, _png
 from diffreg.data._forms import affine_of, check_right_angles, tell_place, with_upright_slices
 from diffreg.data._limits import check_size
-from diffreg.data.geometry import Image, check_affine
+from diffreg.data.geometry import Image
+from diffreg.data.grid import check_affine
 
 _VECTOR = 1007
 _LPS = np.array([-1.0, -1.0, 1.0])
 # Says in the header that the grid is a PNG file's, whose arrays are (y, x) here and (x, y) in ITK.
 _PNG_GRID = "PNG grid"
+# The same of a volume of as many planes as a slice has in its file, which may be alike.
+_VOLUME = "volume"
 # A slice's plane is written so many times: ITK reads a single one as a 2-D image.
 _PLANES = 3
 # How the intent names of other tools' 5-D files begin.
@@ -37,14 +40,14 @@ _RISE = 1e-3
 def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> None:
     """Write a displacement so that ITK resamples with it as diffreg does.
 
-    A 2-D file, NIfTI or PNG, gives (X, Y, 1, 1, 2), which ITK reads as a 2-D field. A slice or an
-    image (X, Y, 1) lies anywhere in space and gives (X, Y, 3, 1, 3), its plane three times, the
-    second one in its place: of (X, Y, 1, 1, 3) ITK makes a 2-D image of 3-vectors, by which ANTs
-    and greedy displace nothing, silently.
+    A volume gives (X, Y, Z, 1, 3). A 2-D file, NIfTI or PNG, gives (X, Y, 1, 1, 2), which ITK reads
+    as a 2-D field. A slice or an image (X, Y, 1) lies anywhere in space and gives (X, Y, 3, 1, 3),
+    its plane three times, the second one in its place: of (X, Y, 1, 1, 3) ITK makes a 2-D image of
+    3-vectors, by which ANTs and greedy displace nothing, silently.
 
     Args:
         path: .nii.gz or .nii; it appears whole or not at all.
-        displacement: (1, 2, *S) in fixed voxels, array axes.
+        displacement: (1, D, *S) in fixed voxels, array axes.
         fixed: the image on whose grid it lives.
 
     Raises:
@@ -67,40 +70,46 @@ def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> 
     """
     path = Path(path)
     check_displacement_ending(path)
-    if tuple(displacement.shape) != (1, 2, *fixed.shape):
+    expected = (1, len(fixed.shape), *fixed.shape)
+    if tuple(displacement.shape) != expected:
         raise ValueError(
-            f"displacement must be {(1, 2, *fixed.shape)} on the grid of {fixed.name}, "
+            f"displacement must be {expected} on the grid of {fixed.name}, "
             f"got {tuple(displacement.shape)}"
         )
-    u = displacement[0].detach().cpu().to(torch.float64).numpy()
+    u = displacement[0].detach().cpu().numpy()
     if not np.all(np.isfinite(u)):
         raise ValueError("displacement holds values that are NaN or infinite")
-    check_right_angles(fixed.affine, fixed.name)
-    affine = with_upright_slices(fixed.affine)
-    if fixed.kind == "png":
-        u, affine = u[::-1].transpose(0, 2, 1), affine[:, [1, 0, 2, 3]]
-    vectors = np.einsum("wk,kij->ijw", _LPS[:, None] * affine[:3, :2], u)[:, :, None, None]
-    if fixed.is_flat:
-        vectors = vectors[..., :2]
+    check_right_angles(fixed.grid)
+    affine, name = fixed.affine, ""
+    if len(fixed.shape) == 3:
+        vectors = _to_world(u, affine)[:, :, :, None]
+        name = _VOLUME if fixed.shape[2] == _PLANES else ""
     else:
-        vectors, affine = np.repeat(vectors, _PLANES, axis=2), _moved(affine, -1)
-    _write(path, vectors, affine, fixed.kind)
+        affine = with_upright_slices(affine)
+        if fixed.kind == "png":
+            u, affine, name = u[::-1].transpose(0, 2, 1), affine[:, [1, 0, 2, 3]], _PNG_GRID
+        vectors = _to_world(u, affine)[:, :, None, None]
+        if fixed.is_flat:
+            vectors = vectors[..., :2]
+        else:
+            vectors, affine = np.repeat(vectors, _PLANES, axis=2), _moved(affine, -1)
+    _write(path, vectors, affine, name)
 
 
 def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     """Read a displacement file of diffreg, ANTs or ITK, with the grid on which it lives.
 
     Args:
-        path: a NIfTI file with vector intent, (X, Y, 1, 1, 2), or of a slice (X, Y, 3, 1, 3) with
-            one plane three times, or (X, Y, 1, 1, 3).
+        path: a NIfTI file with vector intent, (X, Y, Z, 1, 3); of a slice (X, Y, 1, 1, 2), or
+            (X, Y, 3, 1, 3) with one plane three times, or (X, Y, 1, 1, 3).
 
     Returns:
-        The displacement (1, 2, *S), float32, fixed voxels, array axes; and the fixed grid, an Image
+        The displacement (1, D, *S), float32, fixed voxels, array axes; and the fixed grid, an Image
         whose intensities are 0.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no 2-D displacement file; the message says why.
+        ValueError: it is no displacement file; the message says why.
 
     Example: see write_displacement.
     """
@@ -112,7 +121,7 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
         raise ValueError(f"{path} holds displacements that are infinite in float32")
     displacement = torch.from_numpy(np.ascontiguousarray(u))[None]
     grid = Image(
-        data=torch.zeros(1, 1, *u.shape[1:], dtype=torch.float32),
+        data=torch.zeros(()).expand(1, 1, *u.shape[1:]),
         affine=affine,
         path=path,
         kind=kind,
@@ -122,7 +131,7 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
-    """What a file holds, (2, *S) in float64 voxels; its affine, kind and components."""
+    """What a file holds, (D, *S) in float64 voxels; its affine, kind and components."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     check_displacement_ending(path)
@@ -134,12 +143,11 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
     if components == 2:
         affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
     vectors = _nifti.read_values(file, path)[:, :, :, 0]
-    if vectors.shape[2] == _PLANES:
-        if not np.array_equal(vectors, np.repeat(vectors[:, :, :1], _PLANES, 2), equal_nan=True):
-            raise _three_dimensional(path, file.shape)
-        affine = _moved(affine, 1)
+    if _is_slice(file, vectors):
+        affine = _moved(affine, 1) if vectors.shape[2] == _PLANES else affine
+        vectors = vectors[:, :, 0]
     with np.errstate(all="ignore"):  # of numbers that are not finite
-        vectors = vectors[:, :, 0].astype(np.float64)
+        vectors = vectors.astype(np.float64)
         if not np.all(np.isfinite(vectors)):
             raise ValueError(f"{path} holds displacements that are NaN or infinite")
         u = _to_voxels(vectors, affine, path)
@@ -157,15 +165,15 @@ def read_field(path: str | Path) -> Tensor:
 
     Args:
         path: what `read_displacement` reads; or an array in voxels of an npz file,
-            `file.npz:array`, (2, *S), (1, 2, *S) or (*S, 2), as VoxelMorph's users keep them; an
-            array whose first and last axis are 2 is taken as (2, *S).
+            `file.npz:array`, (D, *S), (1, D, *S) or (*S, D), as VoxelMorph's users keep them; an
+            array whose first and last axis are D is taken as (D, *S).
 
     Returns:
-        (1, 2, *S), float64: every value as it is stored, of NIfTI files from their millimetres.
+        (1, D, *S), float64: every value as it is stored, of NIfTI files from their millimetres.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no 2-D displacement.
+        ValueError: it is no displacement.
 
     Example: `fold_certificate(read_field("flow.npz:vol"))`
     """
@@ -195,30 +203,42 @@ def check_displacement_ending(path: str | Path) -> None:
         raise ValueError(f"{path}: the name of a displacement file must end in .nii.gz or .nii")
 
 
-def _write(path: Path, vectors: np.ndarray, affine: np.ndarray, kind: str) -> None:
-    """Write (X, Y, 1, 1, components) vectors, LPS, mm."""
+def _to_world(u: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """A displacement (D, *S) in voxels -> vectors (*S, 3), LPS, mm, float32."""
+    axes = _LPS[:, None] * affine[:3, : len(u)]
+    vectors = np.empty((*u.shape[1:], 3), np.float32)
+    for row in range(u.shape[1]):  # in double, which for all of a volume would be much
+        vectors[row] = np.einsum("wk,k...->...w", axes, u[:, row].astype(np.float64))
+    return vectors
+
+
+def _write(path: Path, vectors: np.ndarray, affine: np.ndarray, name: str) -> None:
+    """Write (X, Y, Z, 1, components) vectors, LPS, mm."""
     nib = require("nibabel", "NIfTI files")
-    file = nib.Nifti1Image(vectors.astype(np.float32), None)
+    file = nib.Nifti1Image(vectors, None)
     file.set_qform(affine, 1)
     file.set_sform(affine, 1)
-    file.header.set_intent(_VECTOR, name=_PNG_GRID if kind == "png" else "")
+    file.header.set_intent(_VECTOR, name=name)
     file.header.set_xyzt_units("mm")
     with replacing(path) as temporary:
         nib.save(file, temporary)
 
 
 def _check_layout(path: Path, file: Any) -> None:
-    """Refuse what is not a 2-D field of vectors."""
+    """Refuse what is not a field of vectors."""
     shape, intent = file.shape, int(file.header["intent_code"])
     _check_tool(path, file)
     if len(shape) != 5 or shape[4] not in (2, 3):
         raise ValueError(
-            f"{path} is no 2-D displacement file: its shape is {shape}; ITK's (X, Y, 1, 1, 2), or "
-            "of a slice (X, Y, 3, 1, 3), is needed"
+            f"{path} is no displacement file: its shape is {shape}; ITK's (X, Y, Z, 1, 3), or of a "
+            "2-D image (X, Y, 1, 1, 2), is needed"
         )
-    if shape[3] > 1 or (shape[2] > 1 and (shape[2], shape[4]) != (_PLANES, 3)):
-        raise _three_dimensional(path, shape)
-    check_size(shape[:2], path)
+    if shape[3] > 1 or (shape[2] > 1 and shape[4] != 3):
+        raise ValueError(
+            f"{path} is no displacement file: its shape is {shape}; one vector of as many "
+            "components as there are axes is needed for each voxel"
+        )
+    check_size(shape[:3], path)
     if 0 in shape:
         raise ValueError(f"{path} is empty: its shape is {shape}")
     if intent != _VECTOR:
@@ -242,7 +262,7 @@ def _check_tool(path: Path, file: Any) -> None:
         raise ValueError(
             f"{path} is no displacement file of ITK: its shape is {shape}, as FSL's and "
             "FreeSurfer's warps have it, whose vectors are in other coordinates; convert it to "
-            "(X, Y, 1, 1, 2), or of a slice (X, Y, 3, 1, 3)"
+            "(X, Y, Z, 1, 3), or of a 2-D image (X, Y, 1, 1, 2)"
         )
 
 
@@ -250,8 +270,12 @@ def _intent_name(file: Any) -> str:
     return bytes(file.header["intent_name"].item()).decode("latin-1").rstrip("\0 ")
 
 
-def _three_dimensional(path: Path, shape: tuple[int, ...]) -> ValueError:
-    return ValueError(f"{path} is a 3-D displacement of shape {shape}; only 2-D is supported")
+def _is_slice(file: Any, vectors: np.ndarray) -> bool:
+    """Whether vectors (X, Y, Z, components) are of one plane, which may be there three times."""
+    planes = vectors.shape[2]
+    if planes == 1 or planes != _PLANES or _intent_name(file) == _VOLUME:
+        return planes == 1
+    return np.array_equal(vectors, np.repeat(vectors[:, :, :1], _PLANES, 2), equal_nan=True)
 
 
 def _moved(affine: np.ndarray, slices: int) -> np.ndarray:
@@ -262,13 +286,15 @@ def _moved(affine: np.ndarray, slices: int) -> np.ndarray:
 
 
 def _to_voxels(vectors: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarray:
-    """World vectors (X, Y, components), LPS -> displacement (2, X, Y) in voxels."""
-    components = vectors.shape[2]
-    axes = _LPS[:components, None] * affine[:components, :2]
-    if np.linalg.matrix_rank(axes) < 2:
+    """World vectors (*S, components), LPS -> displacement (D, *S) in voxels."""
+    components, dimensions = vectors.shape[-1], vectors.ndim - 1
+    axes = _LPS[:components, None] * affine[:components, :dimensions]
+    if np.linalg.matrix_rank(axes) < dimensions:
         raise ValueError(f"{path}: two components cannot describe a plane that is not x-y")
-    u = np.einsum("kw,ijw->kij", np.linalg.pinv(axes), vectors)
-    rise = np.abs(np.einsum("wk,kij->ijw", axes, u) - vectors).max()
+    u = np.einsum("kw,...w->k...", np.linalg.pinv(axes), vectors)
+    if dimensions == 3:
+        return u
+    rise = np.abs(np.einsum("wk,k...->...w", axes, u) - vectors).max()
     if rise > _RISE * np.linalg.norm(axes, axis=0).min():
         raise ValueError(f"{path} moves voxels out of their plane, by up to {rise:.3g} mm")
     return u

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import replacing
-from diffreg.data.geometry import resample_to
 from diffreg.data.images import write_image
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.demo.first import CASE, show_first
 from diffreg.demo.measures import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from diffreg.data.normalization import Normalization
 from diffreg.evaluation.cohort_report import IN_FULL, IN_ROWS, write_csv
 from diffreg.evaluation.measures import measure_pair, measures_of
 from diffreg.evaluation.pages import group_table, summary_table, write_page
-from diffreg.evaluation.result import Evaluation
+from diffreg.evaluation.result import Evaluation, Measured
 from diffreg.evaluation.summary import summarize
 from diffreg.registration._json import write_json
 from diffreg.registration.cohort import PAIR_ERRORS, one_line, read_pair
@@ -32,6 +32,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     normalization: Normalization | None = None,
+    known: Mapping[Path, Measured] | None = None,
 ) -> Evaluation:
     """Measure registered pairs.
 
@@ -43,6 +44,7 @@ def evaluate(
         seed: of the bootstrap.
         progress: called with (pairs done, pairs).
         normalization: of the images before they are compared; None: the default percentiles.
+        known: what was measured before, by folder or file.
 
     Returns:
         The evaluation; pairs that cannot be measured are in `failed`.
@@ -51,25 +53,54 @@ def evaluate(
     """
     evaluation = Evaluation(method, seed=seed, grouped=any(pair.group for pair, _ in pairs))
     for number, (pair, place) in enumerate(pairs, start=1):
-        try:
-            result = read_registration(read_pair(pair), place, normalization)
-            names = set(result.similarity.split("+")) - _UNKNOWN
-            comparable = one_contrast and names <= SAME_CONTRAST
-            values = measure_pair(pair, result, comparable)
-            result = judged(result, comparable)
-        except PAIR_ERRORS as error:
-            evaluation.failed.append((pair, one_line(error)))
+        one = (known or {}).get(place)
+        drawn = len(evaluation.views) < IN_FULL + IN_ROWS
+        if one is None or (drawn and not one.failed):
+            one = measure(pair, place, one_contrast, normalization, drawn, one)
+        if one.failed:
+            evaluation.failed.append((pair, one.failed))
         else:
-            group = pair.group or pair.name if evaluation.grouped else f"{number}"
-            warnings = warnings_in(result.metrics)
-            about = {"pair": pair.name, "group": group, "row": pair.row}
-            evaluation.records.append({**about, **values, "warnings": len(warnings)})
-            evaluation.warnings.append((pair.name, warnings))
-            if len(evaluation.views) < IN_FULL + IN_ROWS:
-                evaluation.views.append(view(result, pair.name, _beside(values)))
+            _add(evaluation, pair, number, one)
         if progress is not None:
             progress(number, len(pairs))
     return evaluation
+
+
+def measure(
+    pair: Pair,
+    place: Path,
+    one_contrast: bool = True,
+    normalization: Normalization | None = None,
+    drawn: bool = False,
+    known: Measured | None = None,
+) -> Measured:
+    """One registered pair's metrics.
+
+    Args:
+        pair, place, one_contrast, normalization: as `evaluate` takes them.
+        drawn: with what a report draws.
+        known: the metrics, where that alone is missing.
+
+    Example: `measure(pair, Path("out")).values["dice_after"]`
+    """
+    try:
+        result = read_registration(read_pair(pair), place, normalization)
+        comparable = one_contrast and set(result.similarity.split("+")) - _UNKNOWN <= SAME_CONTRAST
+        values = known.values if known else measure_pair(pair, result, comparable)
+        result = judged(result, comparable)
+        seen = view(result, pair.name, _beside(values)) if drawn else None
+    except PAIR_ERRORS as error:
+        return Measured(failed=one_line(error))
+    return Measured(values, warnings_in(result.metrics), view=seen)
+
+
+def _add(evaluation: Evaluation, pair: Pair, number: int, one: Measured) -> None:
+    group = pair.group or pair.name if evaluation.grouped else f"{number}"
+    about = {"pair": pair.name, "group": group, "row": pair.row}
+    evaluation.records.append({**about, **one.values, "warnings": len(one.warnings)})
+    evaluation.warnings.append((pair.name, one.warnings))
+    if one.view is not None:
+        evaluation.views.append(one.view)
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from diffreg import metrics
-from diffreg.data.geometry import Image, resample_to, voxel_map
+from diffreg.data.geometry import voxel_map
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement
 from diffreg.metrics import shared_labels
 from diffreg.registration.cohort import read_labels
@@ -91,7 +92,7 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
     still = result.displacement * 0
     for when, u in (("before", still), ("after", result.displacement)):
         values = _intensities(result, when, one_contrast)
-        values |= _labels(pair, result.fixed, u)
+        values |= _labels(pair, result, u)
         values |= _points(pair, result, u)
         if pair.true_displacement is not None:
             true, grid = read_displacement(pair.true_displacement)
@@ -128,7 +129,7 @@ def _intensities(result: Registration, when: str, one_contrast: bool) -> dict[st
     return values
 
 
-def _labels(pair: Pair, fixed: Image, displacement: Tensor) -> dict[str, float]:
+def _labels(pair: Pair, result: Registration, displacement: Tensor) -> dict[str, float]:
     """Overlap and surface distances of each label that both originals have, and their means.
 
     A label that the warp lost overlaps by 0 and has no surface: distances are means over the labels
@@ -137,7 +138,8 @@ def _labels(pair: Pair, fixed: Image, displacement: Tensor) -> dict[str, float]:
     maps = read_labels(pair)
     if maps is None:
         return {}
-    warped = resample_to(maps[0], fixed, displacement, interpolation="nearest")
+    fixed, moving = result.fixed, maps[0].placed(result.affine)
+    warped = resample_to(moving, fixed, displacement, interpolation="nearest")
     there = resample_to(maps[1], fixed, interpolation="nearest")
     labels = shared_labels(maps[0].data, there)
     distances = metrics.surface_distances(warped, there, fixed.spacing, labels)
@@ -163,7 +165,7 @@ def _points(pair: Pair, result: Registration, displacement: Tensor) -> dict[str,
             fixed,
             moving,
             voxel_map(result.moving, result.fixed),
-            result.moving.affine[:3, :2],
+            result.prepared.as_given.grid.axes,
         )
     except ValueError as error:
         raise ValueError(f"{pair.fixed_points} and {pair.moving_points}: {error}") from None

@@ -11,6 +11,23 @@ from diffreg.evaluation.summary import Summary, summarize
 from diffreg.report.panels import PairView
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One pair.
+
+    Args:
+        values: its metrics.
+        warnings: what speaks against its registration, in sentences.
+        failed: why it could not be measured, or nothing.
+        view: to draw it, where that was asked for.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    failed: str = ""
+    view: PairView | None = None
+
+
 @dataclass
 class Evaluation:
     """What came of measuring all pairs.

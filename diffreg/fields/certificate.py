@@ -108,7 +108,7 @@ def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> Fold
     value, place = smallest.flatten().min(0)
     row, column = divmod(int(place), smallest.shape[1])
     corner = int(corners[:, row, column].argmin())
-    ring = border(u[0])
+    ring = border(u[0].cpu())
     folded = int(failing_cells(u, corners, threshold).sum())
     return FoldCertificate(
         smallest_determinant=float(value),
@@ -221,7 +221,7 @@ def largest_safe_scale(
 
 
 def _one_field(displacement: torch.Tensor) -> torch.Tensor:
-    """(1, 2, H, W) in double on the CPU, detached."""
+    """(1, 2, H, W) in double, detached."""
     check_displacement(displacement)
     check_flat("displacement", displacement, "the certificate")
     shape = list(displacement.shape)
@@ -229,7 +229,7 @@ def _one_field(displacement: torch.Tensor) -> torch.Tensor:
         raise ValueError(
             f"displacement must be one field (1, 2, H, W) of at least 2 voxels an axis, got {shape}"
         )
-    u = displacement.detach().to("cpu", torch.float64).contiguous()
+    u = displacement.detach().to(torch.float64).contiguous()
     if not bool(torch.isfinite(u).all()):
         raise ValueError("displacement must be finite; it holds values that are NaN or infinite")
     return u

@@ -159,14 +159,14 @@ class Objective(nn.Module):
 
     def value_and_gradient_of(
         self, moving: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> Callable[[torch.Tensor], tuple[float, torch.Tensor]]:
+    ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """For optimisers: a function of the displacement (1, D, *S) of one pair (1, C, *S).
 
         What does not depend on the displacement is measured once; there is no autograd, unless
         "mi" is part of the similarity.
 
         Returns:
-            displacement -> (total, its gradient (1, D, *S)).
+            displacement -> (total, (), and its gradient (1, D, *S)).
         """
         if "mi" in self.similarity:
             return lambda u: self._differentiate(moving, fixed, u, mask)
@@ -175,19 +175,19 @@ class Objective(nn.Module):
             scale_of_fixed = gradient_scale(visible(fixed, mask))
             options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
 
-        def evaluate(u: torch.Tensor) -> tuple[float, torch.Tensor]:
+        def evaluate(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             terms, gradient = registration_objective_value_and_gradient(
                 moving, fixed, u, mask=mask, **options
             )
-            return terms.total.item(), gradient
+            return terms.total.mean(), gradient
 
         return evaluate
 
-    def _differentiate(self, moving, fixed, u, mask) -> tuple[float, torch.Tensor]:
+    def _differentiate(self, moving, fixed, u, mask) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             total = self(moving, fixed, u, mask, return_warped=False).total
-            return total.item(), torch.autograd.grad(total, u)[0]
+            return total.detach(), torch.autograd.grad(total, u)[0]
 
     def _options(self) -> dict[str, Any]:
         # "mi" alone leaves the operator no measure: one with a factor of 0 costs nothing.

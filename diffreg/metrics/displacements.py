@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from diffreg.metrics._arrays import Array, check_weights, one_displacement, sing
 from diffreg.ops import jacobian_determinant
 from diffreg.ops._flat_axis import flat_axis, without_axis
 from diffreg.ops.deformation_energy import _lengths as voxel_lengths
+
+_CELLS = 2**20  # whose determinants are held at once
 
 
 def smallest_determinant(displacement: Array) -> np.ndarray:
@@ -36,7 +38,7 @@ def smallest_determinant(displacement: Array) -> np.ndarray:
         >>> float(smallest_determinant(np.zeros((2, 2, 2)))[0, 0])
         1.0
     """
-    return _corner_determinants(displacement).min(0)
+    return np.concatenate([corners.min(0) for corners in _corner_determinants(displacement)])
 
 
 def folding(displacement: Array) -> dict[str, float]:
@@ -61,16 +63,18 @@ def folding(displacement: Array) -> dict[str, float]:
         >>> folding(np.zeros((2, 8, 8)))
         {'min_determinant': 1.0, 'max_determinant': 1.0, 'folded_percent': 0.0}
     """
-    corners = _corner_determinants(displacement)
-    if corners.size == 0:
-        smallest, largest, folded = np.nan, np.nan, 0.0
-    else:
-        smallest, largest = corners.min(), corners.max()
-        folded = 100 * np.mean(~(corners.min(0) > 0))
+    smallest, largest, folded, cells = np.nan, np.nan, 0, 0
+    for corners in _corner_determinants(displacement):
+        if corners.size:
+            # Where nothing was found yet the other one counts, where a corner is nan that.
+            smallest = corners.min() if not cells else np.minimum(smallest, corners.min())
+            largest = corners.max() if not cells else np.maximum(largest, corners.max())
+            folded += int(np.count_nonzero(~(corners.min(0) > 0)))
+            cells += corners[0].size
     return {
         "min_determinant": float(smallest),
         "max_determinant": float(largest),
-        "folded_percent": float(folded),
+        "folded_percent": 100 * folded / max(cells, 1),
     }
 
 
@@ -90,10 +94,13 @@ def sd_log_jacobian(displacement: Array) -> float:
         >>> sd_log_jacobian(np.zeros((2, 8, 8)))
         0.0
     """
-    corners = _corner_determinants(displacement)
-    if corners.size == 0 or not (corners > 0).all():
-        return float("nan")
-    return float(np.std(np.log(corners)))
+    logarithms = []
+    for corners in _corner_determinants(displacement):
+        if not (corners > 0).all():
+            return float("nan")
+        logarithms.append(np.log(corners).ravel())
+    found = np.concatenate(logarithms)
+    return float(np.std(found)) if found.size else float("nan")
 
 
 def sd_log_jacobian_learn2reg(displacement: Array) -> float:
@@ -281,9 +288,13 @@ def _mean_length(
     return float(np.average(lengths[inside], weights=weight[inside]))
 
 
-def _corner_determinants(displacement: Array) -> np.ndarray:
-    """(2^D, *(S - 1)) in float64."""
-    return jacobian_determinant(one_displacement(displacement))[0].numpy()
+def _corner_determinants(displacement: Array) -> Iterator[np.ndarray]:
+    """(2^D, *(S - 1)) in float64, rows of cells by rows of cells, to hold few at once."""
+    u = one_displacement(displacement)
+    rows, cells = u.shape[2], max(1, u[0, 0, 0].numel())
+    step = max(1, _CELLS // cells)
+    for first in range(0, max(1, rows - 1), step):
+        yield jacobian_determinant(u[:, :, first : first + step + 1].contiguous())[0].numpy()
 
 
 def _lengths(vectors: torch.Tensor, spacing: float | Sequence[float] | None) -> np.ndarray:

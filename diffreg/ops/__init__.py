@@ -6,6 +6,7 @@ documentation, the oracle of its tests and the baseline of its benchmark.
 
 from diffreg.ops import _core  # noqa: F401  (loads the compiled operators)
 from diffreg.ops._objective import RegistrationObjective, Weights
+from diffreg.ops.affine_warp import affine_warp, affine_warp_reference
 from diffreg.ops.correlation import correlation, correlation_reference
 from diffreg.ops.deformation_energy import (
     DeformationEnergy,
@@ -31,6 +32,8 @@ __all__ = [
     "DeformationEnergy",
     "RegistrationObjective",
     "Weights",
+    "affine_warp",
+    "affine_warp_reference",
     "correlation",
     "correlation_reference",
     "deformation_energy",

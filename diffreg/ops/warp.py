@@ -114,11 +114,20 @@ def warp_reference(
 
     Args, Returns: as `warp`.
     """
-    axes = [
-        torch.arange(n, dtype=displacement.dtype, device=displacement.device)
-        for n in displacement.shape[2:]
-    ]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
+    points = grid_points(displacement.shape[2:], displacement) + displacement
+    return sample_reference(moving, points, interpolation, padding)
+
+
+def grid_points(size: torch.Size, like: torch.Tensor) -> torch.Tensor:
+    """Voxel centres (D, *size), in the dtype and on the device of `like`."""
+    axes = [torch.arange(n, dtype=like.dtype, device=like.device) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def sample_reference(
+    moving: torch.Tensor, points: torch.Tensor, interpolation: str, padding: str
+) -> torch.Tensor:
+    """The image at points (N, D, *S) of its grid, in voxels."""
     if interpolation == "nearest":
         return _nearest_reference(moving, points.detach(), padding)
     taps = _cubic_taps if interpolation == "cubic" else _linear_taps
@@ -247,7 +256,7 @@ def _backward(ctx, gradient):
         return None, torch.zeros_like(displacement), None, None
     # On a GPU the gradient to moving adds in any order, unless the same bits are asked for.
     deterministic = torch.are_deterministic_algorithms_enabled()
-    gradients = _operator_backward(
+    gradients = warp_backward(
         gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs, deterministic
     )
     return (*(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None)
@@ -272,4 +281,4 @@ def _double_backward(ctx, *grad_gradients):
 
 
 _operator = differentiable("warp", _backward, _setup_context)
-_operator_backward = differentiable("warp_backward", _double_backward, _setup_double_context)
+warp_backward = differentiable("warp_backward", _double_backward, _setup_double_context)

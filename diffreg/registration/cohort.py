@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from diffreg import __version__
 from diffreg._files import FULL
+from diffreg._ranks import ALONE, Rank
 from diffreg.data._npz import split_array
 from diffreg.data.images import Image, count_slices, read_image
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
-from diffreg.losses import usual_objective
 from diffreg.registration.files import write_registration
 from diffreg.registration.folders import check_some_listed, folder_name, place_from
 from diffreg.registration.jobs import Cohort, Job, Method
 from diffreg.registration.pair import Registration, register, register_batch
+from diffreg.registration.shares import FAILED, forget, tell, told
+from diffreg.registration.start import Start, affine_start
 
 # What one pair may raise without losing the others; a fault of the program is none of them, nor is
 # a full disk.
@@ -36,17 +38,19 @@ def register_all(
     out: Path,
     method: Method,
     progress: Callable[[int, int], None] | None = None,
+    rank: Rank = ALONE,
 ) -> Cohort:
     """Register every pair of a manifest, each into its folder in `out`.
 
     Args:
-        manifest: the pairs; volumes without a slice are taken slice by slice.
+        manifest: the pairs.
         out: an existing folder.
         method: how.
         progress: called with (pairs done, pairs).
+        rank: of several processes, each registers its share: `gathered` puts them together.
 
     Returns:
-        Which pairs are done, and which failed.
+        Which pairs of the share are done, and which failed.
 
     Raises:
         OSError: the disk is full.
@@ -54,26 +58,58 @@ def register_all(
 
     Example: `register_all(read_manifest("pairs.csv"), Path("out"), Method())`
     """
-    cohort = Cohort()
-    jobs = list(_jobs(manifest, out, method, cohort))
+    jobs, closed = _jobs(manifest, out, method)
     check_some_listed(out, (job.pair for job in jobs))
-    cohort.jobs = [job for job in jobs if job.done]
-    cohort.kept = len(cohort.jobs)
-    kept = {job.folder for job in cohort.jobs}
-    left = [job for job in jobs if job.folder not in kept]
+    forget(out, rank)
+    jobs = [job for job in jobs if rank.takes(job.number)]
+    failed = {number: entry for number, entry in closed.items() if rank.takes(number)}
+    done = [job for job in jobs if job.done]
+    kept, folders, total = len(done), {job.folder for job in done}, len(jobs) + len(failed)
     show = progress or (lambda done, at_most: None)
-    show(cohort.kept, len(jobs))
+    show(kept + len(failed), total)
     run = _one_by_one if method.network is None else _in_batches
-    for job, result in run(left, method):
+    news = {}
+    for job, result in run([job for job in jobs if job.folder not in folders], method):
         error = result if isinstance(result, str) else _written(result, job)
         if error is None:
-            cohort.jobs.append(job)
+            done.append(job)
         else:
-            cohort.failed.append((job.pair, error))
-        show(len(cohort.jobs) + len(cohort.failed), len(jobs))
-    order = {job.folder: k for k, job in enumerate(jobs)}
-    cohort.jobs.sort(key=lambda job: order[job.folder])
-    return cohort
+            failed[job.number] = (job.pair, error)
+            news[job.key] = error
+        show(len(done) + len(failed), total)
+    tell(out, rank, FAILED, news)
+    return _cohort(done, failed, kept)
+
+
+def gathered(manifest: Manifest, out: Path, method: Method, rank: Rank) -> Cohort | None:
+    """What came of the shares of all ranks; asked by each once its own is done.
+
+    Args:
+        manifest, out, method: as they were given to `register_all`.
+        rank: one of those that work on it.
+
+    Returns:
+        As one process would have it; None while a pair is neither done nor known to have failed.
+
+    Example: `gathered(manifest, out, method, this_rank())`
+    """
+    jobs, failed = _jobs(manifest, out, method)
+    errors = told(out, rank, FAILED)
+    done = [job for job in jobs if job.done]
+    folders = {job.folder for job in done}
+    for job in jobs:
+        if job.folder in folders:
+            continue
+        if job.key not in errors:
+            return None
+        failed[job.number] = (job.pair, errors[job.key])
+    return _cohort(done, failed)
+
+
+def _cohort(done: Sequence[Job], failed: Mapping[int, tuple[Pair, str]], kept: int = 0) -> Cohort:
+    """In the manifest's order."""
+    jobs = sorted(done, key=lambda job: job.number)
+    return Cohort(jobs, kept, [failed[number] for number in sorted(failed)])
 
 
 def _written(result: Registration, job: Job) -> str | None:
@@ -120,17 +156,21 @@ def read_labels(pair: Pair) -> tuple[Image, Image] | None:
     )
 
 
-def _jobs(manifest: Manifest, out: Path, method: Method, cohort: Cohort) -> Iterator[Job]:
-    """Every pair with its folder; those that cannot be opened are put among the failed."""
+def _jobs(
+    manifest: Manifest, out: Path, method: Method
+) -> tuple[list[Job], dict[int, tuple[Pair, str]]]:
+    """Every pair with its folder; and, by their numbers, those that cannot be opened, and why."""
     network = ""
     if method.checkpoint is not None:
         network = hashlib.sha256(method.checkpoint.read_bytes()).hexdigest()
-    for number, pair, error in numbered(manifest, PAIR_ERRORS):
+    jobs, closed = [], {}
+    for number, pair, error in numbered(manifest, PAIR_ERRORS, method.slices):
         if error is not None:
-            cohort.failed.append((pair, one_line(error)))
+            closed[number] = (pair, one_line(error))
         else:
             request = _request(pair, method, network, out)
-            yield Job(pair, out / folder_name(number, pair), request)
+            jobs.append(Job(number, pair, out / folder_name(number, pair), request))
+    return jobs, closed
 
 
 def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
@@ -145,6 +185,7 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
         [pair.moving_slice, pair.fixed_slice],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
         [method.fill, method.normalization and astuple(method.normalization)],
+        [method.affine, method.search],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -157,9 +198,12 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
             with _telling_memory():
                 result = register(
                     *(images.moving, images.fixed),
-                    mask=images.mask,
+                    fixed_mask=images.mask,
                     moving_mask=images.moving_mask,
-                    objective=usual_objective(method.similarity or "ncc"),
+                    similarity=method.similarity or "auto",
+                    affine=method.affine,
+                    search=method.search,
+                    device=method.device,
                     normalization=method.normalization,
                     both_ways=method.both_ways,
                     guarantee=method.guarantee,
@@ -173,23 +217,29 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
 
 def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Registration | str]]:
     """Through the network, neighbours of one size together."""
-    waiting: list[tuple[Job, Prepared]] = []
+    waiting: list[tuple[Job, Prepared, Start]] = []
 
     def flush() -> Iterator[tuple[Job, Registration | str]]:
-        results = _through_network([prepared for _, prepared in waiting], method)
-        for (job, _), result in zip(waiting, results, strict=True):
-            yield job, result if isinstance(result, Registration) else one_line(result)
+        results = _through_network([prepared for _, prepared, _ in waiting], method)
+        for (job, _, start), result in zip(waiting, results, strict=True):
+            if isinstance(result, Registration):
+                result.metrics.update(start.metrics)
+                yield job, replace(result, start=start)
+            else:
+                yield job, one_line(result)
         waiting.clear()
 
     for job in jobs:
         try:
-            prepared = read_pair(job.pair).prepared(method.normalization)
+            images = read_pair(job.pair)
+            start = affine_start(images, method.affine, method.similarity, method.search)
+            prepared = images.prepared(method.normalization, start.matrix)
         except PAIR_ERRORS as error:
             yield job, one_line(error)
             continue
         if waiting and waiting[0][1].fixed.shape != prepared.fixed.shape:
             yield from flush()
-        waiting.append((job, prepared))
+        waiting.append((job, prepared, start))
         if len(waiting) >= method.batch_size:
             yield from flush()
     yield from flush()

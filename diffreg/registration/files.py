@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from diffreg._files import staged
+from diffreg.data.affine import read_affine, write_affine
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.images import write_image
 from diffreg.data.normalization import Normalization
@@ -19,7 +20,9 @@ from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
 from diffreg.registration._json import read_json, write_json
+from diffreg.registration.determinants import write_determinants
 from diffreg.registration.folders import (
+    AFFINE,
     DISPLACEMENT,
     METRICS,
     REPORT,
@@ -37,11 +40,13 @@ def write_registration(
     report: bool = True,
     more: dict[str, Any] | None = None,
     credits: Sequence[str] = (),
+    jacobian: bool = False,
 ) -> Registration:
-    """Write the warped image, displacement.nii.gz, metrics.json and report.html.
+    """Write the warped image, displacement.nii.gz, affine.mat, metrics.json and report.html.
 
-    All of them appear, each whole, or none. The determinants are those of the displacement as it is
-    in its file.
+    A point x of the fixed image lies at T(x + d(x)) in the moving one, d the displacement and T the
+    affine map: antsApplyTransforms takes `-t displacement.nii.gz -t affine.mat`. All files appear,
+    each whole, or none. The determinants are those of the displacement as it is in its file.
 
     Args:
         result: what `register` returned.
@@ -49,6 +54,8 @@ def write_registration(
         report: whether to write report.html.
         more: entries that metrics.json gets beside the metrics.
         credits: lines at the foot of the report.
+        jacobian: whether to write jacobian.nii.gz and log_jacobian.nii.gz, J of the displacement,
+            and jacobian_with_affine.nii.gz, J of the whole map.
 
     Returns:
         The result with the determinants of the file.
@@ -61,13 +68,16 @@ def write_registration(
     out = check_output_folder(out)
     with staged(out, last=METRICS) as folder:
         if result.fixed.kind == "png":
-            write_image(folder / "warped.png", result.warped, result.fixed, result.moving.dtype)
+            write_image(folder / "warped.png", result.values, result.fixed, result.moving.dtype)
         else:
-            write_image(folder / "warped.nii.gz", result.warped, result.fixed)
+            write_image(folder / "warped.nii.gz", result.values, result.fixed)
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
+        write_affine(folder / AFFINE, result.affine, result.fixed.is_flat)
+        if jacobian:
+            write_determinants(folder, result)
         written, _ = read_displacement(folder / DISPLACEMENT)
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
-        if min(result.fixed.shape) > 1:
+        if len(result.fixed.shape) == 2 and min(result.fixed.shape) > 1:
             result.metrics["certificate"] = _certificate(result, written)
         images = images_of(result.moving, result.fixed, out)
         named = {"images": images} if images else {}
@@ -99,13 +109,12 @@ def read_registration(
     Example: `read_registration(PairImages(moving, fixed), "out").metrics`
     """
     folder = Path(folder)
-    file = folder / DISPLACEMENT if folder.is_dir() else folder
-    displacement, grid = read_displacement(file)
+    displacement, affine, grid = read_map(folder)
     check_grid(grid, images.fixed)
     found = read_json(folder / METRICS) if (folder / METRICS).exists() else {}
     seconds = found.get("seconds")
     return registration_of(
-        images.prepared(normalization),
+        images.prepared(normalization, affine),
         displacement,
         method=str(found.get("method", "given")),
         similarity=str(found.get("similarity", "unknown")),
@@ -113,6 +122,27 @@ def read_registration(
         metrics=found,
         fill=_number(found.get("fill")),
     )
+
+
+def read_map(place: str | Path) -> tuple[Tensor, np.ndarray, Image]:
+    """A displacement, and the affine map that comes after it where a registration left both.
+
+    Args:
+        place: a folder of `write_registration`; or a displacement file alone, without an affine.
+
+    Returns:
+        The displacement (1, D, *S), the affine (4, 4), and the fixed grid.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no displacement, or a file that is none.
+
+    Example: `read_map("out")[1]`
+    """
+    place = Path(place)
+    folder = place.is_dir()
+    displacement, grid = read_displacement(place / DISPLACEMENT if folder else place)
+    has_affine = folder and (place / AFFINE).exists()
+    return displacement, read_affine(place / AFFINE) if has_affine else np.eye(4), grid
 
 
 def _number(value: Any) -> float | None:
@@ -131,11 +161,11 @@ def check_grid(grid: Image, fixed: Image) -> None:
 
     Example: `check_grid(read_displacement("displacement.nii.gz")[1], fixed)`
     """
-    corners = np.array([[i, j] for i in (0, grid.shape[0] - 1) for j in (0, grid.shape[1] - 1)])
     apart = np.inf
     if grid.shape == fixed.shape:
         matrix = voxel_map(fixed, grid)
-        apart = np.abs(corners @ matrix[:, :2].T + matrix[:, 2] - corners).max()
+        corners = grid.grid.corners[: len(grid.shape)]
+        apart = np.abs(matrix[:, :-1] @ corners + matrix[:, -1:] - corners).max()
     if not apart < 0.01:
         raise ValueError(
             f"{grid.name} is no displacement on the grid of {fixed.name}: {grid.shape} voxels, "

@@ -18,6 +18,7 @@ from diffreg.data.manifest import Pair
 from diffreg.registration._json import read_json
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
+AFFINE = "affine.mat"
 _LONGEST = 100  # bytes of an image's name in a folder's: two, a number and an ending make 255
 _PAIRS = "[0-9][0-9][0-9][0-9]*_to_*/" + METRICS
 # Names that ask for a file, as programs have it that write their result into one.

@@ -13,6 +13,8 @@ from diffreg.losses import Objective
 from diffreg.registration._json import read_json
 from diffreg.registration.folders import DISPLACEMENT, METRICS
 
+GIVEN = "given"
+
 
 @dataclass(frozen=True)
 class Method:
@@ -29,6 +31,10 @@ class Method:
         objective: of the refinement, as the network was trained with.
         refine: at most so many variational steps from the network's displacement.
         fill: the intensity outside the moving image; None: the usual one.
+        affine: the start, as `register` takes it.
+        search: look for large turns too.
+        device: of the variational method.
+        by_slice: take volumes slice by slice; so does a network, which knows images only.
     """
 
     network: nn.Module | None = None
@@ -41,12 +47,21 @@ class Method:
     objective: Objective | None = None
     refine: int = 0
     fill: float | None = None
+    affine: str = "auto"
+    search: bool = False
+    device: str = "auto"
+    by_slice: bool = False
+
+    @property
+    def slices(self) -> bool:
+        """Whether volumes are taken slice by slice."""
+        return self.by_slice or self.network is not None
 
     @property
     def name(self) -> str:
         """In words."""
         if self.network is None:
-            return f"variational, {self.similarity or 'ncc'}"
+            return f"variational, {self.similarity or 'auto'}"
         name = f"network {self.checkpoint.name}" if self.checkpoint else "network"
         return f"{name}, refined by {self.refine} steps" if self.refine else name
 
@@ -56,14 +71,21 @@ class Job:
     """One pair, where its results go, and what they are to be made of.
 
     Args:
+        number: in the manifest, from 1.
         pair: the two images.
-        folder: its own.
-        request: a hash of files, slices and method.
+        folder: its own; of a displacement that is given, it may be its file.
+        request: a hash of files, slices and method; GIVEN where the displacement is.
     """
 
+    number: int
     pair: Pair
     folder: Path
     request: str
+
+    @property
+    def key(self) -> str:
+        """What ranks tell each other of it by."""
+        return f"{self.folder.name} {self.request}"
 
     @property
     def done(self) -> bool:
@@ -77,10 +99,10 @@ class Job:
 
 @dataclass
 class Cohort:
-    """What came of a manifest.
+    """What came of a manifest, or of one rank's share of it; in the manifest's order.
 
     Args:
-        jobs: the pairs whose results are there, in the manifest's order.
+        jobs: the pairs whose results are there.
         kept: how many of them were there before.
         failed: the pairs that could not be registered, and why, in one line each.
     """

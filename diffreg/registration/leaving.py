@@ -9,6 +9,8 @@ image out of sight, where a correlation is 0 and not negative, and a difference 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,34 +19,35 @@ from torch import Tensor
 STRENGTH = 8.0
 
 
-def add_leaving(displacement: Tensor, gradient: Tensor, strength: float) -> float:
-    """The value of strength * E_out; its gradient is added to `gradient`.
+def add_leaving(
+    displacement: Tensor, gradient: Tensor, strength: float, extent: Sequence[int]
+) -> Tensor:
+    """The value of strength * E_out, (); its gradient is added to `gradient`.
 
     Args:
-        displacement: (1, D, *S), voxels of a grid that both images have.
+        displacement: (1, D, *S), from the voxels of the fixed grid to those of the moving image.
         gradient: of the same shape.
         strength: of the term.
+        extent: voxels of the moving image along each axis.
 
     Example:
         >>> import torch
         >>> from diffreg.registration.leaving import add_leaving
         >>> out = torch.zeros(1, 2, 4, 4)
         >>> out[:, 0] = 4  # beyond by 1, 2, 3 and 4 voxels
-        >>> round(add_leaving(out, torch.zeros_like(out), 1.0), 6)
-        0.46875
+        >>> add_leaving(out, torch.zeros_like(out), 1.0, (4, 4))
+        tensor(0.4688)
     """
-    value = 0.0
-    for axis, size in enumerate(displacement.shape[2:]):
+    value = displacement.new_zeros(())
+    for axis, size in enumerate(extent):
         component = displacement[0, axis]
-        index = torch.arange(size, dtype=component.dtype, device=component.device)
+        n = component.shape[axis]
+        index = torch.arange(n, dtype=component.dtype, device=component.device)
         position = component + index.reshape(
             [-1 if k == axis else 1 for k in range(component.ndim)]
         )
-        beyond = position - position.clamp(0, size - 1)
-        lost = beyond.square().sum().item()
-        if lost == 0:
-            continue
+        beyond = position.sub_(position.clamp(0, size - 1))
         factor = strength / (component.numel() * size**2)
-        value += factor * lost
+        value = value + factor * torch.dot(beyond.reshape(-1), beyond.reshape(-1))
         gradient[0, axis].add_(beyond, alpha=2 * factor)
     return value

@@ -7,58 +7,73 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
-from diffreg.data.geometry import Image, check_fill
+from diffreg.data.geometry import Image
+from diffreg.data.given import as_image
 from diffreg.data.images import Normalization
-from diffreg.data.prepare import Prepared, check_type, prepare, relative_spacing
+from diffreg.data.prepare import PairImages, Prepared, check_type, relative_spacing
+from diffreg.data.resampling import check_fill
 from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
+from diffreg.registration.contrast import Choice, choose
+from diffreg.registration.devices import device_named
 from diffreg.registration.judgement import judged
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words, provenance
+from diffreg.registration.pyramid import possible_levels
 from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
-from diffreg.registration.variational import possible_levels, register_variational
+from diffreg.registration.start import affine_start
+from diffreg.registration.variational import register_variational
 
 
 def register(
-    moving: Image,
-    fixed: Image,
+    moving: Any,
+    fixed: Any,
     network: nn.Module | None = None,
     objective: Objective | None = None,
-    mask: Image | None = None,
+    fixed_mask: Any = None,
     normalization: Normalization | None = None,
-    similarity: str | None = None,
+    similarity: str | None = "auto",
     levels: int = 3,
     iterations: int = 60,
     progress: Callable[..., Any] | None = None,
     both_ways: bool = False,
     guarantee: bool = False,
     refine: int = 0,
-    moving_mask: Image | None = None,
+    moving_mask: Any = None,
     fill: float | None = None,
+    affine: str | np.ndarray = "auto",
+    device: str | torch.device = "auto",
+    search: bool = False,
 ) -> Registration:
-    """Find the displacement that brings the moving image onto the fixed one.
+    """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
-    Both images are normalised to [0, 1] and the moving one is resampled on the fixed grid through
-    both headers; where its field of view does not cover that grid, nothing is compared. Metrics
-    before and after are of the same voxels, where both ends are inside the moving image. What
-    speaks against the result is among them, `metrics["warnings"]`, a list of sentences.
+    Images are paths, numpy arrays, torch tensors, or images of diffreg, nibabel, SimpleITK or ants;
+    `result.warped` comes back in kind. Where they lie in the world is what their headers say; an
+    array has voxels of 1 mm (`diffreg.image(array, spacing=...)` says others).
+
+    Both images are normalised to [0, 1] and the moving one is resampled on the fixed grid; where
+    its field of view does not cover that grid, nothing is compared. Metrics before and after the
+    warp are of the same voxels, where both ends are inside the moving image. What speaks against
+    the result is among them, `metrics["warnings"]`, a list of sentences.
 
     Args:
-        moving: the image to be warped.
+        moving: the image to be warped, a slice or a volume.
         fixed: the image that stays; its grid is the result's.
         network: called (moving, fixed) -> displacement; None: the variational method.
-        objective: what the variational method and the refinement minimise; None:
-            `Objective("ncc")`. Where its spacing is None, it is the voxels' proportions
-            (`relative_spacing`).
-        mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
+        objective: what the variational method and the refinement minimise; None: as `similarity`
+            says. Where its spacing is None, it is the voxels' proportions (`relative_spacing`).
+        fixed_mask: voxels of the fixed image that count where it is > 0; through its header on any
+            grid.
         normalization: as the network was trained with; None: the default percentiles.
-        similarity: what the network was trained with, if known; says which metrics make sense.
-            What the variational method minimises is `objective`.
+        similarity: of the variational method: "auto", "mi" where the contrasts differ and else the
+            preset "default" (`diffreg.registration.contrast`), or one of
+            `diffreg.losses.SIMILARITIES`; with a network, what it was trained with, if known.
         levels: of the variational method.
         iterations: of the variational method, on each level.
         progress: of the variational method and the refinement.
@@ -71,65 +86,119 @@ def register(
             them as well.
         fill: the intensity of `warped` outside the moving image; None: 0 where that is the image's
             most frequent value, else its smallest.
+        affine: the start: "none", "translation", "rigid", "similarity" or "affine"
+            (`diffreg.register_affine`); "auto": affine for volumes, and for slices whose headers do
+            not say that they are aligned; or a map that is known, (4, 4), RAS mm, from the fixed
+            image's space to the moving one's.
+        device: "cpu", "cuda", or "auto": a GPU where torch sees one.
+        search: look for turns by more than some 30 degrees as well, which takes longer.
 
     Returns:
         The registration.
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: the images share no plane, no voxel or no contrast, the mask is empty, there
-            is no network to refine or to name a similarity of, or fill is not finite.
+        ValueError: the images share no plane, no voxel or no contrast, a mask is empty, there is no
+            network to refine, or an option that does not fit.
 
     Example:
         >>> import numpy as np
-        >>> import torch
-        >>> from diffreg.data.geometry import Image
-        >>> from diffreg.registration import register
-        >>> x = torch.arange(16.0).reshape(16, 1)
-        >>> blob = lambda at: torch.exp(-((x - at) ** 2 + (x.T - 8) ** 2) / 18)[None, None]
-        >>> pair = (Image(blob(at), np.eye(4)) for at in (9, 7))
-        >>> register(*pair, levels=1, iterations=10).metrics["folded_percent"]
-        0.0
+        >>> import diffreg
+        >>> x = np.arange(16.0)
+        >>> blob = lambda at: np.exp(-((x[:, None] - at) ** 2 + (x - 8) ** 2) / 18)
+        >>> result = diffreg.register(blob(9), blob(7), levels=1, iterations=10)
+        >>> type(result.warped).__name__, result.metrics["folded_percent"]
+        ('ndarray', 0.0)
     """
+    _check_options(network, objective, similarity, refine)
+    _check_settings(levels, iterations, both_ways, guarantee, fill, progress)
+    pair = _images(moving, fixed, fixed_mask, moving_mask)
+    start = affine_start(pair, affine, similarity, search)
+    prepared = pair.prepared(normalization, start.matrix)
+    ending = both_ways, guarantee, fill
+    if network is not None:
+        named = None if similarity == "auto" else similarity
+        options = named, both_ways, guarantee, objective, refine, progress, fill
+        (result,) = register_batch([prepared], network, *options)
+        if isinstance(result, ValueError):
+            raise result
+    else:
+        settings = levels, iterations, progress, device_named(device)
+        result = _by_descent(prepared, objective, similarity or "auto", settings, ending)
+    result.metrics.update(start.metrics)
+    return replace(result, given=moving, start=start)
+
+
+def _check_options(network: Any, objective: Any, similarity: Any, refine: Any) -> None:
     if network is not None and not callable(network):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     check_type("objective", objective, Objective, optional=True)
-    for name, number in (("levels", levels), ("iterations", iterations), ("refine", refine)):
+    check_type("refine", refine, int)
+    if similarity not in (None, "auto") and network is None and objective is not None:
+        raise ValueError(
+            f"similarity and objective both say what is minimised: leave out {similarity!r}"
+        )
+    if refine and network is None:
+        raise ValueError("refine needs a network, whose displacement is where it starts")
+
+
+def _check_settings(
+    levels: Any, iterations: Any, both_ways: Any, guarantee: Any, fill: Any, progress: Any
+) -> None:
+    for name, number in (("levels", levels), ("iterations", iterations)):
         check_type(name, number, int)
     for name, flag in (("both_ways", both_ways), ("guarantee", guarantee)):
         check_type(name, flag, bool)
     check_fill(fill)
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be callable or None, got {type(progress).__name__}")
-    if network is None and similarity is not None:
-        raise ValueError(
-            "similarity says what a network was trained with, and there is none: for the "
-            f"variational method give objective=Objective({similarity!r})"
-        )
-    prepared = prepare(moving, fixed, mask, normalization, moving_mask)
-    if network is not None:
-        options = similarity, both_ways, guarantee, objective, refine, progress, fill
-        (result,) = register_batch([prepared], network, *options)
-        if isinstance(result, ValueError):
-            raise result
-        return result
-    if refine:
-        raise ValueError("refine needs a network, whose displacement is where it starts")
-    objective = _with_proportions(objective, fixed)
 
-    def solve(a: Tensor, b: Tensor) -> Tensor:
-        weights = prepared.weights
-        return register_variational(a, b, objective, levels, iterations, weights, progress)
+
+def _images(moving: Any, fixed: Any, mask: Any, moving_mask: Any) -> PairImages:
+    """What was given as images of diffreg."""
+
+    def chosen(name: str, value: Any) -> Image | None:
+        return None if value is None else as_image(name, value, label=True)
+
+    return PairImages(
+        as_image("moving", moving),
+        as_image("fixed", fixed),
+        chosen("fixed_mask", mask),
+        chosen("moving_mask", moving_mask),
+    )
+
+
+def _by_descent(
+    prepared: Prepared,
+    objective: Objective | None,
+    similarity: str,
+    settings: tuple[int, int, Callable[..., Any] | None, torch.device],
+    ending: tuple[bool, bool, float | None],
+) -> Registration:
+    """Through the variational method."""
+    (levels, iterations, progress, device), (both_ways, guarantee, fill) = settings, ending
+    choice = Choice(objective, {}) if objective else choose(prepared, similarity)
+    goal = _with_proportions(choice.objective, prepared.fixed)
+
+    def solve(a: Tensor, b: Tensor, margin: Sequence[int] | None = None) -> Tensor:
+        moving, fixed = a.to(device), b.to(device)
+        weights = None if prepared.weights is None else prepared.weights.to(device)
+        arguments = moving, fixed, goal, levels, iterations, weights, progress
+        return register_variational(*arguments, margin=margin).to("cpu")
 
     start = time.perf_counter()
-    displacement = solve(prepared.moving_values, prepared.fixed_values)
+    around = prepared.surroundings()
+    displacement = solve(around.values, prepared.fixed_values, around.margin)
     seconds = time.perf_counter() - start
     inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
-    names = "+".join(objective.similarity)
-    ends = displacement, inverse
+    ends, names = (displacement, inverse), "+".join(goal.similarity)
     result = _finished(prepared, *ends, "variational", names, seconds, guarantee, fill)
-    used = possible_levels(fixed.shape, levels)
-    result.metrics["objective"] = described(objective, levels=used, iterations=iterations)
+    used = possible_levels(prepared.fixed.shape, levels)
+    result.metrics["objective"] = described(goal, levels=used, iterations=iterations)
+    if device.type != "cpu":
+        result.metrics["device"] = device_in_words(device)
+    if choice.metrics:
+        result.metrics["contrast"] = choice.metrics
     return result
 
 
@@ -216,8 +285,10 @@ def _finished(
     guarantee: bool,
     fill: float | None,
 ) -> Registration:
-    """The result of a displacement (1, 2, *S), with its metrics."""
+    """The result of a displacement (1, D, *S), with its metrics."""
     displacement = displacement.detach().to("cpu", torch.float32)
+    if guarantee and displacement.ndim == 5:
+        raise ValueError("the guarantee is for slices so far: a volume's repair does not exist yet")
     repair = make_diffeomorphic(displacement) if guarantee else None
     if repair is not None:
         displacement = repair.displacement

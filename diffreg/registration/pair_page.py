@@ -120,13 +120,20 @@ def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
         title,
         moving=_array(result.moving_on_fixed),
         fixed=_array(result.fixed.data),
-        warped=_array(result.warped),
+        warped=_array(result.values),
         displacement=result.displacement[0].numpy(),
         spacing=result.fixed.spacing,
-        display=display_orientation(result.fixed.affine, result.fixed.kind),
+        **_upright(result.fixed),
         metrics=metrics,
         mask=None if bool(result.mask.all()) else _array(result.mask),
     )
+
+
+def _upright(fixed: Image) -> dict[str, Any]:
+    """How a slice is turned, or the planes of a volume."""
+    if len(fixed.shape) == 3:
+        return {"affine": None if fixed.kind == "npz" else fixed.affine}
+    return {"display": display_orientation(fixed.affine, fixed.kind)}
 
 
 def duration(seconds: float) -> str:

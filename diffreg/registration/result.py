@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from diffreg.data.geometry import Image, resample_to, usual_fill
+from diffreg.data.geometry import Image
+from diffreg.data.given import in_kind
 from diffreg.data.prepare import Compared, Prepared
+from diffreg.data.resampling import resample_to, usual_fill
+from diffreg.registration.start import Start
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
 SAME_CONTRAST = {"ssd", "ncc", "lncc"}
@@ -20,20 +24,22 @@ class Registration:
 
     Args:
         prepared: the pair as it was compared.
-        displacement: (1, 2, *S), float32, fixed voxels, array axes.
-        warped: (1, 1, *S), the moving image's intensities at p + u(p), `fill` outside the image.
-        moving_on_fixed: (1, 1, *S), the same without a displacement.
+        displacement: (1, D, *S), float32, fixed voxels, array axes.
+        values: (1, 1, *S), the moving image's intensities at p + u(p), `fill` outside the image.
+        moving_on_fixed: (1, 1, *S), the same by the headers alone.
         compared: both before and after, normalised, and the voxels on which the metrics are taken.
         fill: the intensity outside the moving image.
         method: "variational", "network" or "refined network".
         similarity: what was minimised, such as "ncc".
         seconds: what finding the displacement took.
         metrics: as in metrics.json.
+        start: the affine map that it started from, and how that was found.
+        given: the moving image in the kind that it was given in.
     """
 
     prepared: Prepared
     displacement: Tensor
-    warped: Tensor
+    values: Tensor
     moving_on_fixed: Tensor
     compared: Compared
     fill: float
@@ -41,10 +47,22 @@ class Registration:
     similarity: str
     seconds: float
     metrics: dict[str, Any]
+    start: Start = field(default_factory=Start)
+    given: Any = None
+
+    @property
+    def warped(self) -> Any:
+        """The moving image on the fixed grid, in the kind that it was given in."""
+        return in_kind(self.values, self.fixed, self.given)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4), RAS mm, from the fixed image's space to the moving one's."""
+        return self.prepared.affine
 
     @property
     def moving(self) -> Image:
-        """The moving image as read."""
+        """The moving image, where the affine places it."""
         return self.prepared.moving
 
     @property
@@ -71,6 +89,20 @@ class Registration:
         )
 
     @property
+    def how(self) -> list[str]:
+        """What was done beside the warp, and why: a line each."""
+        lines = [] if self.start.found is None else [self.start.found.in_words]
+        found = self.metrics.get("contrast")
+        if found is not None:
+            lines.append(
+                f"contrast: squared correlation {found['squared_correlation']:.2f}, correlation "
+                f"ratio {found['correlation_ratio']:.2f}, so "
+                f"{'they differ' if found['across'] else 'one contrast'}: "
+                f"{self.similarity.replace('+', ' + ')}"
+            )
+        return lines
+
+    @property
     def _doubt(self) -> str:
         count = len(self.metrics.get("warnings", ()))
         return f"doubtful ({count} warning{'s' if count > 1 else ''}): " if count else ""
@@ -89,7 +121,7 @@ def registration_of(
 
     Args:
         prepared: the pair.
-        displacement: (1, 2, *S), float32, fixed voxels, array axes.
+        displacement: (1, D, *S), float32, fixed voxels, array axes.
         method, similarity, seconds, metrics: as in `Registration`.
         fill: None: `diffreg.data.geometry.usual_fill`.
 
@@ -101,8 +133,8 @@ def registration_of(
     return Registration(
         prepared=prepared,
         displacement=displacement,
-        warped=resample_to(moving, fixed, displacement, fill=fill),
-        moving_on_fixed=resample_to(moving, fixed, fill=fill),
+        values=resample_to(moving, fixed, displacement, fill=fill),
+        moving_on_fixed=resample_to(prepared.as_given, fixed, fill=fill),
         compared=prepared.compared(displacement),
         fill=fill,
         method=method,

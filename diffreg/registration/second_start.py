@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffreg.data.geometry import Image, resample_to, voxel_map
+from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.prepare import Prepared
+from diffreg.data.resampling import resample_to
 from diffreg.fields import identity_grid
 from diffreg.ops import warp
 

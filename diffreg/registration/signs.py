@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffreg.data.geometry import Image, coverage
+from diffreg.data.geometry import Image
 from diffreg.data.prepare import Compared, Prepared
+from diffreg.data.resampling import coverage
 from diffreg.metrics import ncc, normalized_mutual_information, smallest_determinant
 from diffreg.registration.result import SAME_CONTRAST, Registration
 from diffreg.registration.second_start import displacement_of, second_start
@@ -65,8 +66,8 @@ class Signs:
     """What a result shows; lengths of the displacement where the images are not dark.
 
     Args:
-        extent: the square root of the fixed image's area.
-        voxel: the square root of a fixed voxel's area.
+        extent: the square root of the fixed image's area, the cube root of a volume.
+        voxel: the same of a fixed voxel.
         smallest_determinant: of all corners; nan where there is no cell.
         measure: NCC within a contrast, else INFORMATION.
         before, after: of that, on the voxels that are compared.
@@ -110,10 +111,11 @@ def signs_of(result: Registration, one_contrast: bool | None = None) -> Signs:
         one_contrast = set(result.similarity.split("+")) <= SAME_CONTRAST
     before, after = _agreement(compared, one_contrast)
     content = _content(compared)
-    voxel = math.sqrt(math.prod(fixed.spacing))
+    dimensions = len(fixed.shape)
+    voxel = math.prod(fixed.spacing) ** (1 / dimensions)
     cells = smallest_determinant(result.displacement)
     return Signs(
-        extent=math.sqrt(math.prod(fixed.shape)) * voxel,
+        extent=math.prod(fixed.shape) ** (1 / dimensions) * voxel,
         voxel=voxel,
         smallest_determinant=float(cells.min()) if cells.size else math.nan,
         measure=NCC if one_contrast else INFORMATION,
@@ -131,7 +133,7 @@ def motion_of(displacement: Tensor, fixed: Image, where: Tensor) -> Motion:
     """The affine map x + u = A x + b that a displacement is nearest to, x in mm.
 
     Args:
-        displacement: (1, 2, *S), fixed voxels.
+        displacement: (1, D, *S), fixed voxels.
         fixed: gives the voxels' lengths.
         where: (*S) bool, the voxels that count.
 
@@ -149,20 +151,30 @@ def motion_of(displacement: Tensor, fixed: Image, where: Tensor) -> Motion:
     places = where.nonzero()
     places = places[:: max(1, len(places) // ENOUGH)]
     x = places.T.to(torch.float64) * length
-    u = displacement[0, :, places[:, 0], places[:, 1]].to(torch.float64) * length
+    u = displacement[0][(slice(None), *places.T)].to(torch.float64) * length
     x, shift = x - x.mean(1, keepdim=True), u.mean(1, keepdim=True)
     # By the pseudo-inverse: voxels of one line know nothing of the direction across it.
     linear = (u - shift) @ x.T @ torch.linalg.pinv(x @ x.T, hermitian=True)
-    mapped = torch.eye(2, dtype=torch.float64) + linear
+    mapped = torch.eye(len(x), dtype=torch.float64) + linear
     affine, squared = (v.square().sum(0).mean() for v in (linear @ x + shift, u))
-    turn = math.atan2(float(mapped[1, 0] - mapped[0, 1]), float(mapped[0, 0] + mapped[1, 1]))
     return Motion(
-        turn=math.degrees(turn),
+        turn=_turn_of(mapped),
         shift=float(shift.norm()),
-        growth=float(torch.linalg.det(mapped).abs().sqrt()),
+        growth=float(torch.linalg.det(mapped).abs()) ** (1 / len(x)),
         share=float(affine / squared) if squared > 0 else 0.0,
         length=float(affine.sqrt()),
     )
+
+
+def _turn_of(mapped: Tensor) -> float:
+    """The angle, degrees, of the rotation that is nearest to a matrix (D, D); signed in a plane."""
+    if len(mapped) == 2:
+        sine, cosine = mapped[1, 0] - mapped[0, 1], mapped[0, 0] + mapped[1, 1]
+        return math.degrees(math.atan2(float(sine), float(cosine)))
+    u, _, v = torch.linalg.svd(mapped)
+    u[:, -1] *= torch.linalg.det(u @ v).sign()
+    cosine = (torch.trace(u @ v) - 1) / 2
+    return math.degrees(math.acos(float(cosine.clamp(-1, 1))))
 
 
 def _agreement(compared: Compared, one_contrast: bool) -> tuple[float, float]:
@@ -186,8 +198,10 @@ def _content(compared: Compared) -> Tensor:
 
 
 def _mean_length(displacement: Tensor, fixed: Image, where: Tensor) -> float:
-    down, right = (u * h for u, h in zip(displacement[0], fixed.spacing, strict=True))
-    return float((down * down + right * right).sqrt()[where].mean())
+    squares = torch.zeros(fixed.shape)
+    for component, length in zip(displacement[0], fixed.spacing, strict=True):
+        squares.addcmul_(component * length, component * length)
+    return float(squares.sqrt_()[where].mean())
 
 
 def _covered(prepared: Prepared) -> float:
@@ -198,6 +212,8 @@ def _covered(prepared: Prepared) -> float:
 
 
 def _elsewhere(result: Registration, content: Tensor) -> Elsewhere | None:
+    if len(result.fixed.shape) == 3:
+        return None  # the edges' directions at twice their angle are those of a plane
     place = second_start(result.prepared)
     if place is None:
         return None

@@ -5,32 +5,32 @@ accepts a displacement with a corner determinant that is not positive, so that t
 fold at any level. bench/variational/optimisers.py measures it against what it replaced.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 
 from diffreg.fields import make_diffeomorphic, resize
 from diffreg.losses import Objective, Weights
 from diffreg.ops import deformation_energy, jacobian_determinant
 from diffreg.ops._checks import (
     arithmetic_dtype,
-    check_flat,
     check_floating,
+    check_image,
     check_pair,
     check_same_device,
     check_tensor,
     checked_mask,
 )
 from diffreg.registration.leaving import STRENGTH, add_leaving
+from diffreg.registration.pyramid import Level, levels_of
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
-ValueAndGradient = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
+# Of a displacement (1, D, *S): the objective, (), and its gradient.
+ValueAndGradient = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-SMALLEST_LEVEL = 16  # voxels along the shortest axis
-MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+# Pairs of steps and gradient changes that L-BFGS keeps, by D: of a volume each pair is six volumes.
+MEMORY = {2: 10, 3: 3}
 FIRST_STEP, LARGEST_STEP = 0.5, 2.0  # voxels, the largest component
 TOLERANCE = 1e-6  # relative decrease at which a level counts as converged
 # The line search keeps this distance from 0: a smaller determinant is within rounding of a fold.
@@ -38,6 +38,7 @@ SMALLEST_DETERMINANT = 1e-3
 # What a start that folds is repaired to: at the distance above no step would be left to take.
 START_DETERMINANT = 0.2
 SMALLEST_SHARE = 1e-3  # of the data term in the curvature along a step
+Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 def register_variational(
@@ -49,6 +50,7 @@ def register_variational(
     mask: torch.Tensor | None = None,
     progress: Progress | None = None,
     start: torch.Tensor | None = None,
+    margin: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Minimises the objective over the displacement, pair by pair, from coarse to fine.
 
@@ -56,17 +58,20 @@ def register_variational(
     (`diffreg.registration.leaving`): leaving must not be a way to a lower objective.
 
     Args:
-        moving: image (N, C, *S), any floating dtype; values of about [0, 1] suit the weights.
-        fixed: image of the same shape.
+        moving: image (N, C, *S), any floating dtype; values of about [0, 1] suit the weights. With
+            a margin it is larger than `fixed`.
+        fixed: image (N, C, *S), D = 2 or 3.
         objective: what to minimise; None is Objective("ncc"), with the default weights.
-        levels: pyramid levels, each half the size of the next; fewer where an axis would get
-            shorter than 16 voxels.
+        levels: pyramid levels, each half the size of the next; an axis shrinks to 16 voxels only,
+            and there are as many levels as the two longest axes have.
         iterations: at most, on each level.
         mask: weights (N, 1, *S) of the similarity on the fixed grid; None is 1.
         progress: called with (iterations done, iterations at most).
         start: displacement (N, D, *S), voxels, to begin from, such as a network's: `levels` is 1
             then. Where it folds it is repaired first (`diffreg.fields.make_diffeomorphic`), and the
             objective ends no higher than there.
+        margin: voxels that `moving` has before the first one of `fixed`, along each axis; None: it
+            has the shape of `fixed`.
 
     Returns:
         Displacement (N, D, *S), voxels; every corner determinant is positive.
@@ -85,8 +90,7 @@ def register_variational(
         >>> register_variational(image, image, levels=1).abs().max() < 1e-6
         tensor(True)
     """
-    check_pair(moving, fixed, "moving")
-    check_flat("moving", moving, "the variational method")
+    margin = _checked_margin(margin, moving, fixed)
     dtype = arithmetic_dtype(moving, fixed)
     moving, fixed = moving.to(dtype), fixed.to(dtype)
     for name, image in (("moving", moving), ("fixed", fixed)):
@@ -98,11 +102,11 @@ def register_variational(
         raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")
     objective = Objective("ncc") if objective is None else objective
     if start is None:
-        start = fixed.new_zeros(len(fixed), 2, *[1] * (fixed.ndim - 2))
-        levels = possible_levels(fixed.shape[2:], levels)
+        start = fixed.new_zeros(len(fixed), fixed.ndim - 2, *[1] * (fixed.ndim - 2))
     else:
         start, levels = _checked_start(start, fixed), 1
-    at_most = levels * iterations
+    pyramid = levels_of(fixed.shape[2:], moving.shape[2:], margin, levels)
+    at_most = len(pyramid) * iterations
     displacements = []
     for n in range(len(fixed)):
 
@@ -112,15 +116,33 @@ def register_variational(
 
         pair = moving[n : n + 1], fixed[n : n + 1], None if weights is None else weights[n : n + 1]
         begin = start[n : n + 1]
-        displacements.append(_register_pair(*pair, begin, objective, levels, iterations, report))
-    return torch.cat(displacements) if displacements else fixed.new_zeros(0, 2, *fixed.shape[2:])
+        displacements.append(_register_pair(*pair, begin, objective, pyramid, iterations, report))
+    empty = fixed.new_zeros(0, fixed.ndim - 2, *fixed.shape[2:])
+    return torch.cat(displacements) if displacements else empty
+
+
+def _checked_margin(margin, moving, fixed) -> Sequence[int]:
+    """Voxels of moving before fixed along each axis, where the images fit each other."""
+    if margin is None:
+        check_pair(moving, fixed, "moving")
+        return [0] * (fixed.ndim - 2)
+    check_image("moving", moving)
+    check_image("fixed", fixed)
+    beyond = [m - n for m, n in zip(moving.shape, fixed.shape, strict=True)]
+    fits = len(margin) == fixed.ndim - 2 and beyond[:2] == [0, 0]
+    if not fits or not all(0 <= m <= b for m, b in zip(margin, beyond[2:], strict=True)):
+        raise ValueError(
+            f"moving, {list(moving.shape)}, must hold fixed, {list(fixed.shape)}, and "
+            f"{list(margin)} voxels before it"
+        )
+    return margin
 
 
 def _checked_start(start: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     """The start in the dtype of the images, each sample unfolded by the optimiser's margin."""
     check_tensor("start", start)
     check_floating("start", start)
-    expected = [len(fixed), 2, *fixed.shape[2:]]
+    expected = [len(fixed), fixed.ndim - 2, *fixed.shape[2:]]
     if list(start.shape) != expected:
         raise ValueError(f"start must be (N, D, *S) = {expected}, got {list(start.shape)}")
     check_same_device("start", start, "fixed", fixed)
@@ -134,43 +156,45 @@ def _repaired(displacement: torch.Tensor) -> torch.Tensor:
     """The field itself, or moved where it folds or nearly does, and nowhere else."""
     if is_unfolded(displacement):
         return displacement
+    if displacement.ndim == 5:  # the repair is 2-D so far
+        return _unfolded_start(displacement)
     return make_diffeomorphic(displacement, START_DETERMINANT).displacement
 
 
-def possible_levels(shape: Sequence[int], levels: int) -> int:
-    """How many of the pyramid's levels an image of this shape (*S) has."""
-    while levels > 1 and min(shape) < SMALLEST_LEVEL * 2 ** (levels - 1):
-        levels -= 1
-    return levels
-
-
 def _register_pair(
-    moving, fixed, mask, displacement, objective, levels, iterations, report
+    moving, fixed, mask, displacement, objective, pyramid, iterations, report
 ) -> torch.Tensor:
-    shape = fixed.shape[2:]
-    lengths = _lengths(objective, len(shape))
+    lengths = _lengths(objective, fixed.ndim - 2)
     factors = sum(abs(factor) for factor in objective.similarity.values())
     strength = STRENGTH * objective.weights.similarity * factors
-    for step, level in enumerate(reversed(range(levels))):
-        size = [-(-n // 2**level) for n in shape]
-        images = [_resample(image, size) for image in (moving, fixed)]
-        weights = None if mask is None else _resample(mask, size)
-        spacing = [h * n / m for h, n, m in zip(lengths, shape, size, strict=True)]
+    for step, level in enumerate(pyramid):
+        images = level.of_moving(moving), level.of_fixed(fixed)
+        weights = None if mask is None else level.of_fixed(mask)
+        spacing = [h * f for h, f in zip(lengths, level.factors, strict=True)]
         own = objective.with_spacing(spacing).value_and_gradient_of(*images, weights)
-        start = _unfolded_start(resize(displacement, size))
+        extent = images[0].shape[2:]
 
         def report_level(done: int, offset: int = step * iterations) -> None:
             report(offset + done)
 
         def value_and_gradient(
-            u: torch.Tensor, own: ValueAndGradient = own
-        ) -> tuple[float, torch.Tensor]:
+            u: torch.Tensor, own: ValueAndGradient = own, extent: Sequence[int] = extent
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             value, gradient = own(u)
-            return value + add_leaving(u, gradient, strength), gradient
+            return value + add_leaving(u, gradient, strength, extent), gradient
 
+        start = _unfolded_start(resize(displacement, level.size))
         regulariser = Regulariser(start, spacing, objective.weights)
-        displacement = _minimise(value_and_gradient, start, regulariser, iterations, report_level)
+        # In voxels of the moving image: a constant changes neither energies nor determinants.
+        start = start + _offset(level, start)
+        found = _minimise(value_and_gradient, start, regulariser, iterations, report_level)
+        displacement = found.sub_(_offset(level, found))
     return displacement
+
+
+def _offset(level: Level, like: torch.Tensor) -> torch.Tensor:
+    """The margin as a displacement (1, D, 1, ...)."""
+    return like.new_tensor(level.margin).reshape(1, -1, *[1] * (like.ndim - 2))
 
 
 def _lengths(objective: Objective, dimensions: int) -> list[float]:
@@ -178,11 +202,6 @@ def _lengths(objective: Objective, dimensions: int) -> list[float]:
     if spacing is None:
         return [1.0] * dimensions
     return [float(spacing)] * dimensions if isinstance(spacing, (int, float)) else list(spacing)
-
-
-def _resample(image: torch.Tensor, size: list[int]) -> torch.Tensor:
-    """The image averaged over the area of each coarse voxel."""
-    return image if list(image.shape[2:]) == size else F.interpolate(image, size=size, mode="area")
 
 
 def is_unfolded(displacement: torch.Tensor) -> bool:
@@ -218,7 +237,6 @@ class Regulariser:
 
     def __init__(self, like: torch.Tensor, spacing: list[float], weights: Weights) -> None:
         shape = like.shape[2:]
-        self.axes = tuple(range(2, like.ndim))
         self.shape, self.spacing, self.weights = shape, spacing, weights
         laplacian = like.new_zeros(())
         for k, (n, h) in enumerate(zip(shape, spacing, strict=True)):
@@ -229,46 +247,86 @@ class Regulariser:
         energy = weights.diffusion * laplacian + weights.bending * laplacian**2
         self.eigenvalues = torch.stack([2 * h * h / shape.numel() * energy for h in spacing])
 
-    def solve(self, gradient: torch.Tensor, data: float) -> torch.Tensor:
-        """(second derivative + data * identity)^-1 gradient."""
-        waves = torch.fft.rfftn(gradient, dim=self.axes)
-        waves *= (self.eigenvalues + data).reciprocal()
-        return torch.fft.irfftn(waves, s=self.shape, dim=self.axes)
+    def solve_(self, gradient: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        """(second derivative + data * identity)^-1 gradient, written over the gradient."""
+        for k, eigenvalues in enumerate(self.eigenvalues):
+            waves = torch.fft.rfftn(gradient[0, k])
+            waves /= eigenvalues + data
+            gradient[0, k] = torch.fft.irfftn(waves, s=self.shape)
+        return gradient
 
-    def curvature(self, step: torch.Tensor) -> float:
+    def curvature(self, step: torch.Tensor) -> torch.Tensor:
         """step^T (second derivative) step."""
         energies = deformation_energy(step, self.spacing)
         weighted = self.weights.diffusion * energies[0] + self.weights.bending * energies[1]
-        return 2 * weighted.item()
+        return 2 * weighted[0]
+
+
+class History:
+    """The last steps and what the gradient changed along them, in one block of memory.
+
+    Args:
+        like: displacement (1, D, *S).
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.size = MEMORY[like.ndim - 2]
+        self.block = like.new_empty(self.size, 2, like.numel())
+        self.curvatures: list[torch.Tensor] = []
+        self.added = 0
+
+    def add(self, before: Pair, after: Pair) -> Pair:
+        """Keeps the differences of two points and of their gradients, (1, D, *S) each; flat."""
+        change, bend = self.block[self.added % self.size]
+        for out, old, new in zip((change, bend), before, after, strict=True):
+            torch.sub(new.reshape(-1), old.reshape(-1), out=out)
+        self.curvatures = [*self.curvatures, torch.dot(change, bend)][-self.size :]
+        self.added += 1
+        return change, bend
+
+    def clear(self) -> None:
+        self.curvatures = []
+
+    def __len__(self) -> int:
+        return len(self.curvatures)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """(step, change of the gradient, their product), the oldest first."""
+        for k, curvature in enumerate(self.curvatures, start=self.added - len(self)):
+            change, bend = self.block[k % self.size]
+            yield change, bend, curvature
 
 
 def _minimise(value_and_gradient, start, regulariser, iterations, report) -> torch.Tensor:
-    """L-BFGS over unfolded displacements, preconditioned with regulariser + data * identity."""
-    point = start
-    value, gradient = value_and_gradient(point)
-    data = gradient.abs().max().item() / FIRST_STEP
-    pairs: deque[tuple[torch.Tensor, torch.Tensor, float]] = deque(maxlen=MEMORY)
+    """L-BFGS over unfolded displacements, preconditioned with regulariser + data * identity.
+
+    What it computes with stays where the images are; only the line search waits for it.
+    """
+    point, trial, direction = start, torch.empty_like(start), torch.empty_like(start)
+    found, gradient = value_and_gradient(point)
+    value = found.item()
+    data = gradient.abs().max() / FIRST_STEP
+    history = History(start)
     for iteration in range(iterations):
-        direction = _direction(gradient, pairs, regulariser, data)
-        slope = _dot(gradient, direction)
+        _descend(gradient, history, regulariser, data, direction)
+        slope, longest = torch.stack([_dot(gradient, direction), direction.abs().max()]).tolist()
         if not slope < 0:
             break
-        longest = direction.abs().max().item()
-        step = min(1.0, LARGEST_STEP / longest) if pairs else FIRST_STEP / longest
-        accepted = _search(value_and_gradient, point, value, direction, slope, step)
+        step = min(1.0, LARGEST_STEP / longest) if len(history) else FIRST_STEP / longest
+        accepted = _search(value_and_gradient, point, value, direction, slope, step, trial)
         if accepted is None:
-            if not pairs:
+            if not len(history):
                 break
-            pairs.clear()  # the quadratic model misled: start again from the gradient
+            history.clear()  # the quadratic model misled: start again from the gradient
             continue
-        new_point, new_value, new_gradient = accepted
-        change, bend = new_point - point, new_gradient - gradient
-        curvature = _dot(change, bend)
-        if curvature > 0:
-            pairs.append((change.reshape(-1), bend.reshape(-1), curvature))
-            data = _data_curvature(change, curvature, regulariser)
+        new_value, new_gradient = accepted
+        change, _ = history.add((point, gradient), (trial, new_gradient))
+        data = _data_curvature(change.view_as(point), history.curvatures[-1], regulariser, data)
         converged = value - new_value <= TOLERANCE * abs(value)
-        point, value, gradient = new_point, new_value, new_gradient
+        point, trial, value = trial, point, new_value
+        # Copied: what lives on between the operators' temporary memory would break it up.
+        gradient.copy_(new_gradient)
+        del accepted, new_gradient
         report(iteration + 1)
         if converged:
             break
@@ -276,42 +334,50 @@ def _minimise(value_and_gradient, start, regulariser, iterations, report) -> tor
     return point
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> float:
-    return torch.dot(a.reshape(-1), b.reshape(-1)).item()
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
-def _data_curvature(change, curvature: float, regulariser: Regulariser) -> float:
+def _data_curvature(change, curvature, regulariser: Regulariser, before) -> torch.Tensor:
     """What the similarity adds to the second derivative along the last step, a voxel."""
     data = curvature - regulariser.curvature(change)
-    return max(data, SMALLEST_SHARE * curvature) / _dot(change, change)
+    found = torch.maximum(data, SMALLEST_SHARE * curvature) / _dot(change, change)
+    return torch.where(curvature > 0, found, before)
 
 
-def _direction(gradient, pairs, regulariser: Regulariser, data: float) -> torch.Tensor:
-    """Minus the inverse Hessian's approximation times the gradient (two-loop recursion)."""
-    direction = -gradient
-    flat = direction.reshape(-1)  # and so are the pairs: views cost as much as dot products
+def _descend(gradient, history, regulariser: Regulariser, data, direction) -> None:
+    """Writes minus the inverse Hessian's approximation times the gradient (two-loop recursion).
+
+    A step along which the gradient did not grow teaches nothing: its factors are 0.
+    """
+    torch.neg(gradient, out=direction)
+    flat = direction.reshape(-1)  # and so is the history: views cost as much as dot products
     factors = []
-    for change, bend, curvature in reversed(pairs):
-        factor = torch.dot(change, flat).item() / curvature
-        flat.add_(bend, alpha=-factor)
+    steps = list(history)
+    for change, bend, curvature in reversed(steps):
+        factor = torch.where(curvature > 0, torch.dot(change, flat) / curvature, 0)
+        flat.addcmul_(bend, -factor)
         factors.append(factor)
-    direction = regulariser.solve(direction, data)
-    flat = direction.reshape(-1)
-    for (change, bend, curvature), factor in zip(pairs, reversed(factors), strict=True):
-        flat.add_(change, alpha=factor - torch.dot(bend, flat).item() / curvature)
-    return direction
+    regulariser.solve_(direction, data)
+    for (change, bend, curvature), factor in zip(steps, reversed(factors), strict=True):
+        back = torch.where(curvature > 0, torch.dot(bend, flat) / curvature, 0)
+        flat.addcmul_(change, factor - back)
 
 
-def _search(value_and_gradient, point, value, direction, slope, step):
-    """The first shortened step that decreases the objective enough and folds nothing, or None."""
+def _search(value_and_gradient, point, value, direction, slope, step, trial):
+    """The first shortened step that decreases the objective enough and folds nothing, or None.
+
+    Returns its value and gradient; `trial` is where it leads.
+    """
     for _ in range(20):
-        trial = torch.add(point, direction, alpha=step)
+        torch.add(point, direction, alpha=step, out=trial)
         if not is_unfolded(trial):
             step /= 2
             continue
-        new_value, new_gradient = value_and_gradient(trial)
+        found, gradient = value_and_gradient(trial)
+        new_value = found.item()
         if new_value <= value + 1e-4 * step * slope:
-            return trial, new_value, new_gradient
+            return new_value, gradient
         # The minimum of the parabola through what is known, within bounds; NaN takes the lower.
         parabola = -slope * step**2 / (2 * (new_value - value - step * slope))
         step = min(max(0.1 * step, parabola), 0.5 * step)

@@ -7,13 +7,14 @@ that all ranks take the step that one process would take on the whole batch.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, distributed, nn
+
+from diffreg._ranks import this_rank
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         The ranks; they speak gloo on CPUs and nccl on GPUs.
 
     Raises:
-        ValueError: "cuda" where there is no GPU, or fewer GPUs than ranks on this machine.
+        ValueError: "cuda" where there is no GPU, or fewer GPUs than ranks on this machine; or what
+            is in the environment is no rank.
 
     Example:
         >>> from diffreg.training.ranks import joined
@@ -83,7 +85,8 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         ...     ranks.count
         1
     """
-    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    rank = this_rank()
+    count, local = rank.count, rank.local
     if count == 1:
         yield single(device)
         return

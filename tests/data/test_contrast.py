@@ -8,10 +8,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from diffreg.data.geometry import resample_to
 from diffreg.data.images import FileWarning, read_image, write_image
 from diffreg.data.normalization import normalize
 from diffreg.data.pairs import PairDataset, find_pairs
+from diffreg.data.resampling import resample_to
 from diffreg.registration import register, write_registration
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg.data.geometry import Image, coverage, display_orientation, resample_to, voxel_map
+from diffreg.data.geometry import Image, display_orientation, voxel_map
+from diffreg.data.resampling import coverage, resample_to
 
 ORIENTATIONS = list(itertools.product((False, True), (1, -1), (1, -1)))
 
@@ -139,3 +140,55 @@ def test_every_orientation_is_drawn_alike(plane, angle):
 
 def test_png_is_drawn_as_it_is():
     assert display_orientation(np.eye(4), "png") == (False, False, False)
+
+
+def turned_volume(degrees=25):
+    """An oblique, left-handed affine with three spacings."""
+    affine = turned(degrees, 1) @ turned(-10, 0) @ np.diag([-1.5, 2.0, 4.0, 1.0])
+    affine[:3, 3] = 12, -30, 7
+    return affine
+
+
+def test_a_volume_and_a_slice_have_one_kind_of_grid():
+    volume = image(turned_volume(), shape=(5, 6, 7)).grid
+    assert (volume.dimensions, volume.size) == (3, (5, 6, 7))
+    np.testing.assert_allclose(volume.spacing, (1.5, 2, 4))
+    np.testing.assert_allclose(volume.direction * volume.spacing, volume.axes)
+    np.testing.assert_allclose(volume.centre, (volume.affine @ [2, 2.5, 3, 1])[:3])
+    plane = image(turned_volume(), shape=(5, 6)).grid
+    assert (plane.dimensions, plane.corners[2].tolist()) == (2, [0, 0, 0, 0])
+
+
+def test_a_volume_and_a_slice_do_not_meet():
+    with pytest.raises(ValueError, match=r"volume of 5 x 6 x 7 voxels.*a slice.*--slice K"):
+        resample_to(image(shape=(5, 6, 7)), image())
+
+
+def test_a_linear_image_is_sampled_exactly_through_oblique_grids():
+    """Of intensities linear in the world every sample inside is known."""
+    moving, fixed = turned_volume(), turned_volume(-15)
+
+    def brightness(affine, shape):
+        places = np.stack([*np.indices(shape), np.ones(shape)]).reshape(4, -1)
+        return ((affine @ places)[:3].T @ [1.0, -2.0, 0.5]).reshape(shape)
+
+    data = torch.from_numpy(brightness(moving, (12, 12, 12)))
+    grid = image(fixed, shape=(5, 6, 7))
+    found = resample_to(image(moving, data=data), grid, fill=np.pi)[0, 0].numpy()
+    known = found != np.pi
+    outer = coverage(image(moving, data=data[1:-1, 1:-1, 1:-1]), grid)
+    expected = brightness(fixed, (5, 6, 7))
+    assert 20 < known.sum() < known.size and outer.shape == (1, 1, 5, 6, 7)
+    places = np.stack([*np.indices((5, 6, 7)), np.ones((5, 6, 7))]).reshape(4, -1)
+    inside = (np.linalg.solve(moving, fixed @ places)[:3].T.reshape(5, 6, 7, 3) >= 0).all(-1)
+    inside &= (np.linalg.solve(moving, fixed @ places)[:3].T.reshape(5, 6, 7, 3) <= 11).all(-1)
+    np.testing.assert_allclose(found[inside], expected[inside], rtol=0, atol=1e-9)
+
+
+def test_a_placed_image_is_sampled_through_the_map():
+    """T brings a fixed point to where it is sampled."""
+    moving = image(data=torch.rand(6, 8))
+    world = np.eye(4)
+    world[:2, 3] = 2, 1
+    there = resample_to(moving.placed(world), image(shape=(4, 7)))
+    assert torch.equal(there, moving.data[:, :, 2:, 1:])

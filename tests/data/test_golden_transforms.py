@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from diffreg.cli.main import main
-from diffreg.data.geometry import resample_to
 from diffreg.data.images import read_image
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement, read_field, write_displacement
+from diffreg.fields import warp_points
 
 BESIDE = Path(__file__).parents[3] / "shared" / "golden" / "transforms"
 GOLDEN = Path(os.environ.get("DIFFREG_GOLDEN", BESIDE))
@@ -29,13 +30,12 @@ SLICE = GOLDEN / "13_slice_displacement_3planes.nii.gz"
 
 
 @pytest.mark.parametrize("name, words", [
-    ("04_itk_displacement", r"is a 3-D displacement of shape \(8, 9, 6, 1, 3\); only 2-D is supp"),
     ("07_fsl_warp_abs", r"its shape is \(8, 9, 6, 3\), as FSL's and FreeSurfer's warps have it"),
     ("07_fsl_warp_rel", r"its shape is \(8, 9, 6, 3\), as FSL's and FreeSurfer's warps have it"),
     ("09_niftyreg_def", "is a transformation of NiftyReg .intent name NREG_TRANS."),
     ("09_niftyreg_disp", "is a transformation of NiftyReg .intent name NREG_TRANS."),
 ])  # fmt: skip
-def test_what_is_no_2_d_displacement_of_itk_is_refused_in_words(name, words, capsys):
+def test_what_is_no_displacement_of_itk_is_refused_in_words(name, words, capsys):
     path = GOLDEN / f"{name}.nii.gz"
     for read in (read_displacement, read_field):
         with pytest.raises(ValueError, match=words):
@@ -52,6 +52,17 @@ def test_one_slice_of_niftyreg_is_refused_too(name, tmp_path):
     nib.save(nib.Nifti1Image(part, whole.affine, whole.header), tmp_path / "d.nii.gz")
     with pytest.raises(ValueError, match="is a transformation of NiftyReg"):
         read_displacement(tmp_path / "d.nii.gz")
+
+
+def test_a_volume_of_itk_moves_points_as_itk_does():
+    case = json.loads((GOLDEN / "expected.json").read_text())["04_itk_displacement.nii.gz"]
+    displacement, grid = read_displacement(GOLDEN / "04_itk_displacement.nii.gz")
+    start, expected = np.array(case["points"]), np.array(case["mapped"])
+    inverse = np.linalg.inv(grid.affine)
+    places = start @ inverse[:3, :3].T + inverse[:3, 3]
+    moved = warp_points(torch.from_numpy(places)[None], displacement.double())[0].numpy()
+    ours = moved @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
 def test_a_slice_in_three_planes_is_read_in_voxels():

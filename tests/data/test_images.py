@@ -41,6 +41,45 @@ def test_a_slice_has_its_own_place(tmp_path):
     assert count_slices(path) == 3
 
 
+def test_a_volume_is_read_and_written_whole(tmp_path):
+    path = save(tmp_path / "a.nii.gz", ramp(4, 5, 3))
+    image = read_image(path)
+    assert torch.equal(image.data[0, 0], torch.from_numpy(ramp(4, 5, 3)))
+    assert (image.spacing, image.slice_index, image.is_flat) == ((1.5, 2.0, 5.0), None, False)
+    write_image(tmp_path / "b.nii.gz", image.data, image)
+    again = nib.load(tmp_path / "b.nii.gz")
+    assert np.array_equal(again.get_fdata(), ramp(4, 5, 3))
+    assert np.array_equal(again.affine, AFFINE)
+
+
+def test_of_a_series_one_time_point(tmp_path):
+    path = save(tmp_path / "a.nii.gz", ramp(4, 5, 3, 2))
+    image = read_image(path, time=1)
+    assert torch.equal(image.data[0, 0], torch.from_numpy(ramp(4, 5, 3, 2)[..., 1]))
+    assert read_image(path, 2, time=0).data[0, 0, 1, 1] == ramp(4, 5, 3, 2)[1, 1, 2, 0]
+    write_image(tmp_path / "b.nii.gz", image.data, image)
+    assert np.array_equal(np.squeeze(nib.load(tmp_path / "b.nii.gz").dataobj), image.data[0, 0])
+    for wrong in (-1, 2):
+        with pytest.raises(ValueError, match=rf"no time point {wrong}: its time points are 0\.\.1"):
+            read_image(path, time=wrong)
+    with pytest.raises(ValueError, match="no series of volumes"):
+        Pillow.fromarray(np.eye(3, dtype=np.uint8)).save(tmp_path / "a.png")
+        read_image(tmp_path / "a.png", time=1)
+
+
+@pytest.mark.parametrize("name", ["a.mgz", "a.mgh"])
+def test_freesurfer_volumes_are_read(name, tmp_path):
+    affine = AFFINE * np.array([-1, 1, 1, 1])
+    nib.save(nib.MGHImage(ramp(4, 5, 3), affine), tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert torch.equal(image.data[0, 0], torch.from_numpy(ramp(4, 5, 3)))
+    np.testing.assert_allclose(image.affine, affine, atol=1e-5)
+    write_image(tmp_path / "b.nii.gz", image.data, image)
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, affine, atol=1e-5)
+    with pytest.raises(ValueError, match=r"must end in \.nii\.gz or \.nii"):
+        write_image(tmp_path / "b.mgz", image.data, image)
+
+
 def test_scaled_integers_are_read_as_what_they_mean(tmp_path):
     file = nib.Nifti1Image(ramp(4, 5, dtype=np.int16), AFFINE)
     file.header.set_slope_inter(0.5, -1)
@@ -109,9 +148,8 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 NO_WIDTH = AFFINE * [0, 1, 1, 1]
 DEPENDENT = AFFINE[:, [0, 0, 2, 3]]
 REFUSED = {
-    "a volume": (ramp(4, 5, 3), AFFINE, r"volume of shape \(4, 5, 3\); --slice k .* k in 0\.\.2"),
-    "four axes": (ramp(4, 5, 3, 2), AFFINE, r"has 4 axes, shape \(4, 5, 3, 2\)"),
-    "a series": (ramp(4, 5, 1, 2), AFFINE, "take one time point"),
+    "channels": (ramp(4, 5, 3, 1, 2), AFFINE, r"has 5 axes, shape \(4, 5, 3, 1, 2\)"),
+    "a series": (ramp(4, 5, 3, 2), AFFINE, r"a series of 2 volumes.*; --time k .* k in 0\.\.1"),
     "NaN": (np.full((4, 5), np.nan, np.float32), AFFINE, "holds no number: every voxel is"),
     "infinite": (np.full((4, 5), -np.inf), AFFINE, "holds no number: every voxel is"),
     "too large": ((ramp(4, 5).astype(float) - 9) * 1.7e307, AFFINE, "be told apart in float64"),

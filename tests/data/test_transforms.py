@@ -10,8 +10,9 @@ import SimpleITK as sitk
 import torch
 from PIL import Image as Pillow
 
-from diffreg.data.geometry import Image, resample_to
+from diffreg.data.geometry import Image
 from diffreg.data.images import read_image
+from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement, read_field, write_displacement
 
 SHAPE = (24, 31)
@@ -190,6 +191,36 @@ def test_reads_fields_that_itk_writes(dimensions, tmp_path):
     assert grid.shape == (5, 6)
 
 
+@pytest.mark.parametrize("planes", [2, 3, 4])
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_volume_there_and_back(planes, alike, tmp_path):
+    """Also one of three planes that are alike, which is how a slice is written."""
+    affine = np.array([[0, -2.0, 0.3, 10], [1.5, 0, 0.2, -4], [0, 0, 5, 30], [0, 0, 0, 1]])
+    affine[:3, :3] = np.linalg.qr(affine[:3, :3])[0] * [1.5, 2, 5]
+    fixed = Image(torch.zeros(1, 1, 4, 5, planes), affine)
+    u = torch.rand(1, 3, 4, 5, 1).expand(1, 3, 4, 5, planes)
+    u = u if alike else torch.rand(1, 3, 4, 5, planes)
+    write_displacement(tmp_path / "d.nii.gz", u, fixed)
+    again, grid = read_displacement(tmp_path / "d.nii.gz")
+    torch.testing.assert_close(again, u, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(grid.affine, affine, atol=1e-5)
+    assert grid.shape == fixed.shape
+
+
+def test_itk_moves_points_by_a_volume_as_we_do(tmp_path):
+    affine = np.diag([-1.5, 2.0, 3.0, 1.0])
+    affine[:3, 3] = 7, -5, 11
+    u = torch.rand(1, 3, 4, 5, 6, dtype=torch.float64) - 0.5
+    write_displacement(tmp_path / "d.nii.gz", u, Image(torch.zeros(1, 1, 4, 5, 6), affine))
+    field = sitk.ReadImage(str(tmp_path / "d.nii.gz"), sitk.sitkVectorFloat64)
+    transform = sitk.DisplacementFieldTransform(field)
+    for p in ((1, 2, 3), (3, 0, 5)):
+        ours = affine[:3, :3] @ (np.array(p) + u[(0, slice(None), *p)].numpy()) + affine[:3, 3]
+        start = affine[:3, :3] @ p + affine[:3, 3]
+        theirs = np.array(transform.TransformPoint((start * [-1, -1, 1]).tolist())) * [-1, -1, 1]
+        np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
 def refusals():
     plain = np.zeros((4, 5, 1, 1, 2), np.float32)
     tilted = np.zeros((4, 5, 1, 1, 3), np.float32)
@@ -199,10 +230,9 @@ def refusals():
     return {
         "an image": (np.zeros((4, 5), np.float32), 1007, r"shape is \(4, 5\)"),
         "four components": (np.zeros((4, 5, 1, 1, 4), np.float32), 1007, "is needed"),
-        "three slices": (volume, 1007, r"3-D displacement of shape \(4, 5, 3, 1, 3\)"),
-        "two equal slices": (0 * volume[:, :, :2], 1007, "3-D displacement"),
-        "two components": (0 * volume[..., :2], 1007, "3-D displacement"),
-        "four axes": (plain[..., 0, :], 1007, "is no 2-D displacement file"),
+        "two components": (0 * volume[..., :2], 1007, "one vector of as many components"),
+        "a series": (np.repeat(plain, 2, 3), 1007, "one vector of as many components"),
+        "four axes": (plain[..., 0, :], 1007, "is no displacement file"),
         "FSL's axes": (volume[..., 0, :], 1006, "as FSL's and FreeSurfer's warps have it"),
         "another intent": (plain, 0, r"intent code is 0, not 1007 \(vector\)"),
         "integers": (plain.astype(np.int16), 1007, "holds int16"),

@@ -80,8 +80,10 @@ def test_operator_is_its_reference_in_single(case, size):
     value, gradient = gradients(case, inputs)
     expected_value, expected_gradient = gradients(case.reference, inputs)
     assert all(v.dtype == torch.float32 for v in (*value, *gradient))
-    check_close(value, expected_value, 1e-5)
-    check_close(gradient, expected_gradient, 1e-5)
+    # The point where a map leads is rounded to float32, of 300 voxels to 2e-5.
+    digits = 1e-4 if case.operator == "affine_warp" else 1e-5
+    check_close(value, expected_value, digits)
+    check_close(gradient, expected_gradient, digits)
 
 
 @every_case
@@ -111,6 +113,8 @@ def transposed(tensor):
 
 
 def channels_last(tensor):
+    if tensor.ndim == 3:  # a map
+        return tensor.mT.contiguous().mT
     order = torch.channels_last_3d if tensor.ndim == 5 else torch.channels_last
     return tensor.contiguous(memory_format=order)
 
@@ -221,7 +225,9 @@ def test_inputs_are_not_written_to(case, size):
 # Derivatives that are asked for, and those that are not
 
 
-TWO_INPUTS = [case for case in CASES if all(case.differentiable) and len(case.differentiable) == 2]
+TWO_INPUTS = [
+    case for case in CASES if case.differentiable == (True, True) and case.operator != "affine_warp"
+]
 
 
 @pytest.mark.parametrize("case", TWO_INPUTS, ids=lambda case: case.name)
@@ -310,6 +316,8 @@ def test_hessian_is_the_reference_s(case):
 def test_one_input_may_depend_on_the_other(case):
     if case.operator == "registration_objective":
         pytest.skip("one field alone; the single operators are composed where images depend on it")
+    if case.operator == "affine_warp":
+        pytest.skip("no input has the shape of another; test_affine_warp.py has it of one number")
     one = (0.4 * uniform((1, 2, 5, 6), torch.float64)).requires_grad_()
 
     def second(function):
@@ -353,9 +361,10 @@ def test_forward_mode_over_double_backward_raises(case):
     value = case(*inputs)[0]
     asked = [tensor for tensor in inputs if tensor.requires_grad]
     first = torch.autograd.grad((value**2).sum(), asked, create_graph=True)
+    operator = case.operator.removeprefix("affine_")  # warp's is the gradient to moving
     with (
         forward_ad.dual_level(),
-        pytest.raises(NotImplementedError, match=f"{case.operator} has no forward-mode"),
+        pytest.raises(NotImplementedError, match=f"{operator} has no forward-mode"),
     ):
         dual = forward_ad.make_dual(torch.ones_like(first[0]), torch.ones_like(first[0]))
         torch.autograd.grad(first[0], asked, dual)

@@ -1,0 +1,201 @@
+"""Images as people have them, paths, arrays or another library's, and results in the same kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffreg.data import _nifti
+from diffreg.data._forms import affine_of
+from diffreg.data.geometry import Image
+from diffreg.data.images import from_array, read_image
+
+TAKEN = (
+    "a path, a diffreg Image, a numpy array, a torch tensor, a nibabel image, a SimpleITK image or "
+    "an ants image"
+)
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def image(
+    data: Any,
+    affine: np.ndarray | None = None,
+    spacing: float | Sequence[float] | None = None,
+    label: bool = False,
+) -> Image:
+    """An array, or another library's image, as a diffreg Image.
+
+    Args:
+        data: a numpy array (*S) or a tensor, (*S) or (1, 1, *S), of two or three axes; or a path, a
+            nibabel, SimpleITK or ants image, or an Image, which know their place.
+        affine: (4, 4), voxel -> RAS mm, of an array.
+        spacing: length of an array's voxel along each axis, mm, or one for all; None: 1.
+        label: keep whole numbers as integers, and refuse others.
+
+    Returns:
+        The image.
+
+    Raises:
+        TypeError: anything else; the message lists what is taken.
+        ValueError: a place for an image that has one, or both affine and spacing.
+
+    Example:
+        >>> import numpy as np
+        >>> import diffreg
+        >>> diffreg.image(np.zeros((8, 9, 10)), spacing=(1, 1, 3)).spacing
+        (1.0, 1.0, 3.0)
+    """
+    return as_image("data", data, affine, spacing, label)
+
+
+def as_image(
+    name: str,
+    data: Any,
+    affine: np.ndarray | None = None,
+    spacing: float | Sequence[float] | None = None,
+    label: bool = False,
+) -> Image:
+    """As `image`; `name` is what messages call the argument."""
+    if isinstance(data, np.ndarray | Tensor):
+        array = _array(name, data)
+        return from_array(array, _place(name, array.ndim, affine, spacing), name, label)
+    if affine is not None or spacing is not None:
+        raise ValueError(f"affine and spacing are of arrays; {name}, {_kind(data)}, has its own")
+    if isinstance(data, Image):
+        return data
+    if isinstance(data, str | Path):
+        return read_image(data, label=label)
+    if _is(data, "nibabel", "spatialimages", "SpatialImage"):
+        return _from_nibabel(name, data, label)
+    if _is(data, "SimpleITK", None, "Image"):
+        return _from_itk(name, data, label)
+    if _is(data, "ants", None, "ANTsImage"):
+        linear = np.asarray(data.direction) * np.asarray(data.spacing)
+        return from_array(data.numpy(), _ras(linear, data.origin), name, label)
+    raise TypeError(f"{name} must be {TAKEN}, got {_kind(data)}")
+
+
+def in_kind(values: Tensor, grid: Image, like: Any) -> Any:
+    """Numbers on a grid in the kind that an image was given in.
+
+    Args:
+        values: (1, 1, *S).
+        grid: where they lie.
+        like: what was given; an Image comes back of a path.
+
+    Returns:
+        A numpy array (*S); a tensor of the shape and on the device of `like`; an image of nibabel,
+        SimpleITK or ants; or an Image.
+    """
+    if isinstance(like, np.ndarray):
+        return values[0, 0].cpu().numpy()
+    if isinstance(like, Tensor):
+        own = values if like.ndim == values.ndim else values[0, 0]
+        return own.to(like.device)
+    array = values[0, 0].cpu().numpy()
+    if _is(like, "nibabel", "spatialimages", "SpatialImage"):
+        return _nifti.nifti_of(array, grid)
+    if _is(like, "SimpleITK", None, "Image"):
+        return _to_itk(array, grid)
+    if _is(like, "ants", None, "ANTsImage"):
+        return _to_ants(array, grid)
+    return grid.with_data(values.cpu())
+
+
+def _is(data: Any, package: str, module: str | None, kind: str) -> bool:
+    """Whether it is another library's image; a library that is not imported has none."""
+    found = sys.modules.get(package if module is None else f"{package}.{module}")
+    return found is not None and isinstance(data, getattr(found, kind, ()))
+
+
+def _kind(data: Any) -> str:
+    return f"{type(data).__module__}.{type(data).__qualname__}".removeprefix("builtins.")
+
+
+def _array(name: str, data: np.ndarray | Tensor) -> np.ndarray:
+    """(*S) of an array or a tensor."""
+    array = data if isinstance(data, np.ndarray) else _numbers(data)
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{name} must have two or three axes, got shape {list(array.shape)}")
+    return array
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """What a tensor (*S) or (1, 1, *S) holds; numpy has no bfloat16."""
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    array = (tensor.float() if half else tensor).detach().cpu().numpy()
+    return array[0, 0] if array.ndim in (4, 5) and array.shape[:2] == (1, 1) else array
+
+
+def _place(
+    name: str, axes: int, affine: np.ndarray | None, spacing: float | Sequence[float] | None
+) -> np.ndarray:
+    """The affine of an array."""
+    if affine is not None:
+        if spacing is not None:
+            raise ValueError(f"give the affine or the spacing of {name}, not both")
+        return np.asarray(affine, dtype=np.float64)
+    lengths = np.asarray(1.0 if spacing is None else spacing, dtype=np.float64)
+    if lengths.shape not in ((), (axes,)) or not np.all((lengths > 0) & np.isfinite(lengths)):
+        raise ValueError(f"spacing must be {axes} lengths > 0, mm, or one, got {spacing}")
+    found = np.eye(4)
+    found[range(axes), range(axes)] = lengths
+    return found
+
+
+def _from_nibabel(name: str, data: Any, label: bool) -> Image:
+    shape = [n for n in data.shape[3:] if n != 1]
+    if shape:
+        raise ValueError(f"{name} is a series, shape {data.shape}: give one volume of it")
+    array = np.asarray(data.dataobj).reshape(data.shape[:3])
+    return from_array(array, affine_of(data), name, label)
+
+
+def _from_itk(name: str, data: Any, label: bool) -> Image:
+    itk = sys.modules["SimpleITK"]
+    if data.GetNumberOfComponentsPerPixel() != 1:
+        raise ValueError(f"{name} has several numbers a voxel; one is needed")
+    n = data.GetDimension()
+    linear = np.array(data.GetDirection()).reshape(n, n) * data.GetSpacing()
+    array = itk.GetArrayFromImage(data).transpose()
+    return from_array(array, _ras(linear, data.GetOrigin()), name, label)
+
+
+def _ras(linear: np.ndarray, origin: Sequence[float]) -> np.ndarray:
+    """(4, 4) RAS of axes and an origin in LPS mm, of two or three dimensions."""
+    affine = np.eye(4)
+    n = len(linear)
+    affine[:n, :n], affine[:n, 3] = linear, origin
+    return _LPS @ affine
+
+
+def _lps(grid: Image) -> tuple[np.ndarray, list[float], np.ndarray]:
+    """Directions, spacing and origin in LPS of three axes, or two of a 2-D file."""
+    affine = _LPS @ grid.affine
+    n = 2 if grid.is_flat else 3
+    linear = affine[:n, :n]
+    spacing = np.linalg.norm(linear, axis=0)
+    return linear / spacing, spacing.tolist(), affine[:n, 3]
+
+
+def _to_itk(array: np.ndarray, grid: Image) -> Any:
+    direction, spacing, origin = _lps(grid)
+    array = array.reshape(array.shape + (1,) * (len(spacing) - array.ndim))
+    found = sys.modules["SimpleITK"].GetImageFromArray(np.ascontiguousarray(array.transpose()))
+    found.SetDirection(direction.ravel().tolist())
+    found.SetSpacing(spacing)
+    found.SetOrigin(origin.tolist())
+    return found
+
+
+def _to_ants(array: np.ndarray, grid: Image) -> Any:
+    direction, spacing, origin = _lps(grid)
+    array = array.reshape(array.shape + (1,) * (len(spacing) - array.ndim))
+    place = {"origin": tuple(origin), "spacing": tuple(spacing), "direction": direction}
+    return sys.modules["ants"].from_numpy(array, **place)

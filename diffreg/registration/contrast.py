@@ -1,0 +1,88 @@
+"""Whether two images have one contrast, and so what is to be minimised.
+
+    r^2 = squared correlation of the two      eta^2 = 1 - E[Var(fixed | moving)] / Var(fixed)
+
+The correlation ratio eta^2 (of either image given the other, whichever is larger) is what any
+function of the intensities explains, r^2 what a straight line does. Where a line explains well less
+than some function does, the contrasts differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffreg.data.prepare import Prepared
+from diffreg.losses import SIMILARITIES, Objective, usual_objective
+from diffreg.ops._checks import check_choice
+
+BINS = 32
+# Of the correlation ratio, what the squared correlation must reach within a contrast.
+WITHIN = 0.7
+
+
+class Choice(NamedTuple):
+    """What is minimised, and why."""
+
+    objective: Objective
+    metrics: dict[str, Any]  # as in metrics.json; empty where it was asked for by name
+
+
+def choose(prepared: Prepared, similarity: str = "auto") -> Choice:
+    """The objective of a pair.
+
+    Args:
+        prepared: the pair after its affine start.
+        similarity: one of `diffreg.losses.SIMILARITIES`; "auto": "mi" where the contrasts differ,
+            else the preset "default".
+
+    Raises:
+        ValueError: another name.
+
+    Example: `choose(prepare(moving, fixed)).metrics`
+    """
+    check_choice("similarity", similarity, ("auto", *SIMILARITIES))
+    if similarity != "auto":
+        return Choice(usual_objective(similarity), {})
+    squared, ratio = contrast(prepared.moving_values, prepared.fixed_values, prepared.mask)
+    across = squared < WITHIN * ratio
+    found = {"squared_correlation": squared, "correlation_ratio": ratio, "across": across}
+    return Choice(usual_objective("mi") if across else Objective(weights="default"), found)
+
+
+def contrast(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[float, float]:
+    """The squared correlation and the correlation ratio of two images where a mask is > 0.
+
+    Args:
+        moving, fixed: (1, 1, *S) in [0, 1].
+        mask: (1, 1, *S).
+
+    Example:
+        >>> import torch
+        >>> from diffreg.registration.contrast import contrast
+        >>> x = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
+        >>> [round(value, 2) for value in contrast(x, (x - 0.5) ** 2, torch.ones_like(x))]
+        [0.0, 1.0]
+    """
+    a, b = (image[mask > 0].to(torch.float64) for image in (moving, fixed))
+    a, b = a - a.mean(), b - b.mean()
+    energy = float(a.square().sum() * b.square().sum())
+    squared = float(a @ b) ** 2 / energy if energy > 0 else 0.0
+    return squared, max(_explained(a, b), _explained(b, a), squared)
+
+
+def _explained(given: Tensor, values: Tensor) -> float:
+    """The part of the variance of values, of mean 0, that the given ones explain, bin by bin."""
+    total = float(values.square().sum())
+    low, high = float(given.min()), float(given.max())
+    if not total > 0 or not high > low:
+        return 0.0
+    bins = ((given - low) / (high - low) * BINS).long().clamp(max=BINS - 1)
+    counts = torch.bincount(bins, minlength=BINS).to(values)
+    sums = torch.bincount(bins, weights=values, minlength=BINS)
+    # A mean of chance explains one part in as many as a bin has voxels: that is taken off.
+    found = float((sums.square() / counts.clamp(min=1)).sum()) / total
+    used, n = int((counts > 0).sum()), len(values)
+    return max(0.0, 1 - (1 - found) * (n - 1) / max(n - used, 1))

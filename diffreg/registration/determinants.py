@@ -1,0 +1,81 @@
+"""Maps of the Jacobian determinant as images, on the voxels of the fixed grid.
+
+J(p) = mean over the corners, at p, of the cells around it
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffreg.data.images import write_image
+from diffreg.ops import jacobian_determinant
+from diffreg.registration.result import Registration
+
+JACOBIAN, LOG_JACOBIAN = "jacobian.nii.gz", "log_jacobian.nii.gz"
+WITH_AFFINE = "jacobian_with_affine.nii.gz"
+
+
+def write_determinants(folder: Path, result: Registration) -> None:
+    """Write J and log J of the displacement, and J of the displacement and the affine map together.
+
+    log J is NaN where J is not positive.
+
+    Args:
+        folder: an existing one.
+        result: a registration between images that have a place in space.
+
+    Raises:
+        ValueError: PNG files, of which no such image can be written, or a grid without cells.
+    """
+    if result.fixed.kind == "png":
+        raise ValueError("maps of the determinant are NIfTI files, and a PNG file has no such grid")
+    found = voxel_determinants(result.displacement)
+    growth = _growth(result)
+    for name, values in (
+        (JACOBIAN, found),
+        (LOG_JACOBIAN, torch.where(found > 0, found, torch.nan).log()),
+        (WITH_AFFINE, found * growth),
+    ):
+        write_image(folder / name, values, result.fixed)
+
+
+def voxel_determinants(displacement: Tensor) -> Tensor:
+    """The mean determinant of the corners that meet at each voxel.
+
+    Args:
+        displacement: (1, D, *S), voxels, two voxels an axis at least.
+
+    Returns:
+        (1, 1, *S), float32.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.registration.determinants import voxel_determinants
+        >>> voxel_determinants(torch.zeros(1, 2, 3, 3)).unique()
+        tensor([1.])
+    """
+    size = displacement.shape[2:]
+    if min(size) < 2:
+        raise ValueError(f"a grid of {list(size)} voxels has no cell, and so no determinant")
+    corners = jacobian_determinant(displacement)  # (1, 2^D, *(S - 1)), corner a + 2 b + 4 c
+    total = displacement.new_zeros((1, *size))
+    count = torch.zeros_like(total)
+    for k, values in enumerate(corners[0]):
+        pads = [(k >> axis & 1, 1 - (k >> axis & 1)) for axis in range(len(size))]
+        padding = [n for before, after in reversed(pads) for n in (before, after)]
+        total += F.pad(values[None], padding)
+        count += F.pad(torch.ones_like(values)[None], padding)
+    return (total / count)[None]
+
+
+def _growth(result: Registration) -> float:
+    """The determinant of the affine map, of a slice that of its plane."""
+    linear, axes = result.affine[:3, :3], result.fixed.grid.direction
+    if axes.shape[1] == 3:
+        return float(np.linalg.det(linear))
+    return float(np.linalg.det(axes.T @ linear @ axes))

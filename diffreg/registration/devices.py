@@ -1,0 +1,34 @@
+"""Which device a name means."""
+
+from __future__ import annotations
+
+import torch
+
+from diffreg._ranks import cuda_device, this_rank
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """A device by its name; of several ranks each takes a GPU of its machine in turn.
+
+    Args:
+        name: "cpu", "cuda", "auto" (a GPU where torch sees one), or what torch.device takes.
+
+    Raises:
+        ValueError: a GPU is asked for and torch sees none, or there is no such device.
+
+    Example:
+        >>> from diffreg.registration.devices import device_named
+        >>> device_named("cpu")
+        device(type='cpu')
+    """
+    if name == "auto":
+        return cuda_device(this_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda needs a GPU that torch sees; there is none here")
+    return cuda_device(this_rank()) if device == torch.device("cuda") else device

@@ -1,0 +1,94 @@
+"""The affine map that a registration starts from: asked for, known, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diffreg.data.geometry import Image
+from diffreg.data.grid import check_affine
+from diffreg.data.prepare import PairImages
+from diffreg.ops._checks import check_choice
+from diffreg.registration.affine import KINDS, AffineStart, register_affine
+
+# What an affine map is compared by, for what is minimised after it.
+MEASURES = {"ssd": "ncc", "ncc": "ncc", "lncc": "lncc"}
+_ALIGNED = 2  # codes from here on say that an image lies where another one or an atlas does
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a registration starts.
+
+    Args:
+        matrix: (4, 4) T, RAS mm, from the fixed image's space to the moving one's.
+        found: how it was found, None where it was not looked for.
+        metrics: as in metrics.json.
+    """
+
+    matrix: np.ndarray = field(default_factory=lambda: np.eye(4))
+    found: AffineStart | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def affine_start(
+    pair: PairImages,
+    affine: str | np.ndarray = "auto",
+    similarity: str | None = "auto",
+    search: bool = False,
+) -> Start:
+    """The affine start of a pair.
+
+    Args:
+        pair: the images and their masks.
+        affine: "auto", one of `KINDS`, or a map (4, 4).
+        similarity: what is minimised after it.
+        search: look for large turns too.
+
+    Raises:
+        TypeError, ValueError: no such kind, or no map.
+
+    Example: `affine_start(PairImages(moving, fixed)).matrix`
+    """
+    if isinstance(affine, np.ndarray):
+        check_affine(affine, "affine")
+        matrix = affine.astype(np.float64)
+        return Start(matrix, None, {"affine": {"kind": "given", "matrix": matrix.tolist()}})
+    check_choice("affine", affine, ("auto", *KINDS))
+    kind = _usual(pair.moving, pair.fixed) if affine == "auto" else affine
+    if kind == "none":
+        return Start()
+    measure = MEASURES.get(similarity or "auto", "mi")
+    found = register_affine(
+        *(pair.moving, pair.fixed, kind, measure),
+        mask=pair.mask,
+        moving_mask=pair.moving_mask,
+        search=search,
+    )
+    names = ("kind", "similarity", "start", "before", "after", "kept", "seconds")
+    said: dict[str, Any] = {name: getattr(found, name) for name in names}
+    return Start(found.matrix, found, {"affine": {**said, "matrix": found.matrix.tolist()}})
+
+
+def _usual(moving: Image, fixed: Image) -> str:
+    """Affine for volumes, and for slices whose headers do not say that they are aligned."""
+    if len(fixed.shape) == 3:
+        return "affine"
+    return "none" if _aligned(moving, fixed) else "affine"
+
+
+def _aligned(moving: Image, fixed: Image) -> bool:
+    """Whether headers say that two slices lie where they belong."""
+    if moving.kind != "nifti" or fixed.kind != "nifti":
+        return False
+    same = moving.shape == fixed.shape and np.allclose(moving.affine, fixed.affine, atol=1e-3)
+    return same or all(_code(image) >= _ALIGNED for image in (moving, fixed))
+
+
+def _code(image: Image) -> int:
+    """The larger of the codes that a NIfTI header gives its forms; 0 without one."""
+    if image.header is None:
+        return 0
+    return max(int(image.header["qform_code"]), int(image.header["sform_code"]))
