@@ -2,11 +2,15 @@
 
 import os
 
+import chromium
 import pytest
 import torch
 
 # Files whose tests share one costly fixture, and so one process.
-TOGETHER = ("test_browser.py", "test_demo.py", "test_evaluation.py", "test_gpu_run.py")
+TOGETHER = (
+    *("test_browser.py", "test_browser_viewer.py", "test_browser_volumes.py"),
+    *("test_demo.py", "test_evaluation.py", "test_gpu_run.py"),
+)
 LONGEST = 20  # seconds of processors, its children's too, of a test that is not marked slow
 
 
@@ -59,3 +63,9 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for all tests of a file."""
+    yield from chromium.started()

@@ -32,7 +32,7 @@ def histogram_figure(cells: np.ndarray, width: float = 5.6) -> bytes:
     limit = determinant_limit(cells)
     positive = cells[np.isfinite(cells) & (cells > 0)]
     furthest = np.abs(np.log2(positive)).max(initial=0.0)
-    octaves = float(np.clip(np.ceil(4 * furthest) / 4, 0.5, 6))
+    octaves = float(np.clip(np.ceil(4 * furthest) / 4, 0.5, 4))
     edges = np.linspace(-octaves, octaves, 82)  # an odd number of bars: one has 1 in its middle
     within = np.clip(np.log2(positive), -octaves, octaves)
     counts, _ = np.histogram(within, edges)

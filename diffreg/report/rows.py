@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from diffreg.report.determinants import Folds, folds_of
 from diffreg.report.panels import PairView, jpeg, overlays
 from diffreg.report.volumes import slices_of, upright_volume
 
-LONGEST = 160  # pixels of a small picture
+SIDES = (160, 128, 96, 64, 48)  # pixels of a small picture at most, the first that fits
+MOST_BYTES = 11_000  # of it: six for each of a hundred pairs take nine megabytes
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ def pair_row(view: PairView) -> PairRow:
     volume = upright_volume(view)
     planes = []
     for plane, cut in slices_of(volume):
-        before, after = (jpeg(picture, LONGEST) for picture in overlays(cut))
+        before, after = (_small(picture) for picture in overlays(cut))
         planes.append(SmallPlane(plane.name, before, after, cut.aspect))
     return PairRow(view.title, tuple(planes), folds_of(volume.cells), view.metrics)
+
+
+def _small(picture: np.ndarray) -> bytes:
+    """As fine as there is room for."""
+    for longest in SIDES:
+        file = jpeg(picture, longest)
+        if len(file) <= MOST_BYTES:
+            break
+    return file

@@ -116,7 +116,7 @@ def _more(volume: Upright, labels: list[int] | None) -> str:
         keys = f"{key_html(FIXED_OUTLINE, 'fixed')} {key_html(MOVING_OUTLINE, 'moving')}"
         boxes += _checkbox("labels", f"Outlines of labels {keys}", few)
     if pair.mask is not None:
-        boxes += _checkbox("mask", f"Outline of the {key_html(MASK_OUTLINE, 'mask')}", True)
+        boxes += _checkbox("mask", key_html(MASK_OUTLINE, "outline of the mask"), True)
     button = ""
     if worst is not None:
         words = f"Go to the smallest determinant, {shown(float(volume.cells[worst]))}"
