@@ -13,6 +13,7 @@ from torch import Tensor
 from diffreg._files import FileWarning
 from diffreg.data import _nifti, _npz, _png
 from diffreg.data._forms import tell_place
+from diffreg.data._numbers import as_labels, cast, held
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.normalization import Normalization, normalize
 from diffreg.data.resampling import coverage, resample_to
@@ -32,11 +33,6 @@ __all__ = [
 ]
 
 ENDINGS = (*_nifti.ENDINGS, *_nifti.MGH_ENDINGS, ".png", _npz.ENDING)
-# Integers that torch computes with; labels of other types are held as int64.
-_TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
-# The part of an image's contrast that rounding may take: one of 65,536 levels.
-_ROUNDING = 2.0**-16
-_SAMPLE = 2**18  # voxels that tell an image's percentiles
 
 
 def kind_of(path: str | Path) -> str:
@@ -124,7 +120,7 @@ def read_image(
     valid = _valid(array, path)
     if valid is not None:
         array = np.where(valid, array, array.dtype.type(0) if label else array[valid].min())
-    values, dtype = _labels(array, path) if label else (_held(array, path), fields["dtype"])
+    values, dtype = as_labels(array, path) if label else (held(array, path), fields["dtype"])
     data = torch.from_numpy(np.ascontiguousarray(values))[None, None]
     image = Image(data=data, **{**fields, "dtype": dtype})
     if image.header is not None:
@@ -183,7 +179,7 @@ def write_image(
     if dtype is None:
         real = np.float64 if array.dtype == np.float64 else np.float32
         dtype = like.dtype if like.kind == "png" else real
-    array = _cast(array, np.dtype(dtype))
+    array = cast(array, np.dtype(dtype))
     if like.kind == "png":
         _png.write_png(path, array)
     else:
@@ -242,47 +238,3 @@ def _partly_valid(image: Image, valid: np.ndarray) -> Image:
     message = f"{image.name}: {bad} of {valid.size} voxels are NaN or infinite"
     warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=3)
     return replace(image, valid=torch.from_numpy(np.ascontiguousarray(valid))[None, None])
-
-
-def _held(array: np.ndarray, path: Path) -> np.ndarray:
-    """The numbers in float32, or in float64 where that would lose contrast."""
-    for dtype in (np.float32, np.float64):
-        if _keeps_contrast(dtype, array):
-            return array.astype(dtype)
-    raise ValueError(f"{path} holds values that are too large to be told apart in float64")
-
-
-def _keeps_contrast(dtype: type, array: np.ndarray) -> bool:
-    """Whether rounding to a type keeps integers, and 65,536 levels between the percentiles."""
-    values = array[np.isfinite(array)]
-    least, most = np.longdouble(values.min()), np.longdouble(values.max())
-    if not most - least <= np.finfo(dtype).max:
-        return False
-    stored, whole = array.dtype.newbyteorder("="), 2 ** (np.finfo(dtype).nmant + 1)
-    if stored == dtype or stored.itemsize < np.dtype(dtype).itemsize:
-        return True
-    if stored.kind != "f" and (dtype is np.float32 or max(-least, most) <= whole):
-        return bool(max(-least, most) <= whole)
-    with np.errstate(all="ignore"):
-        exact = values if stored == np.float64 else values.astype(np.longdouble)
-        error = np.abs(exact.astype(dtype) - exact).max()
-        low, high = np.percentile(exact[:: 1 + exact.size // _SAMPLE], [0.5, 99.5])
-    return bool(error <= _ROUNDING * (high - low or most - least))
-
-
-def _labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
-    """The numbers as integers that torch computes with, and the type to write them in again."""
-    stored = array.dtype.newbyteorder("=")
-    with np.errstate(all="ignore"):
-        whole = stored.kind != "f" or np.all((np.abs(array) < 2**53) & (array == np.round(array)))
-    if not whole:
-        raise ValueError(f"{path} is no label image: it holds values that are not whole numbers")
-    return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
-
-
-def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The numbers in another type; rounded and clipped where that holds integers only."""
-    if dtype.kind in "iu" and array.dtype.kind == "f":
-        span = np.iinfo(dtype)
-        array = np.clip(np.round(array), span.min, span.max)
-    return array.astype(dtype)
