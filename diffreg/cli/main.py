@@ -25,6 +25,10 @@ from diffreg.cli import commands, manifests
 from diffreg.cli.notices import warning_in_lines
 
 SIMILARITIES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
+_IMAGE = (
+    "NIfTI, MGH or PNG file, or file.npz:ARRAY; with diffreg[itk] .mha, .nrrd, .tif, .jpg or .dcm, "
+    "or a folder with a DICOM series, folder:UID of several"
+)
 _GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away
 
 
@@ -182,8 +186,8 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument(
         "moving",
         metavar="MOVING",
-        help="NIfTI or PNG file, or file.npz:ARRAY; alone, a manifest: a .csv or .toml file, or a "
-        "folder, all of whose pairs are registered",
+        help=f"{_IMAGE}; alone, a manifest: a .csv or .toml file, or a folder of images, all of "
+        "whose pairs are registered",
     )
     command.add_argument("fixed", metavar="FIXED", nargs="?", help="the same; its grid is kept")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
@@ -192,6 +196,8 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")
     command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
     command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
+    command.add_argument("--time", type=int, metavar="K", help="time point of series, both images")
+    command.add_argument("--moving-time", type=int, metavar="K", help="that of MOVING instead")
     command.set_defaults(run=commands.run_register, safe=manifests.whole_pairs)
 
 
@@ -278,7 +284,7 @@ def _add_fill(command: argparse.ArgumentParser) -> None:
 def _add_apply(subparsers: Any) -> None:
     command = subparsers.add_parser("apply", help="warp labels and other images")
     command.add_argument("displacement", metavar="DISPLACEMENT", help="displacement.nii.gz")
-    command.add_argument("image", metavar="IMAGE", help="NIfTI or PNG file, or file.npz:ARRAY")
+    command.add_argument("image", metavar="IMAGE", help=_IMAGE)
     command.add_argument("-o", "--out", required=True, help="the warped image's file")
     command.add_argument(
         "--interpolation",
@@ -287,6 +293,7 @@ def _add_apply(subparsers: Any) -> None:
         "like labels, and it is said)",
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
+    command.add_argument("--time", type=int, metavar="K", help="time point of a series")
     _add_fill(command)
     command.set_defaults(run=commands.run_apply)
 

@@ -28,13 +28,15 @@ def kind_of(path: str | Path) -> str:
         'nifti'
     """
     name = Path(path).name.lower()
+    if file_of(path).is_dir():
+        return "itk"
     if name.endswith((*_nifti.ENDINGS, *_nifti.MGH_ENDINGS)):
         return "nifti"
     if name.endswith(".png"):
         return "png"
     if _npz.split_array(path)[0].name.lower().endswith(_npz.ENDING):
         return "npz"
-    if name.endswith((*_itk.ENDINGS, _dicom.ENDING)) or file_of(path).is_dir():
+    if name.endswith((*_itk.ENDINGS, _dicom.ENDING)):
         return "itk"
     raise ValueError(
         f"{path}: the name of an image must end in .nii, .nii.gz, .png or .npz, or in one of "
