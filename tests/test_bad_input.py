@@ -73,7 +73,7 @@ def files(tmp_path_factory):
     (folder / "zero.nii").write_bytes(b"")
     (folder / "text.nii.gz").write_text("not an image")
     (folder / "text.png").write_text("not an image")
-    (folder / "a.jpg").write_text("JFIF")
+    (folder / "a.gif").write_text("GIF")
     for name, value in (("nan", np.nan), ("inf", np.inf)):
         save(folder / f"{name}.nii", np.full_like(PICTURE, value))
     save(folder / "flat.nii", np.full((20, 16), 7, np.float32))
@@ -162,7 +162,7 @@ TABLE = [
     (f"register zero.nii {TO}", "zero.nii is empty: 0 bytes"),
     (f"register text.nii.gz {TO}", "text.nii.gz is not a readable NIfTI file"),
     (f"register text.png {TO}", "text.png is not a readable PNG file"),
-    (f"register a.jpg {TO}", "a.jpg: the name of an image must end in .nii"),
+    (f"register a.gif {TO}", "a.gif: the name of an image must end in .nii"),
     (f"register magic.nii {TO}", "magic.nii is not a readable NIfTI file"),
     # numbers
     (f"register nan.nii {TO}", "nan.nii holds no number: every voxel is NaN"),
@@ -202,7 +202,7 @@ TABLE = [
     ("register missing.csv -o out", "missing.csv, line 2: moving x.nii does not exist"),
     ("register key.toml -o out", "key.toml, pair 1: there is no column 'fixd'; the nearest is"),
     ("evaluate type_of.toml -o out", "pair 1: moving must be a text on one line, got 3"),
-    ("evaluate a.jpg -o out", "a manifest is a folder, or its name ends in .csv, .tsv or .toml"),
+    ("evaluate a.gif -o out", "a manifest is a folder, or its name ends in .csv, .tsv or .toml"),
     # checkpoints
     (f"register moving.nii.gz {TO} --checkpoint none.pt", "none.pt does not exist"),
     (f"register moving.nii.gz {TO} --checkpoint fixed.nii.gz", "fixed.nii.gz is no checkpoint"),
@@ -220,7 +220,7 @@ TABLE = [
     ("apply none.nii moving.nii.gz -o out.nii", "none.nii does not exist"),
     ("apply zero.nii moving.nii.gz -o out.nii", "zero.nii is not a readable NIfTI file"),
     ("apply fixed.nii.gz moving.nii.gz -o out.nii", "fixed.nii.gz is no 2-D displacement file"),
-    ("apply a.jpg moving.nii.gz -o out.nii", "a displacement file must end in .nii.gz or .nii"),
+    ("apply a.gif moving.nii.gz -o out.nii", "a displacement file must end in .nii.gz or .nii"),
     ("apply NREG_TRANS.nii moving.nii.gz -o out.nii", "is a transformation of NiftyReg (intent"),
     ("certify Mapping.nii", "Mapping.nii is a deformation of SPM (intent name Mapping), whose vec"),
     ("certify fsl.nii", "its shape is (20, 16, 3, 3), as FSL's and FreeSurfer's warps have it"),
@@ -232,10 +232,10 @@ TABLE = [
     ("train config.toml training.steps", "a setting must be section.key=value"),
     # where the results go
     ("register moving.nii.gz fixed.nii.gz -o none/out", "/none does not exist"),
-    ("register moving.nii.gz fixed.nii.gz -o a.jpg", "folder a.jpg is a file, not a folder"),
+    ("register moving.nii.gz fixed.nii.gz -o a.gif", "folder a.gif is a file, not a folder"),
     ("register moving.nii.gz fixed.nii.gz -o /dev/full", "/dev/full is a file, not a folder"),
     ("register good.csv -o none/out", "/none does not exist"),
-    ("evaluate good.csv -o a.jpg", "folder a.jpg is a file, not a folder"),
+    ("evaluate good.csv -o a.gif", "folder a.gif is a file, not a folder"),
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image as Pillow
 
@@ -135,6 +136,11 @@ def seeds(tmp_path_factory):
     Pillow.fromarray(picture.astype(np.uint8)).save(folder / "grey.png")
     Pillow.fromarray(picture.astype(np.uint16) * 200).save(folder / "deep.png")
     Pillow.fromarray(picture.astype(np.uint8)).convert("P").save(folder / "palette.png")
+    Pillow.fromarray(picture.astype(np.uint8)).save(folder / "grey.tif")
+    Pillow.fromarray(picture.astype(np.uint8)).save(folder / "grey.jpg")
+    itk = sitk.GetImageFromArray(np.stack([picture] * 3).astype(np.int16))
+    for name in ("volume.mha", "volume.nrrd", "plane.dcm"):
+        sitk.WriteImage(itk[:, :, :1] if name == "plane.dcm" else itk, folder / name)
     np.savez(folder / "one.npz", picture)
     np.savez_compressed(folder / "stack.npz", np.stack([picture] * 3))
     for suffix in (".nii", ".nii.gz"):
@@ -162,6 +168,11 @@ def seeds(tmp_path_factory):
         "grey.png": (in_png, any_image),
         "deep.png": (in_png, any_image),
         "palette.png": (in_png, any_image),
+        "grey.tif": (header, any_image),
+        "grey.jpg": (mutated, any_image),
+        "volume.mha": (header, one_slice),
+        "volume.nrrd": (header, any_image),
+        "plane.dcm": (mutated, any_image),
         "one.npz": (in_zip, any_image),
         "stack.npz": (in_zip, one_slice),
         "displacement.nii": (header, read_displacement),

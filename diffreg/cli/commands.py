@@ -32,10 +32,13 @@ def run_register(options: argparse.Namespace) -> int:
     trained = network_of(options)
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice
-    moving, fixed = _read([options.moving, options.fixed], [of_moving, options.slice])
+    time = options.time if options.moving_time is None else options.moving_time
+    moving, fixed = _read(
+        [options.moving, options.fixed], [of_moving, options.slice], [time, options.time]
+    )
     check_same_pair(out, moving, fixed)
-    mask = _mask(options.fixed_mask, options.slice)
-    moving_mask = _mask(options.moving_mask, of_moving)
+    mask = _mask(options.fixed_mask, options.slice, options.time)
+    moving_mask = _mask(options.moving_mask, of_moving, time)
     check_images(moving, fixed, (mask, moving_mask))  # before any word
     method = {"similarity": similarity_of(options), **trained}
     with progress_bar("register") as progress:
@@ -79,7 +82,7 @@ def run_apply(options: argparse.Namespace) -> int:
     image, interpolation = _to_warp(options)
     nearest = interpolation == "nearest"
     if grid.kind == "png" and image.kind != "png":
-        raise ValueError(f"{image.name} must be a PNG file, as those that were registered")
+        raise ValueError(f"{image.name} must be a picture, as those that were registered")
     image = image.placed(affine)
     displacement = displacement.to(device_named(options.device))
     coverage(image, grid)
@@ -171,17 +174,23 @@ def run_info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(paths: Sequence[str], slices: Sequence[int | None], label: bool = False) -> list[Image]:
-    """The images; a slice number is for volumes only, and at least one must be a volume then."""
-    from diffreg.data.images import count_slices, read_image
+def _read(
+    paths: Sequence[str],
+    slices: Sequence[int | None],
+    times: Sequence[int | None],
+    label: bool = False,
+) -> list[Image]:
+    """The images; a slice number is for volumes only, and at least one must be a volume then.
 
-    volume = [count_slices(path) > 1 for path in paths]
-    if not any(volume) and any(index is not None for index in slices):
+    So are time points and series.
+    """
+    from diffreg.data.images import count_slices, count_times, read_part
+
+    if any(k is not None for k in slices) and max(map(count_slices, paths)) == 1:
         raise ValueError(f"--slice is for volumes; {' and '.join(paths)} hold one image each")
-    return [
-        read_image(path, index if is_volume else None, label)
-        for path, index, is_volume in zip(paths, slices, volume, strict=True)
-    ]
+    if any(k is not None for k in times) and max(map(count_times, paths)) == 1:
+        raise ValueError(f"--time is for series; {' and '.join(paths)} have no time points")
+    return [read_part(*part, label=label) for part in zip(paths, slices, times, strict=True)]
 
 
 def _to_warp(options: argparse.Namespace) -> tuple[Image, str]:
@@ -189,7 +198,9 @@ def _to_warp(options: argparse.Namespace) -> tuple[Image, str]:
     from diffreg.data.labels import looks_like_labels
 
     def read(interpolation: str) -> Image:
-        return _read([options.image], [options.slice], label=interpolation == "nearest")[0]
+        return _read(
+            [options.image], [options.slice], [options.time], label=interpolation == "nearest"
+        )[0]
 
     if options.interpolation is not None:
         return read(options.interpolation), options.interpolation
@@ -210,10 +221,10 @@ def _say_affine_beside(options: argparse.Namespace) -> None:
         print(f"{line}--affine, applies both", file=sys.stderr)
 
 
-def _mask(path: str | None, index: int | None) -> Image | None:
-    """The mask of an image; the slice is for volumes only."""
+def _mask(path: str | None, index: int | None, time: int | None) -> Image | None:
+    """The mask of an image; the slice is for volumes, the time point for series only."""
     if path is None:
         return None
-    from diffreg.data.images import count_slices, read_image
+    from diffreg.data.images import read_part
 
-    return read_image(path, index if count_slices(path) > 1 else None, label=True)
+    return read_part(path, index, time, label=True)

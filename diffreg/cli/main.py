@@ -26,6 +26,10 @@ from diffreg.cli.notices import warning_in_lines
 
 AFFINE = ("auto", "none", "translation", "rigid", "similarity", "affine")
 SIMILARITIES = ("auto", "ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
+_IMAGE = (
+    "NIfTI, MGH or PNG file, or file.npz:ARRAY; with diffreg[itk] .mha, .nrrd, .tif, .jpg or .dcm, "
+    "or a folder with a DICOM series, folder:UID of several"
+)
 _GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away
 
 
@@ -185,8 +189,8 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument(
         "moving",
         metavar="MOVING",
-        help="NIfTI or PNG file, or file.npz:ARRAY; alone, a manifest: a .csv or .toml file, or a "
-        "folder, all of whose pairs are registered",
+        help=f"{_IMAGE}; alone, a manifest: a .csv or .toml file, or a folder of images, all of "
+        "whose pairs are registered",
     )
     command.add_argument("fixed", metavar="FIXED", nargs="?", help="the same; its grid is kept")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
@@ -195,6 +199,8 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")
     command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
     command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
+    command.add_argument("--time", type=int, metavar="K", help="time point of series, both images")
+    command.add_argument("--moving-time", type=int, metavar="K", help="that of MOVING instead")
     command.add_argument(
         "--jacobian",
         action="store_true",
@@ -321,7 +327,7 @@ def _add_apply(subparsers: Any) -> None:
         "--affine", metavar="FILE", help="affine.mat, which comes after the displacement"
     )
     _add_device(command)
-    command.add_argument("image", metavar="IMAGE", help="NIfTI or PNG file, or file.npz:ARRAY")
+    command.add_argument("image", metavar="IMAGE", help=_IMAGE)
     command.add_argument("-o", "--out", required=True, help="the warped image's file")
     command.add_argument(
         "--interpolation",
@@ -330,6 +336,7 @@ def _add_apply(subparsers: Any) -> None:
         "like labels, and it is said)",
     )
     command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
+    command.add_argument("--time", type=int, metavar="K", help="time point of a series")
     _add_fill(command)
     command.set_defaults(run=commands.run_apply)
 

@@ -242,6 +242,8 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
         ("moving_mask", "moving_mask"),
         ("slice", "slice"),
         ("moving_slice", "moving_slice"),
+        ("time", "time"),
+        ("moving_time", "moving_time"),
     ):
         if getattr(options, option) is not None:
             name = option.replace("_", "-")

@@ -11,16 +11,17 @@ from typing import Any
 from diffreg._extras import toml_reader
 from diffreg._files import read_text
 from diffreg.data._csv import read_table, whole_number
-from diffreg.data._npz import split_array
-from diffreg.data.images import kind_of
+from diffreg.data._dicom import holds_dicom
+from diffreg.data._kinds import file_of, kind_of
 
-# The columns that hold files; group and slice belong to no file.
+# The columns that hold files; group, slices and time points belong to no file.
 IMAGES = ("moving", "fixed", "moving_label", "fixed_label", "fixed_mask", "moving_mask")
 FILES = (*IMAGES, "moving_points", "fixed_points", "true_displacement")
 SLICES = ("slice", "moving_slice", "fixed_slice")
-PAIR_COLUMNS = (*FILES, "group", *SLICES)
+TIMES = ("time", "moving_time", "fixed_time")
+PAIR_COLUMNS = (*FILES, "group", *SLICES, *TIMES)
 # Of a manifest of images: what each image brings as the moving and as the fixed one of a pair.
-IMAGE_COLUMNS = ("image", "label", "mask", "points", "group", "slice")
+IMAGE_COLUMNS = ("image", "label", "mask", "points", "group", "slice", "time")
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines
 
 
@@ -76,19 +77,21 @@ def _check_columns(names: Sequence[str], where: str, images: bool | None = None)
     ]
     if missing:
         raise ValueError(f"{where}: the column {' and '.join(missing)} is missing")
-    if "slice" in names and {"moving_slice", "fixed_slice"} & set(names):
-        raise ValueError(f"{where}: slice stands for moving_slice and fixed_slice; leave it out")
+    for both, moving, fixed in (SLICES, TIMES):
+        if both in names and {moving, fixed} & set(names):
+            raise ValueError(f"{where}: {both} stands for {moving} and {fixed}; leave it out")
 
 
-def file_of(value: Any, name: str, row: str, folder: Path) -> Path:
+def path_of(value: Any, name: str, row: str, folder: Path) -> Path:
     """A path that is there, relative to the manifest's folder."""
     text = _one_line(value, name, row)
     path = folder / Path(text).expanduser()
     try:
-        file, _ = split_array(path)
+        file = file_of(path)
         there, is_file = file.exists(), file.is_file()
         if name in (*IMAGES, "image", "label", "mask"):
             kind_of(path)
+            is_file = is_file or (there and holds_dicom(file))  # a series is an image
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{row}: {name}: {error}") from None
     if not there:
@@ -98,7 +101,7 @@ def file_of(value: Any, name: str, row: str, folder: Path) -> Path:
     return path
 
 
-def slice_of(values: Mapping[str, Any], name: str, row: str) -> int | None:
+def number_of(values: Mapping[str, Any], name: str, row: str) -> int | None:
     value = values.get(name)
     if value is None:
         return None

@@ -87,7 +87,7 @@ def read_nifti(
     dtype = file.get_data_dtype()
     if dtype.kind not in "iuf":
         raise ValueError(f"{path} holds {_kind(dtype)}; one real number a voxel is needed")
-    part, index = _part(path, file.shape, slice_index, time)
+    part, index = part_of(path, file.shape, slice_index, time)
     affine = affine_of(file)
     check_affine(affine, str(path))
     if index is not None:
@@ -99,9 +99,38 @@ def read_nifti(
         "header": file.header.copy() if _is_nifti(file) else None,
         "ndim_in_file": len(file.shape) if _is_nifti(file) else 3,
         "slice_index": index,
+        "time": time if len(file.shape) > 3 and file.shape[3] > 1 else None,
         "dtype": dtype.newbyteorder("="),
     }
     return read_values(file, path, part), fields
+
+
+def part_of(
+    path: Path, shape: tuple[int, ...], slice_index: int | None, time: int | None
+) -> tuple[tuple, int | None]:
+    """Where in the file's array the image is, and which slice of a volume that is.
+
+    Args:
+        path: the file, for messages.
+        shape: of its array, (X, Y), (X, Y, Z) or (X, Y, Z, time).
+        slice_index, time: what is asked for, None: all, and the only one.
+
+    Raises:
+        ValueError: there is no such slice or time point, or the image is empty or too large.
+    """
+    if 0 in shape:
+        raise ValueError(f"{path} is empty: its shape is {shape}")
+    if len(shape) < 2 or shape[0] * shape[1] == 1:
+        raise ValueError(f"{path} is not an image: its shape is {shape}")
+    depth = shape[2] if len(shape) > 2 else 1
+    check_size(shape[:2] if slice_index is not None else (*shape[:2], depth), path)
+    whole = slice(None)
+    # A volume with one plane is a slice.
+    along = whole if slice_index is None and depth > 1 else slice_index or 0
+    if slice_index is not None and not 0 <= slice_index < depth:
+        raise ValueError(f"{path} has no slice {slice_index}: its slices are 0..{depth - 1}")
+    part = (whole, whole, along, *_time(path, shape, time))[: len(shape)]
+    return part, slice_index if depth > 1 else None
 
 
 def write_nifti(path: Path, array: np.ndarray, like: Image) -> None:
@@ -181,25 +210,6 @@ def _check_zooms(file: Any, path: Path) -> None:
     if not header["sform_code"] and not np.all(zooms):
         lengths = ", ".join(f"{length:g}" for length in zooms)
         raise ValueError(f"{path}: the header gives a voxel no extent: spacing ({lengths}) mm")
-
-
-def _part(
-    path: Path, shape: tuple[int, ...], slice_index: int | None, time: int | None
-) -> tuple[tuple, int | None]:
-    """Where in the file's array the image is, and which slice of a volume that is."""
-    if 0 in shape:
-        raise ValueError(f"{path} is empty: its shape is {shape}")
-    if len(shape) < 2 or shape[0] * shape[1] == 1:
-        raise ValueError(f"{path} is not an image: its shape is {shape}")
-    depth = shape[2] if len(shape) > 2 else 1
-    check_size(shape[:2] if slice_index is not None else (*shape[:2], depth), path)
-    whole = slice(None)
-    # A volume with one plane is a slice.
-    along = whole if slice_index is None and depth > 1 else slice_index or 0
-    if slice_index is not None and not 0 <= slice_index < depth:
-        raise ValueError(f"{path} has no slice {slice_index}: its slices are 0..{depth - 1}")
-    part = (whole, whole, along, *_time(path, shape, time))[: len(shape)]
-    return part, slice_index if depth > 1 else None
 
 
 def _time(path: Path, shape: tuple[int, ...], time: int | None) -> tuple[int, ...]:

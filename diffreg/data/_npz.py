@@ -74,15 +74,23 @@ def read_npz(path: Path, slice_index: int | None) -> tuple[np.ndarray, dict[str,
         if not 0 <= slice_index < shape[0]:
             raise ValueError(f"{path} has no slice {slice_index}: its slices are 0..{shape[0] - 1}")
         values = values[slice_index]
-    fields = {
+    index = slice_index if len(shape) == 3 and not stacked else None
+    fields = fields_of(path, stacked, index, dtype)
+    return values.astype(np.uint8) if dtype.kind == "b" else values, fields
+
+
+def fields_of(
+    path: Path, stacked: bool, slice_index: int | None, dtype: np.dtype
+) -> dict[str, Any]:
+    """The fields of Image, but its numbers, of an array (Y, X), `stacked`: (slices, Y, X)."""
+    return {
         "affine": AFFINE[:, [2, 0, 1, 3]] if stacked else AFFINE.copy(),
         "path": path,
         "kind": "npz",
         "ndim_in_file": 3 if stacked else 2,
-        "slice_index": slice_index if len(shape) == 3 and not stacked else None,
+        "slice_index": slice_index,
         "dtype": dtype.newbyteorder("="),
     }
-    return values.astype(np.uint8) if dtype.kind == "b" else values, fields
 
 
 def read_field(path: str | Path) -> np.ndarray:

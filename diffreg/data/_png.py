@@ -45,15 +45,32 @@ def read_png(path: Path, label: bool) -> tuple[np.ndarray, dict[str, Any]]:
         if message.startswith(str(path)):
             raise  # of ours, which says it all
         raise ValueError(f"{path} is not a readable PNG file: {message}") from error
-    array = _grey(array, path)
-    fields = {
-        "affine": AFFINE.copy(),
-        "path": path,
-        "kind": "png",
-        "ndim_in_file": 2,
-        "dtype": array.dtype,
-    }
-    return array, fields
+    if array.ndim == 3:
+        array = one_channel(array, path)
+    # Older Pillow opens 16-bit greyscale in a 32-bit mode.
+    array = array if array.dtype == np.uint8 else array.astype(np.uint16)
+    return array, fields_of(path, array.dtype)
+
+
+def fields_of(path: Path, dtype: np.dtype) -> dict[str, Any]:
+    """The fields of Image, but its numbers, of a picture (Y, X)."""
+    fields = {"affine": AFFINE.copy(), "path": path, "kind": "png", "ndim_in_file": 2}
+    return {**fields, "dtype": dtype}
+
+
+def one_channel(array: np.ndarray, path: Path) -> np.ndarray:
+    """The first of channels (..., C) where all colours are equal and the opacity is full.
+
+    Raises:
+        ValueError: it is a colour image, or partly transparent.
+    """
+    colours = array.shape[-1] - (array.shape[-1] % 2 == 0)  # LA and RGBA end with opacity
+    if np.any(array[..., :colours] != array[..., :1]):
+        raise ValueError(f"{path} is a colour image; a greyscale image is needed")
+    full = 1 if array.dtype.kind == "f" else np.iinfo(array.dtype).max
+    if np.any(array[..., colours:] != full):
+        raise ValueError(f"{path} is partly transparent; an opaque greyscale image is needed")
+    return array[..., 0]
 
 
 @contextmanager
@@ -91,16 +108,3 @@ def _grey_mode(picture: Any, label: bool) -> Any:
     if picture.mode == "P" and not label:
         return picture.convert("RGBA")
     return picture.convert("L") if picture.mode == "1" else picture
-
-
-def _grey(array: np.ndarray, path: Path) -> np.ndarray:
-    """(Y, X) of (Y, X) or of (Y, X, channels) with equal colours and full opacity."""
-    if array.ndim == 3:
-        colours = array.shape[2] - (array.shape[2] % 2 == 0)  # LA and RGBA end with opacity
-        if np.any(array[..., :colours] != array[..., :1]):
-            raise ValueError(f"{path} is a colour image; a greyscale image is needed")
-        if np.any(array[..., colours:] != np.iinfo(array.dtype).max):
-            raise ValueError(f"{path} is partly transparent; an opaque greyscale image is needed")
-        array = array[..., 0]
-    # Older Pillow opens 16-bit greyscale in a 32-bit mode.
-    return array if array.dtype == np.uint8 else array.astype(np.uint16)

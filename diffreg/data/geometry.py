@@ -26,10 +26,12 @@ class Image:
             file, (y, x) of a PNG file.
         affine: (4, 4), voxel (axis 0, axis 1, slice) -> RAS mm.
         path: the file it was read from.
-        kind: "nifti", "png" or "npz".
-        header: the nibabel header, None for PNG.
+        kind: how it is written again: "nifti", "png", or "npz", an array without a place, which
+            becomes NIfTI.
+        header: the nibabel header of a NIfTI file, else None.
         ndim_in_file: number of axes in the file.
         slice_index: the slice of a volume that this is, else None.
+        time: the time point of a series that this is, else None.
         dtype: the numbers in the file, in which labels and PNG images are written again.
         valid: (1, 1, *S) bool, False where the file holds no number (NaN or infinite); None: all
             voxels hold one. Such voxels are never compared; `data` has the smallest number there.
@@ -49,6 +51,7 @@ class Image:
     slice_index: int | None = None
     dtype: np.dtype | type = np.float32
     valid: Tensor | None = None
+    time: int | None = None
 
     def __post_init__(self) -> None:
         self._check_data()

@@ -12,59 +12,31 @@ import torch
 from torch import Tensor
 
 from diffreg._files import FileWarning
-from diffreg.data import _nifti, _npz, _png
+from diffreg.data import _dicom, _itk, _nifti, _npz, _png
 from diffreg.data._forms import tell_place
+from diffreg.data._kinds import ENDINGS, existing, file_of, kind_of
+from diffreg.data._numbers import as_labels, cast, held
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.normalization import Normalization, normalize
 from diffreg.data.resampling import coverage, resample_to
 
 __all__ = [
+    "ENDINGS",
     "FileWarning",
     "Image",
     "Normalization",
     "count_slices",
+    "count_times",
     "coverage",
     "display_orientation",
+    "file_of",
     "kind_of",
     "normalize",
     "read_image",
+    "read_part",
     "resample_to",
     "write_image",
 ]
-
-ENDINGS = (*_nifti.ENDINGS, *_nifti.MGH_ENDINGS, ".png", _npz.ENDING)
-# Integers that torch computes with; labels of other types are held as int64.
-_TORCH_INTEGERS = ("uint8", "int8", "int16", "int32")
-# The part of an image's contrast that rounding may take: one of 65,536 levels.
-_ROUNDING = 2.0**-16
-_SAMPLE = 2**18  # voxels that tell an image's percentiles
-
-
-def kind_of(path: str | Path) -> str:
-    """The kind of file that a name asks for.
-
-    Args:
-        path: a file name.
-
-    Returns:
-        "nifti", "png" or "npz".
-
-    Raises:
-        ValueError: the name ends in something else.
-
-    Example:
-        >>> from diffreg.data.images import kind_of
-        >>> kind_of("head.nii.gz")
-        'nifti'
-    """
-    name = Path(path).name.lower()
-    if name.endswith((*_nifti.ENDINGS, *_nifti.MGH_ENDINGS)):
-        return "nifti"
-    if name.endswith(".png"):
-        return "png"
-    if _npz.split_array(path)[0].name.lower().endswith(_npz.ENDING):
-        return "npz"
-    raise ValueError(f"{path}: the name of an image must end in .nii, .nii.gz, .png or .npz")
 
 
 def read_image(
@@ -73,18 +45,22 @@ def read_image(
     label: bool = False,
     time: int | None = None,
 ) -> Image:
-    """Read a slice or a volume from a NIfTI, MGH, PNG or npz file.
+    """Read a slice or a volume from a NIfTI, MGH, PNG or npz file, or from what SimpleITK reads.
 
-    A volume with one plane is a slice.
+    A volume with one plane is a slice. A TIFF or JPEG file is a picture as a PNG file is, and what
+    is made of it becomes PNG; of more than 16 bits, or of many pages, it is as an array of an npz
+    file and becomes NIfTI.
 
     Of two affines in a NIfTI header the sform counts; a FileWarning says where they disagree and
     what ITK takes. Voxels that are NaN or infinite are not there: `valid` is False, `data` is the
     smallest number, for labels 0, and a FileWarning counts them.
 
     Args:
-        path: the file, .nii, .nii.gz, .mgz or .png; of an npz file an array, `file.npz:array`.
+        path: the file, .nii, .nii.gz, .mgz or .png; of an npz file an array, `file.npz:array`. With
+            SimpleITK .mha, .mhd, .nrrd, .nhdr, .tif, .jpg or .dcm, or a folder with the files of a
+            DICOM series; `folder:UID` where it holds several.
         slice_index: which slice of a volume, along its last axis; along the first one of a stack
-            (slices, Y, X) in an npz file; None: all of the volume.
+            (slices, Y, X) in an npz or TIFF file; None: all of the volume.
         label: keep whole numbers as integers, and refuse others.
         time: which volume of a series, along the fourth axis.
 
@@ -94,6 +70,7 @@ def read_image(
 
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: the package that reads it is not installed.
         ValueError: it is not an image that can be registered; the message says why.
 
     Warns:
@@ -111,9 +88,12 @@ def read_image(
         ...     read_image(folder + "/a.nii.gz").shape
         (3, 2)
     """
-    path = _existing(path)
+    path = existing(path)
     if kind_of(path) == "nifti":
         array, fields = _nifti.read_nifti(path, slice_index, time)
+    elif kind_of(path) == "itk":
+        read = _dicom.read_series if file_of(path).is_dir() else _itk.read_itk
+        array, fields = read(path, slice_index, time)
     elif time is not None:
         raise ValueError(f"{path} has no time points: it is no series of volumes")
     elif kind_of(path) == "npz":
@@ -165,17 +145,35 @@ def _image(array: np.ndarray, path: Path, label: bool, fields: dict[str, Any]) -
     valid = _valid(array, path)
     if valid is not None:
         array = np.where(valid, array, array.dtype.type(0) if label else array[valid].min())
-    values, dtype = _labels(array, path) if label else (_held(array, path), fields["dtype"])
+    values, dtype = as_labels(array, path) if label else (held(array, path), fields["dtype"])
     data = torch.from_numpy(np.ascontiguousarray(values))[None, None]
     image = Image(data=data, **{**fields, "dtype": dtype})
     return image if valid is None else _partly_valid(image, valid, path)
+
+
+def read_part(
+    path: str | Path,
+    slice_index: int | None = None,
+    time: int | None = None,
+    label: bool = False,
+) -> Image:
+    """As `read_image`, but a slice and a time point are taken only of files that have several.
+
+    Example: `read_part("mask.nii.gz", 3, label=True)`
+    """
+    return read_image(
+        path,
+        slice_index if slice_index is not None and count_slices(path) > 1 else None,
+        label,
+        time if time is not None and count_times(path) > 1 else None,
+    )
 
 
 def count_slices(path: str | Path) -> int:
     """How many slices a file has, along the axis that `read_image` takes; 1 for a 2-D image.
 
     Args:
-        path: the file, .nii, .nii.gz or .png, or `file.npz:array`.
+        path: as `read_image` takes it.
 
     Returns:
         The number of slices.
@@ -186,14 +184,30 @@ def count_slices(path: str | Path) -> int:
 
     Example: `count_slices("volume.nii.gz")`
     """
-    path = _existing(path)
-    if kind_of(path) == "png":
-        return 1
-    if kind_of(path) == "npz":
-        stack = _npz.shape_of(path)
-        return int(stack[0]) if len(stack) == 3 else 1
-    shape = _nifti.open_nifti(path).shape
-    return int(shape[2]) if len(shape) > 2 else 1
+    return _shape_in_file(path)[2]
+
+
+def count_times(path: str | Path) -> int:
+    """How many volumes a file has in time, as `count_slices` counts slices; 1 for most.
+
+    Example: `count_times("cine.nii.gz")`
+    """
+    return _shape_in_file(path)[3]
+
+
+def _shape_in_file(path: str | Path) -> tuple[int, ...]:
+    """Two axes of a slice, the slices and the volumes in time: their numbers, at least."""
+    path = existing(path)
+    kind = kind_of(path)
+    shape: tuple[int, ...] = (1, 1)
+    if kind == "npz":
+        shape = _npz.shape_of(path)
+        shape = (*shape[1:], shape[0]) if len(shape) == 3 else shape[:2]
+    elif kind == "itk":
+        shape = (_dicom if file_of(path).is_dir() else _itk).shape_of(path)
+    elif kind == "nifti":
+        shape = tuple(map(int, _nifti.open_nifti(path).shape))
+    return (*shape, 1, 1, 1)
 
 
 def write_image(
@@ -222,7 +236,7 @@ def write_image(
     if dtype is None:
         real = np.float64 if array.dtype == np.float64 else np.float32
         dtype = like.dtype if like.kind == "png" else real
-    array = _cast(array, np.dtype(dtype))
+    array = cast(array, np.dtype(dtype))
     if like.kind == "png":
         _png.write_png(path, array)
     else:
@@ -252,21 +266,6 @@ def check_ending(path: str | Path, like: Image) -> None:
         raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
 
 
-def _existing(path: str | Path) -> Path:
-    """The path of a file that is there and holds something."""
-    path = Path(path)
-    file, _ = _npz.split_array(path)
-    if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist")
-    if file.is_dir():
-        raise ValueError(f"{file} is a folder, not an image")
-    if not file.is_file():
-        raise ValueError(f"{file} is no regular file")
-    if file.stat().st_size == 0:
-        raise ValueError(f"{file} is empty: 0 bytes")
-    return path
-
-
 def _valid(array: np.ndarray, path: Path) -> np.ndarray | None:
     """Where the numbers of a file are finite; None where all of them are."""
     valid = np.isfinite(array)
@@ -281,47 +280,3 @@ def _partly_valid(image: Image, valid: np.ndarray, path: Path) -> Image:
     message = f"{path}: {bad} of {valid.size} voxels are NaN or infinite"
     warnings.warn(f"{message}; they count as outside", FileWarning, stacklevel=4)
     return replace(image, valid=torch.from_numpy(np.ascontiguousarray(valid))[None, None])
-
-
-def _held(array: np.ndarray, path: Path) -> np.ndarray:
-    """The numbers in float32, or in float64 where that would lose contrast."""
-    for dtype in (np.float32, np.float64):
-        if _keeps_contrast(dtype, array):
-            return array.astype(dtype)
-    raise ValueError(f"{path} holds values that are too large to be told apart in float64")
-
-
-def _keeps_contrast(dtype: type, array: np.ndarray) -> bool:
-    """Whether rounding to a type keeps integers, and 65,536 levels between the percentiles."""
-    values = array[np.isfinite(array)]
-    least, most = np.longdouble(values.min()), np.longdouble(values.max())
-    if not most - least <= np.finfo(dtype).max:
-        return False
-    stored, whole = array.dtype.newbyteorder("="), 2 ** (np.finfo(dtype).nmant + 1)
-    if stored == dtype or stored.itemsize < np.dtype(dtype).itemsize:
-        return True
-    if stored.kind != "f" and (dtype is np.float32 or max(-least, most) <= whole):
-        return bool(max(-least, most) <= whole)
-    with np.errstate(all="ignore"):
-        exact = values if stored == np.float64 else values.astype(np.longdouble)
-        error = np.abs(exact.astype(dtype) - exact).max()
-        low, high = np.percentile(exact[:: 1 + exact.size // _SAMPLE], [0.5, 99.5])
-    return bool(error <= _ROUNDING * (high - low or most - least))
-
-
-def _labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
-    """The numbers as integers that torch computes with, and the type to write them in again."""
-    stored = array.dtype.newbyteorder("=")
-    with np.errstate(all="ignore"):
-        whole = stored.kind != "f" or np.all((np.abs(array) < 2**53) & (array == np.round(array)))
-    if not whole:
-        raise ValueError(f"{path} is no label image: it holds values that are not whole numbers")
-    return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
-
-
-def _cast(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The numbers in another type; rounded and clipped where that holds integers only."""
-    if dtype.kind in "iu" and array.dtype.kind == "f":
-        span = np.iinfo(dtype)
-        array = np.clip(np.round(array), span.min, span.max)
-    return array.astype(dtype)

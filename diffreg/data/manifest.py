@@ -13,11 +13,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+from diffreg.data._dicom import holds_dicom
 from diffreg.data._manifest_rows import (
     FILES,
+    SLICES,
+    TIMES,
     csv_rows,
-    file_of,
-    slice_of,
+    number_of,
+    path_of,
     text_of,
     toml_rows,
 )
@@ -33,7 +36,7 @@ class Pair:
     """Two images that belong together, and what an expert drew on them.
 
     Args:
-        moving: NIfTI or PNG file, or `file.npz:array`, to be warped.
+        moving: image to be warped, as `diffreg.read_image` takes it.
         fixed: the same, whose grid is kept.
         moving_label, fixed_label: label maps on the grids of their images.
         fixed_mask, moving_mask: voxels of the fixed and of the moving image that count.
@@ -41,6 +44,7 @@ class Pair:
         true_displacement: a displacement file on the fixed grid, where the truth is known.
         group: what splits and intervals keep together, such as a patient.
         moving_slice, fixed_slice: slices of volumes.
+        moving_time, fixed_time: time points of series.
         row: where the pair is from, for messages, such as "pairs.csv, line 3".
     """
 
@@ -56,17 +60,30 @@ class Pair:
     group: str = ""
     moving_slice: int | None = None
     fixed_slice: int | None = None
+    moving_time: int | None = None
+    fixed_time: int | None = None
     row: str = ""
 
     @property
     def name(self) -> str:
         """What reports call it: "a.nii.gz to b.nii.gz, slice 3"."""
-        slices = (self.moving_slice, self.fixed_slice)
-        if slices[0] == slices[1]:
-            where = "" if slices[0] is None else f", slice {slices[0]}"
-            return f"{self.moving.name} to {self.fixed.name}{where}"
-        shown = [f" slice {index}" if index is not None else "" for index in slices]
-        return f"{self.moving.name}{shown[0]} to {self.fixed.name}{shown[1]}"
+        moving = said_part(self.moving_slice, self.moving_time)
+        fixed = said_part(self.fixed_slice, self.fixed_time)
+        if moving == fixed:
+            return f"{self.moving.name} to {self.fixed.name}{moving and ','}{moving}"
+        return f"{self.moving.name}{moving} to {self.fixed.name}{fixed}"
+
+
+def said_part(slice_index: int | None, time: int | None) -> str:
+    """What follows an image's name where it is a part of its file.
+
+    Example:
+        >>> from diffreg.data.manifest import said_part
+        >>> said_part(3, None)
+        ' slice 3'
+    """
+    named = (("slice", slice_index), ("time", time))
+    return "".join(f" {word} {number}" for word, number in named if number is not None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +158,8 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def _folder_pairs(path: Path) -> tuple[Pair, ...]:
     images = folder_images(path)
+    if len(images) < 2 and holds_dicom(path):
+        raise ValueError(f"{path} holds DICOM files, which are one image: give MOVING and FIXED")
     if len(images) < 2:
         raise ValueError(
             f"the folder {path} must hold at least two images ({', '.join(ENDINGS)}) to make a "
@@ -152,7 +171,7 @@ def _folder_pairs(path: Path) -> tuple[Pair, ...]:
 def _pair(values: Mapping[str, Any], row: str, folder: Path) -> Pair:
     """One row as a Pair, its files found."""
     files: dict[str, Any] = {
-        name: file_of(values[name], name, row, folder) for name in FILES if name in values
+        name: path_of(values[name], name, row, folder) for name in FILES if name in values
     }
     for name in ("moving", "fixed"):
         if name not in files:
@@ -160,15 +179,13 @@ def _pair(values: Mapping[str, Any], row: str, folder: Path) -> Pair:
     for one, other in (("moving_label", "fixed_label"), ("moving_points", "fixed_points")):
         if (one in files) != (other in files):
             raise ValueError(f"{row}: {one} and {other} belong together; give both or none")
-    both = slice_of(values, "slice", row)
-    slices = [
-        both if both is not None else slice_of(values, name, row)
-        for name in ("moving_slice", "fixed_slice")
-    ]
+    parts: dict[str, Any] = {}
+    for both, *ends in (SLICES, TIMES):
+        given = number_of(values, both, row)
+        parts |= {end: number_of(values, end, row) if given is None else given for end in ends}
     return replace(
         Pair(**files),
-        moving_slice=slices[0],
-        fixed_slice=slices[1],
+        **parts,
         group=text_of(values, "group", row),
         row=row,
     )
@@ -179,19 +196,20 @@ def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair
     images = []
     for row, values in rows.items():
         found = {
-            name: file_of(values[name], name, row, path.parent)
+            name: path_of(values[name], name, row, path.parent)
             for name in ("image", "label", "mask", "points")
             if name in values
         }
         if "image" not in found:
             raise ValueError(f"{row}: image must be a file")
-        images.append((row, found, text_of(values, "group", row), slice_of(values, "slice", row)))
+        group, index = text_of(values, "group", row), number_of(values, "slice", row)
+        images.append((row, found, number_of(values, "time", row), group, index))
     together: dict[Any, list[Any]] = {}
     for image in images:
-        together.setdefault(image[2:], []).append(image)
+        together.setdefault(image[3:], []).append(image)
     every = (pair for those in together.values() for pair in permutations(those, 2))
     pairs = []
-    for (row, a, group, k), (other, b, _, _) in every:
+    for (row, a, time, group, k), (other, b, fixed_time, _, _) in every:
         pairs.append(
             Pair(
                 moving=a["image"],
@@ -204,6 +222,8 @@ def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair
                 group=group,
                 moving_slice=k,
                 fixed_slice=k,
+                moving_time=time,
+                fixed_time=fixed_time,
                 row=f"{row} with {other.rpartition(', ')[2]}",
             )
         )
@@ -216,7 +236,7 @@ def _check_once(pairs: Sequence[Pair]) -> None:
     for pair in pairs:
         files = tuple(os.path.normpath(path) for path in (pair.moving, pair.fixed))
         slices = (pair.moving_slice, pair.fixed_slice)
-        rows = seen.setdefault(files, {})
+        rows = seen.setdefault((*files, pair.moving_time, pair.fixed_time), {})
         whole = (None, None)
         first = next(iter(rows.values()), None) if slices == whole else rows.get(whole)
         first = rows.get(slices, first)

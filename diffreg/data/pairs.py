@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffreg.data.folders import folder_images, left_out
 from diffreg.data.geometry import Image, display_orientation
-from diffreg.data.images import count_slices, read_image
+from diffreg.data.images import count_slices, read_part
 from diffreg.data.manifest import MANIFESTS, Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import prepare
@@ -84,7 +84,7 @@ class PairDataset:
         self.normalization = normalization or Normalization()
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
-        read = cache(read_image)
+        read = cache(read_part)
         # An image is in many pairs: the same values are held once.
         shared: dict[Any, Tensor] = {}
         self.samples = [self._read(pair, read, shared) for pair in self.pairs]
@@ -145,14 +145,13 @@ class PairDataset:
 
     def _read(self, pair: Pair, read: Callable[..., Image], shared: dict[Any, Tensor]) -> Sample:
         """All of a pair on the fixed grid, as `diffreg.registration.register` takes it."""
-        moving, fixed = read(pair.moving, pair.moving_slice), read(pair.fixed, pair.fixed_slice)
+        of_moving, of_fixed = _parts(pair)
+        moving, fixed = read(pair.moving, *of_moving), read(pair.fixed, *of_fixed)
 
-        def label(path: Path | None, index: int | None) -> Image | None:
-            if path is None:
-                return None
-            return read(path, index if count_slices(path) > 1 else None, True)
+        def label(path: Path | None, part: tuple[int | None, int | None]) -> Image | None:
+            return None if path is None else read(path, *part, True)
 
-        masks = label(pair.fixed_mask, pair.fixed_slice), label(pair.moving_mask, pair.moving_slice)
+        masks = label(pair.fixed_mask, of_fixed), label(pair.moving_mask, of_moving)
         try:
             prepared = prepare(moving, fixed, masks[0], self.normalization, masks[1])
         except ValueError as error:
@@ -166,11 +165,11 @@ class PairDataset:
             return None if labels is None else resample_to(labels, fixed, interpolation="nearest")
 
         return Sample(
-            once(prepared.moving_values, pair.moving, pair.moving_slice),
-            once(prepared.fixed_values, pair.fixed, pair.fixed_slice),
+            once(prepared.moving_values, pair.moving, *of_moving),
+            once(prepared.fixed_values, pair.fixed, *of_fixed),
             prepared.weights,
-            aligned(label(pair.moving_label, pair.moving_slice)),
-            aligned(label(pair.fixed_label, pair.fixed_slice)),
+            aligned(label(pair.moving_label, of_moving)),
+            aligned(label(pair.fixed_label, of_fixed)),
             display_orientation(fixed.affine, fixed.kind),
         )
 
@@ -178,7 +177,7 @@ class PairDataset:
         """The proportions of the fixed images' voxels: one for all; so is what batches hold."""
         grids: dict[tuple[tuple[int, ...], tuple[float, ...]], Path] = {}
         for pair in self.pairs:
-            fixed = read(pair.fixed, pair.fixed_slice)
+            fixed = read(pair.fixed, *_parts(pair)[1])
             finest = min(fixed.spacing)
             proportions = tuple(round(length / finest, 3) for length in fixed.spacing)
             try:
@@ -193,6 +192,11 @@ class PairDataset:
                 f"has {one[0]} and {one[1]}, {second} has {other[0]} and {other[1]}"
             )
         return next(iter(grids))[1]
+
+
+def _parts(pair: Pair) -> list[tuple[int | None, int | None]]:
+    """Slice and time point of the moving and of the fixed image."""
+    return [(pair.moving_slice, pair.moving_time), (pair.fixed_slice, pair.fixed_time)]
 
 
 def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list[Pair]:

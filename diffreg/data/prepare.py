@@ -18,6 +18,12 @@ from diffreg.data.resolution import as_coarse_as
 
 # Of the moving image round the fixed grid: part of an axis at each end, and voxels at least.
 MARGIN, LEAST_MARGIN = 0.125, 4
+# The kinds of images in words.
+_KINDS = {
+    "nifti": "an image with physical coordinates",
+    "png": "a picture of 8 or 16 bits (PNG, JPEG, TIFF), which has no physical coordinates",
+    "npz": "an array (npz, other TIFF), which has no physical coordinates",
+}
 
 
 class Compared(NamedTuple):
@@ -332,8 +338,8 @@ def _chosen(mask: Image, fixed: Image, displacement: Tensor | None = None) -> Te
 def _check_kinds(image: Image, fixed: Image) -> None:
     if image.kind != fixed.kind:
         raise ValueError(
-            f"{image.name} and {fixed.name} do not belong together: one is a PNG file, which has "
-            "no physical coordinates; convert one of them"
+            f"{image.name} and {fixed.name} do not belong together: the one is "
+            f"{_KINDS[image.kind]}, the other {_KINDS[fixed.kind]}; convert one of them"
         )
 
 

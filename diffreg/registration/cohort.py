@@ -16,8 +16,7 @@ from pathlib import Path
 from diffreg import __version__
 from diffreg._files import FULL
 from diffreg._ranks import ALONE, Rank
-from diffreg.data._npz import split_array
-from diffreg.data.images import Image, count_slices, read_image
+from diffreg.data.images import Image, file_of, read_part
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
@@ -135,14 +134,14 @@ def read_pair(pair: Pair) -> PairImages:
     Example: `read_pair(pair).prepared()`
     """
 
-    def mask(path: Path | None, index: int | None) -> Image | None:
-        return None if path is None else _read(path, index, label=True)
+    def mask(path: Path | None, index: int | None, time: int | None) -> Image | None:
+        return None if path is None else read_part(path, index, time, label=True)
 
     return PairImages(
-        _read(pair.moving, pair.moving_slice),
-        _read(pair.fixed, pair.fixed_slice),
-        mask(pair.fixed_mask, pair.fixed_slice),
-        mask(pair.moving_mask, pair.moving_slice),
+        read_part(pair.moving, pair.moving_slice, pair.moving_time),
+        read_part(pair.fixed, pair.fixed_slice, pair.fixed_time),
+        mask(pair.fixed_mask, pair.fixed_slice, pair.fixed_time),
+        mask(pair.moving_mask, pair.moving_slice, pair.moving_time),
     )
 
 
@@ -151,8 +150,8 @@ def read_labels(pair: Pair) -> tuple[Image, Image] | None:
     if pair.moving_label is None or pair.fixed_label is None:
         return None
     return (
-        _read(pair.moving_label, pair.moving_slice, label=True),
-        _read(pair.fixed_label, pair.fixed_slice, label=True),
+        read_part(pair.moving_label, pair.moving_slice, pair.moving_time, label=True),
+        read_part(pair.fixed_label, pair.fixed_slice, pair.fixed_time, label=True),
     )
 
 
@@ -177,12 +176,12 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
     """A hash of what a result depends on; files by their places seen from `out`."""
     images = (pair.moving, pair.fixed, pair.fixed_mask, pair.moving_mask)
     files = [path for path in images if path is not None]
-    states = [split_array(path)[0].stat() for path in files]
+    states = [file_of(path).stat() for path in files]
     parts = [
         __version__,
         [place_from(path, out) for path in files],
         [(state.st_size, state.st_mtime_ns) for state in states],
-        [pair.moving_slice, pair.fixed_slice],
+        [pair.moving_slice, pair.fixed_slice, pair.moving_time, pair.fixed_time],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
         [method.fill, method.normalization and astuple(method.normalization)],
         [method.affine, method.search],
@@ -281,8 +280,3 @@ def _telling_memory() -> Iterator[None]:
 def one_line(error: BaseException) -> str:
     """An error's message without line breaks; some have none."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _read(path: Path, index: int | None, label: bool = False) -> Image:
-    """An image; the slice is for volumes only."""
-    return read_image(path, index if count_slices(path) > 1 else None, label)

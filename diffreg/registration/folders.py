@@ -13,8 +13,8 @@ from typing import Any
 from diffreg._files import require_folder
 from diffreg.data._npz import split_array
 from diffreg.data.geometry import Image
-from diffreg.data.images import ENDINGS
-from diffreg.data.manifest import Pair
+from diffreg.data.images import ENDINGS, file_of
+from diffreg.data.manifest import Pair, said_part
 from diffreg.registration._json import read_json
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
@@ -24,8 +24,7 @@ _PAIRS = "[0-9][0-9][0-9][0-9]*_to_*/" + METRICS
 # Names that ask for a file, as programs have it that write their result into one.
 _FILES = (
     *ENDINGS,
-    *(".csv", ".h5", ".html", ".jpg", ".json", ".mat", ".mha", ".mhd", ".nrrd", ".pt", ".tfm"),
-    *(".tif", ".tiff", ".toml", ".tsv", ".txt"),
+    *(".csv", ".dcm", ".h5", ".html", ".json", ".mat", ".pt", ".tfm", ".toml", ".tsv", ".txt"),
 )
 
 
@@ -64,7 +63,7 @@ def folder_name(number: int, pair: Pair) -> str:
 
     Example:
         >>> from pathlib import Path
-        >>> from diffreg.data.manifest import Pair
+        >>> from diffreg.data.manifest import Pair, said_part
         >>> from diffreg.registration.folders import folder_name
         >>> folder_name(3, Pair(Path("a/es.nii.gz"), Path("a/ed.nii.gz"), moving_slice=2))
         '0003_es_to_ed_2'
@@ -76,8 +75,8 @@ def folder_name(number: int, pair: Pair) -> str:
 
 
 def _stem(path: Path) -> str:
-    file, array = split_array(path)
-    name = array or file.name.removesuffix(".gz").rpartition(".")[0]
+    file = file_of(path)
+    name = split_array(path)[1] or file.name.removesuffix(".gz").rpartition(".")[0] or file.name
     name = "".join(c if c.isalnum() or c in "-._" else "-" for c in name)[:60]
     while len(os.fsencode(name)) > _LONGEST:
         name = name[:-1]
@@ -120,8 +119,8 @@ def check_same_pair(out: Path, moving: Image, fixed: Image) -> None:
         return
     found = _read(out / METRICS)
     images = images_of(moving, fixed, out)
-    slices = [moving.slice_index, fixed.slice_index]
-    if found.get("images") != images or [found.get(f"{n}_slice") for n in _ENDS] != slices:
+    parts = [(moving.slice_index, moving.time), (fixed.slice_index, fixed.time)]
+    if found.get("images") != images or _parts(found) != parts:
         raise ValueError(f"{out} holds {_said(found)}: give another folder, or remove it")
 
 
@@ -193,14 +192,15 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
+def _parts(found: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Slice and time point of the moving and of the fixed image."""
+    return [(found.get(f"{end}_slice"), found.get(f"{end}_time")) for end in _ENDS]
+
+
 def _said(found: dict[str, Any]) -> str:
     """Whose results they are, in words."""
     names = [found.get(end) for end in _ENDS]
     if not all(isinstance(name, str) for name in names):
         return f"a {METRICS} of something else"
-    slices = [found.get(f"{end}_slice") for end in _ENDS]
-    ends = [
-        name if index is None else f"{name} slice {index}"
-        for name, index in zip(names, slices, strict=True)
-    ]
-    return f"the results of {' to '.join(map(str, ends))}"
+    ends = [f"{name}{said_part(*part)}" for name, part in zip(names, _parts(found), strict=True)]
+    return f"the results of {' to '.join(ends)}"

@@ -119,7 +119,7 @@ def damaged(folder):
         "text.nii.gz": (b"not an image" * 90, "not a readable NIfTI file"),
         "cut.png": (picture.read_bytes()[:100], "not a readable PNG file"),
         "text.png": (b"not an image" * 90, "not a readable PNG file"),
-        "a.tif": (b"II*", "must end in .nii, .nii.gz, .png or .npz"),
+        "a.gif": (b"GIF", "must end in .nii, .nii.gz, .png or .npz"),
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)

@@ -1,0 +1,174 @@
+"""MetaImage, NRRD, TIFF, JPEG and DICOM files in, by SimpleITK.
+
+What has a place in the world becomes an image as of a NIfTI file: axes (x, y, z), RAS mm. TIFF and
+JPEG files have none, whatever resolution they claim: a picture of 8 or 16 bits is one as of a PNG
+file, any other and a stack of pages are arrays as of an npz file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from diffreg._extras import require
+from diffreg.data import _npz, _png
+from diffreg.data._limits import check_claim
+from diffreg.data._nifti import part_of
+from diffreg.data.grid import check_affine
+
+_PICTURES = {
+    **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEGImageIO"),
+}
+_PLACED = {
+    **dict.fromkeys((".mha", ".mhd"), "MetaImageIO"),
+    **dict.fromkeys((".nrrd", ".nhdr"), "NrrdImageIO"),
+}
+ENDINGS = (*_PLACED, *_PICTURES)
+# The header of a file whose numbers are in another one.
+_DETACHED = re.compile(rb"(?im)^(data ?file:|ElementDataFile *=(?! *LOCAL))")
+_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of LPS
+_LONGEST = 200  # letters of what ITK says
+_T = TypeVar("_T")
+
+
+def open_itk(path: Path) -> Any:
+    """The SimpleITK reader of a file, its header read; what has no other known ending is DICOM.
+
+    Raises:
+        ImportError: SimpleITK is not installed.
+        ValueError: it is no such file, or its header is damaged.
+    """
+    reader = require("SimpleITK", f"reading {path.name}", "itk").ImageFileReader()
+    reader.SetImageIO({**_PLACED, **_PICTURES}.get(path.suffix.lower(), "GDCMImageIO"))
+    reader.SetFileName(str(path))
+    ask(path, reader.ReadImageInformation)
+    if path.suffix.lower() in (".jpg", ".jpeg", ".mha", ".nrrd") and not _is_detached(path):
+        check_claim(prod(reader.GetSize()), path, packed=True)  # of one byte a voxel or more
+    return reader
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """The voxels along the axes of a file, (x, y), (x, y, z) or (x, y, z, time)."""
+    return tuple(open_itk(path).GetSize())
+
+
+def affine_of(reader: Any, path: Path) -> np.ndarray:
+    """(4, 4), voxel -> RAS mm; a 2-D file lies in the world's x-y plane."""
+    axes = len(reader.GetSize())
+    direction = np.array(reader.GetDirection()).reshape(axes, axes)
+    if axes == 4 and (direction[3, :3].any() or direction[:3, 3].any()):
+        raise ValueError(f"{path}: its axes of space and time are mixed")
+    space = min(axes, 3)
+    affine = np.eye(4)
+    affine[:space, :space] = direction[:space, :space] * reader.GetSpacing()[:space]
+    affine[:space, 3] = reader.GetOrigin()[:space]
+    affine = _RAS @ affine
+    check_affine(affine, str(path))
+    return affine
+
+
+def read_itk(
+    path: Path, slice_index: int | None, time: int | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A volume, or one slice of it, of a file.
+
+    Returns:
+        Its numbers (X, Y, Z) or (X, Y); of a picture (Y, X), of pages (pages, Y, X); and the other
+        fields of Image.
+
+    Raises:
+        ValueError: the file is damaged or is no image of real numbers.
+    """
+    reader = open_itk(path)
+    part, index = part_of(path, reader.GetSize(), slice_index, time)
+    if path.suffix.lower() in _PICTURES:
+        values = read_voxels(reader, path, part, colours=True)
+        if reader.GetNumberOfComponents() > 1:
+            values = _png.one_channel(values, path)
+        return _picture(path, values.T, index)
+    affine = affine_of(reader, path)
+    values = read_voxels(reader, path, part)
+    if index is not None:
+        affine[:3, 3] += index * affine[:3, 2]
+    fields = {
+        "affine": affine,
+        "path": path,
+        "ndim_in_file": min(len(reader.GetSize()), 3),
+        "slice_index": index,
+        "time": time if len(reader.GetSize()) > 3 and reader.GetSize()[3] > 1 else None,
+        "dtype": values.dtype,
+    }
+    return values, fields
+
+
+def read_voxels(reader: Any, path: Path, part: tuple, colours: bool = False) -> np.ndarray:
+    """A part of a file's numbers, (X, Y, ...); with `colours` (X, Y, ..., channels) where it has.
+
+    Raises:
+        ValueError: the file ends early or is damaged, or a voxel is no real number.
+    """
+    channels = reader.GetNumberOfComponents()
+    if channels > 1 and not colours:
+        raise ValueError(
+            f"{path} holds {channels} numbers a voxel, as vectors, colours and complex numbers "
+            "are; one real number a voxel is needed"
+        )
+    whole = [
+        (0, size) if isinstance(at, slice) else (at, 1)
+        for at, size in zip(part, reader.GetSize(), strict=True)
+    ]
+    reader.SetExtractIndex([first for first, _ in whole])
+    reader.SetExtractSize([size for _, size in whole])
+    array = require("SimpleITK", "images", "itk").GetArrayFromImage(ask(path, reader.Execute))
+    axes = range(len(part))
+    array = array.transpose([*reversed(axes), *range(len(part), array.ndim)])
+    return array[tuple(at if isinstance(at, slice) else 0 for at in part)]
+
+
+def ask(path: Path, action: Callable[[], _T]) -> _T:
+    """What a call of ITK gives; what its libraries print is not shown but why it failed.
+
+    Some print only, and go on with what they have.
+
+    Raises:
+        ValueError: it failed, or a file ended early.
+    """
+    failure, terminal = None, os.dup(2)
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), 2)
+        try:
+            result = action()
+        except (RuntimeError, MemoryError, UnicodeError) as error:
+            failure = error
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        printed.seek(0)
+        said = printed.read().decode(errors="replace")
+    if failure is not None or "Premature end" in said:
+        reason = said or re.sub(r"(?s).*ERROR: (\w+\(0x\w+\): )?", "", str(failure))
+        reason = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
+        raise ValueError(f"{path} is damaged or no such file: {reason[:_LONGEST]}") from failure
+    return result
+
+
+def _picture(
+    path: Path, values: np.ndarray, index: int | None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A picture (Y, X) or pages (pages, Y, X), and the other fields of Image."""
+    if values.ndim == 2 and values.dtype in (np.uint8, np.uint16):
+        return values, {**_png.fields_of(path, values.dtype), "slice_index": index}
+    return values, _npz.fields_of(path, values.ndim == 3, index, values.dtype)
+
+
+def _is_detached(path: Path) -> bool:
+    with path.open("rb") as file:
+        return _DETACHED.search(file.read(4096)) is not None
