@@ -67,6 +67,7 @@ def write_report(
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> image = np.eye(8)
         >>> pair = PairView("eye", image, image, image, np.zeros((2, 8, 8)))
         >>> with tempfile.TemporaryDirectory() as folder:
