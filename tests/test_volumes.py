@@ -73,7 +73,7 @@ def test_its_files_fit_the_fixed_grid(registered):
     logarithm = nib.load(registered / "out/log_jacobian.nii.gz").get_fdata()
     np.testing.assert_allclose(np.exp(logarithm), expected, rtol=1e-4)
     assert grid.shape == SHAPE
-    page = (registered / "out/report.html").read_text()
+    page = (registered / "out/report.html").read_text("utf-8")
     assert "Axial" in page and len(page) < 6e6
 
 
