@@ -144,7 +144,7 @@ class Registration:
     @property
     def how(self) -> list[str]:
         """What was done beside the warp, and why: a line each."""
-        lines = [] if self.start.found is None else [self.start.found.in_words]
+        lines = [] if self.start.found is None else [f"affine start: {self.start.found.words}"]
         found = self.metrics.get("contrast")
         if found is not None:
             lines.append(
