@@ -49,8 +49,12 @@ def registered(tmp_path_factory):
     finer[:3, 3] -= 2
     moving = save(folder / "moving.nii.gz", head(shape=(28, 26, 17), affine=finer, bent=3.0), finer)
     fixed = save(folder / "fixed.nii.gz", head())
+    organs = [
+        save(folder / "a.nii.gz", (nib.load(moving).get_fdata() > 120).astype(np.int16), finer)
+    ]
+    organs += [save(folder / "b.nii.gz", (head() > 120).astype(np.int16))]
     words = ["register", moving, fixed, "-o", str(folder / "out"), "--affine", "none", "--jacobian"]
-    assert main(words) == 0
+    assert main([*words, "--moving-label", organs[0], "--fixed-label", organs[1]]) == 0
     return folder
 
 
@@ -58,6 +62,7 @@ def test_it_fits_and_does_not_fold(registered):
     metrics = json.loads((registered / "out/metrics.json").read_text())
     assert metrics["after"]["ncc"] > 0.999 > metrics["before"]["ncc"] + 0.02
     assert metrics["min_determinant"] > 0.3 and metrics["folded_percent"] == 0
+    assert metrics["dice"]["after"] > 0.93 > metrics["dice"]["before"]
     assert metrics["shape"] == list(SHAPE) and metrics["spacing_mm"] == pytest.approx([2, 2, 3])
 
 

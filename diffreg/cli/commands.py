@@ -39,6 +39,7 @@ def run_register(options: argparse.Namespace) -> int:
     check_same_pair(out, moving, fixed)
     mask = _mask(options.fixed_mask, options.slice, options.time)
     moving_mask = _mask(options.moving_mask, of_moving, time)
+    labels = _labels(options, of_moving, time)
     check_images(moving, fixed, (mask, moving_mask))  # before any word
     method = {"similarity": similarity_of(options), **trained}
     with progress_bar("register") as progress:
@@ -55,7 +56,7 @@ def run_register(options: argparse.Namespace) -> int:
             device=options.device,
             **{**method, "normalization": normalization_of(options, trained)},
         )
-    result = result.save(out, jacobian=options.jacobian)
+    result = result.save(out, jacobian=options.jacobian, labels=labels)
     for line in result.how:
         print(line, file=sys.stderr)
     for warning in result.metrics["warnings"]:
@@ -219,6 +220,17 @@ def _say_affine_beside(options: argparse.Namespace) -> None:
     if options.affine is None and Path(options.displacement).is_file() and beside.exists():
         line = f"the displacement alone: {beside.name} lies beside it; its folder in its place, or "
         print(f"{line}--affine, applies both", file=sys.stderr)
+
+
+def _labels(
+    options: argparse.Namespace, of_moving: int | None, time: int | None
+) -> tuple[Image, Image] | None:
+    """The labels of both images, where they are given."""
+    moving = _mask(options.moving_label, of_moving, time)
+    fixed = _mask(options.fixed_label, options.slice, options.time)
+    if (moving is None) != (fixed is None):
+        raise ValueError("--moving-label and --fixed-label go together: give both or neither")
+    return None if moving is None or fixed is None else (moving, fixed)
 
 
 def _mask(path: str | None, index: int | None, time: int | None) -> Image | None:

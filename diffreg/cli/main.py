@@ -197,6 +197,8 @@ def _add_register(subparsers: Any) -> None:
     _add_method(command)
     command.add_argument("--fixed-mask", metavar="MASK", help="voxels of FIXED that count")
     command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")
+    command.add_argument("--fixed-label", metavar="LABELS", help="of FIXED, for outlines and Dice")
+    command.add_argument("--moving-label", metavar="LABELS", help="of MOVING, both or neither")
     command.add_argument("--slice", type=int, metavar="K", help="slice of volumes, both images")
     command.add_argument("--moving-slice", type=int, metavar="K", help="slice of MOVING instead")
     command.add_argument("--time", type=int, metavar="K", help="time point of series, both images")

@@ -240,6 +240,8 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
     for option, column in (
         ("fixed_mask", "fixed_mask"),
         ("moving_mask", "moving_mask"),
+        ("fixed_label", "fixed_label"),
+        ("moving_label", "moving_label"),
         ("slice", "slice"),
         ("moving_slice", "moving_slice"),
         ("time", "time"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ def _from_nibabel(name: str, data: Any, label: bool) -> Image:
     if shape:
         raise ValueError(f"{name} is a series, shape {data.shape}: give one volume of it")
     array = np.asarray(data.dataobj).reshape(data.shape[:3])
-    return from_array(array, affine_of(data), name, label)
+    found = from_array(array, affine_of(data), name, label)
+    nifti = isinstance(data, sys.modules["nibabel"].Nifti1Pair)
+    return replace(found, header=data.header.copy()) if nifti else found
 
 
 def _from_itk(name: str, data: Any, label: bool) -> Image:

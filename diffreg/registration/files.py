@@ -30,6 +30,7 @@ from diffreg.registration.folders import (
     images_of,
 )
 from diffreg.registration.judgement import judged
+from diffreg.registration.outlines import outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
 
@@ -41,6 +42,7 @@ def write_registration(
     more: dict[str, Any] | None = None,
     credits: Sequence[str] = (),
     jacobian: bool = False,
+    labels: tuple[Image, Image] | None = None,
 ) -> Registration:
     """Write the warped image, displacement.nii.gz, affine.mat, metrics.json and report.html.
 
@@ -56,6 +58,7 @@ def write_registration(
         credits: lines at the foot of the report.
         jacobian: whether to write jacobian.nii.gz and log_jacobian.nii.gz, J of the displacement,
             and jacobian_with_affine.nii.gz, J of the whole map.
+        labels: of the moving and the fixed image, which the page outlines and the metrics compare.
 
     Returns:
         The result with the determinants of the file.
@@ -79,11 +82,15 @@ def write_registration(
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         if len(result.fixed.shape) == 2 and min(result.fixed.shape) > 1:
             result.metrics["certificate"] = _certificate(result, written)
+        outlines = None if labels is None else outlines_of(result, *labels)
+        if outlines is not None:
+            result.metrics["dice"] = outlines.overlap
         images = images_of(result.moving, result.fixed, out)
         named = {"images": images} if images else {}
         write_json(folder / METRICS, {**result.metrics, **named, **(more or {})})
         if report:
-            write_pair_page(replace(result, displacement=written), folder / REPORT, credits)
+            shown = replace(result, displacement=written)
+            write_pair_page(shown, folder / REPORT, credits, outlines)
     return result
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from diffreg.data.geometry import Image, display_orientation
+from diffreg.registration.outlines import Outlines
 from diffreg.registration.provenance import in_words
 from diffreg.registration.result import Registration
 from diffreg.report.first_screen import LARGEST, Said, fit_sentence
@@ -26,16 +27,23 @@ IN_WORDS = {
     "ncc": "how much the images agree (NCC)",
     "mutual_information": "how much one image tells of the other (mutual information, nats)",
     "relative_ssd": "what is left of their squared difference (relative SSD)",
+    "dice": "how much labels overlap (mean Dice)",
 }
 
 
-def write_pair_page(result: Registration, path: Path, credits: Sequence[str] = ()) -> None:
+def write_pair_page(
+    result: Registration,
+    path: Path,
+    credits: Sequence[str] = (),
+    outlines: Outlines | None = None,
+) -> None:
     """Write the report of one pair.
 
     Args:
         result: its displacement as in the file, its metrics with the determinants of that.
         path: the HTML file; its folder must exist.
         credits: lines at the foot.
+        outlines: labels to draw; of slices none are drawn.
     """
     from diffreg.report.html import write_report  # needs matplotlib
 
@@ -44,6 +52,7 @@ def write_pair_page(result: Registration, path: Path, credits: Sequence[str] = (
         (IN_WORDS[name], (before[name], after[name])) for name in before
     ]
     verdict += [
+        *_overlap(result),
         *_reach(result),
         (LARGEST, result.metrics["max_determinant"]),
         ("time", duration(result.seconds)),
@@ -52,7 +61,7 @@ def write_pair_page(result: Registration, path: Path, credits: Sequence[str] = (
     ]
     title = f"{_short(result.moving)} to {_short(result.fixed)}"
     write_report(
-        *(path, title, verdict, [view(result, title, dict(verdict))]),
+        *(path, title, verdict, [view(result, title, dict(verdict), outlines)]),
         notes=_notes(result),
         credits=credits,
         fit=_fit(result),
@@ -85,6 +94,12 @@ def _reach(result: Registration) -> list[tuple[str, Any]]:
     return [(f"how far voxels move, mean and largest (|u|, {unit})", f"{mean}, {largest}")]
 
 
+def _overlap(result: Registration) -> list[tuple[str, Any]]:
+    """How well labels overlap, where they were given."""
+    found = result.metrics.get("dice")
+    return [] if found is None else [(IN_WORDS["dice"], (found["before"], found["after"]))]
+
+
 def _refinement(result: Registration) -> list[tuple[str, Any]]:
     """What the steps from the network's displacement did."""
     if "refinement" not in result.metrics:
@@ -106,13 +121,19 @@ def _guarantee(result: Registration) -> list[tuple[str, Any]]:
     return said
 
 
-def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
+def view(
+    result: Registration,
+    title: str,
+    metrics: dict[str, Any],
+    outlines: Outlines | None = None,
+) -> PairView:
     """A registration as the report draws it.
 
     Args:
         result: the registration.
         title: what the pair is called.
         metrics: name -> number, text, or (before, after).
+        outlines: labels to draw.
 
     Example: `view(register(moving, fixed), "a to b", {})`
     """
@@ -126,7 +147,18 @@ def view(result: Registration, title: str, metrics: dict[str, Any]) -> PairView:
         **_upright(result.fixed),
         metrics=metrics,
         mask=None if bool(result.mask.all()) else _array(result.mask),
+        **_labels(outlines),
     )
+
+
+def _labels(outlines: Outlines | None) -> dict[str, Any]:
+    if outlines is None:
+        return {}
+    return {
+        "moving_labels": _array(outlines.moving),
+        "warped_labels": _array(outlines.warped),
+        "fixed_labels": _array(outlines.fixed),
+    }
 
 
 def _upright(fixed: Image) -> dict[str, Any]:
@@ -150,6 +182,7 @@ def duration(seconds: float) -> str:
 def _notes(result: Registration) -> list[str]:
     """What the reader has to know about the numbers."""
     notes = [f"Method: {result.method}; similarity: {result.similarity}."]
+    notes += [f"{line[0].upper()}{line[1:]}." for line in result.how]
     if not bool(result.mask.all()):
         notes.append("The images were compared inside the outline only.")
     if "certificate" in result.metrics:

@@ -6,7 +6,9 @@ import base64
 from dataclasses import dataclass, fields, replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from diffreg.data.given import as_image
 from diffreg.registration.files import write_registration
 from diffreg.registration.pair_page import view
 from diffreg.registration.result import Registration
@@ -21,13 +23,21 @@ class Returned(Registration):
         """The same result."""
         return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
 
-    def save(self, folder: str | Path, report: bool = True, jacobian: bool = False) -> Returned:
+    def save(
+        self,
+        folder: str | Path,
+        report: bool = True,
+        jacobian: bool = False,
+        labels: tuple[Any, Any] | None = None,
+    ) -> Returned:
         """Write warped image, displacement, affine, metrics and report into a folder.
 
         Args:
             folder: it is made where it does not exist; its parent must.
             report: whether to write report.html, which needs matplotlib.
             jacobian: whether to write the maps of the determinant.
+            labels: of the moving and the fixed image, as `register` takes images: the page outlines
+                them, and metrics.json has their mean Dice.
 
         Returns:
             The result with the determinants of the file.
@@ -35,7 +45,12 @@ class Returned(Registration):
         Raises:
             ValueError: the folder cannot be written to.
         """
-        written = write_registration(self, folder, report=report, jacobian=jacobian)
+        images = None
+        if labels is not None:
+            names = zip(("moving labels", "fixed labels"), labels, strict=True)
+            moving, fixed = (as_image(name, given, label=True) for name, given in names)
+            images = moving, fixed
+        written = write_registration(self, folder, report, jacobian=jacobian, labels=images)
         return replace(self, metrics=written.metrics)
 
     def _repr_html_(self) -> str:

@@ -1,0 +1,57 @@
+"""Labels of both images on the fixed grid: what the page outlines, and how well they overlap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from diffreg.data.geometry import Image
+from diffreg.data.resampling import resample_to
+from diffreg.metrics import dice, shared_labels
+from diffreg.registration.result import Registration
+
+
+class Outlines(NamedTuple):
+    """Labels on the fixed grid, (1, 1, *S) whole numbers each."""
+
+    moving: Tensor  # by the headers alone
+    started: Tensor  # where the affine places them
+    warped: Tensor
+    fixed: Tensor
+
+    @property
+    def overlap(self) -> dict[str, float]:
+        """Mean Dice of the labels that both have, from where the warp starts to where it ends.
+
+        Raises:
+            ValueError: they have none in common.
+        """
+        labels = shared_labels(self.started, self.fixed)
+        if not labels:
+            raise ValueError("the labels of the two images have none in common but 0")
+        found = {}
+        for when, image in (("before", self.started), ("after", self.warped)):
+            values = dice(image, self.fixed, labels)
+            found[when] = sum(values.values()) / len(values)
+        return found
+
+
+def outlines_of(result: Registration, moving: Image, fixed: Image) -> Outlines:
+    """The labels of a registered pair.
+
+    Args:
+        result: the registration.
+        moving, fixed: labels of the images, each through its header on any grid.
+
+    Raises:
+        ValueError: labels that lie in another plane, or of which the two share none.
+
+    Example: `outlines_of(result, moving_labels, fixed_labels).overlap["after"]`
+    """
+    placed, grid = moving.placed(result.affine), result.fixed
+    by_header = resample_to(moving, grid, interpolation="nearest")
+    started = resample_to(placed, grid, interpolation="nearest")
+    warped = resample_to(placed, grid, result.displacement, "nearest")
+    there = resample_to(fixed, grid, interpolation="nearest")
+    return Outlines(by_header, started, warped, there)

@@ -1,0 +1,150 @@
+"""From the command line and from Python: an affine map first, then the warp, one map in the end."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from test_volumes import AFFINE, head, save
+
+import diffreg
+from diffreg.cli.main import main
+from diffreg.data.affine import read_affine
+from diffreg.data.prepare import PairImages
+from diffreg.registration.start import affine_start
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = {"levels": 1, "iterations": 2}
+
+
+def turned(degrees, shift):
+    world = np.eye(4)
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    world[:2, :2], world[:3, 3] = [[c, -s], [s, c]], shift
+    return world
+
+
+MOVED = turned(15, [6, -5, 4])  # where the header of the moving image puts it
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    for name, place in (("moving", MOVED @ AFFINE), ("fixed", AFFINE)):
+        save(folder / f"{name}.nii.gz", head(), place)
+        save(folder / f"{name}_label.nii.gz", (head() > 120).astype(np.int16), place)
+        (folder / f"{name}.csv").write_text("i,j,k\n8,9,7\n14,10,6\n")
+    columns = "moving,fixed,moving_label,fixed_label,moving_points,fixed_points"
+    row = "moving.nii.gz,fixed.nii.gz,moving_label.nii.gz,fixed_label.nii.gz,moving.csv,fixed.csv"
+    (folder / "pairs.csv").write_text(f"{columns}\n{row}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(folder):
+    words = [str(folder / f"{name}.nii.gz") for name in ("moving", "fixed")]
+    assert main(["register", *words, "-o", str(folder / "out"), "--similarity", "ncc"]) == 0
+    return folder / "out"
+
+
+def test_the_turned_image_is_brought_back(out):
+    metrics = json.loads((out / "metrics.json").read_text())
+    found = metrics["affine"]
+    assert found["kept"] and found["kind"] == "affine" and found["after"] > 0.99
+    np.testing.assert_allclose(found["matrix"], MOVED, atol=0.3)
+    np.testing.assert_allclose(read_affine(out / "affine.mat"), found["matrix"], atol=1e-12)
+    warped = nib.load(out / "warped.nii.gz").get_fdata()
+    assert np.abs(warped - head()).mean() < 1
+    assert "Affine start: affine (ncc): turned by 1" in (out / "report.html").read_text("utf-8")
+
+
+def test_what_was_done_is_printed(folder, tmp_path, capsys):
+    words = [str(folder / f"{name}.nii.gz") for name in ("moving", "fixed")]
+    for kind in ("rigid", "none"):
+        given = ["--affine", kind, "--similarity", "ncc", "--device", "cpu"]
+        assert main(["register", *words, "-o", str(tmp_path / kind), *given]) == 0
+    said = capsys.readouterr().err
+    assert said.count("affine start: rigid (ncc): turned by 1") == 1
+    assert np.array_equal(read_affine(tmp_path / "none" / "affine.mat"), np.eye(4))
+
+
+def test_labels_go_through_both_maps(folder, out, tmp_path, capsys):
+    label, file = str(folder / "moving_label.nii.gz"), str(tmp_path / "label.nii.gz")
+    assert main(["apply", str(out), label, "-o", file]) == 0
+    whole = np.asarray(nib.load(file).dataobj)
+    assert (whole != (head() > 120)).mean() < 0.01
+    alone = str(tmp_path / "alone.nii.gz")
+    field = str(out / "displacement.nii.gz")
+    assert main(["apply", field, label, "-o", alone]) == 0
+    assert "the displacement alone: affine.mat lies beside it" in capsys.readouterr().err
+    assert main(["apply", field, label, "-o", alone, "--affine", str(out / "affine.mat")]) == 0
+    assert np.array_equal(np.asarray(nib.load(alone).dataobj), whole)
+    assert "lies beside" not in capsys.readouterr().err
+
+
+def test_an_evaluation_measures_the_whole_map(folder, tmp_path):
+    words = ["evaluate", str(folder / "pairs.csv"), "-o", str(tmp_path / "out")]
+    assert main([*words, "--similarity", "ncc"]) == 0
+    with (tmp_path / "out" / "evaluation.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["dice_after"]) > 0.95 and float(row["tre_after"]) < 1
+    given = ["--displacements", str(tmp_path / "out")]
+    assert main([*words[:3], str(tmp_path / "again"), *given]) == 0
+    with (tmp_path / "again" / "evaluation.csv").open() as file:
+        (again,) = csv.DictReader(file)
+    assert again["dice_after"] == row["dice_after"] and again["tre_after"] == row["tre_after"]
+
+
+def slices(one, other, code=1):
+    """Two slices as NIfTI files have them."""
+    found = []
+    for place in (one, other):
+        file = nib.Nifti1Image(head()[:, :, 8:9], place)
+        file.set_sform(place, code)
+        found.append(diffreg.image(file))
+    return PairImages(*found)
+
+
+def test_slices_that_say_they_are_aligned_stay():
+    shifted = AFFINE.copy()
+    shifted[:2, 3] += 4
+    assert affine_start(slices(AFFINE, AFFINE)).found is None  # one grid
+    assert affine_start(slices(shifted, AFFINE)).found is not None  # two scanners
+    assert affine_start(slices(shifted, AFFINE, code=2)).found is None  # aligned, by their headers
+    plane = np.ascontiguousarray(head()[:, :, 8])
+    assert affine_start(PairImages(diffreg.image(plane), diffreg.image(plane))).found is not None
+
+
+def test_a_slice_moves_in_its_plane():
+    shifted = turned(10, [3, 2, 0]) @ AFFINE
+    pair = slices(shifted, AFFINE)
+    found = affine_start(pair, "affine", "ncc")
+    np.testing.assert_allclose(found.matrix, turned(10, [3, 2, 0]), atol=0.4)
+    assert found.matrix[2].tolist() == [0, 0, 1, 0]
+
+
+def test_images_that_do_not_meet_by_their_headers():
+    """A raw volume's header may put it anywhere."""
+    away = np.eye(4)
+    away[:3, 3] = 500, -300, 200
+    moving = diffreg.image(head(), away @ AFFINE)
+    result = diffreg.register(moving, diffreg.image(head(), AFFINE), similarity="ncc", **QUICK)
+    np.testing.assert_allclose(result.affine, away, atol=0.5)
+    assert result.metrics["after"]["ncc"] > 0.99
+
+
+def test_the_affine_is_undone_where_it_does_not_help():
+    noise = np.random.default_rng(0).normal(size=head().shape).astype(np.float32)
+    images = (diffreg.image(head() + noise * k, AFFINE) for k in (0.5, 1.0))
+    result = diffreg.register(*images, similarity="ncc", **QUICK)
+    assert np.abs(result.affine - np.eye(4)).max() < 0.2
+
+
+def test_cuda_where_there_is_none(folder, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [str(folder / f"{name}.nii.gz") for name in ("moving", "fixed")]
+    apply = ["apply", str(folder / "out"), words[0], "-o", str(folder / "no.nii.gz")]
+    for command in (["register", *words, "-o", str(folder / "no")], apply):
+        assert main([*command, "--device", "cuda"]) == 2
+        assert "device cuda needs a GPU that torch sees" in capsys.readouterr().err
