@@ -76,6 +76,8 @@ def calls(
     pair = moving.to(wide), fixed.to(wide)
     _, *saved = torch.ops.diffreg.mutual_information(*pair, *information[2:])
     linear = ("linear", "border")
+    turn = torch.eye(dimensions, dimensions + 1, dtype=torch.float64)[None]
+    turn[0, 0, 1], turn[0, 1, 0], turn[..., -1] = 0.1, -0.1, 1.3
     energy = (u, [1.0] * dimensions, "hyperelastic", 0.2)
     pls = (moving, fixed, scale, scale, "pls", None)
     cells = torch.ones(1, *(n - 1 for n in size), dtype=wide)
@@ -103,6 +105,18 @@ def calls(
     return [
         ("warp", (moving, u, *linear), 2 * stored + field),
         ("warp_backward", (fixed, moving, u, *linear, False, True, False), 2 * stored + 2 * field),
+        ("affine_warp", (moving, turn, None, list(size), *linear), 2 * stored),
+        ("affine_warp, displaced", (moving, turn, u, [], *linear), 2 * stored + field),
+        (
+            "affine_warp_backward, to the map",
+            (fixed, moving, turn, None, list(size), *linear, True, False),
+            2 * stored,
+        ),
+        (
+            "affine_warp_backward, to both",
+            (fixed, moving, turn, u, [], *linear, True, True),
+            2 * stored + 2 * field,
+        ),
         ("deformation_energy", energy, field),
         ("deformation_energy_backward", (one, one, one, *energy), 2 * field),
         ("jacobian_determinant", (u, "min"), field + kept),

@@ -160,7 +160,7 @@ def affine_inputs(samples, channels, size, dtype, seed=0) -> Tensors:
     matrix = 0.4 * uniform((samples, len(size), len(size) + 1), torch.float64, seed + 200)
     matrix[..., :-1] += torch.eye(len(size), dtype=torch.float64)
     matrix[1::2, :, -1] *= max([*size, 1])
-    return moving, matrix.to(dtype), u.clamp(-3, 3)
+    return moving, matrix.to(dtype if dtype.itemsize > 2 else torch.float32), u.clamp(-3, 3)
 
 
 def map_inputs(samples, channels, size, dtype, seed=0) -> Tensors:

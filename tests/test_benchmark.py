@@ -23,6 +23,7 @@ SCHEMA = json.loads(Path(run.__file__).with_name("schema.json").read_text())
 # and backward: its outputs. Mutual information keeps a histogram of each sample.
 COUNTS = {
     "warp": (2, 12, 16),
+    "affine_warp": (2, 4, 4),
     "deformation_energy": (2, 8, 12),
     "parallel_level_sets": (2, 4, 4),
     "registration_objective": (1, 8, 12),

@@ -24,6 +24,7 @@ HOT = re.compile(r"// hot: (\w+)$")
 # dtype, a number of axes makes each. Fewer are an error; the others are rare ones.
 INSTANCES = {
     "warp": {"voxels": 60, "parts": 24},
+    "affine_warp": {"voxels": 100, "sums": 8, "onto": 8},
     "jacobian_determinant": {"row": 28},
     "deformation_energy": {"row": 24, "sums": 36, "across": 4, "along": 4},
     "parallel_level_sets": {"sums": 20},

@@ -12,7 +12,7 @@ namespace diffreg::affine_warp {
 // whole numbers stay whole.
 template <int D, typename T>
 struct Anchor {
-  T high[D], low[D], linear[D][D];
+  T high[D], low[D], linear[D][D];  // double has no low part
 
   Anchor() = default;
   DIFFREG_HD Anchor(const double (&matrix)[D][D + 1], const int32_t* voxel) {
@@ -23,7 +23,7 @@ struct Anchor {
         linear[k][j] = static_cast<T>(matrix[k][j]);
       }
       high[k] = static_cast<T>(point);
-      low[k] = static_cast<T>(point - static_cast<double>(high[k]));
+      if constexpr (sizeof(T) < 8) low[k] = static_cast<T>(point - static_cast<double>(high[k]));
     }
   }
 
@@ -36,7 +36,8 @@ struct Anchor {
       T moved = linear[k][0] * step[0];
       DIFFREG_UNROLL
       for (int j = 1; j < D; ++j) moved += linear[k][j] * step[j];
-      found[k] = high[k] + (moved + low[k]);
+      if constexpr (sizeof(T) < 8) moved += low[k];
+      found[k] = high[k] + moved;
       bad += warp::poison(found[k]);
     }
     return bad;

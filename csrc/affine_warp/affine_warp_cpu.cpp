@@ -89,7 +89,7 @@ void collect(const Grids<D>& grids, const Mapped<D, T, displaced>& field, const 
       if (!grad_displacement) return;
       T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
 #pragma GCC ivdep
-      for (int64_t x = 0; x < width; ++x) {
+      for (int64_t x = 0; x < width; ++x) {  // hot: onto
         T of_voxel[D];
         for (int k = 0; k < D; ++k) of_voxel[k] = along[k * width + x];
         for (int j = 0; j < D; ++j) {

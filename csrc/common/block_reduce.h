@@ -44,6 +44,7 @@ template <int K, typename Combine = Add>
 DIFFREG_DEVICE void reduce_block(double (&values)[K]) {
   using Values = WarpValues<K>;
   DIFFREG_SHARED(Values, warps);
+  DIFFREG_UNROLL
   for (int k = 0; k < K; ++k) {
     for (int offset = 16; offset > 0; offset /= 2) {
       values[k] = Combine::combine(values[k], __shfl_down_sync(0xffffffffu, values[k], offset));
@@ -51,10 +52,12 @@ DIFFREG_DEVICE void reduce_block(double (&values)[K]) {
   }
   __syncthreads();  // the last reduction's values have been read
   if (threadIdx.x == 0) {
+    DIFFREG_UNROLL
     for (int k = 0; k < K; ++k) warps.of[k][threadIdx.y] = values[k];
   }
   __syncthreads();
   if (thread_index() != 0) return;
+  DIFFREG_UNROLL
   for (int k = 0; k < K; ++k) {
     values[k] = warps.of[k][0];
     for (int warp = 1; warp < kWarps; ++warp) {
@@ -80,6 +83,7 @@ template <int K>
 DIFFREG_DEVICE void store_partials(const Reduction& reduction, const double (&values)[K],
                                    int64_t sample, int64_t tile, int64_t tiles) {
   if (thread_index() != 0) return;
+  DIFFREG_UNROLL
   for (int k = 0; k < K; ++k) {
     store(reduction.partials + (sample * K + k) * tiles + tile, values[k]);
   }
@@ -104,6 +108,7 @@ DIFFREG_DEVICE void reduce_tiles(const Reduction& reduction, double (&values)[K]
   reduce_block(values);
   store_partials(reduction, values, sample, tile, tiles);
   if (!is_last_block(reduction.tickets + sample, tiles)) return;
+  DIFFREG_UNROLL
   for (int k = 0; k < K; ++k) {
     values[k] = block_stride_reduce(reduction.partials + (sample * K + k) * tiles, tiles);
   }

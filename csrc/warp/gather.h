@@ -98,12 +98,12 @@ DIFFREG_DEVICE void locate_footprint(const Problem<D>& problem,
                                      const S* displacement,  // (D, *to) of one sample
                                      const int32_t* voxel, Footprint<Arithmetic<S>, count>* at) {
   const S* field = displacement + raster_index<D>(voxel, problem.to);
-  Arithmetic<S> shift[D];
+  using T = Arithmetic<S>;
+  T shift[D], point[D];
   for (int k = 0; k < D; ++k) shift[k] = load(field + k * problem.to_voxels);
-  const auto bad = poison_of<D>(shift);
+  const T bad = Displaced<D, S>{displacement}.land(voxel, shift, point);
   for (int k = 0; k < D; ++k) {
-    at[k] = Footprint<Arithmetic<S>, count>(
-        problem.sampling, static_cast<Arithmetic<S>>(voxel[k]) + shift[k], bad, problem.from[k]);
+    at[k] = Footprint<T, count>(problem.sampling, point[k], bad, problem.from[k]);
   }
 }
 

@@ -19,14 +19,6 @@ struct Strides {
   }
 };
 
-// NaN where a component is not finite.
-template <int D, typename T>
-DIFFREG_DEVICE T poison_of(const T* shift) {
-  T bad = poison(shift[0]);
-  for (int k = 1; k < D; ++k) bad += poison(shift[k]);
-  return bad;
-}
-
 // Every row is owned.
 constexpr int64_t kFirstRow = INT64_MIN, kLastRow = INT64_MAX;
 
@@ -57,11 +49,8 @@ struct LinearPoint {
   Neighbours<T> at[D];
 
   LinearPoint() = default;
-  DIFFREG_DEVICE LinearPoint(const Problem<D>& problem, const int32_t* start, const T* shift) {
-    const T bad = poison_of<D>(shift);
-    for (int k = 0; k < D; ++k) {
-      at[k] = linear(static_cast<T>(start[k]) + shift[k], bad, problem.from[k], padding);
-    }
+  DIFFREG_DEVICE LinearPoint(const Problem<D>& problem, const T* point, T bad) {
+    for (int k = 0; k < D; ++k) at[k] = linear(point[k], bad, problem.from[k], padding);
   }
 
   DIFFREG_DEVICE void renew() {
@@ -101,12 +90,11 @@ struct NearestPoint {
   T weight, bad;
 
   NearestPoint() = default;
-  DIFFREG_DEVICE NearestPoint(const Problem<D>& problem, const int32_t* start, const T* shift)
-      : voxel(0), weight(1), bad(poison_of<D>(shift)) {
+  DIFFREG_DEVICE NearestPoint(const Problem<D>& problem, const T* point, T bad)
+      : voxel(0), weight(1), bad(bad) {
     const Strides<D> strides(problem.from);
     for (int k = 0; k < D; ++k) {
-      const Neighbours<T> at = nearest(static_cast<T>(start[k]) + shift[k], bad, problem.from[k],
-                                       problem.sampling.padding);
+      const Neighbours<T> at = nearest(point[k], bad, problem.from[k], problem.sampling.padding);
       voxel += at.low * strides.along[k];
       weight *= at.low_weight;
     }
@@ -139,11 +127,9 @@ struct CubicPoint {
   CubicAxis<T> at[D];
 
   CubicPoint() = default;
-  DIFFREG_DEVICE CubicPoint(const Problem<D>& problem, const int32_t* start, const T* shift) {
-    const T bad = poison_of<D>(shift);
+  DIFFREG_DEVICE CubicPoint(const Problem<D>& problem, const T* point, T bad) {
     for (int k = 0; k < D; ++k) {
-      at[k] = CubicAxis<T>(static_cast<T>(start[k]) + shift[k], bad, problem.from[k],
-                           problem.sampling.padding);
+      at[k] = CubicAxis<T>(point[k], bad, problem.from[k], problem.sampling.padding);
     }
   }
 
@@ -165,5 +151,20 @@ struct CubicPoint {
                    add_in_any_order<T>);
   }
 };
+
+// Calls run(Point*) with the type of the points that `sampling` asks for.
+template <int D, typename T, typename Run>
+void dispatch_point(const Sampling& sampling, const Run& run) {
+  switch (sampling.interpolation) {
+    case Interpolation::nearest: return run(static_cast<NearestPoint<D, T>*>(nullptr));
+    case Interpolation::cubic: return run(static_cast<CubicPoint<D, T>*>(nullptr));
+    case Interpolation::linear:
+      dispatch_padding(sampling.padding, [&](auto padding) {
+        run(static_cast<LinearPoint<D, T, decltype(padding)::value>*>(nullptr));
+      });
+  }
+}
+template <typename Pointer>
+using PointOf = std::remove_pointer_t<Pointer>;
 
 }  // namespace diffreg::warp

@@ -35,6 +35,37 @@ DIFFREG_DEVICE bool inside_all(const int32_t* voxel, const int32_t* size) {
   return all;
 }
 
+// Where voxels land by a displacement: p + u(p). What else stands for it is `field` below.
+template <int D, typename S>
+struct Displaced {
+  using Type = Arithmetic<S>;
+  const S* displacement;  // (N, D, *to)
+
+  // Resident blocks of a kernel.
+  template <typename Point>
+  static constexpr int blocks() {
+    return Point::kBlocks;
+  }
+  // What a thread keeps for its voxels of a tile.
+  DIFFREG_DEVICE const Displaced& points(int64_t, const int32_t*) const { return *this; }
+  DIFFREG_DEVICE static constexpr bool displaced() { return true; }
+
+  // Writes the point where a voxel lands, and gives 0, or NaN where that is not finite.
+  DIFFREG_DEVICE Type land(const int32_t* voxel, const Type* shift, Type* point) const {
+    Type bad = 0;
+    for (int k = 0; k < D; ++k) {
+      point[k] = static_cast<Type>(voxel[k]) + shift[k];
+      bad = k == 0 ? poison(shift[0]) : bad + poison(shift[k]);
+    }
+    return bad;
+  }
+};
+
+struct Nothing {
+  template <typename... Any>
+  DIFFREG_DEVICE void operator()(const Any&...) const {}
+};
+
 // The voxels of the fixed grid that a thread works on at once (thread coarsening): in some steps
 // along axis 0, `together` a warp apart in each. Their loads are in flight together.
 template <int D, int steps, int together>
@@ -46,11 +77,12 @@ struct ThreadVoxels {
   int64_t in_field, in_image;  // where that stands: in the displacement, in the first channel
   int64_t in_moving;           // where the sample's first channel of moving begins
 
-  // Calls run(voxels) for the tiles of the block, in a grid-stride loop, some steps after the
-  // other.
-  template <typename Run>
+  // Calls run(voxels, points) for the tiles of the block, in a grid-stride loop, some steps after
+  // the other, and finish(tile, points) behind each tile.
+  template <typename Field, typename Run, typename Finish = Nothing>
   DIFFREG_DEVICE static void grid_stride(const Problem<D>& problem, const FixedTiles<D>& tiles,
-                                         const Run& run) {
+                                         const Field& field, const Run& run,
+                                         const Finish& finish = {}) {
     for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
       const auto place = tiles.place(tile);
       ThreadVoxels voxels;
@@ -63,17 +95,19 @@ struct ThreadVoxels {
       const int64_t plane = place.sample * problem.channels;
       voxels.in_field = place.sample * D * problem.to_voxels + first;
       voxels.in_image = plane * problem.to_voxels + first;
-      voxels.in_moving = plane * problem.from_voxels;
+      voxels.in_moving = place.sample * problem.image_stride;
+      const auto& points = field.points(place.sample, voxels.start);
 #pragma unroll 1
       for (int step = 0; step < 4; step += steps) {
 #pragma unroll
         for (int column = 0; column < 2; column += together) {
-          run(voxels);
+          run(voxels, points);
           voxels.move<D - 1>(together * kColumns);
         }
         voxels.move<D - 1>(-2 * kColumns);
         voxels.template move<0>(steps * kStep);
       }
+      finish(tile, points);
     }
   }
   DIFFREG_DEVICE void renew() {
@@ -104,24 +138,30 @@ struct ThreadVoxels {
     return inside_all<D>(voxel, size);
   }
 
+  // Component c of the k-th one's displacement.
+  template <typename Points>
+  DIFFREG_DEVICE auto shift(const Problem<D>& problem, const Points& points, int c, int k) const {
+    return load(points.displacement + in_field + c * problem.to_voxels + offset(k));
+  }
+
   // Where they land; where a thread has no voxel, some other's place.
-  template <typename Point, typename S>
-  DIFFREG_DEVICE void locate(const Problem<D>& problem,
-                             const S* displacement,  // (N, D, *to)
-                             Point* at) const {
-    const S* field = displacement + in_field;
-    Arithmetic<S> shift[kCount][D];
+  template <typename Point, typename Points>
+  DIFFREG_DEVICE void locate(const Problem<D>& problem, const Points& points, Point* at) const {
+    using T = typename Points::Type;
+    T shift[kCount][D];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       for (int c = 0; c < D; ++c) {
-        shift[k][c] = valid(k) ? load(field + c * problem.to_voxels + offset(k)) : 0;
+        shift[k][c] = points.displaced() && valid(k) ? this->shift(problem, points, c, k) : 0;
       }
     }
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       int32_t voxel[D];
       for (int axis = 0; axis < D; ++axis) voxel[axis] = along(axis, k);
-      at[k] = Point(problem, voxel, shift[k]);
+      T point[D];
+      const T bad = points.land(voxel, shift[k], point);
+      at[k] = Point(problem, point, bad);
     }
   }
 };

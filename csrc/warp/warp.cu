@@ -1,84 +1,24 @@
 // W(p) = moving(p + u(p)) and its gradients. A thread works on a few voxels of the fixed grid at
 // once, rows are coalesced; what moving is read twice for comes out of the cache.
+#include "forward_kernels.h"
 #include "gather.h"
 
 namespace diffreg::warp {
 namespace {
 
 template <int D, typename S, typename G, typename Point>
-__global__ void __launch_bounds__(kThreads, Point::kBlocks)
-    forward_kernel(Problem<D> problem, FixedTiles<D> tiles,
-                   const S* moving,        // (N, C, *from)
-                   const S* displacement,  // (N, D, *to)
-                   G* warped) {            // (N, C, *to)
-  using T = Arithmetic<S>;
-  using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
-  Voxels::grid_stride(problem, tiles, [&](Voxels voxels) {
-    Point at[Voxels::kCount];
-    voxels.locate(problem, displacement, at);
-    const S* image = moving + voxels.in_moving;
-    G* out = warped + voxels.in_image;
-    for (int64_t c = 0;;) {
-      T sampled[Voxels::kCount];
-#pragma unroll
-      for (int k = 0; k < Voxels::kCount; ++k) sampled[k] = at[k].value(problem, image);
-#pragma unroll
-      for (int k = 0; k < Voxels::kCount; ++k) {
-        if (voxels.valid(k)) store(out + voxels.offset(k), sampled[k]);
-      }
-      if (++c == problem.channels) break;
-      if constexpr (Point::kIsLinear) {
-        voxels.renew();
-        for (Point& point : at) point.renew();
-      }
-      image += problem.from_voxels;
-      out += problem.to_voxels;
-    }
-  });
-}
-
-// Voxels are copied as bytes, so that every dtype works.
-template <int D, typename V, typename U>
-__global__ void __launch_bounds__(kThreads, kResident)
-    nearest_kernel(Problem<D> problem, FixedTiles<D> tiles, V nan,
-                   const V* moving,        // (N, C, *from)
-                   const U* displacement,  // (N, D, *to)
-                   V* warped) {            // (N, C, *to)
-  using Point = NearestPoint<D, Arithmetic<U>>;
-  using Voxels = ThreadVoxels<D, Point::kSteps, Point::kTogether>;
-  Voxels::grid_stride(problem, tiles, [&](const Voxels& voxels) {
-    Point at[Voxels::kCount];
-    voxels.locate(problem, displacement, at);
-    const V* image = moving + voxels.in_moving;
-    V* out = warped + voxels.in_image;
-    for (int64_t c = 0; c < problem.channels; ++c) {
-#pragma unroll
-      for (int k = 0; k < Voxels::kCount; ++k) {
-        V word = load_raw(image + at[k].voxel);
-        if (at[k].weight == 0) word = V{};
-        if (!(at[k].weight == at[k].weight)) word = nan;
-        if (voxels.valid(k)) store_raw(out + voxels.offset(k), word);
-      }
-      image += problem.from_voxels;
-      out += problem.to_voxels;
-    }
-  });
-}
-
-template <int D, typename S, typename G, typename Point>
 __global__ void __launch_bounds__(kThreads, Point::kBackwardBlocks)
-    backward_kernel(Problem<D> problem, FixedTiles<D> tiles,
+    backward_kernel(Problem<D> problem, FixedTiles<D> tiles, Displaced<D, S> field,
                     const G* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
-                    const S* displacement,       // (N, D, *to)
                     Arithmetic<S>* grad_moving,  // (N, C, *from), zeros, or null
                     G* grad_displacement,        // (N, D, *to) or null
                     bool accumulate) {
   using T = Arithmetic<S>;
   using Voxels = ThreadVoxels<D, Point::kBackwardSteps, Point::kTogether>;
-  Voxels::grid_stride(problem, tiles, [&](Voxels voxels) {
+  Voxels::grid_stride(problem, tiles, field, [&](Voxels voxels, const auto& points) {
     Point at[Voxels::kCount];
-    voxels.locate(problem, displacement, at);
+    voxels.locate(problem, points, at);
     T sum[Voxels::kCount][D];
     for (auto& one : sum) {
       for (T& component : one) component = -T(0);  // to which the first channel adds nothing
@@ -127,21 +67,6 @@ __global__ void __launch_bounds__(kThreads, Point::kBackwardBlocks)
   });
 }
 
-// Calls run(Point*) with the type of the points that `sampling` asks for.
-template <int D, typename T, typename Run>
-void dispatch_point(const Sampling& sampling, const Run& run) {
-  switch (sampling.interpolation) {
-    case Interpolation::nearest: return run(static_cast<NearestPoint<D, T>*>(nullptr));
-    case Interpolation::cubic: return run(static_cast<CubicPoint<D, T>*>(nullptr));
-    case Interpolation::linear:
-      dispatch_padding(sampling.padding, [&](auto padding) {
-        run(static_cast<LinearPoint<D, T, decltype(padding)::value>*>(nullptr));
-      });
-  }
-}
-template <typename Pointer>
-using PointOf = std::remove_pointer_t<Pointer>;
-
 }  // namespace
 
 template <int D, typename S, typename G>
@@ -152,8 +77,9 @@ void launch_forward(const Problem<D>& problem, const S* moving, const S* displac
     using Point = PointOf<decltype(point)>;
     constexpr bool kNearest = std::is_same_v<Point, NearestPoint<D, Arithmetic<S>>>;
     if constexpr (!kNearest && (std::is_same_v<S, G> || Point::kIsLinear)) {
-      DIFFREG_LAUNCH((forward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream,
-                     problem, tiles, moving, displacement, warped);
+      DIFFREG_LAUNCH((forward_kernel<D, S, G, Point, Displaced<D, S>>), tiles.count(),
+                     block_shape(), stream, problem, tiles, Displaced<D, S>{displacement}, moving,
+                     warped);
     }
   });
 }
@@ -162,8 +88,8 @@ template <int D, typename V, typename U>
 void launch_nearest(const Problem<D>& problem, V nan, const V* moving, const U* displacement,
                     V* warped, void* stream) {
   const FixedTiles<D> tiles(problem.samples, problem.to);
-  DIFFREG_LAUNCH((nearest_kernel<D, V, U>), tiles.count(), block_shape(), stream, problem, tiles,
-                 nan, moving, displacement, warped);
+  DIFFREG_LAUNCH((nearest_kernel<D, V, Displaced<D, U>>), tiles.count(), block_shape(), stream,
+                 problem, tiles, Displaced<D, U>{displacement}, nan, moving, warped);
 }
 
 template <int D, typename S, typename G>
@@ -179,8 +105,8 @@ void launch_backward(const Problem<D>& problem, const G* gradient, const S* movi
     using Point = PointOf<decltype(point)>;
     if constexpr (std::is_same_v<S, G> || Point::kIsLinear) {
       DIFFREG_LAUNCH((backward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream,
-                     problem, tiles, gradient, moving, displacement, grad_moving, grad_displacement,
-                     accumulate);
+                     problem, tiles, Displaced<D, S>{displacement}, gradient, moving, grad_moving,
+                     grad_displacement, accumulate);
     }
   });
 }

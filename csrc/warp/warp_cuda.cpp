@@ -3,7 +3,7 @@
 
 #include "../common/cuda_driver.h"
 #include "arguments.h"
-#include "not_a_number.h"
+#include "words.h"
 
 namespace diffreg::warp {
 namespace {
@@ -34,28 +34,6 @@ std::vector<int64_t> warped_shape(const Tensor& moving, const Tensor& displaceme
   return shape;
 }
 
-template <typename V, int D, typename U>
-void nearest(const Problem<D>& problem, const Tensor& image, const U* displacement, Tensor& warped,
-             void* stream) {
-  const auto bytes = not_a_number(image);
-  V nan;
-  std::memcpy(&nan, bytes.data(), sizeof nan);
-  launch_nearest(problem, nan, data<V>(image), displacement, output<V>(warped), stream);
-}
-
-template <int D, typename U>
-void nearest_of_any(const Problem<D>& problem, const Tensor& image, const U* displacement,
-                    Tensor& warped, void* stream) {
-  switch (image.element_size()) {
-    case 1: return nearest<uint8_t>(problem, image, displacement, warped, stream);
-    case 2: return nearest<uint16_t>(problem, image, displacement, warped, stream);
-    case 4: return nearest<uint32_t>(problem, image, displacement, warped, stream);
-    case 8: return nearest<uint64_t>(problem, image, displacement, warped, stream);
-    case 16: return nearest<TwoWords>(problem, image, displacement, warped, stream);
-    default: STD_TORCH_CHECK(false, "moving has a dtype of an unknown size");
-  }
-}
-
 Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
                std::string padding) {
   const Device device(displacement);
@@ -72,7 +50,11 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
     using S = decltype(zero);
     with_problem(image, field, sampling, [&](const auto& problem) {
       if (sampling.interpolation == Interpolation::nearest) {
-        return nearest_of_any(problem, image, data<S>(field), warped, device.stream());
+        return with_words(image, [&](auto nan) {
+          using V = decltype(nan);
+          launch_nearest(problem, nan, data<V>(image), data<S>(field), output<V>(warped),
+                         device.stream());
+        });
       }
       launch_forward(problem, data<S>(image), data<S>(field), output<S>(warped), device.stream());
     });

@@ -12,6 +12,7 @@ struct Problem {
   int64_t samples, channels;
   int32_t from[D], to[D];  // sizes of the moving and of the fixed grid
   int64_t from_voxels = 1, to_voxels = 1;
+  int64_t image_stride;  // from a sample's images to the next one's; 0 where all read the same
   Sampling sampling;
 
   Problem(int64_t samples, int64_t channels, const int64_t* from_size, const int64_t* to_size,
@@ -23,6 +24,7 @@ struct Problem {
       from_voxels *= from[k];
       to_voxels *= to[k];
     }
+    image_stride = channels * from_voxels;
   }
 };
 

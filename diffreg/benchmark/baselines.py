@@ -86,6 +86,53 @@ def warp_by_gathers(like: torch.Tensor) -> Function:
     return gathered
 
 
+def affine_forms(like: torch.Tensor) -> tuple[Function, Function]:
+    """Both forms for images like this one, on whose own grid the map leads; made once.
+
+    Args:
+        like: (N, C, *S).
+    """
+    sizes = like.shape[2:]
+    scale = torch.tensor([2 / (n - 1) for n in sizes], dtype=like.dtype, device=like.device)
+    axes = (torch.arange(n, dtype=like.dtype, device=like.device) for n in sizes)
+    voxels = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+
+    def by_affine_grid(moving: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        linear, origin = matrix[..., :-1].to(moving.dtype), matrix[..., -1].to(moving.dtype)
+        centre = (linear / scale).sum(2) + origin
+        rows = [linear * scale.unsqueeze(1) / scale, (scale * centre - 1).unsqueeze(-1)]
+        theta = torch.cat([rows[0].flip(1, 2), rows[1].flip(1)], 2)
+        grid = F.affine_grid(theta, list(moving.shape), align_corners=True)
+        return F.grid_sample(moving, grid, padding_mode="border", align_corners=True)
+
+    def by_points(moving: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        linear, origin = matrix[..., :-1].to(moving.dtype), matrix[..., -1:].to(moving.dtype)
+        points = (linear @ voxels + origin) * scale.unsqueeze(1) - 1
+        grid = points.flip(1).mT.unflatten(1, sizes)
+        return F.grid_sample(moving, grid, padding_mode="border", align_corners=True)
+
+    return by_affine_grid, by_points
+
+
+def affine_by_gathers(like: torch.Tensor) -> Function:
+    """The form that torch.compile makes most of, by that of warp.
+
+    Args:
+        like: (N, C, *S).
+    """
+    sizes = like.shape[2:]
+    axes = (torch.arange(n, dtype=like.dtype, device=like.device) for n in sizes)
+    voxels = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    warp = warp_by_gathers(voxels.unsqueeze(0))
+
+    def gathered(moving: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        linear, origin = matrix[..., :-1].to(moving.dtype), matrix[..., -1:].to(moving.dtype)
+        points = (linear @ voxels.flatten(1) + origin).unflatten(2, sizes)
+        return warp(moving, points - voxels)
+
+    return gathered
+
+
 def _total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
     """Their sum; sum() would begin with 0 + the first, a pass more."""
     return functools.reduce(torch.add, terms)

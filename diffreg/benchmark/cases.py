@@ -97,6 +97,18 @@ def _moving_and_field(draw: Draw) -> Tensors:
     return draw.image(1), draw.displacement().requires_grad_()
 
 
+def _moving_and_map(draw: Draw) -> Tensors:
+    """A turn of 0.1 in the plane of the first two axes, and a shift of 1.3 voxels.
+
+    Neither is a fraction: no point is a voxel's centre, where a derivative has two values.
+    """
+    matrix = torch.eye(draw.dimensions, draw.dimensions + 1, dtype=torch.float64)
+    turn, shift = 0.3 / math.pi, 4 / math.pi
+    matrix[0, 1], matrix[1, 0], matrix[:, -1] = turn, -turn, shift
+    matrix = matrix.repeat(draw.shape[0], 1, 1).to(draw.device)
+    return draw.image(1), matrix.requires_grad_()
+
+
 def _pair(draw: Draw) -> Tensors:
     return draw.image(1).requires_grad_(), draw.image(2)
 
@@ -145,6 +157,10 @@ def _scale(samples: int, dtype: torch.dtype, device: torch.device) -> torch.Tens
     """Edge scales, made once: a user who calls often has them."""
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     return torch.full((samples,), baselines.EPS, dtype=arithmetic, device=device)
+
+
+def _affine_warp(moving: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    return ops.affine_warp(moving, matrix, size=moving.shape[2:])
 
 
 def _level_sets(warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
@@ -208,6 +224,14 @@ CASES = {
             peers.warp_peers,
             True,
             lambda inputs: baselines.warp_by_gathers(inputs[1]),
+        ),
+        Case(
+            "affine_warp",
+            _moving_and_map,
+            _affine_warp,
+            lambda inputs: baselines.affine_forms(inputs[0]),
+            lambda channels, _: (8 * channels, 16 * channels),
+            compiled=lambda inputs: baselines.affine_by_gathers(inputs[0]),
         ),
         Case(
             "deformation_energy",

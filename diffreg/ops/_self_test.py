@@ -113,6 +113,9 @@ def _calls_on(
     mask = _uniform(1, 1, *size, seed=2).to(arithmetic)
     u = (2 * _uniform(1, len(size), *size, seed=3) - 1).to(storage)
     one, scale = torch.ones(1, dtype=arithmetic), torch.full((1,), 0.2, dtype=arithmetic)
+    # Of few digits: their points are as exact as a displacement's.
+    matrix = torch.eye(len(size), len(size) + 1, dtype=torch.float64).roll(1, 1).unsqueeze(0) / 4
+    matrix = (matrix + torch.eye(len(size), len(size) + 1)).contiguous()
     both = (True, True)
     for interpolation, padding in (
         ("linear", "border"),
@@ -125,6 +128,9 @@ def _calls_on(
         for deterministic in (False, True):
             options = (interpolation, padding, *both, deterministic)
             yield "warp_backward", (fixed, moving, u, *options)
+        yield "affine_warp_backward", (fixed, moving, matrix, u, [], interpolation, padding, *both)
+        for field, asked in ((u, []), (None, list(size))):
+            yield "affine_warp", (moving, matrix, field, asked, interpolation, padding)
     energy = (0.4 * u, [1.0, 1.5, 0.7][: len(size)], "hyperelastic", 0.2)
     yield "deformation_energy", energy
     yield "deformation_energy_backward", (one, one, one, *energy)

@@ -144,6 +144,15 @@ class Information(Case):
         return (warped, fixed, *self.options, *mask, *(moving or [None]))
 
 
+class Mapped(Case):
+    """A map, then a displacement or, without one, the size of the fixed grid."""
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        moving, matrix, *field = self.inputs(shape, dtype)
+        size = [] if field else list(shape.size)
+        return (moving, matrix, *(field or [None]), size, *self.options)
+
+
 class HiddenObjective(Objective):
     """Its mask is 0, too, where a voxel reads what is not finite of the moving image."""
 
@@ -221,6 +230,29 @@ def moving_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
     return moving, (1.7 * u).to(dtype)
 
 
+def moving_and_map(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """Maps of few digits: points are exact, wherever a kernel counts them from."""
+    moving, _ = moving_and_field(shape, dtype)
+    dimensions = len(shape.size)
+    matrix = 0.8 * (uniform((shape.samples, dimensions, dimensions + 1), torch.float64, 4) - 0.5)
+    matrix[..., :-1] += torch.eye(dimensions)
+    matrix[1::2, :, -1] *= max(shape.size)
+    return moving, (64 * matrix).round() / 64
+
+
+def one_moving_and_map(shape: Shape, dtype: torch.dtype) -> Tensors:
+    moving, matrix = moving_and_map(shape, dtype)
+    return moving[:1], matrix
+
+
+def moving_map_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
+    """One voxel of the field is NaN."""
+    u = 1.7 * uniform((shape.samples, len(shape.size), *shape.size), torch.float64, 3) - 0.8
+    u = (64 * u).round() / 64
+    u.view(-1)[-1:] = torch.nan
+    return (*moving_and_map(shape, dtype), u.to(dtype))
+
+
 def objective_inputs(shape: Shape, dtype: torch.dtype) -> Tensors:
     """As above, without NaN, beside a fixed image and edge scales."""
     moving, u = moving_and_field(shape, torch.float64)
@@ -264,6 +296,9 @@ def objective_cases() -> Iterator[Case]:
         )
 
 
+NEEDS = ((True, True), (True, False), (False, True))
+
+
 def warp_cases() -> Iterator[Case]:
     everything = (
         (True, False, False),
@@ -277,6 +312,24 @@ def warp_cases() -> Iterator[Case]:
             options = (interpolation, padding)
             name = f"warp-{interpolation}-{padding}"
             yield Case(name, "warp", moving_and_field, options, needs=everything, tile=(16, 64))
+
+
+def affine_cases() -> Iterator[Case]:
+    """Options are warp's: every one of a displacement, some of a map alone."""
+    tile = (16, 64)
+    for interpolation in ("linear", "nearest", "cubic"):
+        for padding in ("border", "zeros", "reflection"):
+            options, name = (interpolation, padding), f"affine-{interpolation}-{padding}"
+            inputs = moving_map_and_field
+            yield Mapped(name, "affine_warp", inputs, options, needs=NEEDS, tile=tile)
+    for name, inputs, options in (
+        ("affine-map", moving_and_map, ("linear", "border")),
+        ("affine-map-nearest", moving_and_map, ("nearest", "zeros")),
+        ("affine-map-cubic", moving_and_map, ("cubic", "reflection")),
+        ("affine-one", one_moving_and_map, ("linear", "zeros")),
+    ):
+        needs = ((True, False),)
+        yield Mapped(name, "affine_warp", inputs, options, needs=needs, tile=tile)
 
 
 def information_cases() -> Iterator[Case]:
@@ -293,13 +346,12 @@ def information_cases() -> Iterator[Case]:
         )
 
 
-NEEDS = ((True, True), (True, False), (False, True))
 PACKED = ("gradient_scale", "parallel_level_sets")
 PACKS = (7, 120)  # where few tiles are marched along, with adjacent columns a lane
 
 
 def cases() -> list[Case]:
-    found = [*warp_cases(), *objective_cases(), *information_cases()]
+    found = [*warp_cases(), *affine_cases(), *objective_cases(), *information_cases()]
     for penalty, threshold in (
         ("hyperelastic", 0.2),
         ("log2", 0.1),
@@ -387,6 +439,7 @@ CASES = FLAT | {f"{name}-3d": in_volumes(case) for name, case in FLAT.items()}
 # One case an operator, for what does not depend on the options.
 FLAT_PLAIN = (
     "warp-linear-border",
+    "affine-linear-border",
     "energy-hyperelastic",
     "determinant-min",
     "pls-mask",
@@ -441,7 +494,7 @@ def calls(
 
 def kept_dtype(operator: str, dtype: torch.dtype) -> torch.dtype:
     """Of an operator's results: images and gradients are stored, the rest is not rounded."""
-    stored = operator == "warp" or operator.endswith("_backward")
+    stored = operator in ("warp", "affine_warp") or operator.endswith("_backward")
     return dtype if stored else ARITHMETIC.get(dtype, dtype)
 
 

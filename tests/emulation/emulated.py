@@ -10,6 +10,7 @@ import torch
 import diffreg.ops  # noqa: F401  (registers the CPU operators, whose schemas are taken)
 
 FOLDERS = (
+    "affine_warp",
     "correlation",
     "deformation_energy",
     "gradient_scale",

@@ -40,11 +40,13 @@ USERS = {
 HEADERS = (
     "deformation_energy/energy_columns.h",
     "local_correlation/box_march.h",
+    "warp/forward_kernels.h",
     "warp/gather.h",
     "warp/points.h",
     "warp/thread_voxels.h",
 )
 CASES = {
+    "affine_warp": ("affine-linear-zeros", "affine-map-3d", "affine-cubic-border-3d"),
     "correlation": ("correlation", "correlation-mask"),
     "deformation_energy": ("energy-hyperelastic", "energy-hyperelastic-3d"),
     "gradient_scale": ("scale-mask",),

@@ -92,8 +92,13 @@ def test_gradcheck(size):
     a, b = (t.clone().requires_grad_() for t in pair)
     u = torch.rand(1, len(size), *size, generator=generator, dtype=torch.float64)
     u = (0.6 * u - 0.3).cuda().requires_grad_()
+    turn = torch.eye(len(size), len(size) + 1, dtype=torch.float64, device="cuda")[None]
+    turn[0, 0, 1], turn[..., -1] = 0.13, 0.27
+    turn.requires_grad_()
     for function, inputs in (
         (ops.warp, (a, u)),
+        (ops.affine_warp, (a, turn, u)),
+        (lambda m: ops.affine_warp(pair[0], m, size=size), (turn,)),
         (ops.deformation_energy, (u,)),
         (lambda d: ops.jacobian_determinant(d, "min"), (u,)),
         (ops.correlation, (a, b)),

@@ -21,7 +21,7 @@ def test_half_is_float32_arithmetic_on_the_rounded_values(case, half):
     inputs = case.inputs(2, 2, (9, 11), half)
     value = case(*inputs)
     expected = case(*(tensor.float() for tensor in inputs))
-    kept = half if case.operator == "warp" else torch.float32
+    kept = half if case.operator in ("warp", "affine_warp") else torch.float32
     for out, wide in zip(value, expected, strict=True):
         assert out.dtype == kept
         assert torch.equal(out, wide.to(kept))
@@ -38,8 +38,8 @@ def test_the_gradient_has_the_dtype_of_its_input(case, half):
     sum(out.to(half).float().sum() for out in case(*wide)).backward()
     for tensor, other in zip(inputs, wide, strict=True):
         if tensor.requires_grad:
-            assert tensor.grad.dtype == half
-            assert torch.equal(tensor.grad, other.grad.to(half))
+            assert tensor.grad.dtype == tensor.dtype
+            assert torch.equal(tensor.grad, other.grad.to(tensor.dtype))
 
 
 @pytest.mark.parametrize("half", HALVES, ids=str)
@@ -73,7 +73,8 @@ def handed(record: Calls) -> list[set[torch.dtype]]:
 
 def on_gpu(case, gpu, *dtypes):
     shapes = [tensor.shape for tensor in case.inputs(2, 2, (9, 11), torch.float32)]
-    return [torch.empty(s, dtype=d, device=gpu) for s, d in zip(shapes, dtypes, strict=False)]
+    of_maps = [torch.float32 if len(s) == 3 else d for s, d in zip(shapes, dtypes, strict=False)]
+    return [torch.empty(s, dtype=d, device=gpu) for s, d in zip(shapes, of_maps, strict=True)]
 
 
 @with_cuda
@@ -83,7 +84,7 @@ def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
         value = case(*on_gpu(case, gpu, *3 * (half,)))
     assert record.calls
     assert all(given == {half} for given in handed(record))
-    kept = half if case.operator == "warp" else torch.float32
+    kept = half if case.operator in ("warp", "affine_warp") else torch.float32
     assert {out.dtype for out in value} == {kept}
 
 
@@ -91,7 +92,8 @@ def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
 def test_on_a_gpu_other_dtypes_go_to_the_arithmetic_s(gpu, case):
     mixed = (torch.bfloat16, torch.float16), (torch.float32, torch.float16)
     single = 3 * (torch.float32,)
-    for dtypes in (single, *mixed) if len(case.differentiable) == 2 else (single,):
+    is_pair = len(case.differentiable) == 2 and case.operator != "affine_warp"
+    for dtypes in (single, *mixed) if is_pair else (single,):
         with Calls() as record:
             case(*on_gpu(case, gpu, *dtypes))
         assert record.calls
