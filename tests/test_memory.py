@@ -2,18 +2,21 @@
 
 import ctypes
 import resource
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from diffreg.training._memory import kept_memory
+from diffreg._memory import kept_memory
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(not glibc, reason="the C library is not glibc"),
 ]
+MOST_FLOATS = 48  # a voxel, of a registration
 BYTES = 64 * 2**20  # more than glibc ever keeps by itself
 
 
@@ -67,3 +70,45 @@ def test_smaller_blocks_are_no_slower_afterwards():
 def test_an_error_passes_through():
     with pytest.raises(ValueError, match="mine"), kept_memory():
         raise ValueError("mine")
+
+
+HOLES = """
+import resource, sys
+import torch
+from contextlib import nullcontext
+from diffreg._memory import returned_memory
+
+def held():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() // 2**20
+
+with returned_memory() if sys.argv[1] == "returned" else nullcontext():
+    torch.zeros(30 * 2**20, dtype=torch.uint8)  # teaches the C library to keep such blocks
+    before = held()
+    blocks = [torch.zeros(20 * 2**20, dtype=torch.uint8) for _ in range(8)]
+    del blocks[::2]
+    print(held() - before)
+"""
+
+
+def test_memory_goes_back_at_once():
+    """Blocks between others that stay: kept, they would leave holes that nothing larger fits in."""
+    grown = {
+        how: int(subprocess.check_output([sys.executable, "-c", HOLES, how]))
+        for how in ("returned", "as usual")
+    }
+    assert grown["returned"] < 100 < 140 < grown["as usual"]
+
+
+@pytest.mark.slow
+def test_a_registration_holds_few_fields():
+    """Peak memory from file to file: floats a voxel, beyond what a small pair needs."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+    try:
+        from memory import measured
+    finally:
+        sys.path.pop(0)
+    options = "--similarity", "ncc", "--affine", "none"
+    small, large = (measured(size, 2, *options) for size in ((32, 32, 32), (96, 96, 96)))
+    floats = (large["register"] - small["register"]) * 2**20 / 4 / (96**3 - 32**3)
+    assert 20 < floats < MOST_FLOATS

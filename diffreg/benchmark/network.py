@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffreg import ops
+from diffreg._memory import kept_memory
 from diffreg.benchmark import baselines
 from diffreg.benchmark.cases import Draw
 from diffreg.benchmark.timing import Graph, Run, Time, interleaved
@@ -26,7 +27,6 @@ from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.synthetic import Augmentation
 from diffreg.losses.presets import PRESETS
 from diffreg.models import build_model
-from diffreg.training._memory import kept_memory
 from diffreg.training.validation import predictor
 
 Row = dict[str, Any]

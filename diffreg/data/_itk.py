@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,10 @@ _PLACED = {
     **dict.fromkeys((".nrrd", ".nhdr"), "NrrdImageIO"),
 }
 ENDINGS = (*_PLACED, *_PICTURES)
+# The end of a text header, and the longest line in one: ITK's libraries write past the end of what
+# they hold of longer ones. Values that anybody may add to NRRD, "key:=value", have any length.
+_HEAD, _END, _LINE = 2**20, re.compile(rb"\r?\n\r?\n|ElementDataFile.*\n"), 500
+_BINARY = re.compile(rb"(?m)^BinaryData *= *(True|true|TRUE|1)\s*$")
 # The header of a file whose numbers are in another one.
 _DETACHED = re.compile(rb"(?im)^(data ?file:|ElementDataFile *=(?! *LOCAL))")
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of LPS
@@ -49,6 +54,8 @@ def open_itk(path: Path) -> Any:
     reader = require("SimpleITK", f"reading {path.name}", "itk").ImageFileReader()
     reader.SetImageIO({**_PLACED, **_PICTURES}.get(path.suffix.lower(), "GDCMImageIO"))
     reader.SetFileName(str(path))
+    if path.suffix.lower() in _PLACED:
+        _check_head(path)
     ask(path, reader.ReadImageInformation)
     if path.suffix.lower() in (".jpg", ".jpeg", ".mha", ".nrrd") and not _is_detached(path):
         check_claim(prod(reader.GetSize()), path, packed=True)  # of one byte a voxel or more
@@ -141,16 +148,13 @@ def ask(path: Path, action: Callable[[], _T]) -> _T:
     Raises:
         ValueError: it failed, or a file ended early.
     """
-    failure, terminal = None, os.dup(2)
+    failure = None
     with tempfile.TemporaryFile() as printed:
-        os.dup2(printed.fileno(), 2)
-        try:
-            result = action()
-        except (RuntimeError, MemoryError, UnicodeError) as error:
-            failure = error
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+        with _printing_into(printed.fileno()):
+            try:
+                result = action()
+            except (RuntimeError, MemoryError, UnicodeError) as error:
+                failure = error
         printed.seek(0)
         said = printed.read().decode(errors="replace")
     if failure is not None or "Premature end" in said:
@@ -160,6 +164,20 @@ def ask(path: Path, action: Callable[[], _T]) -> _T:
     return result
 
 
+@contextmanager
+def _printing_into(file: int) -> Iterator[None]:
+    """Both streams of the process, which C and C++ write to past Python, lead into a file."""
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    try:
+        for stream, _ in kept:
+            os.dup2(file, stream)
+        yield
+    finally:
+        for stream, before in kept:
+            os.dup2(before, stream)
+            os.close(before)
+
+
 def _picture(
     path: Path, values: np.ndarray, index: int | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -167,6 +185,19 @@ def _picture(
     if values.ndim == 2 and values.dtype in (np.uint8, np.uint16):
         return values, {**_png.fields_of(path, values.dtype), "slice_index": index}
     return values, _npz.fields_of(path, values.ndim == 3, index, values.dtype)
+
+
+def _check_head(path: Path) -> None:
+    """Refuse a text header that would make ITK's libraries write where they must not."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    end = _END.search(head)
+    head = head[: end.end() if end else None]
+    endless = any(len(line) > _LINE and b":=" not in line for line in head.splitlines())
+    if endless or b"\0" in head:
+        raise ValueError(f"{path} is damaged or no such file: its header is not lines of text")
+    if _PLACED[path.suffix.lower()] == "MetaImageIO" and not _BINARY.search(head):
+        raise ValueError(f"{path} holds its numbers as text (BinaryData is not True): not read")
 
 
 def _is_detached(path: Path) -> bool:

@@ -17,6 +17,7 @@ from diffreg.ops import (
     mutual_information,
     registration_objective,
     registration_objective_value_and_gradient,
+    warp,
 )
 from diffreg.ops._checks import check_choice
 from diffreg.ops._masks import visible
@@ -162,15 +163,13 @@ class Objective(nn.Module):
     ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
         """For optimisers: a function of the displacement (1, D, *S) of one pair (1, C, *S).
 
-        What does not depend on the displacement is measured once; there is no autograd, unless
-        "mi" is part of the similarity.
+        What does not depend on the displacement is measured once; there is no autograd but through
+        "mi" and its warp.
 
         Returns:
             displacement -> (total, (), and its gradient (1, D, *S)).
         """
-        if "mi" in self.similarity:
-            return lambda u: self._differentiate(moving, fixed, u, mask)
-        options = self._options()
+        options, factor = self._options(), self.similarity.get("mi", 0.0)
         if any(name in LEVEL_SETS for name in self.similarity):
             scale_of_fixed = gradient_scale(visible(fixed, mask))
             options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
@@ -179,15 +178,21 @@ class Objective(nn.Module):
             terms, gradient = registration_objective_value_and_gradient(
                 moving, fixed, u, mask=mask, **options
             )
-            return terms.total.mean(), gradient
+            if not factor:
+                return terms.total.mean(), gradient
+            value, more = self._information(moving, fixed, u, mask)
+            return terms.total.mean() + value, gradient.add_(more)
 
         return evaluate
 
-    def _differentiate(self, moving, fixed, u, mask) -> tuple[torch.Tensor, torch.Tensor]:
+    def _information(self, moving, fixed, u, mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted mutual information and its gradient to the displacement."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            total = self(moving, fixed, u, mask, return_warped=False).total
-            return total.detach(), torch.autograd.grad(total, u)[0]
+            warped = warp(moving, u, padding=self.padding)
+            value = mutual_information(warped, fixed, mask=mask, moving=moving).mean()
+            value = self.weights.similarity * self.similarity["mi"] * value
+            return value.detach(), torch.autograd.grad(value, u)[0]
 
     def _options(self) -> dict[str, Any]:
         # "mi" alone leaves the operator no measure: one with a factor of 0 costs nothing.

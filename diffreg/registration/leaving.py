@@ -9,6 +9,7 @@ image out of sight, where a correlation is 0 and not negative, and a difference 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 # Times the similarity's weight. All voxels led out by the image's length cost 1/3 of it, and that
 # must be more than any similarity can gain: `ncc` at most 2, from -1 to 1.
 STRENGTH = 8.0
+_VOXELS = 2**19  # at once: what is needed meanwhile stays small
 
 
 def add_leaving(
@@ -39,15 +41,23 @@ def add_leaving(
         tensor(0.4688)
     """
     value = displacement.new_zeros(())
+    voxels = displacement[0, 0].numel()
+    rows = max(1, len(displacement[0, 0]) * _VOXELS // max(voxels, 1))
     for axis, size in enumerate(extent):
-        component = displacement[0, axis]
-        n = component.shape[axis]
-        index = torch.arange(n, dtype=component.dtype, device=component.device)
-        position = component + index.reshape(
-            [-1 if k == axis else 1 for k in range(component.ndim)]
-        )
-        beyond = position.sub_(position.clamp(0, size - 1))
-        factor = strength / (component.numel() * size**2)
-        value = value + factor * torch.dot(beyond.reshape(-1), beyond.reshape(-1))
-        gradient[0, axis].add_(beyond, alpha=2 * factor)
+        factor = strength / (voxels * size**2)
+        index = _index(displacement[0, axis], axis)
+        parts = (tensor[0, axis].split(rows) for tensor in (displacement, gradient))
+        indices = index.split(rows) if axis == 0 else itertools.repeat(index)
+        for component, slope, place in zip(*parts, indices, strict=False):
+            position = component + place
+            beyond = position.sub_(position.clamp(0, size - 1)).reshape(-1)
+            value = value + factor * torch.dot(beyond, beyond)
+            slope.add_(beyond.view_as(slope), alpha=2 * factor)
     return value
+
+
+def _index(component: Tensor, axis: int) -> Tensor:
+    """The voxels along an axis of (*S), in a shape that broadcasts."""
+    shape = [-1 if k == axis else 1 for k in range(component.ndim)]
+    index = torch.arange(component.shape[axis], dtype=component.dtype, device=component.device)
+    return index.reshape(shape)

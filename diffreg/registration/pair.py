@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
+from diffreg._memory import returned_memory
 from diffreg.data.geometry import Image
 from diffreg.data.given import as_image
 from diffreg.data.images import Normalization
@@ -32,6 +33,7 @@ from diffreg.registration.start import affine_start
 from diffreg.registration.variational import register_variational
 
 
+@returned_memory()
 def register(
     moving: Any,
     fixed: Any,

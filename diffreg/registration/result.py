@@ -144,12 +144,13 @@ class Registration:
     @property
     def how(self) -> list[str]:
         """What was done beside the warp, and why: a line each."""
-        lines = [] if self.start.found is None else [self.start.found.in_words]
+        lines = [] if self.start.found is None else [f"affine start: {self.start.found.words}"]
         found = self.metrics.get("contrast")
         if found is not None:
             lines.append(
-                f"contrast: squared correlation {found['squared_correlation']:.2f}, correlation "
-                f"ratio {found['correlation_ratio']:.2f}, so "
+                f"contrast: squared correlation {found['correlation'] ** 2:.2f}"
+                f"{', falling' if found['correlation'] < 0 else ''}, correlation ratio "
+                f"{found['correlation_ratio']:.2f}, so "
                 f"{'they differ' if found['across'] else 'one contrast'}: "
                 f"{self.similarity.replace('+', ' + ')}"
             )

@@ -11,7 +11,8 @@ from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
 from diffreg.data.prepare import PairImages
 from diffreg.ops._checks import check_choice
-from diffreg.registration.affine import KINDS, AffineStart, register_affine
+from diffreg.registration.affine import AffineStart, register_affine
+from diffreg.registration.affine_parameters import KINDS
 
 # What an affine map is compared by, for what is minimised after it.
 MEASURES = {"ssd": "ncc", "ncc": "ncc", "lncc": "lncc"}
@@ -43,7 +44,7 @@ def affine_start(
 
     Args:
         pair: the images and their masks.
-        affine: "auto", one of `KINDS`, or a map (4, 4).
+        affine: "auto", "none", one of `KINDS`, or a map (4, 4).
         similarity: what is minimised after it.
         search: look for large turns too.
 
@@ -56,7 +57,7 @@ def affine_start(
         check_affine(affine, "affine")
         matrix = affine.astype(np.float64)
         return Start(matrix, None, {"affine": {"kind": "given", "matrix": matrix.tolist()}})
-    check_choice("affine", affine, ("auto", *KINDS))
+    check_choice("affine", affine, ("auto", "none", *KINDS))
     kind = _usual(pair.moving, pair.fixed) if affine == "auto" else affine
     if kind == "none":
         return Start()

@@ -21,11 +21,11 @@ from torch import nn
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
+from diffreg._memory import kept_memory
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.losses import Objective
 from diffreg.models import build_model
 from diffreg.ops import jacobian_determinant
-from diffreg.training._memory import kept_memory
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.checkpoint import load_network, read_checkpoint, write_checkpoint
 from diffreg.training.config import Config

@@ -389,6 +389,8 @@ def refused(folder):
         "NRRD0004\ntype: double\ndimension: 3\nsizes: 512 512 900\nencoding: gzip\nendian: little"
     )
     (folder / "claim.nrrd").write_text(nrrd + "\n\nshort")
+    (folder / "ascii.mha").write_bytes(head.replace(b"BinaryData = True", b"BinaryData = False"))
+    (folder / "endless.nrrd").write_text(nrrd + "kinds: " + 9999 * "9" + "\n\n")
     vectors = np.zeros((3, 4, 5, 3), np.float32)
     sitk.WriteImage(sitk.GetImageFromArray(vectors, isVector=True), folder / "vector.nrrd")
     sitk.WriteImage(sitk.GetImageFromArray(np.ones((4, 5), np.complex64)), folder / "complex.mha")
@@ -400,11 +402,14 @@ def refused(folder):
     (folder / "hollow" / "a.dcm").write_bytes(bytes(128) + b"DICM" + b"nothing")
     return {
         **{f"cut.{e}": "is damaged or no such file" for e in ("mha", "nrrd", "jpg", "tif", "dcm")},
-        **{f"text.{e}": "is damaged or no such file" for e in ("mha", "nrrd", "jpg", "tif", "dcm")},
+        **{f"text.{e}": "is damaged or no such file" for e in ("nrrd", "jpg", "tif", "dcm")},
+        "text.mha": "holds its numbers as text|is damaged or no such file",
         **{f"zero.{e}": "is empty: 0 bytes" for e in ("mha", "nrrd", "jpg", "tif")},
         "huge.mha": "header claims 12,000,000,000 bytes of numbers",
         "claim.mha": "header claims 1,200,000 bytes of numbers",
         "claim.nrrd": "header claims 235,929,600 bytes of numbers",
+        "ascii.mha": "holds its numbers as text",
+        "endless.nrrd": "its header is not lines of text",
         "vector.nrrd": "holds 3 numbers a voxel",
         "complex.mha": "holds 2 numbers a voxel",
         "colour.tif": "is a colour image",

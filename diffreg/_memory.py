@@ -1,0 +1,70 @@
+"""What the C library does with freed memory: keep it, or give it back.
+
+While a network trains, blocks of megabytes come and go at every step, and to take them again page
+by page is up to half the time of a step. A registration of volumes takes and frees blocks of many
+sizes: kept, they break the memory up, and the process grows to twice what it holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# glibc's malloc.h. A setting ends the growth of its thresholds with the blocks that are freed; what
+# is left behind is what they grow to at most.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER, _LARGEST, _MMAPS = 2**31 - 1, 32 * 2**20, 65536
+_RETURNED = 4 * 2**20  # bytes: larger blocks go back to the system as soon as they are freed
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Freed memory stays in the process inside, and is given back afterwards.
+
+    Settings of the whole process; where the C library is not glibc, nothing happens.
+    """
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, _NEVER)
+    try:
+        yield
+    finally:
+        library.mallopt(_MMAP_MAX, _MMAPS)
+        _as_usual(library)
+        library.malloc_trim(0)
+
+
+@contextmanager
+def returned_memory() -> Iterator[None]:
+    """Freed blocks of some megabytes go back to the system at once inside.
+
+    Settings of the whole process; where the C library is not glibc, nothing happens.
+    """
+    library = _glibc()
+    if library is None:
+        yield
+        return
+    library.malloc_trim(0)
+    library.mallopt(_MMAP_THRESHOLD, _RETURNED)
+    try:
+        yield
+    finally:
+        _as_usual(library)
+
+
+def _as_usual(library: Any) -> None:
+    library.mallopt(_MMAP_THRESHOLD, _LARGEST)
+    library.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST)
+
+
+def _glibc() -> Any:
+    """The C library, None where it is not glibc."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    has = library is not None and hasattr(library, "mallopt") and hasattr(library, "malloc_trim")
+    return library if has else None

@@ -1,0 +1,272 @@
+"""The affine start: phantoms that are turned, shifted and scaled are found again."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from diffreg.data.geometry import Image
+from diffreg.registration import register_affine
+from diffreg.registration.affine_parameters import KINDS, decomposed, generators, rotations
+
+SPACING = 4.0
+SIZE = {2: (48, 40), 3: (27, 24, 25)}
+# A body and what is in it: middles and widths in parts of the extent, and brightness.
+DRAWN = np.random.default_rng(3)
+BLOBS = [((0.5, 0.5, 0.5), (0.26, 0.32, 0.22), 0.7)]
+for _ in range(24):
+    middle, width = DRAWN.uniform(0.3, 0.7, 3), DRAWN.uniform(0.05, 0.1, 3)
+    BLOBS.append((tuple(middle), tuple(width), float(DRAWN.choice([-0.4, 0.5]))))
+
+
+def places(size):
+    """Voxel centres in mm, (D, *S), the middle at 0."""
+    axes = [SPACING * (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) for n in size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+def affine_of(size):
+    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
+    affine[: len(size), 3] = [-SPACING * (n - 1) / 2 for n in size]
+    return affine
+
+
+def phantom(dimensions, world=None, contrast=lambda v: v):
+    """The image m with m(T x) = f(x), on the fixed image's grid: exact, nothing is interpolated."""
+    size = SIZE[dimensions]
+    x = places(size)
+    if world is not None:
+        back = torch.from_numpy(np.linalg.inv(world))
+        axes = [*range(dimensions), 3]
+        back = back[axes][:, axes]
+        x = torch.einsum("dk,k...->d...", back[:-1, :-1], x)
+        x += back[:-1, -1].reshape(-1, *[1] * dimensions)
+    value = torch.zeros(size, dtype=torch.float64)
+    for middle, width, height in BLOBS:
+        square = torch.zeros_like(value)
+        for k in range(dimensions):
+            extent = SPACING * size[k]
+            square += ((x[k] / extent + 0.5 - middle[k]) / width[k]) ** 2
+        value += height * torch.exp(-(square**2))
+    return Image(contrast(value).float()[None, None], affine_of(size))
+
+
+def turned(degrees, shift, scale=(1.0, 1.0, 1.0), axis=2):
+    """Turned about an axis, shifted, scaled: (4, 4), mm."""
+    angle, world = math.radians(degrees), np.eye(4)
+    a, b = [k for k in range(3) if k != axis]
+    world[a, a] = world[b, b] = math.cos(angle)
+    world[b, a] = math.sin(angle)
+    world[a, b] = -math.sin(angle)
+    world[:3, :3] = world[:3, :3] @ np.diag(scale)
+    world[: len(shift), 3] = shift
+    return world
+
+
+def apart(found, world, dimensions=3):
+    """How far two maps are apart, mm: the mean over the middle half of the fixed image."""
+    x = places(SIZE[dimensions]).flatten(1).numpy()
+    middle = np.abs(x).max(0) < SPACING * min(SIZE[dimensions]) / 3
+    x = np.vstack([x[:, middle], np.zeros((3 - dimensions, middle.sum())), np.ones(middle.sum())])
+    return float(np.linalg.norm((found @ x - world @ x)[:3], axis=0).mean())
+
+
+MISPLACED = {
+    "translation": turned(0, (9, -7, 6)),
+    "rigid": turned(20, (9, -7, 6)),
+    "similarity": turned(20, (9, -7, 6), (1.1, 1.1, 1.1)),
+    "affine": turned(20, (9, -7, 6), (1.1, 0.92, 1.05)),
+}
+# How near, in voxels: mutual information has few voxels here to tell a histogram from.
+NEAR = {"ncc": 1 / 8, "mi": 1 / 2, "lncc": 1 / 4}
+DARK = {"ncc": lambda v: 3 * v + 1, "mi": lambda v: (-v).exp(), "lncc": lambda v: 2 - v}
+
+
+@pytest.mark.parametrize("similarity", ["ncc", "mi", "lncc"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_misplaced_volume_is_found(kind, similarity):
+    world = MISPLACED[kind]
+    moving, fixed = phantom(3, world, DARK[similarity]), phantom(3)
+    # To lncc the flat ground weighs as much as the body, and its blobs end nowhere.
+    body = Image((fixed.data > 0.02).float(), fixed.affine) if similarity == "lncc" else None
+    found = register_affine(moving, fixed, kind, similarity, mask=body)
+    assert found.kept and found.after > found.before
+    assert apart(found.matrix, world) < NEAR[similarity] * SPACING
+
+
+@pytest.mark.parametrize("similarity", ["ncc", "mi"])
+def test_a_slice_moves_in_its_plane_alone(similarity):
+    world = turned(20, (9, -7), (1.1, 0.92, 1.0))
+    moving = phantom(2, world, DARK[similarity])
+    found = register_affine(moving, phantom(2), "affine", similarity)
+    assert apart(found.matrix, world, 2) < NEAR[similarity] * SPACING
+    assert np.abs(found.matrix[2] - [0, 0, 1, 0]).max() < 1e-12
+    assert np.abs(found.matrix[:, 2] - [0, 0, 1, 0]).max() < 1e-12
+
+
+def test_the_plane_of_an_oblique_slice_is_its_own():
+    world, tilt = turned(20, (9, -7)), turned(35, (5, 2, 30), axis=0)
+    moving, fixed = phantom(2, world), phantom(2)
+    oblique = (Image(image.data, tilt @ image.affine) for image in (moving, fixed))
+    found = register_affine(*oblique, "rigid")
+    assert apart(np.linalg.inv(tilt) @ found.matrix @ tilt, world, 2) < SPACING / 8
+    normal = tilt[:3, 2]
+    assert np.allclose(found.matrix[:3, :3] @ normal, normal)
+
+
+def test_grids_of_other_axes_and_sizes_make_no_difference():
+    world = MISPLACED["rigid"]
+    moving = phantom(3, world)
+    flipped = moving.affine.copy()
+    flipped[:3, 3] += flipped[:3, 0] * (SIZE[3][0] - 1)
+    flipped[:3, 0] *= -1
+    other = Image(moving.data.flip(2).transpose(3, 4), flipped[:, [0, 2, 1, 3]])
+    assert apart(register_affine(other, phantom(3), "rigid").matrix, world) < SPACING / 8
+
+
+def test_what_the_map_does_is_told():
+    found = register_affine(phantom(3, MISPLACED["similarity"]), phantom(3), "similarity")
+    turn, shift, scale = found.decomposition
+    assert turn == pytest.approx(20, abs=0.5)
+    assert shift == pytest.approx(math.sqrt(9**2 + 7**2 + 6**2), abs=0.3)
+    assert scale == pytest.approx(1.1, abs=0.01)
+    assert found.words.startswith(f"similarity (ncc): turned by {turn:.1f} degrees, shifted by ")
+    assert "scaled by +10 %; NCC 0." in found.words and "on the common voxels" in found.words
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_cropped_image_is_found(axis):
+    world = MISPLACED["rigid"]
+    moving = phantom(3, world)
+    keep = [slice(None)] * 5
+    keep[2 + axis] = slice(0, round(0.6 * SIZE[3][axis]))
+    part = Image(moving.data[tuple(keep)], moving.affine)
+    assert apart(register_affine(part, phantom(3), "rigid").matrix, world) < SPACING / 4
+
+
+@pytest.mark.parametrize("masked", ["moving", "fixed"])
+def test_what_a_mask_leaves_out_is_not_seen(masked):
+    world = MISPLACED["rigid"]
+    images = {"moving": phantom(3, world), "fixed": phantom(3)}
+    image = images[masked]
+    data, chosen = image.data.clone(), torch.ones_like(image.data)
+    data[..., :8], chosen[..., :8] = 5.0, 0.0
+    mask = Image(chosen, image.affine)
+    images[masked] = Image(data, image.affine)
+    given = {"moving_mask" if masked == "moving" else "mask": mask}
+    assert apart(register_affine(*images.values(), "rigid", **given).matrix, world) < SPACING / 4
+    # Without it, what is there is taken for a part of the body.
+    assert apart(register_affine(*images.values(), "rigid").matrix, world) > SPACING / 4
+
+
+def test_any_turn_is_found_by_a_fine_search():
+    world = turned(140, (9, -7, 6), axis=1) @ turned(50, (0, 0, 0), axis=0)
+    found = register_affine(phantom(3, world), phantom(3), "rigid", search=True)
+    assert apart(found.matrix, world) < SPACING / 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_lies_right_stays(kind):
+    noise = torch.Generator().manual_seed(0)
+    still = phantom(3)
+    grainy = Image(still.data + 0.05 * torch.randn(still.data.shape, generator=noise), still.affine)
+    found = register_affine(grainy, still, kind)
+    assert apart(found.matrix, np.eye(4)) < SPACING / 10
+    assert found.after >= found.before
+
+
+def test_an_image_on_itself_is_not_moved():
+    found = register_affine(phantom(3), phantom(3))
+    assert apart(found.matrix, np.eye(4)) < 1e-3
+    if not found.kept:
+        assert np.array_equal(found.matrix, np.eye(4))
+        assert "not kept" in found.words
+
+
+def test_images_that_the_headers_set_apart_are_brought_together():
+    world = turned(0, (500, 0, 0))
+    still = phantom(3)
+    found = register_affine(Image(still.data, world @ still.affine), still, "rigid")
+    assert found.kept and found.start.startswith("centres of")
+    assert apart(found.matrix, world) < SPACING / 8
+
+
+def test_none_does_nothing():
+    found = register_affine(phantom(3, MISPLACED["rigid"]), phantom(3), "none")
+    assert np.array_equal(found.matrix, np.eye(4)) and not found.kept
+    assert found.before == found.after < 0.9
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    # Large enough for torch to share sums among threads.
+    size = (48, 44, 40)
+    generator = torch.Generator().manual_seed(1)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(1, 1, 7, 6, 5, generator=generator), size=size, mode="trilinear"
+    )
+    fixed = Image(smooth, affine_of(size))
+    moving = Image(smooth, turned(10, (5, 4, -3)) @ fixed.affine)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(register_affine(moving, fixed, "rigid").matrix)
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(*found)
+
+
+def test_errors_say_what_would_be_right():
+    image = phantom(3)
+    empty = Image(torch.zeros_like(image.data), image.affine)
+    with pytest.raises(ValueError, match=r"kind must be one of none, translation, .*got 'shear'"):
+        register_affine(image, image, "shear")
+    with pytest.raises(ValueError, match="similarity must be one of ncc, mi, lncc, got 'ssd'"):
+        register_affine(image, image, similarity="ssd")
+    with pytest.raises(TypeError, match="moving must be a diffreg Image"):
+        register_affine(image.data, image)
+    with pytest.raises(TypeError, match="search must be bool"):
+        register_affine(image, image, search=1)
+    with pytest.raises(ValueError, match="selects no voxel"):
+        register_affine(image, image, mask=empty)
+    with pytest.raises(ValueError, match="constant where it counts"):
+        register_affine(empty, image)
+    with pytest.raises(ValueError, match=r"is a volume of .* a slice"):
+        register_affine(image, phantom(2))
+    far = Image(phantom(2).data, turned(0, (0, 0, 9)) @ phantom(2).affine)
+    with pytest.raises(ValueError, match="do not lie in one plane"):
+        register_affine(far, phantom(2))
+
+
+@pytest.mark.parametrize("dimensions, counts", [(2, (2, 3, 4, 6)), (3, (3, 6, 7, 12))])
+def test_generators_span_the_group(dimensions, counts):
+    for kind, count in zip(KINDS, counts, strict=True):
+        basis = generators(kind, dimensions, 50.0)
+        assert int(torch.linalg.matrix_rank(basis.flatten(1))) == len(basis) == count
+        world = torch.linalg.matrix_exp(torch.tensordot(torch.ones(count).double(), basis, 1))
+        turn, _, scale = decomposed(world.numpy(), np.zeros(dimensions))
+        assert (turn > 1) == (kind != "translation")
+        assert (abs(scale - 1) > 1e-3) == (kind in ("similarity", "affine"))
+        linear = world[:-1, :-1] / scale
+        assert torch.allclose(linear @ linear.T, torch.eye(dimensions).double()) == (
+            kind != "affine"
+        )
+
+
+# A turn of a tenth of a degree.
+TENTH = torch.tensor([[1.0, -0.001745], [0.001745, 1.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dimensions, fine, furthest", [(2, False, 7.5), (2, True, 2.5),
+                                                        (3, False, 63), (3, True, 32)])  # fmt: skip
+def test_every_turn_has_one_nearby(dimensions, fine, furthest):
+    spread = rotations(dimensions, fine)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.linalg.qr(torch.randn(4000, dimensions, dimensions, generator=generator).double())
+    drawn = drawn.Q * torch.linalg.det(drawn.Q).sign()[:, None, None]  # D = 3: -1 makes it a turn
+    drawn = drawn if dimensions == 3 else rotations(2, True) @ rotations(2)[1] @ TENTH
+    trace = torch.einsum("aij,bij->ab", drawn, spread).amax(1)
+    cosine = ((trace - (dimensions - 2)) / 2).clamp(-1, 1)
+    assert float(torch.rad2deg(cosine.acos()).max()) < furthest + 1e-6
+    assert torch.equal(spread[0], torch.eye(dimensions).double())
