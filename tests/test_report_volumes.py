@@ -16,14 +16,16 @@ from test_report import NASTY, Checker
 from diffreg.data.geometry import display_orientation
 from diffreg.metrics import smallest_determinant
 from diffreg.report import packed, payload, rows, volumes
-from diffreg.report.figures import pair_figure
+from diffreg.report.determinants import determinant_limit
+from diffreg.report.drawing import draw_cells
+from diffreg.report.figures import pair_figure, panel
 from diffreg.report.histogram import histogram_figure
 from diffreg.report.html import PairView, write_report
 from diffreg.report.packed import determinant_bytes, largest_of_blocks, mean_of_blocks
 from diffreg.report.panels import upright
 from diffreg.report.rows import pair_row
 from diffreg.report.viewer import MOST_BYTES
-from diffreg.report.volumes import upright_volume
+from diffreg.report.volumes import slices_of, upright_volume
 
 UPRIGHT = stored_pair()
 
@@ -246,6 +248,17 @@ def test_the_figure_of_a_volume_has_three_planes_whatever_its_storage(storage):
     assert np.abs(found.astype(int) - expected).max() <= 2
     high, wide = found.shape[:2]
     assert high > 2.2 * 0.8 * 150 and wide > 4 * 0.8 * 150
+
+
+def test_a_determinant_has_one_colour_in_all_planes_of_a_volume():
+    """However little a plane's own cells change."""
+    volume = upright_volume(stored_pair())
+    limits = {cut.determinant_limit for _, cut in slices_of(volume)}
+    assert limits == {determinant_limit(volume.cells)}
+    _, still = slices_of(volume)[0]
+    still.determinants = np.full_like(still.determinants, 2.0)
+    pale, dark = (panel(draw_cells, replace(still, determinant_limit=k), 60) for k in (8.0, None))
+    assert pale != dark
 
 
 def test_the_histogram_has_a_bar_for_what_folds():

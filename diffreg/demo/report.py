@@ -11,7 +11,6 @@ from torch import Tensor
 from diffreg.data.geometry import display_orientation
 from diffreg.demo.measures import HELD_OUT, Case, Measures, Target, mean, table
 from diffreg.registration.provenance import in_words, provenance
-from diffreg.report.figures import readme_picture
 from diffreg.report.first_screen import Said, fit_sentence
 from diffreg.report.html import PairView, write_report
 from diffreg.training.config import TrainingConfig
@@ -58,7 +57,7 @@ def write_demo_report(
     out: Path,
     trainings: dict[str, TrainingConfig],
 ) -> None:
-    """Writes report.html, and picture.png, which the README shows.
+    """Writes report.html.
 
     Args:
         results: of every held-out pair.
@@ -84,7 +83,6 @@ def write_demo_report(
         fit=_fit(means),
         origin=in_words(provenance()),
     )
-    readme_picture(out / "picture.png", first[0].view)
 
 
 def _verdict(

@@ -1,4 +1,4 @@
-"""The demonstration: one registration at once, then two trainings, held-out slices, one report.
+"""The demonstration: two volumes at once, then two trainings, held-out slices, one report.
 
 Trains as `heads/same_contrast.toml` and `heads/cross_contrast.toml` say, measures on slices that
 the training never saw, and leaves report, images and checkpoints.
@@ -22,7 +22,7 @@ from diffreg._files import replacing
 from diffreg.data.images import write_image
 from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement, write_displacement
-from diffreg.demo.first import CASE, show_first
+from diffreg.demo.first import show_first
 from diffreg.demo.measures import (
     HEADS,
     HELD_OUT,
@@ -72,7 +72,7 @@ STAGES = 2 + len(TASKS)  # the first registration, the trainings, the held-out p
 def run(
     out: str | Path = "demo", overrides: Sequence[str] = (), progress: bool = True
 ) -> list[Target]:
-    """Register a pair at once; then train, measure, and report on slices that were held out.
+    """Register two heads at once; then train, measure, and report on slices that were held out.
 
     A run that was stopped goes on from its checkpoint.
 
@@ -96,7 +96,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     print(f"diffreg {__version__} demo. {WHAT_IT_SHOWS}\n{CREDITS[0]}", flush=True)
     configs = {task.name: settings(task, out, overrides) for task in TASKS}
-    announce(1, f"{CASE} by the variational method, which needs no training", "2 seconds")
+    announce(1, "one head onto the other, volumes of 2 mm, without any training", "20 seconds")
     show_first(out)
     networks = {}
     for number, task in enumerate(TASKS, start=2):

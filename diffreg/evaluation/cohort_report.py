@@ -17,6 +17,7 @@ from diffreg.registration.pair_page import IN_WORDS, TITLES, duration, view, war
 from diffreg.registration.provenance import KEYS, in_words, provenance
 from diffreg.report.first_screen import SMALLEST, Said, fit_sentence
 from diffreg.report.panels import PairView
+from diffreg.report.rows import PairRow, kept
 from diffreg.report.table import Column, Row, Table, shown
 
 IN_FULL, IN_ROWS = 4, 20  # pairs that the report draws; of the others it has the numbers
@@ -75,16 +76,17 @@ def counted(pairs: int) -> str:
     return f"{pairs:,} pair{'' if pairs == 1 else 's'}"
 
 
-def _read(cohort: Cohort) -> tuple[list[dict[str, Any]], list[PairView]]:
+def _read(cohort: Cohort) -> tuple[list[dict[str, Any]], list[PairView | PairRow]]:
     """The metrics of every pair and the pictures of the first; what has been damaged has failed."""
     found: list[dict[str, Any]] = []
-    views: list[PairView] = []
+    views: list[PairView | PairRow] = []
+    pairs = len(cohort.jobs)
     for job in list(cohort.jobs):
         try:
             values = read_json(job.folder / METRICS)
             if len(views) < IN_FULL + IN_ROWS:
                 result = read_registration(read_pair(job.pair), job.folder)
-                views.append(view(result, job.pair.name, _numbers(values)))
+                views.append(kept(view(result, job.pair.name, _numbers(values)), pairs))
         except PAIR_ERRORS as error:
             cohort.jobs.remove(job)
             cohort.failed.append((job.pair, one_line(error)))

@@ -21,6 +21,7 @@ from diffreg.registration.files import read_registration
 from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import view, warnings_in
 from diffreg.registration.result import SAME_CONTRAST
+from diffreg.report.rows import kept
 
 _UNKNOWN = {"unknown", "as trained"}
 
@@ -60,7 +61,7 @@ def evaluate(
         if one.failed:
             evaluation.failed.append((pair, one.failed))
         else:
-            _add(evaluation, pair, number, one)
+            _add(evaluation, pair, number, one, len(pairs))
         if progress is not None:
             progress(number, len(pairs))
     return evaluation
@@ -94,13 +95,13 @@ def measure(
     return Measured(values, warnings_in(result.metrics), view=seen)
 
 
-def _add(evaluation: Evaluation, pair: Pair, number: int, one: Measured) -> None:
+def _add(evaluation: Evaluation, pair: Pair, number: int, one: Measured, pairs: int) -> None:
     group = pair.group or pair.name if evaluation.grouped else f"{number}"
     about = {"pair": pair.name, "group": group, "row": pair.row}
     evaluation.records.append({**about, **one.values, "warnings": len(one.warnings)})
     evaluation.warnings.append((pair.name, one.warnings))
     if one.view is not None:
-        evaluation.views.append(one.view)
+        evaluation.views.append(kept(one.view, pairs))
 
 
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:

@@ -9,6 +9,7 @@ from diffreg.data.manifest import Pair
 from diffreg.evaluation.measures import Measure, measures_of
 from diffreg.evaluation.summary import Summary, summarize
 from diffreg.report.panels import PairView
+from diffreg.report.rows import PairRow
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Evaluation:
     Args:
         method: where the displacements are from, in words.
         records: one a pair: pair, group, row and the metrics.
-        views: of the first pairs, to draw.
+        views: of the first pairs, to draw; of volumes, where there are several, the rows alone.
         failed: the pairs that could not be measured, and why.
         grouped: whether the manifest names groups; else every pair is its own.
         seed: of the bootstrap.
@@ -44,7 +45,7 @@ class Evaluation:
 
     method: str
     records: list[dict[str, Any]] = field(default_factory=list)
-    views: list[PairView] = field(default_factory=list)
+    views: list[PairView | PairRow] = field(default_factory=list)
     failed: list[tuple[Pair, str]] = field(default_factory=list)
     grouped: bool = False
     seed: int = 0

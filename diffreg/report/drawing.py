@@ -30,7 +30,7 @@ def draw_determinant(axes: Any, view: PairView) -> None:
     """
     colors = require("matplotlib.colors", "the figures")
     cells = determinants_of(view)
-    limit = determinant_limit(cells)
+    limit = view.determinant_limit or determinant_limit(cells)
     frame(axes, view)
     axes.set_facecolor("#d9dadd")
     if cells.size == 0:
@@ -78,7 +78,7 @@ def draw_cells(axes: Any, view: PairView, lines: int = 28) -> None:
     """
     colors = require("matplotlib.colors", "the figures")
     cells = determinants_of(view)
-    limit = determinant_limit(cells)
+    limit = view.determinant_limit or determinant_limit(cells)
     phi = _vertices(view)
     rows, columns = _upright_vertices(view, phi)
     if min(view.fixed.shape) > 1:  # the cells of a line have no area

@@ -113,8 +113,10 @@ def _name_plane(axes: Any, plane: Plane, left: float) -> None:
         *((0.03, 0.5, "left", "center"), (0.97, 0.5, "right", "center")),
         *((0.5, 0.97, "center", "top"), (0.5, 0.03, "center", "bottom")),
     )
+    effects = require("matplotlib.patheffects", "the figures")
+    halo = [effects.withStroke(linewidth=2, foreground="black")]  # where tissue is white
     for letter, (x, y, ha, va) in zip(plane.letters, edges, strict=False):
-        look = {"ha": ha, "va": va, "fontsize": 8, "color": "white"}
+        look = {"ha": ha, "va": va, "fontsize": 8, "color": "white", "path_effects": halo}
         axes.text(x, y, letter, transform=axes.transAxes, **look)
 
 
@@ -123,9 +125,9 @@ def readme_picture(path: str | Path, pair: PairView) -> None:
 
     Args:
         path: the file; its folder must exist.
-        pair: what to draw.
+        pair: what to draw; three rows of a volume are drawn smaller than the one of an image.
     """
-    picture = pair_figure(pair)
+    picture = pair_figure(pair, 1.3 if pair.is_volume else 2.6)
     with replacing(path) as temporary:
         temporary.write_bytes(picture)
 

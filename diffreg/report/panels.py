@@ -42,6 +42,7 @@ class PairView:
             ones before and after the warp; drawn as outlines.
         limits: the windows of moving and fixed, of a slice those of its volume; None: their own.
         determinants: (*(S - 1)), of a slice what its volume has there; None: the displacement's.
+        determinant_limit: of their colours, of a slice that of its volume; None: their own.
 
     Raises:
         ValueError: a shape, the spacing or the affine does not fit.
@@ -67,6 +68,7 @@ class PairView:
     fixed_labels: np.ndarray | None = None
     limits: tuple[Window, Window] | None = None
     determinants: np.ndarray | None = None
+    determinant_limit: float | None = None
 
     def __post_init__(self) -> None:
         self.fixed = np.asarray(self.fixed)

@@ -76,6 +76,19 @@ def pair_row(view: PairView) -> PairRow:
     return PairRow(view.title, tuple(planes), folds_of(volume.cells), view.metrics)
 
 
+def kept(view: PairView, pairs: int) -> PairView | PairRow:
+    """What a page of so many pairs keeps of one: of a volume among others its row.
+
+    Example:
+        >>> import numpy as np
+        >>> volume = np.ones((4, 4, 4))
+        >>> pair = PairView("a to b", *[volume] * 3, np.zeros((3, 4, 4, 4)))
+        >>> type(kept(pair, 1)).__name__, type(kept(pair, 2)).__name__
+        ('PairView', 'PairRow')
+    """
+    return pair_row(view) if view.is_volume and pairs > 1 else view
+
+
 def _small(picture: np.ndarray) -> bytes:
     """As fine as there is room for."""
     for longest in SIDES:

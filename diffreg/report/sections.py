@@ -27,7 +27,7 @@ from diffreg.report.figures import panel
 from diffreg.report.first_screen import folding_sentence
 from diffreg.report.histogram import histogram_figure
 from diffreg.report.panels import PairView, checkerboard, grey, outlined, overlays, png
-from diffreg.report.rows import PairRow, pair_row
+from diffreg.report.rows import PairRow, kept
 from diffreg.report.viewer import viewer
 from diffreg.report.volumes import Upright, upright_volume
 
@@ -43,12 +43,12 @@ class Drawing(NamedTuple):
 
 def drawings(pairs: Sequence[PairView | PairRow]) -> list[Drawing]:
     """What has to be known of pairs before they are drawn; several volumes become rows."""
-    return [_drawing(pair, len(pairs) == 1) for pair in pairs]
+    return [
+        _drawing(kept(pair, len(pairs)) if isinstance(pair, PairView) else pair) for pair in pairs
+    ]
 
 
-def _drawing(pair: PairView | PairRow, alone: bool) -> Drawing:
-    if isinstance(pair, PairView) and pair.is_volume and not alone:
-        pair = pair_row(pair)
+def _drawing(pair: PairView | PairRow) -> Drawing:
     if isinstance(pair, PairRow):
         return Drawing(pair, pair.folds)
     if pair.is_volume:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffreg._extras import require
-from diffreg.report.determinants import determinants_of
+from diffreg.report.determinants import determinant_limit, determinants_of
 from diffreg.report.panels import OUTLINED, PairView, level
 
 
@@ -140,7 +140,7 @@ def upright_volume(view: PairView) -> Upright:
 
 
 def plane_view(volume: Upright, plane: Plane, index: int) -> PairView:
-    """A slice as an image, with the windows and determinants of the volume.
+    """A slice as an image, with the windows, determinants and colours of the volume.
 
     Args:
         volume: the pair.
@@ -166,6 +166,7 @@ def plane_view(volume: Upright, plane: Plane, index: int) -> PairView:
         mask=None if pair.mask is None else cut(pair.mask),
         limits=pair.windows,
         determinants=cut(volume.cells) if volume.cells.size else None,
+        determinant_limit=determinant_limit(volume.cells),
     )
 
 
