@@ -84,7 +84,10 @@ def test_png_files_of_different_sizes_are_doubted(tmp_path, monkeypatch, capsys)
     grey = (255 * values / values.max()).astype(np.uint8)
     Pillow.fromarray(np.pad(grey, 24)).save("moving.png")
     Pillow.fromarray(grey).save("fixed.png")
-    assert main(["register", "moving.png", "fixed.png", "-o", "out"]) == 0
+    words = ["register", "moving.png", "fixed.png", "-o", "out"]
+    assert main(words) == 0
+    assert "warning" not in capsys.readouterr().err  # the affine start found it
+    assert main([*words, "--affine", "none"]) == 0
     errors = capsys.readouterr().err
     assert "a shift of 34 pixels" in errors  # 24 along both axes
     assert "144 x 160 and 96 x 112 pixels, were laid corner on corner" in errors

@@ -116,6 +116,8 @@ def register(
     _check_options(network, objective, similarity, refine)
     _check_settings(levels, iterations, both_ways, guarantee, fill, progress)
     pair = _images(moving, fixed, fixed_mask, moving_mask)
+    if isinstance(affine, str) and affine == "auto" and not _have_places(moving, fixed):
+        affine = "affine"
     start = affine_start(pair, affine, similarity, search)
     prepared = pair.prepared(normalization, start.matrix)
     ending = both_ways, guarantee, fill
@@ -169,6 +171,11 @@ def _images(moving: Any, fixed: Any, mask: Any, moving_mask: Any) -> PairImages:
         chosen("fixed_mask", mask),
         chosen("moving_mask", moving_mask),
     )
+
+
+def _have_places(*given: Any) -> bool:
+    """Whether both know where they lie; arrays do not."""
+    return not any(isinstance(image, np.ndarray | Tensor) for image in given)
 
 
 def _by_descent(
