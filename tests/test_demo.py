@@ -14,7 +14,7 @@ from coarse import coarse_heads
 
 import diffreg
 from diffreg.data.pairs import find_pairs
-from diffreg.demo import first
+from diffreg.demo import raw
 from diffreg.demo import run as demo
 from diffreg.demo.measures import HEADS, HELD_OUT, METHODS, Case, targets
 from diffreg.metrics import folding
@@ -72,7 +72,9 @@ def small(tmp_path_factory):
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         patch.setattr(demo, "HELD_OUT", HELD_OUT[:1])
-        patch.setattr(first, "PAIR", coarse_heads(tmp_path_factory.mktemp("coarse")))
+        moving, fixed = coarse_heads(tmp_path_factory.mktemp("coarse"))
+        patch.setattr(raw, "MOVING", moving)
+        patch.setattr(raw, "FIXED", fixed)
         lines = demo.run(out, QUICK, progress=False)
     return out, lines, said.getvalue()
 

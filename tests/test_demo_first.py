@@ -10,7 +10,7 @@ from PIL import Image as Picture
 
 from diffreg.data.images import read_image
 from diffreg.data.resampling import resample_to
-from diffreg.demo import first
+from diffreg.demo import first, raw
 from diffreg.demo.measures import HEADS
 from diffreg.demo.raw import FIXED, MOVING, turn, write_raw_heads
 from diffreg.metrics import ncc
@@ -55,8 +55,10 @@ def test_a_raw_head_gives_the_same_place_in_both_forms(tmp_path):
     np.testing.assert_allclose(header.get_sform(), header.get_qform(), atol=1e-4)
 
 
-def test_two_volumes_are_registered_and_shown(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(first, "PAIR", coarse_heads(tmp_path))
+def test_two_raw_volumes_are_registered_and_shown(tmp_path, monkeypatch, capsys):
+    moving, fixed = coarse_heads(tmp_path)
+    monkeypatch.setattr(raw, "MOVING", moving)
+    monkeypatch.setattr(raw, "FIXED", fixed)
     out = tmp_path / "demo"
     out.mkdir()
     report = first.show_first(out)
@@ -64,11 +66,15 @@ def test_two_volumes_are_registered_and_shown(tmp_path, monkeypatch, capsys):
     assert {path.name for path in out.iterdir()} == {"first", "heads", "picture.png"}
     metrics = json.loads((out / "first/metrics.json").read_text())
     assert metrics["after"]["ncc"] > metrics["before"]["ncc"] and metrics["folded_percent"] == 0
+    head = read_image(moving)
+    left = np.linalg.inv(turn(head)) @ metrics["affine"]["matrix"]  # what no header says
+    middle = np.array([*(head.affine @ [*(np.array(head.shape) / 2), 1])[:3], 1])
+    assert np.linalg.norm((left - np.eye(4)) @ middle) < 8  # mm, a voxel
     page = report.read_text()
     for words in ("The images agree better than before", "Louis Collins", "Axial", "Sagittal"):
         assert words in page
     typed = f"diffreg register {out}/heads/colin27_turned.nii.gz {out}/heads/mni152.nii.gz"
-    assert said.index("NCC") < said.index(f"Report: {report}") < said.index(typed)
+    assert said.index(typed) < said.index("NCC") < said.index(f"Report: {report}")
     with Picture.open(out / "picture.png") as picture:
         width, height = picture.size
     assert width <= 1400 and 1.8 * height < width < 2.6 * height  # three rows, at README's width

@@ -96,7 +96,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     print(f"diffreg {__version__} demo. {WHAT_IT_SHOWS}\n{CREDITS[0]}", flush=True)
     configs = {task.name: settings(task, out, overrides) for task in TASKS}
-    announce(1, "one head onto the other, volumes of 2 mm, without any training", "20 seconds")
+    announce(1, "two heads as from two scanners, volumes, without any training", "20 seconds")
     show_first(out)
     networks = {}
     for number, task in enumerate(TASKS, start=2):
