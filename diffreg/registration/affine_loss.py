@@ -1,9 +1,11 @@
 """How badly two images agree under maps of the world, with derivatives.
 
     loss(T) = dissimilarity(moving(T x), fixed(x); where both are) + LOST max(0, FEW / share - 1)^2
+            + sum max(0, mean(s^2) / FAR^2 - 1)^2, s what T makes of unit lengths, and of 1 / s
 
 share is the part of what the fixed image shows that is compared: leaving must not be a way to a
-lower loss. While more than FEW of it is compared, the term is 0 and bends nothing.
+lower loss, and no more must be looking at a corner of the moving image as through a lens. While
+more than FEW is compared and lengths change by less than FAR, both terms are 0 and bend nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from diffreg.ops import affine_warp, correlation, local_correlation, mutual_info
 from diffreg.registration.affine_image import PlacedImage
 
 LOST, FEW = 0.05, 0.5
+FAR = 1.5
 LEAST = 0.02  # share below which the term grows no more
 AT_ONCE = 64  # maps in one batch
 SAMPLES = 10_000  # voxels that the curvature is of
@@ -64,7 +67,7 @@ class AffineLoss:
         cover = self.cover(worlds)
         share = sums(cover * self.shown).clamp(min=LEAST)
         lost = LOST * (FEW / share - 1).clamp(min=0) ** 2
-        return self.compared(worlds, cover.detach()) + lost
+        return self.compared(worlds, cover.detach()) + lost + _stretched(worlds)
 
     def scores(self, worlds: Tensor) -> Tensor:
         """The loss of any number of maps, without derivatives."""
@@ -120,6 +123,13 @@ class AffineLoss:
         matrix = np.einsum("kn,ln->kl", changes, changes) / max(variance, 1e-12)
         ridge = 1e-3 * np.trace(matrix) / len(matrix) + 1e-12
         return np.linalg.inv(matrix + ridge * np.eye(len(matrix)))
+
+
+def _stretched(worlds: Tensor) -> Tensor:
+    """What maps (N, D + 1, D + 1) pay for lengths that nobody's anatomy has, (N,)."""
+    linear = worlds[:, :-1, :-1]
+    squares = torch.stack([linear, torch.linalg.inv(linear)]).square().sum((-2, -1))
+    return (squares / linear.shape[-1] / FAR**2 - 1).clamp(min=0).square().sum(0)
 
 
 def _slope(values: np.ndarray, axis: int) -> np.ndarray:

@@ -25,6 +25,7 @@ REFINED = (
     4  # starts to the end of the coarsest level; of turns three times as many where it is fine
 )
 PLAIN = 3  # starts without a turn
+TURNED = 0.04  # by which a turned start has to be better than those, unless turns were asked for
 TOLERANCE = 0.02  # voxels, of a step
 
 
@@ -61,13 +62,18 @@ def best_map(
     coarsest, *finer = levels(moving.cropped(), fixed.cropped(), similarity)
     begin = starts(coarsest.moving, coarsest.fixed, kind != "translation", fine)
     scores = coarsest.scores(torch.stack([start.world for start in begin]))
+    plain = {start.words for start in begin[:PLAIN]}
     # A turn fits by chance sooner than a plain start: each of those has its try.
     order = torch.argsort(scores[PLAIN:], stable=True) + PLAIN
     chosen = begin[:PLAIN] + [begin[k] for k in order[: REFINED * (3 if fine else 1)].tolist()]
+
+    def price(start: Start) -> float:
+        return 0.0 if fine or start.words in plain else TURNED
+
     # Where it lies and how it is turned first: a stretch must not make up for a turn.
     for step in dict.fromkeys(("translation" if kind == "translation" else "rigid", kind)):
         found = [refined(start, coarsest, step, ITERATIONS[0]) for start in chosen]
-        chosen = sorted(found, key=lambda start: start.loss)[:REFINED]
+        chosen = sorted(found, key=lambda start: start.loss + price(start))[:REFINED]
     best = chosen[0]
     for level, iterations in zip(finer, ITERATIONS[1:], strict=False):
         best = refined(best, level, kind, iterations)
