@@ -6,6 +6,7 @@ import torch
 
 from diffreg.ops._autograd import differentiable, may_be_batched
 from diffreg.ops._checks import (
+    arithmetic_dtype,
     as_handed,
     check_axes,
     check_choice,
@@ -274,12 +275,13 @@ def _gradient_to_moving(ctx, gradient, moving, matrix, displacement):
     # Not finite along one axis is not finite, as in the kernels.
     total = total + (total.detach() * 0).sum(1, keepdim=True)
     image = moving.expand(len(matrix), *moving.shape[1:])
+    wide = arithmetic_dtype(moving)  # no half type holds a displacement of a hundred voxels
+    tensors = gradient.to(wide), image.to(wide), total.to(wide)
     deterministic = torch.are_deterministic_algorithms_enabled()
-    sampling = ctx.options[1:]
-    found, _ = warp_backward(
-        gradient, image, total.to(moving.dtype), *sampling, True, False, deterministic
-    )
-    return found if len(moving) == len(matrix) else found.sum(0, keepdim=True)
+    found, _ = warp_backward(*tensors, *ctx.options[1:], True, False, deterministic)
+    if len(moving) < len(matrix):
+        found = found.sum(0, keepdim=True)
+    return found.to(moving.dtype)
 
 
 def _setup_double_context(ctx, inputs, output):

@@ -69,13 +69,19 @@ def test_gradients_are_those_of_the_cpu(stored, case, half):
     inputs = case.inputs(2, 2, (9, 11), half)
     with stored:
         found = derivatives(case, inputs)
-    assert stored.dtypes == {half}
+    is_affine = case.operator == "affine_warp"  # whose gradient to moving is warp's in float32
+    assert stored.dtypes == ({half, torch.float32} if is_affine else {half})
     _checks.READS_HALVES = ()
     for ours, theirs in zip(found, derivatives(case, inputs), strict=True):
         assert [t.dtype for t in ours] == [t.dtype for t in theirs]
         for own, other in zip(ours, theirs, strict=True):
             scale = other.abs().max().item()
-            allowed = 2 * comparison.TOLERANCE[own.dtype] * scale
+            # A map's gradient is not rounded, but the value that it begins with is; and what is
+            # rounded behind the two operators meets in the second derivative.
+            allowed = (
+                4 * comparison.TOLERANCE[half] if is_affine else 2 * comparison.TOLERANCE[own.dtype]
+            )
+            allowed *= scale
             assert (own - other).abs().max().item() <= allowed
 
 
