@@ -8,6 +8,8 @@ import torch
 
 from diffreg.data.geometry import Image
 from diffreg.registration import register_affine
+from diffreg.registration.affine_image import PlacedImage
+from diffreg.registration.affine_loss import AffineLoss
 from diffreg.registration.affine_parameters import KINDS, decomposed, generators, rotations
 
 SPACING = 4.0
@@ -237,6 +239,20 @@ def test_errors_say_what_would_be_right():
     far = Image(phantom(2).data, turned(0, (0, 0, 9)) @ phantom(2).affine)
     with pytest.raises(ValueError, match="do not lie in one plane"):
         register_affine(far, phantom(2))
+
+
+def test_leaving_and_magnifying_cost_something_and_small_changes_nothing():
+    image = phantom(3)
+    placed = PlacedImage(image.data, None, torch.from_numpy(image.affine))
+    loss = AffineLoss(placed, placed, "ncc")
+
+    def paid(world):
+        worlds = torch.from_numpy(world)[None]
+        return float(loss(worlds) - loss.compared(worlds, loss.cover(worlds)))
+
+    assert paid(np.eye(4)) == paid(turned(30, (20, 0, 0), (1.2, 0.85, 1.2))) == 0
+    assert paid(turned(0, (95, 0, 0))) > 0.05
+    assert paid(np.diag([0.4, 0.4, 0.4, 1])) > 0.5 and paid(np.diag([2.0, 2, 2, 1])) > 0.5
 
 
 @pytest.mark.parametrize("dimensions, counts", [(2, (2, 3, 4, 6)), (3, (3, 6, 7, 12))])
