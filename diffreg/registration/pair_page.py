@@ -82,7 +82,8 @@ def _fit(result: Registration) -> Said:
     good, sentence = fit_sentence(TITLES[name], before.get(name), after.get(name))
     share = float(result.mask.mean())
     where = "all voxels" if share == 1 else f"the {100 * share:.3g} % of voxels that are compared"
-    return good, f"{sentence}, on {where}"
+    since = "; before the warp, after the affine start" if result.start.found else ""
+    return good, f"{sentence}, on {where}{since}"
 
 
 def _reach(result: Registration) -> list[tuple[str, Any]]:
