@@ -11,7 +11,7 @@ from typing import Any
 
 from diffreg import __version__
 from diffreg._ranks import Rank
-from diffreg.data._npz import split_array
+from diffreg.data.images import file_of
 from diffreg.data.normalization import Normalization
 from diffreg.evaluation.evaluate import Measured, measure
 from diffreg.registration.folders import DISPLACEMENT, METRICS
@@ -72,7 +72,7 @@ def _key(job: Job, how: tuple[bool, Normalization]) -> str:
 def _state(path: Path) -> list[Any]:
     """Name, size and time of a file, or of what holds an array; the name where it is missing."""
     try:
-        state = split_array(path)[0].stat()
+        state = file_of(path).stat()
     except OSError:
         return [path.name]
     return [path.name, state.st_size, state.st_mtime_ns]
