@@ -223,7 +223,7 @@ def test_a_folder_and_arrays(folder):
     assert done(folder / "out") == ["0001_0_to_1", "0002_1_to_0"]
     np.savez("s.npz", a=blob((24, 20), 0.5), b=blob((24, 20), 0.55))
     assert run("register", "s.npz:a", "s.npz:b", "-o", "arrays") == 0
-    assert run("apply", "arrays/displacement.nii.gz", "s.npz:a", "-o", "again.nii.gz") == 0
+    assert run("apply", "arrays", "s.npz:a", "-o", "again.nii.gz") == 0
     again, warped = (nib.load(p).get_fdata() for p in ("again.nii.gz", "arrays/warped.nii.gz"))
     np.testing.assert_allclose(again, warped, atol=1e-3)
 

@@ -153,9 +153,7 @@ def test_a_terminal_without_the_letters(folder):
         text=True,
         timeout=120,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (
-        0,
-        "no --checkpoint: the variational method with ncc\n",
-    )
+    said = "no --checkpoint: the variational method with what suits the contrasts\n"
+    assert (done.returncode, done.stderr) == (0, said)
     assert r"\u2013" in done.stdout or r"\u2212" in done.stdout
     assert r"caf\udce9/out/report.html: 1 pair" in done.stdout

@@ -44,7 +44,7 @@ FAILED_VOXELS, FAILED_MM = 1.5, 3.0
 
 def good_rows(pairs: list[Aligned]) -> Iterator[dict]:
     """As the files lie; of every fourth pair a part of the moving image is missing."""
-    for number, pair in enumerate(_spread(pairs, COUNT)):
+    for number, pair in enumerate(spread(pairs, COUNT)):
         moving, how = pair.moving, "aligned"
         if number % 4 == 3:
             moving, how = _part_of(pair.moving, np.random.default_rng([1, number]))
@@ -84,16 +84,16 @@ def network_rows(pairs: list[Aligned]) -> Iterator[dict]:
         return
     trained = load_network(checkpoint_path(NETWORKS[collection]))
     network, normalization = trained["network"], trained["normalization"]
-    for pair in _spread(pairs, COUNT):
+    for pair in spread(pairs, COUNT):
         given = network, None, None, normalization, trained["similarity"]
-        result = register(pair.moving, pair.fixed, *given)
+        result = register(pair.moving, pair.fixed, *given, affine="none")
         error = None if pair.truth is None else error_of(result, pair.truth)
         yield _row("network", pair, "aligned", result, error)
 
 
 def other_rows(pairs: list[Aligned]) -> Iterator[dict]:
     """Another person's heart, or another slice of the head: nothing there to fit."""
-    chosen = _spread(pairs, 10)
+    chosen = spread(pairs, 10)
     for number, pair in enumerate(chosen):
         others = [p for p in pairs if p.similarity == pair.similarity]
         if pair.collection != "heads":
@@ -112,7 +112,8 @@ def registered(name: str, pair: Aligned, moving: Image) -> Registration:
             displacement = torch.from_numpy(held["displacement"])
     else:
         print(name, flush=True)
-        result = register(moving, pair.fixed, objective=usual_objective(pair.similarity))
+        goal = usual_objective(pair.similarity)
+        result = register(moving, pair.fixed, objective=goal, affine="none", device="cpu")
         displacement = result.displacement
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path.with_suffix(".part.npz"), displacement=displacement.numpy())
@@ -142,7 +143,7 @@ def error_of(result: Registration, truth: Tensor) -> float:
     return float(((result.displacement - truth)[0] * length).norm(dim=0)[counts].mean())
 
 
-def _spread(pairs: list[Aligned], count: int) -> list[Aligned]:
+def spread(pairs: list[Aligned], count: int) -> list[Aligned]:
     places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
     return [pairs[k] for k in places]
 
