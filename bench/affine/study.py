@@ -144,47 +144,54 @@ def table() -> None:
     about = {"machine": machine("cpu"), "tuned_on": TUNED, "pairs": PAIRS}
     result = about | {"parts": known, "peers": between, "peers_cpu_s": seconds, "others": others}
     (RESULTS / "affine.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "affine.md").write_text(page(result))
+
+
+def page(result: dict) -> str:
+    """The tables."""
     rows = [
         f"| {part} | {s['within']} of {s['cases']} within {s['limit_mm']:g} mm | "
         f"{s['median_mm']:.2f} / {s['worst_mm']:.2f} | "
         f"{s['median_cpu_s']:.2f} / {s['worst_cpu_s']:.2f} |"
-        for part, s in known.items()
+        for part, s in result["parts"].items()
     ]
     apart_rows = [
-        f"| {name} | {s['within_1_mm']} of {len(peers)} | "
+        f"| {name} | {s['within_1_mm']} of {len(PAIRS)} | "
         f"{s['median_mm']:.2f} / {s['worst_mm']:.2f} |"
-        for name, s in between.items()
+        for name, s in result["peers"].items()
     ]
     other_rows = [
         f"| {part} | {name} | {value:.3g} |"
-        for part, figures in others.items()
+        for part, figures in result["others"].items()
         for name, value in figures.items()
     ]
-    text = [
-        "# The affine start",
-        "",
-        "Heads at 2 mm, ten pairs of people on which nothing was chosen; by bench/affine/study.py.",
-        "Distances are means over the fixed head from the map that is found without misplacing;",
-        "CPU seconds of one thread are of the whole call. The other images, below, had a say in how",
-        "dear a stretch or a turn is, the abdomen's CT and MR and four prostates above all.",
-        "",
-        "| misplaced how | found | median / worst, mm | median / worst, CPU s |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        "| maps of pairs as they lie | within 1 mm | median / worst distance, mm |",
-        "|---|---|---|",
-        *apart_rows,
-        "",
-        "Their median CPU seconds, of a process of one thread from files to files: "
-        + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
-        + ".",
-        "",
-        "| other images | figure | |",
-        "|---|---|---|",
-        *other_rows,
-    ]
-    (RESULTS / "affine.md").write_text("\n".join(text) + "\n")
+    return "\n".join(
+        [
+            "# The affine start",
+            "",
+            "Heads at 2 mm, ten pairs of people on which nothing was chosen; by bench/affine/study.py.",
+            "Distances are means over the fixed head from the map that is found without misplacing;",
+            "CPU seconds of one thread are of the whole call. The other images, below, had a say in",
+            "how dear a stretch or a turn is, the abdomen's CT and MR and four prostates above all.",
+            "",
+            "| misplaced how | found | median / worst, mm | median / worst, CPU s |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "| maps of pairs as they lie | within 1 mm | median / worst distance, mm |",
+            "|---|---|---|",
+            *apart_rows,
+            "",
+            "Their median CPU seconds, of a process of one thread from files to files: "
+            + ", ".join(f"{name} {value:.1f}" for name, value in result["peers_cpu_s"].items())
+            + ".",
+            "",
+            "| other images | figure | |",
+            "|---|---|---|",
+            *other_rows,
+            "",
+        ]
+    )
 
 
 def main() -> None:
