@@ -6,8 +6,13 @@
 namespace diffreg::warp {
 namespace {
 
+// Resident blocks: of half types, whose words are taken apart, a third one would spill in 3-D.
+template <int D, typename S, typename Point>
+constexpr int kBackwardBlocks =
+    D == 3 && sizeof(S) == 2 && Point::kBackwardBlocks > 2 ? 2 : Point::kBackwardBlocks;
+
 template <int D, typename S, typename G, typename Point>
-__global__ void __launch_bounds__(kThreads, Point::kBackwardBlocks)
+__global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, Point>))
     backward_kernel(Problem<D> problem, FixedTiles<D> tiles, Displaced<D, S> field,
                     const G* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
