@@ -2,16 +2,21 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from test_volumes import AFFINE, head, save
 
 import diffreg
 from diffreg.cli.main import main
 from diffreg.data.affine import read_affine
+from diffreg.data.manifest import Pair
 from diffreg.data.prepare import PairImages
+from diffreg.data.transforms import write_displacement
+from diffreg.evaluation import measure_pair
 from diffreg.registration.start import affine_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -148,3 +153,59 @@ def test_cuda_where_there_is_none(folder, capsys, monkeypatch):
     for command in (["register", *words, "-o", str(folder / "no")], apply):
         assert main([*command, "--device", "cuda"]) == 2
         assert "device cuda needs a GPU that torch sees" in capsys.readouterr().err
+
+
+def test_the_true_displacement_is_that_of_the_whole_map(folder, tmp_path):
+    """A shift by the header, found by the affine: the truth counts from the header, too."""
+    shift = np.eye(4)
+    shift[:3, 3] = 4, -6, 3
+    save(tmp_path / "moving.nii.gz", head(), shift @ AFFINE)
+    fixed = diffreg.read_image(folder / "fixed.nii.gz")
+    voxels = np.linalg.solve(AFFINE[:3, :3], shift[:3, 3])
+    still = torch.from_numpy(voxels).float().reshape(1, 3, 1, 1, 1).expand(1, 3, *fixed.shape)
+    write_displacement(tmp_path / "true.nii.gz", still, fixed)
+    result = diffreg.register(
+        tmp_path / "moving.nii.gz", fixed, affine=shift, similarity="ncc", levels=1, iterations=1
+    )
+    pair = Pair(tmp_path / "moving.nii.gz", folder / "fixed.nii.gz",
+                true_displacement=tmp_path / "true.nii.gz")  # fmt: skip
+    values = measure_pair(pair, result)
+    assert values["end_point_error_after"] < 0.05
+    assert values["end_point_error_before"] < 1e-3  # before the warp, after the affine
+
+
+def test_an_affine_that_was_lost_is_missed(folder, out, tmp_path):
+    shutil.copytree(out, tmp_path / "lost")
+    (tmp_path / "lost" / "affine.mat").unlink()
+    label = str(folder / "moving_label.nii.gz")
+    assert main(["apply", str(tmp_path / "lost"), label, "-o", str(tmp_path / "no.nii.gz")]) == 2
+    assert not (tmp_path / "no.nii.gz").exists()
+
+
+def test_what_is_not_asked_for_again_goes(tmp_path):
+    moving, fixed = diffreg.image(head(shift=1.0), AFFINE), diffreg.image(head(), AFFINE)
+    result = diffreg.register(moving, fixed, affine="none", similarity="ncc", **QUICK)
+    result.save(tmp_path / "out", jacobian=True)
+    result.save(tmp_path / "out", report=False)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"warped.nii.gz", "displacement.nii.gz", "affine.mat", "metrics.json"}
+
+
+def test_the_affine_alone_takes_what_register_takes(folder):
+    found = diffreg.register_affine(
+        str(folder / "moving.nii.gz"), nib.load(folder / "fixed.nii.gz"), "rigid"
+    )
+    np.testing.assert_allclose(found.matrix, MOVED, atol=0.3)
+
+
+def test_two_slices_that_lean_apart_beyond_the_grid():
+    """Within half a slice on the grid, and not in what surrounds it."""
+    lean = np.eye(4)
+    c, s = np.cos(np.radians(0.8)), np.sin(np.radians(0.8))
+    lean[[0, 0, 2, 2], [0, 2, 0, 2]] = c, -s, s, c
+    lean[2, 3] = -31.5 * s
+    x = np.arange(64.0)
+    blob = np.exp(-((x[:, None] - 30) ** 2 + (x - 33) ** 2) / 90)
+    images = (diffreg.image(blob, affine) for affine in (lean, np.eye(4)))
+    result = diffreg.register(*images, affine="none", similarity="ncc", **QUICK)
+    assert result.metrics["after"]["ncc"] > 0.99

@@ -27,6 +27,7 @@ def run_register(options: argparse.Namespace) -> int:
         return register_manifest(options)
     from diffreg.data.prepare import check_images
     from diffreg.registration import register
+    from diffreg.registration.determinants import check_cells
     from diffreg.registration.folders import check_output_folder, check_same_pair
 
     trained = network_of(options)
@@ -41,6 +42,8 @@ def run_register(options: argparse.Namespace) -> int:
     moving_mask = _mask(options.moving_mask, of_moving, time)
     labels = _labels(options, of_moving, time)
     check_images(moving, fixed, (mask, moving_mask))  # before any word
+    if options.jacobian:
+        check_cells(fixed)
     method = {"similarity": similarity_of(options), **trained}
     with progress_bar("register") as progress:
         result = register(

@@ -237,6 +237,8 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
             "(a .csv, .tsv or .toml file, or a folder)"
         )
+    if options.jacobian:
+        raise ValueError("--jacobian is of one pair: leave it out")
     for option, column in (
         ("fixed_mask", "fixed_mask"),
         ("moving_mask", "moving_mask"),

@@ -42,9 +42,11 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
     path = checkpoint_path(options.checkpoint)
     if options.similarity is not None:
         raise ValueError("--similarity is of the variational method; a network keeps its own")
+    from diffreg.registration.devices import device_named
     from diffreg.training.trainer import load_network
 
-    return load_network(path)
+    found = load_network(path)
+    return {**found, "network": found["network"].to(device_named(options.device))}
 
 
 def normalization_of(options: argparse.Namespace, trained: Mapping[str, Any]) -> Normalization:

@@ -96,7 +96,10 @@ class Prepared:
         """
         most = [max(LEAST_MARGIN, round(MARGIN * n)) for n in self.fixed.shape]
         grid = self.fixed.on(self.fixed.grid.extended(most, most))
-        reached = coverage(self.moving, grid)[0, 0] > 0
+        try:
+            reached = coverage(self.moving, grid)[0, 0] > 0
+        except ValueError:  # two tilted slices part beyond the grid on which they are one
+            return Surroundings(self.moving_values, [0] * len(most))
         before, after = [], []
         for axis, (n, most_here) in enumerate(zip(self.fixed.shape, most, strict=True)):
             there = reached.movedim(axis, 0).flatten(1).any(1)

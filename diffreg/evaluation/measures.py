@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffreg import metrics
@@ -13,6 +14,7 @@ from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
 from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement
+from diffreg.fields import identity_grid
 from diffreg.metrics import shared_labels
 from diffreg.registration.cohort import read_labels
 from diffreg.registration.files import check_grid
@@ -97,7 +99,8 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
         if pair.true_displacement is not None:
             true, grid = read_displacement(pair.true_displacement)
             check_grid(grid, result.fixed)
-            values["end_point_error"] = metrics.end_point_error(u, true, result.fixed.spacing)
+            whole = _whole(result, u)
+            values["end_point_error"] = metrics.end_point_error(whole, true, result.fixed.spacing)
         record |= {f"{name}_{when}": value for name, value in values.items()}
     if not record.get("missing_labels_before") and not record.get("missing_labels_after"):
         record = {k: v for k, v in record.items() if not k.startswith("missing_labels")}
@@ -109,6 +112,26 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
     if np.isfinite(result.seconds):
         record["seconds"] = result.seconds
     return record
+
+
+def _whole(result: Registration, displacement: Tensor) -> Tensor:
+    """Displacement and affine map as one displacement (1, D, *S), fixed voxels.
+
+    p + whole(p) lies, by the header that the moving image came with, where the affine map leads
+    p + u(p).
+    """
+    if np.array_equal(result.affine, np.eye(4)):
+        return displacement
+    size, dimensions = result.fixed.shape, len(result.fixed.shape)
+    given, placed = (
+        np.vstack([voxel_map(image, result.fixed), np.eye(dimensions + 1)[-1:]])
+        for image in (result.prepared.as_given, result.moving)
+    )
+    matrix = torch.from_numpy(np.linalg.solve(given, placed)[:dimensions])
+    places = identity_grid(size, torch.float64)[0] + displacement[0].to(torch.float64)
+    there = torch.tensordot(matrix[:, :-1], places, 1)
+    there += matrix[:, -1].reshape(-1, *[1] * dimensions) - identity_grid(size, torch.float64)[0]
+    return there[None]
 
 
 def _intensities(result: Registration, when: str, one_contrast: bool) -> dict[str, float]:

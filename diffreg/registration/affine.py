@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffreg.data.geometry import Image, voxel_map
+from diffreg.data.given import as_image
 from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
 from diffreg.data.prepare import check_type
@@ -77,12 +79,12 @@ class AffineStart:
 
 
 def register_affine(
-    moving: Image,
-    fixed: Image,
+    moving: Any,
+    fixed: Any,
     kind: str = "affine",
     similarity: str = "ncc",
-    mask: Image | None = None,
-    moving_mask: Image | None = None,
+    mask: Any = None,
+    moving_mask: Any = None,
     search: bool = False,
 ) -> AffineStart:
     """Find the map of the world at which the moving image fits the fixed one best.
@@ -94,7 +96,7 @@ def register_affine(
     42nd and an 84th. The same images give the same bits on any number of threads.
 
     Args:
-        moving: the image to be moved.
+        moving: the image to be moved; images are what `diffreg.register` takes.
         fixed: the image that stays.
         kind: "none", "translation", "rigid", "similarity" (with one scale) or "affine".
         similarity: "ncc" within a contrast, "mi" across, "lncc" where brightness drifts.
@@ -126,9 +128,9 @@ def register_affine(
         >>> found.matrix[:3, 3].round(1).tolist()
         [4.0, -3.0, 0.0]
     """
-    images = {"moving": moving, "fixed": fixed, "mask": mask, "moving_mask": moving_mask}
-    for name, image in images.items():
-        check_type(name, image, Image, optional="mask" in name)
+    moving, fixed = as_image("moving", moving), as_image("fixed", fixed)
+    mask = None if mask is None else as_image("mask", mask, label=True)
+    moving_mask = None if moving_mask is None else as_image("moving_mask", moving_mask, label=True)
     check_type("search", search, bool)
     _check_choice("kind", kind, ("none", *KINDS))
     _check_choice("similarity", similarity, tuple(DISSIMILARITIES))

@@ -179,7 +179,7 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
     states = [file_of(path).stat() for path in files]
     parts = [
         __version__,
-        [place_from(path, out) for path in files],
+        [None if path is None else place_from(path, out) for path in images],
         [(state.st_size, state.st_mtime_ns) for state in states],
         [pair.moving_slice, pair.fixed_slice, pair.moving_time, pair.fixed_time],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],

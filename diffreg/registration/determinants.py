@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffreg.data.geometry import Image
 from diffreg.data.images import write_image
 from diffreg.ops import jacobian_determinant
 from diffreg.registration.result import Registration
 
 JACOBIAN, LOG_JACOBIAN = "jacobian.nii.gz", "log_jacobian.nii.gz"
 WITH_AFFINE = "jacobian_with_affine.nii.gz"
+MAPS = (JACOBIAN, LOG_JACOBIAN, WITH_AFFINE)
 
 
 def write_determinants(folder: Path, result: Registration) -> None:
@@ -32,8 +34,7 @@ def write_determinants(folder: Path, result: Registration) -> None:
     Raises:
         ValueError: PNG files, of which no such image can be written, or a grid without cells.
     """
-    if result.fixed.kind == "png":
-        raise ValueError("maps of the determinant are NIfTI files, and a PNG file has no such grid")
+    check_cells(result.fixed)
     found = voxel_determinants(result.displacement)
     growth = _growth(result)
     for name, values in (
@@ -42,6 +43,18 @@ def write_determinants(folder: Path, result: Registration) -> None:
         (WITH_AFFINE, found * growth),
     ):
         write_image(folder / name, values, result.fixed)
+
+
+def check_cells(fixed: Image) -> None:
+    """Refuse a grid of which no map of the determinant can be written.
+
+    Raises:
+        ValueError: a picture's, or one without cells.
+    """
+    if fixed.kind == "png":
+        raise ValueError("maps of the determinant are NIfTI files, and a picture has no such grid")
+    if min(fixed.shape) < 2:
+        raise ValueError(f"a grid of {list(fixed.shape)} voxels has no cell, so no determinant")
 
 
 def voxel_determinants(displacement: Tensor) -> Tensor:
@@ -60,8 +73,6 @@ def voxel_determinants(displacement: Tensor) -> Tensor:
         tensor([1.])
     """
     size = displacement.shape[2:]
-    if min(size) < 2:
-        raise ValueError(f"a grid of {list(size)} voxels has no cell, and so no determinant")
     corners = jacobian_determinant(displacement)  # (1, 2^D, *(S - 1)), corner a + 2 b + 4 c
     total = displacement.new_zeros((1, *size))
     count = torch.zeros_like(total)

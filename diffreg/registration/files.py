@@ -20,7 +20,7 @@ from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import fold_certificate
 from diffreg.metrics import folding
 from diffreg.registration._json import read_json, write_json
-from diffreg.registration.determinants import write_determinants
+from diffreg.registration.determinants import MAPS, check_cells, write_determinants
 from diffreg.registration.folders import (
     AFFINE,
     DISPLACEMENT,
@@ -69,6 +69,8 @@ def write_registration(
     Example: `write_registration(register(moving, fixed), "out")`
     """
     out = check_output_folder(out)
+    if jacobian:
+        check_cells(result.fixed)
     with staged(out, last=METRICS) as folder:
         if result.fixed.kind == "png":
             write_image(folder / "warped.png", result.values, result.fixed, result.moving.dtype)
@@ -91,6 +93,9 @@ def write_registration(
         if report:
             shown = replace(result, displacement=written)
             write_pair_page(shown, folder / REPORT, credits, outlines)
+    # What an earlier result of the pair left, and this one has not.
+    for name in (*(() if jacobian else MAPS), *(() if report else (REPORT,))):
+        (out / name).unlink(missing_ok=True)
     return result
 
 
@@ -149,6 +154,9 @@ def read_map(place: str | Path) -> tuple[Tensor, np.ndarray, Image]:
     folder = place.is_dir()
     displacement, grid = read_displacement(place / DISPLACEMENT if folder else place)
     has_affine = folder and (place / AFFINE).exists()
+    kept = read_json(place / METRICS) if folder and (place / METRICS).exists() else {}
+    if "affine" in kept and not has_affine:
+        raise FileNotFoundError(f"{place / AFFINE} is missing: the displacement goes with it")
     return displacement, read_affine(place / AFFINE) if has_affine else np.eye(4), grid
 
 

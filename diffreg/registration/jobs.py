@@ -11,7 +11,7 @@ from diffreg.data.images import Normalization
 from diffreg.data.manifest import Pair
 from diffreg.losses import Objective
 from diffreg.registration._json import read_json
-from diffreg.registration.folders import DISPLACEMENT, METRICS
+from diffreg.registration.folders import AFFINE, DISPLACEMENT, METRICS
 
 GIVEN = "given"
 
@@ -91,7 +91,7 @@ class Job:
     def done(self) -> bool:
         """Whether the folder holds the results of just this."""
         try:
-            there = (self.folder / DISPLACEMENT).is_file()
+            there = all((self.folder / name).is_file() for name in (DISPLACEMENT, AFFINE))
             return there and read_json(self.folder / METRICS).get("request") == self.request
         except (ValueError, OSError):
             return False

@@ -93,7 +93,8 @@ def register(
             (`diffreg.register_affine`); "auto": affine for volumes, and for slices whose headers do
             not say that they are aligned; or a map that is known, (4, 4), RAS mm, from the fixed
             image's space to the moving one's.
-        device: "cpu", "cuda", or "auto": a GPU where torch sees one.
+        device: of the variational method: "cpu", "cuda", or "auto", a GPU where torch sees one. A
+            network, and steps from its displacement, run where its parameters are.
         search: look for turns by more than some 30 degrees as well, which takes longer.
 
     Returns:
@@ -116,6 +117,9 @@ def register(
     _check_options(network, objective, similarity, refine)
     _check_settings(levels, iterations, both_ways, guarantee, fill, progress)
     pair = _images(moving, fixed, fixed_mask, moving_mask)
+    if guarantee and len(pair.fixed.shape) == 3:
+        raise ValueError("the guarantee is for slices so far: a volume's repair does not exist yet")
+    place = device_named(device)
     if isinstance(affine, str) and affine == "auto" and not _have_places(moving, fixed):
         affine = "affine"
     start = affine_start(pair, affine, similarity, search)
@@ -128,7 +132,7 @@ def register(
         if isinstance(result, ValueError):
             raise result
     else:
-        settings = levels, iterations, progress, device_named(device)
+        settings = levels, iterations, progress, place
         result = _by_descent(prepared, objective, similarity or "auto", settings, ending)
     result.metrics.update(start.metrics)
     return Returned.of(replace(result, given=moving, start=start))
@@ -261,7 +265,8 @@ def register_batch(
             origin = {} if objective is None else {"objective": described(objective)}
         else:
             goal = _with_proportions(objective, pair.fixed)
-            u, v, more, measured = refined(pair, u, v, goal, refine, progress)
+            place = device_of(network)
+            u, v, more, measured = refined(pair, u, v, goal, refine, progress, place)
             in_all = seconds + more
             result = _finished(pair, u, v, "refined network", names, in_all, guarantee, fill)
             origin = {"refinement": measured, "objective": described(goal)}
@@ -297,8 +302,6 @@ def _finished(
 ) -> Registration:
     """The result of a displacement (1, D, *S), with its metrics."""
     displacement = displacement.detach().to("cpu", torch.float32)
-    if guarantee and displacement.ndim == 5:
-        raise ValueError("the guarantee is for slices so far: a volume's repair does not exist yet")
     repair = make_diffeomorphic(displacement) if guarantee else None
     if repair is not None:
         displacement = repair.displacement

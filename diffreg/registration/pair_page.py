@@ -82,7 +82,8 @@ def _fit(result: Registration) -> Said:
     good, sentence = fit_sentence(TITLES[name], before.get(name), after.get(name))
     share = float(result.mask.mean())
     where = "all voxels" if share == 1 else f"the {100 * share:.3g} % of voxels that are compared"
-    since = "; before the warp, after the affine start" if result.start.found else ""
+    started = not np.array_equal(result.affine, np.eye(4))
+    since = "; before the warp, after the affine start" if started else ""
     return good, f"{sentence}, on {where}{since}"
 
 

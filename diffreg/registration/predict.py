@@ -89,6 +89,7 @@ def refined(
     objective: Objective,
     steps: int,
     progress: Callable[..., Any] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Refined:
     """A network's displacement after variational steps on the full grid.
 
@@ -99,6 +100,7 @@ def refined(
         objective: what is minimised.
         steps: at most so many, at least 1.
         progress: as `register_variational`.
+        device: what is computed on.
 
     Returns:
         The displacements, without a folded cell. The metrics have the objective of the predicted
@@ -109,7 +111,10 @@ def refined(
 
     Example: `refined(pair, predict(network, *images), None, Objective(), 10).displacement`
     """
-    moving, fixed, mask = pair.moving_values, pair.fixed_values, pair.weights
+    moving, fixed = pair.moving_values.to(device), pair.fixed_values.to(device)
+    mask = None if pair.weights is None else pair.weights.to(device)
+    predicted = predicted.to(device)
+    inverse = None if inverse is None else inverse.to(device)
     start = time.perf_counter()
     found = register_variational(moving, fixed, objective, 1, steps, mask, progress, predicted)
     seconds = time.perf_counter() - start
@@ -117,4 +122,5 @@ def refined(
         inverse = register_variational(fixed, moving, objective, 1, steps, mask, progress, inverse)
     before, after = (objective(moving, fixed, u, mask).total.item() for u in (predicted, found))
     measured = {"at_most_steps": steps, "objective_before": before, "objective_after": after}
-    return Refined(found, inverse, seconds, measured)
+    back = None if inverse is None else inverse.to("cpu")
+    return Refined(found.to("cpu"), back, seconds, measured)

@@ -102,7 +102,7 @@ class Registration:
 
     def _are_points(self, image: Any) -> bool:
         """Whether an array is a list of points: an image has as many axes as the moving one."""
-        if not isinstance(image, np.ndarray) or image.ndim != 2:
+        if not isinstance(image, np.ndarray | Tensor) or image.ndim != 2:
             return False
         return len(self.fixed.shape) == 3 or image.shape[1] < 4 < min(self.moving.shape)
 
@@ -177,7 +177,7 @@ def registration_of(
         prepared: the pair.
         displacement: (1, D, *S), float32, fixed voxels, array axes.
         method, similarity, seconds, metrics: as in `Registration`.
-        fill: None: `diffreg.data.geometry.usual_fill`.
+        fill: None: `diffreg.data.resampling.usual_fill`.
 
     Raises:
         ValueError: the displacement leaves nothing to compare.
