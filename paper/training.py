@@ -24,7 +24,7 @@ from recipes import Recipe, build, learning_rate, loss_of
 from torch import nn
 
 from diffreg._files import replacing
-from diffreg.training._memory import kept_memory
+from diffreg._memory import kept_memory
 
 CHECKPOINT_SECONDS = 60.0
 LONGEST = 2.0  # norm of a gradient

@@ -227,7 +227,7 @@ def test_the_command_prints_and_writes_the_tables(brief, tmp_path, capsys):
     words = " ".join(page.split())
     # Of the warp there is a kept figure under torch.compile; the others are named.
     assert "timed in another run (commit abc, 2026-01-02)" in words
-    assert "Not timed under torch.compile, with this torch on this processor: deformation_" in words
+    assert "Not timed under torch.compile, with this torch on this processor: affine_warp" in words
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     plots.plot(result | {"operators": [r for r in result["operators"] if len(r["shape"]) == 4]})
 

@@ -100,7 +100,7 @@ def test_apply_keeps_labels(folder):
 
 def test_png(folder):
     assert run("register", "moving.png", "fixed.png", "-o", "out", "--similarity", "ssd") == 0
-    assert run("apply", "out/displacement.nii.gz", "moving.png", "-o", "again.png") == 0
+    assert run("apply", "out", "moving.png", "-o", "again.png") == 0
     with Pillow.open("out/warped.png") as warped, Pillow.open("again.png") as again:
         assert np.asarray(warped).dtype == np.uint8
         assert np.abs(np.asarray(warped).astype(int) - np.asarray(again)).max() <= 1

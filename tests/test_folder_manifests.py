@@ -39,7 +39,7 @@ def images(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", ["register", "evaluate"])
 def test_a_folder_says_how_many_pairs_it_makes(command, images, capsys):
-    assert run(command, "images", "-o", "out") == 0
+    assert run(command, "images", "-o", "out", "--by-slice", "--similarity", "ncc") == 0
     assert capsys.readouterr().err.splitlines() == [
         "no --checkpoint: the variational method with ncc",
         "images: every ordered pair of 2 images, slice by slice: 6 pairs; 1 named as labels is "
@@ -50,12 +50,12 @@ def test_a_folder_says_how_many_pairs_it_makes(command, images, capsys):
 @pytest.mark.parametrize("command", ["register", "evaluate"])
 def test_many_pairs_of_a_folder_must_be_meant(command, images, monkeypatch, capsys):
     monkeypatch.setattr(manifests, "MOST_PAIRS", 5)
-    assert run(command, "images", "-o", "out") == 2
+    assert run(command, "images", "-o", "out", "--by-slice", "--similarity", "ncc") == 2
     said = capsys.readouterr().err
     assert said.startswith("diffreg: error: images: every ordered pair of 2 images, slice by slice")
     assert ": 6 pairs; --all-pairs registers them all, a manifest (.csv, .toml) those" in said
     assert not images.with_name("out").exists()
-    assert run(command, "images", "-o", "out", "--all-pairs") == 0
+    assert run(command, "images", "-o", "out", "--by-slice", "--all-pairs") == 0
     assert len(list(images.with_name("out").glob("*/metrics.json"))) == 6
 
 
@@ -63,11 +63,11 @@ def test_50_pairs_of_a_folder_need_no_word(images, capsys):
     assert manifests.MOST_PAIRS == 50
     for k in range(2, 5):
         save(f"images/{k}.nii.gz", np.stack([blob((24, 20), 0.5)] * 3, -1))
-    assert run("register", "images", "-o", "out") == 2
+    assert run("register", "images", "-o", "out", "--by-slice") == 2
     assert "5 images, slice by slice: 60 pairs; --all-pairs" in capsys.readouterr().err
 
 
 def test_what_is_given_for_a_folder_needs_no_word_either(images, monkeypatch, capsys):
-    assert run("register", "images", "-o", "out") == 0
+    assert run("register", "images", "-o", "out", "--by-slice") == 0
     monkeypatch.setattr(manifests, "MOST_PAIRS", 5)
-    assert run("evaluate", "images", "--displacements", "out", "-o", "e") == 0
+    assert run("evaluate", "images", "--displacements", "out", "-o", "e", "--by-slice") == 0
