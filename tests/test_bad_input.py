@@ -174,7 +174,7 @@ TABLE = [
     (f"register huge.nii.gz {TO}", "huge.nii.gz is truncated or damaged: its header claims"),
     (f"register huge.png {TO}", "huge.png is too large: its shape is (1000000, 1000000)"),
     (f"register four.nii {TO}", "four.nii is a series of 5 volumes, shape (20, 16, 3, 5); --time"),
-    (f"register volume.nii {TO}", "volume.nii is a volume of 20 x 16 x 3 voxels and fixed.nii.gz a"),
+    (f"register volume.nii {TO}", "volume.nii is a volume of 20 x 16 x 3 voxels and fixed.nii.gz"),
     (f"register complex.nii {TO}", "complex.nii holds complex numbers"),
     (f"register rgb.nii {TO}", "rgb.nii holds colours (RGB)"),
     ("register rgb.png grey.png -o out", "rgb.png is a colour image"),
