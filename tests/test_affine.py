@@ -226,8 +226,8 @@ def test_errors_say_what_would_be_right():
         register_affine(image, image, "shear")
     with pytest.raises(ValueError, match="similarity must be one of ncc, mi, lncc, got 'ssd'"):
         register_affine(image, image, similarity="ssd")
-    with pytest.raises(TypeError, match="moving must be a diffreg Image"):
-        register_affine(image.data, image)
+    with pytest.raises(TypeError, match="moving must be a path, a diffreg Image"):
+        register_affine([1.0], image)
     with pytest.raises(TypeError, match="search must be bool"):
         register_affine(image, image, search=1)
     with pytest.raises(ValueError, match="selects no voxel"):

@@ -209,3 +209,44 @@ def test_two_slices_that_lean_apart_beyond_the_grid():
     images = (diffreg.image(blob, affine) for affine in (lean, np.eye(4)))
     result = diffreg.register(*images, affine="none", similarity="ncc", **QUICK)
     assert result.metrics["after"]["ncc"] > 0.99
+
+
+def test_a_far_turn_that_nobody_asked_for_is_doubted():
+    lying = turned(90, [0, 0, 0]) @ AFFINE
+    pair = diffreg.image(head(), lying), diffreg.image(head(), AFFINE)
+    found = diffreg.register(*pair, similarity="ncc", **QUICK)
+    assert any("The affine start turned the moving image by" in w for w in found.warnings)
+    asked = diffreg.register(*pair, similarity="ncc", search=True, **QUICK)
+    assert asked.warnings == []
+
+
+def test_arrays_that_belong_to_an_image_lie_where_it_does():
+    place = turned(10, [30, -20, 5]) @ AFFINE
+    moving, fixed = nib.Nifti1Image(head(), place), nib.Nifti1Image(head(), AFFINE)
+    known = turned(10, [30, -20, 5])
+    masks = {"fixed_mask": head() > -1, "moving_mask": torch.from_numpy(head() > -1)}
+    result = diffreg.register(moving, fixed, affine=known, similarity="ncc", **masks, **QUICK)
+    np.testing.assert_allclose(result.warped.affine, AFFINE, atol=1e-5)
+    labels = (head() > 120).astype(np.int16)
+    assert (result.apply(labels) != labels).mean() < 0.01
+    with pytest.raises(ValueError, match=r"image is an array of shape \[22, 20, 15\]"):
+        result.apply(labels[..., :15])
+    with pytest.raises(ValueError, match=r"fixed_mask is an array of shape \[3, 3, 3\]"):
+        diffreg.register(moving, fixed, fixed_mask=np.ones((3, 3, 3)))
+
+
+@pytest.mark.parametrize("factor", [10, 1e4])
+def test_voxels_of_very_different_size(factor):
+    """A result, or a line; not a trace, nor an hour."""
+    large = diffreg.image(head(), AFFINE @ np.diag([factor, factor, factor, 1]))
+    small = diffreg.image(head(), AFFINE)
+    for pair in ((small, large), (large, small)):
+        try:
+            diffreg.register(*pair, similarity="ncc", **QUICK)
+        except ValueError as error:
+            assert len(str(error)) > 20
+
+
+def test_a_singular_map_is_none():
+    with pytest.raises(ValueError, match="affine is singular"):
+        diffreg.register(head(), head(), affine=np.zeros((4, 4)))

@@ -162,3 +162,10 @@ def test_a_registration_says_what_it_is():
     assert 3 <= said.count("\n") <= 6
     page = result._repr_html_()
     assert page.count("<img") == 1 and "data:image/png;base64," in page and "NCC" in page
+
+
+def test_a_volumes_displacement_is_not_certified_yet(registered, capsys):
+    field = str(registered / "out" / "displacement.nii.gz")
+    assert main(["certify", field]) == 2
+    said = capsys.readouterr().err
+    assert f"{field} is a volume's: volumes cannot be certified yet" in said

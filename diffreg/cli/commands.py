@@ -110,6 +110,8 @@ def run_certify(options: argparse.Namespace) -> int:
     from diffreg.registration.devices import device_named
 
     displacement = read_field(options.displacement).to(device_named(options.device))
+    if displacement.ndim == 5:
+        raise ValueError(f"{options.displacement} is a volume's: volumes cannot be certified yet")
     certificate = fold_certificate(displacement, options.threshold)
     print(f"{options.displacement}: {certificate}")
     if certificate.folded_cells and options.threshold < 1:

@@ -82,6 +82,30 @@ def as_image(
     raise TypeError(f"{name} must be {TAKEN}, got {_kind(data)}")
 
 
+def on_grid_of(image: Image, name: str, data: Any, label: bool = False) -> Image:
+    """What belongs to an image, such as its mask: an array has its shape, and lies where it does.
+
+    Args:
+        image: which.
+        name: what messages call the data.
+        data: as `as_image` takes it.
+        label: keep whole numbers as integers, and refuse others.
+
+    Raises:
+        TypeError, ValueError: as `as_image`; or an array of another shape.
+    """
+    if not isinstance(data, np.ndarray | Tensor):
+        return as_image(name, data, label=label)
+    array = _array(name, data)
+    if array.shape != image.shape:
+        raise ValueError(
+            f"{name} is an array of shape {list(array.shape)}, and has no place of its own: that "
+            f"of its image, {list(image.shape)}, is needed"
+        )
+    found = from_array(array, image.affine, name, label)
+    return replace(found, kind=image.kind, ndim_in_file=image.ndim_in_file)
+
+
 def in_kind(values: Tensor, grid: Image, like: Any) -> Any:
     """Numbers on a grid in the kind that an image was given in.
 
@@ -101,7 +125,8 @@ def in_kind(values: Tensor, grid: Image, like: Any) -> Any:
         return own.to(like.device)
     array = values[0, 0].cpu().numpy()
     if _is(like, "nibabel", "spatialimages", "SpatialImage"):
-        return _nifti.nifti_of(array, grid)
+        file = _nifti.nifti_of(array, grid)
+        return type(file)(file.dataobj, file.header.get_best_affine(), file.header)
     if _is(like, "SimpleITK", None, "Image"):
         return _to_itk(array, grid)
     if _is(like, "ants", None, "ANTsImage"):

@@ -67,7 +67,7 @@ def _widened(data: Tensor, widths: list[float]) -> Tensor:
 
 def _smoothed(data: Tensor, axis: int, sigma: float) -> Tensor:
     """Gaussian weights along one axis, the edge repeated."""
-    radius = int(np.ceil(3 * sigma))
+    radius = min(int(np.ceil(3 * sigma)), data.shape[axis])  # of a voxel beyond all measure
     offsets = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (offsets.to(torch.float64) / sigma) ** 2)
     size, result = data.shape[axis], torch.zeros_like(data)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffreg.data.geometry import Image, voxel_map
-from diffreg.data.given import as_image
+from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
 from diffreg.data.prepare import check_type
@@ -43,6 +43,7 @@ class AffineStart:
         kept: whether the map was better; else `matrix` is the identity.
         seconds: wall time.
         centre: (3,), the middle of the fixed image, RAS mm, whose shift is told.
+        search: whether any turn was looked for.
     """
 
     matrix: np.ndarray
@@ -54,6 +55,7 @@ class AffineStart:
     kept: bool
     seconds: float
     centre: np.ndarray
+    search: bool = False
 
     @property
     def decomposition(self) -> Decomposition:
@@ -129,8 +131,10 @@ def register_affine(
         [4.0, -3.0, 0.0]
     """
     moving, fixed = as_image("moving", moving), as_image("fixed", fixed)
-    mask = None if mask is None else as_image("mask", mask, label=True)
-    moving_mask = None if moving_mask is None else as_image("moving_mask", moving_mask, label=True)
+    if mask is not None:
+        mask = on_grid_of(fixed, "mask", mask, label=True)
+    if moving_mask is not None:
+        moving_mask = on_grid_of(moving, "moving_mask", moving_mask, label=True)
     check_type("search", search, bool)
     _check_choice("kind", kind, ("none", *KINDS))
     _check_choice("similarity", similarity, tuple(DISSIMILARITIES))
@@ -147,7 +151,7 @@ def register_affine(
     matrix = frame @ _embedded(world.numpy()) @ np.linalg.inv(frame) if kept else np.eye(4)
     seconds = time.perf_counter() - begin
     known = kind, similarity, start, before, after if kept else before, kept, seconds
-    return AffineStart(matrix, *known, fixed.grid.centre)
+    return AffineStart(matrix, *known, fixed.grid.centre, search)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -132,7 +132,9 @@ class PlacedImage(NamedTuple):
 def _pooled(image: Tensor, size: list[int], stride: int | None = None) -> Tensor:
     """Means over blocks, or over windows round every voxel."""
     pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    return pool(image, size, stride, 0 if stride is None else [n // 2 for n in size])
+    if stride is not None:  # padded here: torch refuses an image that is smaller than the window
+        image = F.pad(image, [n // 2 for n in reversed(size) for _ in range(2)])
+    return pool(image, size, stride)
 
 
 def _carried_on(values: Tensor, mask: Tensor) -> Tensor:

@@ -21,9 +21,8 @@ from diffreg.registration.affine_parameters import about, generators, rotations,
 # Voxels along the fixed image's mean extent, level by level: 8, 4 and 2 mm in a head.
 LEVELS = {2: (32, 64, 128), 3: (21, 42, 84)}
 ITERATIONS = (40, 20, 10)
-REFINED = (
-    4  # starts to the end of the coarsest level; of turns three times as many where it is fine
-)
+# Starts to the end of the coarsest level; of turns three times as many where it is fine.
+REFINED = 4
 PLAIN = 3  # starts without a turn
 TURNED = 0.04  # by which a turned start has to be better than those, unless turns were asked for
 TOLERANCE = 0.02  # voxels, of a step

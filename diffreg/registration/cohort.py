@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 
 from diffreg import __version__
@@ -23,6 +23,7 @@ from diffreg.data.slices import numbered
 from diffreg.registration.files import write_registration
 from diffreg.registration.folders import check_some_listed, folder_name, place_from
 from diffreg.registration.jobs import Cohort, Job, Method
+from diffreg.registration.judgement import started
 from diffreg.registration.pair import Registration, register, register_batch
 from diffreg.registration.shares import FAILED, forget, tell, told
 from diffreg.registration.start import Start, affine_start
@@ -222,8 +223,7 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
         results = _through_network([prepared for _, prepared, _ in waiting], method)
         for (job, _, start), result in zip(waiting, results, strict=True):
             if isinstance(result, Registration):
-                result.metrics.update(start.metrics)
-                yield job, replace(result, start=start)
+                yield job, started(result, start)
             else:
                 yield job, one_line(result)
         waiting.clear()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from diffreg.registration.result import Registration
 from diffreg.registration.signs import NCC, Signs, signs_of
+from diffreg.registration.start import Start
 from diffreg.registration.variational import SMALLEST_DETERMINANT
 
 
@@ -41,6 +42,8 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+# Of an affine start: degrees, and the factor of lengths.
+FAR_TURN, FAR_SCALE = 45.0, 1.25
 
 
 def judged(result: Registration, one_contrast: bool | None = None) -> Registration:
@@ -77,6 +80,34 @@ def warnings_of(result: Registration, one_contrast: bool | None = None) -> list[
             "were laid corner on corner."
         )
     return warnings
+
+
+def started(result: Registration, start: Start) -> Registration:
+    """The result with its affine start, and what speaks against that among its warnings.
+
+    Args:
+        result: what came of it, with its warnings.
+        start: where it started.
+
+    Example: `started(result, affine_start(pair)).start.matrix`
+    """
+    warnings = [*_turned(start), *result.metrics["warnings"]]
+    metrics = {**result.metrics, **start.metrics, "warnings": warnings}
+    return replace(result, start=start, metrics=metrics)
+
+
+def _turned(start: Start) -> list[str]:
+    """An affine start that turned or stretched the image far, unasked, is seldom right."""
+    found = start.found
+    if found is None or not found.kept or found.search:
+        return []
+    turn, _, scale = found.decomposition
+    if turn <= FAR_TURN and 1 / FAR_SCALE <= scale <= FAR_SCALE:
+        return []
+    return [
+        f"The affine start turned the moving image by {turn:.0f} degrees and changed its lengths "
+        f"by {100 * (scale - 1):+.0f} %: look whether it lies so; --affine none leaves it."
+    ]
 
 
 def sentences(signs: Signs, limits: Limits = LIMITS, unit: str = "mm") -> dict[str, str]:

@@ -22,7 +22,7 @@ class Outlines(NamedTuple):
 
     @property
     def overlap(self) -> dict[str, float]:
-        """Mean Dice of the labels that both have, from where the warp starts to where it ends.
+        """Mean Dice of the labels that both have: by the headers, before and after the warp.
 
         Raises:
             ValueError: they have none in common.
@@ -31,7 +31,8 @@ class Outlines(NamedTuple):
         if not labels:
             raise ValueError("the labels of the two images have none in common but 0")
         found = {}
-        for when, image in (("before", self.started), ("after", self.warped)):
+        ends = {"by_headers": self.moving, "before": self.started, "after": self.warped}
+        for when, image in ends.items():
             values = dice(image, self.fixed, labels)
             found[when] = sum(values.values()) / len(values)
         return found

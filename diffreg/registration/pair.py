@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffreg import __version__
 from diffreg._memory import returned_memory
 from diffreg.data.geometry import Image
-from diffreg.data.given import as_image
+from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.images import Normalization
 from diffreg.data.prepare import PairImages, Prepared, check_type, relative_spacing
 from diffreg.data.resampling import check_fill
@@ -23,7 +23,7 @@ from diffreg.losses import Objective
 from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
 from diffreg.registration.contrast import Choice, choose
 from diffreg.registration.devices import device_named
-from diffreg.registration.judgement import judged
+from diffreg.registration.judgement import judged, started
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words, provenance
 from diffreg.registration.pyramid import possible_levels
@@ -134,8 +134,7 @@ def register(
     else:
         settings = levels, iterations, progress, place
         result = _by_descent(prepared, objective, similarity or "auto", settings, ending)
-    result.metrics.update(start.metrics)
-    return Returned.of(replace(result, given=moving, start=start))
+    return Returned.of(replace(started(result, start), given=moving))
 
 
 def _check_options(network: Any, objective: Any, similarity: Any, refine: Any) -> None:
@@ -166,15 +165,12 @@ def _check_settings(
 def _images(moving: Any, fixed: Any, mask: Any, moving_mask: Any) -> PairImages:
     """What was given as images of diffreg."""
 
-    def chosen(name: str, value: Any) -> Image | None:
-        return None if value is None else as_image(name, value, label=True)
+    def chosen(image: Image, name: str, value: Any) -> Image | None:
+        return None if value is None else on_grid_of(image, name, value, label=True)
 
-    return PairImages(
-        as_image("moving", moving),
-        as_image("fixed", fixed),
-        chosen("fixed_mask", mask),
-        chosen("moving_mask", moving_mask),
-    )
+    images = as_image("moving", moving), as_image("fixed", fixed)
+    masks = chosen(images[1], "fixed_mask", mask), chosen(images[0], "moving_mask", moving_mask)
+    return PairImages(*images, *masks)
 
 
 def _have_places(*given: Any) -> bool:

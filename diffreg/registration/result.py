@@ -98,7 +98,7 @@ class Registration:
         whole = self.fixed, self.displacement, self.affine
         if self._are_points(image):
             return points_moved(np.asarray(image), *whole)
-        return applied(image, *whole, interpolation, fill)
+        return applied(image, self.prepared.as_given, *whole, interpolation, fill)
 
     def _are_points(self, image: Any) -> bool:
         """Whether an array is a list of points: an image has as many axes as the moving one."""
@@ -144,7 +144,11 @@ class Registration:
     @property
     def how(self) -> list[str]:
         """What was done beside the warp, and why: a line each."""
-        lines = [] if self.start.found is None else [f"affine start: {self.start.found.words}"]
+        lines = []
+        if self.start.found is not None:
+            words = self.start.found.words
+            words = words.replace(" mm", " pixels") if self.fixed.kind == "png" else words
+            lines.append(f"affine start: {words}")
         found = self.metrics.get("contrast")
         if found is not None:
             lines.append(

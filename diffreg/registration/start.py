@@ -54,6 +54,8 @@ def affine_start(
     Example: `affine_start(PairImages(moving, fixed)).matrix`
     """
     if isinstance(affine, np.ndarray):
+        if affine.shape == (4, 4) and not abs(np.linalg.det(affine)) > 1e-9:
+            raise ValueError("affine is singular: it takes the fixed image to a plane")
         check_affine(affine, "affine")
         matrix = affine.astype(np.float64)
         return Start(matrix, None, {"affine": {"kind": "given", "matrix": matrix.tolist()}})

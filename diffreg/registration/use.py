@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffreg.data.geometry import Image
-from diffreg.data.given import as_image, in_kind
+from diffreg.data.given import in_kind, on_grid_of
 from diffreg.data.labels import looks_like_labels
 from diffreg.data.resampling import coverage, resample_to, usual_fill
 from diffreg.fields import inversion_residual, invert, warp_points
@@ -19,6 +19,7 @@ from diffreg.ops._checks import check_choice
 
 def applied(
     image: Any,
+    moving: Image,
     fixed: Image,
     displacement: Tensor,
     affine: np.ndarray,
@@ -28,7 +29,8 @@ def applied(
     """Another image of the moving side on the fixed grid, sampled once, in the kind it was given.
 
     Args:
-        image: as `diffreg.register` takes them.
+        image: as `diffreg.register` takes them; an array lies where the moving image does.
+        moving: the moving image, by its own header.
         fixed: the fixed image.
         displacement: (1, D, *S), fixed voxels.
         affine: (4, 4), RAS mm, from the fixed image's space to the moving one's.
@@ -40,30 +42,30 @@ def applied(
     """
     if interpolation is not None:
         check_choice("interpolation", interpolation, ("linear", "nearest"))
-    given, nearest = _read(image, interpolation)
-    moving = given.placed(affine)
-    coverage(moving, fixed)
-    outside = (0.0 if nearest else usual_fill(moving)) if fill is None else fill
-    values = resample_to(moving, fixed, displacement, "nearest" if nearest else "linear", outside)
+    given, nearest = _read(image, moving, interpolation)
+    placed = given.placed(affine)
+    coverage(placed, fixed)
+    outside = (0.0 if nearest else usual_fill(placed)) if fill is None else fill
+    values = resample_to(placed, fixed, displacement, "nearest" if nearest else "linear", outside)
     return in_kind(values, fixed, image)
 
 
-def _read(image: Any, interpolation: str | None) -> tuple[Image, bool]:
+def _read(image: Any, moving: Image, interpolation: str | None) -> tuple[Image, bool]:
     """The image, and whether it is one of labels."""
     if isinstance(image, Image):
         labels = interpolation == "nearest" or (interpolation is None and looks_like_labels(image))
         return image, labels
     if interpolation == "linear":
-        return as_image("image", image), False
+        return on_grid_of(moving, "image", image), False
     try:
-        found = as_image("image", image, label=True)
+        found = on_grid_of(moving, "image", image, label=True)
     except ValueError:
         if interpolation == "nearest":
             raise
-        return as_image("image", image), False
+        return on_grid_of(moving, "image", image), False
     if interpolation == "nearest" or looks_like_labels(found):
         return found, True
-    return as_image("image", image), False
+    return on_grid_of(moving, "image", image), False
 
 
 def points_moved(
