@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,18 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 TORCH = "import torch"
+# At its end a process writes down its peak; what wait() says of a child is its parent's as well.
+TELLING = """
+import atexit
+
+def tell():
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    with open({told!r}, "w") as file:
+        file.write(lines["VmHWM"].split()[0])
+
+atexit.register(tell)
+"""
 REGISTER = """
 from diffreg.registration import pair
 register = pair.register
@@ -33,13 +44,11 @@ raise SystemExit(main({words!r}))
 
 
 def peak(code: str) -> float:
-    """Megabytes (2^20 bytes) that a fresh Python needs at most to run some code."""
-    child = subprocess.Popen([sys.executable, "-c", code])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)  # or Popen believes that it runs
-    if child.returncode:
-        raise RuntimeError(f"the process ended with status {child.returncode}")
-    return usage.ru_maxrss / 1024
+    """Megabytes (2^20 bytes) that a fresh Python holds at most while it runs some code."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "peak"
+        subprocess.run([sys.executable, "-c", TELLING.format(told=str(told)) + code], check=True)
+        return int(told.read_text()) / 1024
 
 
 def heads(folder: Path, size: tuple[int, ...]) -> list[str]:
