@@ -7,6 +7,7 @@ file, any other and a stack of pages are arrays as of an npz file.
 
 from __future__ import annotations
 
+import locale
 import os
 import re
 import tempfile
@@ -150,7 +151,7 @@ def ask(path: Path, action: Callable[[], _T]) -> _T:
     """
     failure = None
     with tempfile.TemporaryFile() as printed:
-        with _printing_into(printed.fileno()):
+        with _printing_into(printed.fileno()), _same_locale():
             try:
                 result = action()
             except (RuntimeError, MemoryError, UnicodeError) as error:
@@ -162,6 +163,16 @@ def ask(path: Path, action: Callable[[], _T]) -> _T:
         reason = " ".join("".join(c if c.isprintable() else " " for c in reason).split())
         raise ValueError(f"{path} is damaged or no such file: {reason[:_LONGEST]}") from failure
     return result
+
+
+@contextmanager
+def _same_locale() -> Iterator[None]:
+    """GDCM leaves the process in the locale C, in which Python reads text as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What SimpleITK reads: every voxel where ITK has it, and words for what is no image."""
 
+import locale
 import sys
 
 import numpy as np
@@ -14,6 +15,14 @@ from diffreg.data.manifest import read_manifest
 
 SPACING, ORIGIN = (0.7, 1.5, 3.0), (-12.5, 40.0, 7.25)
 UID = "1.2.826.0.1.3680043.2.1125.{}"
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """What writes DICOM here leaves the process in the locale C; what reads must not."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def turned(flip=False):
