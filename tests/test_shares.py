@@ -126,7 +126,7 @@ def test_torchrun_registers_what_one_process_does(folder):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("two/report.html: 5 pairs: NCC ") == 1
     assert done.stdout.count("the report follows when all ranks are done") == 1
-    assert done.stderr.count("the variational method with ncc") == 1
+    assert done.stderr.count("the variational method with what suits the contrasts") == 1
     assert (folder / "two/report.html").exists()
     assert main(["register", "pairs.csv", "-o", "one"]) == 0
     same_results("one", "two")
@@ -184,7 +184,7 @@ def test_tasks_of_an_array_are_processes_with_a_rank_each(folder):
         said.append(done.stdout)
     follows = "rank 1 of 2: 2 pairs done; the report follows when all ranks are done\n"
     assert said[0] == follows
-    assert said[1].endswith("two/report.html: 5 pairs, variational, ncc\n")
+    assert said[1].endswith("two/report.html: 5 pairs, variational, auto\n")
 
 
 # one after the other
