@@ -169,3 +169,17 @@ def test_a_volumes_displacement_is_not_certified_yet(registered, capsys):
     assert main(["certify", field]) == 2
     said = capsys.readouterr().err
     assert f"{field} is a volume's: volumes cannot be certified yet" in said
+
+
+def test_labels_that_part_are_warned_of(tmp_path):
+    """The images agree, and an affine map led the labels away."""
+    image = diffreg.image(head(), AFFINE)
+    away = np.eye(4)
+    away[0, 3] = 9
+    result = diffreg.register(image, image, affine=away, levels=1, iterations=1, similarity="ncc")
+    labels = diffreg.image((head() > 120).astype(np.int16), AFFINE, label=True)
+    saved = result.save(tmp_path / "out", report=False, labels=(labels, labels))
+    assert saved.metrics["dice"]["by_headers"] == 1 > saved.metrics["dice"]["after"]
+    again = saved.save(tmp_path / "out", report=False, labels=(labels, labels))
+    parted = [w for w in again.warnings if "overlap less than by the headers" in w]
+    assert len(parted) == 1 and result.warnings == [w for w in again.warnings if w not in parted]

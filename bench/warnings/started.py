@@ -21,6 +21,7 @@ from signs_of_pairs import COUNT, FAILED_MM, FAILED_VOXELS, error_of, registered
 from study import SEED
 
 from diffreg.data.geometry import Image
+from diffreg.evaluation.measures import whole_displacement
 from diffreg.losses import usual_objective
 from diffreg.registration import register
 from diffreg.registration.result import Registration
@@ -32,16 +33,6 @@ def started(moving: Image, fixed: Image, similarity: str) -> Registration:
     """Registered with an affine start."""
     goal = usual_objective(similarity)
     return register(moving, fixed, objective=goal, affine="affine", device="cpu")
-
-
-def whole(result: Registration) -> torch.Tensor:
-    """Affine and displacement as one displacement (1, 2, *S), fixed voxels."""
-    place = result.fixed.affine
-    matrix = torch.from_numpy(np.linalg.inv(place) @ result.affine @ place)[:2][:, [0, 1, 3]]
-    axes = [torch.arange(n, dtype=torch.float64) for n in result.fixed.shape]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    there = torch.einsum("dk,kij->dij", matrix[:, :2], grid + result.displacement[0].double())
-    return (there + matrix[:, 2, None, None] - grid)[None].float()
 
 
 def misplaced(pairs: list[Aligned]) -> Iterator[dict]:
@@ -56,7 +47,8 @@ def misplaced(pairs: list[Aligned]) -> Iterator[dict]:
         found = misaligned(pair, truth, random)
         result = started(found.moving, found.fixed, pair.similarity)
         given = replace(result.prepared, moving=found.moving)
-        in_one = replace(result, displacement=whole(result), prepared=given)
+        whole = whole_displacement(result, result.displacement)
+        in_one = replace(result, displacement=whole.float(), prepared=given)
         error = error_of(in_one, found.truth)
         voxel = float(np.mean(found.fixed.spacing))
         limit = FAILED_VOXELS

@@ -251,7 +251,7 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "slices whose headers do not say that they are aligned; kept only where it fits better)",
     )
     command.add_argument(
-        "--search", action="store_true", help="look for turns by more than 30 degrees as well"
+        "--search", action="store_true", help="look for any turn, from hundreds of starts (24)"
     )
     _add_device(command)
     command.add_argument(

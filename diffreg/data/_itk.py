@@ -23,7 +23,7 @@ from diffreg._extras import require
 from diffreg.data import _npz, _png
 from diffreg.data._limits import check_claim
 from diffreg.data._nifti import part_of
-from diffreg.data.grid import check_affine
+from diffreg.data.grid import LPS, check_affine
 
 _PICTURES = {
     **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
@@ -40,7 +40,6 @@ _HEAD, _END, _LINE = 2**20, re.compile(rb"\r?\n\r?\n|ElementDataFile.*\n"), 500
 _BINARY = re.compile(rb"(?m)^BinaryData *= *(True|true|TRUE|1)\s*$")
 # The header of a file whose numbers are in another one.
 _DETACHED = re.compile(rb"(?im)^(data ?file:|ElementDataFile *=(?! *LOCAL))")
-_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # of LPS
 _LONGEST = 200  # letters of what ITK says
 _T = TypeVar("_T")
 
@@ -68,8 +67,8 @@ def shape_of(path: Path) -> tuple[int, ...]:
     return tuple(open_itk(path).GetSize())
 
 
-def affine_of(reader: Any, path: Path) -> np.ndarray:
-    """(4, 4), voxel -> RAS mm; a 2-D file lies in the world's x-y plane."""
+def affine_of(reader: Any, path: Path | str) -> np.ndarray:
+    """(4, 4), voxel -> RAS mm, of a reader or image; what is 2-D lies in the x-y plane."""
     axes = len(reader.GetSize())
     direction = np.array(reader.GetDirection()).reshape(axes, axes)
     if axes == 4 and (direction[3, :3].any() or direction[:3, 3].any()):
@@ -78,7 +77,7 @@ def affine_of(reader: Any, path: Path) -> np.ndarray:
     affine = np.eye(4)
     affine[:space, :space] = direction[:space, :space] * reader.GetSpacing()[:space]
     affine[:space, 3] = reader.GetOrigin()[:space]
-    affine = _RAS @ affine
+    affine = LPS @ affine
     check_affine(affine, str(path))
     return affine
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg._files import replacing
+from diffreg.data.grid import LPS
 
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LARGEST = 2**16  # bytes; such a file has some 200
 
 
@@ -47,7 +47,7 @@ def write_affine(path: str | Path, world: np.ndarray, is_flat: bool = False) -> 
     _check_ending(path)
     dimensions = 2 if is_flat else 3
     kept = [*range(dimensions), 3]
-    itk = (_LPS @ world @ _LPS)[np.ix_(kept, kept)]
+    itk = (LPS @ world @ LPS)[np.ix_(kept, kept)]
     numbers = np.concatenate([itk[:-1, :-1].ravel(), itk[:-1, -1]])[:, None]
     name = f"AffineTransform_double_{dimensions}_{dimensions}"
     buffer = io.BytesIO()
@@ -102,7 +102,7 @@ def _world(path: Path, numbers: np.ndarray, centre: np.ndarray | None, n: int) -
         raise ValueError(f"{path} holds a map that is singular, or numbers that are not finite")
     itk = np.eye(4)
     itk[:n, :n], itk[:n, 3] = matrix, shift + centre - matrix @ centre
-    return _LPS @ itk @ _LPS
+    return LPS @ itk @ LPS
 
 
 def _check_ending(path: Path) -> None:

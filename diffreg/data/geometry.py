@@ -104,7 +104,7 @@ class Image:
         return Grid(self.shape, self.affine, self.name, self.is_flat)
 
     def on(self, grid: Grid) -> Image:
-        """An image of zeros on a grid, of this one's kind; it takes no memory."""
+        """An image of zeros on a grid, of this one's kind; its numbers take no memory."""
         data = torch.zeros(()).expand(1, 1, *grid.size)
         return replace(self, data=data, affine=grid.affine, valid=None)
 

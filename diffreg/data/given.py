@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data import _nifti
+from diffreg.data import _itk, _nifti
 from diffreg.data._forms import affine_of
 from diffreg.data.geometry import Image
+from diffreg.data.grid import LPS
 from diffreg.data.images import from_array, read_image
 
 TAKEN = (
     "a path, a diffreg Image, a numpy array, a torch tensor, a nibabel image, a SimpleITK image or "
     "an ants image"
 )
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def image(
@@ -189,10 +189,8 @@ def _from_itk(name: str, data: Any, label: bool) -> Image:
     itk = sys.modules["SimpleITK"]
     if data.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"{name} has several numbers a voxel; one is needed")
-    n = data.GetDimension()
-    linear = np.array(data.GetDirection()).reshape(n, n) * data.GetSpacing()
     array = itk.GetArrayFromImage(data).transpose()
-    return from_array(array, _ras(linear, data.GetOrigin()), name, label)
+    return from_array(array, _itk.affine_of(data, name), name, label)
 
 
 def _ras(linear: np.ndarray, origin: Sequence[float]) -> np.ndarray:
@@ -200,12 +198,12 @@ def _ras(linear: np.ndarray, origin: Sequence[float]) -> np.ndarray:
     affine = np.eye(4)
     n = len(linear)
     affine[:n, :n], affine[:n, 3] = linear, origin
-    return _LPS @ affine
+    return LPS @ affine
 
 
 def _lps(grid: Image) -> tuple[np.ndarray, list[float], np.ndarray]:
     """Directions, spacing and origin in LPS of three axes, or two of a 2-D file."""
-    affine = _LPS @ grid.affine
+    affine = LPS @ grid.affine
     n = 2 if grid.is_flat else 3
     linear = affine[:n, :n]
     spacing = np.linalg.norm(linear, axis=0)

@@ -11,6 +11,8 @@ from itertools import product
 
 import numpy as np
 
+# Between RAS and LPS, (4, 4): its own inverse.
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # How far two planes may be tilted to each other and still be taken for one (degrees).
 _TILT = 1.0
 

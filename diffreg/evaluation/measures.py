@@ -99,7 +99,7 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
         if pair.true_displacement is not None:
             true, grid = read_displacement(pair.true_displacement)
             check_grid(grid, result.fixed)
-            whole = _whole(result, u)
+            whole = whole_displacement(result, u)
             values["end_point_error"] = metrics.end_point_error(whole, true, result.fixed.spacing)
         record |= {f"{name}_{when}": value for name, value in values.items()}
     if not record.get("missing_labels_before") and not record.get("missing_labels_after"):
@@ -114,11 +114,20 @@ def measure_pair(pair: Pair, result: Registration, one_contrast: bool = True) ->
     return record
 
 
-def _whole(result: Registration, displacement: Tensor) -> Tensor:
-    """Displacement and affine map as one displacement (1, D, *S), fixed voxels.
+def whole_displacement(result: Registration, displacement: Tensor) -> Tensor:
+    """Displacement and affine map as one.
 
     p + whole(p) lies, by the header that the moving image came with, where the affine map leads
     p + u(p).
+
+    Args:
+        result: gives the map.
+        displacement: (1, D, *S) u, fixed voxels, such as the result's.
+
+    Returns:
+        (1, D, *S), fixed voxels.
+
+    Example: `whole_displacement(result, result.displacement)`
     """
     if np.array_equal(result.affine, np.eye(4)):
         return displacement

@@ -30,7 +30,7 @@ from diffreg.registration.folders import (
     images_of,
 )
 from diffreg.registration.judgement import judged
-from diffreg.registration.outlines import outlines_of
+from diffreg.registration.outlines import fallen, outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
 
@@ -87,6 +87,8 @@ def write_registration(
         outlines = None if labels is None else outlines_of(result, *labels)
         if outlines is not None:
             result.metrics["dice"] = outlines.overlap
+            said = [*result.metrics["warnings"], *fallen(outlines.overlap)]
+            result.metrics["warnings"] = list(dict.fromkeys(said))  # saved again, said once
         images = images_of(result.moving, result.fixed, out)
         named = {"images": images} if images else {}
         write_json(folder / METRICS, {**result.metrics, **named, **(more or {})})

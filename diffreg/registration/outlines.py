@@ -38,6 +38,25 @@ class Outlines(NamedTuple):
         return found
 
 
+def fallen(overlap: dict[str, float]) -> list[str]:
+    """A sentence where labels overlap less in the end than by the headers alone.
+
+    Args:
+        overlap: as `Outlines.overlap`.
+
+    Example:
+        >>> from diffreg.registration.outlines import fallen
+        >>> fallen({"by_headers": 0.5, "before": 0.6, "after": 0.8})
+        []
+    """
+    if overlap["after"] >= overlap["by_headers"]:
+        return []
+    return [
+        "The labels overlap less than by the headers alone: mean Dice "
+        f"{overlap['by_headers']:.3f} there, {overlap['after']:.3f} in the end."
+    ]
+
+
 def outlines_of(result: Registration, moving: Image, fixed: Image) -> Outlines:
     """The labels of a registered pair.
 
