@@ -1,6 +1,6 @@
 """Displacements in voxels: compose, integrate, invert; certify, repair; warp labels, points."""
 
-from diffreg.fields.certificate import FoldCertificate, fold_certificate, largest_safe_scale
+from diffreg.fields.certificate import FoldCertificate, fold_certificate
 from diffreg.fields.composition import (
     compose,
     identity_grid,
@@ -12,6 +12,7 @@ from diffreg.fields.composition import (
 )
 from diffreg.fields.labels import warp_labels
 from diffreg.fields.repair import Repair, make_diffeomorphic
+from diffreg.fields.safe_scale import largest_safe_scale
 
 __all__ = [
     "FoldCertificate",

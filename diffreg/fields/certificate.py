@@ -1,21 +1,24 @@
-"""Whether a displacement folds: exactly, for the continuous bilinear map that `warp` samples.
+"""Whether a displacement folds: exactly, for the continuous map, linear between voxels, of `warp`.
 
-On a bilinear cell the Jacobian determinant is affine, so that its four corners tell all of it.
-Where all are positive and the image of the grid's border is a simple polygon that runs the right
-way round, the map is a homeomorphism onto what the polygon encloses.
+On a bilinear cell the Jacobian determinant is affine, so that its four corners tell all of it; of a
+trilinear one `trilinear` says what it does inside. Where it is positive in all cells and the border
+is mapped one to one, the map is a homeomorphism onto its image: of an image the border's image must
+be a simple polygon, and a volume gets a collar around which nothing moves.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from diffreg.fields.polygon import crossing_edges, signed_area
+from diffreg.fields.trilinear import collar_unfolds, folded_volume, judged
 from diffreg.ops import jacobian_determinant
-from diffreg.ops._checks import check_displacement, check_flat
+from diffreg.ops._checks import check_displacement
+from diffreg.ops._flat_axis import flat_axis, without_axis
 
 # Of the corners' determinants in double: 8 u ((1 + |s|)(1 + |t|) + |b c|), s, t, b, c the
 # differences of the displacement along the axes, bounds what six operations round off.
@@ -27,23 +30,35 @@ class FoldCertificate:
     """What is known of phi = id + u, for all points of the grid's cells.
 
     Args:
-        smallest_determinant: of the Jacobian, in double; it is taken at the corner of a cell.
-        where: that corner, in voxels.
+        smallest_determinant: of the Jacobian, in double; of an image it is exact, and taken at the
+            corner of a cell; of a volume it is the smallest that was found.
+        where: that place, in voxels; of a volume it may lie inside a cell.
         cells: how many the grid has.
         folded_cells: those with a determinant that is not above `threshold`, or within its rounding
-            bound of it.
+            bound of it; and the undecided ones.
         threshold: of the determinant.
-        boundary_injective: whether the image of the grid's border is a simple polygon.
-        boundary_oriented: whether that runs round as the border does; it does where no cell folds.
+        boundary_injective: whether the border is mapped one to one: its image is a simple polygon,
+            or the volume has a collar. Of a volume that folds no collar is looked for.
+        boundary_oriented: whether the border's image runs round as the border does; it does where
+            no cell folds. Of a volume that folds it is not looked at.
+        determinant_bound: what no determinant is below; beside `smallest_determinant` a bracket.
+        undecided_cells: of a volume, those of which so many halvings do not tell.
+        folded_inside: of a volume, folded cells whose eight corners are all above the threshold.
+        folded_volume: in voxels, what of the grid has a determinant not above the threshold, by 64
+            points in each folded cell; of an image 16.
     """
 
     smallest_determinant: float
-    where: tuple[int, int]
+    where: tuple[float, ...]
     cells: int
     folded_cells: int
     threshold: float
     boundary_injective: bool
     boundary_oriented: bool
+    determinant_bound: float
+    undecided_cells: int
+    folded_inside: int
+    folded_volume: float
 
     @property
     def folded_share(self) -> float:
@@ -63,25 +78,42 @@ class FoldCertificate:
         return "homeomorphism" if self.boundary_injective else "locally unfolded"
 
     def __str__(self) -> str:
-        place = f"smallest determinant {self.smallest_determinant:.4g} at voxel {self.where}"
+        at = ", ".join(f"{index:.8g}" for index in self.where)
+        place = f"smallest determinant {self.smallest_determinant:.4g} at voxel ({at})"
         if self.folded_cells:
             share = f"{self.folded_cells} of {self.cells} cells ({100 * self.folded_share:.3g} %)"
             limit = f" below {self.threshold:g}" if self.threshold else ""
-            return f"folded: {share} have a determinant{limit or ' of 0 or less'}; {place}"
+            have = f"have a determinant{limit or ' of 0 or less'}{self._of_those}"
+            return f"folded: {share} {have}; {place}"
         if self.passes:
             return f"homeomorphism: no cell folds and the border is mapped one to one; {place}"
-        return f"locally unfolded: no cell folds, but the border's image crosses itself; {place}"
+        why = (
+            "the border's image crosses itself"
+            if len(self.where) == 2
+            else "no collar shows that the border is mapped one to one"
+        )
+        return f"locally unfolded: no cell folds, but {why}; {place}"
+
+    @property
+    def _of_those(self) -> str:
+        """Of a volume's folded cells, which ones other tests overlook, and which may be none."""
+        kinds = ((self.folded_inside, "inside only"), (self.undecided_cells, "undecided"))
+        return "".join(f", {count} {words}" for count, words in kinds if count)
 
 
 def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> FoldCertificate:
     """Certifies a displacement, or says where it folds.
 
-    Exact for the bilinear map of the values as they are stored: determinants are computed in
-    double, and one within its rounding bound of the threshold counts as failing; the border's
-    intersections are decided exactly.
+    Exact for the map, linear between voxels, of the values as they are stored: determinants are
+    computed in double, and one within its rounding bound of the threshold counts as failing; the
+    intersections of an image's border are decided exactly. Of a volume each cell is unfolded,
+    folded at a point that was found, or undecided after eight halvings, which counts as folded;
+    and that its border is mapped one to one is shown by a collar, where it is shown.
 
     Args:
-        displacement: (1, D, *S), voxels, any floating dtype. D = 2, two voxels an axis at least.
+        displacement: (1, D, *S), voxels, any floating dtype, on the CPU or a GPU. D = 2 or 3, two
+            voxels an axis at least; but a volume of one plane is an image, whose displacement
+            across that plane does not matter.
         threshold: what determinants must exceed.
 
     Returns:
@@ -91,8 +123,10 @@ def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> Fold
         TypeError, ValueError: not one field, values that are not finite, or a negative threshold.
 
     Source:
-        The determinant of a bilinear cell is affine; a local homeomorphism of a disc that is
-        injective on the border is one (for example Lipman 2014, theorem 1).
+        The determinant of a bilinear cell is affine; of a trilinear one Bernstein coefficients
+        bound it (Johnen, Remacle and Geuzaine 2013). A local homeomorphism of a disc that is
+        injective on the border is one (for example Lipman 2014, theorem 1). For cells that meet at
+        edges and vertices Scholtes 1996, for the whole docs/folding.md.
 
     Example:
         >>> import torch
@@ -103,13 +137,43 @@ def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> Fold
     u = _one_field(displacement)
     if not 0 <= threshold < math.inf:
         raise ValueError(f"threshold must be finite and not negative, got {threshold}")
+    if u.ndim == 5:
+        return _certified_volume(u, threshold)
+    found = _certified_image(u.double(), threshold)
+    axis = flat_axis(displacement)
+    if axis is None:
+        return found
+    return replace(found, where=(*found.where[:axis], 0, *found.where[axis:]))
+
+
+def _certified_volume(u: torch.Tensor, threshold: float) -> FoldCertificate:
+    found = judged(u, threshold)
+    folded = int(found.folded.sum())
+    unfolds = folded == 0 and collar_unfolds(u)
+    return FoldCertificate(
+        smallest_determinant=found.smallest,
+        where=found.where,
+        cells=found.folded.numel(),
+        folded_cells=folded,
+        threshold=threshold,
+        boundary_injective=unfolds,
+        boundary_oriented=folded == 0,
+        determinant_bound=found.bound,
+        undecided_cells=int(found.undecided.sum()),
+        folded_inside=int(found.inside.sum()),
+        folded_volume=folded_volume(u, found.folded, threshold),
+    )
+
+
+def _certified_image(u: torch.Tensor, threshold: float) -> FoldCertificate:
     corners = jacobian_determinant(u)[0]  # (4, H - 1, W - 1), corner a + 2 b at vertex (a, b)
     smallest = corners.amin(0)
     value, place = smallest.flatten().min(0)
     row, column = divmod(int(place), smallest.shape[1])
     corner = int(corners[:, row, column].argmin())
     ring = border(u[0].cpu())
-    folded = int(failing_cells(u, corners, threshold).sum())
+    fails = failing_cells(u, corners, threshold)
+    folded = int(fails.sum())
     return FoldCertificate(
         smallest_determinant=float(value),
         where=(row + corner % 2, column + corner // 2),
@@ -119,7 +183,25 @@ def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> Fold
         boundary_injective=not len(crossing_edges(*ring)),
         # What the border encloses, with its sign, is the integral of the determinant.
         boundary_oriented=folded == 0 or signed_area(ring[0] + ring[1]) > 0,
+        determinant_bound=float(value) - _largest_error(u),
+        undecided_cells=0,
+        folded_inside=0,
+        folded_volume=_folded_area(corners[:, fails], threshold),
     )
+
+
+def _folded_area(corners: torch.Tensor, threshold: float) -> float:
+    """Of folded cells (4, cells), by 16 points in each."""
+    t = (torch.arange(4).to(corners) + 0.5) / 4
+    basis = torch.stack([1 - t, t])  # of the corners along one axis
+    values = torch.einsum("bac,ai,bj->cij", corners.reshape(2, 2, -1), basis, basis)
+    return int((~(values > threshold)).sum()) / 16
+
+
+def _largest_error(u: torch.Tensor) -> float:
+    """The rounding bound of every determinant of an image."""
+    reach = 2 * u.abs().max()  # of all differences
+    return float(_ROUNDING * ((1 + reach) ** 2 + reach**2))
 
 
 def failing_cells(u: torch.Tensor, corners: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -130,9 +212,9 @@ def failing_cells(u: torch.Tensor, corners: torch.Tensor, threshold: float) -> t
         corners: its determinants, (4, H - 1, W - 1).
         threshold: what they must exceed.
     """
-    reach = 2 * u.abs().max()  # of all differences
-    bound = _ROUNDING * ((1 + reach) ** 2 + reach**2)
-    doubtful = ~(corners.amin(0) > threshold + bound)  # NaN, of values beyond all measure, too
+    doubtful = ~(
+        corners.amin(0) > threshold + _largest_error(u)
+    )  # NaN, of values beyond all measure, too
     if bool(doubtful.any()):
         i, j = doubtful.nonzero(as_tuple=True)
         own = _ROUNDING * _magnitudes(u[0], i, j)
@@ -164,72 +246,19 @@ def border(u: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return ring.astype(np.float64), u.numpy()[:, ring[:, 0], ring[:, 1]].T
 
 
-def largest_safe_scale(
-    displacement: torch.Tensor, threshold: float = 0.0, limit: float = math.inf
-) -> float:
-    """Supremum of the t up to `limit` such that no s u, s < t, has a determinant of `threshold`.
-
-    Connected to 0: u = -2 x folds as it grows and unfolds again beyond, which does not count.
-
-    Args:
-        displacement: (1, D, *S), voxels, any floating dtype. D = 2, two voxels an axis at least.
-        threshold: in [0, 1).
-        limit: largest scale of interest.
-
-    Returns:
-        The scale, in double; at least 0, infinite where nothing ever folds and no limit is given.
-
-    Raises:
-        TypeError, ValueError: as `fold_certificate`, or a threshold or limit out of range.
-
-    Example:
-        >>> import torch
-        >>> from diffreg.fields import identity_grid, largest_safe_scale
-        >>> largest_safe_scale(-2 * identity_grid((8, 8)))
-        0.5
-    """
-    u = _one_field(displacement)
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-    if not limit > 0:
-        raise ValueError(f"limit must be positive, got {limit}")
-    # J(t) = 1 + B t + C t^2 at each corner, C the determinant of the differences alone.
-    along_0, along_1 = torch.diff(u[0], dim=1), torch.diff(u[0], dim=2)
-    scale = limit
-    for a in (0, 1):
-        for b in (0, 1):
-            e = along_0[:, :, b : b + along_1.shape[2]]
-            f = along_1[:, a : a + along_0.shape[1], :]
-            first, second = e[0] + f[1], e[0] * f[1] - e[1] * f[0]
-            product = 4 * second * (1 - threshold)
-            inside = first**2 - product
-            # A double root, which touches and does not cross, counts, and rounding may hide it.
-            real = inside >= -_ROUNDING * (first**2 + product.abs())
-            root = inside.clamp(min=0).sqrt()
-            # Of the two forms of the smallest positive root the one without cancellation.
-            falls, bends = (
-                real & (first <= 0) & (root - first > 0),
-                real & (first > 0) & (second < 0),
-            )
-            for crosses, at in (
-                (falls, 2 * (1 - threshold) / (root - first)),
-                (bends, (first + root) / (-2 * second)),
-            ):
-                if bool(crosses.any()):
-                    scale = min(scale, float(at[crosses].min()))
-    return scale
-
-
 def _one_field(displacement: torch.Tensor) -> torch.Tensor:
-    """(1, 2, H, W) in double, detached."""
+    """(1, D, *S), detached; of a volume of one plane the image."""
     check_displacement(displacement)
-    check_flat("displacement", displacement, "the certificate")
     shape = list(displacement.shape)
-    if shape[0] != 1 or min(shape[2:]) < 2:
+    u = displacement.detach()
+    axis = flat_axis(u)
+    if u.ndim == 5 and axis is not None:
+        u = without_axis(u, axis)
+    if shape[0] != 1 or min(u.shape[2:]) < 2:
         raise ValueError(
-            f"displacement must be one field (1, 2, H, W) of at least 2 voxels an axis, got {shape}"
+            "displacement must be one field (1, 2, H, W) or (1, 3, Z, H, W) of at least 2 voxels "
+            f"an axis, but one of a volume's, got {shape}"
         )
-    u = displacement.detach().to(torch.float64).contiguous()
     if not bool(torch.isfinite(u).all()):
         raise ValueError("displacement must be finite; it holds values that are NaN or infinite")
-    return u
+    return u.contiguous()

@@ -19,10 +19,11 @@ from diffreg.fields.certificate import (
     _one_field,
     border,
     fold_certificate,
-    largest_safe_scale,
 )
 from diffreg.fields.polygon import crossing_edges
+from diffreg.fields.safe_scale import largest_safe_scale
 from diffreg.ops import jacobian_determinant
+from diffreg.ops._checks import check_displacement, check_flat
 
 _SWEEPS = 400  # of one attempt, which ends where _PATIENCE of them close less than half the gap
 _PATIENCE = 40
@@ -81,10 +82,12 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
+    check_displacement(displacement)
+    check_flat("displacement", displacement, "the repair")
     before = fold_certificate(displacement, threshold)
     if before.passes:
         return Repair(displacement, 0, 0.0, 0.0, before, before)
-    original = _one_field(displacement)
+    original = _one_field(displacement).double()
     spacing = torch.finfo(displacement.dtype).eps * float(original.abs().max())
     target = threshold + min(max(_MARGIN, 8 * spacing), 0.5) * (1 - threshold)
     start = original.numpy()[0].copy()

@@ -1,0 +1,207 @@
+"""Which cells of a volume fold: bounds of all, and halving where those do not tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from diffreg.fields.bernstein import (
+    CORNERS,
+    ENDS,
+    at_points,
+    coefficients,
+    differences,
+    halved,
+    magnitudes,
+    rounding,
+    unravelled,
+)
+from diffreg.ops import jacobian_determinant
+
+# How often a cell is halved before it is undecided, and how many parts there may be of a block of
+# cells: a determinant that all but touches the threshold along a surface leaves very many.
+DEPTH = 8
+_BLOCK = 4096
+_PARTS = 65536
+# How near the bracket of the smallest determinant comes where the parts last.
+_NEAR = 1e-5
+# What `jacobian_determinant` is given at once.
+_PLANES = 8
+# Widths of the collar that are tried, from that of the largest displacement of the border.
+_WIDTHS = 6
+
+
+class Judgement(NamedTuple):
+    """What is known of a volume's cells."""
+
+    folded: torch.Tensor  # *(S - 1), bool; the undecided too
+    undecided: torch.Tensor  # *(S - 1), bool
+    inside: torch.Tensor  # *(S - 1), bool: folded, though the eight corners are not
+    smallest: float  # the smallest determinant that was found
+    where: tuple[float, ...]  # there, in voxels
+    bound: float  # what no determinant is below
+
+
+def judged(u: torch.Tensor, threshold: float) -> Judgement:
+    """Every cell of a volume: does its determinant exceed the threshold in all of it?
+
+    Args:
+        u: (1, 3, *S), any floating dtype, contiguous, two voxels an axis at least.
+        threshold: of the determinant.
+    """
+    bounds, corners = _screened(u)
+    error = _largest_error(u)
+    at_corners = ~(corners > threshold)  # NaN, of values beyond all measure, too
+    search = _Search(u, threshold, corners, at_corners.clone())
+    open_ = ~(bounds > threshold + error) & ~at_corners | (bounds < search.smallest - _NEAR)
+    search.bound = float(torch.where(open_, math.inf, bounds).min()) - error
+    cells = open_.nonzero()[:, 0]
+    for block in cells[bounds[cells].argsort()].split(_BLOCK):
+        search.examine(block)
+    folded = search.folded | search.undecided
+    inside = search.folded & ~at_corners
+    shape = [n - 1 for n in u.shape[2:]]
+    return Judgement(
+        folded.reshape(shape),
+        search.undecided.reshape(shape),
+        inside.reshape(shape),
+        search.smallest,
+        search.where,
+        -math.inf if math.isnan(search.bound) else search.bound,
+    )
+
+
+def _largest_error(u: torch.Tensor) -> float:
+    """The rounding bound of every coefficient: the permanent of edges as long as they may be."""
+    reach = (u.amax((2, 3, 4)).double() - u.amin((2, 3, 4)).double()).max()
+    return float(rounding() * ((1 + reach) ** 3 + 3 * (1 + reach) * reach**2 + 2 * reach**3))
+
+
+def _screened(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every cell the smallest Bernstein coefficient and the smallest corner, (cells,)."""
+    parts = [u[:, :, z : z + _PLANES + 1] for z in range(0, u.shape[2] - 1, _PLANES)]
+    found = [
+        torch.cat([jacobian_determinant(part.double(), which)[0].flatten() for part in parts])
+        for which in ("bound", "min")
+    ]
+    return found[0], found[1]
+
+
+class _Parts(NamedTuple):
+    """Parts of cells."""
+
+    found: torch.Tensor  # (P, 27), the determinant's coefficients
+    cell: torch.Tensor  # (P,)
+    origin: torch.Tensor  # (P, 3), voxels
+    magnitude: torch.Tensor  # (P,)
+
+    def chosen(self, which: torch.Tensor) -> _Parts:
+        return _Parts(*(each[which] for each in self))
+
+    def halved(self, length: float) -> _Parts:
+        """Eight of each, of that length."""
+        cell, magnitude = (each.repeat_interleave(8) for each in (self.cell, self.magnitude))
+        origin = (self.origin[:, None] + length * ENDS.to(self.origin)).reshape(-1, 3)
+        return _Parts(halved(self.found).reshape(-1, 27), cell, origin, magnitude)
+
+
+class _Search:
+    """Halves cells until each is decided and the smallest determinant is bracketed."""
+
+    def __init__(
+        self, u: torch.Tensor, threshold: float, corners: torch.Tensor, folded: torch.Tensor
+    ) -> None:
+        self.u, self.threshold = u, threshold
+        self.folded, self.undecided = folded, torch.zeros_like(folded)
+        self.smallest, self.where, self.bound = math.inf, (0.0, 0.0, 0.0), math.inf
+        self._look(self._whole(corners.argmin()[None]), 1.0)
+
+    def examine(self, cells: torch.Tensor) -> None:
+        """Decides cells (K,), given by number."""
+        parts, length = self._whole(cells), 1.0
+        for halvings in range(DEPTH + 1):
+            if not len(parts.cell):
+                return
+            error = rounding(halvings) * parts.magnitude
+            corner = self._look(parts, length)
+            self.folded[parts.cell[~(corner > self.threshold + error)]] = True
+            bound = parts.found.amin(1)
+            open_ = ~(bound > self.threshold + error) & ~self.folded[parts.cell]
+            further = open_ | (bound < self.smallest - _NEAR)
+            last = halvings == DEPTH or int(further.sum()) > _PARTS
+            settled = torch.ones_like(further) if last else ~further
+            if bool(settled.any()):
+                self.bound = min(self.bound, float((bound - error)[settled].min()))
+            if last:
+                self.undecided[parts.cell[open_]] = True
+                return
+            parts, length = parts.chosen(further).halved(length / 2), length / 2
+
+    def _whole(self, cells: torch.Tensor) -> _Parts:
+        along = differences(self.u, cells)
+        origin = torch.stack(unravelled(cells, self.u), 1).double()
+        return _Parts(coefficients(along), cells, origin, magnitudes(along))
+
+    def _look(self, parts: _Parts, length: float) -> torch.Tensor:
+        """The smallest corner of each part (P,), the smallest of all being kept."""
+        smallest, corner = parts.found[:, CORNERS].min(1)
+        value, part = smallest.min(0)
+        if not float(value) >= self.smallest:
+            self.smallest = float(value)
+            where = parts.origin[part] + length * ENDS.to(parts.origin)[corner[part]]
+            self.where = tuple(where.tolist())
+        return smallest
+
+
+def folded_volume(u: torch.Tensor, folded: torch.Tensor, threshold: float) -> float:
+    """In how many voxels the determinant does not exceed the threshold, by 64 points a cell.
+
+    Args:
+        u: as in `judged`.
+        folded: *(S - 1), bool: the cells to look at.
+        threshold: of the determinant.
+    """
+    count = 0
+    for cells in folded.flatten().nonzero()[:, 0].split(_BLOCK):
+        count += int((~(at_points(coefficients(differences(u, cells)), 4) > threshold)).sum())
+    return count / 64
+
+
+def collar_unfolds(u: torch.Tensor) -> bool:
+    """Whether a collar is found over which the border's displacement goes to 0 and nothing folds.
+
+    A collar is one cell thick: its cells are w voxels long. Before they are stretched to that they
+    are cells of a grid with one more voxel on each side, where stretching is a displacement.
+
+    Args:
+        u: as in `judged`.
+    """
+    faces = (u.select(2 + k, end).abs().max() for k in range(3) for end in (0, -1))
+    largest = float(torch.stack(list(faces)).max())
+    if not largest < 2**40:
+        return False
+    first = 2.0 ** max(0, math.ceil(math.log2(max(largest, 1))))
+    return any(
+        all(not bool(judged(slab, 0.0).folded.any()) for slab in _collar(u, first * 2**k))
+        for k in range(_WIDTHS)
+    )
+
+
+def _collar(u: torch.Tensor, width: float) -> Iterator[torch.Tensor]:
+    """The collar's six sides, (1, 3, *S + 2) but 2 voxels thick."""
+    for axis in range(3):
+        for upper in (False, True):
+            face = u.narrow(2 + axis, u.shape[2 + axis] - 1 if upper else 0, 1).double()
+            pads = [[1, 1], [1, 1], [1, 1]]
+            pads[axis] = [0, 1] if upper else [1, 0]
+            slab = F.pad(face, [*pads[2], *pads[1], *pads[0]])
+            for k in range(3):
+                if pads[k][0]:
+                    slab[:, k].narrow(1 + k, 0, 1).sub_(width - 1)
+                if pads[k][1]:
+                    slab[:, k].narrow(1 + k, slab.shape[2 + k] - 1, 1).add_(width - 1)
+            yield slab
