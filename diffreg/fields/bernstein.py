@@ -16,6 +16,7 @@ CORNERS = [9 * i + 3 * j + k for i, j, k in itertools.product((0, 2), repeat=3)]
 # Those corners, and the eight parts of a cell, in parts of its length (8, 3).
 ENDS = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64)
 _UNIT = 2.0**-53
+_Vector = tuple[torch.Tensor, ...]
 # Vertex a + 2 b + 4 c of a cell: the lower ends of the four edges along each axis.
 _LOW = [[0, 2, 4, 6], [0, 1, 4, 5], [0, 1, 2, 3]]
 
@@ -74,9 +75,32 @@ def magnitudes(along: torch.Tensor) -> torch.Tensor:
 
     The permanent of the largest edges: unit vectors plus the absolute differences.
     """
-    e, f, g = (along.abs().amax(2) + torch.eye(3).to(along)).unbind(1)
-    minors = f.roll(-1, 1) * g.roll(-2, 1) + f.roll(-2, 1) * g.roll(-1, 1)
-    return (e * minors).sum(1)
+    return 1 + magnitude_orders(along).sum(1)
+
+
+def orders(along: torch.Tensor) -> torch.Tensor:
+    """B, C and D of the coefficients of phi = id + s u, 1 + B s + C s^2 + D s^3: (K, 3, 27)."""
+    e, f, g = along[:, 0, :, None, None], along[:, 1, None, :, None], along[:, 2, None, None]
+    found = _orders(e.unbind(-1), f.unbind(-1), g.unbind(-1), -1)
+    return torch.stack([means(order.expand(-1, 4, 4, 4)) for order in found], 1)
+
+
+def magnitude_orders(along: torch.Tensor) -> torch.Tensor:
+    """The same of `magnitudes`, (K, 3)."""
+    e, f, g = along.abs().amax(2).unbind(1)
+    return torch.stack(_orders(e.unbind(1), f.unbind(1), g.unbind(1), 1), 1)
+
+
+def _orders(e: _Vector, f: _Vector, g: _Vector, sign: int) -> list[torch.Tensor]:
+    """Of det(I + s (e f g)), given the components of the vectors; for +1 of the permanent."""
+    minors = [
+        e[0] * f[1] + sign * e[1] * f[0],
+        f[1] * g[2] + sign * f[2] * g[1],
+        g[2] * e[0] + sign * g[0] * e[2],
+    ]
+    across = f[2] * g[0] + sign * f[0] * g[2], f[0] * g[1] + sign * f[1] * g[0]
+    third = e[0] * minors[1] + e[1] * across[0] + e[2] * across[1]
+    return [e[0] + f[1] + g[2], minors[0] + minors[1] + minors[2], third]
 
 
 def rounding(halvings: int = 0) -> float:

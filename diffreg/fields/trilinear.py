@@ -25,12 +25,12 @@ from diffreg.ops import jacobian_determinant
 # How often a cell is halved before it is undecided, and how many parts there may be of a block of
 # cells: a determinant that all but touches the threshold along a surface leaves very many.
 DEPTH = 8
-_BLOCK = 4096
-_PARTS = 65536
+BLOCK = 4096
+PARTS = 65536
 # How near the bracket of the smallest determinant comes where the parts last.
 _NEAR = 1e-5
 # What `jacobian_determinant` is given at once.
-_PLANES = 8
+PLANES = 8
 # Widths of the collar that are tried, from that of the largest displacement of the border.
 _WIDTHS = 6
 
@@ -60,7 +60,7 @@ def judged(u: torch.Tensor, threshold: float) -> Judgement:
     open_ = ~(bounds > threshold + error) & ~at_corners | (bounds < search.smallest - _NEAR)
     search.bound = float(torch.where(open_, math.inf, bounds).min()) - error
     cells = open_.nonzero()[:, 0]
-    for block in cells[bounds[cells].argsort()].split(_BLOCK):
+    for block in cells[bounds[cells].argsort()].split(BLOCK):
         search.examine(block)
     folded = search.folded | search.undecided
     inside = search.folded & ~at_corners
@@ -83,7 +83,7 @@ def _largest_error(u: torch.Tensor) -> float:
 
 def _screened(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of every cell the smallest Bernstein coefficient and the smallest corner, (cells,)."""
-    parts = [u[:, :, z : z + _PLANES + 1] for z in range(0, u.shape[2] - 1, _PLANES)]
+    parts = [u[:, :, z : z + PLANES + 1] for z in range(0, u.shape[2] - 1, PLANES)]
     found = [
         torch.cat([jacobian_determinant(part.double(), which)[0].flatten() for part in parts])
         for which in ("bound", "min")
@@ -132,7 +132,7 @@ class _Search:
             bound = parts.found.amin(1)
             open_ = ~(bound > self.threshold + error) & ~self.folded[parts.cell]
             further = open_ | (bound < self.smallest - _NEAR)
-            last = halvings == DEPTH or int(further.sum()) > _PARTS
+            last = halvings == DEPTH or int(further.sum()) > PARTS
             settled = torch.ones_like(further) if last else ~further
             if bool(settled.any()):
                 self.bound = min(self.bound, float((bound - error)[settled].min()))
@@ -166,7 +166,7 @@ def folded_volume(u: torch.Tensor, folded: torch.Tensor, threshold: float) -> fl
         threshold: of the determinant.
     """
     count = 0
-    for cells in folded.flatten().nonzero()[:, 0].split(_BLOCK):
+    for cells in folded.flatten().nonzero()[:, 0].split(BLOCK):
         count += int((~(at_points(coefficients(differences(u, cells)), 4) > threshold)).sum())
     return count / 64
 
