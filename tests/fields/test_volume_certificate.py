@@ -14,6 +14,7 @@ from diffreg.fields import (
     fold_certificate,
     identity_grid,
     largest_safe_scale,
+    safe_scale,
     trilinear,
 )
 from diffreg.fields.bernstein import at_points, coefficients, differences, halved, magnitudes
@@ -59,6 +60,7 @@ def dense(u, points=11):
 
 
 FIELDS = [noise((8, 9, 10), 0.3, 0), noise((7, 6, 9), 0.2, 1), noise((8, 8, 8), 0.5, 2)]
+FIELDS += [noise((6, 6, 6), 0.1, 8)]
 FIELDS += [smooth((8, 9, 10), amplitude, 3, coarse=4) for amplitude in (1.0, 2.0, 4.0)]
 
 
@@ -110,6 +112,15 @@ def test_eight_positive_corners_are_no_proof():
         assert "1 inside only" in str(found)
 
 
+def test_the_smallest_determinant_of_an_unfolded_cell_is_found_inside():
+    for u in cells_folded_inside(10):
+        u = 0.98 * largest_safe_scale(u) * u
+        found, corner = fold_certificate(u), float(jacobian_determinant(u, "min"))
+        assert found.folded_cells == 0 and found.smallest_determinant < corner - 1e-4
+        assert found.determinant_bound > found.smallest_determinant - 2e-5
+        assert found.determinant_bound <= dense(u).min() + 1e-12
+
+
 def test_halving_proves_what_the_bound_alone_does_not():
     proven = 0
     for seed in range(4):
@@ -122,7 +133,7 @@ def test_halving_proves_what_the_bound_alone_does_not():
 
 
 def test_without_halving_they_are_undecided_and_count_as_folded(monkeypatch):
-    u = noise((12, 12, 12), 0.3, 0)
+    u = noise((26, 26, 26), 0.4, 0)  # of all coefficients but the middle one some are low alone
     whole = fold_certificate(u)
     monkeypatch.setattr(trilinear, "DEPTH", 0)
     found = fold_certificate(u)
@@ -338,6 +349,13 @@ def test_the_largest_safe_scale_is_where_it_first_folds(u, threshold):
     expected, found = first_fold(u, threshold, 3.0), largest_safe_scale(u, threshold, limit=3.0)
     assert expected * (1 - 1e-3) <= found <= expected * (1 + 1e-6)
     assert not judged(found * (1 - 1e-9) * u, threshold).folded.any()
+
+
+def test_no_derivative_in_a_cell_is_longer_than_its_reach():
+    u = noise((5, 6, 7), 1.0, 0)
+    along = differences(u, torch.arange(4 * 5 * 6))  # (K, axis, edge, component)
+    longest = along.square().sum(3).amax(2).sum(1).sqrt()
+    assert torch.allclose(safe_scale._reach(u), longest)
 
 
 def test_halving_finds_the_scale_where_the_bound_alone_would_stop():
