@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 import diffreg
 from diffreg.cli.main import main
-from diffreg.data.transforms import read_displacement
+from diffreg.data.affine import write_affine
+from diffreg.data.transforms import read_displacement, write_displacement
+from diffreg.fields import fold_certificate
 from diffreg.registration import read_registration
 from diffreg.registration.cohort import PairImages
 from diffreg.registration.determinants import voxel_determinants
@@ -164,11 +167,44 @@ def test_a_registration_says_what_it_is():
     assert page.count("<img") == 1 and "data:image/png;base64," in page and "NCC" in page
 
 
-def test_a_volumes_displacement_is_not_certified_yet(registered, capsys):
-    field = str(registered / "out" / "displacement.nii.gz")
-    assert main(["certify", field]) == 2
-    said = capsys.readouterr().err
-    assert f"{field} is a volume's: volumes cannot be certified yet" in said
+def test_a_volumes_displacement_is_certified(registered, capsys):
+    field = registered / "out" / "displacement.nii.gz"
+    certificate = fold_certificate(read_displacement(field)[0])
+    assert certificate.passes
+    assert main(["certify", str(field)]) == 0
+    assert f"{field}: homeomorphism: no cell folds" in capsys.readouterr().out
+    found = json.loads((registered / "out" / "metrics.json").read_text())["certificate"]
+    assert found["verdict"] == "homeomorphism" and found["in_words"] == str(certificate)
+    assert found["where"] == list(certificate.where) and found["folded_cells"] == 0
+    assert found["determinant_bound"] <= found["smallest_determinant"]
+    report = (registered / "out" / "report.html").read_text()
+    assert "what the map is certified to be" in report
+    assert "Certified for the displacement as its file holds it: homeomorphism" in report
+
+
+def test_a_folding_volume_is_certified_in_words(tmp_path, capsys):
+    grid = diffreg.image(head(), AFFINE)
+    u = torch.zeros(1, 3, *SHAPE)
+    u[0, 0, 10, 10, 8] = 1.5
+    write_displacement(tmp_path / "u.nii.gz", u, grid)
+    assert main(["certify", str(tmp_path / "u.nii.gz")]) == 1
+    said = capsys.readouterr().out
+    assert "folded: 4 of 5985 cells (0.0668 %) have a determinant of 0 or less" in said
+    assert "at voxel (10, 10, 8)" in said and "no cell fails before 0.66" in said
+
+
+def test_an_affine_map_that_mirrors_has_a_line_of_its_own(registered, tmp_path, capsys):
+    shutil.copy(registered / "out" / "displacement.nii.gz", tmp_path)
+    write_affine(tmp_path / "affine.mat", np.diag([1.0, -2.0, 1.0, 1.0]))
+    for words in ([str(tmp_path)], [str(tmp_path / "displacement.nii.gz")]):
+        assert main(["certify", *words]) == 1
+        said = capsys.readouterr().out.splitlines()
+        assert "homeomorphism" in said[0] and len(said) == 2
+        assert said[1].endswith("affine.mat: the affine map mirrors: its determinant is -2")
+    straight = str(tmp_path / "straight.mat")
+    write_affine(straight, np.diag([1.0, 2.0, 1.0, 1.0]))
+    assert main(["certify", str(tmp_path), "--affine", straight]) == 0
+    assert "mirrors" not in capsys.readouterr().out
 
 
 def test_labels_that_part_are_warned_of(tmp_path):

@@ -104,20 +104,42 @@ def run_apply(options: argparse.Namespace) -> int:
 
 
 def run_certify(options: argparse.Namespace) -> int:
-    """Say whether a displacement folds."""
+    """Say whether a displacement folds, and whether the affine map beside it mirrors."""
     from diffreg.data.transforms import read_field
     from diffreg.fields import fold_certificate, largest_safe_scale
     from diffreg.registration.devices import device_named
+    from diffreg.registration.folders import DISPLACEMENT
 
-    displacement = read_field(options.displacement).to(device_named(options.device))
-    if displacement.ndim == 5:
-        raise ValueError(f"{options.displacement} is a volume's: volumes cannot be certified yet")
+    path = options.displacement
+    path = Path(path) / DISPLACEMENT if Path(path).is_dir() else path
+    displacement = read_field(path).to(device_named(options.device))
     certificate = fold_certificate(displacement, options.threshold)
-    print(f"{options.displacement}: {certificate}")
+    print(f"{path}: {certificate}")
     if certificate.folded_cells and options.threshold < 1:
-        scale = math.floor(1e4 * largest_safe_scale(displacement, options.threshold)) / 1e4
+        scale = largest_safe_scale(displacement, options.threshold, limit=1.0)
+        scale = math.floor(1e4 * scale) / 1e4
         print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
-    return 0 if certificate.passes else 1
+    return 0 if not _mirrors(options.affine, Path(path)) and certificate.passes else 1
+
+
+def _mirrors(affine: str | None, displacement: Path) -> bool:
+    """Whether the affine map that goes with a displacement turns space inside out, which it says.
+
+    The determinant of the whole map in RAS mm is that of the displacement in voxels times its own.
+    """
+    import numpy as np
+
+    from diffreg.data.affine import read_affine
+    from diffreg.registration.folders import AFFINE
+
+    beside = displacement.absolute().parent / AFFINE
+    if affine is None and not beside.exists():
+        return False
+    path = beside if affine is None else Path(affine)
+    determinant = float(np.linalg.det(read_affine(path)[:3, :3]))
+    if determinant < 0:
+        print(f"{path}: the affine map mirrors: its determinant is {determinant:.4g}")
+    return determinant < 0
 
 
 def run_train(options: argparse.Namespace) -> int:

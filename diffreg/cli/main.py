@@ -348,7 +348,14 @@ def _add_certify(subparsers: Any) -> None:
     command.add_argument(
         "displacement",
         metavar="FIELD",
-        help="NIfTI displacement of diffreg, ANTs or ITK, or file.npz:ARRAY in voxels",
+        help="NIfTI displacement of diffreg, ANTs or ITK, or file.npz:ARRAY in voxels; or a folder "
+        "of register",
+    )
+    command.add_argument(
+        "--affine",
+        metavar="MAT",
+        help="ITK's .mat of the affine map after it, of which it is said whether it mirrors (the "
+        "affine.mat beside FIELD)",
     )
     command.add_argument(
         "--threshold", type=float, default=0.0, help="what determinants must exceed (0)"

@@ -34,6 +34,12 @@ from diffreg.registration.outlines import fallen, outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
 
+# What metrics.json says of a volume's certificate, beside its words and the place.
+_OF_VOLUMES = (
+    *("smallest_determinant", "determinant_bound", "cells", "folded_cells", "undecided_cells"),
+    *("folded_inside", "folded_volume"),
+)
+
 
 def write_registration(
     result: Registration,
@@ -82,7 +88,7 @@ def write_registration(
             write_determinants(folder, result)
         written, _ = read_displacement(folder / DISPLACEMENT)
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
-        if len(result.fixed.shape) == 2 and min(result.fixed.shape) > 1:
+        if sum(n > 1 for n in result.fixed.shape) > 1:  # no line, which no certificate is of
             result.metrics["certificate"] = _certificate(result, written)
         outlines = None if labels is None else outlines_of(result, *labels)
         if outlines is not None:
@@ -195,4 +201,8 @@ def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
     certificate = fold_certificate(written)
     if "repair" in result.metrics and not certificate.passes:
         raise ValueError(f"the displacement cannot be guaranteed in its file: {certificate}")
-    return {"verdict": certificate.verdict, "in_words": str(certificate)}
+    found: dict[str, Any] = {"verdict": certificate.verdict, "in_words": str(certificate)}
+    if written.ndim == 5:
+        found |= {name: getattr(certificate, name) for name in _OF_VOLUMES}
+        found["where"] = list(certificate.where)
+    return found

@@ -118,7 +118,7 @@ class Registration:
 
     @cached_property
     def certificate(self) -> FoldCertificate:
-        """Whether the displacement folds, proven; of slices so far."""
+        """Whether the displacement folds, proven."""
         return fold_certificate(self.displacement)
 
     def __repr__(self) -> str:
