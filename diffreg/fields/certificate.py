@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from diffreg.fields.polygon import crossing_edges, signed_area
-from diffreg.fields.trilinear import collar_unfolds, folded_volume, judged
+from diffreg.fields.trilinear import collar_folds, folded_volume, judged
 from diffreg.ops import jacobian_determinant
 from diffreg.ops._checks import check_displacement
 from diffreg.ops._flat_axis import flat_axis, without_axis
@@ -149,7 +149,7 @@ def fold_certificate(displacement: torch.Tensor, threshold: float = 0.0) -> Fold
 def _certified_volume(u: torch.Tensor, threshold: float) -> FoldCertificate:
     found = judged(u, threshold)
     folded = int(found.folded.sum())
-    unfolds = folded == 0 and collar_unfolds(u)
+    unfolds = folded == 0 and not len(collar_folds(u))
     return FoldCertificate(
         smallest_determinant=found.smallest,
         where=found.where,

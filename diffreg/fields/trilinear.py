@@ -172,26 +172,35 @@ def folded_volume(u: torch.Tensor, folded: torch.Tensor, threshold: float) -> fl
     return count / 64
 
 
-def collar_unfolds(u: torch.Tensor) -> bool:
-    """Whether a collar is found over which the border's displacement goes to 0 and nothing folds.
+def collar_folds(u: torch.Tensor) -> torch.Tensor:
+    """Voxels of the border (n,), flat, by which every collar folds; none where one does not.
 
-    A collar is one cell thick: its cells are w voxels long. Before they are stretched to that they
-    are cells of a grid with one more voxel on each side, where stretching is a displacement.
+    Over a collar the border's displacement goes to 0. It is one cell thick, and its cells are w
+    voxels long. Before they are stretched to that they are cells of a grid with one more voxel on
+    each side, where stretching is a displacement.
 
     Args:
         u: as in `judged`.
+
+    Returns:
+        Those by which the widest one folds, where all do.
     """
     faces = (u.select(2 + k, end).abs().max() for k in range(3) for end in (0, -1))
     largest = min(max(1.0, float(torch.stack(list(faces)).max())), 2.0**300)
     first = 2.0 ** math.ceil(math.log2(largest))  # a whole number: exact in sums
-    return any(
-        all(not bool(judged(slab, 0.0).folded.any()) for slab in _collar(u, first * width))
-        for width in _WIDTHS
-    )
+    for width in _WIDTHS:
+        sides = _collar(u, first * width)
+        cells = torch.cat([judged(side, 0.0).folded.nonzero() + low for side, low in sides])
+        if not len(cells):
+            break
+    voxels = (cells[:, None] + ENDS.to(cells)).reshape(-1, 3)
+    size = torch.tensor(u.shape[2:], device=u.device)
+    z, y, x = voxels[((voxels >= 0) & (voxels < size)).all(1)].T
+    return torch.unique((z * size[1] + y) * size[2] + x)
 
 
-def _collar(u: torch.Tensor, width: float) -> Iterator[torch.Tensor]:
-    """The collar's six sides, (1, 3, *S + 2) but 2 voxels thick."""
+def _collar(u: torch.Tensor, width: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The collar's six sides, (1, 3, *S + 2) but 2 thick, and where in u's grid they begin."""
     for axis in range(3):
         for upper in (False, True):
             face = u.narrow(2 + axis, u.shape[2 + axis] - 1 if upper else 0, 1).double()
@@ -203,4 +212,5 @@ def _collar(u: torch.Tensor, width: float) -> Iterator[torch.Tensor]:
                     slab[:, k].narrow(1 + k, 0, 1).sub_(width - 1)
                 if pads[k][1]:
                     slab[:, k].narrow(1 + k, slab.shape[2 + k] - 1, 1).add_(width - 1)
-            yield slab
+            low = [u.shape[2 + k] - 1 if k == axis and upper else -1 for k in range(3)]
+            yield slab, torch.tensor(low, device=u.device)
