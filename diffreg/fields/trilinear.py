@@ -58,11 +58,14 @@ def judged(u: torch.Tensor, threshold: float) -> Judgement:
     error = _largest_error(u)
     at_corners = ~(corners > threshold)  # NaN, of values beyond all measure, too
     search = _Search(u, threshold, corners, at_corners.clone())
-    open_ = ~(bounds > threshold + error) & ~at_corners | (bounds < search.smallest - _NEAR)
-    search.bound = float(torch.where(open_, math.inf, bounds).min()) - error
-    cells = open_.nonzero()[:, 0]
-    for block in cells[bounds[cells].argsort()].split(BLOCK):
-        search.examine(block)
+    for block in (~(bounds > threshold + error) & ~at_corners).nonzero()[:, 0].split(BLOCK):
+        search.decide(block)
+    lowest = bounds.topk(min(BLOCK + 1, len(bounds)), largest=False)
+    bound = search.bracketed(lowest.indices[:BLOCK])
+    if len(bounds) > BLOCK:
+        bound = min(bound, float(lowest.values[-1]) - error)
+    if bool(bounds.isnan().any()):
+        bound = -math.inf
     folded = search.folded | search.undecided
     inside = search.folded & ~at_corners
     shape = [n - 1 for n in u.shape[2:]]
@@ -72,7 +75,7 @@ def judged(u: torch.Tensor, threshold: float) -> Judgement:
         inside.reshape(shape),
         search.smallest,
         search.where,
-        -math.inf if math.isnan(search.bound) else search.bound,
+        bound,
     )
 
 
@@ -111,36 +114,48 @@ class _Parts(NamedTuple):
 
 
 class _Search:
-    """Halves cells until each is decided and the smallest determinant is bracketed."""
+    """Halves cells, and keeps the smallest determinant that it comes across."""
 
     def __init__(
         self, u: torch.Tensor, threshold: float, corners: torch.Tensor, folded: torch.Tensor
     ) -> None:
         self.u, self.threshold = u, threshold
         self.folded, self.undecided = folded, torch.zeros_like(folded)
-        self.smallest, self.where, self.bound = math.inf, (0.0, 0.0, 0.0), math.inf
+        self.smallest, self.where = math.inf, (0.0, 0.0, 0.0)
         self._look(self._whole(corners.argmin()[None]), 1.0)
 
-    def examine(self, cells: torch.Tensor) -> None:
-        """Decides cells (K,), given by number."""
+    def decide(self, cells: torch.Tensor) -> None:
+        """Cells (K,), given by number: unfolded, folded or undecided."""
         parts, length = self._whole(cells), 1.0
         for halvings in range(DEPTH + 1):
             if not len(parts.cell):
                 return
-            error = rounding(halvings) * parts.magnitude
-            corner = self._look(parts, length)
-            self.folded[parts.cell[~(corner > self.threshold + error)]] = True
-            bound = parts.found.amin(1)
-            open_ = ~(bound > self.threshold + error) & ~self.folded[parts.cell]
-            further = open_ | (bound < self.smallest - _NEAR)
-            last = halvings == DEPTH or int(further.sum()) > PARTS
-            settled = torch.ones_like(further) if last else ~further
-            if bool(settled.any()):
-                self.bound = min(self.bound, float((bound - error)[settled].min()))
-            if last:
-                self.undecided[parts.cell[open_]] = True
+            limit = self.threshold + rounding(halvings) * parts.magnitude
+            self.folded[parts.cell[~(self._look(parts, length) > limit)]] = True
+            open_ = ~(parts.found.amin(1) > limit) & ~self.folded[parts.cell]
+            parts, length = parts.chosen(open_), length / 2
+            if halvings == DEPTH or len(parts.cell) > PARTS:
+                self.undecided[parts.cell] = True
                 return
-            parts, length = parts.chosen(further).halved(length / 2), length / 2
+            parts = parts.halved(length)
+
+    def bracketed(self, cells: torch.Tensor) -> float:
+        """What no determinant of cells (K,) is below, near the smallest one where parts last."""
+        parts, length, found = self._whole(cells), 1.0, math.inf
+        for halvings in range(DEPTH + 1):
+            self._look(parts, length)
+            bound = parts.found.amin(1)
+            low = bound < self.smallest - _NEAR
+            if halvings == DEPTH or int(low.sum()) > PARTS:
+                low = torch.zeros_like(low)
+            sure = bound - rounding(halvings) * parts.magnitude
+            sure = torch.where(sure.isnan(), -math.inf, sure)
+            found = min(found, float(torch.where(low, math.inf, sure).min()))
+            parts, length = parts.chosen(low), length / 2
+            if not len(parts.cell):
+                break
+            parts = parts.halved(length)
+        return found
 
     def _whole(self, cells: torch.Tensor) -> _Parts:
         along = differences(self.u, cells)

@@ -3,12 +3,14 @@
 import math
 from fractions import Fraction
 from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fields.drawn import smooth, turned
 
+from diffreg.data.transforms import read_field
 from diffreg.fields import (
     FoldCertificate,
     fold_certificate,
@@ -231,6 +233,21 @@ def test_a_threshold_between_the_bracket_and_above():
     assert above.folded_cells >= 1 and "below 0." in str(above)
 
 
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "transforms"
+
+
+@pytest.mark.skipif(
+    not GOLDEN.exists(), reason="the other tools' files are not beside the checkout"
+)
+@pytest.mark.parametrize("name", ["04_itk_displacement.nii.gz", "12_learn2reg_disp_0001_0002.npz"])
+def test_fields_of_other_tools(name):
+    u = read_field(GOLDEN / name)
+    found, smallest = fold_certificate(u), dense(u).min()
+    assert found.determinant_bound <= smallest + 1e-12
+    assert found.smallest_determinant <= smallest + 1e-5
+    assert (found.folded_cells > 0) == bool(smallest <= 0)
+
+
 def test_many_blocks_of_cells_are_as_one(monkeypatch):
     u = noise((9, 10, 11), 0.4, 6)
     whole = fold_certificate(u)
@@ -243,7 +260,10 @@ def test_many_blocks_of_cells_are_as_one(monkeypatch):
 
 @pytest.mark.parametrize("scale", [1e60, 1e160, 1e300])
 def test_values_beyond_all_measure_fold(scale):
-    assert fold_certificate(scale * noise((3, 4, 5), 1.0, 0)).verdict == "folded"
+    for size in ((3, 4, 5), (18, 18, 18)):
+        found = fold_certificate(scale * noise(size, 1.0, 0))
+        assert found.verdict == "folded"
+        assert found.determinant_bound < 0 and not found.smallest_determinant > 0
 
 
 def test_a_large_shear_is_a_homeomorphism():

@@ -9,7 +9,7 @@ import torch
 from cases import CASES, Calls, uniform
 from emulation import comparison
 
-from diffreg import ops
+from diffreg import fields, ops
 from diffreg.ops._self_test import check_once
 
 pytestmark = [
@@ -229,6 +229,20 @@ def test_the_current_stream_is_used():
         warped = ops.warp(moving, u)
     stream.synchronize()
     torch.testing.assert_close(warped, ops.warp(moving, u))
+
+
+def test_a_volume_is_certified_as_on_the_cpu():
+    u = 0.3 * torch.randn(1, 3, 18, 19, 20, generator=torch.Generator().manual_seed(0))
+    found, expected = fields.fold_certificate(u.cuda()), fields.fold_certificate(u)
+    assert (found.folded_cells, found.folded_inside) == (
+        expected.folded_cells,
+        expected.folded_inside,
+    )
+    assert found.where == expected.where
+    assert found.smallest_determinant == pytest.approx(expected.smallest_determinant, rel=1e-12)
+    assert fields.fold_certificate(0.2 * u.cuda()).passes
+    scale = fields.largest_safe_scale(u)
+    assert fields.largest_safe_scale(u.cuda()) == pytest.approx(scale, rel=1e-3)
 
 
 def test_more_than_2_to_the_31_elements():
