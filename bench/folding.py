@@ -21,9 +21,9 @@ from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.ops import jacobian_determinant
 
 HEAD = """\
-| fields of | fields | voxels folded, central differences | cells folded, at corners | \
-cells folded, certified | of those inside only | undecided | folded fields: central, corners, \
-certified | smallest determinant | homeomorphisms | seconds a field |
+| fields of | fields | of them fold: by central differences, at corners, certified | voxels, by \
+central differences | cells, at corners | cells, certified | inside only | undecided | smallest \
+determinant | homeomorphisms | seconds a field |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
@@ -32,14 +32,17 @@ class Row:
     """What is counted of the fields of one name."""
 
     name: str
-    central: list[int] = field(default_factory=list)
-    corners: list[int] = field(default_factory=list)
+    central: list[int] = field(default_factory=list)  # voxels
+    corners: list[int] = field(default_factory=list)  # cells
     found: list[FoldCertificate] = field(default_factory=list)
+    voxels: int = 0
     seconds: float = 0.0
 
     def add(self, u: torch.Tensor) -> None:
         """Count one field (1, 3, *S)."""
-        self.central.append(int((central_determinants(u) <= 0).sum()))
+        central = central_determinants(u)
+        self.voxels += central.numel()
+        self.central.append(int((central <= 0).sum()))
         self.corners.append(int((jacobian_determinant(u, "min") <= 0).sum()))
         start = time.thread_time()
         self.found.append(fold_certificate(u))
@@ -47,22 +50,24 @@ class Row:
 
     def __str__(self) -> str:
         fields, cells = len(self.found), sum(f.cells for f in self.found)
-        counts = [sum(self.central), sum(self.corners), sum(f.folded_cells for f in self.found)]
-        shares = [f"{count:,} ({100 * count / cells:.2g} %)" for count in counts]
-        folded = [
-            sum(count > 0 for count in each)
-            for each in (self.central, self.corners, [f.folded_cells for f in self.found])
-        ]
+        counts = self.central, self.corners, [f.folded_cells for f in self.found]
+        totals = self.voxels, cells, cells
         columns = [
-            *(self.name, fields, *shares),
+            *(self.name, fields),
+            ", ".join(str(sum(count > 0 for count in each)) for each in counts),
+            *(share(sum(each), total) for each, total in zip(counts, totals, strict=True)),
             sum(f.folded_inside for f in self.found),
             sum(f.undecided_cells for f in self.found),
-            ", ".join(map(str, folded)),
             f"{min(f.smallest_determinant for f in self.found):.3g}",
-            f"{sum(f.passes for f in self.found)}",
+            sum(f.passes for f in self.found),
             f"{self.seconds / fields:.2f}",
         ]
         return f"| {' | '.join(map(str, columns))} |"
+
+
+def share(count: int, total: int) -> str:
+    """A count, and what it is of all in per cent."""
+    return f"{count:,} ({100 * count / total:.2g} %)" if count else "0"
 
 
 def central_determinants(u: torch.Tensor) -> torch.Tensor:
