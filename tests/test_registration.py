@@ -105,7 +105,7 @@ def test_every_orientation_gives_the_same_result(orientation, converged):
     """One minimum, reached on other ways: at u = 0 the warp's derivative is one-sided."""
     pair = (stored(image, *orientation) for image in (MOVING, FIXED))
     result = register(*pair, levels=2, iterations=60)
-    assert_same_in_space(result, converged, atol=1.0)  # of 180
+    assert_same_in_space(result, converged, atol=2.0)  # of 180
     for when in ("before", "after"):
         assert result.metrics[when] == pytest.approx(converged.metrics[when], rel=0.02, abs=1e-3)
 

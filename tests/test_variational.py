@@ -12,8 +12,16 @@ from diffreg.ops import (
     jacobian_determinant_reference,
     warp,
 )
-from diffreg.registration import register_variational, variational
+from diffreg.registration import (
+    descent,
+    register_variational,
+    unfolded,
+    variational,
+    whiteness,
+)
 from diffreg.registration.pyramid import possible_levels
+from diffreg.registration.regulariser import Regulariser
+from diffreg.registration.unfolded import is_unfolded
 
 SIZE = (48, 56)
 
@@ -44,17 +52,17 @@ def pair():
 
 @pytest.fixture
 def accepted(monkeypatch):
-    """Every displacement that the line search accepts, with the objective's value."""
+    """Every displacement that the line search accepts, with the objective before and after."""
     steps = []
-    search = variational._search
+    search = descent._search
 
-    def spy(*arguments):
-        result = search(*arguments)
-        if result is not None:
-            steps.append((arguments[2], arguments[6].clone(), result[0]))
-        return result
+    def spy(value_and_gradient, at, *rest):
+        found = search(value_and_gradient, at, *rest)
+        if found is not None:
+            steps.append((at.value, found.displacement.clone(), found.value))
+        return found
 
-    monkeypatch.setattr(variational, "_search", spy)
+    monkeypatch.setattr(descent, "_search", spy)
     return steps
 
 
@@ -102,27 +110,27 @@ def test_every_accepted_step_lowers_the_objective(accepted):
 
 def test_no_step_is_longer_than_the_largest(monkeypatch):
     lengths = []
-    search = variational._search
+    search = descent._search
 
-    def spy(evaluate, point, *rest):
-        found = search(evaluate, point, *rest)
+    def spy(value_and_gradient, at, *rest):
+        found = search(value_and_gradient, at, *rest)
         if found is not None:
-            lengths.append((rest[-1] - point).abs().max().item())
+            lengths.append((found.displacement - at.displacement).abs().max().item())
         return found
 
-    monkeypatch.setattr(variational, "_search", spy)
-    monkeypatch.setattr(variational, "LARGEST_STEP", 0.6)
+    monkeypatch.setattr(descent, "_search", spy)
+    monkeypatch.setattr(descent, "LARGEST_STEP", 0.6)
     register_variational(*pair(), levels=1, iterations=20)
-    assert lengths[0] <= variational.FIRST_STEP * (1 + 1e-12)
+    assert lengths[0] <= descent.FIRST_STEP * (1 + 1e-12)
     assert 0.59 < max(lengths) <= 0.6 * (1 + 1e-12)
 
 
 def test_a_determinant_within_rounding_of_a_fold_counts_as_folded():
     stretch = torch.zeros(1, 2, 4, 4)
     stretch[0, 0] = torch.arange(4.0).reshape(4, 1)
-    assert variational.is_unfolded(-0.99 * stretch)  # every determinant is 0.01
-    assert not variational.is_unfolded(-0.9999 * stretch)
-    assert not variational.is_unfolded(stretch * torch.nan)
+    assert is_unfolded(-0.99 * stretch)  # every determinant is 0.01
+    assert not is_unfolded(-0.9999 * stretch)
+    assert not is_unfolded(stretch * torch.nan)
 
 
 def test_a_fold_between_positive_corners_is_seen():
@@ -132,20 +140,20 @@ def test_a_fold_between_positive_corners_is_seen():
     u = torch.zeros(1, 3, 2, 2, 2)
     u[0, 1, 1], u[0, 2, 1] = 3 * x - 2 * y, y / 2 - 3 * x
     assert sorted(jacobian_determinant(u).flatten().tolist()) == [0.5] * 4 + [1.0] * 4
-    assert not variational.is_unfolded(u)
-    assert variational.is_unfolded(0.1 * u)
+    assert not is_unfolded(u)
+    assert is_unfolded(0.1 * u)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1, 1), (1, 3, 1, 1, 1), (1, 3, 0, 4, 4), (0, 2, 4, 4)])
 def test_where_there_is_no_cell_nothing_folds(shape):
-    assert variational.is_unfolded(torch.zeros(shape))
+    assert is_unfolded(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 1, 5), (1, 3, 1, 1, 5)])
 def test_a_line_folds(shape):
     back = torch.zeros(shape)
     back[:, -1] = -2 * torch.arange(5.0)  # J = -1
-    assert variational.is_unfolded(back / 4) and not variational.is_unfolded(back)
+    assert is_unfolded(back / 4) and not is_unfolded(back)
 
 
 def test_the_regulariser_is_the_energies_second_derivative():
@@ -158,7 +166,7 @@ def test_the_regulariser_is_the_energies_second_derivative():
     energy = 2.0 * energies.diffusion + 3.0 * energies.bending
     gradient = torch.autograd.grad(energy, v)[0]
     v = v.detach()
-    regulariser = variational.Regulariser(v, spacing, weights)
+    regulariser = Regulariser(v, spacing, weights)
     # The energies' means are over stencil positions, a few per cent fewer than voxels.
     assert (regulariser.solve_(gradient + 0.1 * v, 0.1) - v).norm() < 0.06 * v.norm()
     torch.testing.assert_close(regulariser.curvature(v), (v * gradient).sum())
@@ -171,9 +179,7 @@ def test_the_regulariser_saves_evaluations(monkeypatch):
 
     moving, fixed = pair()
     with_it = after(10)
-    monkeypatch.setattr(
-        variational.Regulariser, "solve_", lambda self, gradient, data: gradient.div_(data)
-    )
+    monkeypatch.setattr(Regulariser, "solve_", lambda self, gradient, data: gradient.div_(data))
     assert with_it < after(30)
 
 
@@ -210,13 +216,13 @@ def test_every_level_has_the_spacing_of_its_voxels(monkeypatch):
     spacings = []
     with_spacing = Objective.with_spacing
 
-    def spy(objective, spacing):
+    def spy(objective, spacing, weights):
         spacings.append(spacing)
-        return with_spacing(objective, spacing)
+        return with_spacing(objective, spacing, weights)
 
     monkeypatch.setattr(Objective, "with_spacing", spy)
     image = texture((64, 65))
-    register_variational(image, image, Objective(spacing=(1.5, 2.0)), iterations=1)
+    register_variational(image, image.flip(3), Objective(spacing=(1.5, 2.0)), iterations=1)
     # 64 -> 32 -> 16 rows and 65 -> 33 -> 17 columns over the same extent
     assert spacings == [[6.0, 2 * 65 / 17], [3.0, 2 * 65 / 33], [1.5, 2.0]]
 
@@ -274,7 +280,7 @@ IMAGE = torch.zeros(1, 1, 20, 24)
         (
             (IMAGE, IMAGE, None, 0),
             ValueError,
-            "levels and iterations must be at least 1, got 0, 60",
+            "levels and iterations must be at least 1, got 0, ",
         ),
         ((IMAGE, IMAGE, None, 1, 0), ValueError, "must be at least 1, got 1, 0"),
         ((IMAGE, IMAGE, None, 1, 1, IMAGE[0]), ValueError, r"mask must be .* got \[1, 20, 24\]"),
@@ -286,7 +292,8 @@ def test_bad_arguments_are_refused(arguments, error, message):
 
 
 def test_examples():
-    assert doctest.testmod(variational).failed == 0
+    for module in (variational, unfolded, whiteness):
+        assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize("name", ["moving", "fixed"])

@@ -9,11 +9,8 @@ from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.ops import jacobian_determinant, jacobian_determinant_reference
 from diffreg.registration import variational
-from diffreg.registration.variational import (
-    SMALLEST_DETERMINANT,
-    START_DETERMINANT,
-    register_variational,
-)
+from diffreg.registration.unfolded import SMALLEST_DETERMINANT
+from diffreg.registration.variational import START_DETERMINANT, register_variational
 
 FOLDS = smooth(SIZE, 14.0, 0).double()
 SPIKE = torch.zeros(1, 2, *SIZE, dtype=torch.float64)
@@ -26,11 +23,11 @@ def begun(monkeypatch):
     """Where the optimiser begins; it takes no step."""
     starts = []
 
-    def still(value_and_gradient, start, regulariser, iterations, report):
+    def still(value_and_gradient, start, *rest):
         starts.append(start)
         return start
 
-    monkeypatch.setattr(variational, "_minimise", still)
+    monkeypatch.setattr(variational, "minimise", still)
     return starts
 
 
@@ -104,9 +101,9 @@ def test_there_is_one_level(monkeypatch):
     spacings, calls = [], []
     with_spacing = Objective.with_spacing
 
-    def spy(objective, spacing):
+    def spy(objective, spacing, weights):
         spacings.append(spacing)
-        return with_spacing(objective, spacing)
+        return with_spacing(objective, spacing, weights)
 
     monkeypatch.setattr(Objective, "with_spacing", spy)
     objective = Objective("ncc", spacing=(1.5, 2.0))

@@ -99,9 +99,10 @@ class Objective(nn.Module):
         similarity: one of SIMILARITIES ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi"),
             or a mixture, for example {"ncc": 1.0, "lncc": 0.2}; None: that of the preset named by
             `weights`, else of "default": ncc + 0.2 lncc.
-        weights: a preset ("default", "multimodal", "paper"), a `Weights`, or 4 numbers (similarity,
-            diffusion, bending, determinant).
-        padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`.
+        weights: a preset ("default", "slice", "volume", "multimodal", "paper"), a `Weights`, or 4
+            numbers (similarity, diffusion, bending, determinant).
+        padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`; a
+            threshold of None is the preset's, where it has one.
 
     Raises:
         ValueError: a name that is not known, or weights that are not 4 finite numbers.
@@ -128,8 +129,11 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = _weights(weights)
+        preset = PRESETS[weights if isinstance(weights, str) else "default"]
         if similarity is None:
-            similarity = PRESETS[weights if isinstance(weights, str) else "default"].similarity
+            similarity = preset.similarity
+        if threshold is None and penalty == "hyperelastic":
+            threshold = preset.threshold
         self.similarity = checked_mixture(similarity, SIMILARITIES)
         self.padding, self.penalty, self.threshold = padding, penalty, threshold
         self.spacing = spacing
@@ -206,19 +210,22 @@ class Objective(nn.Module):
             "spacing": self.spacing,
         }
 
-    def with_spacing(self, spacing: float | Sequence[float] | None) -> Objective:
-        """The same objective for fields on a grid of another spacing, such as a pyramid level's."""
-        return Objective(
-            self.similarity, self.weights, self.padding, self.penalty, self.threshold, spacing
-        )
+    def with_spacing(
+        self, spacing: float | Sequence[float] | None, weights: Weights | None = None
+    ) -> Objective:
+        """The same objective for fields on a grid of another spacing, such as a pyramid level's,
+        with weights of its own where they are given."""
+        weights = self.weights if weights is None else weights
+        options = self.padding, self.penalty, self.threshold
+        return Objective(self.similarity, weights, *options, spacing)
 
 
-def usual_objective(similarity: str) -> Objective:
-    """A measure with the weights found for its kind: the preset "default" within a modality,
-    "multimodal" across.
+def usual_objective(similarity: str, within: str = "default") -> Objective:
+    """A measure with weights found for its kind: a preset's within a modality, or "multimodal".
 
     Args:
         similarity: one of SIMILARITIES.
+        within: the preset within a modality.
 
     Raises:
         ValueError: it is none of them.
@@ -229,7 +236,7 @@ def usual_objective(similarity: str) -> Objective:
         3
     """
     across = similarity in (*LEVEL_SETS, "mi")
-    return Objective(similarity, "multimodal" if across else "default")
+    return Objective(similarity, "multimodal" if across else within)
 
 
 def _weights(weights: str | Sequence[float]) -> Weights:

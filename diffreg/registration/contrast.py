@@ -38,7 +38,7 @@ def choose(prepared: Prepared, similarity: str = "auto") -> Choice:
     Args:
         prepared: the pair after its affine start.
         similarity: one of `diffreg.losses.SIMILARITIES`; "auto": "mi" where the contrasts differ,
-            else the preset "default".
+            else the preset "slice" or "volume".
 
     Raises:
         ValueError: another name.
@@ -46,12 +46,13 @@ def choose(prepared: Prepared, similarity: str = "auto") -> Choice:
     Example: `choose(prepare(moving, fixed)).metrics`
     """
     check_choice("similarity", similarity, ("auto", *SIMILARITIES))
+    within = "volume" if prepared.fixed_values.ndim == 5 else "slice"
     if similarity != "auto":
-        return Choice(usual_objective(similarity), {})
+        return Choice(usual_objective(similarity, within), {})
     correlation, ratio = contrast(prepared.moving_values, prepared.fixed_values, prepared.mask)
     across = correlation <= 0 or correlation**2 < WITHIN * ratio
     found = {"correlation": correlation, "correlation_ratio": ratio, "across": across}
-    return Choice(usual_objective("mi") if across else Objective(weights="default"), found)
+    return Choice(usual_objective("mi") if across else Objective(weights=within), found)
 
 
 def contrast(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from diffreg.registration.result import Registration
 from diffreg.registration.signs import NCC, Signs, signs_of
 from diffreg.registration.start import Start
-from diffreg.registration.variational import SMALLEST_DETERMINANT
+from diffreg.registration.unfolded import SMALLEST_DETERMINANT
 
 
 class Agreement(NamedTuple):

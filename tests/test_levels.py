@@ -1,0 +1,161 @@
+"""How the variational method comes down its levels: stiffness, steps that fold, noise."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from test_variational import known_warp, pair, texture
+
+from diffreg.fields import identity_grid
+from diffreg.losses import Objective, Weights
+from diffreg.ops import jacobian_determinant, warp
+from diffreg.registration import register_variational, variational
+from diffreg.registration.unfolded import KEPT, SMALLEST_DETERMINANT, bounds_of, shortened_
+from diffreg.registration.whiteness import structured
+
+
+def noise(size, seed):
+    return torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def weights_of_levels(monkeypatch):
+    found = []
+    with_spacing = Objective.with_spacing
+
+    def spy(objective, spacing, weights):
+        found.append(weights)
+        return with_spacing(objective, spacing, weights)
+
+    monkeypatch.setattr(Objective, "with_spacing", spy)
+    return found
+
+
+@pytest.mark.parametrize("spacing", [None, 2.0, (1.0, 3.0)], ids=str)
+def test_coarse_levels_are_stiffer(weights_of_levels, spacing):
+    moving, fixed = texture((64, 64)), texture((64, 64)).flip(3)
+    register_variational(moving, fixed, Objective("ncc", (7, 2, 3, 4), spacing=spacing))
+    by_hand = [Weights(7, 32, 768, 4), Weights(7, 8, 48, 4), Weights(7, 2, 3, 4)]
+    assert weights_of_levels == by_hand  # q = 4, 2, 1: q^2 times 2, q^4 times 3
+
+
+def test_iterations_are_counted_from_the_finest_level():
+    calls = []
+    moving, fixed = texture((64, 64)), texture((64, 64)).flip(3)
+    for iterations in ((3, 2), (9, 3, 3, 2), 2):
+        register_variational(
+            *(moving, fixed, None, 6), iterations, progress=lambda *call: calls.append(call)
+        )
+    assert {total for _, total in calls[-100:]} == {3 + 3 + 2, 6}
+
+
+def folding_step():
+    """(point, trial): of one voxel pushed beyond its neighbour, and far from there a shift."""
+    point = torch.zeros(1, 2, 20, 20, dtype=torch.float64)
+    trial = point.clone()
+    trial[0, 0, 5, 5] = 1.5
+    trial[0, :, 12:, 12:] = 0.25
+    return point, trial
+
+
+def test_a_step_is_shortened_where_it_folds_and_nowhere_else():
+    point, trial = folding_step()
+    whole = trial.clone()
+    bounds, changed = shortened_(trial, point, bounds_of(point))
+    assert changed and torch.equal(bounds, bounds_of(trial))
+    assert bounds.min() >= KEPT
+    assert (trial != whole).any()
+    assert torch.equal(trial[..., 12:, 12:], whole[..., 12:, 12:])
+
+
+def test_a_step_that_folds_nothing_is_taken_whole():
+    point, _ = folding_step()
+    trial = 0.1 * known_warp((20, 20))
+    whole = trial.clone()
+    bounds, changed = shortened_(trial, point, bounds_of(point))
+    assert not changed and torch.equal(trial, whole) and bounds.min() > SMALLEST_DETERMINANT
+
+
+@pytest.mark.parametrize("value", [-2.0, math.nan])
+def test_a_step_that_folds_everywhere_is_refused(value):
+    point = torch.zeros(1, 2, 20, 20)
+    trial = value * torch.arange(20.0).reshape(1, 1, 20, 1).expand(1, 2, 20, 20)
+    assert shortened_(trial.clone(), point, bounds_of(point)) == (None, False)
+
+
+def test_a_step_in_a_volume_is_shortened_by_the_bound():
+    point = torch.zeros(1, 3, 14, 14, 14)
+    trial = point.clone()
+    trial[0, :, 6, 6, 6] = 0.4  # 1 - 3 * .4 of a cell's bound
+    bounds, changed = shortened_(trial, point, bounds_of(point))
+    assert changed and bounds.min() >= KEPT and jacobian_determinant(trial, "bound").min() > 0
+
+
+def test_local_shortening_reaches_further_than_shortening_all(monkeypatch):
+    """Cheap folds: where all of a step is shortened instead, the descent ends above."""
+
+    def total(counts):
+        u = register_variational(moving, fixed, objective, 1, 25, counts=counts)
+        return objective(moving, fixed, u).total.item()
+
+    moving, fixed = texture(), texture().flip(3)
+    objective = Objective("ssd", weights=(1000, 0.001, 0.01, 0))
+    counts = Counter()
+    local = total(counts)
+    assert counts["shortened locally"] > 3 and counts["steps"] <= counts["evaluations"]
+    monkeypatch.setattr("diffreg.registration.unfolded.ATTEMPTS", 0)
+    assert local < 0.95 * total(Counter())
+
+
+@pytest.mark.parametrize("size", [(64, 70), (40, 24, 20)], ids=str)
+def test_noise_has_no_weight_and_what_is_displaced_has(size):
+    image = torch.sin(sum((k + 1) * x / 6 for k, x in enumerate(identity_grid(size)[0])))[
+        None, None
+    ]
+    first, second = image + 0.1 * noise(size, 0), image + 0.1 * noise(size, 1)
+    assert structured(first, second)[1] < 0.02
+    assert structured(first, 1 - second)[1] < 0.02
+    assert structured(first, second.roll(2, -1))[1] > 0.9
+    assert structured(image, image.roll(1, -1)) == (None, 1.0)
+
+
+def test_the_weights_are_local():
+    image = torch.sin(torch.linspace(0, 60, 96)).expand(1, 1, 96, 96)
+    first, second = image + 0.05 * noise((96, 96), 0), image + 0.05 * noise((96, 96), 1)
+    second[..., :32, :] = second[..., :32, :].roll(2, -1)
+    weights, _ = structured(first, second)
+    assert weights[..., :24, :].min() > 0.9 and weights[..., 56:, :].mean() < 0.05
+
+
+def test_a_mask_is_a_factor_of_the_weights():
+    first, second = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    mask = torch.full((1, 1, 64, 64), 0.5)
+    mask[..., :32, :] = 0
+    smooth = torch.sin(torch.arange(64.0) / 5).expand(1, 1, 64, 64)
+    weights, share = structured(smooth, smooth.roll(3, -1), mask)
+    assert torch.equal(weights, mask) and share == 1
+    assert structured(first, second, mask)[1] < 0.05
+    assert structured(first, second, torch.zeros_like(mask))[1] == 0
+
+
+@pytest.mark.parametrize("similarity", [{"ncc": 1.0, "lncc": 0.5}, "mi"], ids=str)
+def test_nothing_bends_where_nothing_is_to_bend(similarity):
+    image = texture((64, 64)).float()
+    images = (image + 0.03 * noise((64, 64), seed) for seed in (0, 1))
+    u = register_variational(*images, Objective(similarity, "slice"))
+    assert u.norm(dim=1).quantile(0.95) < 0.1
+
+
+def test_noise_of_rounding_changes_little():
+    moving, fixed = (image.float() for image in pair())
+    u = register_variational(moving, fixed)
+    v = register_variational(moving + 1e-6 * noise(moving.shape[2:], 0), fixed)
+    assert (u - v).norm(dim=1).quantile(0.95) < 0.05
+    assert (warp(moving, u) - fixed).abs().mean() < 0.2 * (moving - fixed).abs().mean()
+
+
+def test_a_level_without_anything_to_do_keeps_its_start(monkeypatch):
+    monkeypatch.setattr(variational, "structured", lambda *images: (None, 0.0))
+    begin = known_warp()
+    assert torch.equal(register_variational(*pair(), start=begin), begin)
