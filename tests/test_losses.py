@@ -431,3 +431,27 @@ def test_a_pair_s_value_and_gradient_are_the_objective_s(name, size):
         gradient, torch.autograd.grad(total, leaf)[0], rtol=1e-10, atol=1e-12
     )
     assert not gradient.requires_grad
+
+
+def test_lncc_of_another_window_is_that_operators():
+    moving, fixed = pair(size=(12, 13))
+    u = field(size=(12, 13)).requires_grad_()
+    mask = torch.rand(len(moving), 1, 12, 13, generator=torch.Generator().manual_seed(1)).to(moving)
+    objective = Objective({"ncc": 1.0, "lncc": 0.4}, (2, 1, 3, 1), window=5)
+    terms = objective(moving, fixed, u, mask)
+    warped = ops.warp(moving, u)
+    expected = ops.correlation(warped, fixed, mask)
+    expected = expected + 0.4 * ops.local_correlation(warped, fixed, 5, mask)
+    torch.testing.assert_close(terms.similarity, expected)
+    (gradient,) = torch.autograd.grad(terms.total * len(moving), u)
+    for n in range(len(moving)):
+        one = [image[n : n + 1] for image in (moving, fixed, mask)]
+        value, own = objective.value_and_gradient_of(*one)(u[n : n + 1].detach())
+        torch.testing.assert_close(own, gradient[n : n + 1])
+        torch.testing.assert_close(value, objective(*one[:2], u[n : n + 1], one[2]).total)
+
+
+@pytest.mark.parametrize("window, error", [(4, ValueError), (0, ValueError), (2.5, TypeError)])
+def test_windows_are_odd(window, error):
+    with pytest.raises(error, match="window must be"):
+        Objective("lncc", window=window)

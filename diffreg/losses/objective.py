@@ -14,6 +14,7 @@ from diffreg.ops import (
     Weights,
     deformation_energy,
     gradient_scale,
+    local_correlation,
     mutual_information,
     registration_objective,
     registration_objective_value_and_gradient,
@@ -24,10 +25,12 @@ from diffreg.ops._masks import visible
 from diffreg.ops._objective import (
     LEVEL_SETS,
     MEASURES,
+    WINDOW,
     checked_mixture,
     checked_weights,
     scale_of_moving,
 )
+from diffreg.ops.local_correlation import check_window
 
 
 def _weighted(factors: Sequence[float], terms: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -103,6 +106,7 @@ class Objective(nn.Module):
             numbers (similarity, diffusion, bending, determinant).
         padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`; a
             threshold of None is the preset's, where it has one.
+        window: side of the box of "lncc" in voxels, odd; None: the preset's, else 9.
 
     Raises:
         ValueError: a name that is not known, or weights that are not 4 finite numbers.
@@ -126,6 +130,7 @@ class Objective(nn.Module):
         penalty: str = "hyperelastic",
         threshold: float | None = None,
         spacing: float | Sequence[float] | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         self.weights = _weights(weights)
@@ -137,6 +142,8 @@ class Objective(nn.Module):
         self.similarity = checked_mixture(similarity, SIMILARITIES)
         self.padding, self.penalty, self.threshold = padding, penalty, threshold
         self.spacing = spacing
+        self.window = preset.window if window is None else window
+        check_window(self.window)
 
     def forward(
         self,
@@ -147,18 +154,17 @@ class Objective(nn.Module):
         return_warped: bool = True,
     ) -> ObjectiveTerms:
         """The objective of a displacement (N, D, *S) for images (N, C, *S), mask (N, 1, *S)."""
-        by_information = self.similarity.get("mi")
+        apart = self._apart()
         fused = registration_objective(
             *(moving, fixed, displacement),
             mask=mask,
-            return_warped=return_warped or by_information is not None,
+            return_warped=return_warped or bool(apart),
             **self._options(),
         )
-        warped = fused.warped
-        terms = ObjectiveTerms(*fused[:5], warped if return_warped else None)
-        if by_information is not None and warped is not None:
-            information = mutual_information(warped, fixed, mask=mask, moving=moving)
-            terms = terms._replace(similarity=terms.similarity + by_information * information)
+        terms = ObjectiveTerms(*fused[:5], fused.warped if return_warped else None)
+        if apart and fused.warped is not None:
+            more = self._measured(apart, fused.warped, moving, fixed, mask)
+            terms = terms._replace(similarity=terms.similarity + more)
             terms = terms._replace(total=terms.per_sample(self.weights))
         return terms._replace(total=terms.total.mean())
 
@@ -168,12 +174,12 @@ class Objective(nn.Module):
         """For optimisers: a function of the displacement (1, D, *S) of one pair (1, C, *S).
 
         What does not depend on the displacement is measured once; there is no autograd but through
-        "mi" and its warp.
+        the measures that are no part of the operator, and their warp.
 
         Returns:
             displacement -> (total, (), and its gradient (1, D, *S)).
         """
-        options, factor = self._options(), self.similarity.get("mi", 0.0)
+        options, apart = self._options(), self._apart()
         if any(name in LEVEL_SETS for name in self.similarity):
             scale_of_fixed = gradient_scale(visible(fixed, mask))
             options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
@@ -182,25 +188,35 @@ class Objective(nn.Module):
             terms, gradient = registration_objective_value_and_gradient(
                 moving, fixed, u, mask=mask, **options
             )
-            if not factor:
+            if not apart:
                 return terms.total.mean(), gradient
-            value, more = self._information(moving, fixed, u, mask)
-            return terms.total.mean() + value, gradient.add_(more)
+            with torch.enable_grad():
+                u = u.detach().requires_grad_()
+                warped = warp(moving, u, padding=self.padding)
+                value = self._measured(apart, warped, moving, fixed, mask).mean()
+                value = self.weights.similarity * value
+                more = torch.autograd.grad(value, u)[0]
+            return terms.total.mean() + value.detach(), gradient.add_(more)
 
         return evaluate
 
-    def _information(self, moving, fixed, u, mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted mutual information and its gradient to the displacement."""
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            warped = warp(moving, u, padding=self.padding)
-            value = mutual_information(warped, fixed, mask=mask, moving=moving).mean()
-            value = self.weights.similarity * self.similarity["mi"] * value
-            return value.detach(), torch.autograd.grad(value, u)[0]
+    def _apart(self) -> dict[str, float]:
+        """The measures that `registration_objective` has not: "mi", and "lncc" of other windows."""
+        names = {"mi"} if self.window == WINDOW else {"mi", "lncc"}
+        return {name: factor for name, factor in self.similarity.items() if name in names}
+
+    def _measured(self, apart, warped, moving, fixed, mask) -> torch.Tensor:
+        """Their weighted sum, (N,)."""
+        of = {
+            "mi": lambda: mutual_information(warped, fixed, mask=mask, moving=moving),
+            "lncc": lambda: local_correlation(warped, fixed, self.window, mask),
+        }
+        return torch.stack([factor * of[name]() for name, factor in apart.items()]).sum(0)
 
     def _options(self) -> dict[str, Any]:
-        # "mi" alone leaves the operator no measure: one with a factor of 0 costs nothing.
-        measures = {name: factor for name, factor in self.similarity.items() if name != "mi"}
+        # Where that leaves the operator no measure: one with a factor of 0 costs nothing.
+        apart = self._apart()
+        measures = {name: f for name, f in self.similarity.items() if name not in apart}
         return {
             "similarity": measures or {"ssd": 0.0},
             "weights": self.weights,
@@ -217,7 +233,7 @@ class Objective(nn.Module):
         with weights of its own where they are given."""
         weights = self.weights if weights is None else weights
         options = self.padding, self.penalty, self.threshold
-        return Objective(self.similarity, weights, *options, spacing)
+        return Objective(self.similarity, weights, *options, spacing, self.window)
 
 
 def usual_objective(similarity: str, within: str = "default") -> Objective:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from diffreg.ops import Weights
-from diffreg.ops._objective import DEFAULT_WEIGHTS
+from diffreg.ops._objective import DEFAULT_WEIGHTS, WINDOW
 
 
 class Preset(NamedTuple):
@@ -13,6 +13,7 @@ class Preset(NamedTuple):
     similarity: Mapping[str, float]
     weights: Weights
     threshold: float | None = None  # of the determinant's penalty; None: the penalty's own
+    window: int = WINDOW  # of "lncc", voxels
 
 
 # "paper": lambda = 60 is Theljani and Chen's, the three ones are ours; it folds on cardiac pairs.
@@ -24,7 +25,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "default": Preset({"ncc": 1.0, "lncc": 0.2}, DEFAULT_WEIGHTS),
     "slice": Preset({"ncc": 1.0, "lncc": 0.5}, Weights(60, 0, 100, 1), 0.1),
-    "volume": Preset({"ncc": 1.0, "lncc": 0.2}, Weights(60, 0, 4, 0.4), 0.1),
+    "volume": Preset({"ncc": 1.0, "lncc": 0.4}, Weights(60, 0, 4, 0.4), 0.1, window=5),
     "multimodal": Preset({"pls": 1.0}, Weights(3, 1, 30, 3)),
     "paper": Preset({"ncc": 1.0}, Weights(60, 1, 1, 1)),
 }

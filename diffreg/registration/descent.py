@@ -124,7 +124,9 @@ def minimise(
 
 
 def _longest(direction: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(direction, torch.inf)
+    """The largest component, without an array of magnitudes."""
+    low, high = direction.aminmax()
+    return torch.maximum(-low, high)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

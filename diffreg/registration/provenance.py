@@ -74,6 +74,7 @@ def described(objective: Objective, **settings: int) -> dict[str, Any]:
         "weights": objective.weights._asdict(),
         "penalty": objective.penalty,
         "threshold": objective.threshold,
+        **({"window": objective.window} if "lncc" in objective.similarity else {}),
         "spacing": list(spacing) if isinstance(spacing, tuple | list) else spacing,
         **settings,
     }
