@@ -1,10 +1,7 @@
 """The nearest displacement that passes its certificate: what folds moves, and what is beside it.
 
-Every corner's determinant J is quadratic in the displacement of three voxels. The projection onto
-{J >= target at all corners} goes corner by corner along the gradient of J, with a multiplier each
-that remembers how far it has pushed, so that a push that others made needless is taken back
-(Hildreth's method with the constraints linearised anew at every visit). Corners whose voxels differ
-are treated at once.
+`projection` pushes the cells that fold until they do not. What it cannot reach is made smooth there
+first, and what of the border is not mapped one to one smaller.
 """
 
 from __future__ import annotations
@@ -18,18 +15,23 @@ from diffreg.fields.certificate import (
     FoldCertificate,
     _one_field,
     border,
+    failing_cells,
     fold_certificate,
 )
+from diffreg.fields.lattice import Lattice
 from diffreg.fields.polygon import crossing_edges
+from diffreg.fields.projection import Projection
 from diffreg.fields.safe_scale import largest_safe_scale
+from diffreg.fields.trilinear import collar_folds, judged
 from diffreg.ops import jacobian_determinant
-from diffreg.ops._checks import check_displacement, check_flat
+from diffreg.ops._flat_axis import flat_axis
 
-_SWEEPS = 400  # of one attempt, which ends where _PATIENCE of them close less than half the gap
-_PATIENCE = 40
-_ATTEMPTS = 12  # each from a field that is smoother where it folds
-# What is aimed at lies above the threshold, so that rounding to float32 does not undo it.
+_ATTEMPTS = 16
+_FARTHEST = 4  # 2 to the power of this: cells round one that failed that are made smooth at most
 _MARGIN = 1e-3
+_FAR = 2.0**40  # voxels: beyond, determinants of differences lose all their digits
+# Of a volume's collar, in parts of the border's largest displacement; the certificate tries it.
+_WIDTH = 16
 
 
 class Repair(NamedTuple):
@@ -55,12 +57,16 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
     """Repairs a displacement where it folds.
 
     The result always passes its certificate. A field that passes comes back to the bit. Where the
-    border's image crosses itself, the field is first made smaller about there. Where the local
-    repair does not get there in some attempts, the whole field is scaled towards its mean until it
-    passes, which moves every voxel; `moved_voxels` tells.
+    image of an image's border crosses itself, the field is made smaller about there; the border of
+    a volume is repaired with a collar around it, which must not fold either. Where the local repair
+    does not get there in some attempts, the whole field is scaled towards its mean until it passes,
+    which moves every voxel; `moved_voxels` tells. A cell that passes is not moved for itself.
+
+    It works on the CPU, in double, and is not differentiable.
 
     Args:
-        displacement: (1, D, *S), voxels, any floating dtype. D = 2, two voxels an axis at least.
+        displacement: (1, D, *S), voxels, any floating dtype, on any device. D = 2 or 3, as
+            `fold_certificate`; of a volume of one plane nothing moves across it.
         threshold: what every determinant must exceed, in [0, 1).
 
     Returns:
@@ -70,7 +76,8 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
         TypeError, ValueError: as `fold_certificate`, or a threshold out of range.
 
     Source:
-        Hildreth 1957, with linearised constraints; the form is ours.
+        Hildreth 1957, with linearised constraints; the form is ours. Of volumes the constraints are
+        the Bernstein coefficients of Johnen, Remacle and Geuzaine 2013.
 
     Example:
         >>> import torch
@@ -82,55 +89,158 @@ def make_diffeomorphic(displacement: torch.Tensor, threshold: float = 0.0) -> Re
     """
     if not 0 <= threshold < 1:
         raise ValueError(f"threshold must be in [0, 1), got {threshold}")
-    check_displacement(displacement)
-    check_flat("displacement", displacement, "the repair")
     before = fold_certificate(displacement, threshold)
     if before.passes:
         return Repair(displacement, 0, 0.0, 0.0, before, before)
-    original = _one_field(displacement).double()
-    spacing = torch.finfo(displacement.dtype).eps * float(original.abs().max())
-    target = threshold + min(max(_MARGIN, 8 * spacing), 0.5) * (1 - threshold)
-    start = original.numpy()[0].copy()
-    for attempt in range(_ATTEMPTS):
-        u = _projected(start, target)
-        fixed, certificate = _rounded(u, displacement, threshold)
-        if certificate.passes:
-            break
-        if certificate.folded_cells:
-            # What is handed back folds, if only by its rounding.
-            stored = fixed.to("cpu", torch.float64)[0].numpy()
-            start = _smoothed(u, stored, target, reach=min(2 << attempt, 16))
-        else:
-            start = _shrunk(u, reach=2 + attempt)
-    if not certificate.passes:
-        fixed, certificate = _scaled(original.numpy()[0], displacement, target, threshold)
-    moves = torch.hypot(*(fixed.to("cpu", torch.float64) - original)[0])
+    target = threshold + _margin(displacement) * (1 - threshold)
+    u = _values(displacement)
+    local = _unfolded if _spread(u) < _FAR else _scaled
+    fixed, certificate = local(displacement, threshold, target)
+    moves = _moves(fixed, u)
+    if not certificate.passes or (moves**2).sum() > _to_a_shift(u):
+        fixed, certificate = _scaled(displacement, threshold, target)
+        moves = _moves(fixed, u)
     moved = moves[moves > 0]
-    return Repair(
-        fixed, moved.numel(), float(moved.max()), float(moved.mean()), before, certificate
-    )
+    return Repair(fixed, moved.size, float(moved.max()), float(moved.mean()), before, certificate)
 
 
-def _rounded(
-    u: np.ndarray, like: torch.Tensor, threshold: float
+def _values(displacement: torch.Tensor) -> np.ndarray:
+    """(D, *S) in double; of a volume of one plane the image."""
+    return _one_field(displacement)[0].to("cpu", torch.float64).numpy()
+
+
+def _moves(found: torch.Tensor, u: np.ndarray) -> np.ndarray:
+    """How far each voxel of u (D, *S) moved, *S."""
+    return (torch.from_numpy(_values(found) - u) ** 2).sum(0).sqrt().numpy()
+
+
+def _spread(u: np.ndarray) -> float:
+    """How far apart displacements are at most in a component, voxels."""
+    return float(np.ptp(u.reshape(len(u), -1), axis=1).max())
+
+
+def _to_a_shift(u: np.ndarray) -> float:
+    """The sum of the squared moves from u (D, *S) to its mean, which passes."""
+    return float(torch.from_numpy(u).flatten(1).var(1, correction=0).sum() * u[0].size)
+
+
+def _margin(displacement: torch.Tensor) -> float:
+    """What is aimed at above the threshold: rounding to the dtype shall not undo it."""
+    spacing = torch.finfo(displacement.dtype).eps * float(displacement.detach().abs().max())
+    return min(max(_MARGIN, 8 * spacing), 0.5)
+
+
+def _unfolded(
+    displacement: torch.Tensor, threshold: float, target: float
 ) -> tuple[torch.Tensor, FoldCertificate]:
+    """What some attempts come to, each from a field that is smoother where the last one failed."""
+    ground = _Ground.of(_values(displacement))
+    start = ground.laid(_values(displacement))
+    projection = Projection(start, ground.lattice, _failing(start, threshold), threshold, target)
+    smoothed = np.zeros(projection.u.shape[1], np.int8)  # how often, by cell
+    shrunk = 0
+    for _ in range(_ATTEMPTS):
+        low = projection.run()
+        fixed = _stored(ground.inner(projection.u), displacement)
+        stored = ground.laid(_values(fixed))
+        low = np.union1d(low, projection.lacking(stored))
+        if not len(low):
+            certificate = fold_certificate(fixed, threshold)
+            if certificate.passes:
+                return fixed, certificate
+            if certificate.folded_cells:
+                failing = _failing(stored, threshold)
+                low = np.setdiff1d(failing, projection.require(failing))
+            else:
+                _shrink(projection, ground, reach=2 + shrunk)
+                shrunk += 1
+        _smooth(projection, low, smoothed)
+    return fixed, fold_certificate(fixed, threshold)
+
+
+class _Ground(NamedTuple):
+    """Where the field is repaired: an image as it is, a volume with a collar (see `trilinear`).
+
+    Over the collar, one cell wide, the displacement goes to 0; its cells are `width` voxels long,
+    which is a displacement too. Where they do not fold the border is mapped one to one.
+    """
+
+    collar: int  # cells, 0 or 1
+    lattice: Lattice
+
+    @classmethod
+    def of(cls, u: np.ndarray) -> _Ground:
+        """That for u (D, *S)."""
+        if len(u) == 2:
+            return cls(0, Lattice(u.shape[1:]))
+        ends = [np.abs(u.take(end, axis)).max() for axis in (1, 2, 3) for end in (0, -1)]
+        width = _WIDTH * 2.0 ** np.ceil(np.log2(max(1.0, *ends)))
+        return cls(1, Lattice(tuple(size + 2 for size in u.shape[1:]), width))
+
+    def laid(self, u: np.ndarray) -> np.ndarray:
+        """u (D, *S) with the collar's outer voxels."""
+        found = np.pad(u, [(0, 0), *[(self.collar, self.collar)] * len(u)])
+        if self.collar:
+            for axis, part in enumerate(found):
+                layers = np.moveaxis(part, axis, 0)
+                layers[0] -= self.lattice.width - 1
+                layers[-1] += self.lattice.width - 1
+        return found
+
+    def inner(self, u: np.ndarray) -> np.ndarray:
+        """(D, *S), given (D, voxels) with the collar."""
+        inner = slice(self.collar, -self.collar or None)
+        return u.reshape(len(u), *self.lattice.shape)[(slice(None), *[inner] * len(u))]
+
+    def numbered(self, places: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Voxels of the field as they are numbered with the collar."""
+        return np.ravel_multi_index(tuple(p + self.collar for p in places), self.lattice.shape)
+
+
+def _failing(u: np.ndarray, threshold: float) -> np.ndarray:
+    """The cells of u (D, *S) that do not pass, as a `Lattice` numbers them."""
+    field = torch.from_numpy(u)[None]
+    if len(u) == 3:
+        fails = judged(field, threshold).folded
+    else:
+        fails = failing_cells(field, jacobian_determinant(field)[0], threshold)
+    return np.ravel_multi_index(np.nonzero(fails.numpy()), u.shape[1:])
+
+
+def _stored(u: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     """The field as it is handed back: what is certified are these very numbers."""
-    found = torch.from_numpy(u)[None].to(like.device, like.dtype)
-    return found, fold_certificate(found, threshold)
+    found = torch.from_numpy(np.ascontiguousarray(u)).to(like.device, like.dtype)
+    axis = flat_axis(like)
+    if axis is None:
+        return found.reshape(like.shape)
+    whole = like.detach().clone()
+    whole[0, [k for k in range(3) if k != axis]] = found.reshape(2, *like.shape[2:])
+    return whole
 
 
 def _scaled(
-    u: np.ndarray, like: torch.Tensor, target: float, threshold: float
+    like: torch.Tensor, threshold: float, target: float
 ) -> tuple[torch.Tensor, FoldCertificate]:
     """The field's mean, a shift, and as much of the rest as passes; the shift alone passes."""
-    shift = u.mean((1, 2), keepdims=True)
-    passing = _rounded(np.broadcast_to(shift, u.shape).copy(), like, threshold)
+
+    def judged_at(scale: float) -> tuple[torch.Tensor, FoldCertificate]:
+        found = _stored(shift + scale * (u - shift), like)
+        return found, fold_certificate(found, threshold)
+
+    u = _values(like)
+    shift = u.mean(tuple(range(1, u.ndim)), keepdims=True)
+    passing = judged_at(0.0)
+    if not passing[1].passes:  # a shift beyond all measure, of a volume
+        shift = np.zeros_like(shift)
+        passing = judged_at(0.0)
     if not passing[1].passes:
         raise ValueError(f"threshold must leave room for rounding, got {threshold}")
     low, high = 0.0, largest_safe_scale(torch.from_numpy(u - shift)[None], target, limit=1.0)
     for _ in range(20):
+        if high - low < 0.01 * high:
+            break
         middle = (low + high) / 2
-        tried = _rounded(shift + middle * (u - shift), like, threshold)
+        tried = judged_at(middle)
         if tried[1].passes:
             low, passing = middle, tried
         else:
@@ -138,185 +248,40 @@ def _scaled(
     return passing
 
 
-class _Corner(NamedTuple):
-    """One corner of some cells: flat indices of its voxel and of the neighbours along both axes.
-
-    J = e x f with e, f the edges that meet there; `sign` +1 where the voxel is the edge's end. A
-    vector is a complex number, its first component the real part: half the calls on short arrays.
-    """
-
-    voxel: np.ndarray
-    along_0: np.ndarray
-    along_1: np.ndarray
-    sign_0: int
-    sign_1: int
-
-    def values(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The displacements (voxels,) of the corner's voxel and of the two neighbours."""
-        return u[self.voxel], u[self.along_0], u[self.along_1]
-
-    def edges(
-        self, here: np.ndarray, there_0: np.ndarray, there_1: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """e and f."""
-        return self.sign_0 * (here - there_0) + 1, self.sign_1 * (here - there_1) + 1j
+def _shrink(projection: Projection, ground: _Ground, reach: int) -> None:
+    """Brings the field nearer to its mean, a shift, where its border is not mapped one to one."""
+    lattice, u, inner = ground.lattice, projection.u, ground.inner(projection.u)
+    shift = inner.mean(tuple(range(1, inner.ndim)))[:, None]
+    at = ground.numbered(_crossing(inner))
+    projection.restart(lattice.around(at, reach))
+    for k in range(reach):
+        voxels = np.unique(lattice.vertices(lattice.around(at, k)))
+        voxels = voxels[projection.free[voxels]]
+        u[:, voxels] -= 0.3 / reach * (u[:, voxels] - shift)
 
 
-def _corners(i: np.ndarray, j: np.ndarray, width: int) -> list[_Corner]:
-    """The four corners of cells (i, j)."""
-    return [
-        _Corner(
-            (i + a) * width + j + b,
-            (i + 1 - a) * width + j + b,
-            (i + a) * width + j + 1 - b,
-            2 * a - 1,
-            2 * b - 1,
-        )
-        for a in (0, 1)
-        for b in (0, 1)
-    ]
-
-
-def _smallest(u: np.ndarray) -> np.ndarray:
-    """Smallest corner determinant of every cell of (2, H, W), (H - 1, W - 1)."""
-    return jacobian_determinant(torch.from_numpy(u)[None], reduce="min")[0].numpy()
-
-
-def _smallest_of(u: np.ndarray, i: np.ndarray, j: np.ndarray, width: int) -> np.ndarray:
-    """The same of cells (i, j) alone; u is complex (voxels,)."""
-    found = []
-    for corner in _corners(i, j, width):
-        e, f = corner.edges(*corner.values(u))
-        found.append((e.conj() * f).imag)
-    return np.min(found, axis=0)
-
-
-def _complex(u: np.ndarray) -> np.ndarray:
-    """(2, H, W) as (H * W,)."""
-    return (u[0] + 1j * u[1]).ravel()
-
-
-def _projected(start: np.ndarray, target: float) -> np.ndarray:
-    """The field (2, H, W) near `start` whose determinants reach the target, as far as it gets."""
-    height, width = start.shape[1:]
-    u = _complex(start)
-    groups: list[tuple[_Corner, np.ndarray]] = []
-    active = np.zeros((height - 1, width - 1), bool)
-    surrounded = active  # with all their neighbours
-    touched = np.nonzero(active)  # all that a push can change
-    smallest = _smallest(start)
-    gap = np.inf
-    for sweep in range(_SWEEPS):
-        if sweep % 4 == 0:
-            smallest[touched] = _smallest_of(u, touched[0], touched[1], width)
-            low = smallest < target
-            if not low.any():
-                break
-            if sweep % _PATIENCE == 0:
-                if target - smallest.min() > gap / 2:
-                    break
-                gap = target - smallest.min()
-            if (low & ~surrounded).any():
-                multipliers = _kept(groups, len(u))
-                active = active | _dilated(low, 1)
-                groups = _grouped(active, multipliers, width)
-                surrounded = ~_dilated(~active, 1)
-                touched = np.nonzero(_dilated(active, 1))
-        for corner, multiplier in groups:
-            _push(u, corner, multiplier, target)
-    return np.stack([u.real, u.imag]).reshape(2, height, width)
-
-
-def _push(u: np.ndarray, corner: _Corner, multiplier: np.ndarray, target: float) -> None:
-    """One visit to corners that share no voxel: u and the multipliers change in place."""
-    here, there_0, there_1 = corner.values(u)
-    e, f = corner.edges(here, there_0, there_1)
-    product = e.conj() * f  # its imaginary part is J
-    to_e, to_f = (-1j * corner.sign_0) * f, (1j * corner.sign_1) * e
-    both = to_e + to_f
-    # |both|^2 + |to_e|^2 + |to_f|^2
-    length = 2 * (_square(e) + _square(f) - corner.sign_0 * corner.sign_1 * product.real)
-    step = (target * (1 + 1e-6) - product.imag) / np.maximum(length, 1e-2)
-    step = np.maximum(step, -multiplier)
-    multiplier += step
-    u[corner.voxel] = here + step * both
-    u[corner.along_0] = there_0 - step * to_e
-    u[corner.along_1] = there_1 - step * to_f
-
-
-def _square(z: np.ndarray) -> np.ndarray:
-    return z.real**2 + z.imag**2
-
-
-def _grouped(
-    active: np.ndarray, multipliers: list[np.ndarray] | None, width: int
-) -> list[tuple[_Corner, np.ndarray]]:
-    """Corners of the active cells in 16 groups without common voxels, with their multipliers."""
-    groups = []
-    for parity in range(4):
-        i, j = np.nonzero(active)
-        chosen = (i % 2 == parity // 2) & (j % 2 == parity % 2)
-        i, j = i[chosen], j[chosen]
-        cells = i * width + j
-        for number, corner in enumerate(_corners(i, j, width)):
-            kept = multipliers[number][cells] if multipliers else np.zeros(len(cells))
-            groups.append((corner, kept))
-    return groups
-
-
-def _kept(groups: list[tuple[_Corner, np.ndarray]], voxels: int) -> list[np.ndarray] | None:
-    """The multipliers of all cells, one array a corner, at the cells' first voxels."""
-    if not groups:
-        return None
-    found = [np.zeros(voxels) for _ in range(4)]
-    for k, (corner, multiplier) in enumerate(groups):
-        first = np.minimum(np.minimum(corner.voxel, corner.along_0), corner.along_1)
-        # The corner at the cell's last voxel does not touch its first one.
-        if corner.sign_0 == corner.sign_1 == 1:
-            first = corner.along_0 + corner.along_1 - corner.voxel
-        found[k % 4][first] = multiplier
-    return found
-
-
-def _dilated(cells: np.ndarray, reach: int) -> np.ndarray:
-    found = cells.copy()
-    for _ in range(reach):
-        padded = np.pad(found, 1)
-        for axis in (0, 1):
-            padded = padded | np.roll(padded, 1, axis) | np.roll(padded, -1, axis)
-        found = padded[1:-1, 1:-1]
-    return found
-
-
-def _shrunk(u: np.ndarray, reach: int) -> np.ndarray:
-    """The field nearer to its mean, a shift, where the border's image crosses itself and about."""
+def _crossing(u: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Places of the border, D (n,), where it is not mapped one to one; u: (D, *S)."""
+    if len(u) == 3:
+        at = collar_folds(torch.from_numpy(np.ascontiguousarray(u))[None]).numpy()
+        return np.unravel_index(at, u.shape[1:])
     ring = border(torch.from_numpy(u))
     edges = crossing_edges(*ring)
-    voxels = np.zeros(u.shape[1:], bool)
-    for i, j in ring[0][np.concatenate([edges, (edges + 1) % len(ring[0])])].astype(int):
-        voxels[i, j] = True
-    part = sum(_dilated(voxels, k).astype(np.float64) for k in range(reach)) / reach
-    shift = u.mean((1, 2), keepdims=True)
-    return u - 0.3 * part * (u - shift)
+    return tuple(ring[0][np.concatenate([edges, (edges + 1) % len(ring[0])])].astype(int).T)
 
 
-def _smoothed(u: np.ndarray, stored: np.ndarray, target: float, reach: int) -> np.ndarray:
-    """The field with its values averaged `reach` times round the cells that fold as stored."""
-    cells = _dilated(_smallest(stored) < target, reach)
-    voxels = np.zeros(u.shape[1:], bool)
-    for a in (0, 1):
-        for b in (0, 1):
-            voxels[a : a + cells.shape[0], b : b + cells.shape[1]] |= cells
-    found = u.copy()
-    if not voxels.any():
-        return found
-    # The window that holds them, with their neighbours: what folds is mostly a small part.
-    lines = [np.flatnonzero(voxels.any(axis)) for axis in (1, 0)]
-    rows, columns = (slice(max(line[0] - 1, 0), line[-1] + 2) for line in lines)
-    voxels, part = voxels[rows, columns], found[:, rows, columns]
-    for _ in range(reach**2):
-        p = np.pad(part, ((0, 0), (1, 1), (1, 1)), mode="edge")
-        mean = (p[:, 2:, 1:-1] + p[:, :-2, 1:-1] + p[:, 1:-1, 2:] + p[:, 1:-1, :-2]) / 4
-        part = np.where(voxels, (part + mean) / 2, part)
-    found[:, rows, columns] = part
-    return found
+def _smooth(projection: Projection, cells: np.ndarray, before: np.ndarray) -> None:
+    """Averages the field round some cells, farther about where that was done before."""
+    u, lattice = projection.u, projection.lattice
+    times = before[cells]
+    for time in np.unique(times):
+        reach = 1 << min(int(time), _FARTHEST)
+        near = lattice.around(cells[times == time], reach)
+        before[near] += 1
+        projection.restart(near)
+        voxels = np.unique(lattice.vertices(near))
+        voxels = voxels[projection.free[voxels]]
+        beside = lattice.neighbours(voxels)
+        beside = np.where(projection.free[beside], beside, voxels)
+        for _ in range(reach**2):
+            u[:, voxels] = (u[:, voxels] + u[:, beside].mean(1)) / 2

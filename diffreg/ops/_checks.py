@@ -108,14 +108,6 @@ def check_axes(name: str, tensor: torch.Tensor, other_name: str, other: torch.Te
         )
 
 
-def check_flat(name: str, tensor: torch.Tensor, what: str) -> None:
-    """Raises for a volume where only images are taken so far."""
-    if tensor.ndim == 5:
-        raise ValueError(
-            f"{name} must be 2-D, got shape {list(tensor.shape)}: {what} is 2-D so far"
-        )
-
-
 def check_pair(image: Any, fixed: Any, name: str = "warped") -> None:
     """Raises unless `image` (named `name`) and `fixed` have one shape and device."""
     check_image(name, image)

@@ -157,9 +157,9 @@ def test_safe_scales_at_the_ends():
         (torch.zeros(1, 2, 1, 4), "at least 2 voxels"),
         (torch.full((1, 2, 4, 4), math.nan), "NaN or infinite"),
         (torch.zeros(1, 3, 4, 4), "displacement must be"),
-        (torch.full((1, 3, 3, 3, 3), math.inf), "NaN or infinite|2-D so far"),
-        (torch.zeros(2, 3, 3, 3, 3), "one field|2-D so far"),
-        (torch.zeros(1, 3, 1, 1, 3), "at least 2 voxels|2-D so far"),
+        (torch.full((1, 3, 3, 3, 3), math.inf), "NaN or infinite"),
+        (torch.zeros(2, 3, 3, 3, 3), "one field"),
+        (torch.zeros(1, 3, 1, 1, 3), "at least 2 voxels"),
     ],
 )
 def test_what_is_no_field_is_refused(u, words):
