@@ -153,9 +153,25 @@ def test_a_volume_and_a_slice_are_refused(registered, capsys):
     )
 
 
-def test_a_guarantee_for_volumes_is_refused_in_words():
-    with pytest.raises(ValueError, match="the guarantee is for slices so far"):
-        diffreg.register(head(), head(), guarantee=True, affine="none", levels=1, iterations=1)
+def test_a_volume_is_guaranteed(tmp_path, monkeypatch):
+    """Where the search comes back with a field that folds."""
+
+    def folding(moving, *_, **__):
+        found = torch.zeros(1, 3, *moving.shape[2:])
+        found[0, 0, 8, 8, 8] = 1.5
+        return found
+
+    monkeypatch.setattr("diffreg.registration.pair.register_variational", folding)
+    for guarantee in (False, True):
+        result = diffreg.register(head(), head(), guarantee=guarantee, affine="none")
+        result.save(tmp_path / "out")
+        stored = read_displacement(tmp_path / "out" / "displacement.nii.gz")[0]
+        assert fold_certificate(stored).passes == guarantee
+        metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert metrics["certificate"]["verdict"] == ("homeomorphism" if guarantee else "folded")
+        assert ("repair" in metrics) == guarantee
+    assert 0 < metrics["repair"]["moved_voxels"] < 20
+    assert "voxels moved, by at most" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_registration_says_what_it_is():

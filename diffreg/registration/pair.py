@@ -117,8 +117,6 @@ def register(
     _check_options(network, objective, similarity, refine)
     _check_settings(levels, iterations, both_ways, guarantee, fill, progress)
     pair = _images(moving, fixed, fixed_mask, moving_mask)
-    if guarantee and len(pair.fixed.shape) == 3:
-        raise ValueError("the guarantee is for slices so far: a volume's repair does not exist yet")
     place = device_named(device)
     if isinstance(affine, str) and affine == "auto" and not _have_places(moving, fixed):
         affine = "affine"
