@@ -166,8 +166,6 @@ def _repaired(displacement: torch.Tensor) -> torch.Tensor:
     """The field itself, or moved where it folds or nearly does, and nowhere else."""
     if is_unfolded(displacement):
         return displacement
-    if displacement.ndim == 5:  # the repair is 2-D so far
-        return _unfolded_start(displacement)
     return make_diffeomorphic(displacement, START_DETERMINANT).displacement
 
 
