@@ -68,7 +68,7 @@ def test_the_demons_field_is_in_our_convention(forces):
     bump = torch.exp(-((y - 20) ** 2 + (x - 28) ** 2) / 100)
     true = torch.stack([2 * bump, -bump])[None]
     fixed = warp(moving, true)
-    u = peers.demons(moving, fixed, forces, sigma=1.0, iterations=60, levels=2)
+    u = peers.demons(moving, fixed, forces=forces, sigma=1.0, iterations=60, levels=2)
     assert u.shape == true.shape
     inside = bump > 0.3
     assert ((u - true)[0, :, inside]).norm(dim=0).mean() < 0.5

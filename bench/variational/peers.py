@@ -14,12 +14,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from demons import register
 
 sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-DEMONS = {
-    "diffeomorphic": sitk.DiffeomorphicDemonsRegistrationFilter,
-    "symmetric": sitk.FastSymmetricForcesDemonsRegistrationFilter,
-}
 
 
 def ants(moving: torch.Tensor, fixed: torch.Tensor, **options) -> torch.Tensor:
@@ -45,45 +42,8 @@ def ants(moving: torch.Tensor, fixed: torch.Tensor, **options) -> torch.Tensor:
     return torch.from_numpy(np.moveaxis(field, -1, 0).astype(np.float32))[None]
 
 
-def demons(
-    moving: torch.Tensor,
-    fixed: torch.Tensor,
-    forces: str = "diffeomorphic",
-    sigma: float = 1.5,
-    iterations: int = 80,
-    levels: int = 3,
-    update_sigma: float = 0.0,
-) -> torch.Tensor:
-    """SimpleITK's demons on a pyramid.
-
-    Args:
-        forces: "diffeomorphic" or "symmetric".
-        sigma: of the smoothing of the field, voxels.
-        iterations: on each level.
-        levels: each half the size of the next.
-        update_sigma: of the smoothing of the update, voxels; 0 is none.
-    """
+def demons(moving: torch.Tensor, fixed: torch.Tensor, **options) -> torch.Tensor:
+    """SimpleITK's demons on a pyramid; options of `register` in demons.py."""
     images = [sitk.GetImageFromArray(image[0, 0].float().numpy()) for image in (fixed, moving)]
-    method = DEMONS[forces]()
-    method.SetNumberOfIterations(iterations)
-    method.SetSmoothDisplacementField(sigma > 0)
-    method.SetStandardDeviations(max(sigma, 1e-3))
-    method.SetSmoothUpdateField(update_sigma > 0)
-    method.SetUpdateFieldStandardDeviations(max(update_sigma, 1e-3))
-    field = None
-    for level in reversed(range(levels)):
-        pair = [_coarser(image, 2**level) for image in images]
-        if field is None:
-            field = method.Execute(*pair)
-        else:
-            field = method.Execute(*pair, sitk.Resample(field, pair[0]))
-    across_first = sitk.GetArrayFromImage(field)  # (H, W, 2), ITK's order: x, then y
+    across_first = sitk.GetArrayFromImage(register(*images, **options))  # (H, W, 2), x, then y
     return torch.from_numpy(np.moveaxis(across_first[..., ::-1], -1, 0).astype(np.float32))[None]
-
-
-def _coarser(image: sitk.Image, factor: int) -> sitk.Image:
-    """Smoothed, then of voxels `factor` times as long over the same extent."""
-    if factor == 1:
-        return image
-    smooth = sitk.SmoothingRecursiveGaussian(image, factor / 2)
-    return sitk.BinShrink(smooth, [factor] * image.GetDimension())

@@ -1,0 +1,157 @@
+"""Other people's deformable registrations of volumes on one grid, a fresh process each.
+
+    python bench/variational/volume_methods.py METHOD FIXED MOVING OUT
+
+writes OUT.nii (ITK's displacements, mm) or OUT.npz (voxels), and OUT.json: the seconds of the
+search alone, and the package's version. Imports only what the method needs: an import is part of
+what a process costs. Settings are each tool's documented best for heads; the start is the identity.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+GREEDY = "-m NCC 2x2x2 -n 100x50x10"
+GREEDY_LONG = "-m NCC 2x2x2 -n 100x100x100 -s 1.732vox 0.7071vox"
+DEMONS = {"sigma": 1.0, "iterations": 40}  # diffeomorphic, three levels
+DEMONS_FINE = {"sigma": 0.7, "iterations": 80}
+CC = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (100, 70, 50, 20)}
+FIREANTS = {"scales": [4, 2, 1], "iterations": [200, 100, 50], "cc_kernel_size": 5}
+FIREANTS_FINE = {**FIREANTS, "smooth_warp_sigma": 0.25}  # 0.5 by default
+CONVEX_ADAM = {"grid_sp": 3, "disp_hw": 4, "lambda_weight": 0.65}
+Found = tuple[Callable[[], object], Callable[[object], None]]  # the search; what writes its result
+
+
+def told(options: dict) -> str:
+    return json.dumps(options)[1:-1]
+
+
+def greedy(options: str) -> Callable[[str, str, str], Found]:
+    def method(fixed: str, moving: str, out: str) -> Found:
+        from picsl_greedy import Greedy3D
+
+        words = f"-d 3 -threads 1 {options} -i {fixed} {moving} -o {out}.nii"
+        return lambda: Greedy3D().execute(words), lambda _: None
+
+    return method
+
+
+def demons(**options) -> Callable[[str, str, str], Found]:
+    def method(fixed: str, moving: str, out: str) -> Found:
+        import SimpleITK as sitk
+        from demons import register
+
+        images = [sitk.ReadImage(path, sitk.sitkFloat32) for path in (fixed, moving)]
+        return lambda: register(*images, **options), lambda u: sitk.WriteImage(u, f"{out}.nii")
+
+    return method
+
+
+def syn(**options) -> Callable[[str, str, str], Found]:
+    """ANTs; options of antspyx's `registration`."""
+
+    def method(fixed: str, moving: str, out: str) -> Found:
+        import ants
+
+        images = [ants.image_read(path) for path in (fixed, moving)]
+
+        def write(found) -> None:
+            (field,) = (name for name in found["fwdtransforms"] if name.endswith(".nii.gz"))
+            ants.image_write(ants.image_read(field), f"{out}.nii")
+
+        more = {"outprefix": f"{out}_", "random_seed": 1, **options}
+        return lambda: ants.registration(*images, "SyNOnly", **more), write
+
+    return method
+
+
+def dipy(fixed: str, moving: str, out: str) -> Found:
+    import nibabel as nib
+    import numpy as np
+    from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
+    from dipy.align.metrics import CCMetric
+
+    files = [nib.load(path) for path in (fixed, moving)]
+    images = [file.get_fdata() for file in files]
+    affine = files[0].affine
+    search = SymmetricDiffeomorphicRegistration(CCMetric(3), level_iters=[100, 50, 25])
+
+    def write(found) -> None:
+        along_axes = found.get_forward_field() @ np.linalg.inv(affine[:3, :3]).T  # of mm, RAS
+        np.savez(f"{out}.npz", u=along_axes.astype(np.float32))
+
+    return lambda: search.optimize(
+        *images, static_grid2world=affine, moving_grid2world=files[1].affine
+    ), write
+
+
+def fireants(**options) -> Callable[[str, str, str], Found]:
+    def method(fixed: str, moving: str, out: str) -> Found:
+        from fireants.io import BatchedImages, Image
+        from fireants.registration.greedy import GreedyRegistration
+
+        paths = {"fixed_images": fixed, "moving_images": moving}
+        images = {
+            name: BatchedImages([Image.load_file(path, device="cpu")])
+            for name, path in paths.items()
+        }
+
+        def search() -> GreedyRegistration:
+            found = GreedyRegistration(**images, **options, loss_type="cc", progress_bar=False)
+            found.optimize()
+            return found
+
+        return search, lambda found: found.save_as_ants_transforms(f"{out}.nii")
+
+    return method
+
+
+def convex_adam(fixed: str, moving: str, out: str) -> Found:
+    import nibabel as nib
+    import numpy as np
+    import torch
+    from convexAdam.convex_adam_MIND import convex_adam_pt
+
+    images = [torch.from_numpy(nib.load(path).get_fdata()).float() for path in (fixed, moving)]
+    return (
+        lambda: convex_adam_pt(*images, **CONVEX_ADAM, device=torch.device("cpu")),
+        lambda u: np.savez(f"{out}.npz", u=u.astype(np.float32)),
+    )
+
+
+class Method(NamedTuple):
+    package: str
+    setting: str  # told in the results; other words there, and all pairs are run anew
+    prepare: Callable[[str, str, str], Found]
+
+
+METHODS = {
+    "greedy": Method("picsl_greedy", GREEDY, greedy(GREEDY)),
+    "greedy 100x100x100": Method("picsl_greedy", GREEDY_LONG, greedy(GREEDY_LONG)),
+    "demons": Method("SimpleITK", told(DEMONS), demons(**DEMONS)),
+    "demons sigma 0.7": Method("SimpleITK", told(DEMONS_FINE), demons(**DEMONS_FINE)),
+    "SyNOnly": Method("antspyx", "its defaults", syn()),
+    "SyNOnly CC": Method("antspyx", told(CC), syn(**CC)),
+    "dipy SyN": Method("dipy", "CC, 100 50 25", dipy),
+    "FireANTs": Method("fireants", told(FIREANTS), fireants(**FIREANTS)),
+    "FireANTs sigma 0.25": Method("fireants", told(FIREANTS_FINE), fireants(**FIREANTS_FINE)),
+    "ConvexAdam": Method("convexAdam", told(CONVEX_ADAM), convex_adam),
+}
+
+
+def main(method: str, fixed: str, moving: str, out: str) -> None:
+    package, _, prepare = METHODS[method]
+    search, write = prepare(fixed, moving, out)
+    begin = time.process_time()
+    found = search()
+    costs = {"search_s": time.process_time() - begin, "version": f"{package} {version(package)}"}
+    write(found)
+    Path(f"{out}.json").write_text(json.dumps(costs))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,112 @@
+"""Pairs of labelled volumes on one grid, and what a displacement makes of them.
+
+Read from a folder with pairs.csv (group, moving, fixed, moving_label, fixed_label: paths in it).
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from diffreg.fields import fold_certificate, warp_labels
+from diffreg.metrics import dice, folding, sd_log_jacobian_learn2reg, surface_distances
+
+# Of the heads: background, vessels, what few people have, and labels of one side or of no organ.
+NOT_COMPARED = {42, 43, 46, 49, 50, 53, 54, 63, 64, 69}
+DEEP = {4, 11, 23, 30, 31, 32, 35, 36, 37, 47, 48, 51, 52, 55, 56, 57, 58, 59, 60, 61, 62}
+FIRST_OF_CORTEX = 100
+SMALLEST = 1e-9  # of a determinant whose logarithm is taken
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Files of two people, or of two phases of one; moving_label and fixed_label are label maps."""
+
+    group: str
+    moving: Path
+    fixed: Path
+    moving_label: Path
+    fixed_label: Path
+
+    @property
+    def name(self) -> str:
+        return "-".join(path.name.removesuffix(".nii.gz") for path in (self.moving, self.fixed))
+
+    @property
+    def person(self) -> str:
+        """Whom the figures are of: the one whose image is fixed."""
+        return self.fixed.name.partition("_")[0]
+
+
+def read_pairs(folder: Path, group: str) -> list[Pair]:
+    with (folder / "pairs.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["group"] == group]
+    names = ("moving", "fixed", "moving_label", "fixed_label")
+    return [Pair(group, *(folder / row[name] for name in names)) for row in rows]
+
+
+def label_group(label: int) -> str:
+    """Of the heads; a heart has one label."""
+    return "deep" if label in DEEP else "cortex" if label >= FIRST_OF_CORTEX else "rest"
+
+
+def measured(pair: Pair, u: np.ndarray) -> dict:
+    """How well the labels fit under u (3, *S), voxels, and how evenly it bends.
+
+    The moving label map is read at the nearest voxel, the border repeated. Compared is what both
+    people have: a label that the displacement loses has Dice 0 and no HD95.
+
+    Returns:
+        dice, dice_labels {label: value}, hd95 (mm, mean over labels), sd_log_j, what folds by
+        central differences and by the eight corners of a cell (percent of voxels, of cells).
+    """
+    (moving, _), (fixed, spacing) = map(_labels, (pair.moving_label, pair.fixed_label))
+    labels = sorted((set(np.unique(moving)) & set(np.unique(fixed))) - {0} - NOT_COMPARED)
+    images = torch.from_numpy(moving)[None, None], torch.from_numpy(u)[None]
+    warped = warp_labels(*images)[0, 0].numpy()
+    overlaps = dice(warped, fixed, labels)
+    apart = [each["hd95"] for each in surface_distances(warped, fixed, spacing, labels).values()]
+    known = [distance for distance in apart if not np.isnan(distance)]
+    determinants, corners = central_determinants(u), folding(u)
+    folded, cells = ~(determinants > 0), int(np.prod([size - 1 for size in u.shape[1:]]))
+    return {
+        "dice": float(np.mean(list(overlaps.values()))),
+        "dice_labels": {str(label): round(value, 5) for label, value in overlaps.items()},
+        "hd95": float(np.mean(known)) if known else float("nan"),
+        "sd_log_j": float(np.std(np.log(np.maximum(determinants, SMALLEST)))),
+        "sd_log_j_learn2reg": sd_log_jacobian_learn2reg(u),
+        "folded_central_percent": float(100 * folded.mean()),
+        "folded_corners_percent": corners["folded_percent"],
+        "folded_central": int(folded.sum()),
+        "folded_corners": round(corners["folded_percent"] * cells / 100),
+        "smallest_corner": corners["min_determinant"],
+    }
+
+
+def certified(u: np.ndarray) -> dict:
+    """What the certificate of the whole trilinear cell says of u (3, *S)."""
+    certificate = fold_certificate(torch.from_numpy(u)[None])
+    return {
+        "folded_certificate_percent": 100 * certificate.folded_share,
+        "folded_cells": certificate.folded_cells,
+        "folded_inside": certificate.folded_inside,
+        "undecided_cells": certificate.undecided_cells,
+        "smallest_determinant": certificate.smallest_determinant,
+        "verdict": certificate.verdict,
+    }
+
+
+def central_determinants(u: np.ndarray) -> np.ndarray:
+    """Of id + u (3, *S) by central differences, without two voxels at the border, as Learn2Reg."""
+    inner = (slice(None), *[slice(2, -2)] * 3)
+    columns = [gradient[inner] for gradient in np.gradient(u.astype(np.float64), axis=(1, 2, 3))]
+    return np.linalg.det(np.moveaxis(np.stack(columns, 1), (0, 1), (-2, -1)) + np.eye(3))
+
+
+def _labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """(*S) as the file has them, and its spacing, mm."""
+    file = nib.load(path)
+    return np.asarray(file.dataobj), tuple(map(float, file.header.get_zooms()[:3]))
