@@ -32,7 +32,7 @@ displacement by one code.
 - **Folded**: voxels by central differences, cells by their eight corners, cells by the certificate
   of the whole trilinear cell, percent; in brackets the pairs with one at least.
 - **CPU s** of the process from files to file, user and system, and of the search alone (diffreg:
-  its own clock, from images to displacement); largest resident size, MB. Medians.
+  all of the process beyond `import torch`, files included); largest resident size, MB. Medians.
 """
 
 

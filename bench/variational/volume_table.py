@@ -13,7 +13,6 @@ from diffreg.benchmark.run import machine
 
 RESULTS = Path(__file__).parents[1] / "results"
 FEWEST = 5  # people: of fewer an interval says nothing
-REFERENCE = "diffreg"
 PARTS = ("deep", "cortex", "rest")
 MEASURES = (
     *("dice", *PARTS, "hd95", "sd_log_j", "sd_log_j_learn2reg"),
