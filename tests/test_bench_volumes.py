@@ -171,9 +171,11 @@ def test_a_difference_is_over_the_people_of_both_and_a_tie_is_called_one(tmp_pat
 
 def test_an_error_is_named_on_the_page(tmp_path):
     failed = {"group": "cardiac3d", "method": "greedy", "setting": "", "person": "a", "pair": "x-a"}
-    volume_table.write_results([{**failed, "error": "too thin"}], {"greedy": ""}, (), tmp_path)
+    volume_table.write_results(
+        [{**failed, "error": "of filter (0x7f) too thin"}], {"greedy": ""}, (), tmp_path
+    )
     page = (tmp_path / "variational_volumes.md").read_text()
-    assert "greedy stopped with: `too thin`" in page
+    assert "greedy stopped on 1 of 1 pairs: `of filter too thin`" in page
 
 
 def test_the_interval_of_few_people_is_none():

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 GREEDY = "-m NCC 2x2x2 -n 100x50x10"
 GREEDY_LONG = "-m NCC 2x2x2 -n 100x100x100 -s 1.732vox 0.7071vox"
+GREEDY_THIN = "-m NCC 2x2x2 -n 100x50"  # a third level would leave three planes of a heart
 DEMONS = {"sigma": 1.0, "iterations": 40}  # diffeomorphic, three levels
 DEMONS_FINE = {"sigma": 0.7, "iterations": 80}
 CC = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (100, 70, 50, 20)}
@@ -132,6 +133,7 @@ class Method(NamedTuple):
 METHODS = {
     "greedy": Method("picsl_greedy", GREEDY, greedy(GREEDY)),
     "greedy 100x100x100": Method("picsl_greedy", GREEDY_LONG, greedy(GREEDY_LONG)),
+    "greedy 2 levels": Method("picsl_greedy", GREEDY_THIN, greedy(GREEDY_THIN)),
     "demons": Method("SimpleITK", told(DEMONS), demons(**DEMONS)),
     "demons sigma 0.7": Method("SimpleITK", told(DEMONS_FINE), demons(**DEMONS_FINE)),
     "SyNOnly": Method("antspyx", "its defaults", syn()),

@@ -105,7 +105,9 @@ def totals(rows: list[Row]) -> list[str]:
 
 def failures(rows: list[Row]) -> list[str]:
     lines = [
-        f"- {row['method']} stopped with: `{error}`" for row in rows for error in row["errors"]
+        f"- {row['method']} stopped on {count} of {count + row['pairs']} pairs: `{error}`"
+        for row in rows
+        for error, count in row["errors"].items()
     ]
     return ["", *lines] if lines else []
 
@@ -149,25 +151,32 @@ def plot(groups: dict[str, list[Row]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     rows = [row for row in groups.get("brain2mm", []) if row["interval"].get("dice")]
+    rows.sort(key=lambda row: row["mean"]["dice"])
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     against, parts = figure.subplots(1, 2)
-    for row in (row for row in rows if "cpu_s" in row["median"]):
-        seconds, mean, limits = row["median"]["cpu_s"], row["mean"]["dice"], row["interval"]["dice"]
-        folds_not = row["mean"]["folded_corners_percent"] == 0
-        colour = "C3" if row["method"].startswith("diffreg") else "C0"
-        against.plot([seconds] * 2, limits, color=colour, alpha=0.4, linewidth=1)
-        against.plot(seconds, mean, "o", color=colour, mfc=colour if folds_not else "none")
-        against.annotate(row["method"], (seconds, mean), (5, 3), textcoords="offset points",
-                         fontsize=8)  # fmt: skip
-    against.set(xscale="log", xlabel="CPU seconds of a process, one thread",
-                ylabel="Dice, mean of 130 labels",
-                title="Heads, 2 mm (hollow: cells with a folded corner)")  # fmt: skip
+    plot_costs(against, [row for row in rows if "cpu_s" in row["median"]])
     for part, marker in zip(PARTS, "os^", strict=True):
-        means = [row["mean"][part] for row in rows]
-        parts.plot(means, range(len(rows)), marker, label=part)
+        parts.plot([row["mean"][part] for row in rows], range(len(rows)), marker, label=part)
     parts.set_yticks(range(len(rows)), [row["method"] for row in rows])
-    parts.invert_yaxis()
     parts.grid(axis="y", alpha=0.3)
     parts.set(xlabel="Dice", title="By parts of the head")
     parts.legend()
     figure.savefig(path, dpi=110)
+
+
+def plot_costs(axes: Any, rows: list[Row]) -> None:
+    for row in rows:
+        seconds, mean = row["median"]["cpu_s"], row["mean"]["dice"]
+        colour = "C3" if row["method"].startswith("diffreg") else "C0"
+        inside = "none" if row["mean"]["folded_corners_percent"] else colour
+        axes.plot([seconds] * 2, row["interval"]["dice"], color=colour, alpha=0.3, linewidth=1)
+        axes.plot(seconds, mean, "o", color=colour, markerfacecolor=inside)
+        axes.annotate(row["method"], (seconds, mean), (5, 3), textcoords="offset points", size=8)
+    axes.set(xscale="log", xlabel="CPU seconds of a process, one thread", ylabel="Dice, all labels")
+    axes.set_title("Heads, 2 mm (hollow: folded corners)")
+    axes.margins(x=0.25)
+    axes.minorticks_off()
+    ticks = [1, 2, 5, 10, 20, 50, 100, 200]
+    low, high = axes.get_xlim()
+    shown = [tick for tick in ticks if low < tick < high]
+    axes.set_xticks(shown, [str(tick) for tick in shown])

@@ -1,7 +1,8 @@
 """The results of volumes.py: means over people, intervals, differences, ties called ties."""
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def row_of(method: str, runs: list[Row]) -> Row:
         "setting": runs[0]["setting"],
         "version": next((run["version"] for run in whole if "version" in run), ""),
         "pairs": len(whole),
-        "errors": sorted({run["error"] for run in runs if "error" in run}),
+        "errors": Counter(
+            re.sub(r" *\(0x[0-9a-f]+\)", "", run["error"]) for run in runs if "error" in run
+        ),
         "people": people if whole else {},
         "mean": {name: float(np.mean(list(p.values()))) for name, p in people.items() if p},
         "interval": {name: interval(values.values()) for name, values in people.items()},
