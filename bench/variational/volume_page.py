@@ -105,11 +105,15 @@ def totals(rows: list[Row]) -> list[str]:
 
 def failures(rows: list[Row]) -> list[str]:
     lines = [
-        f"- {row['method']} stopped on {count} of {count + row['pairs']} pairs: `{error}`"
+        f"- {row['method']} stopped on {count} of {tried(row)} pairs: `{error}`"
         for row in rows
         for error, count in row["errors"].items()
     ]
     return ["", *lines] if lines else []
+
+
+def tried(row: Row) -> int:
+    return row["pairs"] + sum(row["errors"].values())
 
 
 def settings(groups: dict[str, list[Row]]) -> list[str]:
@@ -165,13 +169,14 @@ def plot(groups: dict[str, list[Row]], path: Path) -> None:
 
 
 def plot_costs(axes: Any, rows: list[Row]) -> None:
-    for row in rows:
+    for index, row in enumerate(rows):
         seconds, mean = row["median"]["cpu_s"], row["mean"]["dice"]
         colour = "C3" if row["method"].startswith("diffreg") else "C0"
         inside = "none" if row["mean"]["folded_corners_percent"] else colour
         axes.plot([seconds] * 2, row["interval"]["dice"], color=colour, alpha=0.3, linewidth=1)
         axes.plot(seconds, mean, "o", color=colour, markerfacecolor=inside)
-        axes.annotate(row["method"], (seconds, mean), (5, 3), textcoords="offset points", size=8)
+        beside = {"xytext": (5, (-9, 3)[index % 2]), "textcoords": "offset points", "size": 8}
+        axes.annotate(row["method"], (seconds, mean), **beside)
     axes.set(xscale="log", xlabel="CPU seconds of a process, one thread", ylabel="Dice, all labels")
     axes.set_title("Heads, 2 mm (hollow: folded corners)")
     axes.margins(x=0.25)
