@@ -96,7 +96,6 @@ def test_determinants_of_an_even_stretch():
     assert determinants == pytest.approx(1.5 * 0.5)
 
 
-@needs_time
 def test_a_run_goes_on_where_it_was_stopped(data):
     pair = volume_pairs.read_pairs(data, "brain2mm")[0]
     asked = options(data)
@@ -107,6 +106,22 @@ def test_a_run_goes_on_where_it_was_stopped(data):
     assert len(asked.runs.read_text().splitlines()) == 2
     (run,) = volumes.read_runs(asked.runs).values()
     assert np.load(volumes.field_of(run, asked.fields)).shape == (3, *SIZE)
+
+
+def test_kept_displacements_are_certified_later(data):
+    pair = volume_pairs.read_pairs(data, "brain2mm")[0]
+    asked = options(data, again=False)
+    volumes.run_pair(pair, "identity", asked)
+    (run,) = volumes.read_runs(asked.runs).values()
+    u = np.zeros((3, *SIZE), np.float32)
+    u[1, :, 10] = 2.5
+    np.save(volumes.field_of(run, asked.fields), u)
+    volumes.measure(asked)
+    volumes.measure(asked)  # finds nothing left to do
+    assert len(asked.runs.read_text().splitlines()) == 2
+    (run,) = volumes.read_runs(asked.runs).values()
+    assert run["verdict"] == "folded"
+    assert run["folded_cells"] == (SIZE[0] - 1) * (SIZE[2] - 1)
 
 
 @needs_time

@@ -29,8 +29,9 @@ displacement by one code.
 - **SDlogJ**: standard deviation of the logarithm of the determinants by central differences, two
   voxels at the border left out, those below 1e-9 taken as that. (Learn2Reg's script adds 3 to each
   determinant first; the JSON has that figure as sd_log_j_learn2reg.)
-- **Folded**: voxels by central differences, cells by their eight corners, cells by the certificate
-  of the whole trilinear cell, percent; in brackets the pairs with one at least.
+- **Folded**: voxels by these central differences (without that border), cells by their eight
+  corners, cells by the certificate of the whole trilinear cell, percent; in brackets the pairs with
+  one at least.
 - **CPU s** of the process from files to file, user and system, and of the search alone (diffreg:
   all of the process beyond `import torch`, files included); largest resident size, MB. Medians.
 """
