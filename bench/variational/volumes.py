@@ -43,7 +43,7 @@ BUDGETS: dict[str, tuple[str, ...]] = {
 }
 SETTINGS = {
     "identity": "",
-    **{name: " ".join(words) for name, words in BUDGETS.items()},
+    **{name: " ".join((*ALWAYS, *words)) for name, words in BUDGETS.items()},
     **{name: method.setting for name, method in METHODS.items()},
 }
 NAMES = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
