@@ -32,12 +32,6 @@ def tell():
 atexit.register(tell)
 """
 REGISTER = """
-from diffreg.registration import pair
-register = pair.register
-import diffreg.registration
-diffreg.registration.register = lambda *images, **more: register(
-    *images, **{{**more, "iterations": {iterations}}}
-)
 from diffreg.cli.main import main
 raise SystemExit(main({words!r}))
 """
@@ -75,7 +69,8 @@ def measured(size: tuple[int, ...], iterations: int, *more: str) -> dict[str, fl
     """Peaks in MiB: of the registration, and of importing torch."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["register", *heads(Path(folder), size), "-o", f"{folder}/out", *more]
-        registration = peak(REGISTER.format(iterations=iterations, words=words))
+        words += ["--iterations", str(iterations)]
+        registration = peak(REGISTER.format(words=words))
     return {"register": registration, "torch": peak(TORCH)}
 
 

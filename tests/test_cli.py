@@ -12,10 +12,11 @@ from PIL import Image as Pillow
 
 from diffreg import __version__, losses
 from diffreg.cli.info import Machine, description
-from diffreg.cli.main import SIMILARITIES, main
+from diffreg.cli.main import main
+from diffreg.cli.variational import PRESETS, SIMILARITIES
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
-from diffreg.registration import pair as registration_module
+from diffreg.registration import solved as registration_module
 from diffreg.registration.pair_page import duration
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -256,6 +257,7 @@ def test_a_missing_package_says_how_to_get_it(folder, monkeypatch, capsys):
 
 def test_every_similarity_is_offered():
     assert set(SIMILARITIES) == {"auto", *losses.SIMILARITIES}
+    assert tuple(losses.PRESETS) == PRESETS
 
 
 def test_times_are_in_words():

@@ -14,8 +14,7 @@ import torch
 from diffreg.cli.main import main
 from diffreg.data.manifest import read_manifest
 from diffreg.data.normalization import Normalization
-from diffreg.registration import cohort
-from diffreg.registration import pair as pair_module
+from diffreg.registration import cohort, finished
 from diffreg.registration.cohort import Method, register_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,7 +143,7 @@ def test_another_day_and_command_ask_the_same_question(folder, monkeypatch):
     words = ["/usr/bin/diffreg", "register", "pairs.csv", "-o", "out"]
     monkeypatch.setattr(sys, "argv", words)
     origin = {"date": "2001-01-01T00:00:00+00:00", "versions": {}, "device": "another"}
-    monkeypatch.setattr(pair_module, "provenance", lambda result: origin)
+    monkeypatch.setattr(finished, "provenance", lambda result: origin)
     assert register_all(manifest, out, Method(similarity="ncc")).kept == 4
     (first.jobs[0].folder / "metrics.json").unlink()
     again = register_all(manifest, out, Method(similarity="ncc"))
@@ -154,7 +153,7 @@ def test_another_day_and_command_ask_the_same_question(folder, monkeypatch):
 
 def test_warnings_of_pairs_and_failures_stand_at_the_top_of_the_report(folder, monkeypatch):
     origin = {"warnings": ["The images share 4 % of their voxels."]}
-    monkeypatch.setattr(pair_module, "provenance", lambda result: origin)
+    monkeypatch.setattr(finished, "provenance", lambda result: origin)
     assert run("register", "some.csv", "-o", "out") == 2
     page = (folder / "out/report.html").read_text()
     assert page.index("1 of 2 pairs failed") < page.index("The images agree")

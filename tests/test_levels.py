@@ -10,7 +10,7 @@ from test_variational import known_warp, pair, texture
 from diffreg.fields import identity_grid
 from diffreg.losses import Objective, Weights
 from diffreg.ops import jacobian_determinant, warp
-from diffreg.registration import register_variational, variational
+from diffreg.registration import register_variational, terms
 from diffreg.registration.unfolded import KEPT, SMALLEST_DETERMINANT, bounds_of, shortened_
 from diffreg.registration.whiteness import structured
 
@@ -156,6 +156,6 @@ def test_noise_of_rounding_changes_little():
 
 
 def test_a_level_without_anything_to_do_keeps_its_start(monkeypatch):
-    monkeypatch.setattr(variational, "structured", lambda *images: (None, 0.0))
+    monkeypatch.setattr(terms, "structured", lambda *images: (None, 0.0))
     begin = known_warp()
     assert torch.equal(register_variational(*pair(), start=begin), begin)

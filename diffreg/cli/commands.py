@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffreg._extras import require
-from diffreg.cli.options import network_of, normalization_of, progress_bar, similarity_of
+from diffreg.cli.options import network_of, normalization_of, progress_bar, say_method
+from diffreg.cli.variational import beside_of, minimised_of
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image
+    from diffreg.registration.result import Registration
 
 
 def run_register(options: argparse.Namespace) -> int:
@@ -30,7 +32,7 @@ def run_register(options: argparse.Namespace) -> int:
     from diffreg.registration.determinants import check_cells
     from diffreg.registration.folders import check_output_folder, check_same_pair
 
-    trained = network_of(options)
+    minimised, trained = minimised_of(options), network_of(options)
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice
     time = options.time if options.moving_time is None else options.moving_time
@@ -44,7 +46,9 @@ def run_register(options: argparse.Namespace) -> int:
     check_images(moving, fixed, (mask, moving_mask))  # before any word
     if options.jacobian:
         check_cells(fixed)
-    method = {"similarity": similarity_of(options), **trained}
+    beside = beside_of(options, (of_moving, options.slice), (time, options.time))
+    method = {**minimised, **trained, **beside}
+    say_method(options)
     with progress_bar("register") as progress:
         result = register(
             *(moving, fixed),
@@ -60,12 +64,17 @@ def run_register(options: argparse.Namespace) -> int:
             **{**method, "normalization": normalization_of(options, trained)},
         )
     result = result.save(out, jacobian=options.jacobian, labels=labels)
+    _say_result(result, out)
+    return 0
+
+
+def _say_result(result: Registration, out: Path) -> None:
+    """What was done and what speaks against it, then the verdict."""
     for line in result.how:
         print(line, file=sys.stderr)
     for warning in result.metrics["warnings"]:
         print(f"diffreg: warning: {warning}", file=sys.stderr)
     print(f"{out / 'report.html'}: {result.verdict}")
-    return 0
 
 
 def run_apply(options: argparse.Namespace) -> int:

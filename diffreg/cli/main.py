@@ -23,9 +23,9 @@ from diffreg import __version__
 from diffreg._files import FULL
 from diffreg.cli import commands, manifests
 from diffreg.cli.notices import warning_in_lines
+from diffreg.cli.variational import add_beside, add_minimised
 
 AFFINE = ("auto", "none", "translation", "rigid", "similarity", "affine")
-SIMILARITIES = ("auto", "ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
 _IMAGE = (
     "NIfTI, MGH or PNG file, or file.npz:ARRAY; with diffreg[itk] .mha, .nrrd, .tif, .jpg or .dcm, "
     "or a folder with a DICOM series, folder:UID of several"
@@ -195,6 +195,7 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument("fixed", metavar="FIXED", nargs="?", help="the same; its grid is kept")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
     _add_method(command)
+    add_beside(command)
     command.add_argument("--fixed-mask", metavar="MASK", help="voxels of FIXED that count")
     command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")
     command.add_argument("--fixed-label", metavar="LABELS", help="of FIXED, for outlines and Dice")
@@ -237,12 +238,7 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
     )
-    command.add_argument(
-        "--similarity",
-        choices=SIMILARITIES,
-        help="of the variational method (auto: mi where the contrasts differ, else ncc + 0.2 lncc, "
-        "and it is said why)",
-    )
+    add_minimised(command)
     command.add_argument(
         "--affine",
         choices=AFFINE,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffreg._ranks import Rank, this_rank
-from diffreg.cli.options import network_of, normalization_of, progress_bar, similarity_of
+from diffreg.cli.options import network_of, normalization_of, progress_bar, say_method
+from diffreg.cli.variational import OPTIONS, minimised_of
 
 if TYPE_CHECKING:
     from diffreg.data.manifest import Manifest, Pair
@@ -173,7 +174,7 @@ def _registered(
     from diffreg.registration.cohort import register_all
 
     if rank.first:
-        similarity_of(options)
+        say_method(options)
     if rank.first and said:
         print(said, file=sys.stderr)
     with progress_bar("register", rank) as progress:
@@ -237,8 +238,9 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
             "(a .csv, .tsv or .toml file, or a folder)"
         )
-    if options.jacobian:
-        raise ValueError("--jacobian is of one pair: leave it out")
+    for name in ("jacobian", "also", "landmarks"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is of one pair: leave it out")
     for option, column in (
         ("fixed_mask", "fixed_mask"),
         ("moving_mask", "moving_mask"),
@@ -257,7 +259,7 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
 def _check_evaluate_options(options: argparse.Namespace) -> None:
     if options.displacements is None:
         return
-    for option in ("checkpoint", "method", "similarity", "refine"):
+    for option in ("checkpoint", "method", *OPTIONS, "refine"):
         if getattr(options, option) not in (None, 0):
             raise ValueError(f"--displacements leaves nothing to register: leave out --{option}")
 
@@ -269,6 +271,7 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
 
     if options.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {options.batch_size}")
+    named: dict[str, Any] = {"similarity": "auto", **minimised_of(options)}
     trained = network_of(options)
     method = Method(
         both_ways=both_ways,
@@ -281,7 +284,6 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         device=options.device,
         by_slice=options.by_slice,
     )
-    named: dict[str, Any] = {"similarity": options.similarity or "auto"}
     if trained:
         named = {**trained, "checkpoint": checkpoint_path(options.checkpoint)}
     return replace(method, **{**named, "normalization": normalization_of(options, trained)})

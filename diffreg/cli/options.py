@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from diffreg._extras import require
 from diffreg._ranks import ALONE, Rank
+from diffreg.cli.variational import in_words
 
 if TYPE_CHECKING:
     from diffreg.data.normalization import Normalization
 
 
-def similarity_of(options: argparse.Namespace) -> str:
-    """Of the variational method, with a line where nothing was said about the method."""
-    similarity = options.similarity or "auto"
+def say_method(options: argparse.Namespace) -> None:
+    """A line where nothing was said about the method."""
     if options.method is None and options.checkpoint is None:
-        what = "what suits the contrasts" if similarity == "auto" else similarity
-        print(f"no --checkpoint: the variational method with {what}", file=sys.stderr)
-    return similarity
+        line = f"no --checkpoint: the variational method with {in_words(options)}"
+        print(line, file=sys.stderr)
 
 
 def network_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -40,8 +39,6 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
     from diffreg.training.pretrained import checkpoint_path
 
     path = checkpoint_path(options.checkpoint)
-    if options.similarity is not None:
-        raise ValueError("--similarity is of the variational method; a network keeps its own")
     from diffreg.registration.devices import device_named
     from diffreg.training.trainer import load_network
 

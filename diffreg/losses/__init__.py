@@ -15,6 +15,7 @@ from diffreg.losses.objective import (
     Weights,
     usual_objective,
 )
+from diffreg.losses.presets import PRESETS, Preset
 from diffreg.losses.similarities import (
     LNCC,
     MI,
@@ -33,6 +34,7 @@ __all__ = [
     "NCC",
     "NGF",
     "PLS",
+    "PRESETS",
     "REDUCTIONS",
     "SIMILARITIES",
     "SSD",
@@ -42,6 +44,7 @@ __all__ = [
     "Keypoint",
     "Objective",
     "ObjectiveTerms",
+    "Preset",
     "Weights",
     "curvature_energy",
     "mutual_information",

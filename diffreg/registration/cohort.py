@@ -186,6 +186,7 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
         [method.fill, method.normalization and astuple(method.normalization)],
         [method.affine, method.search],
+        [method.preset, method.weights, method.levels, method.iterations],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -200,7 +201,11 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
                     *(images.moving, images.fixed),
                     fixed_mask=images.mask,
                     moving_mask=images.moving_mask,
+                    preset=method.preset,
                     similarity=method.similarity or "auto",
+                    weights=method.weights,
+                    levels=method.levels,
+                    iterations=method.iterations,
                     affine=method.affine,
                     search=method.search,
                     device=method.device,
@@ -254,7 +259,7 @@ def _through_network(
     try:
         with _telling_memory():
             return register_batch(
-                *(pairs, method.network, method.similarity, method.both_ways),
+                *(pairs, method.network, method.trained_with, method.both_ways),
                 guarantee=method.guarantee,
                 objective=method.objective,
                 refine=method.refine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from diffreg.data.manifest import Pair
 from diffreg.losses import Objective
 from diffreg.registration._json import read_json
 from diffreg.registration.folders import AFFINE, DISPLACEMENT, METRICS
+from diffreg.registration.provenance import mixture_in_words
 
 GIVEN = "given"
 
@@ -24,6 +26,7 @@ class Method:
         network: None: the variational method.
         normalization: as the network was trained with.
         similarity: what is minimised, or what the network was trained with.
+        preset, weights, levels, iterations: of the variational method, as `register` takes them.
         checkpoint: the network's file, which tells a result from that of another one.
         both_ways: register fixed onto moving too, for the inverse consistency.
         batch_size: pairs of one size that a network gets together.
@@ -39,7 +42,7 @@ class Method:
 
     network: nn.Module | None = None
     normalization: Normalization | None = None
-    similarity: str | None = None
+    similarity: str | Mapping[str, float] | None = None
     checkpoint: Path | None = None
     both_ways: bool = False
     batch_size: int = 8
@@ -51,6 +54,10 @@ class Method:
     search: bool = False
     device: str = "auto"
     by_slice: bool = False
+    preset: str | None = None
+    weights: Sequence[float] | None = None
+    levels: int | None = None
+    iterations: int | Sequence[int] | None = None
 
     @property
     def slices(self) -> bool:
@@ -61,9 +68,25 @@ class Method:
     def name(self) -> str:
         """In words."""
         if self.network is None:
-            return f"variational, {self.similarity or 'auto'}"
+            return f"variational, {self.minimised}"
         name = f"network {self.checkpoint.name}" if self.checkpoint else "network"
         return f"{name}, refined by {self.refine} steps" if self.refine else name
+
+    @property
+    def trained_with(self) -> str | None:
+        """What a network was trained with, if that is known."""
+        return self.similarity if isinstance(self.similarity, str) else None
+
+    @property
+    def minimised(self) -> str:
+        """What was asked for of the variational method, in words."""
+        named = self.similarity or ("auto" if self.preset is None else "")
+        words = [named if isinstance(named, str) else mixture_in_words(named)]
+        if self.preset is not None:
+            words.insert(0, f"preset {self.preset}")
+        if self.weights is not None:
+            words.append(f"weights {', '.join(f'{weight:g}' for weight in self.weights)}")
+        return ", ".join(filter(None, words))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,26 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffreg import __version__
 from diffreg._memory import returned_memory
 from diffreg.data.geometry import Image
 from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.images import Normalization
-from diffreg.data.prepare import PairImages, Prepared, check_type, relative_spacing
+from diffreg.data.prepare import PairImages, Prepared, check_type
 from diffreg.data.resampling import check_fill
-from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
-from diffreg.metrics import folding, inverse_consistency, mutual_information, ncc, relative_ssd
-from diffreg.registration.contrast import Choice, choose
+from diffreg.registration.channels import Channel
 from diffreg.registration.devices import device_named
-from diffreg.registration.judgement import judged, started
+from diffreg.registration.finished import Ending, Found, finished
+from diffreg.registration.goal import Goal, schedule_of, with_proportions
+from diffreg.registration.judgement import started
+from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.predict import device_of, predict, refined
-from diffreg.registration.provenance import described, device_in_words, provenance
-from diffreg.registration.pyramid import possible_levels
-from diffreg.registration.result import SAME_CONTRAST, Registration, registration_of
+from diffreg.registration.provenance import described, device_in_words
+from diffreg.registration.result import Registration
 from diffreg.registration.returned import Returned
+from diffreg.registration.solved import Search, solved
 from diffreg.registration.start import affine_start
-from diffreg.registration.variational import register_variational
 
 
 @returned_memory()
@@ -41,9 +40,9 @@ def register(
     objective: Objective | None = None,
     fixed_mask: Any = None,
     normalization: Normalization | None = None,
-    similarity: str | None = "auto",
-    levels: int = 3,
-    iterations: int = 60,
+    similarity: str | Mapping[str, float] | None = "auto",
+    levels: int | None = None,
+    iterations: int | Sequence[int] | None = None,
     progress: Callable[..., Any] | None = None,
     both_ways: bool = False,
     guarantee: bool = False,
@@ -53,6 +52,10 @@ def register(
     affine: str | np.ndarray = "auto",
     device: str | torch.device = "auto",
     search: bool = False,
+    preset: str | None = None,
+    weights: Sequence[float] | None = None,
+    also: Sequence[tuple[Any, Any, float]] = (),
+    landmarks: tuple[Any, Any, float] | None = None,
 ) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
@@ -65,20 +68,27 @@ def register(
     warp are of the same voxels, where both ends are inside the moving image. What speaks against
     the result is among them, `metrics["warnings"]`, a list of sentences.
 
+    What is minimised is a preset's similarity with its weights, each replaced where it is given by
+    itself; without a preset, as the contrasts say. `metrics["objective"]` has what was used.
+
     Args:
         moving: the image to be warped, a slice or a volume.
         fixed: the image that stays; its grid is the result's.
         network: called (moving, fixed) -> displacement; None: the variational method.
-        objective: what the variational method and the refinement minimise; None: as `similarity`
-            says. Where its spacing is None, it is the voxels' proportions (`relative_spacing`).
+        objective: what the variational method and the refinement minimise, in place of `preset`,
+            `similarity` and `weights`. Where its spacing is None, it is the voxels' proportions
+            (`relative_spacing`).
         fixed_mask: voxels of the fixed image that count where it is > 0; through its header on any
             grid.
         normalization: as the network was trained with; None: the default percentiles.
-        similarity: of the variational method: "auto", "mi" where the contrasts differ and else the
-            preset "default" (`diffreg.registration.contrast`), or one of
-            `diffreg.losses.SIMILARITIES`; with a network, what it was trained with, if known.
-        levels: of the variational method.
-        iterations: of the variational method, on each level.
+        similarity: of the variational method: "auto", the preset's, else "mi" where the contrasts
+            differ and that of the preset "slice" or "volume" where they do not
+            (`diffreg.registration.contrast`); one of `diffreg.losses.SIMILARITIES`; or a mixture,
+            {"ncc": 1, "lncc": 0.2}. With a network, what it was trained with, if known.
+        levels: of the variational method, at most; None: 6. A small image bears fewer.
+        iterations: of the variational method, at most: on each level, or several, from coarse to
+            fine, the last of the finest level, the first of all coarser ones; None: (40, 40, 20),
+            and 60 on each of fewer than three levels.
         progress: of the variational method and the refinement.
         both_ways: register fixed onto moving too, for the inverse consistency among the metrics.
         guarantee: repair the displacement where it folds (`diffreg.fields.make_diffeomorphic`).
@@ -96,6 +106,15 @@ def register(
         device: of the variational method: "cpu", "cuda", or "auto", a GPU where torch sees one. A
             network, and steps from its displacement, run where its parameters are.
         search: look for turns by more than some 30 degrees as well, which takes longer.
+        preset: of the variational method, one of `diffreg.losses.PRESETS`.
+        weights: of the variational method: similarity, diffusion, bending, determinant.
+        also: more channels of both sides, (moving, fixed, weight) each: images in the space of the
+            two, on any grid, such as another contrast, or a map of a structure or its probability.
+            Each has the similarity of the objective to itself, times its weight, where the pair's
+            own has 1. The affine start and the metrics are of the pair alone.
+        landmarks: (fixed points, moving points, weight), (K, 3) each, RAS mm, (K, 2) of images
+            without a third axis: weight times the mean squared distance in mm^2 is added to the
+            objective. `metrics["landmarks"]` has the distances. The affine start knows none.
 
     Returns:
         The registration.
@@ -103,7 +122,7 @@ def register(
     Raises:
         TypeError: an argument of another type.
         ValueError: the images share no plane, no voxel or no contrast, a mask is empty, there is no
-            network to refine, or an option that does not fit.
+            network to refine, a landmark is outside, or an option that does not fit.
 
     Example:
         >>> import numpy as np
@@ -114,50 +133,60 @@ def register(
         >>> type(result.warped).__name__, result.metrics["folded_percent"]
         ('ndarray', 0.0)
     """
-    _check_options(network, objective, similarity, refine)
-    _check_settings(levels, iterations, both_ways, guarantee, fill, progress)
+    _check_options(network, objective, refine, both_ways, guarantee, fill, progress)
+    if network is not None:
+        beside = {"preset": preset, "weights": weights, "also": also or None}
+        _check_free({**beside, "landmarks": landmarks})
+    goal = Goal(objective, preset, similarity if network is None else None, weights).checked()
+    schedule, place = schedule_of(levels, iterations), device_named(device)
     pair = _images(moving, fixed, fixed_mask, moving_mask)
-    place = device_named(device)
+    channels = [Channel.checked(k, given, pair) for k, given in enumerate(also, start=1)]
+    points = None if landmarks is None else Landmarks.checked(landmarks, pair.fixed)
     if isinstance(affine, str) and affine == "auto" and not _have_places(moving, fixed):
         affine = "affine"
-    start = affine_start(pair, affine, similarity, search)
+    named = _trained_with(network, similarity)
+    start = affine_start(pair, affine, named or goal.measures, search)
     prepared = pair.prepared(normalization, start.matrix)
-    ending = both_ways, guarantee, fill
-    if network is not None:
-        named = None if similarity == "auto" else similarity
+    result: Registration | ValueError
+    if network is None:
+        wanted = Search(goal, schedule, channels, points, progress, place)
+        result = solved(prepared, wanted, Ending(both_ways, guarantee, fill))
+    else:
         options = named, both_ways, guarantee, objective, refine, progress, fill
         (result,) = register_batch([prepared], network, *options)
-        if isinstance(result, ValueError):
-            raise result
-    else:
-        settings = levels, iterations, progress, place
-        result = _by_descent(prepared, objective, similarity or "auto", settings, ending)
+    if isinstance(result, ValueError):
+        raise result
     return Returned.of(replace(started(result, start), given=moving))
 
 
-def _check_options(network: Any, objective: Any, similarity: Any, refine: Any) -> None:
+def _check_options(
+    network: Any, objective: Any, refine: Any, both_ways: Any, guarantee: Any, fill: Any, show: Any
+) -> None:
     if network is not None and not callable(network):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     check_type("objective", objective, Objective, optional=True)
     check_type("refine", refine, int)
-    if similarity not in (None, "auto") and network is None and objective is not None:
-        raise ValueError(
-            f"similarity and objective both say what is minimised: leave out {similarity!r}"
-        )
     if refine and network is None:
         raise ValueError("refine needs a network, whose displacement is where it starts")
-
-
-def _check_settings(
-    levels: Any, iterations: Any, both_ways: Any, guarantee: Any, fill: Any, progress: Any
-) -> None:
-    for name, number in (("levels", levels), ("iterations", iterations)):
-        check_type(name, number, int)
     for name, flag in (("both_ways", both_ways), ("guarantee", guarantee)):
         check_type(name, flag, bool)
     check_fill(fill)
-    if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be callable or None, got {type(progress).__name__}")
+    if show is not None and not callable(show):
+        raise TypeError(f"progress must be callable or None, got {type(show).__name__}")
+
+
+def _check_free(options: Mapping[str, Any]) -> None:
+    """A network keeps the objective that it was trained with."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(f"{name} is of the variational method: leave it out with a network")
+
+
+def _trained_with(network: Any, similarity: Any) -> str | None:
+    """What the network was trained with, where that is known."""
+    if network is None or similarity in (None, "auto"):
+        return None
+    return similarity if isinstance(similarity, str) else "+".join(similarity)
 
 
 def _images(moving: Any, fixed: Any, mask: Any, moving_mask: Any) -> PairImages:
@@ -174,40 +203,6 @@ def _images(moving: Any, fixed: Any, mask: Any, moving_mask: Any) -> PairImages:
 def _have_places(*given: Any) -> bool:
     """Whether both know where they lie; arrays do not."""
     return not any(isinstance(image, np.ndarray | Tensor) for image in given)
-
-
-def _by_descent(
-    prepared: Prepared,
-    objective: Objective | None,
-    similarity: str,
-    settings: tuple[int, int, Callable[..., Any] | None, torch.device],
-    ending: tuple[bool, bool, float | None],
-) -> Registration:
-    """Through the variational method."""
-    (levels, iterations, progress, device), (both_ways, guarantee, fill) = settings, ending
-    choice = Choice(objective, {}) if objective else choose(prepared, similarity)
-    goal = _with_proportions(choice.objective, prepared.fixed)
-
-    def solve(a: Tensor, b: Tensor, margin: Sequence[int] | None = None) -> Tensor:
-        moving, fixed = a.to(device), b.to(device)
-        weights = None if prepared.weights is None else prepared.weights.to(device)
-        arguments = moving, fixed, goal, levels, iterations, weights, progress
-        return register_variational(*arguments, margin=margin).to("cpu")
-
-    start = time.perf_counter()
-    around = prepared.surroundings()
-    displacement = solve(around.values, prepared.fixed_values, around.margin)
-    seconds = time.perf_counter() - start
-    inverse = solve(prepared.fixed_values, prepared.moving_values) if both_ways else None
-    ends, names = (displacement, inverse), "+".join(goal.similarity)
-    result = _finished(prepared, *ends, "variational", names, seconds, guarantee, fill)
-    used = possible_levels(prepared.fixed.shape, levels)
-    result.metrics["objective"] = described(goal, levels=used, iterations=iterations)
-    if device.type != "cpu":
-        result.metrics["device"] = device_in_words(device)
-    if choice.metrics:
-        result.metrics["contrast"] = choice.metrics
-    return result
 
 
 def register_batch(
@@ -249,20 +244,20 @@ def register_batch(
     there = predict(network, moving, fixed)
     seconds = (time.perf_counter() - start) / len(pairs)
     back = predict(network, fixed, moving) if both_ways else there
-    names = similarity or "as trained"
+    names, ending = similarity or "as trained", Ending(both_ways, guarantee, fill)
 
-    def finished(pair: Prepared, u: Tensor, v: Tensor | None) -> Registration:
+    def result_of(pair: Prepared, u: Tensor, v: Tensor | None) -> Registration:
         if not bool(torch.isfinite(u).all()):
             raise ValueError("the network's displacement holds values that are NaN or infinite")
         if not refine:
-            result = _finished(pair, u, v, "network", names, seconds, guarantee, fill)
+            result = finished(pair, u, v, Found("network", names, seconds), ending)
             origin = {} if objective is None else {"objective": described(objective)}
         else:
-            goal = _with_proportions(objective, pair.fixed)
+            goal = with_proportions(objective, pair.fixed)
             place = device_of(network)
             u, v, more, measured = refined(pair, u, v, goal, refine, progress, place)
-            in_all = seconds + more
-            result = _finished(pair, u, v, "refined network", names, in_all, guarantee, fill)
+            found = Found("refined network", names, seconds + more)
+            result = finished(pair, u, v, found, ending)
             origin = {"refinement": measured, "objective": described(goal)}
         result.metrics.update(origin, device=device_in_words(device_of(network)))
         return result
@@ -270,79 +265,7 @@ def register_batch(
     results: list[Registration | ValueError] = []
     for pair, u, v in zip(pairs, there.split(1), back.split(1), strict=True):
         try:
-            results.append(finished(pair, u, v if both_ways else None))
+            results.append(result_of(pair, u, v if both_ways else None))
         except ValueError as error:
             results.append(error)
     return results
-
-
-def _with_proportions(objective: Objective | None, fixed: Image) -> Objective:
-    """The objective, weighing derivatives by the voxels' proportions unless it has a spacing."""
-    objective = objective or Objective("ncc")
-    if objective.spacing is None:
-        return objective.with_spacing(relative_spacing(fixed))
-    return objective
-
-
-def _finished(
-    prepared: Prepared,
-    displacement: Tensor,
-    inverse: Tensor | None,
-    method: str,
-    similarity: str,
-    seconds: float,
-    guarantee: bool,
-    fill: float | None,
-) -> Registration:
-    """The result of a displacement (1, D, *S), with its metrics."""
-    displacement = displacement.detach().to("cpu", torch.float32)
-    repair = make_diffeomorphic(displacement) if guarantee else None
-    if repair is not None:
-        displacement = repair.displacement
-    result = registration_of(prepared, displacement, method, similarity, seconds, {}, fill)
-    metrics = _metrics(result)
-    if inverse is not None:
-        back = inverse.detach().to("cpu", torch.float32)
-        metrics["inverse_consistency_mm"] = inverse_consistency(
-            displacement, back, prepared.fixed.spacing
-        )
-    if repair is not None:
-        metrics["repair"] = {
-            "before": repair.before.verdict,
-            "moved_voxels": repair.moved_voxels,
-            "largest_move_voxels": repair.largest_move,
-            "mean_move_voxels": repair.mean_move,
-        }
-    return judged(replace(result, metrics=metrics))
-
-
-def _metrics(result: Registration) -> dict[str, Any]:
-    """What metrics.json holds; similarities of what `result.compared` has."""
-    before, after, fixed, mask = result.compared
-    values: dict[str, Any] = {
-        "version": __version__,
-        "moving": result.moving.name,
-        "moving_slice": result.moving.slice_index,
-        "moving_time": result.moving.time,
-        "fixed": result.fixed.name,
-        "fixed_slice": result.fixed.slice_index,
-        "fixed_time": result.fixed.time,
-        "method": result.method,
-        "similarity": result.similarity,
-        "shape": list(result.fixed.shape),
-        "spacing_mm": list(result.fixed.spacing),
-    }
-    values |= {
-        "compared_voxels": int(mask.sum()),
-        "compared_percent": 100 * float(mask.mean()),
-        "fill": result.fill,
-    }
-    for when, image in (("before", before), ("after", after)):
-        values[when] = {
-            "ncc": ncc(image, fixed, mask),
-            "mutual_information": mutual_information(image, fixed, mask=mask, moving=before),
-        }
-        if set(result.similarity.split("+")) <= SAME_CONTRAST:
-            values[when]["relative_ssd"] = relative_ssd(image, fixed, before, mask)
-    values |= folding(result.displacement)
-    return {**values, "seconds": result.seconds, **provenance(result)}

@@ -28,6 +28,7 @@ IN_WORDS = {
     "mutual_information": "how much one image tells of the other (mutual information, nats)",
     "relative_ssd": "what is left of their squared difference (relative SSD)",
     "dice": "how much labels overlap (mean Dice)",
+    "landmarks": "how far the landmarks are apart (mean TRE, mm)",
 }
 
 
@@ -53,6 +54,7 @@ def write_pair_page(
     ]
     verdict += [
         *_overlap(result),
+        *_landmarks(result),
         *_reach(result),
         (LARGEST, result.metrics["max_determinant"]),
         ("time", duration(result.seconds)),
@@ -100,6 +102,14 @@ def _overlap(result: Registration) -> list[tuple[str, Any]]:
     """How well labels overlap, where they were given."""
     found = result.metrics.get("dice")
     return [] if found is None else [(IN_WORDS["dice"], (found["before"], found["after"]))]
+
+
+def _landmarks(result: Registration) -> list[tuple[str, Any]]:
+    """How far the points that took part are apart, where there were some."""
+    found = result.metrics.get("landmarks")
+    if found is None:
+        return []
+    return [(IN_WORDS["landmarks"], (found["before_mm"]["mean"], found["after_mm"]["mean"]))]
 
 
 def _refinement(result: Registration) -> list[tuple[str, Any]]:

@@ -55,7 +55,7 @@ def provenance(result: Registration | None = None) -> dict[str, Any]:
     return found
 
 
-def described(objective: Objective, **settings: int) -> dict[str, Any]:
+def described(objective: Objective, **settings: Any) -> dict[str, Any]:
     """An objective as metrics.json has it.
 
     Args:
@@ -127,20 +127,34 @@ def _objective_in_words(found: Mapping[str, Any]) -> dict[str, str]:
     """The mixture of similarities, the weights, and the settings of the method."""
     if not found:
         return {}
-    mixture = " + ".join(
-        name if factor == 1 else f"{factor:g} {name}"
-        for name, factor in found["similarity"].items()
-    )
+    mixture, preset = mixture_in_words(found["similarity"]), found.get("preset")
     weights = ", ".join(f"{name} {weight:g}" for name, weight in found["weights"].items())
     words = {
-        "objective": f"similarity {mixture}",
+        "objective": f"similarity {mixture}{f' (preset {preset})' if preset else ''}",
         "weights": f"{weights} ({found['penalty']} penalty of the determinant)",
     }
+    for number, channel in enumerate(found.get("channels", ()), start=1):
+        pair = f"{channel['moving']} to {channel['fixed']}"
+        words[f"channel {number}"] = f"{pair}, weight {channel['weight']:g}"
     if "levels" in found:
         levels, iterations = found["levels"], found["iterations"]
-        plural = "s" if levels > 1 else ""
-        words["levels"] = f"{levels} level{plural}, at most {iterations} iterations on each"
+        each = f"{iterations} iterations on each"
+        if not isinstance(iterations, int):
+            each = f"{', '.join(map(str, iterations))} iterations, from coarse to fine"
+        words["levels"] = f"{levels} level{'s' if levels > 1 else ''}, at most {each}"
     return words
+
+
+def mixture_in_words(similarity: Mapping[str, float]) -> str:
+    """Measures with their factors.
+
+    Example:
+        >>> from diffreg.registration.provenance import mixture_in_words
+        >>> mixture_in_words({"ncc": 1.0, "lncc": 0.2})
+        'ncc + 0.2 lncc'
+    """
+    parts = (name if f == 1 else f"{f:g} {name}" for name, f in similarity.items())
+    return " + ".join(parts)
 
 
 def _command() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,9 @@ from diffreg.ops._checks import check_choice
 from diffreg.registration.affine import AffineStart, register_affine
 from diffreg.registration.affine_parameters import KINDS
 
-# What an affine map is compared by, for what is minimised after it.
-MEASURES = {"ssd": "ncc", "ncc": "ncc", "lncc": "lncc"}
+# Where all that is minimised after it is of these, an affine map is compared by "ncc", else by
+# "mi"; "lncc" alone goes by itself.
+WITHIN = {"ssd", "ncc", "lncc"}
 _ALIGNED = 2  # codes from here on say that an image lies where another one or an atlas does
 
 
@@ -37,7 +39,7 @@ class Start:
 def affine_start(
     pair: PairImages,
     affine: str | np.ndarray = "auto",
-    similarity: str | None = "auto",
+    similarity: str | Iterable[str] | None = "auto",
     search: bool = False,
 ) -> Start:
     """The affine start of a pair.
@@ -45,7 +47,7 @@ def affine_start(
     Args:
         pair: the images and their masks.
         affine: "auto", "none", one of `KINDS`, or a map (4, 4).
-        similarity: what is minimised after it.
+        similarity: what is minimised after it, one measure or several.
         search: look for large turns too.
 
     Raises:
@@ -63,9 +65,8 @@ def affine_start(
     kind = _usual(pair.moving, pair.fixed) if affine == "auto" else affine
     if kind == "none":
         return Start()
-    measure = MEASURES.get(similarity or "auto", "mi")
     found = register_affine(
-        *(pair.moving, pair.fixed, kind, measure),
+        *(pair.moving, pair.fixed, kind, _measure(similarity)),
         mask=pair.mask,
         moving_mask=pair.moving_mask,
         search=search,
@@ -73,6 +74,14 @@ def affine_start(
     names = ("kind", "similarity", "start", "before", "after", "kept", "seconds")
     said: dict[str, Any] = {name: getattr(found, name) for name in names}
     return Start(found.matrix, found, {"affine": {**said, "matrix": found.matrix.tolist()}})
+
+
+def _measure(similarity: str | Iterable[str] | None) -> str:
+    """What an affine map is compared by."""
+    names = {similarity or "auto"} if isinstance(similarity, str | None) else set(similarity)
+    if names == {"lncc"}:
+        return "lncc"
+    return "ncc" if names <= WITHIN else "mi"
 
 
 def _usual(moving: Image, fixed: Image) -> str:

@@ -27,14 +27,19 @@ from diffreg.ops._checks import (
     check_pair,
     check_same_device,
     check_tensor,
-    checked_mask,
 )
 from diffreg.registration.descent import ValueAndGradient, minimise
+from diffreg.registration.landmarks import Pins
 from diffreg.registration.leaving import STRENGTH, add_leaving
+from diffreg.registration.pinned import pinned
 from diffreg.registration.pyramid import Level, levels_of
-from diffreg.registration.regulariser import Regulariser
+from diffreg.registration.terms import (
+    Terms,
+    checked_masks,
+    structured_channels,
+    value_and_gradient_of,
+)
 from diffreg.registration.unfolded import is_unfolded
-from diffreg.registration.whiteness import structured
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
@@ -55,6 +60,8 @@ def register_variational(
     start: torch.Tensor | None = None,
     margin: Sequence[int] | None = None,
     counts: Counter[str] | None = None,
+    channels: Sequence[float] | None = None,
+    landmarks: Pins | None = None,
 ) -> torch.Tensor:
     """Minimises the objective over the displacement, pair by pair, from coarse to fine.
 
@@ -79,6 +86,9 @@ def register_variational(
             has the shape of `fixed`.
         counts: where "evaluations", "steps" and the steps "shortened locally", so as not to fold,
             are added up.
+        channels: weight of each channel's similarity, which is its own then, as its mask may be,
+            (N, C, *S) (`diffreg.registration.terms`); None: one similarity of all of them.
+        landmarks: points that are to meet, in every sample (`diffreg.registration.landmarks`).
 
     Returns:
         Displacement (N, D, *S), voxels; every determinant is positive.
@@ -104,7 +114,7 @@ def register_variational(
         bad = int((~torch.isfinite(image)).sum())
         if bad:
             raise ValueError(f"{name} must be finite, {bad} of its values are NaN or infinite")
-    weights = checked_mask(mask, fixed, dtype)
+    weights = checked_masks(mask, fixed, dtype, channels)
     at_most = [iterations] if isinstance(iterations, int) else list(iterations)
     if levels < 1 or not at_most or min(at_most) < 1:
         raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")
@@ -125,7 +135,7 @@ def register_variational(
 
         pair = moving[n : n + 1], fixed[n : n + 1], None if weights is None else weights[n : n + 1]
         begin = start[n : n + 1]
-        plan = objective, pyramid, at_most
+        plan = Terms(objective, channels, landmarks), pyramid, at_most
         displacements.append(_register_pair(*pair, begin, *plan, report, counts))
     empty = fixed.new_zeros(0, fixed.ndim - 2, *fixed.shape[2:])
     return torch.cat(displacements) if displacements else empty
@@ -170,11 +180,10 @@ def _repaired(displacement: torch.Tensor) -> torch.Tensor:
 
 
 def _register_pair(
-    moving, fixed, mask, displacement, objective, pyramid, at_most, report, counts
+    moving, fixed, mask, displacement, terms, pyramid, at_most, report, counts
 ) -> torch.Tensor:
-    lengths = _lengths(objective, fixed.ndim - 2)
-    factors = sum(abs(factor) for factor in objective.similarity.values())
-    strength = STRENGTH * objective.weights.similarity * factors
+    objective, channels, landmarks = terms
+    lengths, strength = _lengths(objective, fixed.ndim - 2), STRENGTH * terms.of_similarity
     done = 0
     for level, iterations in zip(pyramid, at_most, strict=True):
         images = level.of_moving(moving), level.of_fixed(fixed)
@@ -183,15 +192,16 @@ def _register_pair(
         start = start + _offset(level, start)
         weights = None if mask is None else level.of_fixed(mask)
         warped = warp(images[0], start, padding=objective.padding)
-        weights, share = structured(warped, images[1], weights)
+        weights, share, each = structured_channels(warped, images[1], weights, channels)
+        pins = None if landmarks is None else landmarks.on(level.factors, level.margin)
         done += iterations
-        if not share:  # nothing is left to do but for finer levels
+        if not share and pins is None:  # nothing is left to do but for finer levels
             report(done)
             displacement = start.sub_(_offset(level, start))
             continue
         spacing = [h * f for h, f in zip(lengths, level.factors, strict=True)]
         own = objective.with_spacing(spacing, _stiffer(objective.weights, spacing, lengths, share))
-        similar = own.value_and_gradient_of(*images, weights)
+        similar = value_and_gradient_of(own, *images, weights, each)
         extent = images[0].shape[2:]
 
         def report_level(ready: int, offset: int = done - iterations) -> None:
@@ -203,8 +213,8 @@ def _register_pair(
             value, gradient = similar(u)
             return value + add_leaving(u, gradient, strength, extent), gradient
 
-        regulariser = Regulariser(start, spacing, own.weights)
-        found = minimise(value_and_gradient, start, regulariser, iterations, report_level, counts)
+        goal, regulariser = pinned(value_and_gradient, pins, start, spacing, own.weights)
+        found = minimise(goal, start, regulariser, iterations, report_level, counts)
         displacement = found.sub_(_offset(level, found))
     return displacement
 

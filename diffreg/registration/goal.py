@@ -1,0 +1,176 @@
+"""What the variational method minimises and how long: a preset, its parts, or as contrasts say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from diffreg.data.geometry import Image
+from diffreg.data.prepare import Prepared, check_type, relative_spacing
+from diffreg.losses import PRESETS, SIMILARITIES, Objective
+from diffreg.ops import Weights
+from diffreg.ops._checks import check_choice
+from diffreg.ops._objective import checked_mixture, checked_weights
+from diffreg.registration.contrast import Choice, choose
+from diffreg.registration.pyramid import possible_levels
+from diffreg.registration.result import SAME_CONTRAST
+from diffreg.registration.terms import changed
+from diffreg.registration.variational import ITERATIONS, LEVELS
+
+FEW = 60  # iterations on each level where there are too few for those of `ITERATIONS`
+
+
+class Goal(NamedTuple):
+    """What was said of what is minimised; None and "auto" say nothing."""
+
+    objective: Objective | None = None
+    preset: str | None = None
+    similarity: str | Mapping[str, float] | None = None
+    weights: Sequence[float] | None = None
+
+    def checked(self) -> Goal:
+        """The same, None for "auto".
+
+        Raises:
+            TypeError, ValueError: a part that is none, or one beside an objective, which has all.
+        """
+        preset = None if self.preset == "auto" else self.preset
+        similarity = None if self.similarity == "auto" else self.similarity
+        if preset is not None:
+            check_choice("preset", preset, ("auto", *PRESETS))
+        if isinstance(similarity, str):
+            check_choice("similarity", similarity, ("auto", *SIMILARITIES))
+        elif similarity is not None:
+            check_mapping(similarity)
+        if isinstance(self.weights, str):
+            raise TypeError(f"weights must be 4 numbers, got {self.weights!r}: preset takes a name")
+        weights = None if self.weights is None else checked_weights(self.weights)
+        parts = {"preset": preset, "similarity": similarity, "weights": weights}
+        said = {name: value for name, value in parts.items() if value is not None}
+        if said and self.objective is not None:
+            name, value = next(iter(said.items()))
+            raise ValueError(
+                f"{name} and objective both say what is minimised: leave out {value!r}"
+            )
+        return Goal(self.objective, preset, similarity, weights)
+
+    @property
+    def measures(self) -> dict[str, float] | None:
+        """The similarities that were named, by themselves or by the preset; None: none were."""
+        if self.similarity is not None:
+            return checked_mixture(self.similarity, SIMILARITIES)
+        return None if self.preset is None else dict(PRESETS[self.preset].similarity)
+
+
+def check_mapping(similarity: Any) -> None:
+    """Refuse what is no mixture.
+
+    Raises:
+        TypeError, ValueError: no mapping, or one of something else than measures to factors.
+    """
+    if not isinstance(similarity, Mapping):
+        raise TypeError(
+            "similarity must be a name, or a mapping of names to factors such as "
+            f"{{'ncc': 1, 'lncc': 0.2}}, got {type(similarity).__name__}"
+        )
+    checked_mixture(similarity, SIMILARITIES)
+
+
+def chosen(prepared: Prepared, goal: Goal) -> Choice:
+    """The objective of a pair, and why.
+
+    A preset has similarity and weights, each of which gives way to what was said by itself.
+    Without a preset, a similarity has the weights found for its kind, and weights go with the
+    similarity that the contrasts ask for.
+
+    Args:
+        prepared: the pair after its affine start.
+        goal: checked.
+
+    Example: `chosen(prepare(moving, fixed), Goal(preset="paper")).objective`
+    """
+    if goal.objective is not None:
+        return Choice(goal.objective, {})
+    if goal.preset is not None:
+        found = Choice(Objective(weights=goal.preset), {})
+    else:
+        found = choose(prepared, "auto" if goal.measures is None else _telling(goal.measures))
+    usual = found.objective
+    measures = goal.measures or usual.similarity
+    weights = usual.weights if goal.weights is None else Weights(*goal.weights)
+    return Choice(changed(usual, measures, weights), found.metrics)
+
+
+def _telling(measures: Mapping[str, float]) -> str:
+    """Of a mixture, the measure whose kind it is of: one across contrasts, where there is one."""
+    across = [name for name in measures if name not in SAME_CONTRAST]
+    return [*across, *measures][0]
+
+
+def with_proportions(objective: Objective | None, fixed: Image) -> Objective:
+    """The objective, weighing derivatives by the voxels' proportions unless it has a spacing.
+
+    Args:
+        objective: None: `Objective("ncc")`.
+        fixed: the fixed image.
+
+    Example: `with_proportions(None, fixed).spacing`
+    """
+    objective = objective or Objective("ncc")
+    if objective.spacing is None:
+        return objective.with_spacing(relative_spacing(fixed))
+    return objective
+
+
+class Schedule(NamedTuple):
+    """How many levels, and iterations at most: on each, or the last ones' from coarse to fine."""
+
+    levels: int = LEVELS
+    iterations: int | tuple[int, ...] | None = None  # the usual ones
+
+    def on(self, shape: Sequence[int]) -> tuple[int, int | tuple[int, ...]]:
+        """For an image of this shape (*S), which may bear fewer levels: a number for each."""
+        levels, each = possible_levels(shape, self.levels), self.iterations
+        if each is None:
+            each = ITERATIONS if levels >= len(ITERATIONS) else FEW
+        if isinstance(each, int):
+            return levels, each
+        return levels, (each[0],) * (levels - len(each)) + each[-levels:]
+
+
+def schedule_of(levels: Any = None, iterations: Any = None) -> Schedule:
+    """Levels and iterations as they were asked for.
+
+    Args:
+        levels: a whole number from 1; None: the usual ones.
+        iterations: a whole number from 1, or several, from coarse to fine, the last of the finest
+            level and the first of all coarser ones; None: the usual ones, on each `FEW` where there
+            are fewer levels than those are.
+
+    Raises:
+        TypeError, ValueError: something else, or more iterations than levels.
+
+    Example:
+        >>> from diffreg.registration.goal import schedule_of
+        >>> schedule_of(4, (40, 30)).on((256, 256))
+        (4, (40, 40, 40, 30))
+    """
+    levels = LEVELS if levels is None else _whole("levels", levels)
+    if iterations is None:
+        return Schedule(levels)
+    if isinstance(iterations, str) or not isinstance(iterations, Sequence):
+        return Schedule(levels, _whole("iterations", iterations))
+    if not 1 <= len(iterations) <= levels:
+        raise ValueError(
+            f"iterations must be one number, or from 1 to {levels}, as there are levels, from "
+            f"coarse to fine, got {list(iterations)}"
+        )
+    return Schedule(levels, tuple(_whole("iterations of a level", n) for n in iterations))
+
+
+def _whole(name: str, number: Any) -> int:
+    """A whole number from 1."""
+    check_type(name, number, int)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return int(number)
