@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,17 +61,20 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
             margin=images.margin,
             channels=weights if search.channels else None,
             landmarks=points and points.in_voxels(prepared.fixed, prepared.affine, back),
+            counts=counts,
         )
         return found.to("cpu")
 
+    counts: Counter[str] = Counter()
     start = time.perf_counter()
     displacement = solve(stack, back=False)
     seconds = time.perf_counter() - start
+    counted = dict(counts)
     inverse = solve(stack.turned, back=True) if ending.both_ways else None
     found = Found("variational", "+".join(goal.similarity), seconds)
     result = finished(prepared, displacement, inverse, found, ending)
     objective = described(goal, levels=levels, iterations=iterations) | _channels(search)
-    result.metrics.update(objective=objective, **_beside(result, search))
+    result.metrics.update(objective=objective, descent=counted, **_beside(result, search))
     if choice.metrics:
         result.metrics["contrast"] = choice.metrics
     return result
