@@ -37,9 +37,9 @@ GROUPS = ("brain2mm", "brain1mm", "cardiac3d")
 # Words of `diffreg register`: the pairs are on one grid already, as for all others.
 ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report")
 BUDGETS: dict[str, tuple[str, ...]] = {
-    "diffreg fast": ("--iterations", "20"),
+    "diffreg fast": ("--iterations", "30,30,10"),
     "diffreg": (),
-    "diffreg long": ("--iterations", "200"),
+    "diffreg long": ("--iterations", "100,100,60"),
 }
 SETTINGS = {
     "identity": "",

@@ -30,7 +30,7 @@ def run_register(options: argparse.Namespace) -> int:
     from diffreg.data.prepare import check_images
     from diffreg.registration import register
     from diffreg.registration.determinants import check_cells
-    from diffreg.registration.folders import check_output_folder, check_same_pair
+    from diffreg.registration.folders import REPORT, check_output_folder, check_same_pair
 
     minimised, trained = minimised_of(options), network_of(options)
     out = check_output_folder(options.out)
@@ -63,18 +63,19 @@ def run_register(options: argparse.Namespace) -> int:
             device=options.device,
             **{**method, "normalization": normalization_of(options, trained)},
         )
-    result = result.save(out, jacobian=options.jacobian, labels=labels)
-    _say_result(result, out)
+    report = not options.no_report
+    result = result.save(out, report, jacobian=options.jacobian, labels=labels)
+    _say_result(result, out / REPORT if report else out)
     return 0
 
 
-def _say_result(result: Registration, out: Path) -> None:
+def _say_result(result: Registration, place: Path) -> None:
     """What was done and what speaks against it, then the verdict."""
     for line in result.how:
         print(line, file=sys.stderr)
     for warning in result.metrics["warnings"]:
         print(f"diffreg: warning: {warning}", file=sys.stderr)
-    print(f"{out / 'report.html'}: {result.verdict}")
+    print(f"{place}: {result.verdict}")
 
 
 def run_apply(options: argparse.Namespace) -> int:

@@ -209,6 +209,11 @@ def _add_register(subparsers: Any) -> None:
         action="store_true",
         help="write J and log J of the displacement, and J with the affine, as NIfTI",
     )
+    command.add_argument(
+        "--no-report",
+        action="store_true",
+        help="of a pair, leave out report.html, which takes as long as a fast registration",
+    )
     command.set_defaults(run=commands.run_register, safe=manifests.whole_pairs)
 
 

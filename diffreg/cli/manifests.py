@@ -238,9 +238,9 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
             "(a .csv, .tsv or .toml file, or a folder)"
         )
-    for name in ("jacobian", "also", "landmarks"):
-        if getattr(options, name):
-            raise ValueError(f"--{name} is of one pair: leave it out")
+    for option in ("jacobian", "no_report", "also", "landmarks"):
+        if getattr(options, option):
+            raise ValueError(f"--{option.replace('_', '-')} is of one pair: leave it out")
     for option, column in (
         ("fixed_mask", "fixed_mask"),
         ("moving_mask", "moving_mask"),
