@@ -81,6 +81,16 @@ def test_register_alone(folder, capsys):
     assert metrics["min_determinant"] > 0
 
 
+def test_register_without_a_report(folder, capsys):
+    assert run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out") == 0
+    assert run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out", "--no-report") == 0
+    assert "out: NCC " in capsys.readouterr().out
+    names = {path.name for path in (folder / "out").iterdir()}
+    assert "report.html" not in names and "metrics.json" in names
+    assert run("register", "manifest.csv", "-o", "all", "--no-report") == 2
+    assert "--no-report is of one pair: leave it out" in capsys.readouterr().err
+
+
 def test_apply_repeats_what_register_did(folder):
     run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out")
     assert run("apply", "out/displacement.nii.gz", "moving.nii.gz", "-o", "again.nii.gz") == 0
