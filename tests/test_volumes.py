@@ -161,7 +161,7 @@ def test_a_volume_is_guaranteed(tmp_path, monkeypatch):
         found[0, 0, 8, 8, 8] = 1.5
         return found
 
-    monkeypatch.setattr("diffreg.registration.pair.register_variational", folding)
+    monkeypatch.setattr("diffreg.registration.solved.register_variational", folding)
     for guarantee in (False, True):
         result = diffreg.register(head(), head(), guarantee=guarantee, affine="none")
         result.save(tmp_path / "out")
