@@ -128,6 +128,12 @@ def test_the_weights_are_local():
     assert weights[..., :24, :].min() > 0.9 and weights[..., 56:, :].mean() < 0.05
 
 
+@pytest.mark.parametrize("size", [(1, 9), (2, 30), (3, 2, 40), (2, 1, 1), (1, 1)], ids=str)
+def test_the_window_is_no_longer_than_the_image(size):
+    weights, share = structured(noise(size, 0), noise(size, 1))
+    assert 0 <= share <= 1 and (weights is None or weights.isfinite().all())
+
+
 def test_a_mask_is_a_factor_of_the_weights():
     first, second = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     mask = torch.full((1, 1, 64, 64), 0.5)

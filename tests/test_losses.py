@@ -31,14 +31,14 @@ MODULES = [SSD, NCC, LNCC, PLS, NGF]
 every_module = pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 
 
-def measured(name, moving, warped, fixed):
+def measured(name, moving, warped, fixed, window=9):
     """The similarity by its own operator."""
     if name == "ssd":
         return sum_of_squares(warped, fixed)
     if name == "ncc":
         return ops.correlation(warped, fixed)
     if name == "lncc":
-        return ops.local_correlation(warped, fixed)
+        return ops.local_correlation(warped, fixed, window)
     if name == "mi":
         return ops.mutual_information(warped, fixed, moving=moving)
     variant = {"pls": "pls", "smooth_pls": "smooth", "ngf": "ngf"}[name]
@@ -255,7 +255,10 @@ def test_a_preset_is_its_measures_and_energies_weighted(preset, size):
     u, weights = field(size=size), WEIGHTS[preset]
     objective = Objective(weights=preset)
     warped = ops.warp(moving, u)
-    raw = [f * measured(name, moving, warped, fixed) for name, f in objective.similarity.items()]
+    raw = [
+        f * measured(name, moving, warped, fixed, objective.window)
+        for name, f in objective.similarity.items()
+    ]
     energies = ops.deformation_energy(u, threshold=PRESETS[preset].threshold)
     expected = weights[0] * sum(raw) + sum(
         w * e for w, e in zip(weights[1:], energies, strict=True)

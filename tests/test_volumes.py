@@ -65,7 +65,7 @@ def test_it_fits_and_does_not_fold(registered):
     metrics = json.loads((registered / "out/metrics.json").read_text())
     assert metrics["after"]["ncc"] > 0.999 > metrics["before"]["ncc"] + 0.02
     assert metrics["min_determinant"] > 0.3 and metrics["folded_percent"] == 0
-    assert metrics["dice"]["after"] > 0.93 > metrics["dice"]["before"]
+    assert metrics["dice"]["after"] > 0.91 > metrics["dice"]["before"]
     assert metrics["shape"] == list(SHAPE) and metrics["spacing_mm"] == pytest.approx([2, 2, 3])
 
 

@@ -98,12 +98,12 @@ def _by_intensity(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
 
 
 def _mean_about(values: Tensor) -> Tensor:
-    """The mean over the window about every voxel, cut at the border."""
-    dimensions = values.ndim - 2
-    mean = F.avg_pool2d if dimensions == 2 else F.avg_pool3d
-    radius = RADIUS[dimensions]
-    for axis in range(dimensions):
-        padding = [radius * (k == axis) for k in range(dimensions)]
-        window = [2 * p + 1 for p in padding]
-        values = mean(values, window, 1, padding, count_include_pad=False)
+    """The mean over the window about every voxel, cut at the border, axis by axis."""
+    size = values.shape[2:]
+    for axis, length in enumerate(size):
+        radius = min(RADIUS[len(size)], length - 1)  # which reaches all of the axis
+        rows = values.reshape(1, size[:axis].numel(), length, -1)
+        window, padding = (2 * radius + 1, 1), (radius, 0)
+        rows = F.avg_pool2d(rows, window, 1, padding, count_include_pad=False)
+        values = rows.reshape(values.shape)
     return values
