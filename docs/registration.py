@@ -63,7 +63,7 @@ def how_far(result_affine: np.ndarray, true: np.ndarray, fixed: Image) -> str:
     return f"{apart.mean():.2f} mm"
 
 
-def volumes(folder: Path, heads: tuple[Path, Path], iterations: int = 60) -> dict[str, str]:
+def volumes(folder: Path, heads: tuple[Path, Path], iterations: int = 10) -> dict[str, str]:
     """Two raw heads, one turned by 20 degrees and shifted by 25 mm by its header."""
     moving, fixed = heads
     words = ["register", str(moving), str(fixed), "-o", str(folder / "out")]

@@ -281,9 +281,13 @@ IMAGE = torch.zeros(1, 1, 20, 24)
         (
             (IMAGE, IMAGE, None, 0),
             ValueError,
-            "levels and iterations must be at least 1, got 0, ",
+            "levels and iterations must be whole numbers from 1, got 0, ",
         ),
-        ((IMAGE, IMAGE, None, 1, 0), ValueError, "must be at least 1, got 1, 0"),
+        ((IMAGE, IMAGE, None, 1, 0), ValueError, "must be whole numbers from 1, got 1, 0"),
+        ((IMAGE, IMAGE, None, 2.5), ValueError, "must be whole numbers from 1, got 2.5, "),
+        ((IMAGE, IMAGE, None, 1, "20"), ValueError, "must be whole numbers from 1, got 1, 20"),
+        ((IMAGE, IMAGE, None, 1, (3, 2.5)), ValueError, r"must be whole numbers .* got 1, \(3, 2"),
+        ((IMAGE, IMAGE, None, 1, []), ValueError, r"must be whole numbers from 1, got 1, \[\]"),
         ((IMAGE, IMAGE, None, 1, 1, IMAGE[0]), ValueError, r"mask must be .* got \[1, 20, 24\]"),
     ],
 )

@@ -79,7 +79,7 @@ def minimise(
 ) -> torch.Tensor:
     """The displacement that it arrives at, unfolded; `start` must be, and is written over.
 
-    What it computes with stays where the images are; only the line search waits for it.
+    What it computes with stays where the images are; it waits for a few numbers an iteration.
 
     Args:
         value_and_gradient: of a displacement.

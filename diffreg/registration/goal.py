@@ -15,9 +15,7 @@ from diffreg.registration.contrast import Choice, choose
 from diffreg.registration.pyramid import possible_levels
 from diffreg.registration.result import SAME_CONTRAST
 from diffreg.registration.terms import changed
-from diffreg.registration.variational import ITERATIONS, LEVELS
-
-FEW = 60  # iterations on each level where there are too few for those of `ITERATIONS`
+from diffreg.registration.variational import LEVELS, iterations_on
 
 
 class Goal(NamedTuple):
@@ -130,12 +128,9 @@ class Schedule(NamedTuple):
 
     def on(self, shape: Sequence[int]) -> tuple[int, int | tuple[int, ...]]:
         """For an image of this shape (*S), which may bear fewer levels: a number for each."""
-        levels, each = possible_levels(shape, self.levels), self.iterations
-        if each is None:
-            each = ITERATIONS if levels >= len(ITERATIONS) else FEW
-        if isinstance(each, int):
-            return levels, each
-        return levels, (each[0],) * (levels - len(each)) + each[-levels:]
+        levels = possible_levels(shape, self.levels)
+        each = iterations_on(levels, self.iterations)
+        return levels, each[0] if len(set(each)) == 1 else tuple(each)
 
 
 def schedule_of(levels: Any = None, iterations: Any = None) -> Schedule:
@@ -144,8 +139,8 @@ def schedule_of(levels: Any = None, iterations: Any = None) -> Schedule:
     Args:
         levels: a whole number from 1; None: the usual ones.
         iterations: a whole number from 1, or several, from coarse to fine, the last of the finest
-            level and the first of all coarser ones; None: the usual ones, on each `FEW` where there
-            are fewer levels than those are.
+            level and the first of all coarser ones; None: the usual ones
+            (`diffreg.registration.variational.iterations_on`).
 
     Raises:
         TypeError, ValueError: something else, or more iterations than levels.

@@ -8,10 +8,9 @@ images, and the second derivative of the energies carries a pull into its neighb
 import torch
 
 from diffreg.losses import Weights
-from diffreg.registration.descent import FIRST_STEP
+from diffreg.registration.descent import FIRST_STEP, ValueAndGradient
 from diffreg.registration.landmarks import Pins, Pull
 from diffreg.registration.regulariser import Regulariser
-from diffreg.registration.terms import ValueAndGradient
 
 LEAST = 1e-2  # of the largest eigenvalue, where the images say nothing
 

@@ -6,7 +6,7 @@ L = sum_k w_k w_s S(moving_k o phi, fixed_k) + energies of u + E_points
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -16,11 +16,9 @@ from torch import Tensor
 from diffreg.losses import Objective
 from diffreg.ops import Weights
 from diffreg.ops._checks import checked_mask
+from diffreg.registration.descent import ValueAndGradient
 from diffreg.registration.landmarks import Pins
 from diffreg.registration.whiteness import structured
-
-# Of a displacement (1, D, *S): the objective, (), and its gradient.
-ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Terms(NamedTuple):

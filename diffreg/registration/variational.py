@@ -44,6 +44,7 @@ from diffreg.registration.unfolded import is_unfolded
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
 ITERATIONS = (40, 40, 20)  # at most, on the finest three levels; on coarser ones as on the first
+FEW = 60  # on each level where there are fewer than three
 LEVELS = 6
 # What a start that folds is repaired to: at the distance that steps keep from 0 none would be left.
 START_DETERMINANT = 0.2
@@ -54,7 +55,7 @@ def register_variational(
     fixed: torch.Tensor,
     objective: Objective | None = None,
     levels: int = LEVELS,
-    iterations: int | Sequence[int] = ITERATIONS,
+    iterations: int | Sequence[int] | None = None,
     mask: torch.Tensor | None = None,
     progress: Progress | None = None,
     start: torch.Tensor | None = None,
@@ -76,7 +77,8 @@ def register_variational(
         levels: pyramid levels at most, each half the size of the next; an axis shrinks to 16 voxels
             only, and there are as many levels as the two longest axes have.
         iterations: at most, on each level, or one number a level, the last of the finest one; the
-            first is that of all coarser levels.
+            first is that of all coarser levels. None: 40, 40, 20; where there are fewer levels, 60
+            on each.
         mask: weights (N, 1, *S) of the similarity on the fixed grid; None is 1.
         progress: called with (iterations done, iterations at most).
         start: displacement (N, D, *S), voxels, to begin from, such as a network's: `levels` is 1
@@ -115,16 +117,14 @@ def register_variational(
         if bad:
             raise ValueError(f"{name} must be finite, {bad} of its values are NaN or infinite")
     weights = checked_masks(mask, fixed, dtype, channels)
-    at_most = [iterations] if isinstance(iterations, int) else list(iterations)
-    if levels < 1 or not at_most or min(at_most) < 1:
-        raise ValueError(f"levels and iterations must be at least 1, got {levels}, {iterations}")
+    _check_numbers(levels, iterations)
     objective = Objective("ncc") if objective is None else objective
     if start is None:
         start = fixed.new_zeros(len(fixed), fixed.ndim - 2, *[1] * (fixed.ndim - 2))
     else:
         start, levels = _checked_start(start, fixed), 1
     pyramid = levels_of(fixed.shape[2:], moving.shape[2:], margin, levels)
-    at_most = [at_most[0]] * (len(pyramid) - len(at_most)) + at_most[-len(pyramid) :]
+    at_most = iterations_on(len(pyramid), iterations)
     counts = Counter() if counts is None else counts
     displacements = []
     for n in range(len(fixed)):
@@ -139,6 +139,31 @@ def register_variational(
         displacements.append(_register_pair(*pair, begin, *plan, report, counts))
     empty = fixed.new_zeros(0, fixed.ndim - 2, *fixed.shape[2:])
     return torch.cat(displacements) if displacements else empty
+
+
+def iterations_on(levels: int, iterations: int | Sequence[int] | None = None) -> list[int]:
+    """At most, on each of so many levels, as `register_variational` takes them.
+
+    Example:
+        >>> from diffreg.registration.variational import iterations_on
+        >>> iterations_on(4), iterations_on(2), iterations_on(2, (9, 8, 7))
+        ([40, 40, 40, 20], [60, 60], [8, 7])
+    """
+    if iterations is None:
+        iterations = ITERATIONS if levels >= len(ITERATIONS) else FEW
+    each = [iterations] if isinstance(iterations, int) else list(iterations)
+    return [each[0]] * (levels - len(each)) + each[-levels:]
+
+
+def _check_numbers(levels: int, iterations: int | Sequence[int] | None) -> None:
+    each = iterations if isinstance(iterations, Sequence) else [iterations or 1]
+    if iterations == 0 or not each or isinstance(iterations, str):
+        each = [0]
+    for number in (levels, *each):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ValueError(
+                f"levels and iterations must be whole numbers from 1, got {levels}, {iterations}"
+            )
 
 
 def _checked_margin(margin, moving, fixed) -> Sequence[int]:
@@ -182,7 +207,8 @@ def _register_pair(
         images = level.of_moving(moving), level.of_fixed(fixed)
         start = _unfolded_start(resize(displacement, level.size))  # between voxels it may fold
         # In voxels of the moving image: a constant changes neither energies nor determinants.
-        start = start + _offset(level, start)
+        offset = _offset(level, start)
+        start = start + offset
         weights = None if mask is None else level.of_fixed(mask)
         warped = warp(images[0], start, padding=objective.padding)
         weights, share, each = structured_channels(warped, images[1], weights, channels)
@@ -190,7 +216,7 @@ def _register_pair(
         done += iterations
         if not share and pins is None:  # nothing is left to do but for finer levels
             report(done)
-            displacement = start.sub_(_offset(level, start))
+            displacement = start.sub_(offset)
             continue
         spacing = [h * f for h, f in zip(lengths, level.factors, strict=True)]
         own = objective.with_spacing(spacing, _stiffer(objective.weights, spacing, lengths, share))
@@ -208,7 +234,7 @@ def _register_pair(
 
         goal, regulariser = pinned(value_and_gradient, pins, start, spacing, own.weights)
         found = minimise(goal, start, regulariser, iterations, report_level, counts)
-        displacement = found.sub_(_offset(level, found))
+        displacement = found.sub_(offset)
     return displacement
 
 
