@@ -146,10 +146,10 @@ def test_the_affine_is_undone_where_it_does_not_help():
     assert np.abs(result.affine - np.eye(4)).max() < 0.2
 
 
-def test_cuda_where_there_is_none(folder, capsys, monkeypatch):
+def test_cuda_where_there_is_none(folder, out, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     words = [str(folder / f"{name}.nii.gz") for name in ("moving", "fixed")]
-    apply = ["apply", str(folder / "out"), words[0], "-o", str(folder / "no.nii.gz")]
+    apply = ["apply", str(out), words[0], "-o", str(folder / "no.nii.gz")]
     for command in (["register", *words, "-o", str(folder / "no")], apply):
         assert main([*command, "--device", "cuda"]) == 2
         assert "device cuda needs a GPU that torch sees" in capsys.readouterr().err

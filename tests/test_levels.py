@@ -116,6 +116,7 @@ def test_noise_has_no_weight_and_what_is_displaced_has(size):
     first, second = image + 0.1 * noise(size, 0), image + 0.1 * noise(size, 1)
     assert structured(first, second)[1] < 0.02
     assert structured(first, 1 - second)[1] < 0.02
+    assert structured(first.abs(), second.abs() ** 2, across=True)[1] < 0.05
     assert structured(first, second.roll(2, -1))[1] > 0.9
     assert structured(image, image.roll(1, -1)) == (None, 1.0)
 
@@ -132,6 +133,16 @@ def test_the_weights_are_local():
 def test_the_window_is_no_longer_than_the_image(size):
     weights, share = structured(noise(size, 0), noise(size, 1))
     assert 0 <= share <= 1 and (weights is None or weights.isfinite().all())
+
+
+def test_what_a_function_of_intensities_explains_is_seen_within_a_contrast():
+    """A wider blob is a function of a narrower one: `mi` sees nothing of it, `ncc` does."""
+    y, x = identity_grid((64, 64))[0] - 31.5
+    narrow, wide = (torch.exp(-(y**2 + x**2) / s**2)[None, None] for s in (12, 16))
+    narrow, wide = narrow + 1e-3 * noise((64, 64), 0), wide + 1e-3 * noise((64, 64), 1)
+    assert structured(narrow, wide)[1] > 0.9
+    u = register_variational(narrow, wide, Objective({"ncc": 1.0, "lncc": 0.5}, "slice"))
+    assert u.abs().max() > 2
 
 
 def test_a_mask_is_a_factor_of_the_weights():

@@ -70,6 +70,7 @@ def test_the_objective_is_what_was_minimised():
         "weights": {"similarity": 9, "diffusion": 8, "bending": 7, "determinant": 6},
         "penalty": "hyperelastic",
         "threshold": None,
+        "window": 9,
         "spacing": pytest.approx([1.0, 4 / 3]),
         "levels": 2,  # of 36 voxels, three levels would leave 9
         "iterations": 4,

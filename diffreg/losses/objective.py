@@ -78,6 +78,7 @@ WEIGHTS = {name: preset.weights for name, preset in PRESETS.items()}
 
 # What `registration_objective` has, and "mi", which is no part of that operator.
 SIMILARITIES = (*MEASURES, "mi")
+ACROSS = (*LEVEL_SETS, "mi")  # those that see one image's intensities through a function
 
 
 class ObjectiveTerms(NamedTuple):
@@ -251,8 +252,7 @@ def usual_objective(similarity: str, within: str = "default") -> Objective:
         >>> usual_objective("pls").weights.similarity
         3
     """
-    across = similarity in (*LEVEL_SETS, "mi")
-    return Objective(similarity, "multimodal" if across else within)
+    return Objective(similarity, "multimodal" if similarity in ACROSS else within)
 
 
 def _weights(weights: str | Sequence[float]) -> Weights:

@@ -120,6 +120,7 @@ def structured_channels(
     fixed: Tensor,
     mask: Tensor | None = None,
     weights: Sequence[float] | None = None,
+    across: bool = False,
 ) -> tuple[Tensor | None, float, list[float] | None]:
     """`diffreg.registration.whiteness.structured`, channel by channel where they have weights.
 
@@ -128,12 +129,12 @@ def structured_channels(
         these the share is in them, and 1, or 0 where all are.
     """
     if weights is None:
-        return *structured(warped, fixed, mask), None
+        return *structured(warped, fixed, mask, across), None
     masks = [mask] * len(weights)
     if mask is not None and mask.shape[1] > 1:
         masks = list(mask.split(1, 1))
     parts = zip(warped.split(1, 1), fixed.split(1, 1), masks, strict=True)
-    found = [structured(*part) for part in parts]
+    found = [structured(*part, across) for part in parts]
     weights = [weight * share for weight, (_, share) in zip(weights, found, strict=True)]
     whole = [torch.ones_like(fixed[:, :1]) if own is None else own for own, _ in found]
     some = any(own is not None for own, _ in found)

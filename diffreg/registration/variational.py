@@ -19,6 +19,7 @@ import torch
 
 from diffreg.fields import make_diffeomorphic, resize
 from diffreg.losses import Objective, Weights
+from diffreg.losses.objective import ACROSS
 from diffreg.ops import warp
 from diffreg.ops._checks import (
     arithmetic_dtype,
@@ -201,6 +202,7 @@ def _register_pair(
     moving, fixed, mask, displacement, terms, pyramid, at_most, report, counts
 ) -> torch.Tensor:
     objective, channels, landmarks = terms
+    across = any(name in ACROSS for name in objective.similarity)
     lengths, strength = _lengths(objective, fixed.ndim - 2), STRENGTH * terms.of_similarity
     done = 0
     for level, iterations in zip(pyramid, at_most, strict=True):
@@ -211,7 +213,7 @@ def _register_pair(
         start = start + offset
         weights = None if mask is None else level.of_fixed(mask)
         warped = warp(images[0], start, padding=objective.padding)
-        weights, share, each = structured_channels(warped, images[1], weights, channels)
+        weights, share, each = structured_channels(warped, images[1], weights, channels, across)
         pins = None if landmarks is None else landmarks.on(level.factors, level.margin)
         done += iterations
         if not share and pins is None:  # nothing is left to do but for finer levels

@@ -2,9 +2,10 @@
 
     rho = mean of d(p) d(p + e) / mean of d(p)^2    over a window and the axes e
 
-with d what the fixed image is beyond what the warped one's intensities explain: by a straight
-line, or by the mean of the fixed image's where the warped one has that intensity. What tissue in
-the wrong place leaves is alike from voxel to voxel, noise is not: rho is 0 for white noise. There
+with d what the fixed image is beyond what the warped one's intensities explain: by a straight line
+within a contrast, and across contrasts as well by the mean of the fixed image's where the warped
+one has that intensity, for more than that their similarities do not see. What tissue in the wrong
+place leaves is alike from voxel to voxel, noise is not: rho is 0 for white noise. There
 the similarity gets no weight, or the displacement would follow the noise.
 
 Source: the discrepancy principle (Morozov 1966), with the whiteness of the residual for its size.
@@ -26,7 +27,7 @@ LEAST = 1e-2  # of the image: a smaller part is chance, and would move all of it
 
 
 def structured(
-    warped: Tensor, fixed: Tensor, mask: Tensor | None = None
+    warped: Tensor, fixed: Tensor, mask: Tensor | None = None, across: bool = False
 ) -> tuple[Tensor | None, float]:
     """The mask times weights in [0, 1] of what differs by more than noise, and their share of it.
 
@@ -36,6 +37,7 @@ def structured(
         warped: image (1, C, *S).
         fixed: image (1, C, *S).
         mask: weights (1, 1, *S); None is 1. It is a factor of what is returned.
+        across: whether the contrasts may differ.
 
     Example:
         >>> import torch
@@ -46,7 +48,9 @@ def structured(
     """
     inside = torch.ones_like(fixed[:, :1]) if mask is None else mask
     pairs = zip(warped.split(1, 1), fixed.split(1, 1), strict=True)
-    found = inside * torch.stack([_weight(a, b, (inside > 0).to(b)) for a, b in pairs]).amax(0)
+    found = inside * torch.stack(
+        [_weight(a, b, (inside > 0).to(b), across) for a, b in pairs]
+    ).amax(0)
     total = inside.sum()
     share = (found.sum() / torch.where(total > 0, total, 1)).item()
     if share == 1:
@@ -54,9 +58,11 @@ def structured(
     return found, share if share >= LEAST else 0.0
 
 
-def _weight(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
-    explained = _by_a_line(warped, fixed, inside), _by_intensity(warped, fixed, inside)
-    rho = torch.minimum(*(_autocorrelation(inside * (fixed - each)) for each in explained))
+def _weight(warped: Tensor, fixed: Tensor, inside: Tensor, across: bool) -> Tensor:
+    rho = _autocorrelation(inside * (fixed - _by_a_line(warped, fixed, inside)))
+    if across:
+        apart = inside * (fixed - _by_intensity(warped, fixed, inside))
+        rho = torch.minimum(rho, _autocorrelation(apart))
     return ((rho - NOISE) / (TISSUE - NOISE)).clamp(0, 1).nan_to_num_(1.0)
 
 
