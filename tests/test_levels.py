@@ -119,6 +119,9 @@ def test_noise_has_no_weight_and_what_is_displaced_has(size):
     assert structured(first.abs(), second.abs() ** 2, across=True)[1] < 0.05
     assert structured(first, second.roll(2, -1))[1] > 0.9
     assert structured(image, image.roll(1, -1)) == (None, 1.0)
+    assert structured(image, image.clone())[1] == 0
+    inside = (image > 0).to(image)
+    assert structured(inside * first, inside * second)[1] == 0  # what is equal tells nothing
 
 
 def test_the_weights_are_local():
@@ -170,6 +173,19 @@ def test_noise_of_rounding_changes_little():
     v = register_variational(moving + 1e-6 * noise(moving.shape[2:], 0), fixed)
     assert (u - v).norm(dim=1).quantile(0.95) < 0.05
     assert (warp(moving, u) - fixed).abs().mean() < 0.2 * (moving - fixed).abs().mean()
+
+
+def test_an_image_stays_on_itself():
+    image = texture((64, 64)).float()
+    for similarity in ({"ncc": 1.0, "lncc": 0.5}, "mi"):
+        assert not register_variational(image, image.clone(), Objective(similarity)).any()
+
+
+def test_an_objective_beyond_rounding_ends():
+    """Where a step changes nothing of a value, a parabola has no minimum."""
+    moving, fixed = (image.float() for image in pair())
+    u = register_variational(moving, fixed, Objective("ssd", (1e30, 0, 1, 1)), iterations=3)
+    assert u.isfinite().all()
 
 
 def test_a_level_without_anything_to_do_keeps_its_start(monkeypatch):

@@ -23,6 +23,9 @@ BINS = 32
 # bench/contrast.py 64 pairs of one contrast have .96 at least, and of 75 pairs of two all but one,
 # a slice of the top of the head, .79 at most.
 WITHIN = 0.9
+# Of a voxel's shortest side, the longest from which on a volume is a stack of slices: what moves
+# through such planes is as lost on them as on a slice.
+THICK = 3.0
 
 
 class Choice(NamedTuple):
@@ -38,7 +41,7 @@ def choose(prepared: Prepared, similarity: str = "auto") -> Choice:
     Args:
         prepared: the pair after its affine start.
         similarity: one of `diffreg.losses.SIMILARITIES`; "auto": "mi" where the contrasts differ,
-            else the preset "slice" or "volume".
+            else the preset "volume", or "slice" for slices and stacks of thick ones.
 
     Raises:
         ValueError: another name.
@@ -46,7 +49,9 @@ def choose(prepared: Prepared, similarity: str = "auto") -> Choice:
     Example: `choose(prepare(moving, fixed)).metrics`
     """
     check_choice("similarity", similarity, ("auto", *SIMILARITIES))
-    within = "volume" if prepared.fixed_values.ndim == 5 else "slice"
+    spacing = prepared.fixed.spacing
+    thick = len(spacing) == 2 or max(spacing) >= THICK * min(spacing)
+    within = "slice" if thick else "volume"
     if similarity != "auto":
         return Choice(usual_objective(similarity, within), {})
     correlation, ratio = contrast(prepared.moving_values, prepared.fixed_values, prepared.mask)

@@ -188,6 +188,7 @@ def _search(
             counts["shortened locally"] += shortened
             return _Point(trial, value, gradient, bounds)
         # The minimum of the parabola through what is known, within bounds; NaN takes the lower.
-        parabola = -expected * step / (2 * (value - at.value - expected))
+        above = value - at.value - expected
+        parabola = -expected * step / (2 * above) if above else 0.0
         step = min(max(0.1 * step, parabola), 0.5 * step)
     return None

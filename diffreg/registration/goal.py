@@ -71,7 +71,11 @@ def check_mapping(similarity: Any) -> None:
             "similarity must be a name, or a mapping of names to factors such as "
             f"{{'ncc': 1, 'lncc': 0.2}}, got {type(similarity).__name__}"
         )
-    checked_mixture(similarity, SIMILARITIES)
+    factors = checked_mixture(similarity, SIMILARITIES).values()
+    if min(factors) < 0 or not any(factors):
+        raise ValueError(
+            f"similarity must have factors >= 0, and one above, got {dict(similarity)}"
+        )
 
 
 def chosen(prepared: Prepared, goal: Goal) -> Choice:

@@ -23,7 +23,8 @@ RADIUS = {2: 13, 3: 4}  # voxels, of the window, which has some 729
 # 4 and 2 mm, before and after their registration, at least .1 in 95 %.
 NOISE, TISSUE = 0.1, 0.2
 SMALLEST = 1e-3  # of the mean of d^2: where there is less, rho says nothing
-LEAST = 1e-2  # of the image: a smaller part is chance, and would move all of it
+LEAST = 1e-2  # of where rho tells: a smaller part is chance, and would move all of it
+EQUAL = 1e-9  # of the image's variance: where the images differ by less, they are equal
 
 
 def structured(
@@ -48,33 +49,38 @@ def structured(
     """
     inside = torch.ones_like(fixed[:, :1]) if mask is None else mask
     pairs = zip(warped.split(1, 1), fixed.split(1, 1), strict=True)
-    found = inside * torch.stack(
-        [_weight(a, b, (inside > 0).to(b), across) for a, b in pairs]
-    ).amax(0)
-    total = inside.sum()
-    share = (found.sum() / torch.where(total > 0, total, 1)).item()
-    if share == 1:
-        return mask, share
-    return found, share if share >= LEAST else 0.0
+    each = [_weight(a, b, (inside > 0).to(b), across) for a, b in pairs]
+    weights = torch.stack([weight for weight, _ in each]).amax(0)
+    telling = torch.stack([tells for _, tells in each]).any(0) & (inside > 0)
+    if not weights[telling].sum() >= LEAST * telling.sum() or not telling.any():
+        return inside * weights, 0.0
+    found, total = inside * weights, inside.sum()
+    share = (found.sum() / total).item()
+    return (mask, share) if share == 1 else (found, share)
 
 
-def _weight(warped: Tensor, fixed: Tensor, inside: Tensor, across: bool) -> Tensor:
-    rho = _autocorrelation(inside * (fixed - _by_a_line(warped, fixed, inside)))
+def _weight(warped: Tensor, fixed: Tensor, inside: Tensor, across: bool) -> tuple[Tensor, Tensor]:
+    """The weights, and where the images differ by enough for them to tell."""
+    line = _by_a_line(warped, fixed, inside)
+    rho, tells = _autocorrelation(inside * (fixed - line), fixed)
     if across:
         apart = inside * (fixed - _by_intensity(warped, fixed, inside))
-        rho = torch.minimum(rho, _autocorrelation(apart))
-    return ((rho - NOISE) / (TISSUE - NOISE)).clamp(0, 1).nan_to_num_(1.0)
+        rho = torch.minimum(rho, _autocorrelation(apart, fixed)[0])
+    return ((rho - NOISE) / (TISSUE - NOISE)).clamp(0, 1).nan_to_num_(1.0), tells
 
 
-def _autocorrelation(apart: Tensor) -> Tensor:
+def _autocorrelation(apart: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     energy, product = apart * apart, torch.zeros_like(apart)
     axes = [axis for axis in range(2, apart.ndim) if apart.shape[axis] > 1]
     for axis in axes:
         pairs = apart.shape[axis] - 1
         here, next_one = apart.narrow(axis, 0, pairs), apart.narrow(axis, 1, pairs)
         product.narrow(axis, 0, pairs).addcmul_(here, next_one, value=1 / len(axes))
-    least = SMALLEST * energy.mean()
-    return (_mean_about(product) + least) / (_mean_about(energy) + least)
+    mean = energy.mean()
+    least = SMALLEST * mean
+    local = _mean_about(energy)
+    tells = (local > least) & (mean > EQUAL * image.var(correction=0))
+    return (_mean_about(product) + least) / (local + least), tells
 
 
 def _by_a_line(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
