@@ -6,7 +6,7 @@ import torch
 
 import diffreg
 from diffreg.data.prepare import prepare
-from diffreg.registration.contrast import choose, contrast
+from diffreg.registration.contrast import _within, choose, contrast
 
 X = np.linspace(0, 1, 40)
 HEAD = np.exp(-((X[:, None] - 0.5) ** 2 + (X - 0.45) ** 2) / 0.05) * (1 + 0.2 * np.sin(40 * X))
@@ -53,3 +53,20 @@ def test_noise_explains_nothing():
     images = (torch.rand(1, 1, 16, 16, generator=draw) for _ in range(2))
     r, ratio = contrast(*images, torch.ones(1, 1, 16, 16))
     assert abs(r) < 0.2 and ratio < 0.1
+
+
+@pytest.mark.parametrize(
+    "spacing, preset, window",
+    [
+        ((2.0, 2.0), "slice", None),
+        ((2.0, 2.0, 2.0), "volume", 5),
+        ((1.0, 1.0, 1.2), "volume", 9),
+        ((0.3, 0.3, 0.3), "volume", 9),
+        ((5.0, 5.0, 5.0), "volume", 5),
+        ((1.4, 1.4, 2.5), "volume", 7),
+        ((1.4, 1.4, 8.0), "slice", None),
+    ],
+    ids=str,
+)
+def test_thick_planes_count_as_slices_and_windows_are_of_10_mm(spacing, preset, window):
+    assert _within(spacing) == (preset, window)

@@ -237,12 +237,15 @@ class Objective(nn.Module):
         return Objective(self.similarity, weights, *options, spacing, self.window)
 
 
-def usual_objective(similarity: str, within: str = "default") -> Objective:
+def usual_objective(
+    similarity: str, within: str = "default", window: int | None = None
+) -> Objective:
     """A measure with weights found for its kind: a preset's within a modality, or "multimodal".
 
     Args:
         similarity: one of SIMILARITIES.
         within: the preset within a modality.
+        window: as in `Objective`.
 
     Raises:
         ValueError: it is none of them.
@@ -252,7 +255,7 @@ def usual_objective(similarity: str, within: str = "default") -> Objective:
         >>> usual_objective("pls").weights.similarity
         3
     """
-    return Objective(similarity, "multimodal" if similarity in ACROSS else within)
+    return Objective(similarity, "multimodal" if similarity in ACROSS else within, window=window)
 
 
 def _weights(weights: str | Sequence[float]) -> Weights:
