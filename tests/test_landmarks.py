@@ -214,7 +214,7 @@ def test_volumes():
     image = Image(data, np.diag([-2.0, 1.5, 2.0, 1.0]))
     here = np.array([[-12.0, 13.0, 15.0], [-20.0, 15.0, 18.0]])
     there = here + np.array([1.5, -1.0, 2.0])
-    options = {"similarity": "ncc", "affine": "none", "levels": 1, "iterations": 40}
+    options = {"weights": (60, 1, 30, 3), "affine": "none", "levels": 1, "iterations": 40}
     found = register(image, image, landmarks=(here, there, 10.0), **options).metrics["landmarks"]
     assert found["after_mm"]["max"] < 0.5 < 2.6 < found["before_mm"]["mean"]
 

@@ -213,8 +213,12 @@ def _register_pair(
         start = start + offset
         weights = None if mask is None else level.of_fixed(mask)
         warped = warp(images[0], start, padding=objective.padding)
-        weights, share, each = structured_channels(warped, images[1], weights, channels, across)
-        pins = None if landmarks is None else landmarks.on(level.factors, level.margin)
+        share, each, pins = 1.0, channels, None
+        if landmarks is None:
+            told = structured_channels(warped, images[1], weights, channels, across)
+            weights, share, each = told
+        else:  # they may pull at what fits, which must hold against it
+            pins = landmarks.on(level.factors, level.margin)
         done += iterations
         if not share and pins is None:  # nothing is left to do but for finer levels
             report(done)
