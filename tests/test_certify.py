@@ -139,3 +139,11 @@ def test_a_file_of_another_kind(tmp_path, capsys):
     np.save(tmp_path / "u.npy", np.zeros((2, 4, 4)))
     assert main(["certify", str(tmp_path / "u.npy")]) == 2
     assert "must end in .nii.gz, .nii or .npz" in capsys.readouterr().err
+
+
+def test_an_affine_that_cannot_be_read_is_said_before_any_answer(tmp_path, capsys):
+    np.savez(tmp_path / "flow.npz", u=np.zeros((2, 8, 8), np.float32))
+    words = [f"{tmp_path / 'flow.npz'}:u", "--affine", str(tmp_path / "no.mat")]
+    assert main(["certify", *words]) == 2
+    said = capsys.readouterr()
+    assert not said.out and "no.mat" in said.err

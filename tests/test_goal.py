@@ -14,7 +14,7 @@ from diffreg.data.prepare import prepare
 from diffreg.losses import PRESETS, Objective
 from diffreg.ops import Weights
 from diffreg.registration import register, register_variational
-from diffreg.registration.goal import Goal, Schedule, chosen, schedule_of
+from diffreg.registration.goal import Goal, Schedule, check_mapping, chosen, schedule_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NCC = Objective("ncc")
@@ -221,3 +221,11 @@ def test_a_manifest_takes_them_and_asks_again_where_they_change(folder, capsys):
     assert main([*words, "5"]) == 0
     assert "complete" not in capsys.readouterr().err
     assert json.loads(file.read_text())["objective"]["iterations"] == 5
+
+
+@pytest.mark.parametrize(
+    "factors", [{"ncc": -1}, {"ncc": 0}, {"ncc": 1e300}, {"ncc": 1, "lncc": -0.1}]
+)
+def test_factors_that_drive_images_apart_or_count_nothing_are_refused(factors):
+    with pytest.raises(ValueError, match="similarity must have factors from 0 to 1e"):
+        check_mapping(factors)

@@ -123,13 +123,14 @@ def run_certify(options: argparse.Namespace) -> int:
     path = options.displacement
     path = Path(path) / DISPLACEMENT if Path(path).is_dir() else path
     displacement = read_field(path).to(device_named(options.device))
+    mirrors = _mirrors(options.affine, Path(path))  # before any answer: it may not be readable
     certificate = fold_certificate(displacement, options.threshold)
     print(f"{path}: {certificate}")
     if certificate.folded_cells and options.threshold < 1:
         scale = largest_safe_scale(displacement, options.threshold, limit=1.0)
         scale = math.floor(1e4 * scale) / 1e4
         print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
-    return 0 if not _mirrors(options.affine, Path(path)) and certificate.passes else 1
+    return 0 if not mirrors and certificate.passes else 1
 
 
 def _mirrors(affine: str | None, displacement: Path) -> bool:

@@ -17,6 +17,8 @@ from diffreg.registration.result import SAME_CONTRAST
 from diffreg.registration.terms import changed
 from diffreg.registration.variational import LEVELS, iterations_on
 
+LARGEST = 1e30  # of a similarity's factors: single precision ends at 3e38
+
 
 class Goal(NamedTuple):
     """What was said of what is minimised; None and "auto" say nothing."""
@@ -72,9 +74,10 @@ def check_mapping(similarity: Any) -> None:
             f"{{'ncc': 1, 'lncc': 0.2}}, got {type(similarity).__name__}"
         )
     factors = checked_mixture(similarity, SIMILARITIES).values()
-    if min(factors) < 0 or not any(factors):
+    if min(factors) < 0 or not 0 < max(factors) <= LARGEST:
         raise ValueError(
-            f"similarity must have factors >= 0, and one above, got {dict(similarity)}"
+            f"similarity must have factors from 0 to {LARGEST:g}, one of them above 0, got "
+            f"{dict(similarity)}"
         )
 
 
