@@ -123,18 +123,20 @@ def run_certify(options: argparse.Namespace) -> int:
     path = options.displacement
     path = Path(path) / DISPLACEMENT if Path(path).is_dir() else path
     displacement = read_field(path).to(device_named(options.device))
-    mirrors = _mirrors(options.affine, Path(path))  # before any answer: it may not be readable
+    mirrors = _mirrors(options.affine, Path(path))  # read before any answer: it may be damaged
     certificate = fold_certificate(displacement, options.threshold)
     print(f"{path}: {certificate}")
     if certificate.folded_cells and options.threshold < 1:
         scale = largest_safe_scale(displacement, options.threshold, limit=1.0)
         scale = math.floor(1e4 * scale) / 1e4
         print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
+    if mirrors:
+        print(mirrors)
     return 0 if not mirrors and certificate.passes else 1
 
 
-def _mirrors(affine: str | None, displacement: Path) -> bool:
-    """Whether the affine map that goes with a displacement turns space inside out, which it says.
+def _mirrors(affine: str | None, displacement: Path) -> str:
+    """What is to say where the affine map of a displacement turns space inside out, else nothing.
 
     The determinant of the whole map in RAS mm is that of the displacement in voxels times its own.
     """
@@ -145,12 +147,12 @@ def _mirrors(affine: str | None, displacement: Path) -> bool:
 
     beside = displacement.absolute().parent / AFFINE
     if affine is None and not beside.exists():
-        return False
+        return ""
     path = beside if affine is None else Path(affine)
     determinant = float(np.linalg.det(read_affine(path)[:3, :3]))
     if determinant < 0:
-        print(f"{path}: the affine map mirrors: its determinant is {determinant:.4g}")
-    return determinant < 0
+        return f"{path}: the affine map mirrors: its determinant is {determinant:.4g}"
+    return ""
 
 
 def run_train(options: argparse.Namespace) -> int:
