@@ -17,6 +17,7 @@ FLOORS = [
     {"ops"},
     {"fields"},
     {"losses", "models", "metrics", "data"},
+    {"transforms"},
     {"report"},
     {"registration", "training"},
     {"evaluation", "benchmark", "demo"},
