@@ -63,11 +63,12 @@ def resample_to(
     route = _route(moving, fixed, displacement)
     dtype = moving.data.dtype if moving.data.is_floating_point() else torch.float32
     dtype = moving.data.dtype if interpolation == "nearest" else dtype
-    outside = None if fill is None else _filling(fill, dtype, moving)
+    outside = None if fill is None else filling(fill, dtype, moving.name)
     values = route.sampled(moving.data.to(dtype), interpolation)
     if outside is None:
         return values
-    return torch.where(_known(route, moving), values, outside.to(values.device))
+    known = route.known(moving.shape, moving.valid)
+    return torch.where(known, values, outside.to(values.device))
 
 
 def coverage(moving: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:
@@ -93,7 +94,7 @@ def coverage(moving: Image, fixed: Image, displacement: Tensor | None = None) ->
         >>> coverage(grid, grid).sum().item()
         6.0
     """
-    inside = _known(_route(moving, fixed, displacement), moving)
+    inside = _route(moving, fixed, displacement).known(moving.shape, moving.valid)
     if not inside.any():
         how = "by their headers" if displacement is None else "by the displacement"
         raise ValueError(
@@ -146,17 +147,23 @@ def check_fill(fill: float | None) -> None:
         raise ValueError(f"fill must be a finite number or None, got {fill!r}")
 
 
-class _Route(NamedTuple):
-    """From the fixed voxels to where they are read."""
+class Route(NamedTuple):
+    """From the fixed voxels to where the moving image is read: matrix (p + displacement(p), 1).
 
-    matrix: Tensor  # (1, D, D + 1) float64, fixed voxels to moving voxels
-    displacement: Tensor | None  # (1, D, *S), fixed voxels
-    size: tuple[int, ...]  # (*S)
+    Args:
+        matrix: (1, D, D + 1), float64, fixed voxels to moving voxels.
+        displacement: (1, D, *S), fixed voxels; None: 0.
+        size: (*S).
+    """
+
+    matrix: Tensor
+    displacement: Tensor | None
+    size: tuple[int, ...]
 
     def sampled(
         self, data: Tensor, interpolation: str, padding: str = "border", shift: float = 0.0
     ) -> Tensor:
-        """An image (1, 1, *S_moving) on the fixed grid; positions are shifted by `shift` voxels."""
+        """An image (1, C, *S_moving) on the fixed grid; positions are shifted by `shift` voxels."""
         matrix, displacement = self.matrix, self.displacement
         if shift:
             matrix = matrix.clone()
@@ -168,8 +175,24 @@ class _Route(NamedTuple):
         size = self.size if displacement is None else None
         return affine_warp(data, matrix, displacement, size, interpolation, padding)
 
+    def known(self, size: tuple[int, ...], valid: Tensor | None = None) -> Tensor:
+        """Where a moving image of a size is reached and holds a number, (1, 1, *S) bool.
 
-def _route(moving: Image, fixed: Image, displacement: Tensor | None) -> _Route:
+        In the image is -0.5 <= index < n - 0.5 on every axis: there the nearest voxel is one of its
+        own. A value is known where no voxel that it is interpolated from is missing.
+
+        Args:
+            size: of the moving image.
+            valid: (1, 1, *size) bool, where it holds a number; None: everywhere.
+        """
+        ones = torch.ones((1, 1, *size), dtype=torch.uint8)
+        inside = self.sampled(ones, "nearest", "zeros", _ROUNDING) > 0
+        if valid is None:
+            return inside
+        return inside & (self.sampled(valid.to(torch.float32), "linear") > 1 - 1e-5)
+
+
+def _route(moving: Image, fixed: Image, displacement: Tensor | None) -> Route:
     for name, image in (("moving", moving), ("fixed", fixed)):
         if not isinstance(image, Image):
             raise TypeError(f"{name} must be a diffreg Image, got {type(image).__name__}")
@@ -181,26 +204,18 @@ def _route(moving: Image, fixed: Image, displacement: Tensor | None) -> _Route:
             f"displacement must be {expected} on the grid of {fixed.name}, "
             f"got {tuple(displacement.shape)}"
         )
-    return _Route(torch.from_numpy(voxel_map(moving, fixed))[None], displacement, fixed.shape)
+    return Route(torch.from_numpy(voxel_map(moving, fixed))[None], displacement, fixed.shape)
 
 
-def _known(route: _Route, moving: Image) -> Tensor:
-    """Where the moving image is reached and holds a number, (1, 1, *S) bool.
+def filling(fill: float, dtype: torch.dtype, name: str) -> Tensor:
+    """The fill value in the type of the samples, ().
 
-    In the image is -0.5 <= index < n - 0.5 on every axis: there the nearest voxel is one of its
-    own. A value is known where no voxel that it is interpolated from is missing.
+    Raises:
+        ValueError: it is no finite number, or one that the type of labels does not hold; `name` is
+            what the message calls the image.
     """
-    ones = torch.ones((1, 1, *moving.shape), dtype=torch.uint8)
-    inside = route.sampled(ones, "nearest", "zeros", _ROUNDING) > 0
-    if moving.valid is None:
-        return inside
-    return inside & (route.sampled(moving.valid.to(torch.float32), "linear") > 1 - 1e-5)
-
-
-def _filling(fill: float, dtype: torch.dtype, moving: Image) -> Tensor:
-    """The fill value in the type of the samples."""
     check_fill(fill)
     value = torch.tensor(fill, dtype=torch.float64)
     if not dtype.is_floating_point and value.to(dtype).to(torch.float64) != value:
-        raise ValueError(f"fill must be a value of {moving.name}, which holds {dtype}, got {fill}")
+        raise ValueError(f"fill must be a value of {name}, which holds {dtype}, got {fill}")
     return value.to(dtype)

@@ -217,7 +217,8 @@ class Field(Transform):
         axes = self.grid.dimensions
         ends = np.array(self.grid.size) - _HALF
         inner = voxels[:, :axes]
-        inside = ((inner >= -_HALF - _ROUNDING) & (inner < ends + _ROUNDING)).all(axis=1)
+        within = (inner >= -_HALF - _ROUNDING) & (inner < ends + _ROUNDING)
+        inside = np.all(within, axis=1)
         if axes == 2 and not self.is_flat:
             inside = inside & (np.abs(voxels[:, 2]) < REACH + _ROUNDING)
         return inside
