@@ -128,7 +128,7 @@ def in_kind(values: Tensor, grid: Image, like: Any) -> Any:
         file = _nifti.nifti_of(array, grid)
         return type(file)(file.dataobj, file.header.get_best_affine(), file.header)
     if _is(like, "SimpleITK", None, "Image"):
-        return _to_itk(array, grid)
+        return to_itk(array, grid)
     if _is(like, "ants", None, "ANTsImage"):
         return _to_ants(array, grid)
     return grid.with_data(values.cpu())
@@ -210,10 +210,13 @@ def _lps(grid: Image) -> tuple[np.ndarray, list[float], np.ndarray]:
     return linear / spacing, spacing.tolist(), affine[:n, 3]
 
 
-def _to_itk(array: np.ndarray, grid: Image) -> Any:
+def to_itk(array: np.ndarray, grid: Image) -> Any:
+    """A SimpleITK image of numbers (*S), or of vectors (C, *S), on a grid."""
     direction, spacing, origin = _lps(grid)
-    array = array.reshape(array.shape + (1,) * (len(spacing) - array.ndim))
-    found = sys.modules["SimpleITK"].GetImageFromArray(np.ascontiguousarray(array.transpose()))
+    vectors = array.ndim > len(grid.shape)
+    array = array.reshape(array.shape + (1,) * (len(spacing) - len(grid.shape)))
+    array = np.ascontiguousarray(array.transpose())  # (z, y, x), or (z, y, x, C)
+    found = sys.modules["SimpleITK"].GetImageFromArray(array, isVector=vectors)
     found.SetDirection(direction.ravel().tolist())
     found.SetSpacing(spacing)
     found.SetOrigin(origin.tolist())

@@ -1,6 +1,7 @@
 """Transforms of every tool: values, files, resampling; each maps the fixed space to the moving."""
 
 from diffreg.transforms.on_grid import flattened
+from diffreg.transforms.resample import resample
 from diffreg.transforms.values import Affine, Chain, Field, Transform, compose
 
-__all__ = ["Affine", "Chain", "Field", "Transform", "compose", "flattened"]
+__all__ = ["Affine", "Chain", "Field", "Transform", "compose", "flattened", "resample"]
