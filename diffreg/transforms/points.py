@@ -126,17 +126,16 @@ def _read_fcsv(path: Path, whole: str) -> PointFile:
     signs = _signs(path, axes)
     columns = [name.strip() for name in said.get("columns", _FCSV).split(",")]
     if not {"x", "y", "z"} <= set(columns):
-        raise ValueError(
-            f"{path}: its columns must have x, y and z among them, got {columns!s:.80}"
-        )
+        raise ValueError(f"{path}: x, y and z must be among its columns, got {columns!s:.80}")
     at = [columns.index(name) for name in "xyz"]
-    rows = {k: next(csv.reader([line])) for k, line in enumerate(lines) if _is_row(line)}
+    try:
+        rows = {k: next(csv.reader([line])) for k, line in enumerate(lines) if _is_row(line)}
+    except csv.Error as error:
+        raise ValueError(f"{path} is no .fcsv file: {error}") from None
     found = []
     for k, fields in rows.items():
         if len(fields) <= max(at):
-            raise ValueError(
-                f"{path}, line {k + 1}: there are {len(fields)} fields, x, y, z missing"
-            )
+            raise ValueError(f"{path}, line {k + 1}: it has no x, y and z: {len(fields)} fields")
         found.append(_three([fields[i] for i in at], f"{path}, line {k + 1}", ","))
 
     def text(points: np.ndarray) -> str:
