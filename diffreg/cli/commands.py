@@ -6,7 +6,6 @@ Modules are imported by the command that needs them: `diffreg --help` waits for 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ def run_register(options: argparse.Namespace) -> int:
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice
     time = options.time if options.moving_time is None else options.moving_time
-    moving, fixed = _read(
+    moving, fixed = read_parts(
         [options.moving, options.fixed], [of_moving, options.slice], [time, options.time]
     )
     check_same_pair(out, moving, fixed)
@@ -64,7 +63,8 @@ def run_register(options: argparse.Namespace) -> int:
             **{**method, "normalization": normalization_of(options, trained)},
         )
     report = not options.no_report
-    result = result.save(out, report, jacobian=options.jacobian, labels=labels)
+    also = {"jacobian": options.jacobian, "labels": labels, "inverse": not options.no_inverse}
+    result = result.save(out, report, **also)
     _say_result(result, out / REPORT if report else out)
     return 0
 
@@ -76,83 +76,6 @@ def _say_result(result: Registration, place: Path) -> None:
     for warning in result.metrics["warnings"]:
         print(f"diffreg: warning: {warning}", file=sys.stderr)
     print(f"{place}: {result.verdict}")
-
-
-def run_apply(options: argparse.Namespace) -> int:
-    """Warp another image by a displacement file."""
-    from diffreg._files import require_folder
-    from diffreg.data.affine import read_affine
-    from diffreg.data.images import check_ending, write_image
-    from diffreg.data.resampling import coverage, resample_to, usual_fill
-    from diffreg.registration.devices import device_named
-    from diffreg.registration.files import read_map
-
-    out = Path(options.out)
-    displacement, affine, grid = read_map(options.displacement)
-    if options.affine is not None:
-        affine = read_affine(options.affine)
-    check_ending(out, grid)
-    require_folder(out.absolute().parent, "the output's folder")
-    image, interpolation = _to_warp(options)
-    nearest = interpolation == "nearest"
-    if grid.kind == "png" and image.kind != "png":
-        raise ValueError(f"{image.name} must be a picture, as those that were registered")
-    image = image.placed(affine)
-    displacement = displacement.to(device_named(options.device))
-    coverage(image, grid)
-    fill = options.fill
-    if fill is None:
-        fill = 0.0 if nearest else usual_fill(image)
-    warped = resample_to(image, grid, displacement, interpolation, fill).cpu()
-    write_image(out, warped, grid, image.dtype if nearest or grid.kind == "png" else None)
-    if nearest and options.interpolation is None:
-        line = f"{options.image}: labels, so nearest; --interpolation linear blends them"
-        print(line, file=sys.stderr)
-    _say_affine_beside(options)
-    print(f"{out}: {options.image} on the grid of {options.displacement}, {interpolation}")
-    return 0
-
-
-def run_certify(options: argparse.Namespace) -> int:
-    """Say whether a displacement folds, and whether the affine map beside it mirrors."""
-    from diffreg.data.transforms import read_field
-    from diffreg.fields import fold_certificate, largest_safe_scale
-    from diffreg.registration.devices import device_named
-    from diffreg.registration.folders import DISPLACEMENT
-
-    path = options.displacement
-    path = Path(path) / DISPLACEMENT if Path(path).is_dir() else path
-    displacement = read_field(path).to(device_named(options.device))
-    mirrors = _mirrors(options.affine, Path(path))  # read before any answer: it may be damaged
-    certificate = fold_certificate(displacement, options.threshold)
-    print(f"{path}: {certificate}")
-    if certificate.folded_cells and options.threshold < 1:
-        scale = largest_safe_scale(displacement, options.threshold, limit=1.0)
-        scale = math.floor(1e4 * scale) / 1e4
-        print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
-    if mirrors:
-        print(mirrors)
-    return 0 if not mirrors and certificate.passes else 1
-
-
-def _mirrors(affine: str | None, displacement: Path) -> str:
-    """What is to say where the affine map of a displacement turns space inside out, else nothing.
-
-    The determinant of the whole map in RAS mm is that of the displacement in voxels times its own.
-    """
-    import numpy as np
-
-    from diffreg.data.affine import read_affine
-    from diffreg.registration.folders import AFFINE
-
-    beside = displacement.absolute().parent / AFFINE
-    if affine is None and not beside.exists():
-        return ""
-    path = beside if affine is None else Path(affine)
-    determinant = float(np.linalg.det(read_affine(path)[:3, :3]))
-    if determinant < 0:
-        return f"{path}: the affine map mirrors: its determinant is {determinant:.4g}"
-    return ""
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -207,15 +130,7 @@ def run_bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_info(options: argparse.Namespace) -> int:
-    """Say what is installed."""
-    from diffreg.cli.info import description
-
-    print("\n".join(description()))
-    return 0
-
-
-def _read(
+def read_parts(
     paths: Sequence[str],
     slices: Sequence[int | None],
     times: Sequence[int | None],
@@ -232,34 +147,6 @@ def _read(
     if any(k is not None for k in times) and max(map(count_times, paths)) == 1:
         raise ValueError(f"--time is for series; {' and '.join(paths)} have no time points")
     return [read_part(*part, label=label) for part in zip(paths, slices, times, strict=True)]
-
-
-def _to_warp(options: argparse.Namespace) -> tuple[Image, str]:
-    """The image of `apply` and its interpolation: nearest for labels, where nothing is said."""
-    from diffreg.data.labels import looks_like_labels
-
-    def read(interpolation: str) -> Image:
-        return _read(
-            [options.image], [options.slice], [options.time], label=interpolation == "nearest"
-        )[0]
-
-    if options.interpolation is not None:
-        return read(options.interpolation), options.interpolation
-    try:
-        labels = read("nearest")
-    except ValueError:  # not whole numbers, or no image: which of them, the other way says
-        return read("linear"), "linear"
-    return (labels, "nearest") if looks_like_labels(labels) else (read("linear"), "linear")
-
-
-def _say_affine_beside(options: argparse.Namespace) -> None:
-    """A displacement that is one half of a map is seldom meant alone."""
-    from diffreg.registration.folders import AFFINE
-
-    beside = Path(options.displacement).absolute().parent / AFFINE
-    if options.affine is None and Path(options.displacement).is_file() and beside.exists():
-        line = f"the displacement alone: {beside.name} lies beside it; its folder in its place, or "
-        print(f"{line}--affine, applies both", file=sys.stderr)
 
 
 def _labels(

@@ -1,4 +1,4 @@
-"""The command line: `diffreg register | evaluate | apply | certify | train | demo | bench | info`.
+"""The command line: `diffreg register | evaluate | apply | certify | ... | demo | bench | info`.
 
 A user's mistake is one line on stderr and exit status 2; DIFFREG_DEBUG=1 shows where it was found.
 What is odd about a file that is read all the same is one line, too, once.
@@ -23,6 +23,7 @@ from diffreg import __version__
 from diffreg._files import FULL
 from diffreg.cli import commands, manifests
 from diffreg.cli.notices import warning_in_lines
+from diffreg.cli.transforms import add_apply, add_certify, add_info, add_transforms
 from diffreg.cli.variational import add_beside, add_minimised
 
 AFFINE = ("auto", "none", "translation", "rigid", "similarity", "affine")
@@ -71,13 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, in which settings may stand after an option: `train C --resume a.b=1`."""
+    """The command line; what a command has several of may go on after an option."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    if any(word.startswith("-") or not hasattr(options, "overrides") for word in rest):
+    more = getattr(options, "more", None)
+    if rest and (more is None or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        options.overrides = [*options.overrides, *rest]
+        setattr(options, more, [*getattr(options, more), *rest])
     return options
 
 
@@ -172,13 +174,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands_)
     _add_apply(commands_)
     _add_certify(commands_)
+    add_transforms(commands_)
     _add_train(commands_)
     demo = commands_.add_parser("demo", help="train and evaluate on the images in the package")
     demo.add_argument("-o", "--out", default="demo", help="folder of the results (demo)")
     demo.set_defaults(run=commands.run_demo)
     _add_bench(commands_)
-    info = commands_.add_parser("info", help="say what is installed")
-    info.set_defaults(run=commands.run_info)
+    info = commands_.add_parser("info", help="say what is installed, or what a transform is")
+    add_info(info)
     return parser
 
 
@@ -213,6 +216,11 @@ def _add_register(subparsers: Any) -> None:
         "--no-report",
         action="store_true",
         help="of a pair, leave out report.html, which takes as long as a fast registration",
+    )
+    command.add_argument(
+        "--no-inverse",
+        action="store_true",
+        help="of a pair, leave out the way back, inverse_displacement.nii.gz and its composite",
     )
     command.set_defaults(run=commands.run_register, safe=manifests.whole_pairs)
 
@@ -319,50 +327,16 @@ def _add_fill(command: argparse.ArgumentParser) -> None:
 
 
 def _add_apply(subparsers: Any) -> None:
-    command = subparsers.add_parser("apply", help="warp labels and other images")
-    command.add_argument(
-        "displacement",
-        metavar="DISPLACEMENT",
-        help="the folder that `register` wrote, for the affine and the displacement; or "
-        "displacement.nii.gz alone",
-    )
-    command.add_argument(
-        "--affine", metavar="FILE", help="affine.mat, which comes after the displacement"
-    )
+    command = subparsers.add_parser("apply", help="sample images through a transform")
+    add_apply(command, _IMAGE)
     _add_device(command)
-    command.add_argument("image", metavar="IMAGE", help=_IMAGE)
-    command.add_argument("-o", "--out", required=True, help="the warped image's file")
-    command.add_argument(
-        "--interpolation",
-        choices=("linear", "nearest"),
-        help="linear, or nearest for labels, which keeps their type (nearest where the image looks "
-        "like labels, and it is said)",
-    )
-    command.add_argument("--slice", type=int, metavar="K", help="slice of a volume")
-    command.add_argument("--time", type=int, metavar="K", help="time point of a series")
     _add_fill(command)
-    command.set_defaults(run=commands.run_apply)
 
 
 def _add_certify(subparsers: Any) -> None:
-    command = subparsers.add_parser("certify", help="say whether a displacement folds, and where")
-    command.add_argument(
-        "displacement",
-        metavar="FIELD",
-        help="NIfTI displacement of diffreg, ANTs or ITK, or file.npz:ARRAY in voxels; or a folder "
-        "of register",
-    )
-    command.add_argument(
-        "--affine",
-        metavar="MAT",
-        help="ITK's .mat of the affine map after it, of which it is said whether it mirrors (the "
-        "affine.mat beside FIELD)",
-    )
-    command.add_argument(
-        "--threshold", type=float, default=0.0, help="what determinants must exceed (0)"
-    )
+    command = subparsers.add_parser("certify", help="say whether a transform folds, and where")
+    add_certify(command)
     _add_device(command)
-    command.set_defaults(run=commands.run_certify)
 
 
 def _add_train(subparsers: Any) -> None:
@@ -376,6 +350,7 @@ def _add_train(subparsers: Any) -> None:
     )
     command.set_defaults(
         run=commands.run_train,
+        more="overrides",
         safe=lambda options: "every checkpoint is whole; --resume goes on",
     )
 

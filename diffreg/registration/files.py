@@ -23,7 +23,10 @@ from diffreg.registration._json import read_json, write_json
 from diffreg.registration.determinants import MAPS, check_cells, write_determinants
 from diffreg.registration.folders import (
     AFFINE,
+    COMPOSITE,
     DISPLACEMENT,
+    INVERSE,
+    INVERSE_COMPOSITE,
     METRICS,
     REPORT,
     check_output_folder,
@@ -33,6 +36,8 @@ from diffreg.registration.judgement import judged
 from diffreg.registration.outlines import fallen, outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
+from diffreg.registration.transforms import write_transforms
+from diffreg.transforms import Affine, Chain, Field, compose
 
 # What metrics.json says of a volume's certificate, beside its words and the place.
 _OF_VOLUMES = (
@@ -49,10 +54,13 @@ def write_registration(
     credits: Sequence[str] = (),
     jacobian: bool = False,
     labels: tuple[Image, Image] | None = None,
+    inverse: bool = True,
 ) -> Registration:
-    """Write the warped image, displacement.nii.gz, affine.mat, metrics.json and report.html.
+    """Write the warped image, the transforms, metrics.json and report.html.
 
-    A point x of the fixed image lies at T(x + d(x)) in the moving one, d the displacement and T the
+    Transforms are displacement.nii.gz and affine.mat, composite.h5, which is both, and of the way
+    back inverse_displacement.nii.gz, on the fixed grid, and inverse_composite.h5, both ITK's. A
+    point x of the fixed image lies at T(x + d(x)) in the moving one, d the displacement and T the
     affine map: antsApplyTransforms takes `-t displacement.nii.gz -t affine.mat`. All files appear,
     each whole, or none. The determinants are those of the displacement as it is in its file.
 
@@ -65,6 +73,7 @@ def write_registration(
         jacobian: whether to write jacobian.nii.gz and log_jacobian.nii.gz, J of the displacement,
             and jacobian_with_affine.nii.gz, J of the whole map.
         labels: of the moving and the fixed image, which the page outlines and the metrics compare.
+        inverse: whether to write the way back; there is none where the displacement folds.
 
     Returns:
         The result with the determinants of the file.
@@ -90,6 +99,10 @@ def write_registration(
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         if sum(n > 1 for n in result.fixed.shape) > 1:  # no line, which no certificate is of
             result.metrics["certificate"] = _certificate(result, written)
+        whole = compose([Field(written, result.fixed.grid), result.transform.parts[1]])
+        back = write_transforms(folder, whole, inverse)
+        if back is not None:
+            result.metrics["inverse"] = back
         outlines = None if labels is None else outlines_of(result, *labels)
         if outlines is not None:
             result.metrics["dice"] = outlines.overlap
@@ -101,9 +114,11 @@ def write_registration(
         if report:
             shown = replace(result, displacement=written)
             write_pair_page(shown, folder / REPORT, credits, outlines)
+        left = {file.name for file in folder.iterdir()}
     # What an earlier result of the pair left, and this one has not.
-    for name in (*(() if jacobian else MAPS), *(() if report else (REPORT,))):
-        (out / name).unlink(missing_ok=True)
+    for name in (*MAPS, REPORT, COMPOSITE, INVERSE, INVERSE_COMPOSITE):
+        if name not in left:
+            (out / name).unlink(missing_ok=True)
     return result
 
 
@@ -168,6 +183,21 @@ def read_map(place: str | Path) -> tuple[Tensor, np.ndarray, Image]:
     return displacement, read_affine(place / AFFINE) if has_affine else np.eye(4), grid
 
 
+def read_transform(folder: str | Path) -> Chain:
+    """What a registration found, as one transform: the displacement, then the affine map.
+
+    Args:
+        folder: of `write_registration`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_map`.
+
+    Example: `read_transform("out")([[0.0, 0.0, 0.0]])`
+    """
+    displacement, affine, grid = read_map(folder)
+    return compose([Field(displacement, grid.grid), Affine(affine, grid.is_flat)])
+
+
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
@@ -201,7 +231,12 @@ def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
     certificate = fold_certificate(written)
     if "repair" in result.metrics and not certificate.passes:
         raise ValueError(f"the displacement cannot be guaranteed in its file: {certificate}")
-    found: dict[str, Any] = {"verdict": certificate.verdict, "in_words": str(certificate)}
+    determinant = float(np.linalg.det(result.affine[:3, :3]))
+    words = str(certificate)
+    if determinant < 0:
+        words += f"; the affine map mirrors: its determinant is {determinant:.4g}"
+    found: dict[str, Any] = {"verdict": certificate.verdict, "in_words": words}
+    found["affine_determinant"] = determinant  # by which those of the displacement grow in RAS mm
     if written.ndim == 5:
         found |= {name: getattr(certificate, name) for name in _OF_VOLUMES}
         found["where"] = list(certificate.where)

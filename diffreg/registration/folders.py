@@ -18,7 +18,8 @@ from diffreg.data.manifest import Pair, said_part
 from diffreg.registration._json import read_json
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
-AFFINE = "affine.mat"
+AFFINE, COMPOSITE = "affine.mat", "composite.h5"
+INVERSE, INVERSE_COMPOSITE = "inverse_displacement.nii.gz", "inverse_composite.h5"
 _LONGEST = 100  # bytes of an image's name in a folder's: two, a number and an ending make 255
 _PAIRS = "[0-9][0-9][0-9][0-9]*_to_*/" + METRICS
 # Names that ask for a file, as programs have it that write their result into one.

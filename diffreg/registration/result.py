@@ -17,6 +17,7 @@ from diffreg.data.resampling import resample_to, usual_fill
 from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.registration.start import Start
 from diffreg.registration.use import Inverse, applied, inverse_of, points_moved
+from diffreg.transforms import Affine, Chain, Field, compose
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
 SAME_CONTRAST = {"ssd", "ncc", "lncc"}
@@ -106,9 +107,19 @@ class Registration:
             return False
         return len(self.fixed.shape) == 3 or image.shape[1] < 4 < min(self.moving.shape)
 
+    @property
+    def transform(self) -> Chain:
+        """From the fixed image's space to the moving one's: the displacement, then the affine."""
+        flat = self.fixed.is_flat
+        return compose([Field(self.displacement, self.fixed.grid), Affine(self.affine, flat)])
+
     @cached_property
     def inverse(self) -> Inverse:
-        """The way back, with its residual."""
+        """The way back, with its residual.
+
+        Raises:
+            ValueError: the displacement folds.
+        """
         return inverse_of(self.fixed, self.displacement, self.affine)
 
     @property

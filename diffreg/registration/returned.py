@@ -29,8 +29,9 @@ class Returned(Registration):
         report: bool = True,
         jacobian: bool = False,
         labels: tuple[Any, Any] | None = None,
+        inverse: bool = True,
     ) -> Returned:
-        """Write warped image, displacement, affine, metrics and report into a folder.
+        """Write warped image, transforms, metrics and report into a folder.
 
         Args:
             folder: it is made where it does not exist; its parent must.
@@ -38,6 +39,7 @@ class Returned(Registration):
             jacobian: whether to write the maps of the determinant.
             labels: of the moving and the fixed image, as `register` takes images: the page outlines
                 them, and metrics.json has their mean Dice.
+            inverse: whether to write the way back.
 
         Returns:
             The result with the determinants of the file.
@@ -50,7 +52,8 @@ class Returned(Registration):
             names = zip(("moving labels", "fixed labels"), labels, strict=True)
             moving, fixed = (as_image(name, given, label=True) for name, given in names)
             images = moving, fixed
-        written = write_registration(self, folder, report, jacobian=jacobian, labels=images)
+        options = {"jacobian": jacobian, "labels": images, "inverse": inverse}
+        written = write_registration(self, folder, report, **options)
         return replace(self, metrics=written.metrics)
 
     def _repr_html_(self) -> str:

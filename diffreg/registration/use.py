@@ -13,8 +13,10 @@ from diffreg.data.geometry import Image
 from diffreg.data.given import in_kind, on_grid_of
 from diffreg.data.labels import looks_like_labels
 from diffreg.data.resampling import coverage, resample_to, usual_fill
-from diffreg.fields import inversion_residual, invert, warp_points
+from diffreg.fields import warp_points
 from diffreg.ops._checks import check_choice
+from diffreg.transforms import Field
+from diffreg.transforms.inversion import Residual
 
 
 def applied(
@@ -117,19 +119,25 @@ class Inverse:
     Args:
         displacement: (1, D, *S) v, fixed voxels, on the fixed grid, which comes after the affine.
         affine: (4, 4) T^-1, RAS mm.
-        residual_mm: the largest distance of a fixed voxel from where the way there and back leads
-            it; large where the displacement folds, or leads out of the grid.
+        residual: how far the way there and back leads from where it began.
     """
 
     displacement: Tensor
     affine: np.ndarray
-    residual_mm: float
+    residual: Residual
+
+    @property
+    def residual_mm(self) -> float:
+        """The largest distance of a fixed voxel from where the way there and back leads it."""
+        return self.residual.at_voxels
 
 
 def inverse_of(fixed: Image, displacement: Tensor, affine: np.ndarray) -> Inverse:
-    """The inverse of T o (id + d), by fixed points (`diffreg.fields.invert`)."""
-    u = displacement.to("cpu", torch.float32)
-    back = invert(u)
-    length = u.new_tensor(fixed.spacing).reshape(1, -1, *[1] * len(fixed.shape))
-    residual = inversion_residual(u, back) * float(length.max())
-    return Inverse(back, np.linalg.inv(affine), float(residual.max()))
+    """The inverse of T o (id + d).
+
+    Raises:
+        ValueError: the displacement folds.
+    """
+    back = Field(displacement.to("cpu", torch.float32), fixed.grid).inverse()
+    assert back.residual is not None
+    return Inverse(back.displacement, np.linalg.inv(affine), back.residual)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from diffreg.ops import affine_warp, warp
 
-_FIXED_POINTS, _NEWTON_STEPS, _HALVINGS = 30, 60, 12
-_TOLERANCE = 1e-5  # voxels; float32 tells no less apart at coordinate 100
-_CONTRACTION = 0.9  # of the largest error in a step: a slower fixed point is left to Newton
+_FIXED_POINTS, _AT_LEAST, _NEWTON_STEPS, _HALVINGS = 40, 10, 40, 10
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # voxels
+_GAIN = 0.95  # a fixed point that leaves more points open than that is left to Newton
 
 
 class Residual(NamedTuple):
@@ -57,61 +57,57 @@ def inverted(displacement: Tensor, axes: np.ndarray) -> tuple[Tensor, Residual]:
         Chen et al. 2008 for the fixed point.
     """
     back = -displacement
-    before = torch.inf
-    for _ in range(_FIXED_POINTS):
-        error = warp(displacement, back) + back
-        largest = float(error.abs().max())
-        if largest < _TOLERANCE or largest > _CONTRACTION * before:
+    before = back.numel()
+    for iteration in range(_FIXED_POINTS):
+        error = warp(displacement, back).add_(back)
+        still = int(_open(error).sum())
+        if not still or (iteration > _AT_LEAST and still > _GAIN * before):
             break
-        back, before = back - error, largest
-    back = _by_newton(displacement, back)
+        back, before = back.sub_(error), still
+    _by_newton(displacement, back)
     return back, _residual(displacement, back, axes)
 
 
-def _by_newton(u: Tensor, back: Tensor) -> Tensor:
-    """Goes on with the points that are not there yet."""
-    error = warp(u, back) + back
-    open_ = (error.norm(dim=1) > _TOLERANCE).flatten()
-    if not open_.any():
-        return back
-    places = open_.nonzero()[:, 0]
-    voxels = torch.stack(torch.unravel_index(places, u.shape[2:])).to(u.dtype)  # (D, K)
-    field = u[0]
-    v = back[0].flatten(1)[:, places]
-    value, jacobian = _sampled(field, voxels + v)
-    error = value + v
+def _open(error: Tensor) -> Tensor:
+    """Where an error (N, D, ...) is more than rounding."""
+    return (error * error).sum(1) > _TOLERANCE[error.dtype] ** 2
+
+
+def _by_newton(u: Tensor, back: Tensor) -> None:
+    """Goes on with the points that are not there yet, in place."""
+    places = _open(warp(u, back).add_(back)).flatten().nonzero()[:, 0]
+    flat = back[0].flatten(1)
+    size = u.shape[2:]
     for _ in range(_NEWTON_STEPS):
-        length = error.norm(dim=0)
-        if not (length > _TOLERANCE).any():
+        if not len(places):
             break
-        step = -torch.linalg.solve(jacobian, error.T.unsqueeze(2))[..., 0].T
-        v, error, jacobian = _shortened(field, voxels, v, step, error, jacobian)
-    found = back.clone()
-    found[0].flatten(1)[:, places] = v
-    return found
+        voxels = torch.stack(torch.unravel_index(places, size)).to(u.dtype)  # (D, K)
+        v = flat[:, places]
+        value, jacobian = _sampled(u[0], voxels + v)
+        error = value + v
+        step = torch.linalg.solve(jacobian, -error.T)
+        v, error = _shortened(u[0], voxels, v, step.T, error)
+        flat[:, places] = v
+        places = places[_open(error[None])[0]]
 
 
-def _shortened(field, voxels, v, step, error, jacobian):
-    """Each point's step, halved until its error falls; where it never does the point stays."""
-    length = error.norm(dim=0)
+def _shortened(
+    field: Tensor, voxels: Tensor, v: Tensor, step: Tensor, error: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each point's step, halved until its error falls, and the errors then; or it stays."""
+    length = (error * error).sum(0)
     share = torch.ones_like(length)
     for _ in range(_HALVINGS):
         trial = v + share * step
-        value, bend = _sampled(field, voxels + trial)
-        found = value + trial
-        worse = ~(found.norm(dim=0) < length)
+        found = _sampled(field, voxels + trial, slopes=False)[0] + trial
+        worse = ~((found * found).sum(0) < length)
         if not worse.any():
             break
         share = torch.where(worse, share / 2, share)
-    kept = worse.expand_as(v)
-    return (
-        torch.where(kept, v, trial),
-        torch.where(kept, error, found),
-        torch.where(worse[:, None, None], jacobian, bend),
-    )
+    return torch.where(worse, v, trial), torch.where(worse, error, found)
 
 
-def _sampled(field: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def _sampled(field: Tensor, points: Tensor, slopes: bool = True) -> tuple[Tensor, Tensor]:
     """u(q), (D, K), and the Jacobian matrix of q + u(q), (K, D, D), of points (D, K) in voxels.
 
     Linear between voxels, the border's value beyond them, where it does not change.
@@ -125,23 +121,24 @@ def _sampled(field: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     low = low.long()
     dimensions = len(field)
     value = torch.zeros_like(points)
-    slopes = points.new_zeros(points.shape[1], dimensions, dimensions)
+    bend = torch.eye(dimensions, dtype=points.dtype, device=field.device)
+    bend = bend.repeat(points.shape[1], 1, 1)
     for corner in product((0, 1), repeat=dimensions):
         up = torch.tensor(corner, device=field.device)[:, None]
         at = torch.minimum(low + up, size - 1)
         weights = torch.where(up > 0, share, 1 - share)
         values = field[(slice(None), *at)]
         value += weights.prod(0) * values
-        for k in range(dimensions):
+        for k in range(dimensions if slopes else 0):
             others = torch.cat([weights[:k], weights[k + 1 :]]).prod(0)
             sign = 1 if corner[k] else -1
-            slopes[:, :, k] += (sign * others * inside[k] * values).T
-    return value, slopes + torch.eye(dimensions, dtype=points.dtype, device=field.device)
+            bend[:, :, k] += (sign * others * inside[k] * values).T
+    return value, bend
 
 
 def _residual(u: Tensor, back: Tensor, axes: np.ndarray) -> Residual:
     lengths = torch.as_tensor(axes, dtype=u.dtype, device=u.device)
-    dimensions = u.shape[1]
+    dimensions, tolerance = u.shape[1], _TOLERANCE[u.dtype]
 
     def largest(v: Tensor, shift: float) -> tuple[float, float]:
         """Of positions p + shift: the largest error, mm, and the share that is not counted."""
@@ -152,10 +149,10 @@ def _residual(u: Tensor, back: Tensor, axes: np.ndarray) -> Residual:
         for k, n in enumerate(u.shape[2:]):
             along = torch.arange(v.shape[2 + k], dtype=u.dtype, device=u.device)
             along = along.reshape(-1, *[1] * (dimensions - 1 - k)) + shift + v[:, k]
-            inside &= (along >= -_TOLERANCE) & (along <= n - 1 + _TOLERANCE)
-        apart = torch.einsum("wk,nk...->nw...", lengths, error).norm(dim=1)[inside]
-        share = 1 - inside.to(torch.float64).mean()
-        return float(apart.max()) if apart.numel() else 0.0, float(share)
+            inside &= (along >= -tolerance) & (along <= n - 1 + tolerance)
+        apart = torch.einsum("wk,nk...->nw...", lengths, error).square_().sum(1)
+        share = 1 - float(inside.to(torch.float64).mean())
+        return float(apart.mul_(inside).max().sqrt()), share
 
     at_voxels, outside = largest(back, 0.0)
     if min(back.shape[2:]) < 2:  # no cell

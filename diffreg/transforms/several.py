@@ -39,6 +39,21 @@ class Several(NamedTuple):
         return to_itk(channels, onto)
 
 
+def has_several(given: Any) -> bool:
+    """Whether a voxel has several numbers; of a path only the header is read."""
+    if isinstance(given, str | Path):
+        path = existing(given)
+        if kind_of(path) != "nifti":
+            return False
+        given = _nifti.open_nifti(path)
+    itk = sys.modules.get("SimpleITK")
+    if itk is not None and isinstance(given, itk.Image):
+        return given.GetNumberOfComponentsPerPixel() > 1
+    if not hasattr(given, "dataobj"):
+        return False
+    return given.get_data_dtype().names is not None or prod(given.shape[3:]) > 1
+
+
 def several_of(given: Any) -> Several | None:
     """An image with several numbers a voxel; None where it has one, or is of another kind.
 
@@ -48,20 +63,11 @@ def several_of(given: Any) -> Several | None:
     Raises:
         ValueError: complex numbers, or a damaged file.
     """
-    path = Path("image")
-    if isinstance(given, str | Path):
-        path = existing(given)
-        if kind_of(path) != "nifti":
-            return None
-        given = _nifti.open_nifti(path)
-    itk = sys.modules.get("SimpleITK")
-    if itk is not None and isinstance(given, itk.Image):
-        return _of_itk(given) if given.GetNumberOfComponentsPerPixel() > 1 else None
-    if not hasattr(given, "dataobj"):
+    if not has_several(given):
         return None
-    if given.get_data_dtype().names is None and prod(given.shape[3:]) == 1:
-        return None
-    return _of_nibabel(given, path)
+    if not isinstance(given, str | Path):
+        return _of_nibabel(given, Path("image")) if hasattr(given, "dataobj") else _of_itk(given)
+    return _of_nibabel(_nifti.open_nifti(existing(given)), existing(given))
 
 
 def _of_nibabel(file: Any, path: Path) -> Several:

@@ -1,0 +1,102 @@
+"""Transforms as the command line names them: FILE, FILE,-1, [FILE,1], FORMAT:FILE, or a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffreg.transforms import Chain, Transform
+
+_INVERTED = re.compile(r"\[(?P<file>.+?)\s*,\s*(?P<flag>[01])\]|(?P<other>.+),\s*(?P<power>-?1)")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What was named.
+
+    Args:
+        chain: a point of the fixed image passes its first part first.
+        names: of the steps, in that order.
+        notes: what is to say of them: how well an inverse does.
+    """
+
+    chain: Chain
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> str:
+        """As people draw it: "moving <- affine.mat <- displacement.nii.gz <- fixed"."""
+        return " <- ".join(["moving", *reversed(self.names), "fixed"])
+
+    def inverse(self) -> Steps:
+        """The way back."""
+        names = tuple(f"inverse of {name}" for name in reversed(self.names))
+        chain = self.chain.inverse()
+        return Steps(chain, names, (*self.notes, *_residuals(chain)))
+
+
+def read_steps(named: Sequence[str], fixed: Any = None, moving: Any = None) -> Steps:
+    """Read what the command line names.
+
+    Args:
+        named: at least one.
+        fixed, moving: images whose grids some formats need.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is no transform, or that has no inverse.
+
+    Example: `read_steps(["displacement.nii.gz", "[affine.mat,1]"]).order`
+    """
+    from diffreg.transforms import compose
+
+    transforms, names, notes = [], [], []
+    for text in named:
+        place, format_, inverted = parsed(text)
+        transform = _read(place, format_, fixed, moving)
+        name = Path(place).name or place
+        if inverted:
+            transform, name = transform.inverse(), f"inverse of {name}"
+            notes += _residuals(transform)
+        transforms.append(transform)
+        names.append(name)
+    return Steps(compose(transforms), tuple(names), tuple(notes))
+
+
+def parsed(text: str) -> tuple[str, str | None, bool]:
+    """The file, its format where it is named, and whether it is to be inverted.
+
+    Example:
+        >>> from diffreg.cli.steps import parsed
+        >>> parsed("[a.mat, 1]"), parsed("fsl-flirt:a.mat,-1"), parsed("a.mat")
+        (('a.mat', None, True), ('a.mat', 'fsl-flirt', True), ('a.mat', None, False))
+    """
+    from diffreg.transforms import FORMATS
+
+    inverted = False
+    found = _INVERTED.fullmatch(text)
+    if found:
+        text = found["file"] or found["other"]
+        inverted = found["flag"] == "1" or found["power"] == "-1"
+    head, colon, rest = text.partition(":")
+    return (rest, head, inverted) if colon and head in FORMATS else (text, None, inverted)
+
+
+def _read(place: str, format_: str | None, fixed: Any, moving: Any) -> Transform:
+    if Path(place).is_dir():
+        from diffreg.registration.files import read_transform
+
+        return read_transform(place)
+    from diffreg.transforms import read
+
+    return read(place, format_, fixed=fixed, moving=moving)
+
+
+def _residuals(transform: Transform) -> list[str]:
+    """How well the inverses of fields do."""
+    found = [getattr(step, "residual", None) for step in transform.steps]
+    return [f"inverse: the way there and back ends {r} from where it began" for r in found if r]
