@@ -19,13 +19,12 @@ from diffreg.data._forms import (
     affine_of,
     codes_of,
     in_unit,
-    tell_place,
     unit_of,
     with_upright_slices,
 )
 from diffreg.data._limits import check_claim, check_size
-from diffreg.data.geometry import Image, lies_flat
-from diffreg.data.grid import Grid, check_affine
+from diffreg.data.geometry import Image
+from diffreg.data.grid import check_affine
 
 ENDINGS = (".nii", ".nii.gz")
 # FreeSurfer's, which nibabel reads too; they are written again as NIfTI.
@@ -104,25 +103,6 @@ def read_nifti(
         "dtype": dtype.newbyteorder("="),
     }
     return read_values(file, path, part), fields
-
-
-def grid_of(path: Path) -> Grid:
-    """Where the voxels of a NIfTI or MGH file lie, by its header; a volume of one plane is a slice.
-
-    Raises:
-        ValueError: the file is damaged, is no image, or gives two voxels one place.
-    """
-    file = open_nifti(path)
-    shape = file.shape
-    if len(shape) < 2 or 0 in shape:
-        raise ValueError(f"{path} is not an image: its shape is {shape}")
-    check_size(shape[:3], path)
-    affine = affine_of(file)
-    check_affine(affine, str(path))
-    if _is_nifti(file):
-        tell_place(path, file.header)
-    size = shape[:2] if len(shape) < 3 or shape[2] == 1 else shape[:3]
-    return Grid(size, affine, str(path), len(shape) == 2 and lies_flat(affine))
 
 
 def part_of(

@@ -121,7 +121,9 @@ class Image:
     @property
     def is_flat(self) -> bool:
         """Whether the file has no third axis: PNG, or 2-D NIfTI in the world's x-y plane."""
-        return self.ndim_in_file == 2 and lies_flat(self.affine)
+        rise = np.abs(self.affine[2, :2])
+        lengths = np.linalg.norm(self.affine[:3, :2], axis=0)
+        return self.ndim_in_file == 2 and bool(np.all(rise <= 1e-4 * lengths))
 
     def placed(self, world: np.ndarray) -> Image:
         """The same image where a map of the world finds it: T brings x to where it is sampled.
@@ -135,12 +137,6 @@ class Image:
         if np.array_equal(world, np.eye(4)):
             return self
         return replace(self, affine=np.linalg.solve(world, self.affine))
-
-
-def lies_flat(affine: np.ndarray) -> bool:
-    """Whether the plane of a slice's affine (4, 4) is the world's x-y plane."""
-    rise = np.abs(affine[2, :2])
-    return bool(np.all(rise <= 1e-4 * np.linalg.norm(affine[:3, :2], axis=0)))
 
 
 def voxel_map(moving: Image, fixed: Image) -> np.ndarray:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from diffreg.data import _itk, _nifti
 from diffreg.data._forms import affine_of
-from diffreg.data._kinds import existing, kind_of
 from diffreg.data.geometry import Image
-from diffreg.data.grid import LPS, Grid
+from diffreg.data.grid import LPS
 from diffreg.data.images import from_array, read_image
 
 TAKEN = (
@@ -81,29 +80,6 @@ def as_image(
         linear = np.asarray(data.direction) * np.asarray(data.spacing)
         return from_array(data.numpy(), _ras(linear, data.origin), name, label)
     raise TypeError(f"{name} must be {TAKEN}, got {_kind(data)}")
-
-
-def grid_of(name: str, data: Any) -> Grid:
-    """Where an image lies; of a NIfTI or MGH file its header alone is read.
-
-    Args:
-        name: what messages call it.
-        data: a Grid, or an image as `as_image` takes it; a series lies where its volumes do.
-
-    Raises:
-        FileNotFoundError, TypeError, ValueError: as `as_image`.
-
-    Example:
-        >>> import numpy as np
-        >>> from diffreg.data.given import grid_of
-        >>> grid_of("fixed", np.zeros((4, 5, 6))).size
-        (4, 5, 6)
-    """
-    if isinstance(data, Grid):
-        return data
-    if isinstance(data, str | Path) and kind_of(existing(data)) == "nifti":
-        return _nifti.grid_of(Path(data))
-    return as_image(name, data).grid
 
 
 def on_grid_of(image: Image, name: str, data: Any, label: bool = False) -> Image:

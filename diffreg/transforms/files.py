@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffreg.data.given import grid_of
 from diffreg.data.transforms import read_field as read_voxels
 from diffreg.transforms.formats import (
     afni,
@@ -23,6 +22,7 @@ from diffreg.transforms.formats import (
     voxels,
 )
 from diffreg.transforms.formats.adapter import Adapter, Places
+from diffreg.transforms.places import place_of
 from diffreg.transforms.values import Field, Transform
 
 _ADAPTERS: dict[str, Adapter] = {
@@ -208,6 +208,6 @@ def _asked_for(path: Path) -> str:
 
 def _places(fixed: Any, moving: Any) -> Places:
     return Places(
-        None if fixed is None else grid_of("fixed", fixed),
-        None if moving is None else grid_of("moving", moving),
+        None if fixed is None else place_of("fixed", fixed),
+        None if moving is None else place_of("moving", moving),
     )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diffreg._files import read_text, replacing
+from diffreg.data.geometry import Image
 from diffreg.data.grid import Grid, in_words
 from diffreg.transforms.on_grid import flattened
 from diffreg.transforms.values import Affine, Field, Transform, upright
@@ -23,17 +24,17 @@ _APART = 0.01
 
 @dataclass(frozen=True)
 class Places:
-    """The grids of the images between which a transform leads; None: not given."""
+    """The images between which a transform leads, of which the place counts; None: not given."""
 
-    fixed: Grid | None = None
-    moving: Grid | None = None
+    fixed: Image | None = None
+    moving: Image | None = None
 
-    def of_fixed(self, path: Path, why: str) -> Grid:
-        """The fixed image's grid; why a file's numbers mean nothing without it."""
+    def of_fixed(self, path: Path, why: str) -> Image:
+        """The fixed image; why a file's numbers mean nothing without it."""
         return _given(self.fixed, "fixed", path, why)
 
-    def of_moving(self, path: Path, why: str) -> Grid:
-        """The moving image's grid, likewise."""
+    def of_moving(self, path: Path, why: str) -> Image:
+        """The moving image, likewise."""
         return _given(self.moving, "moving", path, why)
 
 
@@ -83,8 +84,8 @@ def dense(path: Path, transform: Transform, places: Places) -> Field:
     steps = transform.steps
     if places.fixed is None and len(steps) == 1 and isinstance(steps[0], Field):
         return steps[0]
-    grid = places.of_fixed(path, "a field lives on its grid")
-    return flattened(transform, grid, torch.float64)
+    image = places.of_fixed(path, "a field lives on its grid")
+    return flattened(transform, image.grid, torch.float64)
 
 
 def check_grid(path: Path, grid: Grid, fixed: Grid) -> None:
@@ -184,7 +185,7 @@ def in_text(matrix: np.ndarray) -> str:
     return "".join(" ".join(f"{value:.17g}" for value in row) + "\n" for row in matrix)
 
 
-def _given(grid: Grid | None, side: str, path: Path, why: str) -> Grid:
-    if grid is None:
+def _given(image: Image | None, side: str, path: Path, why: str) -> Image:
+    if image is None:
         raise ValueError(f"{path} needs the {side} image (--{side}, {side}=): {why}")
-    return grid
+    return image

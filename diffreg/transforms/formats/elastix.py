@@ -95,7 +95,7 @@ def _word(value: str) -> str:
 
 def _write(path: Path, transform: Transform, places: Places) -> None:
     affine = one_affine(path, transform, "a parameter file of elastix, as it is written here,")
-    grid = places.of_fixed(path, "the file says on which grid transformix resamples")
+    grid = places.of_fixed(path, "the file says on which grid transformix resamples").grid
     n = 2 if affine.is_flat else 3
     kept = [*range(n), 3]
     itk, place = LPS @ affine.matrix @ LPS, LPS @ upright(grid)

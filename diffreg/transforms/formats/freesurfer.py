@@ -96,7 +96,7 @@ def _section(path: Path, text: str, side: str) -> np.ndarray:
 
 def _write_lta(path: Path, transform: Transform, places: Places) -> None:
     matrix = one_affine(path, transform, "an .lta file").inverse().matrix
-    moving, fixed = places.of_moving(path, _WHY), places.of_fixed(path, _WHY)
+    moving, fixed = places.of_moving(path, _WHY).grid, places.of_fixed(path, _WHY).grid
     lines = [f"type      = {_RAS} # LINEAR_RAS_TO_RAS", "nxforms   = 1"]
     lines += ["mean      = 0.0000 0.0000 0.0000", "sigma     = 1.0000", "1 4 4"]
     lines += in_text(matrix).splitlines()
@@ -163,7 +163,7 @@ def extension(file: Any) -> bytes | None:
 
 
 def _write_warp(path: Path, transform: Transform, places: Places) -> None:
-    moving = places.of_moving(path, _WHY)
+    moving = places.of_moving(path, _WHY).grid
     field = dense(path, transform, places)
     both = b"".join(_packed(grid) for grid in (moving, field.grid))
     tags = [(_GEOMETRIES, both), (_META, struct.pack(">iif", _DISP_RAS, 1, 0.0)), (_END, b"*")]

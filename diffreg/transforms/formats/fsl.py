@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffreg.data.grid import Grid
+from diffreg.data._forms import codes_of
+from diffreg.data.geometry import Image
 from diffreg.transforms.formats import nifti
 from diffreg.transforms.formats.adapter import (
     Adapter,
@@ -32,12 +33,13 @@ _FIELD = 2006
 _WHY = "FSL's millimetres are of its voxels, and of their handedness"
 
 
-def _to_fsl(grid: Grid) -> np.ndarray:
-    """(4, 4), from RAS mm to FSL's mm of an image."""
-    affine = upright(grid)
+def _to_fsl(image: Image) -> np.ndarray:
+    """(4, 4), from RAS mm to FSL's mm of an image; one whose header has no form is not flipped."""
+    grid, affine = image.grid, upright(image.grid)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     scale = np.diag([*spacing, 1.0])
-    if np.linalg.det(affine[:3, :3]) > 0:
+    formless = image.header is not None and not any(codes_of(image.header))
+    if np.linalg.det(affine[:3, :3]) > 0 and not formless:
         scale[0] = -spacing[0], 0, 0, (grid.size[0] - 1) * spacing[0]
     return scale @ np.linalg.inv(affine)
 
@@ -67,7 +69,7 @@ def _reader(relative: bool) -> Callable[[Path, Places], Field]:
     def read(path: Path, places: Places) -> Field:
         to_fixed, to_moving = _both(path, places)
         values, grid = nifti.vectors_of(path, nifti.opened(path))
-        check_grid(path, grid, places.of_fixed(path, _WHY))
+        check_grid(path, grid, places.of_fixed(path, _WHY).grid)
         here = nifti.positions(grid)
         if relative:
             values = values + _applied(to_fixed, here)

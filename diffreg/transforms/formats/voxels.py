@@ -20,7 +20,7 @@ _WHY = "its numbers are voxels of it"
 
 
 def _read(path: Path, places: Places) -> Field:
-    fixed = places.of_fixed(path, _WHY)
+    fixed = places.of_fixed(path, _WHY).grid
     u = _npz.read_field(_array(path), fixed.size) if is_npz(path) else read_nifti(path, fixed)
     check_size(path, u.shape[1:], fixed)
     with np.errstate(all="ignore"):
