@@ -93,8 +93,12 @@ def fields_of(
     }
 
 
-def read_field(path: str | Path) -> np.ndarray:
+def read_field(path: str | Path, size: tuple[int, ...] | None = None) -> np.ndarray:
     """A displacement in voxels, (D, *S); in its file (D, *S), (1, D, *S) or (*S, D).
+
+    Args:
+        path: with the array's name where there are several.
+        size: S, where it is known; None: an array that may be either is taken as (D, *S).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -110,7 +114,8 @@ def read_field(path: str | Path) -> np.ndarray:
     dimensions = field.ndim - 1
     if dimensions not in (2, 3) or dimensions not in (field.shape[0], field.shape[-1]):
         raise ValueError(f"{path} must be a field (D, *S) or (*S, D), got {list(shape)}")
-    return field if field.shape[0] == dimensions else np.moveaxis(field, -1, 0)
+    last = field.shape[0] != dimensions if size is None else field.shape[:-1] == size
+    return np.moveaxis(field, -1, 0) if last else field
 
 
 def _opened(
@@ -150,9 +155,29 @@ def _bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
     return total
 
 
+def names_of(file: Path) -> list[str]:
+    """The names of the arrays in an npz file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is damaged.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _names(archive)
+    except _DAMAGE as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file} is not a readable npz file: {message}") from error
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
 def _member(archive: zipfile.ZipFile, file: Path, array: str | None) -> str:
     """The archive's file of an array; the only one needs no name."""
-    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    names = _names(archive)
     if array is None and len(names) == 1:
         array = names[0]
     if array not in names:

@@ -74,21 +74,33 @@ def read_affine(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     _check_ending(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file() or path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} is no affine file: it is no file of at most {_LARGEST} bytes")
-    try:
-        content = require("scipy.io", "affine files").loadmat(io.BytesIO(path.read_bytes()))
-    except Exception as error:  # whatever a damaged file makes scipy raise
-        raise ValueError(f"{path} is not a readable .mat file: {error}") from None
+    content = read_mat(path, _LARGEST)
     for dimensions in (2, 3):
         for kind in ("AffineTransform", "MatrixOffsetTransformBase"):
             found = content.get(f"{kind}_double_{dimensions}_{dimensions}")
             if found is not None:
                 return _world(path, found, content.get("fixed"), dimensions)
-    names = ", ".join(name for name in content if not name.startswith("__")) or "nothing"
+    names = ", ".join(content) or "nothing"
     raise ValueError(f"{path} holds no affine map of ITK: it holds {names[:80]}")
+
+
+def read_mat(path: Path, largest: int) -> dict[str, np.ndarray]:
+    """The arrays of a .mat file of at most so many bytes, by their names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is larger, or not readable.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if not path.is_file() or path.stat().st_size > largest:
+        raise ValueError(f"{path} is no affine file: it is no file of at most {largest} bytes")
+    try:
+        content = require("scipy.io", "affine files").loadmat(io.BytesIO(path.read_bytes()))
+    except Exception as error:  # whatever a damaged file makes scipy raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is not a readable .mat file: {message}") from None
+    return {name: values for name, values in content.items() if not name.startswith("__")}
 
 
 def _world(path: Path, numbers: np.ndarray, centre: np.ndarray | None, n: int) -> np.ndarray:

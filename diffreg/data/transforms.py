@@ -8,6 +8,7 @@ the grid's alone: vectors are in mm, as ITK has it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,19 @@ from torch import Tensor
 from diffreg._extras import require
 from diffreg._files import replacing
 from diffreg.data import _nifti, _npz, _png
-from diffreg.data._forms import affine_of, check_right_angles, tell_place, with_upright_slices
+from diffreg.data._forms import affine_of, tell_place
 from diffreg.data._limits import check_size
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
+from diffreg.data.vectors import PLANES, laid_out, taken_up
 
 _VECTOR = 1007
-_LPS = np.array([-1.0, -1.0, 1.0])
 # Says in the header that the grid is a PNG file's, whose arrays are (y, x) here and (x, y) in ITK.
 _PNG_GRID = "PNG grid"
 # The same of a volume of as many planes as a slice has in its file, which may be alike.
 _VOLUME = "volume"
-# A slice's plane is written so many times: ITK reads a single one as a 2-D image.
-_PLANES = 3
 # How the intent names of other tools' 5-D files begin.
 _TOOLS = {"NREG_": "a transformation of NiftyReg", "Mapping": "a deformation of SPM"}
-# How far, in voxels, a field may leave its plane by rounding alone.
-_RISE = 1e-3
 
 
 def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> None:
@@ -79,21 +76,13 @@ def write_displacement(path: str | Path, displacement: Tensor, fixed: Image) -> 
     u = displacement[0].detach().cpu().numpy()
     if not np.all(np.isfinite(u)):
         raise ValueError("displacement holds values that are NaN or infinite")
-    check_right_angles(fixed.grid)
-    affine, name = fixed.affine, ""
-    if len(fixed.shape) == 3:
-        vectors = _to_world(u, affine)[:, :, :, None]
-        name = _VOLUME if fixed.shape[2] == _PLANES else ""
-    else:
-        affine = with_upright_slices(affine)
-        if fixed.kind == "png":
-            u, affine, name = u[::-1].transpose(0, 2, 1), affine[:, [1, 0, 2, 3]], _PNG_GRID
-        vectors = _to_world(u, affine)[:, :, None, None]
-        if fixed.is_flat:
-            vectors = vectors[..., :2]
-        else:
-            vectors, affine = np.repeat(vectors, _PLANES, axis=2), _moved(affine, -1)
-    _write(path, vectors, affine, name)
+    grid = fixed.grid
+    name = _VOLUME if len(grid.size) == 3 and grid.size[2] == PLANES else ""
+    if fixed.kind == "png":
+        u, name = u[::-1].transpose(0, 2, 1), _PNG_GRID
+        grid = replace(grid, size=grid.size[::-1], affine=grid.affine[:, [1, 0, 2, 3]])
+    laid = laid_out(u, grid)
+    _write(path, laid.vectors[:, :, :, None], laid.affine, name)
 
 
 def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
@@ -114,7 +103,7 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     Example: see write_displacement.
     """
     path = Path(path)
-    exact, affine, kind, components = _read(path)
+    exact, affine, kind, components = read_exact(path)
     with np.errstate(all="ignore"):  # of numbers that are not in float32
         u = exact.astype(np.float32)
     if not np.all(np.isfinite(u)):
@@ -130,7 +119,7 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
     return displacement, grid
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
+def read_exact(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
     """What a file holds, (D, *S) in float64 voxels; its affine, kind and components."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -143,16 +132,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, str, int]:
     if components == 2:
         affine[2, :2] = 0  # a 2-D file has no third axis, whatever its header says
     vectors = _nifti.read_values(file, path)[:, :, :, 0]
-    if _is_slice(file, vectors):
-        affine = _moved(affine, 1) if vectors.shape[2] == _PLANES else affine
-        vectors = vectors[:, :, 0]
-    with np.errstate(all="ignore"):  # of numbers that are not finite
-        vectors = vectors.astype(np.float64)
-        if not np.all(np.isfinite(vectors)):
-            raise ValueError(f"{path} holds displacements that are NaN or infinite")
-        u = _to_voxels(vectors, affine, path)
-    if not np.all(np.isfinite(u)):
-        raise ValueError(f"{path} holds displacements that are infinite in voxels")
+    u, affine = taken_up(vectors, affine, str(path), _intent_name(file) == _VOLUME)
     tell_place(path, file.header)
     kind = "nifti"
     if _intent_name(file) == _PNG_GRID:
@@ -180,7 +160,7 @@ def read_field(path: str | Path) -> Tensor:
     if _npz.split_array(path)[0].name.lower().endswith(_npz.ENDING):
         field = _npz.read_field(path)
     elif Path(path).name.lower().endswith(_nifti.ENDINGS):
-        field = _read(Path(path))[0]
+        field = read_exact(Path(path))[0]
     else:
         raise ValueError(f"{path}: the name of a field's file must end in .nii.gz, .nii or .npz")
     return torch.from_numpy(np.ascontiguousarray(field, dtype=np.float64))[None]
@@ -201,15 +181,6 @@ def check_displacement_ending(path: str | Path) -> None:
     """
     if not Path(path).name.lower().endswith(_nifti.ENDINGS):
         raise ValueError(f"{path}: the name of a displacement file must end in .nii.gz or .nii")
-
-
-def _to_world(u: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """A displacement (D, *S) in voxels -> vectors (*S, 3), LPS, mm, float32."""
-    axes = _LPS[:, None] * affine[:3, : len(u)]
-    vectors = np.empty((*u.shape[1:], 3), np.float32)
-    for row in range(u.shape[1]):  # in double, which for all of a volume would be much
-        vectors[row] = np.einsum("wk,k...->...w", axes, u[:, row].astype(np.float64))
-    return vectors
 
 
 def _write(path: Path, vectors: np.ndarray, affine: np.ndarray, name: str) -> None:
@@ -268,33 +239,3 @@ def _check_tool(path: Path, file: Any) -> None:
 
 def _intent_name(file: Any) -> str:
     return bytes(file.header["intent_name"].item()).decode("latin-1").rstrip("\0 ")
-
-
-def _is_slice(file: Any, vectors: np.ndarray) -> bool:
-    """Whether vectors (X, Y, Z, components) are of one plane, which may be there three times."""
-    planes = vectors.shape[2]
-    if planes == 1 or planes != _PLANES or _intent_name(file) == _VOLUME:
-        return planes == 1
-    return np.array_equal(vectors, np.repeat(vectors[:, :, :1], _PLANES, 2), equal_nan=True)
-
-
-def _moved(affine: np.ndarray, slices: int) -> np.ndarray:
-    """The affine of the slice that lies so many further on, (4, 4)."""
-    moved = affine.copy()
-    moved[:3, 3] += slices * affine[:3, 2]
-    return moved
-
-
-def _to_voxels(vectors: np.ndarray, affine: np.ndarray, path: Path) -> np.ndarray:
-    """World vectors (*S, components), LPS -> displacement (D, *S) in voxels."""
-    components, dimensions = vectors.shape[-1], vectors.ndim - 1
-    axes = _LPS[:components, None] * affine[:components, :dimensions]
-    if np.linalg.matrix_rank(axes) < dimensions:
-        raise ValueError(f"{path}: two components cannot describe a plane that is not x-y")
-    u = np.einsum("kw,...w->k...", np.linalg.pinv(axes), vectors)
-    if dimensions == 3:
-        return u
-    rise = np.abs(np.einsum("wk,k...->...w", axes, u) - vectors).max()
-    if rise > _RISE * np.linalg.norm(axes, axis=0).min():
-        raise ValueError(f"{path} moves voxels out of their plane, by up to {rise:.3g} mm")
-    return u

@@ -1,7 +1,21 @@
 """Transforms of every tool: values, files, resampling; each maps the fixed space to the moving."""
 
+from diffreg.transforms.files import FORMATS, format_of, read, read_field, write
 from diffreg.transforms.on_grid import flattened
 from diffreg.transforms.resample import resample
 from diffreg.transforms.values import Affine, Chain, Field, Transform, compose
 
-__all__ = ["Affine", "Chain", "Field", "Transform", "compose", "flattened", "resample"]
+__all__ = [
+    "FORMATS",
+    "Affine",
+    "Chain",
+    "Field",
+    "Transform",
+    "compose",
+    "flattened",
+    "format_of",
+    "read",
+    "read_field",
+    "resample",
+    "write",
+]

@@ -1,0 +1,102 @@
+"""Which format a file has, by what it holds; where two are possible nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from diffreg.transforms.formats import afni, freesurfer, nifti, niftyreg, voxels
+from diffreg.transforms.formats.itk_text import HEAD
+
+_HEAD = 2**16  # bytes that tell the format of a text
+_HDF5 = b"\x89HDF"
+_NUMBER = re.compile(r"[-+.\deE]+")
+
+
+def format_of(path: Path) -> str:
+    """The format of a file.
+
+    Args:
+        path: the file; of an npz file with the array's name where there are several.
+
+    Returns:
+        One of the names in `diffreg.transforms.FORMATS`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no transform that is read, or may be of several formats; the message lists
+            them.
+
+    Example: `format_of("affine.mat")`
+    """
+    if voxels.is_npz(path):
+        return _of_npz(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    if path.name.lower().endswith(nifti.ENDINGS):
+        return _of_nifti(path, nifti.opened(path))
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file")
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    if head.startswith(_HDF5):
+        return "itk-h5"
+    if path.suffix.lower() == ".m3z":
+        raise ValueError(
+            f"{path} is a morph of FreeSurfer in its own format; mri_warp_convert --inm3z makes a "
+            "NIfTI warp of it"
+        )
+    if b"\0" in head[:20] and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "itk-matlab"
+    return _of_text(path, head)
+
+
+def choices(path: Path, what: str, *names: str) -> ValueError:
+    """The error that lists the formats that a file may have."""
+    return ValueError(
+        f"{path} is {what}, which does not say of which kind: name its format, one of "
+        f"{', '.join(names)} (--from, format=)"
+    )
+
+
+def _of_npz(path: Path) -> str:
+    """Both are read alike; VoxelMorph calls its array vol."""
+    return "voxelmorph" if voxels.holds_vol(path) else "learn2reg"
+
+
+def _of_nifti(path: Path, file: Any) -> str:
+    name, intent, shape = nifti.intent_name(file), nifti.intent(file), file.shape
+    if name.startswith("NREG_"):
+        kind = (
+            "displacement" if file.header["intent_p1"] == niftyreg.DISPLACEMENT else "deformation"
+        )
+        return f"niftyreg-{kind}"
+    if freesurfer.extension(file) is not None and intent == freesurfer.INTENT:
+        return "freesurfer-warp"
+    if len(shape) == 5 and afni.is_of_afni(file):
+        return "afni-warp"
+    if intent == freesurfer.INTENT:
+        raise choices(path, "a field of displacement vectors", "freesurfer-warp", "itk-field")
+    if len(shape) == 4 and shape[3] == 3:
+        both = ("fsl-warp-absolute", "fsl-warp-relative")
+        others = () if intent == 2006 else ("learn2reg",)
+        raise choices(path, f"a field of shape {tuple(shape)}", *both, *others)
+    return "itk-field"
+
+
+def _of_text(path: Path, head: bytes) -> str:
+    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1", "replace")
+    if text.startswith(HEAD):
+        return "itk-text"
+    if re.search(r"^\s*\(\s*Transform\s", text, re.MULTILINE):
+        return "elastix"
+    if re.search(r"^\s*type\s*=\s*\d", text, re.MULTILINE):
+        return "freesurfer-lta"
+    words = [word for line in text.splitlines() for word in line.split("#")[0].split()]
+    if words and all(_NUMBER.fullmatch(word) for word in words):
+        if len(words) == 16:
+            raise choices(path, "a bare 4 x 4 matrix", "fsl-flirt", "niftyreg-affine", "greedy")
+        if len(words) == 12:
+            return "afni-affine"
+    raise ValueError(f"{path} is no transform of a format that is read")

@@ -1,0 +1,47 @@
+"""ITK's, ANTs' and greedy's fields in NIfTI: (X, Y, Z, 1, 3), LPS mm, 0 outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffreg.data import _png
+from diffreg.data.geometry import Image
+from diffreg.data.grid import Grid
+from diffreg.data.transforms import read_exact, write_displacement
+from diffreg.transforms.formats.adapter import Adapter, Places, dense
+from diffreg.transforms.formats.itk import field_of
+from diffreg.transforms.values import Field, Transform
+
+
+def read_field(path: Path, places: Places) -> Field:
+    """A field of ITK; every digit of it."""
+    u, affine, _, components = read_exact(path)
+    return field_of(path, u, affine, flat=components == 2)
+
+
+def _write(path: Path, transform: Transform, places: Places) -> None:
+    field = dense(path, transform, places)
+    write_displacement(path, field.displacement, _image(field.grid))
+
+
+def _image(grid: Grid) -> Image:
+    """An image of zeros; a picture's grid, which its axes tell, stays one."""
+    png = grid.is_flat and np.array_equal(grid.affine, _png.AFFINE)
+    return Image(
+        data=torch.zeros(()).expand(1, 1, *grid.size),
+        affine=grid.affine,
+        path=Path(grid.name),
+        kind="png" if png else "nifti",
+        ndim_in_file=2 if grid.is_flat else 3,
+    )
+
+
+FIELD = Adapter(
+    "ITK, ANTs, greedy: a field in LPS mm, NIfTI (X, Y, Z, 1, 3)",
+    read_field,
+    _write,
+    (".nii", ".nii.gz"),
+)
