@@ -70,9 +70,9 @@ def format_of(path: str | Path) -> str:
         >>> import numpy as np
         >>> from diffreg.transforms import Affine, format_of, write
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write(folder + "/a.mat", Affine(np.eye(4)))
-        ...     format_of(folder + "/a.mat")
-        'itk-matlab'
+        ...     name = write(folder + "/a.mat", Affine(np.eye(4)))
+        ...     name == format_of(folder + "/a.mat"), name
+        (True, 'itk-matlab')
     """
     return detection.format_of(Path(path))
 
@@ -105,7 +105,7 @@ def read(
         >>> import numpy as np
         >>> from diffreg.transforms import Affine, read, write
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write(folder + "/a.tfm", Affine(np.diag([1.0, 2.0, 1.0, 1.0])))
+        ...     _ = write(folder + "/a.tfm", Affine(np.diag([1.0, 2.0, 1.0, 1.0])))
         ...     read(folder + "/a.tfm")([[0.0, 3.0, 0.0]]).tolist()
         [[0.0, 6.0, 0.0]]
     """
@@ -119,7 +119,7 @@ def write(
     format: str | None = None,
     fixed: Any = None,
     moving: Any = None,
-) -> None:
+) -> str:
     """Write a transform in the format of any tool; the file appears whole or not at all.
 
     ITK's .tfm and .h5 hold any chain as it is. A format of one affine map takes a chain of affine
@@ -132,6 +132,9 @@ def write(
         format: one of FORMATS; None: as the path's ending says.
         fixed, moving: the images, as in `read`, where the format needs them; a single field keeps
             its own grid where fixed is not given.
+
+    Returns:
+        The format's name, as in FORMATS.
 
     Raises:
         ValueError: the ending or the format is none, an image is needed, or the format cannot hold
@@ -150,6 +153,7 @@ def write(
     if not isinstance(transform, Transform):
         raise TypeError(f"transform must be a Transform, got {type(transform).__name__}")
     adapter.write(path, transform, _places(fixed, moving))
+    return name
 
 
 def read_field(
