@@ -11,6 +11,7 @@ from diffreg.data.grid import LPS
 from diffreg.transforms.formats.adapter import affine_of
 from diffreg.transforms.values import Affine
 
+_LESS = 1e-10
 # (M, t) of the parameters and the fixed ones, centre first.
 _Linear = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -51,9 +52,9 @@ def linear_of(
 
 
 def rotation(versor: np.ndarray) -> np.ndarray:
-    """(3, 3) of a unit quaternion's x, y and z; one that is longer than 1 is made 1, as in ITK."""
+    """(3, 3) of a unit quaternion's x, y and z; made 1 where it is longer, as in ITK."""
     length = float(np.linalg.norm(versor))
-    vector = versor / max(length, 1.0)
+    vector = versor / (length + _LESS * length) if length >= 1 - _LESS else versor
     w = np.sqrt(max(0.0, 1 - float(vector @ vector)))
     return _of_quaternion(np.array([*vector, w]))
 

@@ -1,0 +1,329 @@
+"""ITK's files: SimpleITK leads points by each where we do; refusals in words."""
+
+import drawn_transforms as drawn
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from scipy.io import savemat
+
+from diffreg.data.grid import LPS, Grid
+from diffreg.transforms import Affine, Chain, Field, flattened, format_of, read, read_field, write
+
+# Parameters of each linear transform of ITK, and fixed ones where they are no centre.
+KINDS = {
+    "AffineTransform_double_3_3": (12, None),
+    "AffineTransform_float_3_3": (12, None),
+    "AffineTransform_double_2_2": (6, None),
+    "MatrixOffsetTransformBase_double_3_3": (12, None),
+    "MatrixOffsetTransformBase_double_2_2": (6, None),
+    "Euler2DTransform_double_2_2": (3, None),
+    "Euler3DTransform_double_3_3": (6, None),
+    "Euler3DTransform_float_3_3": (6, [5.0, -7.0, 11.0, 0.0]),
+    "Euler3DTransform_double_3_3 ": (6, [5.0, -7.0, 11.0, 1.0]),
+    "QuaternionRigidTransform_double_3_3": (7, None),
+    "Rigid2DTransform_double_2_2": (3, None),
+    "ScaleSkewVersor3DTransform_double_3_3": (15, None),
+    "ScaleVersor3DTransform_double_3_3": (9, None),
+    "Similarity2DTransform_double_2_2": (4, None),
+    "Similarity3DTransform_double_3_3": (7, None),
+    "VersorRigid3DTransform_double_3_3": (6, None),
+    "VersorTransform_double_3_3": (3, None),
+    "TranslationTransform_double_3_3": (3, []),
+    "TranslationTransform_float_2_2": (2, []),
+    "ScaleTransform_double_3_3": (3, None),
+    "ScaleTransform_double_2_2": (2, None),
+    "IdentityTransform_double_3_3": (0, []),
+    "IdentityTransform_double_2_2": (0, []),
+}
+
+
+def text_of(*entries):
+    lines = ["#Insight Transform File V1.0"]
+    for index, (kind, numbers, fixed) in enumerate(entries):
+        lines += [f"#Transform {index}", f"Transform: {kind}"]
+        lines += [f"Parameters: {' '.join(map(repr, map(float, numbers)))}"]
+        lines += [f"FixedParameters: {' '.join(map(repr, map(float, fixed)))}"]
+    return "\n".join([*lines, ""])
+
+
+def itk_points(path, points, axes=3):
+    """Where SimpleITK leads points, RAS mm, by a file; of 2-D ones the x-y plane."""
+    made, lps = sitk.ReadTransform(str(path)), np.diag(LPS)[:3]
+    moved = points.copy()
+    for p, end in zip(points * lps, moved, strict=True):
+        end[:axes] = made.TransformPoint(tuple(p[:axes].tolist())) * lps[:axes]
+    return moved
+
+
+def agree(path, points=None, axes=3, tolerance=1e-9):
+    points = np.random.default_rng(0).normal(size=(20, 3)) * 30 if points is None else points
+    error = np.abs(read(path)(points) - itk_points(path, points, axes)).max()
+    assert error < tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_transforms_of_every_kind(kind, tmp_path):
+    count, fixed = KINDS[kind]
+    axes, kind = int(kind.strip()[-1]), kind.strip()
+    numbers = np.random.default_rng(count).uniform(0.2, 0.6, count)
+    fixed = [5.0, -7.0, 11.0][:axes] if fixed is None else fixed
+    (tmp_path / "t.tfm").write_text(text_of((kind, numbers, fixed)))
+    agree(tmp_path / "t.tfm", axes=axes, tolerance=1e-9 if "double" in kind else 1e-5)
+    found = read(tmp_path / "t.tfm")
+    assert isinstance(found, Affine) and found.is_flat == (axes == 2)
+    made = sitk.ReadTransform(str(tmp_path / "t.tfm"))
+    for name in ("t.h5", "t.txt"):
+        sitk.WriteTransform(made, str(tmp_path / name))
+        np.testing.assert_allclose(read(tmp_path / name).matrix, found.matrix, atol=1e-6)
+    if count:
+        content = {kind: numbers[:, None], "fixed": np.array(fixed)[:, None]}
+        savemat(tmp_path / "t.mat", content, format="4")
+        np.testing.assert_allclose(read(tmp_path / "t.mat").matrix, found.matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize("versor", [(1.0, 0, 0), (0.9, 0.9, 0.9), (0, 0, 1.5), (0, 0, 0)])
+def test_versors_longer_than_one_are_made_one_as_in_itk(versor, tmp_path):
+    entry = ("VersorRigid3DTransform_double_3_3", [*versor, 1, 2, 3], [4, 5, 6])
+    (tmp_path / "t.tfm").write_text(text_of(entry))
+    agree(tmp_path / "t.tfm")
+
+
+@pytest.mark.parametrize("name", ["t.tfm", "t.txt", "t.h5", "t.mat"])
+def test_an_affine_map_there_and_back(name, tmp_path):
+    rng = np.random.default_rng(1)
+    for flat in (False, True):
+        whole = drawn.affine(rng).matrix.copy()
+        if flat:
+            whole[2], whole[:2, 2] = (0, 0, 1, 0), 0
+        write(tmp_path / name, Affine(whole, flat))
+        agree(tmp_path / name, axes=2 if flat else 3)
+        again = read(tmp_path / name)
+        assert again.is_flat == flat
+        np.testing.assert_allclose(again.matrix, whole, atol=1e-14)
+
+
+@pytest.mark.parametrize("seed, name", [(0, "t.h5"), (1, "t.h5"), (2, "t.tfm"), (3, "t.tfm")])
+def test_twelve_in_a_composite(seed, name, tmp_path):
+    """Two digits in a group's name: HDF5 sorts 10 before 2."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for k in range(12):
+        on = drawn.grid(rng, tuple(rng.integers(5, 8, 3)))
+        parts.append(drawn.field(rng, on) if k % 3 else drawn.affine(rng))
+    chain = Chain(tuple(parts))
+    write(tmp_path / name, chain)
+    points = drawn.points(rng, on, 40, beyond=0.4)
+    agree(tmp_path / name, points, tolerance=1e-9)
+    again = read(tmp_path / name)
+    assert len(again.parts) == 12
+    assert np.abs(again(points) - chain(points)).max() < 1e-10
+
+
+def test_itks_own_composite_of_twelve(tmp_path):
+    rng = np.random.default_rng(5)
+    chain = Chain(tuple(drawn.affine(rng, 0.05) for _ in range(12)))
+    for name in ("t.h5", "t.tfm"):
+        sitk.WriteTransform(drawn.itk_transform(chain), str(tmp_path / name))
+        points = rng.normal(size=(9, 3)) * 20
+        assert np.abs(read(tmp_path / name)(points) - chain(points)).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["d.nii.gz", "d.nii", "d.h5", "d.tfm"])
+@pytest.mark.parametrize("size", [(7, 8, 6), (7, 8, 3), (9, 8)])
+def test_fields_of_volumes_and_slices(size, name, tmp_path):
+    rng = np.random.default_rng(len(size))
+    on = drawn.grid(rng, size)
+    field = drawn.field(rng, on)
+    write(tmp_path / name, field)
+    again = read(tmp_path / name)
+    points = drawn.points(rng, on, 40, beyond=0.3)
+    assert again.grid.size == size and again.displacement.dtype == torch.float64
+    assert np.abs(again(points) - field(points)).max() < 1e-4
+    if "nii" in name:  # SimpleITK reads it as an image
+        vectors = sitk.ReadImage(str(tmp_path / name), sitk.sitkVectorFloat64)
+        sitk.WriteTransform(sitk.DisplacementFieldTransform(vectors), str(tmp_path / "v.h5"))
+        assert np.abs(itk_points(tmp_path / "v.h5", points) - field(points)).max() < 1e-4
+    else:
+        assert np.abs(again(points) - field(points)).max() < 1e-10
+        agree(tmp_path / name, points, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("name", ["d.nii.gz", "d.h5", "d.tfm"])
+def test_fields_between_2_d_files(name, tmp_path):
+    rng = np.random.default_rng(0)
+    affine = np.eye(4)
+    affine[:2, :2] = np.array([[0.8, 0.6], [-0.6, 0.8]]) * [1.2, 2.0]
+    affine[:2, 3] = 5, -3
+    field = drawn.field(rng, Grid((9, 8), affine, is_flat=True))
+    write(tmp_path / name, field)
+    again = read(tmp_path / name)
+    points = drawn.points(rng, field.grid, 30)
+    assert again.is_flat
+    assert np.abs(again(points) - field(points)).max() < 1e-4
+    if name != "d.nii.gz":
+        agree(tmp_path / name, points, axes=2)
+
+
+def test_a_pictures_field_stays_one(tmp_path):
+    from diffreg.data import _png
+
+    rng = np.random.default_rng(0)
+    field = drawn.field(rng, Grid((9, 8), _png.AFFINE, is_flat=True))
+    for name in ("d.nii.gz", "d.h5"):
+        write(tmp_path / name, field)
+        again = read(tmp_path / name)
+        points = drawn.points(rng, field.grid, 30)
+        assert np.abs(again(points) - field(points)).max() < 1e-4
+    write(tmp_path / "e.nii.gz", read(tmp_path / "d.nii.gz"))
+    assert np.array_equal(read(tmp_path / "e.nii.gz").grid.affine, _png.AFFINE)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", ">f8"])
+def test_numbers_in_other_types(dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    field = drawn.field(rng, drawn.grid(rng, (5, 6, 4)))
+    write(tmp_path / "d.nii", field)
+    file = nib.load(tmp_path / "d.nii")
+    header = file.header.as_byteswapped(">" if dtype[0] == ">" else "<")
+    again = nib.Nifti1Image((file.get_fdata() - 0.25) / 0.5, None, header, dtype=dtype)
+    again.header.set_slope_inter(0.5, 0.25)
+    name = tmp_path / "e.nii.gz"
+    nib.save(again, name)
+    stored = nib.load(name)
+    assert stored.get_data_dtype() == np.dtype(dtype) and stored.dataobj.slope == 0.5
+    points = drawn.points(rng, field.grid, 20)
+    assert np.abs(read(name)(points) - field(points)).max() < 1e-4
+
+
+def test_a_chain_becomes_one_field_on_the_fixed_grid(tmp_path):
+    rng = np.random.default_rng(3)
+    on, elsewhere = drawn.grid(rng, (7, 8, 6)), drawn.grid(rng, (6, 6, 6))
+    chain = Chain((drawn.affine(rng), drawn.field(rng, elsewhere), drawn.affine(rng)))
+    with pytest.raises(ValueError, match=r"needs the fixed image \(--fixed, fixed=\)"):
+        write(tmp_path / "d.nii.gz", chain)
+    write(tmp_path / "d.nii.gz", chain, fixed=on)
+    expected = flattened(chain, on, torch.float64)
+    error = read(tmp_path / "d.nii.gz").displacement - expected.displacement
+    assert error.abs().max() < 1e-5
+    assert torch.equal(read_field(tmp_path / "d.nii.gz"), read(tmp_path / "d.nii.gz").displacement)
+
+
+def test_older_h5_files_spell_otherwise(tmp_path):
+    rng = np.random.default_rng(0)
+    chain = Chain((drawn.affine(rng), drawn.affine(rng)))
+    write(tmp_path / "t.h5", chain)
+    with h5py.File(tmp_path / "t.h5", "r+") as file:
+        for group in list(file["TransformGroup"].values())[1:]:
+            for name in ("Parameters", "FixedParameters"):
+                group.move(f"Transform{name}", f"Tranform{name}")
+    points = rng.normal(size=(5, 3))
+    assert np.abs(read(tmp_path / "t.h5")(points) - chain(points)).max() < 1e-12
+
+
+def test_fields_in_float32_take_half_of_the_room(tmp_path):
+    rng = np.random.default_rng(0)
+    field = drawn.field(rng, drawn.grid(rng, (9, 9, 9)), dtype=torch.float32)
+    write(tmp_path / "t.h5", field)
+    with h5py.File(tmp_path / "t.h5") as file:
+        assert file["TransformGroup/0/TransformParameters"].dtype == np.float32
+    agree(tmp_path / "t.h5", drawn.points(rng, field.grid, 20), tolerance=1e-5)
+
+
+SPLINE = (
+    "BSplineTransform_double_3_3",
+    np.zeros(192),
+    [4, 4, 4, 0, 0, 0, 1, 1, 1, *np.eye(3).ravel()],
+)
+AFFINE = ("AffineTransform_double_3_3", [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0], [0, 0, 0])
+COMPOSITE = ("CompositeTransform_double_3_3", [], [])
+FIELD = [2, 2, 2, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("entries, words", [
+    ([SPLINE], "holds a BSplineTransform.*SimpleITK's TransformToDisplacementField"),
+    ([("InverseDisplacementFieldTransform_double_3_3", np.zeros(24), FIELD)], "which is Slicer's"),
+    ([AFFINE, AFFINE], "holds 2 transforms and no composite"),
+    ([COMPOSITE], "composite of no transform"),
+    ([COMPOSITE, AFFINE, COMPOSITE, AFFINE], "composite within a composite"),
+    ([COMPOSITE, AFFINE, ("TranslationTransform_double_2_2", [0, 0], [])], "two axes and of three"),
+    ([("AffineTransform_double_3_3", [1, 2], [0, 0, 0])], "AffineTransform has 2 parameters"),
+    ([("AffineTransform_double_3_3", np.zeros(12), [0, 0, 0])], "must not be singular"),
+    ([("AffineTransform_double_4_4", np.zeros(20), [0, 0, 0, 0])], "between two axes or three"),
+    ([("DisplacementFieldTransform_double_3_3", np.zeros(5), FIELD)], "has 5 numbers"),
+    ([("DisplacementFieldTransform_double_3_3", np.zeros(5), [2])], "1 fixed parameters, not 18"),
+    ([("DisplacementFieldTransform_double_3_3", [], [1e9, 1e9, 1e9, *FIELD[3:]])], "too large"),
+    ([("DisplacementFieldTransform_double_3_3", [], [1.5, 1, 1, *FIELD[3:]])], "field's size is"),
+    ([("DisplacementFieldTransform_double_3_3", np.zeros(24), [2, 2, 2, *[0] * 15])], "no extent"),
+    ([], "holds no transform of ITK"),
+])  # fmt: skip
+def test_what_is_not_read_is_said(entries, words, tmp_path):
+    (tmp_path / "t.tfm").write_text(text_of(*entries))
+    with pytest.raises(ValueError, match=words) as caught:
+        read(tmp_path / "t.tfm")
+    assert "\n" not in str(caught.value) and str(tmp_path / "t.tfm") in str(caught.value)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("#Insight Transform File V1.0\nParameters: 1\n", "stands where one of"),
+    ("#Insight Transform File V1.0\nhello\n", "'hello' stands where one of"),
+    ("#Insight Transform File V1.0\nTransform: A_double_3_3\nParameters: a\n", "must be finite"),
+    ("hello", "no transform of a format that is read"),
+    ("", "no transform of a format that is read"),
+])  # fmt: skip
+def test_text_that_is_none_is_refused(text, words, tmp_path):
+    (tmp_path / "t.tfm").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path / "t.tfm")
+
+
+def test_h5_files_that_are_none_are_refused(tmp_path):
+    path = tmp_path / "t.h5"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read(path)
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ValueError, match=r"is not a readable \.h5 file"):
+        read(path)
+    with h5py.File(path, "w") as file:
+        file["other"] = 1
+    with pytest.raises(ValueError, match="has no TransformGroup"):
+        read(path)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("TransformGroup/0")
+        group["TransformType"] = ["DisplacementFieldTransform_double_3_3"]
+        group["TransformFixedParameters"] = np.array([500, 500, 500, *FIELD[3:]], float)
+        group.create_dataset("TransformParameters", shape=(3 * 500**3,), dtype="f8", chunks=True)
+    with pytest.raises(ValueError, match="header claims 3,000,000,000 bytes"):
+        read(path)
+
+
+def test_mat_files_that_are_none_are_refused(tmp_path):
+    savemat(tmp_path / "t.mat", {"a": np.eye(2), "b": np.eye(2)}, format="4")
+    with pytest.raises(ValueError, match="holds 2 arrays"):
+        read(tmp_path / "t.mat")
+    savemat(tmp_path / "t.mat", {"a": np.ones((3, 1)), "fixed": np.ones((3, 1))}, format="4")
+    with pytest.raises(ValueError, match="holds 'a'; a transform of ITK"):
+        read(tmp_path / "t.mat")
+
+
+def test_a_mat_file_holds_one_affine_map(tmp_path):
+    rng = np.random.default_rng(0)
+    chain = Chain((drawn.affine(rng), drawn.affine(rng)))
+    write(tmp_path / "t.mat", chain)
+    points = rng.normal(size=(5, 3))
+    assert np.abs(read(tmp_path / "t.mat")(points) - chain(points)).max() < 1e-12
+    assert format_of(tmp_path / "t.mat") == "itk-matlab"
+    field = drawn.field(rng, drawn.grid(rng, (5, 5, 5)))
+    with pytest.raises(ValueError, match="holds one affine map, and here is a displacement field"):
+        write(tmp_path / "t.mat", Chain((field,)))
+    assert isinstance(field, Field)
+
+
+def test_a_flat_field_among_others_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    flat = drawn.field(rng, Grid((5, 6), np.eye(4), is_flat=True))
+    with pytest.raises(ValueError, match="of a 2-D file and others of the chain are not"):
+        write(tmp_path / "t.h5", Chain((flat, drawn.affine(rng))))
+    assert not (tmp_path / "t.h5").exists()
