@@ -186,7 +186,7 @@ def test_what_is_not_asked_for_again_goes(tmp_path):
     moving, fixed = diffreg.image(head(shift=1.0), AFFINE), diffreg.image(head(), AFFINE)
     result = diffreg.register(moving, fixed, affine="none", similarity="ncc", **QUICK)
     result.save(tmp_path / "out", jacobian=True)
-    result.save(tmp_path / "out", report=False)
+    result.save(tmp_path / "out", report=False, composites=False)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"warped.nii.gz", "displacement.nii.gz", "affine.mat", "metrics.json"}
 

@@ -222,8 +222,8 @@ TABLE = [
     ("apply fixed.nii.gz moving.nii.gz -o out.nii", "fixed.nii.gz is no displacement file"),
     ("apply a.gif moving.nii.gz -o out.nii", "a displacement file must end in .nii.gz or .nii"),
     ("apply NREG_TRANS.nii moving.nii.gz -o out.nii", "is a transformation of NiftyReg (intent"),
-    ("certify Mapping.nii", "Mapping.nii is a deformation of SPM (intent name Mapping), whose vec"),
-    ("certify fsl.nii", "its shape is (20, 16, 3, 3), as FSL's and FreeSurfer's warps have it"),
+    ("certify Mapping.nii", "Mapping.nii is a deformation of SPM (y_*.nii, intent name Map"),
+    ("certify fsl.nii", "fsl.nii is a field of shape (20, 16, 3, 3), which does not say"),
     # settings
     ("train none.toml", "none.toml does not exist"),
     ("train broken.toml", "broken.toml is not TOML"),

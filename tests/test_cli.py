@@ -73,6 +73,9 @@ def test_register_alone(folder, capsys):
         "warped.nii.gz",
         "displacement.nii.gz",
         "affine.mat",
+        "composite.h5",
+        "inverse_displacement.nii.gz",
+        "inverse_composite.h5",
         "metrics.json",
         "report.html",
     }

@@ -230,6 +230,9 @@ def test_written_files(straight, tmp_path):
         "warped.nii.gz",
         "displacement.nii.gz",
         "affine.mat",
+        "composite.h5",
+        "inverse_displacement.nii.gz",
+        "inverse_composite.h5",
         "metrics.json",
         "report.html",
     }

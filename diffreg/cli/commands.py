@@ -63,8 +63,8 @@ def run_register(options: argparse.Namespace) -> int:
             **{**method, "normalization": normalization_of(options, trained)},
         )
     report = not options.no_report
-    also = {"jacobian": options.jacobian, "labels": labels, "inverse": not options.no_inverse}
-    result = result.save(out, report, **also)
+    composites = not options.no_composites
+    result = result.save(out, report, options.jacobian, labels, composites)
     _say_result(result, out / REPORT if report else out)
     return 0
 

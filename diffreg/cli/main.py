@@ -75,8 +75,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what a command has several of may go on after an option."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    more = getattr(options, "more", None)
-    if rest and (more is None or any(word.startswith("-") for word in rest)):
+    more = getattr(options, "more", "")
+    if rest and (not more or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         setattr(options, more, [*getattr(options, more), *rest])
@@ -218,9 +218,9 @@ def _add_register(subparsers: Any) -> None:
         help="of a pair, leave out report.html, which takes as long as a fast registration",
     )
     command.add_argument(
-        "--no-inverse",
+        "--no-composites",
         action="store_true",
-        help="of a pair, leave out the way back, inverse_displacement.nii.gz and its composite",
+        help="of a pair, leave out composite.h5, and the way back with its own",
     )
     command.set_defaults(run=commands.run_register, safe=manifests.whole_pairs)
 

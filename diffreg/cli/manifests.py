@@ -238,7 +238,7 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
             "(a .csv, .tsv or .toml file, or a folder)"
         )
-    for option in ("jacobian", "no_report", "no_inverse", "also", "landmarks"):
+    for option in ("jacobian", "no_report", "no_composites", "also", "landmarks"):
         if getattr(options, option):
             raise ValueError(f"--{option.replace('_', '-')} is of one pair: leave it out")
     for option, column in (

@@ -161,7 +161,7 @@ def check_affine(affine: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}: the affine in the header is singular: its axes are dependent")
 
 
-def in_words(size: Sequence[int]) -> str:
+def in_words(size: Sequence[int | str]) -> str:
     """A size as people write it.
 
     Example:

@@ -116,7 +116,7 @@ def _written(result: Registration, job: Job) -> str | None:
     """Writes a pair's results; why that was impossible, None where it was done."""
     more = {"request": job.request, "group": job.pair.group, "row": job.pair.row}
     try:
-        write_registration(result, job.folder, report=False, more=more, inverse=False)
+        write_registration(result, job.folder, report=False, more=more, composites=False)
     except PAIR_ERRORS as error:
         if not isinstance(error, OSError) or error.strerror is None:
             return one_line(error)

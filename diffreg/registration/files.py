@@ -36,7 +36,7 @@ from diffreg.registration.judgement import judged
 from diffreg.registration.outlines import fallen, outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
-from diffreg.registration.transforms import write_transforms
+from diffreg.registration.transforms import write_composites
 from diffreg.transforms import Affine, Chain, Field, compose
 
 # What metrics.json says of a volume's certificate, beside its words and the place.
@@ -54,7 +54,7 @@ def write_registration(
     credits: Sequence[str] = (),
     jacobian: bool = False,
     labels: tuple[Image, Image] | None = None,
-    inverse: bool = True,
+    composites: bool = True,
 ) -> Registration:
     """Write the warped image, the transforms, metrics.json and report.html.
 
@@ -73,7 +73,8 @@ def write_registration(
         jacobian: whether to write jacobian.nii.gz and log_jacobian.nii.gz, J of the displacement,
             and jacobian_with_affine.nii.gz, J of the whole map.
         labels: of the moving and the fixed image, which the page outlines and the metrics compare.
-        inverse: whether to write the way back; there is none where the displacement folds.
+        composites: whether to write composite.h5 and the way back, of which there is none where the
+            displacement folds.
 
     Returns:
         The result with the determinants of the file.
@@ -99,10 +100,9 @@ def write_registration(
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         if sum(n > 1 for n in result.fixed.shape) > 1:  # no line, which no certificate is of
             result.metrics["certificate"] = _certificate(result, written)
-        whole = compose([Field(written, result.fixed.grid), result.transform.parts[1]])
-        back = write_transforms(folder, whole, inverse)
-        if back is not None:
-            result.metrics["inverse"] = back
+        if composites:
+            whole = compose([Field(written, result.fixed.grid), result.transform.parts[1]])
+            result.metrics["inverse"] = write_composites(folder, whole)
         outlines = None if labels is None else outlines_of(result, *labels)
         if outlines is not None:
             result.metrics["dice"] = outlines.overlap
@@ -236,8 +236,8 @@ def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
     if determinant < 0:
         words += f"; the affine map mirrors: its determinant is {determinant:.4g}"
     found: dict[str, Any] = {"verdict": certificate.verdict, "in_words": words}
-    found["affine_determinant"] = determinant  # by which those of the displacement grow in RAS mm
     if written.ndim == 5:
         found |= {name: getattr(certificate, name) for name in _OF_VOLUMES}
+        found["affine_determinant"] = determinant  # those of the whole map in mm are times this
         found["where"] = list(certificate.where)
     return found

@@ -29,7 +29,7 @@ class Returned(Registration):
         report: bool = True,
         jacobian: bool = False,
         labels: tuple[Any, Any] | None = None,
-        inverse: bool = True,
+        composites: bool = True,
     ) -> Returned:
         """Write warped image, transforms, metrics and report into a folder.
 
@@ -39,7 +39,7 @@ class Returned(Registration):
             jacobian: whether to write the maps of the determinant.
             labels: of the moving and the fixed image, as `register` takes images: the page outlines
                 them, and metrics.json has their mean Dice.
-            inverse: whether to write the way back.
+            composites: whether to write composite.h5 and the way back.
 
         Returns:
             The result with the determinants of the file.
@@ -52,7 +52,7 @@ class Returned(Registration):
             names = zip(("moving labels", "fixed labels"), labels, strict=True)
             moving, fixed = (as_image(name, given, label=True) for name, given in names)
             images = moving, fixed
-        options = {"jacobian": jacobian, "labels": images, "inverse": inverse}
+        options: Any = {"jacobian": jacobian, "labels": images, "composites": composites}
         written = write_registration(self, folder, report, **options)
         return replace(self, metrics=written.metrics)
 

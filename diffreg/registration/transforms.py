@@ -10,7 +10,7 @@ from diffreg.registration.folders import COMPOSITE, INVERSE, INVERSE_COMPOSITE
 from diffreg.transforms import Affine, Chain, Field, compose, write
 
 
-def write_transforms(folder: Path, transform: Chain, inverse: bool) -> dict[str, Any] | None:
+def write_composites(folder: Path, transform: Chain) -> dict[str, Any]:
     """Write composite.h5, and of the way back inverse_displacement.nii.gz and inverse_composite.h5.
 
     The composites are ITK's, and need h5py: without it they are left out.
@@ -18,17 +18,14 @@ def write_transforms(folder: Path, transform: Chain, inverse: bool) -> dict[str,
     Args:
         folder: where to.
         transform: the displacement as its file holds it, then the affine map.
-        inverse: whether to write the way back.
 
     Returns:
         What metrics.json says of the inverse: its residuals in mm, and the share of the fixed grid
-        to which nothing on it leads; or under "refused" why there is none; None: not asked for.
+        to which nothing on it leads; or under "refused" why there is none.
     """
-    composites = importlib.util.find_spec("h5py") is not None
-    if composites:
+    has_h5 = importlib.util.find_spec("h5py") is not None
+    if has_h5:
         write(folder / COMPOSITE, transform, "itk-h5")
-    if not inverse:
-        return None
     field, affine = transform.parts
     assert isinstance(field, Field) and isinstance(affine, Affine)
     try:
@@ -36,7 +33,7 @@ def write_transforms(folder: Path, transform: Chain, inverse: bool) -> dict[str,
     except ValueError as error:  # it folds
         return {"refused": str(error)}
     write(folder / INVERSE, back, "itk-field")
-    if composites:
+    if has_h5:
         write(folder / INVERSE_COMPOSITE, compose([affine.inverse(), back]), "itk-h5")
     assert back.residual is not None
     return {

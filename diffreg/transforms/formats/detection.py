@@ -47,7 +47,7 @@ def format_of(path: Path) -> str:
             f"{path} is a morph of FreeSurfer in its own format; mri_warp_convert --inm3z makes a "
             "NIfTI warp of it"
         )
-    if b"\0" in head[:20] and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if b"\0" in head[:20] and path.suffix.lower() == ".mat":
         return "itk-matlab"
     return _of_text(path, head)
 
