@@ -35,7 +35,7 @@ FIELDS = Path(tempfile.gettempdir()) / "peers_fields"
 PEER = Path(__file__).with_name("volume_methods.py")
 GROUPS = ("brain2mm", "brain1mm", "cardiac3d")
 # Words of `diffreg register`: the pairs are on one grid already, as for all others.
-ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report")
+ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report", "--no-composites")
 BUDGETS: dict[str, tuple[str, ...]] = {
     "diffreg fast": ("--iterations", "30,30,10"),
     "diffreg": (),

@@ -99,4 +99,4 @@ def _read(place: str, format_: str | None, fixed: Any, moving: Any) -> Transform
 def _residuals(transform: Transform) -> list[str]:
     """How well the inverses of fields do."""
     found = [getattr(step, "residual", None) for step in transform.steps]
-    return [f"inverse: the way there and back ends {r} from where it began" for r in found if r]
+    return [f"residual of the inverse: {residual}" for residual in found if residual]

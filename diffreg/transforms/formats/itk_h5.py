@@ -82,8 +82,8 @@ def _write(path: Path, transform: Transform, places: Places) -> None:
             group.create_dataset("TransformType", data=[kind], dtype=words)
             if not numbers.size and not fixed.size:  # a composite
                 continue
-            packing = {"compression": "gzip", "shuffle": True} if numbers.size > 100 else {}
-            group.create_dataset(_NAMES[0][0], data=numbers, **packing)
+            # Not packed: a fifth less for ten times the time.
+            group.create_dataset(_NAMES[0][0], data=numbers)
             group.create_dataset(_NAMES[1][0], data=fixed)
 
 
