@@ -13,6 +13,7 @@ import struct
 import zipfile
 import zlib
 
+import drawn_transforms as drawn
 import nibabel as nib
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from diffreg.models import build_model
 from diffreg.registration._json import read_json
 from diffreg.training.checkpoint import load_network, write_checkpoint
 from diffreg.training.config import Config, load_config
+from diffreg.transforms import FORMATS, Chain, read, write
 
 # A damaged header may well be an odd one that is read all the same.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::diffreg._files.FileWarning")]
@@ -36,6 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::diffreg._fil
 CASES = int(os.environ.get("DIFFREG_FUZZ", "600"))
 FIRST = int(os.environ.get("DIFFREG_FUZZ_FIRST", "0"))
 SECONDS = 10  # after which a reader counts as hanging
+FIXED = drawn.grid(np.random.default_rng(0), (4, 5, 3))
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 WORDS = [b"\x00", b"-1", b"1e999", b"nan", b'"', b"'", b",", b"\n", b"[[", b"{", b"=", b"\xff\xfe"]
 WORDS += [b"[" * 3000, b"../" * 40, b"9" * 5000, "\N{ZERO WIDTH SPACE}".encode(), b"\\u0000"]
@@ -120,6 +123,48 @@ def any_image(path):
     read_image(path, label=True) if path.stat().st_size % 2 else read_image(path)
 
 
+def transform_as(kind):
+    """A reader that takes a file for one of every format; in its own it may be refused."""
+
+    def reader(path):
+        for name in (None, *FORMATS):
+            try:
+                read(path, name, fixed=FIXED, moving=FIXED)
+            except (ValueError, OSError) as error:
+                if "\n" in str(error) or str(path) not in str(error):
+                    raise AssertionError(f"as {name}: {error!r}") from error
+            except TypeError as error:
+                raise AssertionError(f"as {name}: {error!r}") from error
+        read(path, kind, fixed=FIXED, moving=FIXED)
+
+    return reader
+
+
+def transforms_in(folder):
+    """name -> format, a file each."""
+    rng = np.random.default_rng(0)
+    field = drawn.field(rng, FIXED)
+    affine = drawn.affine(rng)
+    chain = Chain((field, affine, field))
+    names = {
+        "chain.tfm": ("itk-text", chain),
+        "chain.h5": ("itk-h5", chain),
+        "affine.mat": ("itk-matlab", affine),
+        "flirt.mat": ("fsl-flirt", affine),
+        "absolute.nii": ("fsl-warp-absolute", field),
+        "freesurfer.lta": ("freesurfer-lta", affine),
+        "freesurfer.nii": ("freesurfer-warp", field),
+        "niftyreg.nii": ("niftyreg-deformation", field),
+        "elastix.txt": ("elastix", affine),
+        "voxels.nii": ("learn2reg", field),
+        "voxelmorph.npz": ("voxelmorph", field),
+    }
+    for name, (kind, transform) in names.items():
+        write(folder / name, transform, kind, fixed=FIXED, moving=FIXED)
+    (folder / "afni.1D").write_text("# AFNI\n1 0 0 4 0 1 0 5 0 0 1 6\n")
+    return {**{name: kind for name, (kind, _) in names.items()}, "afni.1D": "afni-affine"}
+
+
 def one_slice(path):
     read_image(path, count_slices(path) - 1)
 
@@ -184,6 +229,9 @@ def seeds(tmp_path_factory):
         "config.toml": (mutated, load_config),
         "last.pt": (in_zip, load_network),
     }
+    damages = {".nii": header, ".npz": in_zip}
+    for name, kind in transforms_in(folder).items():
+        readers[name] = damages.get(name[name.rindex(".") :], mutated), transform_as(kind)
     return folder, readers
 
 
@@ -224,6 +272,6 @@ def test_damaged_files_are_read_or_refused_in_words(seeds):
 
 def test_the_whole_files_are_read(seeds):
     folder, readers = seeds
-    for name, (_, read) in readers.items():
+    for name, (_, reader) in readers.items():
         if name != "pairs.toml":  # names files that are not there
-            read(folder / name)
+            reader(folder / name)

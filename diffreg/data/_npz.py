@@ -114,7 +114,9 @@ def read_field(path: str | Path, size: tuple[int, ...] | None = None) -> np.ndar
     dimensions = field.ndim - 1
     if dimensions not in (2, 3) or dimensions not in (field.shape[0], field.shape[-1]):
         raise ValueError(f"{path} must be a field (D, *S) or (*S, D), got {list(shape)}")
-    last = field.shape[0] != dimensions if size is None else field.shape[:-1] == size
+    last = field.shape[-1] == dimensions and (
+        field.shape[0] != dimensions or field.shape[:-1] == size
+    )
     return np.moveaxis(field, -1, 0) if last else field
 
 
