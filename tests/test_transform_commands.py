@@ -1,0 +1,226 @@
+"""convert, compose, invert, points, apply -t, certify and info of other tools' transforms."""
+
+import drawn_transforms as drawn
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from diffreg.cli.main import main
+from diffreg.cli.steps import parsed
+from diffreg.transforms import compose, read, resample, write
+
+SIZE = (12, 13, 11)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two oblique images, an affine map and a field between them, in ITK's files."""
+    place = tmp_path_factory.mktemp("commands")
+    rng = np.random.default_rng(3)
+    fixed, moving = drawn.grid(rng, SIZE, mirrored=False), drawn.grid(rng, SIZE, mirrored=True)
+    for name, on in (("fixed", fixed), ("moving", moving)):
+        array = drawn.image(rng, on.size).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, on.affine), place / f"{name}.nii.gz")
+    write(place / "warp.nii.gz", drawn.field(rng, fixed, 0.8))
+    write(place / "affine.mat", drawn.affine(rng, 0.08, 1.0))
+    return place
+
+
+@pytest.fixture
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+PAIR = ("--fixed", "fixed.nii.gz", "--moving", "moving.nii.gz")
+BOTH = ("-t", "warp.nii.gz", "-t", "affine.mat")
+
+
+def points_of(fixed):
+    rng = np.random.default_rng(0)
+    file = nib.load(fixed)
+    voxels = rng.uniform(3, np.array(file.shape) - 4, (20, 3))
+    return voxels @ file.affine[:3, :3].T + file.affine[:3, 3]
+
+
+def test_compose_is_ants_order_and_keeps_the_parts(here, capsys):
+    assert run("compose", *BOTH, "-o", "whole.h5") == 0
+    said = capsys.readouterr()
+    assert "moving <- affine.mat <- warp.nii.gz <- fixed" in said.err
+    assert said.out.startswith("whole.h5: itk-h5, ")
+    points = points_of("fixed.nii.gz")
+    whole, warp, affine = (read(name) for name in ("whole.h5", "warp.nii.gz", "affine.mat"))
+    assert len(whole.steps) == 2
+    assert np.abs(whole(points) - affine(warp(points))).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("fsl.nii.gz", "fsl-warp-relative"),
+        ("fsl_abs.nii.gz", "fsl-warp-absolute"),
+        ("nifty.nii.gz", "niftyreg-deformation"),
+        ("free.nii.gz", "freesurfer-warp"),
+        ("l2r.nii.gz", "learn2reg"),
+        ("itk.nii.gz", None),
+    ],
+)
+def test_there_and_back_through_a_format(here, name, format_, capsys):
+    """The whole chain on the fixed grid, and the image that comes of it."""
+    to = ["--to", format_] if format_ else []
+    assert run("compose", *BOTH, "-o", name, *to, *PAIR) == 0
+    assert run("convert", name, "back.h5", *(["--from", format_] if format_ else []), *PAIR) == 0
+    named = f"{format_}:{name}" if format_ else name
+    assert run("apply", "-t", named, "moving.nii.gz", *PAIR[:2], "-o", "a.nii.gz", "--fill", 0) == 0
+    assert run("certify", name, *(["--from", format_] if format_ else []), *PAIR) in (0, 1)
+    out = capsys.readouterr().out
+    assert f"{name}: {format_ or 'itk-field'}" in out and f"{name}: " in out.splitlines()[-1]
+    whole = compose([read("warp.nii.gz"), read("affine.mat")])
+    points = nib.load("fixed.nii.gz").affine[:3, 3] + np.zeros((1, 3))  # the first voxel
+    assert np.abs(read("back.h5")(points) - whole(points)).max() < 1e-4
+    exact = resample("moving.nii.gz", "fixed.nii.gz", whole, "linear", 0.0).data[0, 0].numpy()
+    apart = np.abs(nib.load("a.nii.gz").get_fdata() - exact)
+    assert (apart > 1e-2).sum() <= 2
+
+
+def test_an_affine_goes_to_fsl_and_back_and_must_be_named(here, capsys):
+    assert run("convert", "affine.mat", "flirt.mat", "--to", "fsl-flirt", *PAIR) == 0
+    assert run("info", "flirt.mat") == 2
+    said = capsys.readouterr().err
+    assert "name its format, one of fsl-flirt, niftyreg-affine, greedy (--from, format=)" in said
+    assert run("convert", "flirt.mat", "again.tfm", "--from", "fsl-flirt", *PAIR) == 0
+    points = points_of("fixed.nii.gz")
+    assert np.abs(read("again.tfm")(points) - read("affine.mat")(points)).max() < 1e-5
+
+
+def test_invert_and_its_residual(here, capsys):
+    assert run("invert", "warp.nii.gz", "-o", "inverse.nii.gz") == 0
+    said = capsys.readouterr().err
+    assert "moving <- inverse of warp.nii.gz <- fixed" in said
+    assert "residual of the inverse: " in said and "mm at its voxels" in said
+    points, warp = points_of("fixed.nii.gz"), read("warp.nii.gz")
+    back = read("inverse.nii.gz")(warp(points))
+    assert np.abs(back - points).max() < 0.3
+    assert run("compose", *BOTH, "-o", "whole.h5") == 0
+    assert run("invert", "whole.h5", "-o", "whole_back.h5") == 0
+    assert (
+        run("invert", "whole.h5", "-o", "back_fsl.nii.gz", "--to", "fsl-warp-relative", *PAIR) == 0
+    )
+    there, back = read("whole.h5")(points), read("whole_back.h5")
+    assert np.abs(back(there) - points).max() < 0.3
+    swapped = {"fixed": "moving.nii.gz", "moving": "fixed.nii.gz"}
+    flat = read("back_fsl.nii.gz", "fsl-warp-relative", **swapped)
+    inside = flat.holds(there)
+    assert inside.sum() > 3 and np.abs(flat(there) - points)[inside].max() < 0.6
+
+
+def test_points_follow_and_those_outside_are_counted(here, capsys):
+    points = points_of("fixed.nii.gz")
+    lps = np.vstack([points, [900.0, 0, 0]]) * [-1, -1, 1]
+    np.savetxt("points.csv", lps, delimiter=",", header="x,y,z", comments="", fmt="%.9g")
+    assert run("points", "points.csv", *BOTH, "-o", "moved.csv") == 0
+    said = capsys.readouterr()
+    assert "1 of 21 points lie outside the grid of a field" in said.err
+    assert "21 points of the fixed image, where they lie in the moving one" in said.out
+    assert "CSV of ANTs, LPS mm" in said.out
+    found = np.loadtxt("moved.csv", delimiter=",", skiprows=1) * [-1, -1, 1]
+    whole = compose([read("warp.nii.gz"), read("affine.mat")])
+    assert np.abs(found[:20] - whole(points)).max() < 1e-5
+    assert run("points", "points.csv", *BOTH, "-o", "moved.fcsv") == 2
+
+
+def test_info_of_each_part(here, capsys):
+    assert run("compose", *BOTH, "-o", "whole.h5") == 0
+    capsys.readouterr()
+    assert run("info", "whole.h5") == 0
+    said = capsys.readouterr().out
+    for words in (
+        "whole.h5: itk-h5",
+        "direction: points of the fixed image to the moving one",
+        "field: 12 x 13 x 11 voxels of",
+        "smallest determinant",
+        "affine: turned by",
+        "determinant",
+    ):
+        assert words in said
+
+
+def test_certify_of_a_chain_says_where_it_mirrors(here, capsys):
+    mirror = np.diag([-1.0, 1, 1, 1])
+    from diffreg.transforms import Affine
+
+    write("mirrored.h5", compose([read("warp.nii.gz"), Affine(mirror)]))
+    assert run("certify", "mirrored.h5") == 1
+    said = capsys.readouterr().out
+    assert "homeomorphism" in said and "the affine map mirrors: its determinant is -1" in said
+
+
+def test_a_series_is_applied_whole(here):
+    moving = nib.load("moving.nii.gz")
+    series = np.stack(
+        [moving.get_fdata(dtype=np.float32), 2 * moving.get_fdata(dtype=np.float32)], -1
+    )
+    nib.save(nib.Nifti1Image(series, moving.affine), "series.nii.gz")
+    assert run("apply", *BOTH, "series.nii.gz", *PAIR[:2], "-o", "s.nii.gz") == 0
+    found = nib.load("s.nii.gz").get_fdata()
+    assert found.shape == (*SIZE, 2) and np.allclose(found[..., 1], 2 * found[..., 0], rtol=1e-5)
+    assert run("apply", *BOTH, "series.nii.gz", *PAIR[:2], "-o", "t.nii.gz", "--time", 1) == 0
+    assert nib.load("t.nii.gz").shape == SIZE
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("apply moving.nii.gz -o a.nii.gz", "apply takes -t FILE, once or more, --fixed IMAGE"),
+        ("apply -t affine.mat moving.nii.gz -o a.nii.gz", "apply -t takes --fixed IMAGE"),
+        ("apply -t none.h5 --fixed fixed.nii.gz moving.nii.gz -o a.nii.gz", "none.h5 does not ex"),
+        ("apply -t affine.mat --fixed fixed.nii.gz moving.nii.gz -o no/a.nii.gz", "no does not ex"),
+        ("convert affine.mat flirt.txt --to fsl-flirt", "fixed"),
+        ("convert affine.mat a.xyz", "the format must be named (--to, format=)"),
+        ("convert affine.mat a.mat --to fls", "format must be one of itk-text"),
+        ("convert affine.mat no/a.tfm", "no does not exist"),
+        ("compose -t warp.nii.gz -t affine.mat -o a.mat", "one affine map"),
+        ("points none.csv -t affine.mat -o b.csv", "none.csv does not exist"),
+        ("info fixed.nii.gz", "fixed.nii.gz is no displacement file"),
+        ("invert fixed.nii.gz -o a.nii.gz", "fixed.nii.gz is no displacement file"),
+    ],
+)
+def test_a_mistake_is_one_line(here, capsys, words, message):
+    assert run(*words.split()) == 2
+    said = capsys.readouterr()
+    assert message in said.err.splitlines()[-1] and "Traceback" not in said.err
+    assert not said.out
+
+
+def test_a_field_that_misses_the_image_is_no_quiet_identity(here, capsys):
+    far = nib.load("fixed.nii.gz")
+    affine = far.affine.copy()
+    affine[:3, 3] += 500
+    nib.save(nib.Nifti1Image(np.asarray(far.dataobj), affine), "far.nii.gz")
+    words = ["apply", *BOTH, "--fixed", "far.nii.gz", "moving.nii.gz", "-o", "b.nii.gz"]
+    assert run(*words) == 2
+    assert "moves nothing here" in capsys.readouterr().err
+
+
+def test_a_folding_field_is_not_inverted(here, capsys):
+    from diffreg.data.grid import Grid
+    from diffreg.transforms import Field
+
+    u = torch.zeros(1, 3, 6, 6, 6)
+    u[0, 0, 3, 3, 3] = 2.5
+    write("folded.nii.gz", Field(u, Grid((6, 6, 6), np.eye(4))))
+    assert run("invert", "folded.nii.gz", "-o", "no.nii.gz") == 2
+    assert "there is no inverse where a field folds" in capsys.readouterr().err
+
+
+def test_ways_to_name_a_step():
+    assert parsed("a,b.mat") == ("a,b.mat", None, False)
+    assert parsed("a.mat,-1") == ("a.mat", None, True)
+    assert parsed("[a.mat,0]") == ("a.mat", None, False)
+    assert parsed("[greedy:a.mat, 1]") == ("a.mat", "greedy", True)
+    assert parsed("flow.npz:vol") == ("flow.npz:vol", None, False)
