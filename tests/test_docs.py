@@ -1,12 +1,21 @@
-"""Every Python block of README.md and docs/ runs, a page's blocks in order and in one namespace."""
+"""Every Python block of README.md and docs/ runs, a page's blocks in order and in one namespace.
 
+So do the commands in its blocks of the shell, where all of these are diffreg's.
+"""
+
+import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from diffreg.cli.main import main
+from diffreg.transforms import FORMATS
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHELL = re.compile(r"^```sh\n((?:diffreg .*\n)+)```$", re.MULTILINE)
 PAGES = [
     page
     for page in [
@@ -16,7 +25,7 @@ PAGES = [
     ]
     if page.exists() and BLOCK.search(page.read_text())
 ]
-REGISTERS = {"warnings.md"}  # pairs that fit and pairs that do not: a quarter of a minute
+REGISTERS = {"transforms.md", "warnings.md"}  # pairs that fit and that do not, volumes: minutes
 
 
 # On first use, parts of torch warn about torch's own torch.jit.
@@ -29,7 +38,14 @@ REGISTERS = {"warnings.md"}  # pairs that fit and pairs that do not: a quarter o
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what a block writes is not left in the tree
     text, names = page.read_text(), {"__name__": page.stem}
-    for block in BLOCK.finditer(text):
+    blocks = [*BLOCK.finditer(text), *SHELL.finditer(text)]
+    for block in sorted(blocks, key=re.Match.start):
+        if block.re is SHELL:
+            for line in block[1].splitlines():
+                assert main(shlex.split(line)[1:]) == 0, line
+            continue
+        if "import ants" in block[1] and importlib.util.find_spec("ants") is None:
+            continue  # which holds numpy and scipy back, and so is no part of the tests' packages
         # Blank lines in front: an error names the line of the page.
         lines_before = text[: block.start(1)].count("\n")
         exec(compile("\n" * lines_before + block[1], str(page), "exec"), names)
@@ -66,3 +82,9 @@ def test_links_inside_the_documentation_lead_somewhere():
                 if not (page.parent / target).exists():
                     broken.append(f"{page.name} -> {target}")
     assert broken == []
+
+
+def test_the_page_of_transforms_has_every_format():
+    page = (ROOT / "docs/transforms.md").read_text()
+    named = re.findall(r"^\| (`[-a-z0-9`, ]+`) \| .* \| (?:yes|no|affine) \|$", page, re.MULTILINE)
+    assert set(re.findall(r"`([-a-z0-9]+)`", " ".join(named))) == set(FORMATS)
