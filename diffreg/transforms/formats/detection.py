@@ -54,11 +54,11 @@ def format_of(path: Path) -> str:
 
 
 def _is_matlab(head: bytes) -> bool:
-    """Whether a file begins as a column of Matlab's level 4: the type of its numbers, rows, one."""
+    """Whether a file begins as a matrix of Matlab's level 4: type, rows, columns."""
     if len(head) < 20:
         return False
     words = [struct.unpack_from(order + "3I", head) for order in "<>"]
-    return any(kind < 5000 and rows > 0 and columns == 1 for kind, rows, columns in words)
+    return any(kind < 5000 and rows > 0 < columns for kind, rows, columns in words)
 
 
 def choices(path: Path, what: str, *names: str) -> ValueError:
