@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,7 +111,9 @@ def read(
         [[0.0, 6.0, 0.0]]
     """
     name = format_of(path) if format is None else _known(format)
-    return _ADAPTERS[name].read(Path(path), _places(fixed, moving))
+    places = _places(fixed, moving)
+    with np.errstate(all="ignore"):  # adapters look at what comes out, and refuse it in words
+        return _ADAPTERS[name].read(Path(path), places)
 
 
 def write(
@@ -152,7 +155,9 @@ def write(
         raise ValueError(f"{path}: the name of a file of {name} must end in {right}")
     if not isinstance(transform, Transform):
         raise TypeError(f"transform must be a Transform, got {type(transform).__name__}")
-    adapter.write(path, transform, _places(fixed, moving))
+    places = _places(fixed, moving)
+    with np.errstate(all="ignore"):
+        adapter.write(path, transform, places)
     return name
 
 

@@ -331,7 +331,7 @@ def test_elastix_initial_transform_comes_first(key, tmp_path):
     with pytest.warns(FileWarning, match="is not there; .*0.txt is taken"):
         np.testing.assert_allclose(read(tmp_path / "3.txt")(points), both(points), atol=1e-12)
     elastix(tmp_path / "4.txt", "AffineTransform", numbers, initial="none.txt")
-    with pytest.raises(FileNotFoundError, match=r"none\.txt does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"its initial transform 'none\.txt' is not"):
         read(tmp_path / "4.txt")
     elastix(tmp_path / "5.txt", "AffineTransform", numbers, initial="5.txt")
     with pytest.raises(ValueError, match="or a circle"):

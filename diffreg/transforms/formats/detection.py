@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,17 @@ def format_of(path: Path) -> str:
             f"{path} is a morph of FreeSurfer in its own format; mri_warp_convert --inm3z makes a "
             "NIfTI warp of it"
         )
-    if b"\0" in head[:20] and path.suffix.lower() == ".mat":
+    if _is_matlab(head):
         return "itk-matlab"
     return _of_text(path, head)
+
+
+def _is_matlab(head: bytes) -> bool:
+    """Whether a file begins as a matrix of Matlab's level 4: type, rows, columns."""
+    if len(head) < 20:
+        return False
+    words = [struct.unpack_from(order + "3I", head) for order in "<>"]
+    return any(kind < 5000 and rows > 0 < columns for kind, rows, columns in words)
 
 
 def choices(path: Path, what: str, *names: str) -> ValueError:

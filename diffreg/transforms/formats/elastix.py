@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,10 @@ def _initial(path: Path, values: dict[str, str]) -> Path | None:
     if _word(values.get("HowToCombineTransforms", "Compose")) != "Compose":
         raise ValueError(f"{path} is added to an initial transform; Compose is needed")
     there, beside = path.parent / name, path.parent / Path(name).name
-    if there.is_file() or not beside.is_file():
+    if isfile(there):  # no error for a name that is none
         return there
+    if not isfile(beside):
+        raise FileNotFoundError(f"{path}: its initial transform {name[:80]!r} is not there")
     message = f"{path}: its initial transform {name} is not there; {beside} is taken"
     warnings.warn(message, FileWarning, stacklevel=2)
     return beside

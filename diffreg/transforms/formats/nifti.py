@@ -67,8 +67,7 @@ def vectors_of(path: Path, file: Any) -> tuple[np.ndarray, Grid]:
     if dtype.kind not in "iuf":
         raise ValueError(f"{path} is no field: it holds {dtype} values")
     grid = Grid(shape[: 2 if shape[2] == 1 else 3], affine_of(file), str(path), flat)
-    with np.errstate(all="ignore"):
-        values = _nifti.read_values(file, path).astype(np.float64)
+    values = _nifti.read_values(file, path).astype(np.float64)
     if not np.all(np.isfinite(values)):
         raise ValueError(f"{path} holds numbers that are NaN or infinite")
     return values.reshape(*shape[:3], components), grid
@@ -91,8 +90,7 @@ def field_from(vectors: np.ndarray, grid: Grid) -> Field:
         ValueError: a slice's lead out of its plane, or they are infinite in voxels.
     """
     plane = vectors[:, :, 0] if grid.dimensions == 2 else vectors
-    with np.errstate(all="ignore"):
-        u = to_voxels(plane, grid.axes, grid.name)
+    u = to_voxels(plane, grid.axes, grid.name)
     if not np.all(np.isfinite(u)):
         raise ValueError(f"{grid.name} holds displacements that are infinite in voxels")
     return Field(torch.from_numpy(np.ascontiguousarray(u))[None], grid)
@@ -124,8 +122,7 @@ def save(
         extension: FreeSurfer's, b"": none.
     """
     nib = require("nibabel", "NIfTI files")
-    with np.errstate(all="ignore"):
-        stored = vectors.astype(np.float32)
+    stored = vectors.astype(np.float32)
     if not np.all(np.isfinite(stored)):
         raise ValueError(f"{path}: the transform has numbers that are infinite in float32")
     file = nib.Nifti1Image(stored, None)

@@ -23,8 +23,7 @@ def _read(path: Path, places: Places) -> Field:
     fixed = places.of_fixed(path, _WHY).grid
     u = _npz.read_field(_array(path), fixed.size) if is_npz(path) else read_nifti(path, fixed)
     check_size(path, u.shape[1:], fixed)
-    with np.errstate(all="ignore"):
-        u = np.ascontiguousarray(u, dtype=np.float64)
+    u = np.ascontiguousarray(u, dtype=np.float64)
     if not np.all(np.isfinite(u)):
         raise ValueError(f"{path} holds displacements that are NaN or infinite")
     return Field(torch.from_numpy(u)[None], replace(fixed, name=str(path)))
