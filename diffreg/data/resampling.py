@@ -169,10 +169,11 @@ class Route(NamedTuple):
             matrix = matrix.clone()
             matrix[..., -1] += shift
         if displacement is not None:
-            data, matrix = data.to(displacement.device), matrix.to(displacement.device)
+            data = data.to(displacement.device)
             floating = data.is_floating_point()
             displacement = displacement.to(data.dtype if floating else torch.float32)
         size = self.size if displacement is None else None
+        matrix = matrix.to(data.device)
         return affine_warp(data, matrix, displacement, size, interpolation, padding)
 
     def known(self, size: tuple[int, ...], valid: Tensor | None = None) -> Tensor:

@@ -118,7 +118,7 @@ def _sampled(
     dtype = _floating(own) if interpolation in ("linear", "bspline") else own
     route = _route(moving, fixed, by, device)
     data = torch.from_numpy(np.ascontiguousarray(numbers.astype(_in_torch(dtype))))
-    data = data.reshape(1, len(data), *_volume(moving.grid))
+    data = data.reshape(1, len(data), *_volume(moving.grid)).to(device)
     valid = None if moving.valid is None else moving.valid.reshape(1, 1, *_volume(moving.grid))
     known = route.known(_volume(moving.grid), valid)
     if not known.any():
