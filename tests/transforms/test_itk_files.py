@@ -151,6 +151,19 @@ def test_fields_of_volumes_and_slices(size, name, tmp_path):
         agree(tmp_path / name, points, tolerance=1e-9)
 
 
+def test_what_only_smooths_updates_is_a_field(tmp_path):
+    """What ANTs registers by, as it is stored."""
+    rng = np.random.default_rng(0)
+    field = drawn.field(rng, drawn.grid(rng, (5, 6, 4)))
+    write(tmp_path / "d.tfm", field)
+    text = (tmp_path / "d.tfm").read_text()
+    for smoothing in ("GaussianSmoothing", "BSplineSmoothing"):
+        name = f"{smoothing}OnUpdateDisplacementFieldTransform"
+        (tmp_path / "e.tfm").write_text(text.replace("DisplacementFieldTransform", name))
+        found = read(tmp_path / "e.tfm")
+        assert (found.displacement - field.displacement).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("name", ["d.nii.gz", "d.h5", "d.tfm"])
 def test_fields_between_2_d_files(name, tmp_path):
     rng = np.random.default_rng(0)

@@ -86,6 +86,33 @@ def test_fields_there_and_back(kind, seed, tmp_path):
         assert format_of(path) == kind
 
 
+@pytest.mark.parametrize(
+    "kind", ["fsl-warp-absolute", "fsl-warp-relative", "learn2reg", "voxelmorph"]
+)
+def test_fields_between_2_d_files(kind, tmp_path):
+    """They lie on the fixed image's grid, which says that it is flat."""
+    rng = np.random.default_rng(0)
+    affine = np.diag([1.5, -2.0, 1.0, 1.0])
+    fixed = Grid((9, 8), affine, is_flat=True)
+    field = drawn.field(rng, fixed)
+    names = [FIELDS[kind]] if kind != "learn2reg" else ["d.npz", "d.nii"]
+    for name in names:
+        write(tmp_path / name, field, kind, fixed=fixed, moving=fixed)
+        found = read(tmp_path / name, kind, fixed=fixed, moving=fixed)
+        assert found.is_flat
+        assert (found.displacement - field.displacement).abs().max() < 1e-5
+
+
+def test_an_affine_map_between_2_d_files_for_elastix(tmp_path):
+    fixed = Grid((9, 8), np.diag([1.5, -2.0, 1.0, 1.0]), is_flat=True)
+    matrix = np.array([[1.1, 0.2, 0, 3], [-0.1, 0.9, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write(tmp_path / "p.txt", Affine(matrix, True), "elastix", fixed=fixed)
+    assert "(Size 9 8)" in (tmp_path / "p.txt").read_text()
+    found = read(tmp_path / "p.txt")
+    assert found.is_flat
+    np.testing.assert_allclose(found.matrix, matrix, atol=1e-14)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_flirts_matrix_leads_from_moving_to_fixed_in_its_millimetres(seed, tmp_path):
     rng, fixed, moving = pair(seed)
@@ -263,6 +290,21 @@ def test_niftis_that_are_not_read_or_must_be_named(shape, intent, name, p1, word
     with pytest.raises(ValueError, match=words) as caught:
         read(tmp_path / "d.nii")
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_that_are_scaled(tmp_path):
+    values = np.random.default_rng(0).integers(-300, 300, (6, 5, 4, 1, 3)).astype(np.int16)
+    file = nib.Nifti1Image(values, np.diag([2.0, 3.0, 1.0, 1.0]))
+    file.header.set_intent(1007, name="NREG_TRANS")
+    file.header["intent_p1"] = 1
+    file.header.set_slope_inter(0.01, 0.5)
+    nib.save(file, tmp_path / "d.nii.gz")
+    assert nib.load(tmp_path / "d.nii.gz").dataobj.slope == np.float32(0.01)
+    found = read(tmp_path / "d.nii.gz")
+    expected = (values[:, :, :, 0] * 0.01 + 0.5) / [2, 3, 1]
+    np.testing.assert_allclose(
+        np.moveaxis(found.displacement[0].numpy(), 0, -1), expected, atol=1e-6
+    )
 
 
 def test_niftyregs_slices_have_two_components(tmp_path):

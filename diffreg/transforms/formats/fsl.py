@@ -8,6 +8,7 @@ w(p) = D_m A_m^-1 T A_f p  [- D_f p]      a warp, absolute [relative], on the fi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,10 @@ def _applied(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def _reader(relative: bool) -> Callable[[Path, Places], Field]:
     def read(path: Path, places: Places) -> Field:
         to_fixed, to_moving = _both(path, places)
-        values, grid = nifti.vectors_of(path, nifti.opened(path))
-        check_grid(path, grid, places.of_fixed(path, _WHY).grid)
+        fixed = places.of_fixed(path, _WHY).grid
+        values, there = nifti.vectors_of(path, nifti.opened(path))
+        check_grid(path, there, fixed)
+        grid = replace(fixed, name=str(path))
         here = nifti.positions(grid)
         if relative:
             values = values + _applied(to_fixed, here)
