@@ -39,7 +39,7 @@ def _groups(path: Path, file: Any) -> list[Any]:
     if _GROUP not in file or not hasattr(file[_GROUP], "keys"):
         raise ValueError(f"{path} holds no transform of ITK: it has no {_GROUP}")
     names = list(file[_GROUP])
-    if not all(name.isdecimal() for name in names):
+    if not all(isinstance(name, str) and name.isdecimal() for name in names):  # else bytes
         raise ValueError(f"{path}: the groups of {_GROUP} must be numbers, got {names[:4]}")
     groups = [file[_GROUP][name] for name in sorted(names, key=int)]
     if any(not hasattr(group, "keys") or "TransformType" not in group for group in groups):
