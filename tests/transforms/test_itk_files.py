@@ -1,5 +1,7 @@
 """ITK's files: SimpleITK leads points by each where we do; refusals in words."""
 
+import sys
+
 import drawn_transforms as drawn
 import h5py
 import nibabel as nib
@@ -290,6 +292,17 @@ def test_text_that_is_none_is_refused(text, words, tmp_path):
     (tmp_path / "t.tfm").write_text(text)
     with pytest.raises(ValueError, match=words):
         read(tmp_path / "t.tfm")
+
+
+def test_without_h5py_it_is_said_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(
+        ImportError, match=r"h5py is needed for \.h5 files: pip install 'diffreg\[h5"
+    ):
+        write(tmp_path / "t.h5", Affine(np.eye(4)))
+    (tmp_path / "t.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(ImportError, match="h5py is needed"):
+        read(tmp_path / "t.h5")
 
 
 def test_h5_files_that_are_none_are_refused(tmp_path):
