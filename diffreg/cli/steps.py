@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffreg.transforms import Chain, Transform
 
+_BAD = 0.05  # voxels: an inverse that found its points is far below
 _INVERTED = re.compile(r"\[(?P<file>.+?)\s*,\s*(?P<flag>[01])\]|(?P<other>.+),\s*(?P<power>-?1)")
 
 
@@ -22,30 +23,37 @@ class Steps:
         chain: a point of the fixed image passes its first part first.
         names: of the steps, in that order.
         notes: what is to say of them: how well an inverse does.
+        ends: to and from which image they lead.
     """
 
     chain: Chain
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    ends: tuple[str, str] = ("moving", "fixed")
 
     @property
     def order(self) -> str:
         """As people draw it: "moving <- affine.mat <- displacement.nii.gz <- fixed"."""
-        return " <- ".join(["moving", *reversed(self.names), "fixed"])
+        return " <- ".join([self.ends[0], *reversed(self.names), self.ends[1]])
 
     def inverse(self) -> Steps:
         """The way back."""
         names = tuple(f"inverse of {name}" for name in reversed(self.names))
         chain = self.chain.inverse()
-        return Steps(chain, names, (*self.notes, *_residuals(chain)))
+        notes = (*self.notes, *residuals(chain))
+        return Steps(chain, names, notes, (self.ends[1], self.ends[0]))
 
 
-def read_steps(named: Sequence[str], fixed: Any = None, moving: Any = None) -> Steps:
+def read_steps(
+    named: Sequence[str], fixed: Any = None, moving: Any = None, format: str | None = None
+) -> Steps:
     """Read what the command line names.
 
     Args:
         named: at least one.
-        fixed, moving: images whose grids some formats need.
+        fixed, moving: images whose grids some formats need; of one that is inverted they are
+            exchanged, since its file leads the other way.
+        format: of those that name none.
 
     Raises:
         FileNotFoundError, ValueError: a file that is no transform, or that has no inverse.
@@ -56,12 +64,13 @@ def read_steps(named: Sequence[str], fixed: Any = None, moving: Any = None) -> S
 
     transforms, names, notes = [], [], []
     for text in named:
-        place, format_, inverted = parsed(text)
-        transform = _read(place, format_, fixed, moving)
+        place, named_format, inverted = parsed(text)
+        between = (moving, fixed) if inverted else (fixed, moving)
+        transform = _read(place, named_format or format, *between)
         name = Path(place).name or place
         if inverted:
             transform, name = transform.inverse(), f"inverse of {name}"
-            notes += _residuals(transform)
+            notes += residuals(transform)
         transforms.append(transform)
         names.append(name)
     return Steps(compose(transforms), tuple(names), tuple(notes))
@@ -96,7 +105,14 @@ def _read(place: str, format_: str | None, fixed: Any, moving: Any) -> Transform
     return read(place, format_, fixed=fixed, moving=moving)
 
 
-def _residuals(transform: Transform) -> list[str]:
-    """How well the inverses of fields do."""
-    found = [getattr(step, "residual", None) for step in transform.steps]
-    return [f"residual of the inverse: {residual}" for residual in found if residual]
+def residuals(transform: Transform) -> list[str]:
+    """How well the inverses of fields do; what did not come to an end is a warning."""
+    lines = []
+    for step in transform.steps:
+        residual = getattr(step, "residual", None)
+        if residual is not None:
+            bad = residual.at_voxels > _BAD * min(step.grid.spacing)
+            lines.append(
+                f"{'diffreg: warning: ' if bad else ''}residual of the inverse: {residual}"
+            )
+    return lines

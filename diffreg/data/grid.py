@@ -69,6 +69,17 @@ class Grid:
         return self.axes / np.linalg.norm(self.axes, axis=0)
 
     @property
+    def volume(self) -> tuple[int, int, int]:
+        """(X, Y, Z), of which a slice has one plane."""
+        x, y, z = (*self.size, 1)[:3]
+        return x, y, z
+
+    @property
+    def in_space(self) -> np.ndarray:
+        """(4, 4), voxel -> RAS mm; of a 2-D file that of its x-y plane alone, depth 1 mm."""
+        return _without_depth(self.affine) if self.is_flat else self.affine
+
+    @property
     def origin(self) -> np.ndarray:
         """(3,), where the first voxel lies, RAS mm."""
         return self.affine[:3, 3]

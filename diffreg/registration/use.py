@@ -14,9 +14,9 @@ from diffreg.data.given import in_kind, on_grid_of
 from diffreg.data.labels import looks_like_labels
 from diffreg.data.resampling import coverage, resample_to, usual_fill
 from diffreg.fields import warp_points
+from diffreg.fields.inversion import Residual
 from diffreg.ops._checks import check_choice
 from diffreg.transforms import Field
-from diffreg.transforms.inversion import Residual
 
 
 def applied(

@@ -2,7 +2,7 @@
 
 from diffreg.transforms.files import FORMATS, format_of, read, read_field, write
 from diffreg.transforms.on_grid import flattened
-from diffreg.transforms.resample import resample
+from diffreg.transforms.resampling import resample
 from diffreg.transforms.values import Affine, Chain, Field, Transform, compose
 
 __all__ = [

@@ -5,17 +5,19 @@ x(p) = L (p + u(p))      L (4, 4) from voxels to RAS mm, u in voxels of the grid
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
 from diffreg.ops import affine_warp
-from diffreg.transforms.values import REACH, Affine, Field, Transform, upright
+from diffreg.transforms.values import EDGE, REACH, Affine, Field, Transform
 
-_EDGE = 1e-4  # voxels, by which the bounds of a grid are shifted against rounding
+_TOLD = 0.01  # share of the voxels outside a field's grid from which it is said
 
 
 class Reached(NamedTuple):
@@ -24,12 +26,10 @@ class Reached(NamedTuple):
     Args:
         matrix: (4, 4), voxels to RAS mm.
         displacement: (1, 3, X, Y, Z), voxels of the grid, of which a slice has one plane; None: 0.
-        missed: the share of the voxels at which some field was asked outside its grid.
     """
 
     matrix: np.ndarray
     displacement: Tensor | None
-    missed: float
 
 
 def reached(
@@ -48,8 +48,11 @@ def reached(
 
     Raises:
         ValueError: a field's grid and the voxels have nothing in common.
+
+    Warns:
+        FileWarning: more than 1 % of the voxels are outside a field's grid, where it moves nothing.
     """
-    matrix, u, missed = upright(grid), None, torch.zeros((), dtype=torch.bool)
+    matrix, u, missed = grid.in_space, None, torch.zeros((), dtype=torch.bool)
     for step in transform.steps:
         if isinstance(step, Affine):
             matrix = step.matrix @ matrix
@@ -62,7 +65,15 @@ def reached(
             )
         u = moved if u is None else u.add_(moved)
         missed = missed.to(outside.device) | outside
-    return Reached(matrix, u, float(missed.to(torch.float64).mean()))
+    share = float(missed.to(torch.float64).mean())
+    if share > _TOLD:
+        warnings.warn(
+            f"{100 * share:.3g} % of the voxels of {grid.name} lie outside the grid of a field, "
+            "where it moves nothing",
+            FileWarning,
+            stacklevel=2,
+        )
+    return Reached(matrix, u)
 
 
 def flattened(transform: Transform, grid: Grid, dtype: torch.dtype = torch.float32) -> Field:
@@ -77,7 +88,10 @@ def flattened(transform: Transform, grid: Grid, dtype: torch.dtype = torch.float
         The field: exact at the voxels, linear between them.
 
     Raises:
-        ValueError: a field of the transform misses the grid, or a slice's voxels leave their plane.
+        ValueError: a field of the transform misses the grid, or a slice's voxels leave its plane.
+
+    Warns:
+        FileWarning: as `reached`.
 
     Example:
         >>> import numpy as np
@@ -88,9 +102,9 @@ def flattened(transform: Transform, grid: Grid, dtype: torch.dtype = torch.float
         >>> flattened(Affine(move), Grid((2, 2, 2), np.eye(4))).displacement[0, 0].unique()
         tensor([3.])
     """
-    matrix, u, _ = reached(transform, grid, torch.float64)
-    size = _volume(grid)
-    total = np.linalg.solve(upright(grid), matrix)  # voxels to voxels
+    matrix, u = reached(transform, grid, torch.float64)
+    size = grid.volume
+    total = np.linalg.solve(grid.in_space, matrix)  # voxels to voxels
     axes = torch.from_numpy(total[:3, :3])
     points = torch.stack(
         torch.meshgrid(*[torch.arange(n, dtype=torch.float64) for n in size], indexing="ij")
@@ -114,11 +128,6 @@ def _in_plane(found: Tensor, grid: Grid) -> Tensor:
     return found[:2, ..., 0]
 
 
-def _volume(grid: Grid) -> tuple[int, ...]:
-    """(X, Y, Z), of which a slice has one plane."""
-    return (*grid.size, 1)[:3]
-
-
 def _moved(
     step: Field,
     matrix: np.ndarray,
@@ -128,8 +137,8 @@ def _moved(
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
     """What a field adds to the displacement, and which voxels lie outside its grid."""
-    to_field = np.linalg.solve(upright(step.grid), matrix)
-    back = np.linalg.solve(matrix[:3, :3], upright(step.grid)[:3, :3])  # the field's voxels to ours
+    to_field = np.linalg.solve(step.grid.in_space, matrix)
+    back = np.linalg.solve(matrix[:3, :3], step.grid.in_space[:3, :3])  # the field's voxels to ours
     field = step.displacement.to(device, dtype)
     if step.grid.dimensions == 2:
         field = torch.cat([field, torch.zeros_like(field[:, :1])], 1)[..., None]
@@ -156,10 +165,10 @@ def _inside(
 ) -> Tensor:
     """1 where voxels lie in a field's grid, else 0: (1, 1, X, Y, Z)."""
     to_field = to_field.copy()
-    size = _volume(field)
+    size = field.volume
     if field.dimensions == 2:  # a flat one holds anywhere
         to_field[2] *= 0.0 if field.is_flat else 0.5 / REACH
-    to_field[:3, 3] += _EDGE
+    to_field[:3, 3] += EDGE
     ones = torch.ones((1, 1, *size), dtype=dtype, device=device)
     return _read(ones, to_field, u, grid, "zeros", "nearest")
 
@@ -174,7 +183,7 @@ def _read(
 ) -> Tensor:
     """An image (1, C, X, Y, Z) at matrix (p + u(p), 1) on a grid."""
     map_ = torch.from_numpy(matrix[None, :3].copy()).to(image.device)
-    size = _volume(grid) if u is None else None
+    size = grid.volume if u is None else None
     return affine_warp(image, map_, u, size, interpolation, padding)
 
 

@@ -26,13 +26,15 @@ class Several(NamedTuple):
         channels: (C, *S), numbers of its own type.
         place: of each channel.
         given: the nibabel or SimpleITK image, whose kind comes back.
+        is_series: whether each channel is an image, not a component or a colour.
     """
 
     channels: np.ndarray
     place: Image
     given: Any
+    is_series: bool = False
 
-    def on(self, onto: Image, channels: np.ndarray) -> Any:
+    def back(self, channels: np.ndarray, onto: Image) -> Any:
         """Other numbers (C, *S) on another grid, in the kind that was given."""
         if hasattr(self.given, "dataobj"):
             return _to_nibabel(channels, onto, self.given)
@@ -81,7 +83,8 @@ def _of_nibabel(file: Any, path: Path) -> Several:
     elif array.dtype != file.get_data_dtype():
         array = array.astype(np.float32)  # scaled, which nibabel does in double
     array = array.reshape(*place.shape, -1)
-    return Several(np.moveaxis(array, -1, 0), place, file)
+    is_series = file.get_data_dtype().names is None and prod(file.shape[4:]) == 1
+    return Several(np.moveaxis(array, -1, 0), place, file, is_series)
 
 
 def _to_nibabel(channels: np.ndarray, onto: Image, like: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from diffreg.data.grid import Grid
 from diffreg.fields import FoldCertificate, fold_certificate, warp_points
-from diffreg.transforms.inversion import Residual, inverted
+from diffreg.fields.inversion import Residual, inverted
 
 # How far off its plane, in slices, a slice's field holds: ITK's file has three planes of it.
 REACH = 1.5
-# A grid ends half a voxel beyond its outer voxel centres, as ITK's does; less what rounding leaves.
-_HALF, _ROUNDING = 0.5, 1e-9
+# A grid ends half a voxel beyond its outer voxel centres, as ITK's does; its bounds are shifted by
+# so many voxels against rounding.
+EDGE = 1e-4
 
 
 class Transform(ABC):
@@ -110,6 +111,9 @@ class Affine(Transform):
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
         if not (lengths > 0).all() or not abs(np.linalg.det(matrix[:3, :3] / lengths)) > 1e-9:
             raise ValueError("matrix must not be singular: it leads all of space onto a plane")
+        out_of_plane = np.abs([*matrix[2, [0, 1, 3]], *matrix[:2, 2]])
+        if self.is_flat and out_of_plane.max() > 1e-6:
+            raise ValueError("matrix must stay in the x-y plane of 2-D files, and leads out of it")
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
 
@@ -153,7 +157,7 @@ class Field(Transform):
 
     displacement: Tensor
     grid: Grid
-    residual: Residual | None = field(default=None, compare=False)
+    residual: Residual | None = None
 
     def __post_init__(self) -> None:
         u, expected = self.displacement, (1, self.grid.dimensions, *self.grid.size)
@@ -184,14 +188,17 @@ class Field(Transform):
         """Which points (K, 3), RAS mm, lie in its grid: bools (K,)."""
         return self._inside(self._voxels(points))
 
-    def inverse(self) -> Field:
+    def inverse(self, certificate: FoldCertificate | None = None) -> Field:
         """The way back, on the same grid, with its residual, by fixed points and Newton's method.
+
+        Args:
+            certificate: of this field, where it is known.
 
         Raises:
             ValueError: the field folds.
         """
-        certificate = self.certificate()
-        if not certificate.passes:
+        certificate = certificate or self.certificate()
+        if certificate.folded_cells:
             raise ValueError(
                 f"{self.grid.name}: there is no inverse where a field folds: {certificate}"
             )
@@ -210,17 +217,15 @@ class Field(Transform):
 
     def _voxels(self, points: np.ndarray) -> np.ndarray:
         """Points (K, 3), RAS mm, in voxels; a third coordinate in slices from a slice's plane."""
-        affine = upright(self.grid)
+        affine = self.grid.in_space
         return (points - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
 
     def _inside(self, voxels: np.ndarray) -> np.ndarray:
         axes = self.grid.dimensions
-        ends = np.array(self.grid.size) - _HALF
-        inner = voxels[:, :axes]
-        within = (inner >= -_HALF - _ROUNDING) & (inner < ends + _ROUNDING)
-        inside = np.all(within, axis=1)
+        inner = voxels[:, :axes] + EDGE
+        inside = np.all((inner >= -0.5) & (inner < np.array(self.grid.size) - 0.5), axis=1)
         if axes == 2 and not self.is_flat:
-            inside = inside & (np.abs(voxels[:, 2]) < REACH + _ROUNDING)
+            inside = inside & (np.abs(voxels[:, 2]) < REACH)
         return inside
 
 
@@ -233,7 +238,7 @@ class Chain(Transform):
 
     Raises:
         TypeError: something else among them.
-        ValueError: none.
+        ValueError: there is none at all.
     """
 
     parts: tuple[Affine | Field, ...]
@@ -271,7 +276,7 @@ def compose(transforms: Iterable[Transform]) -> Chain:
 
     Raises:
         TypeError: something that is no transform.
-        ValueError: none.
+        ValueError: there is none at all.
 
     Example:
         >>> import numpy as np
@@ -287,12 +292,3 @@ def compose(transforms: Iterable[Transform]) -> Chain:
             raise TypeError(f"transforms must be transforms, got {type(transform).__name__}")
         parts += transform.steps
     return Chain(tuple(parts))
-
-
-def upright(grid: Grid) -> np.ndarray:
-    """(4, 4), voxel -> RAS mm, of a grid; a 2-D file's is of its x-y plane alone."""
-    if not grid.is_flat:
-        return grid.affine
-    affine = np.eye(4)
-    affine[:2, :2], affine[:2, 3] = grid.affine[:2, :2], grid.affine[:2, 3]
-    return affine

@@ -213,6 +213,7 @@ def test_numbers_in_other_types(dtype, tmp_path):
     assert np.abs(read(name)(points) - field(points)).max() < 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:.*outside the grid of a field")
 def test_a_chain_becomes_one_field_on_the_fixed_grid(tmp_path):
     rng = np.random.default_rng(3)
     on, elsewhere = drawn.grid(rng, (7, 8, 6)), drawn.grid(rng, (6, 6, 6))

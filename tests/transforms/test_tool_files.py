@@ -67,6 +67,7 @@ def test_affine_maps_there_and_back(kind, seed, tmp_path):
         assert format_of(path) == kind
 
 
+@pytest.mark.filterwarnings("ignore:.*outside the grid of a field")
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", FIELDS)
 def test_fields_there_and_back(kind, seed, tmp_path):

@@ -27,6 +27,7 @@ def test_points_are_led_where_itk_leads_them(seed):
         assert np.abs(transform(points) - drawn.itk_points(transform, points)).max() < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:.*outside the grid of a field")
 @pytest.mark.parametrize("seed", range(4))
 def test_a_chain_on_a_grid_is_what_it_does_with_each_voxel(seed):
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ from diffreg._files import read_text, replacing
 from diffreg.data.geometry import Image
 from diffreg.data.grid import Grid, in_words
 from diffreg.transforms.on_grid import flattened
-from diffreg.transforms.values import Affine, Field, Transform, upright
+from diffreg.transforms.values import Affine, Field, Transform
 
 # Bytes of a text that holds one map; such files have some 2,000.
 _LARGEST = 2**20
@@ -95,7 +95,7 @@ def check_grid(path: Path, grid: Grid, fixed: Grid) -> None:
         ValueError: it has another size, or lies elsewhere.
     """
     check_size(path, grid.size, fixed)
-    difference = (upright(grid) - upright(fixed)) @ fixed.corners
+    difference = (grid.in_space - fixed.in_space) @ fixed.corners
     apart = float(np.linalg.norm(difference, axis=0).max())
     if not apart <= _APART * min(fixed.spacing):
         raise ValueError(

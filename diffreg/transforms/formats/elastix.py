@@ -20,7 +20,7 @@ from diffreg.transforms.formats.adapter import (
     write_text,
 )
 from diffreg.transforms.formats.itk_linear import linear_of
-from diffreg.transforms.values import Affine, Transform, compose, upright
+from diffreg.transforms.values import Affine, Transform, compose
 
 _LARGEST = 2**28  # bytes: that of a spline is read, and refused by its name
 _LINE = re.compile(r"^\s*\(\s*(\w+)\s+(.*?)\s*\)\s*(?://.*)?$", re.MULTILINE)
@@ -101,7 +101,7 @@ def _write(path: Path, transform: Transform, places: Places) -> None:
     grid = places.of_fixed(path, "the file says on which grid transformix resamples").grid
     n = 2 if affine.is_flat else 3
     kept = [*range(n), 3]
-    itk, place = LPS @ affine.matrix @ LPS, LPS @ upright(grid)
+    itk, place = LPS @ affine.matrix @ LPS, LPS @ grid.in_space
     itk, place = itk[np.ix_(kept, kept)], place[np.ix_(kept, kept)]
     spacing = np.linalg.norm(place[:n, :n], axis=0)
     values = {

@@ -25,7 +25,7 @@ from diffreg.transforms.formats.adapter import (
     text_of,
     write_text,
 )
-from diffreg.transforms.values import Affine, Field, Transform, upright
+from diffreg.transforms.values import Affine, Field, Transform
 
 INTENT, ECODE = 1006, 14
 _VOXELS, _RAS = 0, 1
@@ -49,7 +49,7 @@ def _affine(
 
 def _geometry(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The other way: size, voxel, axes and centre."""
-    affine, size = upright(grid), np.array((*grid.size, 1)[:3])
+    affine, size = grid.in_space, np.array((*grid.size, 1)[:3])
     voxel = np.linalg.norm(affine[:3, :3], axis=0)
     return size, voxel, affine[:3, :3] / voxel, affine[:3, 3] + affine[:3, :3] @ (size / 2)
 

@@ -28,7 +28,7 @@ from diffreg.transforms.formats.adapter import (
     text_of,
     write_text,
 )
-from diffreg.transforms.values import Affine, Field, Transform, upright
+from diffreg.transforms.values import Affine, Field, Transform
 
 _FIELD = 2006
 _WHY = "FSL's millimetres are of its voxels, and of their handedness"
@@ -36,7 +36,7 @@ _WHY = "FSL's millimetres are of its voxels, and of their handedness"
 
 def _to_fsl(image: Image) -> np.ndarray:
     """(4, 4), from RAS mm to FSL's mm of an image; one whose header has no form is not flipped."""
-    grid, affine = image.grid, upright(image.grid)
+    grid, affine = image.grid, image.grid.in_space
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     scale = np.diag([*spacing, 1.0])
     formless = image.header is not None and not any(codes_of(image.header))

@@ -15,7 +15,7 @@ from diffreg.data._forms import affine_of
 from diffreg.data._limits import check_size
 from diffreg.data.grid import Grid
 from diffreg.data.vectors import to_voxels, to_world
-from diffreg.transforms.values import Field, upright
+from diffreg.transforms.values import Field
 
 ENDINGS = _nifti.ENDINGS
 # Intent codes: what FSL's fnirt and topup write that is no dense field lies among these.
@@ -75,7 +75,7 @@ def vectors_of(path: Path, file: Any) -> tuple[np.ndarray, Grid]:
 
 def positions(grid: Grid) -> np.ndarray:
     """(X, Y, Z, 3), where the voxels of a grid lie, RAS mm."""
-    return voxels(grid) @ upright(grid)[:3, :3].T + upright(grid)[:3, 3]
+    return voxels(grid) @ grid.in_space[:3, :3].T + grid.in_space[:3, 3]
 
 
 def voxels(grid: Grid) -> np.ndarray:
@@ -126,8 +126,8 @@ def save(
     if not np.all(np.isfinite(stored)):
         raise ValueError(f"{path}: the transform has numbers that are infinite in float32")
     file = nib.Nifti1Image(stored, None)
-    file.set_qform(upright(grid), 1)
-    file.set_sform(upright(grid), 1)
+    file.set_qform(grid.in_space, 1)
+    file.set_sform(grid.in_space, 1)
     file.header.set_intent(code, name=name, allow_unknown=True)
     file.header["intent_p1"] = p1
     file.header.set_xyzt_units("mm")

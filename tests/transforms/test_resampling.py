@@ -119,7 +119,7 @@ def test_series_vectors_and_colours(tmp_path):
     series = np.stack([drawn.image(rng, moving.size) for _ in range(3)], -1).astype(np.int16)
     file = nib.Nifti1Image(series, moving.affine)
     file.header["pixdim"][4] = 2.5
-    found = resample(file, fixed, chain)
+    found = resample(file, fixed, chain, fill=0)
     assert found.shape == (*fixed.size, 3) and found.get_data_dtype() == np.int16
     assert found.header["pixdim"][4] == 2.5 and np.allclose(found.affine, fixed.affine)
     for k in range(3):
@@ -143,6 +143,36 @@ def test_series_vectors_and_colours(tmp_path):
     apart = np.abs(sitk.GetArrayFromImage(ours) - sitk.GetArrayFromImage(theirs))
     assert ours.GetOrigin() == pytest.approx(theirs.GetOrigin())
     assert (apart.max(-1) > 1e-2).sum() <= 2
+
+
+def test_a_series_is_what_its_volumes_are():
+    """Labels are not blended, a CT is filled with air, and a number that is none is outside."""
+    half = np.eye(4)
+    half[0, 3] = 0.5
+    labels = np.repeat(np.array([2, 2, 7, 7, 7], np.int16)[:, None, None], 6, 1).repeat(6, 2)
+    both = nib.Nifti1Image(np.stack([labels, labels[::-1]], -1), np.eye(4))
+    found = np.asarray(resample(both, both, Affine(half)).dataobj)
+    assert set(np.unique(found)) == {0, 2, 7}
+    air = np.full((6, 5, 4, 2), -1000.0, np.float32)
+    air[1:4, 1:4, 1:3] = np.random.default_rng(0).normal(30, 9, (3, 3, 2, 2))
+    air[2, 2, 2, 1] = np.nan
+    alone = [diffreg.image(air[..., 0], np.eye(4))]
+    with pytest.warns(FileWarning, match="1 of 240 numbers are NaN or infinite"):
+        series = np.asarray(resample(nib.Nifti1Image(air, np.eye(4)), both, Affine(half)).dataobj)
+    with pytest.warns(FileWarning, match="1 of 120 voxels are NaN"):
+        alone.append(diffreg.image(air[..., 1], np.eye(4)))
+    for k, image in enumerate(alone):
+        one = resample(image, both, Affine(half), "linear").data[0, 0].numpy()
+        assert np.array_equal(series[..., k], one) and one.min() == -1000
+
+
+def test_many_volumes_are_sampled_some_at_a_time(monkeypatch):
+    series = np.random.default_rng(0).normal(size=(6, 5, 4, 7)).astype(np.float32)
+    file = nib.Nifti1Image(series, np.eye(4))
+    whole = np.asarray(resample(file, file, drawn.affine(np.random.default_rng(1))).dataobj)
+    monkeypatch.setattr("diffreg.transforms.resampling._AT_ONCE", 300)
+    parts = np.asarray(resample(file, file, drawn.affine(np.random.default_rng(1))).dataobj)
+    assert np.array_equal(whole, parts)
 
 
 def test_a_scaled_series_comes_back_unscaled(tmp_path):
@@ -189,6 +219,7 @@ def test_a_field_of_half_the_image_is_warned_of():
     [
         ({"interpolation": "cubic"}, "interpolation must be"),
         ({"fill": np.nan}, "fill must be a finite number"),
+        ({"image": np.ones((4, 4, 4), np.uint8), "fill": -1000}, "fill must be a value of uint8"),
         ({"by": [1]}, "transforms must be transforms, got int"),
         ({"image": nib.Nifti1Image(np.ones((4, 4, 4), np.complex64), np.eye(4))}, "complex"),
     ],
