@@ -8,7 +8,8 @@ import torch
 
 from diffreg.cli.main import main
 from diffreg.cli.steps import parsed
-from diffreg.transforms import compose, read, resample, write
+from diffreg.data.grid import Grid
+from diffreg.transforms import Affine, Field, compose, read, resample, write
 
 SIZE = (12, 13, 11)
 
@@ -77,11 +78,14 @@ def test_there_and_back_through_a_format(here, name, format_, capsys):
     assert run("convert", name, "back.h5", *(["--from", format_] if format_ else []), *PAIR) == 0
     named = f"{format_}:{name}" if format_ else name
     assert run("apply", "-t", named, "moving.nii.gz", *PAIR[:2], "-o", "a.nii.gz", "--fill", 0) == 0
-    assert run("certify", name, *(["--from", format_] if format_ else []), *PAIR) in (0, 1)
+    assert run("certify", name, *(["--from", format_] if format_ else []), *PAIR) == 0
     out = capsys.readouterr().out
-    assert f"{name}: {format_ or 'itk-field'}" in out and f"{name}: " in out.splitlines()[-1]
+    assert f"{name}: {format_ or 'itk-field'}" in out
+    assert f"{name}: homeomorphism" in out.splitlines()[-1]
     whole = compose([read("warp.nii.gz"), read("affine.mat")])
-    points = nib.load("fixed.nii.gz").affine[:3, 3] + np.zeros((1, 3))  # the first voxel
+    file = nib.load("fixed.nii.gz")
+    voxels = np.random.default_rng(0).integers(0, file.shape, (40, 3))
+    points = voxels @ file.affine[:3, :3].T + file.affine[:3, 3]
     assert np.abs(read("back.h5")(points) - whole(points)).max() < 1e-4
     exact = resample("moving.nii.gz", "fixed.nii.gz", whole, "linear", 0.0).data[0, 0].numpy()
     apart = np.abs(nib.load("a.nii.gz").get_fdata() - exact)
@@ -101,7 +105,7 @@ def test_an_affine_goes_to_fsl_and_back_and_must_be_named(here, capsys):
 def test_invert_and_its_residual(here, capsys):
     assert run("invert", "warp.nii.gz", "-o", "inverse.nii.gz") == 0
     said = capsys.readouterr().err
-    assert "moving <- inverse of warp.nii.gz <- fixed" in said
+    assert "fixed <- inverse of warp.nii.gz <- moving" in said
     assert "residual of the inverse: " in said and "mm at its voxels" in said
     points, warp = points_of("fixed.nii.gz"), read("warp.nii.gz")
     back = read("inverse.nii.gz")(warp(points))
@@ -141,7 +145,8 @@ def test_info_of_each_part(here, capsys):
     said = capsys.readouterr().out
     for words in (
         "whole.h5: itk-h5",
-        "direction: points of the fixed image to the moving one",
+        "stored: fixed to moving, LPS mm, the last one stored is applied first",
+        "read as: points of the fixed image to the moving one, RAS mm",
         "field: 12 x 13 x 11 voxels of",
         "smallest determinant",
         "affine: turned by",
@@ -152,12 +157,45 @@ def test_info_of_each_part(here, capsys):
 
 def test_certify_of_a_chain_says_where_it_mirrors(here, capsys):
     mirror = np.diag([-1.0, 1, 1, 1])
-    from diffreg.transforms import Affine
-
     write("mirrored.h5", compose([read("warp.nii.gz"), Affine(mirror)]))
     assert run("certify", "mirrored.h5") == 1
     said = capsys.readouterr().out
     assert "homeomorphism" in said and "the affine map mirrors: its determinant is -1" in said
+
+
+def test_certify_judges_the_whole_map_in_mm(here, capsys):
+    """Twice as small along every axis: an eighth of every determinant of the warp."""
+    write("small.h5", compose([read("warp.nii.gz"), Affine(np.diag([0.5, 0.5, 0.5, 1]))]))
+    assert run("certify", "warp.nii.gz", "--threshold", 0.3) == 0
+    assert run("certify", "small.h5", "--threshold", 0.3) == 1
+    said = capsys.readouterr().out.splitlines()
+    smallest = float(said[0].partition("smallest determinant ")[2].split()[0])
+    assert said[-1].startswith("in RAS mm: the determinant of the whole map is at least ")
+    assert float(said[-1].split()[-1]) == pytest.approx(smallest / 8, rel=1e-2)
+    assert run("certify", "affine.mat") == 0
+    assert "the determinant of the whole map is " in capsys.readouterr().out
+
+
+def test_a_step_that_is_inverted_leads_the_other_way(here):
+    """FSL's files mean nothing without the images, which are exchanged then."""
+    assert run("convert", "affine.mat", "flirt.mat", "--to", "fsl-flirt", *PAIR) == 0
+    swapped = ("--fixed", "moving.nii.gz")
+    for name, out in (("affine.mat", "itk.nii.gz"), ("fsl-flirt:flirt.mat", "fsl.nii.gz")):
+        words = ["-t", f"[{name},1]", "fixed.nii.gz", *swapped, "-o", out]
+        assert run("apply", *words, "--fill", 0) == 0
+    itk, fsl = (nib.load(name).get_fdata() for name in ("itk.nii.gz", "fsl.nii.gz"))
+    assert np.ptp(itk) > 50 and (np.abs(itk - fsl) > 1e-2).sum() <= 2
+
+
+def test_formats_are_named_in_three_ways(here, capsys):
+    assert run("convert", "affine.mat", "greedy.mat", "--to", "greedy") == 0
+    capsys.readouterr()
+    for words in (["info", "greedy:greedy.mat"], ["info", "greedy.mat", "--from", "greedy"]):
+        assert run(*words) == 0
+        assert "greedy, c3d, ITK-SNAP" in capsys.readouterr().out
+    assert run("certify", "greedy:greedy.mat") == 0
+    assert run("convert", "greedy.mat", "a.mat", "--from", "gredy") == 2
+    assert "format must be one of itk-text" in capsys.readouterr().err
 
 
 def test_a_series_is_applied_whole(here):
@@ -166,7 +204,7 @@ def test_a_series_is_applied_whole(here):
         [moving.get_fdata(dtype=np.float32), 2 * moving.get_fdata(dtype=np.float32)], -1
     )
     nib.save(nib.Nifti1Image(series, moving.affine), "series.nii.gz")
-    assert run("apply", *BOTH, "series.nii.gz", *PAIR[:2], "-o", "s.nii.gz") == 0
+    assert run("apply", *BOTH, "series.nii.gz", *PAIR[:2], "-o", "s.nii.gz", "--fill", 0) == 0
     found = nib.load("s.nii.gz").get_fdata()
     assert found.shape == (*SIZE, 2) and np.allclose(found[..., 1], 2 * found[..., 0], rtol=1e-5)
     assert run("apply", *BOTH, "series.nii.gz", *PAIR[:2], "-o", "t.nii.gz", "--time", 1) == 0
@@ -208,9 +246,6 @@ def test_a_field_that_misses_the_image_is_no_quiet_identity(here, capsys):
 
 
 def test_a_folding_field_is_not_inverted(here, capsys):
-    from diffreg.data.grid import Grid
-    from diffreg.transforms import Field
-
     u = torch.zeros(1, 3, 6, 6, 6)
     u[0, 0, 3, 3, 3] = 2.5
     write("folded.nii.gz", Field(u, Grid((6, 6, 6), np.eye(4))))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from diffreg._extras import require
 from diffreg.cli.options import network_of, normalization_of, progress_bar, say_method
+from diffreg.cli.steps import one_of
 from diffreg.cli.variational import beside_of, minimised_of
 
 if TYPE_CHECKING:
@@ -127,6 +128,20 @@ def run_bench(options: argparse.Namespace) -> int:
         out.mkdir(exist_ok=True)
         for path in write(result, out):
             print(path, file=sys.stderr)
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Say what a transform is; without one, what is installed."""
+    if options.transform is None:
+        from diffreg.cli.info import description
+
+        print("\n".join(description()))
+        return 0
+    from diffreg.cli.described import described_file
+
+    steps = one_of(options)
+    print("\n".join(described_file(options.transform, steps, options.source)))
     return 0
 
 

@@ -1,15 +1,40 @@
-"""What a transform is, in words."""
+"""What a transform is, in words: `diffreg info FILE`."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from diffreg.cli.steps import Steps, parsed
 from diffreg.data.grid import in_words
-from diffreg.transforms import Affine, Field, Transform
+from diffreg.transforms import FORMATS, STORED, Affine, Field, Transform, format_of
+
+
+def described_file(named: str, steps: Steps, source: str | None) -> list[str]:
+    """What a file is, and what it does.
+
+    Args:
+        named: as on the command line.
+        steps: what was read of it.
+        source: its format, where that was said.
+    """
+    place, format_, _ = parsed(named)
+    if Path(place).is_dir():
+        head = [f"{place}: a folder of register"]
+    else:
+        name = format_ or source or format_of(place)
+        head = [f"{place}: {name}, {FORMATS[name]}", f"stored: {STORED[name]}"]
+    to, of = steps.ends
+    return [
+        *head,
+        f"read as: points of the {of} image to the {to} one, RAS mm",
+        *described(steps.chain),
+    ]
 
 
 def described(transform: Transform) -> list[str]:
-    """A line for the direction, and some for each part, in the order in which a point passes them.
+    """Some lines for each part, in the order in which a point passes them; RAS mm.
 
     Args:
         transform: as `diffreg.transforms.read` gives it.
@@ -18,13 +43,10 @@ def described(transform: Transform) -> list[str]:
         >>> import numpy as np
         >>> from diffreg.cli.described import described
         >>> from diffreg.transforms import Affine
-        >>> described(Affine(np.eye(4)))[1]
+        >>> described(Affine(np.eye(4)))[0]
         'affine: turned by 0 degrees, shifted by 0 mm at the origin, determinant 1'
     """
-    lines = [
-        "direction: points of the fixed image to the moving one, as resampling needs it; "
-        "below in RAS mm"
-    ]
+    lines: list[str] = []
     for step in transform.steps:
         lines += _affine(step) if isinstance(step, Affine) else _field(step)
     return lines

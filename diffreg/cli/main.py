@@ -22,8 +22,11 @@ from typing import Any, NoReturn
 from diffreg import __version__
 from diffreg._files import FULL
 from diffreg.cli import commands, manifests
+from diffreg.cli.apply import add_apply
+from diffreg.cli.certify import add_certify
 from diffreg.cli.notices import warning_in_lines
-from diffreg.cli.transforms import add_apply, add_certify, add_info, add_transforms
+from diffreg.cli.steps import add_images, add_source
+from diffreg.cli.transforms import add_transforms
 from diffreg.cli.variational import add_beside, add_minimised
 
 AFFINE = ("auto", "none", "translation", "rigid", "similarity", "affine")
@@ -180,8 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("-o", "--out", default="demo", help="folder of the results (demo)")
     demo.set_defaults(run=commands.run_demo)
     _add_bench(commands_)
-    info = commands_.add_parser("info", help="say what is installed, or what a transform is")
-    add_info(info)
+    _add_info(commands_)
     return parser
 
 
@@ -337,6 +339,16 @@ def _add_certify(subparsers: Any) -> None:
     command = subparsers.add_parser("certify", help="say whether a transform folds, and where")
     add_certify(command)
     _add_device(command)
+
+
+def _add_info(subparsers: Any) -> None:
+    command = subparsers.add_parser("info", help="say what is installed, or what a transform is")
+    command.add_argument(
+        "transform", metavar="FILE", nargs="?", help="a transform's file; else what is installed"
+    )
+    add_source(command)
+    add_images(command)
+    command.set_defaults(run=commands.run_info)
 
 
 def _add_train(subparsers: Any) -> None:

@@ -1,7 +1,11 @@
-"""Transforms as the command line names them: FILE, FILE,-1, [FILE,1], FORMAT:FILE, or a folder."""
+"""Transforms as the command line names them: FILE, FILE,-1, [FILE,1], FORMAT:FILE, or a folder.
+
+Nothing of torch is imported where the options are read: `diffreg --help` waits for none.
+"""
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +17,48 @@ if TYPE_CHECKING:
 
 _BAD = 0.05  # voxels: an inverse that found its points is far below
 _INVERTED = re.compile(r"\[(?P<file>.+?)\s*,\s*(?P<flag>[01])\]|(?P<other>.+),\s*(?P<power>-?1)")
+
+
+STEP = (
+    "a transform's file, or a folder that `register` wrote; [FILE,1] or FILE,-1 inverts it, "
+    "FORMAT:FILE names its format; may be given again, and a point passes the first one first, as "
+    "with antsApplyTransforms"
+)
+
+
+def add_steps(command: argparse.ArgumentParser, required: bool = True) -> None:
+    """-t, as often as there are transforms."""
+    command.add_argument(
+        *("-t", "--transform"),
+        action="append",
+        required=required,
+        default=None if required else [],
+        metavar="FILE",
+        help=STEP,
+    )
+
+
+def add_source(command: argparse.ArgumentParser) -> None:
+    """--from."""
+    command.add_argument(
+        *("--from",),
+        dest="source",
+        metavar="FORMAT",
+        help="of what is read, where the file leaves it open (docs/transforms.md lists them)",
+    )
+
+
+def add_images(command: argparse.ArgumentParser) -> None:
+    """--fixed and --moving: the images between which what is read leads."""
+    command.add_argument(
+        "--fixed", metavar="IMAGE", help="the fixed image, where a format needs it"
+    )
+    command.add_argument("--moving", metavar="IMAGE", help="the moving image, where one needs it")
+
+
+def one_of(options: argparse.Namespace) -> Steps:
+    """The transform of a command that takes one."""
+    return read_steps([options.transform], options.fixed, options.moving, options.source)
 
 
 @dataclass(frozen=True)
@@ -108,9 +154,11 @@ def _read(place: str, format_: str | None, fixed: Any, moving: Any) -> Transform
 def residuals(transform: Transform) -> list[str]:
     """How well the inverses of fields do; what did not come to an end is a warning."""
     lines = []
+    from diffreg.transforms import Field
+
     for step in transform.steps:
-        residual = getattr(step, "residual", None)
-        if residual is not None:
+        residual = step.residual if isinstance(step, Field) else None
+        if isinstance(step, Field) and residual is not None:
             bad = residual.at_voxels > _BAD * min(step.grid.spacing)
             lines.append(
                 f"{'diffreg: warning: ' if bad else ''}residual of the inverse: {residual}"

@@ -17,7 +17,7 @@ from diffreg.data.images import write_image
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import read_displacement, write_displacement
-from diffreg.fields import fold_certificate
+from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.metrics import folding
 from diffreg.registration._json import read_json, write_json
 from diffreg.registration.determinants import MAPS, check_cells, write_determinants
@@ -36,8 +36,8 @@ from diffreg.registration.judgement import judged
 from diffreg.registration.outlines import fallen, outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
-from diffreg.registration.transforms import write_composites
-from diffreg.transforms import Affine, Chain, Field, compose
+from diffreg.registration.transforms import whole_map, write_composites
+from diffreg.transforms import Chain
 
 # What metrics.json says of a volume's certificate, beside its words and the place.
 _OF_VOLUMES = (
@@ -98,11 +98,13 @@ def write_registration(
             write_determinants(folder, result)
         written, _ = read_displacement(folder / DISPLACEMENT)
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
+        certificate = None
         if sum(n > 1 for n in result.fixed.shape) > 1:  # no line, which no certificate is of
-            result.metrics["certificate"] = _certificate(result, written)
+            certificate = fold_certificate(written)
+            result.metrics["certificate"] = _told(result, certificate, written.ndim == 5)
         if composites:
-            whole = compose([Field(written, result.fixed.grid), result.transform.parts[1]])
-            result.metrics["inverse"] = write_composites(folder, whole)
+            whole = whole_map(written, result.affine, result.fixed.grid)
+            result.metrics["inverse"] = write_composites(folder, whole, certificate)
         outlines = None if labels is None else outlines_of(result, *labels)
         if outlines is not None:
             result.metrics["dice"] = outlines.overlap
@@ -195,7 +197,7 @@ def read_transform(folder: str | Path) -> Chain:
     Example: `read_transform("out")([[0.0, 0.0, 0.0]])`
     """
     displacement, affine, grid = read_map(folder)
-    return compose([Field(displacement, grid.grid), Affine(affine, grid.is_flat)])
+    return whole_map(displacement, affine, grid.grid)
 
 
 def _number(value: Any) -> float | None:
@@ -226,9 +228,12 @@ def check_grid(grid: Image, fixed: Image) -> None:
         )
 
 
-def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
-    """Of the displacement as its file holds it; where a guarantee was asked for, it must pass."""
-    certificate = fold_certificate(written)
+def _told(result: Registration, certificate: FoldCertificate, volume: bool) -> dict[str, Any]:
+    """What metrics.json says of the certificate; where a guarantee was asked for, it must pass.
+
+    The certificate is of the displacement as its file holds it. Determinants of the whole map in
+    mm are those times the affine's.
+    """
     if "repair" in result.metrics and not certificate.passes:
         raise ValueError(f"the displacement cannot be guaranteed in its file: {certificate}")
     determinant = float(np.linalg.det(result.affine[:3, :3]))
@@ -236,8 +241,9 @@ def _certificate(result: Registration, written: Tensor) -> dict[str, Any]:
     if determinant < 0:
         words += f"; the affine map mirrors: its determinant is {determinant:.4g}"
     found: dict[str, Any] = {"verdict": certificate.verdict, "in_words": words}
-    if written.ndim == 5:
+    if volume:
         found |= {name: getattr(certificate, name) for name in _OF_VOLUMES}
-        found["affine_determinant"] = determinant  # those of the whole map in mm are times this
         found["where"] = list(certificate.where)
+        found["affine_determinant"] = determinant
+        found["smallest_determinant_mm"] = certificate.smallest_determinant * determinant
     return found

@@ -16,8 +16,9 @@ from diffreg.data.prepare import Compared, Prepared
 from diffreg.data.resampling import resample_to, usual_fill
 from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.registration.start import Start
+from diffreg.registration.transforms import whole_map
 from diffreg.registration.use import Inverse, applied, inverse_of, points_moved
-from diffreg.transforms import Affine, Chain, Field, compose
+from diffreg.transforms import Chain
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
 SAME_CONTRAST = {"ssd", "ncc", "lncc"}
@@ -109,9 +110,12 @@ class Registration:
 
     @property
     def transform(self) -> Chain:
-        """From the fixed image's space to the moving one's: the displacement, then the affine."""
-        flat = self.fixed.is_flat
-        return compose([Field(self.displacement, self.fixed.grid), Affine(self.affine, flat)])
+        """From the fixed image's space to the moving one's: the displacement, then the affine.
+
+        Outside the fixed grid the displacement moves nothing, as in the files and in ITK; `apply`
+        repeats its border for points there.
+        """
+        return whole_map(self.displacement, self.affine, self.fixed.grid)
 
     @cached_property
     def inverse(self) -> Inverse:

@@ -1,12 +1,13 @@
 """Transforms of every tool: values, files, resampling; each maps the fixed space to the moving."""
 
-from diffreg.transforms.files import FORMATS, format_of, read, read_field, write
+from diffreg.transforms.files import FORMATS, STORED, format_of, read, read_field, write
 from diffreg.transforms.on_grid import flattened
 from diffreg.transforms.resampling import resample
 from diffreg.transforms.values import Affine, Chain, Field, Transform, compose
 
 __all__ = [
     "FORMATS",
+    "STORED",
     "Affine",
     "Chain",
     "Field",

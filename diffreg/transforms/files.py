@@ -48,6 +48,8 @@ _ADAPTERS: dict[str, Adapter] = {
 }
 # The names of formats, and a line on each.
 FORMATS: dict[str, str] = {name: adapter.about for name, adapter in _ADAPTERS.items()}
+# The direction and the unit of their numbers, before they are read.
+STORED: dict[str, str] = {name: adapter.stored for name, adapter in _ADAPTERS.items()}
 # What a name asks for where no format is named; the first that fits.
 _BY_ENDING = ("itk-text", "itk-matlab", "itk-h5", "itk-field", "freesurfer-lta")
 

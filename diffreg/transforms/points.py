@@ -167,6 +167,9 @@ def _read_json(path: Path, whole: str) -> PointFile:
         raise ValueError(f"{path} is no markups file of 3D Slicer: {error!s:.80}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+    except ValueError as error:  # a row of ours, or a number of thousands of digits
+        ours = str(error).startswith(str(path))
+        raise ValueError(str(error) if ours else f"{path}: {error!s:.80}") from None
 
     def text(points: np.ndarray) -> str:
         new = json.loads(whole)

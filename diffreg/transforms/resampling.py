@@ -79,7 +79,18 @@ def resample(
     if interpolation is not None:
         check_choice("interpolation", interpolation, INTERPOLATIONS)
     fixed = place_of("onto", onto)
-    source = source_of(image, interpolation)
+    return sampled(source_of(image, interpolation), fixed, by, fill, dtype, device)
+
+
+def sampled(
+    source: Source,
+    fixed: Image,
+    by: Transform | Sequence[Transform] | None,
+    fill: float | None,
+    dtype: Any,
+    device: torch.device | str,
+) -> Any:
+    """As `resample`, of what was read."""
     wanted = np.dtype(source.dtype if dtype is None else dtype)
     outside = source.usual_fill if fill is None else fill
     _check_fill(outside, wanted, source.place.name)
@@ -98,8 +109,7 @@ def _sampled(source: Source, part: slice, route: Route, outside: float, onto: st
     """Some of an image's channels on the fixed grid, in the type that they are sampled in."""
     size = source.place.grid.volume
     numbers = source.numbers[part]
-    blended = source.interpolation in ("linear", "bspline")
-    dtype = in_torch(_floating(numbers.dtype) if blended else numbers.dtype)
+    dtype = in_torch(_floating(numbers.dtype) if source.is_blended else numbers.dtype)
     data = torch.from_numpy(np.ascontiguousarray(numbers.astype(dtype)))
     data = data.reshape(1, len(numbers), *size).to(route.matrix.device)
     valid = None if source.valid is None else source.valid[part].reshape(1, -1, *size)

@@ -34,6 +34,11 @@ class Several(NamedTuple):
     given: Any
     is_series: bool = False
 
+    @property
+    def is_colours(self) -> bool:
+        """Whether a voxel's numbers are a colour."""
+        return hasattr(self.given, "dataobj") and self.given.get_data_dtype().names is not None
+
     def back(self, channels: np.ndarray, onto: Image) -> Any:
         """Other numbers (C, *S) on another grid, in the kind that was given."""
         if hasattr(self.given, "dataobj"):

@@ -30,6 +30,7 @@ class Source(NamedTuple):
         interpolation: "linear", "nearest", "label" or "bspline".
         usual_fill: outside the image where nothing is said.
         back: numbers (C, *S) of the dtype that is wanted, on another grid, in the image's kind.
+        is_colours: whether the channels are colours.
     """
 
     numbers: np.ndarray
@@ -39,6 +40,12 @@ class Source(NamedTuple):
     interpolation: str
     usual_fill: float
     back: Callable[[np.ndarray, Image], Any]
+    is_colours: bool = False
+
+    @property
+    def is_blended(self) -> bool:
+        """Whether numbers come back that are none of the image's own."""
+        return self.interpolation in ("linear", "bspline")
 
 
 def source_of(image: Any, interpolation: str | None) -> Source:
@@ -90,8 +97,16 @@ def _of_several(several: Several, interpolation: str | None) -> Source:
         if interpolation in (None, "linear", "bspline"):
             fill = usual_fill(first)
     known = None if valid is None else torch.from_numpy(valid)
-    how = interpolation or "linear"
-    return Source(numbers, known, several.place, numbers.dtype, how, fill, several.back)
+    return Source(
+        numbers=numbers,
+        valid=known,
+        place=several.place,
+        dtype=numbers.dtype,
+        interpolation=interpolation or "linear",
+        usual_fill=fill,
+        back=several.back,
+        is_colours=several.is_colours,
+    )
 
 
 def _read(image: Any, interpolation: str | None) -> tuple[Image, str]:

@@ -66,6 +66,7 @@ def test_points_and_all_else_of_a_file(tmp_path, name, text, points, words):
         ("a.mrk.json", markups(axes=""), "CoordinateSystem must be LPS or RAS"),
         ("a.mrk.json", markups(points=[[1, 2]]), "x, y and z must be numbers"),
         ("a.mrk.json", markups(points=[[1, 2, "NaN"]]), "x, y and z must be numbers"),
+        ("a.mrk.json", markups(points=[[1, 2, 3]]).replace("3]", "3" * 5000 + "]"), "a.mrk.json"),
         ("a.mrk.json", "{}", "no markups file"),
         ("a.mrk.json", "[1]", "no markups file"),
         ("a.mrk.json", "{", "is not JSON"),

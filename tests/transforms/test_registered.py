@@ -1,6 +1,7 @@
 """What register leaves: displacement, affine, composite and inverses are one map, and its way back;
 SimpleITK, the command line and Python agree on them."""
 
+import importlib.util
 import json
 
 import nibabel as nib
@@ -10,6 +11,7 @@ import SimpleITK as sitk
 import torch
 
 import diffreg
+from diffreg._files import FileWarning
 from diffreg.cli.main import main
 from diffreg.data.grid import LPS
 from diffreg.transforms import Affine, Field, compose, read
@@ -83,7 +85,18 @@ def test_certificate_of_the_composition(folder):
     place, result = folder
     told = json.loads((place / "out/metrics.json").read_text())["certificate"]
     assert told["verdict"] == "homeomorphism"
-    assert told["affine_determinant"] == pytest.approx(np.linalg.det(result.affine[:3, :3]))
+    determinant = np.linalg.det(result.affine[:3, :3])
+    assert told["affine_determinant"] == pytest.approx(determinant) and determinant > 1.05
+    # By differences of the whole map in mm, at the corner where it is smallest.
+    corner = np.array(told["where"], float)
+    affine, step = result.fixed.affine, 0.02
+    inner = [np.where(corner < np.array(result.fixed.shape) / 2, 1, -1) * step * k for k in (1,)]
+    points = corner + np.vstack([np.zeros(3), np.diag(inner[0])])
+    mapped = result.transform(points @ affine[:3, :3].T + affine[:3, 3])
+    columns = (mapped[1:] - mapped[0]).T / inner[0]
+    found = np.linalg.det(columns) / np.linalg.det(affine[:3, :3])
+    assert told["smallest_determinant_mm"] <= found * (1 + 0.05) + 1e-3
+    assert told["smallest_determinant_mm"] > 0
 
 
 def test_warped_again_by_every_way(folder, capsys):
@@ -134,6 +147,17 @@ def test_without_composites_none_is_left(tmp_path):
     result.save(tmp_path / "out", report=False)
     result.save(tmp_path / "out", report=False, composites=False)
     assert not LEFT & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_without_h5py_it_is_said(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "h5py" else find(n))
+    images = [diffreg.image(blobs((24, 22), at)) for at in (0.1, 0.0)]
+    result = diffreg.register(*images, affine="none", iterations=2)
+    with pytest.warns(FileWarning, match=r"without h5py composite.h5 .* pip install 'diffreg.h5.'"):
+        result.save(tmp_path / "out", report=False)
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left & LEFT == {"inverse_displacement.nii.gz"}
 
 
 def test_a_folded_displacement_has_no_inverse(tmp_path):

@@ -1,6 +1,7 @@
 """Files of FSL, FreeSurfer, NiftyReg, greedy, elastix, Learn2Reg, VoxelMorph and AFNI."""
 
 import struct
+import warnings
 
 import drawn_transforms as drawn
 import nibabel as nib
@@ -282,7 +283,7 @@ def nifti(path, values, affine, intent=1007, name="", p1=0.0):
     ((4, 5, 6, 1, 3), 1007, "Mapping", 0, "a deformation of SPM"),
     ((4, 5, 6, 3), 2007, "", 0, "coefficients of FSL .intent code 2007.*fnirtfileutils"),
     ((4, 5, 6, 3), 2006, "", 0, "one of fsl-warp-absolute, fsl-warp-relative .--from"),
-    ((4, 5, 6, 3), 0, "", 0, "one of fsl-warp-absolute, fsl-warp-relative, learn2reg .--from"),
+    ((4, 5, 6, 3), 0, "", 0, "fsl-warp-relative, learn2reg, voxelmorph .--from"),
     ((4, 5, 6, 1, 2), 1007, "", 0, "one vector of as many components"),
     ((4, 5, 6), 0, "", 0, "is no displacement file"),
 ])  # fmt: skip
@@ -542,3 +543,18 @@ def test_what_is_no_single_field_has_no_voxels(tmp_path):
 def test_every_format_has_a_line():
     assert set(AFFINES) | set(FIELDS) < set(FORMATS)
     assert all("\n" not in line and len(line) < 110 for line in FORMATS.values())
+
+
+def test_fsl_counts_in_pixdim_whatever_the_form_says(tmp_path):
+    """A form of 2 mm over a pixdim of 1: FSL's millimetre is a voxel, which moves 2 mm."""
+    file = nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), np.diag([-2.0, 2, 2, 1]))
+    file.header["pixdim"][1:4] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nib.save(file, tmp_path / "image.nii")
+    matrix = np.eye(4)
+    matrix[1, 3] = -1
+    np.savetxt(tmp_path / "flirt.mat", matrix)
+    with pytest.warns(FileWarning, match="pixdim"):
+        found = read(tmp_path / "flirt.mat", "fsl-flirt", *[tmp_path / "image.nii"] * 2)
+    assert np.allclose(found.matrix[:3, 3], [0, 2, 0])

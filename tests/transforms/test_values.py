@@ -87,6 +87,15 @@ def test_an_inverse_is_refused_where_it_folds():
         Field(u, Grid((6, 6, 6), np.eye(4))).inverse()
 
 
+def test_a_turn_of_a_quarter_has_an_inverse():
+    """No cell folds, and no collar proves that the border goes one to one: it does all the same."""
+    x, y, z = torch.meshgrid(*[torch.arange(9, dtype=torch.float64) - 4] * 3, indexing="ij")
+    turn = Field(torch.stack([-y - x, x - y, 0 * z])[None], Grid((9, 9, 9), np.eye(4)))
+    assert turn.certificate().verdict == "locally unfolded"
+    points = np.array([[3.0, 4, 2], [5, 2, 7]])
+    assert np.abs(turn.inverse()(turn(points)) - points).max() < 1e-6
+
+
 def test_a_slice_holds_beside_its_plane_and_not_further():
     on = Grid((4, 5), np.diag([1.0, 1.0, 2.0, 1.0]))
     shift = Field(torch.ones(1, 2, 4, 5), on)
@@ -105,6 +114,7 @@ def test_a_slice_holds_beside_its_plane_and_not_further():
         (lambda: Affine(np.diag([1.0, 1, 0, 1])), "singular"),
         (lambda: Affine(np.eye(3)), r"must be \(4, 4\), got \[3, 3\]"),
         (lambda: Affine(np.full((4, 4), np.nan)), "finite"),
+        (lambda: Affine(np.eye(4)[[0, 2, 1, 3]], is_flat=True), "x-y plane of 2-D files"),
         (lambda: Chain(()), "at least one"),
         (lambda: Field(torch.ones(1, 3, 4, 4), Grid((4, 4), np.eye(4))), "on the grid of grid"),
         (lambda: Affine(np.eye(4))(np.zeros(3)), r"\(K, 3\), RAS mm"),

@@ -44,12 +44,14 @@ class Adapter:
 
     Args:
         about: a line on it.
+        stored: the direction and the unit of its numbers.
         read: of a path and the images.
         write: of a path, a transform and the images; None: it is read only.
         endings: of the names of its files; none: any.
     """
 
     about: str
+    stored: str
     read: Callable[[Path, Places], Transform]
     write: Callable[[Path, Transform, Places], None] | None = None
     endings: tuple[str, ...] = ()

@@ -49,5 +49,13 @@ def _warn(path: Path) -> None:
     warnings.warn(message, FileWarning, stacklevel=2)
 
 
-AFFINE = Adapter("AFNI: .aff12.1D, read only, unverified; plumb images", _read_affine)
-WARP = Adapter("AFNI: a warp of 3dQwarp in NIfTI, read only, unverified", _read_warp)
+AFFINE = Adapter(
+    "AFNI: .aff12.1D, read only, unverified; plumb images",
+    "fixed to moving, LPS mm, unverified",
+    _read_affine,
+)
+WARP = Adapter(
+    "AFNI: a warp of 3dQwarp in NIfTI, read only, unverified",
+    "fixed to moving, displacements in LPS mm, unverified",
+    _read_warp,
+)

@@ -89,7 +89,7 @@ def _of_nifti(path: Path, file: Any) -> str:
         raise choices(path, "a field of displacement vectors", "freesurfer-warp", "itk-field")
     if len(shape) == 4 and shape[3] == 3:
         both = ("fsl-warp-absolute", "fsl-warp-relative")
-        others = () if intent == 2006 else ("learn2reg",)
+        others = () if intent == 2006 else ("learn2reg", "voxelmorph")
         raise choices(path, f"a field of shape {tuple(shape)}", *both, *others)
     return "itk-field"
 

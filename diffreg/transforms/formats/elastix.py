@@ -139,6 +139,7 @@ def _words(numbers: np.ndarray | list) -> str:
 ELASTIX = Adapter(
     "elastix: affine, Euler, similarity, translation, with initial transforms; to write it, the "
     "fixed image",
+    "fixed to moving, LPS mm",
     _read,
     _write,
     (".txt",),

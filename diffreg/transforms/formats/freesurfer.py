@@ -55,7 +55,7 @@ def _geometry(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 
 def _read_lta(path: Path, places: Places) -> Affine:
-    text = "\n".join(line.split("#")[0] for line in text_of(path).splitlines())
+    text = "".join(line.split("#")[0] + "\n" for line in text_of(path).splitlines())
     kind = re.search(r"^\s*type\s*=\s*(\d+)\s*$", text, re.MULTILINE)
     body = re.search(r"^\s*1\s+4\s+4\s*\n((?:.*\n){4})", text, re.MULTILINE)
     count = re.search(r"^\s*nxforms\s*=\s*(\d+)\s*$", text, re.MULTILINE)
@@ -180,12 +180,14 @@ def _packed(grid: Grid) -> bytes:
 
 LTA = Adapter(
     "FreeSurfer: .lta, RAS to RAS or voxels to voxels; both images to write it",
+    "moving to fixed, RAS mm or voxels",
     _read_lta,
     _write_lta,
     (".lta",),
 )
 WARP = Adapter(
     "FreeSurfer: a warp in NIfTI (mri_warp_convert); the moving image to write it",
+    "fixed to moving, positions or displacements in RAS mm or voxels",
     _read_warp,
     _write_warp,
     nifti.ENDINGS,

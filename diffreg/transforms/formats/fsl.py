@@ -35,9 +35,15 @@ _WHY = "FSL's millimetres are of its voxels, and of their handedness"
 
 
 def _to_fsl(image: Image) -> np.ndarray:
-    """(4, 4), from RAS mm to FSL's mm of an image; one whose header has no form is not flipped."""
+    """(4, 4), from RAS mm to FSL's mm of an image; one whose header has no form is not flipped.
+
+    FSL's lengths are pixdim's, whatever the forms say, and the number itself, whatever its unit.
+    """
     grid, affine = image.grid, image.grid.in_space
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if image.header is not None:
+        pixdim = np.abs(image.header["pixdim"][1:4].astype(np.float64))
+        spacing = np.where(pixdim > 0, pixdim, 1.0)
     scale = np.diag([*spacing, 1.0])
     formless = image.header is not None and not any(codes_of(image.header))
     if np.linalg.det(affine[:3, :3]) > 0 and not formless:
@@ -95,16 +101,21 @@ def _writer(relative: bool) -> Callable[[Path, Transform, Places], None]:
 
 
 FLIRT = Adapter(
-    "FSL: flirt's 4 x 4 matrix in text (-omat); needs both images", _read_flirt, _write_flirt
+    "FSL: flirt's 4 x 4 matrix in text (-omat); needs both images",
+    "moving to fixed, FSL mm",
+    _read_flirt,
+    _write_flirt,
 )
 ABSOLUTE = Adapter(
     "FSL: a warp of positions (convertwarp --absout), affine included; needs both images",
+    "fixed to moving, positions in FSL mm of the moving image",
     _reader(relative=False),
     _writer(relative=False),
     nifti.ENDINGS,
 )
 RELATIVE = Adapter(
     "FSL: a warp of displacements (convertwarp --relout), affine included; needs both images",
+    "fixed to moving, displacements in FSL mm",
     _reader(relative=True),
     _writer(relative=True),
     nifti.ENDINGS,

@@ -41,6 +41,7 @@ def _image(grid: Grid) -> Image:
 
 FIELD = Adapter(
     "ITK, ANTs, greedy: a field in LPS mm, NIfTI (X, Y, Z, 1, 3)",
+    "fixed to moving, displacements in LPS mm",
     read_field,
     _write,
     (".nii", ".nii.gz"),

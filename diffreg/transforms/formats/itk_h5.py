@@ -89,6 +89,7 @@ def _write(path: Path, transform: Transform, places: Places) -> None:
 
 H5 = Adapter(
     "ITK, ANTs' Composite.h5, Slicer: chains of affine maps and fields",
+    "fixed to moving, LPS mm, the last one stored is applied first",
     _read,
     _write,
     (".h5", ".hdf5"),

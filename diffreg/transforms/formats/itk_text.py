@@ -85,12 +85,14 @@ def _write_mat(path: Path, transform: Transform, places: Places) -> None:
 
 TEXT = Adapter(
     "ITK, Slicer, SimpleITK: transforms in text, chains of any length",
+    "fixed to moving, LPS mm",
     _read_text,
     _write_text,
     (".tfm", ".txt"),
 )
 MATLAB = Adapter(
     "ITK, ANTs' 0GenericAffine.mat: one affine map, Matlab's level 4",
+    "fixed to moving, LPS mm",
     _read_mat,
     _write_mat,
     (".mat",),

@@ -70,17 +70,27 @@ def _writer(kind: int) -> Callable[[Path, Transform, Places], None]:
 
 AFFINE = Adapter(
     "NiftyReg: reg_aladin's 4 x 4 in text, RAS mm",
+    "fixed to moving, RAS mm",
     _read_affine,
     _affine_writer("an affine file of NiftyReg"),
 )
 GREEDY = Adapter(
     "greedy, c3d, ITK-SNAP: 4 x 4 in text, RAS mm; greedy's warps are ITK's fields",
+    "fixed to moving, RAS mm",
     _read_affine,
     _affine_writer("a matrix of greedy"),
 )
 DEFORMATIONS = Adapter(
-    "NiftyReg: a field of positions in RAS mm", _read, _writer(DEFORMATION), nifti.ENDINGS
+    "NiftyReg: a field of positions in RAS mm",
+    "fixed to moving, positions in RAS mm",
+    _read,
+    _writer(DEFORMATION),
+    nifti.ENDINGS,
 )
 DISPLACEMENTS = Adapter(
-    "NiftyReg: a field of displacements in RAS mm", _read, _writer(DISPLACEMENT), nifti.ENDINGS
+    "NiftyReg: a field of displacements in RAS mm",
+    "fixed to moving, displacements in RAS mm",
+    _read,
+    _writer(DISPLACEMENT),
+    nifti.ENDINGS,
 )

@@ -84,12 +84,14 @@ def _writer(key: str) -> Callable[[Path, Transform, Places], None]:
 
 LEARN2REG = Adapter(
     "Learn2Reg: displacements in voxels, npz or NIfTI (X, Y, Z, 3); needs the fixed image",
+    "fixed to moving, voxels of the fixed image",
     _read,
     _writer("arr_0"),
     (_npz.ENDING, *nifti.ENDINGS),
 )
 VOXELMORPH = Adapter(
     "VoxelMorph: displacements in voxels, npz with `vol`; needs the fixed image",
+    "fixed to moving, voxels of the fixed image",
     _read,
     _writer("vol"),
     (_npz.ENDING,),
