@@ -85,8 +85,10 @@ def _by_newton(u: Tensor, back: Tensor) -> None:
         v = flat[:, places]
         value, jacobian = _sampled(u[0], voxels + v)
         error = value + v
-        step = torch.linalg.solve(jacobian, -error.T)
-        v, error = _shortened(u[0], voxels, v, step.T, error)
+        step = torch.linalg.solve_ex(jacobian, -error.T)[0].T
+        # Beyond the grid, where the border is repeated, the map may flatten all on a plane.
+        step = torch.where(step.isfinite().all(0), step, -error)
+        v, error = _shortened(u[0], voxels, v, step, error)
         flat[:, places] = v
         places = places[_open(error[None])[0]]
 
