@@ -102,6 +102,30 @@ def test_an_affine_goes_to_fsl_and_back_and_must_be_named(here, capsys):
     assert np.abs(read("again.tfm")(points) - read("affine.mat")(points)).max() < 1e-5
 
 
+def test_two_mirrors_are_none(here, capsys):
+    mirror = Affine(np.diag([-1.0, 1, 1, 1]))
+    write("twice.h5", compose([mirror, read("warp.nii.gz"), mirror]))
+    assert run("certify", "twice.h5") == 0
+    assert "mirrors" not in capsys.readouterr().out
+
+
+def test_points_of_the_way_back_are_of_the_moving_image(here, capsys):
+    np.savetxt("there.csv", np.ones((2, 3)), delimiter=",", header="x,y,z", comments="")
+    assert run("points", "there.csv", "-t", "affine.mat,-1", "-o", "back.csv") == 0
+    said = capsys.readouterr()
+    assert "2 points of the moving image, where they lie in the fixed one" in said.out
+    assert "fixed <- inverse of affine.mat <- moving" in said.err
+
+
+def test_the_way_back_needs_the_moving_images_grid(here, capsys):
+    assert run("compose", *BOTH, "-o", "whole.h5") == 0
+    assert run("invert", "whole.h5", "-o", "one.nii.gz", "--fixed", "fixed.nii.gz") == 2
+    assert (
+        "lies on the moving image's grid, as the way back does: --moving" in capsys.readouterr().err
+    )
+    assert run("invert", "whole.h5", "-o", "one.nii.gz", "--moving", "moving.nii.gz") == 0
+
+
 def test_invert_and_its_residual(here, capsys):
     assert run("invert", "warp.nii.gz", "-o", "inverse.nii.gz") == 0
     said = capsys.readouterr().err
@@ -196,6 +220,10 @@ def test_formats_are_named_in_three_ways(here, capsys):
     assert run("certify", "greedy:greedy.mat") == 0
     assert run("convert", "greedy.mat", "a.mat", "--from", "gredy") == 2
     assert "format must be one of itk-text" in capsys.readouterr().err
+    assert run("info", "gredy:greedy.mat") == 2
+    assert "'gredy' is no format: one of itk-text" in capsys.readouterr().err
+    assert run("convert", ".", "a.h5", "--from", "greedy") == 2
+    assert "is a folder of register, which has no format greedy" in capsys.readouterr().err
 
 
 def test_a_series_is_applied_whole(here):
@@ -258,4 +286,5 @@ def test_ways_to_name_a_step():
     assert parsed("a.mat,-1") == ("a.mat", None, True)
     assert parsed("[a.mat,0]") == ("a.mat", None, False)
     assert parsed("[greedy:a.mat, 1]") == ("a.mat", "greedy", True)
+    assert parsed("itk-text:[a.tfm,1]") == ("a.tfm", "itk-text", True)
     assert parsed("flow.npz:vol") == ("flow.npz:vol", None, False)

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from diffreg.cli.steps import add_images, add_source, parsed
+from diffreg.cli.steps import add_images, add_source, parsed, read_steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,11 +64,12 @@ def run_certify(options: argparse.Namespace) -> int:
             scale = largest_safe_scale(displacement, options.threshold, limit=1.0)
             scale = math.floor(1e4 * scale) / 1e4
             print(f"on the way from 0 to it no cell fails before {scale:.4f} of the displacement")
-    mirroring = [(name, determinant) for name, determinant in judged.affines if determinant < 0]
+    affine = math.prod(determinant for _, determinant in judged.affines)
+    mirroring = [entry for entry in judged.affines if affine < 0 and entry[1] < 0]
     for name, determinant in mirroring:
         print(f"{name}: the affine map mirrors: its determinant is {determinant:.4g}")
     if not mirroring and judged.affines:
-        whole *= math.prod(determinant for _, determinant in judged.affines)
+        whole *= affine
         bound = "is" if not judged.fields else "is at least"
         print(f"in RAS mm: the determinant of the whole map {bound} {whole:.4g}")
     return 0 if passes and not mirroring and whole > options.threshold else 1
@@ -77,19 +78,17 @@ def run_certify(options: argparse.Namespace) -> int:
 def _judged(options: argparse.Namespace) -> _Judged:
     from diffreg.data.affine import read_affine
     from diffreg.registration.folders import AFFINE, DISPLACEMENT
-    from diffreg.transforms import Affine, Field, format_of, read, read_field
+    from diffreg.transforms import Affine, Field, format_of, read_field
 
     place, named, inverted = parsed(options.displacement)
-    if inverted:
-        raise ValueError(f"{options.displacement}: invert it first (diffreg invert)")
     path = Path(place) / DISPLACEMENT if Path(place).is_dir() else Path(place)
-    between = (options.fixed, options.moving)
     name = named or options.source or format_of(path)
     found = _Judged([], [])
-    if name in ("learn2reg", "voxelmorph") and options.fixed is None:  # voxels need no place
-        found.fields.append((str(path), read_field(path, name)))
+    if name in ("learn2reg", "voxelmorph") and options.fixed is None and not inverted:
+        found.fields.append((str(path), read_field(path, name)))  # voxels need no place
     else:
-        for step in read(path, name, *between).steps:
+        named = str(path) if Path(place).is_dir() else options.displacement
+        for step in read_steps([named], options.fixed, options.moving, name).chain.steps:
             if isinstance(step, Field):
                 found.fields.append((str(path), step.displacement))
             else:

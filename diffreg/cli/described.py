@@ -55,14 +55,12 @@ def described(transform: Transform) -> list[str]:
 def _affine(step: Affine) -> list[str]:
     linear = step.matrix[:3, :3]
     left, _, right = np.linalg.svd(linear)
-    turn = left @ right
-    turn = turn if np.linalg.det(turn) > 0 else -turn
-    angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+    angle = np.degrees(np.arccos(np.clip((np.trace(left @ right) - 1) / 2, -1, 1)))
+    turned = f"turned by {angle:.4g} degrees" if step.determinant > 0 else "mirrored"
     shift = np.linalg.norm(step.matrix[:3, 3])
-    words = f"turned by {angle:.4g} degrees, shifted by {shift:.4g} mm at the origin"
-    mirrors = ", it mirrors" if step.determinant < 0 else ""
+    words = f"{turned}, shifted by {shift:.4g} mm at the origin"
     rows = ["  ".join(f"{value:12.6f}" for value in row) for row in step.matrix[:3]]
-    return [f"affine: {words}, determinant {step.determinant:.4g}{mirrors}", *rows]
+    return [f"affine: {words}, determinant {step.determinant:.4g}", *rows]
 
 
 def _field(step: Field) -> list[str]:

@@ -108,7 +108,7 @@ def read_steps(
     """
     from diffreg.transforms import compose
 
-    transforms, names, notes = [], [], []
+    transforms, names, notes, ways = [], [], [], set()
     for text in named:
         place, named_format, inverted = parsed(text)
         between = (moving, fixed) if inverted else (fixed, moving)
@@ -119,7 +119,9 @@ def read_steps(
             notes += residuals(transform)
         transforms.append(transform)
         names.append(name)
-    return Steps(compose(transforms), tuple(names), tuple(notes))
+        ways.add(inverted)
+    ends = ("fixed", "moving") if ways == {True} else ("moving", "fixed")
+    return Steps(compose(transforms), tuple(names), tuple(notes), ends)
 
 
 def parsed(text: str) -> tuple[str, str | None, bool]:
@@ -132,22 +134,32 @@ def parsed(text: str) -> tuple[str, str | None, bool]:
     """
     from diffreg.transforms import FORMATS
 
-    inverted = False
-    found = _INVERTED.fullmatch(text)
-    if found:
-        text = found["file"] or found["other"]
-        inverted = found["flag"] == "1" or found["power"] == "-1"
-    head, colon, rest = text.partition(":")
-    return (rest, head, inverted) if colon and head in FORMATS else (text, None, inverted)
+    if Path(text).exists():  # whatever its name looks like
+        return text, None, False
+    inverted, format_ = False, None
+    for _ in range(2):  # itk-text:[a.tfm,1] as well as [itk-text:a.tfm,1]
+        found = _INVERTED.fullmatch(text)
+        if found:
+            text = found["file"] or found["other"]
+            inverted = found["flag"] == "1" or found["power"] == "-1"
+        head, colon, rest = text.partition(":")
+        if colon and head in FORMATS:
+            text, format_ = rest, head
+    return text, format_, inverted
 
 
 def _read(place: str, format_: str | None, fixed: Any, moving: Any) -> Transform:
     if Path(place).is_dir():
         from diffreg.registration.files import read_transform
 
+        if format_ is not None:
+            raise ValueError(f"{place} is a folder of register, which has no format {format_}")
         return read_transform(place)
-    from diffreg.transforms import read
+    from diffreg.transforms import FORMATS, read
 
+    head, colon, rest = place.partition(":")
+    if colon and not Path(place).exists() and Path(rest).exists():
+        raise ValueError(f"{head!r} is no format: one of {', '.join(FORMATS)} is needed")
     return read(place, format_, fixed=fixed, moving=moving)
 
 

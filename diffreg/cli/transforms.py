@@ -27,7 +27,9 @@ def add_transforms(subparsers: Any) -> None:
     _add_written(composed)
     composed.set_defaults(run=run_compose)
     inverse = subparsers.add_parser(
-        "invert", help="the way back, with its residual; refused where a field folds"
+        "invert",
+        help="the way back, with its residual; refused where a field folds; as one field it lies "
+        "on the moving image's grid",
     )
     inverse.add_argument("transform", metavar="IN", help="a transform's file, or register's folder")
     inverse.add_argument("-o", "--out", required=True, help="the file to write")
@@ -72,7 +74,13 @@ def run_invert(options: argparse.Namespace) -> int:
     """
     steps = one_of(options).inverse()
     options.fixed, options.moving = options.moving, options.fixed
-    return _write(options, steps)
+    try:
+        return _write(options, steps)
+    except ValueError as error:
+        if "needs the fixed image" in str(error):
+            line = f"{options.out} lies on the moving image's grid, as the way back does: --moving"
+            raise ValueError(f"{line} says which") from None
+        raise
 
 
 def run_points(options: argparse.Namespace) -> int:
@@ -89,9 +97,10 @@ def run_points(options: argparse.Namespace) -> int:
     require_folder(out.absolute().parent, "the output's folder")
     file = read_point_file(options.points)
     steps = read_steps(options.transform, options.fixed, options.moving)
+    to, of = steps.ends
     at, outside = file.points, np.zeros(len(file.points), bool)
     for step in steps.chain.steps:
-        if isinstance(step, Field):
+        if isinstance(step, Field) and at.shape[1] == 3:
             outside |= ~step.holds(at)
         at = step(at)
     file.write(out, at)
@@ -104,8 +113,7 @@ def run_points(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     print(
-        f"{out}: {len(at)} points of the fixed image, where they lie in the moving one; "
-        f"{file.format}"
+        f"{out}: {len(at)} points of the {of} image, where they lie in the {to} one; {file.format}"
     )
     return 0
 

@@ -154,11 +154,13 @@ class Route(NamedTuple):
         matrix: (1, D, D + 1), float64, fixed voxels to moving voxels.
         displacement: (1, D, *S), fixed voxels; None: 0.
         size: (*S).
+        rounding: by how many voxels the bounds of the image are shifted against it.
     """
 
     matrix: Tensor
     displacement: Tensor | None
     size: tuple[int, ...]
+    rounding: float = _ROUNDING
 
     def sampled(
         self, data: Tensor, interpolation: str, padding: str = "border", shift: float = 0.0
@@ -170,8 +172,8 @@ class Route(NamedTuple):
             matrix[..., -1] += shift
         if displacement is not None:
             data = data.to(displacement.device)
-            floating = data.is_floating_point()
-            displacement = displacement.to(data.dtype if floating else torch.float32)
+            if data.is_floating_point():
+                displacement = displacement.to(data.dtype)
         size = self.size if displacement is None else None
         matrix = matrix.to(data.device)
         return affine_warp(data, matrix, displacement, size, interpolation, padding)
@@ -187,7 +189,7 @@ class Route(NamedTuple):
             valid: (1, 1, *size) bool, where it holds a number; None: everywhere.
         """
         ones = torch.ones((1, 1, *size), dtype=torch.uint8)
-        inside = self.sampled(ones, "nearest", "zeros", _ROUNDING) > 0
+        inside = self.sampled(ones, "nearest", "zeros", self.rounding) > 0
         if valid is None:
             return inside
         return inside & (self.sampled(valid.to(torch.float32), "linear") > 1 - 1e-5)

@@ -216,7 +216,8 @@ def _check_layout(path: Path, file: Any) -> None:
         raise ValueError(
             f"{path} is no displacement file: its intent code is {intent}, not {_VECTOR} (vector)"
         )
-    if file.get_data_dtype().kind != "f":
+    scaled = file.header["scl_slope"] not in (0, 1) and np.isfinite(file.header["scl_slope"])
+    if file.get_data_dtype().kind != "f" and not (scaled and file.get_data_dtype().kind in "iu"):
         raise ValueError(f"{path} is no displacement file: it holds {file.get_data_dtype()} values")
 
 

@@ -17,6 +17,7 @@ from diffreg.ops import affine_warp, warp
 
 _FIXED_POINTS, _AT_LEAST, _NEWTON_STEPS, _HALVINGS = 40, 10, 40, 10
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # voxels
+_REACH = 0.5  # voxels beyond the outer ones that are of the grid
 _GAIN = 0.95  # a fixed point that leaves more points open than that is left to Newton
 
 
@@ -64,7 +65,7 @@ def inverted(displacement: Tensor, axes: np.ndarray) -> tuple[Tensor, Residual]:
         if not still or (iteration > _AT_LEAST and still > _GAIN * before):
             break
         back, before = back.sub_(error), still
-    _by_newton(displacement, back)
+    _finish(displacement, back)
     return back, _residual(displacement, back, axes)
 
 
@@ -73,24 +74,54 @@ def _open(error: Tensor) -> Tensor:
     return (error * error).sum(1) > _TOLERANCE[error.dtype] ** 2
 
 
-def _by_newton(u: Tensor, back: Tensor) -> None:
-    """Goes on with the points that are not there yet, in place."""
+def _finish(u: Tensor, back: Tensor) -> None:
+    """Goes on with the points that are not there yet, and with those that left the grid, in place.
+
+    Beyond the grid, where the border is repeated, there may be an answer too, which is none.
+    """
+    flat, field = back[0].flatten(1), u[0]
     places = _open(warp(u, back).add_(back)).flatten().nonzero()[:, 0]
-    flat = back[0].flatten(1)
-    size = u.shape[2:]
-    for _ in range(_NEWTON_STEPS):
-        if not len(places):
+    if len(places):
+        voxels = _voxels(places, u)
+        flat[:, places] = _by_newton(field, voxels, flat[:, places])[0]
+    ends = torch.tensor(u.shape[2:], device=u.device)[:, None] - 1
+    every = torch.arange(flat.shape[1], device=u.device)
+    ended = _voxels(every, u) + flat
+    left = ((ended < -_REACH) | (ended > ends + _REACH)).any(0).nonzero()[:, 0]
+    for start in (torch.minimum(ended.clamp(min=0), ends), (ends / 2).expand_as(ended)):
+        if not len(left):
             break
-        voxels = torch.stack(torch.unravel_index(places, size)).to(u.dtype)  # (D, K)
-        v = flat[:, places]
-        value, jacobian = _sampled(u[0], voxels + v)
-        error = value + v
-        step = torch.linalg.solve_ex(jacobian, -error.T)[0].T
+        voxels = _voxels(left, u)
+        v, error = _by_newton(field, voxels, start[:, left].to(u.dtype) - voxels)
+        at = voxels + v
+        found = ~_open(error[None])[0] & ((at >= -_REACH) & (at <= ends + _REACH)).all(0)
+        flat[:, left[found]] = v[:, found]
+        left = left[~found]
+
+
+def _voxels(places: Tensor, u: Tensor) -> Tensor:
+    """Positions (D, K) of voxels by their numbers."""
+    return torch.stack(torch.unravel_index(places, u.shape[2:])).to(u.dtype)
+
+
+def _by_newton(field: Tensor, voxels: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Newton's method for points (D, K) from where they are; displacements and errors."""
+    v, error = v.clone(), torch.empty_like(v)
+    error[:] = _sampled(field, voxels + v, slopes=False)[0] + v
+    active = _open(error[None])[0].nonzero()[:, 0]
+    for _ in range(_NEWTON_STEPS):
+        if not len(active):
+            break
+        here, at = v[:, active], voxels[:, active]
+        value, jacobian = _sampled(field, at + here)
+        found = value + here
+        step = torch.linalg.solve_ex(jacobian, -found.T)[0].T
         # Beyond the grid, where the border is repeated, the map may flatten all on a plane.
-        step = torch.where(step.isfinite().all(0), step, -error)
-        v, error = _shortened(u[0], voxels, v, step, error)
-        flat[:, places] = v
-        places = places[_open(error[None])[0]]
+        step = torch.where(step.isfinite().all(0), step, -found)
+        here, found = _shortened(field, at, here, step, found)
+        v[:, active], error[:, active] = here, found
+        active = active[_open(found[None])[0]]
+    return v, error
 
 
 def _shortened(

@@ -177,6 +177,8 @@ def read_map(place: str | Path) -> tuple[Tensor, np.ndarray, Image]:
     """
     place = Path(place)
     folder = place.is_dir()
+    if folder and not (place / DISPLACEMENT).exists():
+        raise FileNotFoundError(f"the folder {place} holds no {DISPLACEMENT}, as register's do")
     displacement, grid = read_displacement(place / DISPLACEMENT if folder else place)
     has_affine = folder and (place / AFFINE).exists()
     kept = read_json(place / METRICS) if folder and (place / METRICS).exists() else {}

@@ -1,5 +1,6 @@
 """Transforms of every tool: values, files, resampling; each maps the fixed space to the moving."""
 
+from diffreg.data.grid import Grid
 from diffreg.transforms.files import FORMATS, STORED, format_of, read, read_field, write
 from diffreg.transforms.on_grid import flattened
 from diffreg.transforms.resampling import resample
@@ -11,6 +12,7 @@ __all__ = [
     "Affine",
     "Chain",
     "Field",
+    "Grid",
     "Transform",
     "compose",
     "flattened",

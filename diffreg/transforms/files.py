@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg._files import require_folder
 from diffreg.data.transforms import read_field as read_voxels
 from diffreg.transforms.formats import (
     afni,
@@ -155,6 +156,7 @@ def write(
     if adapter.endings and not path.name.lower().endswith(adapter.endings):
         right = " or ".join(adapter.endings)
         raise ValueError(f"{path}: the name of a file of {name} must end in {right}")
+    require_folder(path.absolute().parent, "the folder of the file,")
     if not isinstance(transform, Transform):
         raise TypeError(f"transform must be a Transform, got {type(transform).__name__}")
     places = _places(fixed, moving)

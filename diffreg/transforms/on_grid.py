@@ -102,6 +102,8 @@ def flattened(transform: Transform, grid: Grid, dtype: torch.dtype = torch.float
         >>> flattened(Affine(move), Grid((2, 2, 2), np.eye(4))).displacement[0, 0].unique()
         tensor([3.])
     """
+    if not isinstance(grid, Grid):
+        raise TypeError(f"grid must be a Grid, got {type(grid).__name__}")
     matrix, u = reached(transform, grid, torch.float64)
     size = grid.volume
     total = np.linalg.solve(grid.in_space, matrix)  # voxels to voxels

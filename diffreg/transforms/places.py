@@ -59,11 +59,14 @@ def of_nibabel(file: Any, path: Path) -> Image:
     if len(size) < 2 or 0 in size:
         raise ValueError(f"{path} is not an image: its shape is {tuple(file.shape)}")
     nifti = "xyzt_units" in file.header
+    header = file.header.copy() if nifti else None
+    if header is not None and len(file.shape) > 3:  # of a series, each volume's
+        header.set_data_shape(file.shape[:3])
     return Image(
         nothing(size),
         affine,
         path=path,
-        header=file.header.copy() if nifti else None,
+        header=header,
         ndim_in_file=min(len(file.shape), 3),
         dtype=np.float32,
     )

@@ -20,7 +20,7 @@ from diffreg.data._csv import number, read_table
 from diffreg.data.grid import LPS
 
 _SIGNS = {"RAS": np.ones(3), "LPS": np.diag(LPS)[:3]}
-_NUMBERS = {"0": "RAS", "1": "LPS"}  # of .fcsv files before Slicer 4.11
+_AXES = {"0": "RAS", "1": "LPS"}  # of .fcsv files before Slicer 4.11
 _LARGEST = 64 * 2**20  # bytes
 _FCSV = "id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID"
 ENDINGS = (".csv", ".fcsv", ".mrk.json")
@@ -30,7 +30,7 @@ class PointFile(NamedTuple):
     """The points of a file.
 
     Args:
-        points: (K, 3), RAS mm.
+        points: (K, 3), RAS mm; (K, 2) of a CSV without z, between 2-D files.
         format: what the file is, in words.
         text: the same file with other points (K, 3), RAS mm, in their place.
     """
@@ -54,8 +54,9 @@ def read_point_file(path: str | Path) -> PointFile:
     """Read points.
 
     Args:
-        path: .csv with the columns x, y, z, as ANTs' antsApplyTransformsToPoints takes them, LPS
-            mm; or 3D Slicer's .fcsv or .mrk.json, LPS or RAS as their headers say.
+        path: .csv with the columns x, y, z, or of 2-D files x and y, as ANTs'
+            antsApplyTransformsToPoints takes them, LPS mm; or 3D Slicer's .fcsv or .mrk.json, LPS
+            or RAS as their headers say.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -100,18 +101,20 @@ def ending_of(path: str | Path) -> str:
 def _read_csv(path: Path) -> PointFile:
     head, rows, delimiter = read_table(path)
     names = [name.lower() for name in head]
-    if names[:3] != ["x", "y", "z"]:
+    axes = 3 if names[:3] == ["x", "y", "z"] else 2
+    if names[:axes] != ["x", "y", "z"][:axes]:
         raise ValueError(f"{path}: the first columns must be x,y,z, LPS mm, got {head!s:.80}")
-    lps = [_three(fields[:3], row, delimiter) for row, fields in rows.items()]
+    lps = [_numbers(fields[:axes], axes, row, delimiter) for row, fields in rows.items()]
+    signs = _SIGNS["LPS"][:axes]
 
     def text(points: np.ndarray) -> str:
         lines = (
-            [*_shown(point), *fields[3:]]
-            for point, fields in zip(points * _SIGNS["LPS"], rows.values(), strict=True)
+            [*_shown(point), *fields[axes:]]
+            for point, fields in zip(points * signs, rows.values(), strict=True)
         )
         return _in_csv([head, *lines], ",")
 
-    points = _finite(lps, path) * _SIGNS["LPS"]
+    points = _finite(lps, path) * signs
     return PointFile(points, "CSV of ANTs, LPS mm", text)
 
 
@@ -122,7 +125,7 @@ def _read_fcsv(path: Path, whole: str) -> PointFile:
         for key, value in re.findall(r"(?m)^#([^=\n]+)=([^\n]*)$", "\n".join(lines))
     }
     axes = said.get("coordinatesystem", "")
-    axes = _NUMBERS.get(axes, axes.upper())
+    axes = _AXES.get(axes, axes.upper())
     signs = _signs(path, axes)
     columns = [name.strip() for name in said.get("columns", _FCSV).split(",")]
     if not {"x", "y", "z"} <= set(columns):
@@ -155,11 +158,11 @@ def _read_json(path: Path, whole: str) -> PointFile:
         content = json.loads(whole)
         lists = [(markup, markup["controlPoints"]) for markup in content["markups"]]
         placed = [
-            (point, markup)
-            for markup, points in lists
-            for point in points
-            if point.get("position") is not None
+            (point, markup) for markup, points in lists for point in points if _is_placed(point)
         ]
+        units = {str(markup.get("coordinateUnits", "mm")) for _, markup in placed} - {"mm"}
+        if units:
+            raise ValueError(f"{path} is in {units.pop()[:20]}: points in mm are needed")
         axes = [str(markup.get("coordinateSystem", "")).upper() for _, markup in placed]
         signs = [_signs(path, name) for name in axes]
         found = [_three(point["position"], str(path), ",") for point, _ in placed]
@@ -174,7 +177,7 @@ def _read_json(path: Path, whole: str) -> PointFile:
     def text(points: np.ndarray) -> str:
         new = json.loads(whole)
         new_points = (p for m in new["markups"] for p in m["controlPoints"])
-        new_placed = [p for p in new_points if p.get("position") is not None]
+        new_placed = [p for p in new_points if _is_placed(p)]
         for target, point, sign in zip(new_placed, points, signs, strict=True):
             target["position"] = (point * sign).tolist()
         return json.dumps(new, indent=2) + "\n"
@@ -182,6 +185,11 @@ def _read_json(path: Path, whole: str) -> PointFile:
     said = " and ".join(sorted(set(axes)))
     points = _finite(found, path) * np.array(signs)
     return PointFile(points, f".mrk.json of 3D Slicer, {said} mm", text)
+
+
+def _is_placed(point: dict[str, Any]) -> bool:
+    """Whether a control point lies anywhere: Slicer keeps those that were never put down."""
+    return point.get("position") is not None and point.get("positionStatus", "") in ("", "defined")
 
 
 def _signs(path: Path, axes: str) -> np.ndarray:
@@ -198,11 +206,15 @@ def _is_row(line: str) -> bool:
 
 
 def _three(fields: Any, row: str, delimiter: str) -> list[float]:
+    return _numbers(fields, 3, row, delimiter)
+
+
+def _numbers(fields: Any, count: int, row: str, delimiter: str) -> list[float]:
     try:
         numbers = [number(str(field).strip(), delimiter) for field in fields]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or not np.isfinite(numbers).all():
+    if len(numbers) != count or not np.isfinite(numbers).all():
         raise ValueError(f"{row}: x, y and z must be numbers, got {fields!s:.80}")
     return numbers
 

@@ -19,7 +19,7 @@ from diffreg.transforms.by_points import by_labels, by_splines
 from diffreg.transforms.on_grid import reached
 from diffreg.transforms.places import place_of
 from diffreg.transforms.source import Source, in_torch, source_of
-from diffreg.transforms.values import Affine, Transform, compose
+from diffreg.transforms.values import EDGE, Affine, Transform, compose
 
 INTERPOLATIONS = ("linear", "nearest", "label", "bspline")
 _AT_ONCE = 2**27  # numbers of a series that are sampled together
@@ -92,8 +92,9 @@ def sampled(
 ) -> Any:
     """As `resample`, of what was read."""
     wanted = np.dtype(source.dtype if dtype is None else dtype)
+    if fill is not None:
+        _check_fill(fill, wanted, source.place.name)
     outside = source.usual_fill if fill is None else fill
-    _check_fill(outside, wanted, source.place.name)
     route = _route(source.place, fixed, by, device)
     found = np.empty((len(source.numbers), *fixed.shape), wanted)
     step = max(1, _AT_ONCE // max(source.numbers[0].size, found[0].size))
@@ -131,7 +132,8 @@ def _sampled(source: Source, part: slice, route: Route, outside: float, onto: st
 
 def _check_fill(fill: float, dtype: np.dtype, name: str) -> None:
     check_fill(fill)
-    if dtype.kind in "iu" and cast(np.array(float(fill)), dtype) != fill:
+    held = cast(np.array(float(fill)), dtype)
+    if not np.isfinite(held) or (dtype.kind in "iu" and held != fill):
         raise ValueError(f"fill must be a value of {dtype}, which {name} comes back in, got {fill}")
 
 
@@ -145,15 +147,22 @@ def _route(
     _check_places(moving, fixed)
     transform = Affine(np.eye(4)) if by is None else by
     transform = transform if isinstance(transform, Transform) else compose(transform)
-    wide = torch.float64 if moving.data.dtype == torch.float64 else torch.float32
-    found = reached(transform, fixed.grid, wide, device)
+    # In double, whatever the numbers: which voxels lie in the image is what ITK finds.
+    found = reached(transform, fixed.grid, torch.float64, _on(device))
     matrix = np.linalg.solve(moving.grid.in_space, found.matrix)[:3]
     nearest = np.round(matrix)
     matrix = np.where(np.abs(matrix - nearest) < 1e-9, nearest, matrix)  # the identity is exact
     if moving.grid.dimensions == 2 and (moving.is_flat or fixed.is_flat):
         matrix[2] = 0  # there is no depth
     on_device = torch.from_numpy(matrix)[None].to(device)
-    return Route(on_device, found.displacement, fixed.grid.volume)
+    return Route(on_device, found.displacement, fixed.grid.volume, EDGE)
+
+
+def _on(device: torch.device | str) -> torch.device:
+    found = torch.device(device)
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda needs a GPU that torch sees; there is none here")
+    return found
 
 
 def _check_places(moving: Image, fixed: Image) -> None:

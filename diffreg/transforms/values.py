@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from diffreg.fields.inversion import Residual, inverted
 REACH = 1.5
 # A grid ends half a voxel beyond its outer voxel centres, as ITK's does; its bounds are shifted by
 # so many voxels against rounding.
-EDGE = 1e-4
+EDGE = 1e-9
 
 
 class Transform(ABC):
@@ -51,7 +52,7 @@ class Transform(ABC):
         Raises:
             ValueError: no points, or two axes for a transform of three.
         """
-        points = np.asarray(points, dtype=np.float64)
+        points = np.asarray(_numbers(points), dtype=np.float64)
         axes = (2, 3) if self.is_flat else (3,)
         if points.ndim != 2 or points.shape[1] not in axes or not np.isfinite(points).all():
             raise ValueError(f"points must be (K, 3), RAS mm, finite, got {list(points.shape)}")
@@ -61,7 +62,7 @@ class Transform(ABC):
 
     def __matmul__(self, first: Transform) -> Chain:
         """`a @ b` maps x to a(b(x))."""
-        return compose([first, self]) if isinstance(first, Transform) else NotImplemented
+        return compose([first, self])
 
     @property
     @abstractmethod
@@ -102,7 +103,7 @@ class Affine(Transform):
     is_flat: bool = False
 
     def __post_init__(self) -> None:
-        matrix = np.array(self.matrix, dtype=np.float64)
+        matrix = np.array(_numbers(self.matrix), dtype=np.float64)
         if matrix.shape != (4, 4):
             raise ValueError(f"matrix must be (4, 4), got {list(matrix.shape)}")
         if not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1), atol=1e-6):
@@ -160,6 +161,8 @@ class Field(Transform):
     residual: Residual | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.grid, Grid):
+            raise TypeError(f"grid must be a Grid, got {type(self.grid).__name__}")
         u, expected = self.displacement, (1, self.grid.dimensions, *self.grid.size)
         if not isinstance(u, Tensor) or u.dtype not in (torch.float32, torch.float64):
             kind = u.dtype if isinstance(u, Tensor) else type(u).__name__
@@ -171,6 +174,7 @@ class Field(Transform):
             )
         if not torch.isfinite(u).all():
             raise ValueError("displacement holds values that are NaN or infinite")
+        object.__setattr__(self, "displacement", u.detach())
 
     @property
     def is_flat(self) -> bool:
@@ -268,11 +272,11 @@ class Chain(Transform):
         return points
 
 
-def compose(transforms: Iterable[Transform]) -> Chain:
+def compose(transforms: Transform | Iterable[Transform]) -> Chain:
     """`compose([a, b])` maps x to b(a(x)), as ANTs' `-t a -t b` does.
 
     Args:
-        transforms: at least one; chains among them are taken apart.
+        transforms: one, or several; chains among them are taken apart.
 
     Raises:
         TypeError: something that is no transform.
@@ -287,8 +291,13 @@ def compose(transforms: Iterable[Transform]) -> Chain:
         [[12.0, 0.0, 0.0]]
     """
     parts: list[Affine | Field] = []
-    for transform in transforms:
+    for transform in [transforms] if isinstance(transforms, Transform) else transforms:
         if not isinstance(transform, Transform):
             raise TypeError(f"transforms must be transforms, got {type(transform).__name__}")
         parts += transform.steps
     return Chain(tuple(parts))
+
+
+def _numbers(given: Any) -> Any:
+    """What numpy reads: a tensor may be on another device, or part of a graph."""
+    return given.detach().cpu().numpy() if isinstance(given, Tensor) else given

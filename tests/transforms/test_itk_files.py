@@ -142,7 +142,8 @@ def test_fields_of_volumes_and_slices(size, name, tmp_path):
     write(tmp_path / name, field)
     again = read(tmp_path / name)
     points = drawn.points(rng, on, 40, beyond=0.3)
-    assert again.grid.size == size and again.displacement.dtype == torch.float64
+    planes = (3,) if len(size) == 2 and "nii" not in name else ()  # there as ITK has a slice
+    assert again.grid.size == (*size, *planes) and again.displacement.dtype == torch.float64
     assert np.abs(again(points) - field(points)).max() < 1e-4
     if "nii" in name:  # SimpleITK reads it as an image
         vectors = sitk.ReadImage(str(tmp_path / name), sitk.sitkVectorFloat64)
@@ -211,6 +212,22 @@ def test_numbers_in_other_types(dtype, tmp_path):
     assert stored.get_data_dtype() == np.dtype(dtype) and stored.dataobj.slope == 0.5
     points = drawn.points(rng, field.grid, 20)
     assert np.abs(read(name)(points) - field(points)).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["d.h5", "d.tfm"])
+def test_a_field_of_one_plane_reaches_as_far_as_itk_has_it(tmp_path, name):
+    rng = np.random.default_rng(5)
+    on = drawn.grid(rng, (7, 6, 1))
+    field = Field(torch.from_numpy(rng.normal(size=(1, 3, 7, 6, 1))), on)
+    made = drawn.itk_transform(field)
+    sitk.WriteTransform(made, str(tmp_path / name))
+    again = read(tmp_path / name)
+    voxels = np.column_stack([rng.uniform(0, 5, (60, 2)), np.linspace(-2, 2, 60)])
+    points = voxels @ on.affine[:3, :3].T + on.affine[:3, 3]
+    assert np.abs(again(points) - drawn.itk_points(field, points)).max() < 1e-6
+    assert 10 < (np.abs(again(points) - points).max(1) > 1e-3).sum() < 20
+    write(tmp_path / f"again_{name}", again)
+    assert np.abs(read(tmp_path / f"again_{name}")(points) - again(points)).max() < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore:.*outside the grid of a field")
@@ -354,3 +371,16 @@ def test_a_flat_field_among_others_is_refused(tmp_path):
     with pytest.raises(ValueError, match="of a 2-D file and others of the chain are not"):
         write(tmp_path / "t.h5", Chain((flat, drawn.affine(rng))))
     assert not (tmp_path / "t.h5").exists()
+
+
+def test_scales_and_skews_that_are_composed(tmp_path):
+    """SimpleITK writes it, and does not find its own name for it when it reads."""
+    rng = np.random.default_rng(0)
+    made = sitk.ComposeScaleSkewVersor3DTransform()
+    made.SetCenter(rng.normal(size=3).tolist())
+    made.SetParameters([*rng.uniform(-0.2, 0.4, 6), 1.1, 0.8, 1.3, *rng.uniform(-0.2, 0.2, 3)])
+    sitk.WriteTransform(made, str(tmp_path / "t.tfm"))
+    points = rng.normal(size=(9, 3)) * 20
+    lps = np.diag(LPS)[:3]
+    theirs = [made.TransformPoint(p) for p in (points * lps).tolist()] * lps
+    assert np.abs(read(tmp_path / "t.tfm")(points) - theirs).max() < 1e-9

@@ -30,6 +30,7 @@ def mirrored(points):
 FILES = [
     ("a.csv", "x,y,z,t,label\n1.5,-2,3,0,7\n4,5,6,0,8\n", mirrored(RAS), "CSV of ANTs, LPS"),
     ("a.csv", "x;y;z\n1,5;-2;3\n4;5;6\n", mirrored(RAS), "CSV of ANTs, LPS"),
+    ("a.csv", "x,y\n1.5,-2\n4,5\n", [[-1.5, 2.0], [-4.0, -5.0]], "CSV of ANTs, LPS"),
     ("a.fcsv", FCSV.format(axes="LPS"), mirrored(RAS), ".fcsv of 3D Slicer, LPS"),
     ("a.fcsv", FCSV.format(axes="RAS"), RAS, ".fcsv of 3D Slicer, RAS"),
     ("a.fcsv", FCSV.format(axes="0"), RAS, ".fcsv of 3D Slicer, RAS"),
@@ -45,9 +46,10 @@ def test_points_and_all_else_of_a_file(tmp_path, name, text, points, words):
     file = read_point_file(tmp_path / name)
     assert file.points.tolist() == points and file.format == f"{words} mm"
     out = tmp_path / f"out_{name}"
-    file.write(out, file.points + SHIFT)
+    shift = SHIFT[: file.points.shape[1]]
+    file.write(out, file.points + shift)
     again = read_point_file(out)
-    assert np.allclose(again.points, file.points + SHIFT) and again.format == file.format
+    assert np.allclose(again.points, file.points + shift) and again.format == file.format
     again.write(tmp_path / name, file.points)
     rewritten = (tmp_path / name).read_text()
     for kept in ("label", "F-1", "F,1", "F-2", "undefined", "# CoordinateSystem"):
@@ -67,6 +69,7 @@ def test_points_and_all_else_of_a_file(tmp_path, name, text, points, words):
         ("a.mrk.json", markups(points=[[1, 2]]), "x, y and z must be numbers"),
         ("a.mrk.json", markups(points=[[1, 2, "NaN"]]), "x, y and z must be numbers"),
         ("a.mrk.json", markups(points=[[1, 2, 3]]).replace("3]", "3" * 5000 + "]"), "a.mrk.json"),
+        ("a.mrk.json", markups().replace('"LPS",', '"LPS", "coordinateUnits": "m",'), "is in m: "),
         ("a.mrk.json", "{}", "no markups file"),
         ("a.mrk.json", "[1]", "no markups file"),
         ("a.mrk.json", "{", "is not JSON"),

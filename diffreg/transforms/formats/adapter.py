@@ -134,7 +134,7 @@ def text_of(path: Path, largest: int = _LARGEST) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def numbers_of(path: Path, text: str, what: str) -> np.ndarray:

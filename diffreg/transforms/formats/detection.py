@@ -96,7 +96,7 @@ def _of_nifti(path: Path, file: Any) -> str:
 
 def _of_text(path: Path, head: bytes) -> str:
     text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1", "replace")
-    if text.startswith(HEAD):
+    if text.lstrip("\ufeff\n\r\t ").removeprefix("\u00ef\u00bb\u00bf").startswith(HEAD):
         return "itk-text"
     if re.search(r"^\s*\(\s*Transform\s", text, re.MULTILINE):
         return "elastix"
@@ -107,5 +107,8 @@ def _of_text(path: Path, head: bytes) -> str:
         if len(words) == 16:
             raise choices(path, "a bare 4 x 4 matrix", "fsl-flirt", "niftyreg-affine", "greedy")
         if len(words) == 12:
-            return "afni-affine"
+            rows = [line for line in text.splitlines() if line.split("#")[0].split()]
+            if len(rows) == 1 or path.suffix.lower() == ".1d":
+                return "afni-affine"
+            raise choices(path, "a bare 3 x 4 matrix", "afni-affine")
     raise ValueError(f"{path} is no transform of a format that is read")

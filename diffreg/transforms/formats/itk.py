@@ -14,7 +14,7 @@ import torch
 
 from diffreg.data._limits import check_size
 from diffreg.data.grid import LPS, Grid, check_affine
-from diffreg.data.vectors import laid_out, taken_up
+from diffreg.data.vectors import laid_out, to_voxels
 from diffreg.transforms.formats.itk_linear import linear_of
 from diffreg.transforms.values import Affine, Field, Transform, compose
 
@@ -139,9 +139,19 @@ def _field(path: Path, stored: Stored, n: int) -> Field:
     affine[:n, :n], affine[:n, 3] = linear, fixed[n : 2 * n]
     affine = LPS @ affine
     check_affine(affine, str(path))
-    vectors = stored.numbers.reshape(*(*size, 1)[:3][::-1], n).transpose(2, 1, 0, 3)
-    u, affine = taken_up(vectors, affine, str(path))
+    vectors = stored.numbers.reshape(*size[::-1], n).T  # (n, x, y, z)
+    u = _voxels(path, np.moveaxis(vectors, 0, -1), affine)
     return field_of(path, u, affine, flat=n == 2)
+
+
+def _voxels(path: Path, vectors: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Vectors (*S, n), LPS mm, as voxels (n, *S): one plane is one, three alike are three."""
+    n = vectors.shape[-1]
+    with np.errstate(all="ignore"):  # of numbers that are not finite
+        u = to_voxels(vectors.astype(np.float64), (LPS @ affine)[:n, :n], str(path))
+    if not np.all(np.isfinite(u)):
+        raise ValueError(f"{path}: displacements of its field are NaN or infinite")
+    return u
 
 
 def field_of(path: Path, u: np.ndarray, affine: np.ndarray, flat: bool = False) -> Field:

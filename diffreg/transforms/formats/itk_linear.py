@@ -116,6 +116,13 @@ def _scale_skew(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return rotation(p[:3]) + added, p[3:6]
 
 
+def _composed_scale_skew(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Skews, then scales, then the rotation."""
+    skew = np.eye(3)
+    skew[[0, 0, 1], [1, 2, 2]] = p[9:]
+    return rotation(p[:3]) @ np.diag(p[6:9]) @ skew, p[3:6]
+
+
 def _translation(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.eye(len(p)), p
 
@@ -130,6 +137,7 @@ def _identity(n: int) -> _Linear:
 
 # (name, axes): number of parameters, and what they mean.
 _KINDS: dict[tuple[str, int], tuple[int, _Linear]] = {
+    ("ComposeScaleSkewVersor3DTransform", 3): (12, _composed_scale_skew),
     ("Euler2DTransform", 2): (3, _euler_2d),
     ("Euler3DTransform", 3): (6, _euler_3d),
     ("QuaternionRigidTransform", 3): (7, _quaternion),
