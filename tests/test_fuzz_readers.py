@@ -31,6 +31,7 @@ from diffreg.registration._json import read_json
 from diffreg.training.checkpoint import load_network, write_checkpoint
 from diffreg.training.config import Config, load_config
 from diffreg.transforms import FORMATS, Chain, read, write
+from diffreg.transforms.points import read_point_file
 
 # A damaged header may well be an odd one that is read all the same.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::diffreg._files.FileWarning")]
@@ -155,6 +156,8 @@ def transforms_in(folder):
         "freesurfer.lta": ("freesurfer-lta", affine),
         "freesurfer.nii": ("freesurfer-warp", field),
         "niftyreg.nii": ("niftyreg-deformation", field),
+        "niftyreg.txt": ("niftyreg-affine", affine),
+        "greedy.mat": ("greedy", affine),
         "elastix.txt": ("elastix", affine),
         "voxels.nii": ("learn2reg", field),
         "voxelmorph.npz": ("voxelmorph", field),
@@ -192,6 +195,12 @@ def seeds(tmp_path_factory):
         grid = Image(torch.zeros(1, 1, 12, 10), affine)
         write_displacement(folder / f"displacement{suffix}", torch.ones(1, 2, 12, 10), grid)
     (folder / "points.csv").write_text("i,j\n1,2\n3.5,4\n")
+    (folder / "ants.csv").write_text("x,y,z,t,label\n1,2,3.5,0,a\n-4,5,6,0,b\n")
+    fcsv = "# CoordinateSystem = LPS\n# columns = id,x,y,z,ow\n1,2,3,4,5\n2,-3,4,5.5,6\n"
+    (folder / "slicer.fcsv").write_text(fcsv)
+    points = [{"id": "1", "position": [1.5, -2, 3]}, {"id": "2", "position": [4, 5, 6]}]
+    markups = {"coordinateSystem": "RAS", "coordinateUnits": "mm", "controlPoints": points}
+    (folder / "slicer.mrk.json").write_text(json.dumps({"markups": [markups]}))
     (folder / "metrics.json").write_text(json.dumps({"before": {"ncc": 0.5}, "seconds": 1.5}))
     rows = "plane.nii,plane.nii.gz,p1,0\nplane.nii.gz,plane.nii,p2,1\n"
     (folder / "pairs.csv").write_text("moving,fixed,group,slice\n" + rows)
@@ -223,6 +232,9 @@ def seeds(tmp_path_factory):
         "displacement.nii": (header, read_displacement),
         "displacement.nii.gz": (in_gzip, read_displacement),
         "points.csv": (mutated, read_points),
+        "ants.csv": (mutated, read_point_file),
+        "slicer.fcsv": (mutated, read_point_file),
+        "slicer.mrk.json": (mutated, read_point_file),
         "metrics.json": (mutated, read_json),
         "pairs.csv": (mutated, read_manifest),
         "pairs.toml": (mutated, read_manifest),
