@@ -329,7 +329,12 @@ def _add_fill(command: argparse.ArgumentParser) -> None:
 
 
 def _add_apply(subparsers: Any) -> None:
-    command = subparsers.add_parser("apply", help="sample images through a transform")
+    command = subparsers.add_parser(
+        "apply",
+        help="sample images through a transform",
+        usage="diffreg apply -t FILE [-t FILE ...] --fixed FIXED IMAGE -o OUT [options]\n"
+        "       diffreg apply FOLDER IMAGE -o OUT [options]",
+    )
     add_apply(command, _IMAGE)
     _add_device(command)
     _add_fill(command)

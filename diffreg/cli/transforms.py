@@ -28,8 +28,9 @@ def add_transforms(subparsers: Any) -> None:
     composed.set_defaults(run=run_compose)
     inverse = subparsers.add_parser(
         "invert",
-        help="the way back, with its residual; refused where a field folds; as one field it lies "
-        "on the moving image's grid",
+        help="the way back, with its residual; refused where a field folds",
+        description="The way back, with its residual; refused where a field folds. FIXED and "
+        "MOVING are those of IN; a format of one field lies on the grid of MOVING.",
     )
     inverse.add_argument("transform", metavar="IN", help="a transform's file, or register's folder")
     inverse.add_argument("-o", "--out", required=True, help="the file to write")
