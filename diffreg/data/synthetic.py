@@ -43,7 +43,7 @@ def random_velocity(
         (1, D, *S), float32.
 
     Raises:
-        ValueError: a shape that is not 2-D, or numbers out of range.
+        ValueError: a shape that is not of two or three sizes, or numbers out of range.
 
     Example:
         >>> import numpy as np
@@ -51,11 +51,36 @@ def random_velocity(
         >>> random_velocity((32, 24), 1.5, 6.0, np.random.default_rng(0)).shape
         torch.Size([1, 2, 32, 24])
     """
-    if len(shape) != 2 or min(shape) < 1:
-        raise ValueError(f"shape must be 2 sizes of at least 1, got {tuple(shape)}")
     _check_amplitude(amplitude, sigma)
-    noise = _noise(shape, float(sigma), random)
-    return amplitude * _smooth(noise, shape, float(sigma))
+    return amplitude * smooth_noise(shape, len(shape), sigma, random)[None]
+
+
+def smooth_noise(
+    shape: Sequence[int], channels: int, sigma: float, random: np.random.Generator
+) -> Tensor:
+    """White noise smoothed by a Gaussian, of variance 1 everywhere.
+
+    Args:
+        shape: *S, two or three sizes.
+        channels: C, independent of each other.
+        sigma: standard deviation of the Gaussian, voxels.
+        random: where the numbers come from; the same state gives the same noise.
+
+    Returns:
+        (C, *S), float32.
+
+    Raises:
+        ValueError: a shape that is not of two or three sizes.
+
+    Example:
+        >>> import numpy as np
+        >>> from diffreg.data.synthetic import smooth_noise
+        >>> smooth_noise((8, 9, 10), 4, 3.0, np.random.default_rng(0)).shape
+        torch.Size([4, 8, 9, 10])
+    """
+    if len(shape) not in (2, 3) or min(shape) < 1:
+        raise ValueError(f"shape must be 2 or 3 sizes of at least 1, got {tuple(shape)}")
+    return _smooth(_noise(shape, channels, float(sigma), random), shape, float(sigma))[0]
 
 
 def random_warp(
@@ -191,7 +216,7 @@ class Augmentation:
             axes.append(tuple(2 + axis for axis in self.flip_axes if random.random() < 0.5))
             if self.amplitude > 0:
                 strengths += [self.amplitude * part for part in random.random(2)]
-                noise += [_noise(shape, self.sigma, random) for _ in range(2)]
+                noise += [_noise(shape, len(shape), self.sigma, random) for _ in range(2)]
             corners = [
                 int(random.integers(size - cut + 1))
                 for size, cut in zip(shape, self.crop, strict=False)
@@ -207,16 +232,20 @@ class Augmentation:
         return [Change(*parts) for parts in zip(axes, displacements, crops, strict=True)]
 
 
-def _noise(shape: Sequence[int], sigma: float, random: np.random.Generator) -> Tensor:
-    """White noise at the knots, (1, 2, knots, knots)."""
+def _noise(
+    shape: Sequence[int], channels: int, sigma: float, random: np.random.Generator
+) -> Tensor:
+    """White noise at the knots, (1, C, *knots)."""
     knots = [len(_knots(size, sigma)) for size in shape]
-    return torch.from_numpy(random.standard_normal((1, 2, *knots), dtype=np.float32))
+    return torch.from_numpy(random.standard_normal((1, channels, *knots), dtype=np.float32))
 
 
 def _smooth(noise: Tensor, shape: Sequence[int], sigma: float) -> Tensor:
-    """Noise at the knots as velocities (N, 2, *shape)."""
-    rows, columns = (_smoothing(size, sigma).to(noise.device) for size in shape)
-    return rows @ noise @ columns.mT
+    """Noise at the knots (N, C, *knots) at the voxels, (N, C, *shape)."""
+    *others, last = (_smoothing(size, sigma).to(noise.device) for size in shape)
+    for axis, weights in enumerate(others, start=2):
+        noise = (weights @ noise.movedim(axis, -2)).movedim(-2, axis)
+    return noise @ last.mT
 
 
 def _knots(size: int, sigma: float) -> np.ndarray:

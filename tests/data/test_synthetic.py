@@ -81,8 +81,8 @@ def test_the_images_of_a_pair_are_bent_each_in_its_own_way():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((3, 4, 5), 1.0, 1.0), r"shape must be 2 sizes of at least 1, got \(3, 4, 5\)"),
-        (((3, 0), 1.0, 1.0), "shape must be 2 sizes"),
+        (((3,), 1.0, 1.0), r"shape must be 2 or 3 sizes of at least 1, got \(3,\)"),
+        (((3, 0), 1.0, 1.0), "shape must be 2 or 3 sizes"),
         (((3, 4), -1.0, 1.0), "amplitude must be a number >= 0 of voxels, got -1"),
         (((3, 4), 1.0, 0.0), "sigma must be a number > 0 of voxels, got 0"),
     ],

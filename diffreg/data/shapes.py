@@ -1,0 +1,170 @@
+"""Pairs to train on that need no image: labels drawn from noise, in two contrasts, bent two ways.
+
+s = argmax_j noise_j        one label map, or one that is given
+s_k = s o phi_k             k = moving, fixed: two random diffeomorphisms
+I_k = bias_k * blurred(mean_k[s_k] + deviation_k[s_k] * noise), normalised
+
+The displacement that brings the moving image onto the fixed one is known: phi_m^-1 o phi_f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from diffreg.data.synthetic import smooth_noise
+from diffreg.fields import compose, integrate
+from diffreg.ops import warp
+
+_STEPS = 6  # squarings
+_DEVIATION = 0.1  # of the noise within a label, at most; means lie in [0, 1]
+_BIAS, _BLUR, _GAMMA = 0.3, 1.0, 0.25  # of the logarithm; voxels; of the logarithm of the exponent
+_COARSE = 0.2  # share of images whose resolution is lower along one axis
+_LARGEST = 4  # times a voxel
+
+
+class Shapes(Dataset):
+    """Pairs of random shapes in random contrasts, with their labels and the true displacement.
+
+    A network that trains on them with the overlap of the labels sees no contrast twice, and so
+    depends on none.
+
+    Args:
+        size: *S, two or three axes.
+        labels: shapes of a label map.
+        scale: of the shapes, and of the warps: standard deviation of the noise's Gaussian, voxels.
+        amplitude: standard deviation of the velocities' components at most, voxels.
+        maps: label maps (*S), whole numbers from 0, to draw from in place of noise; 0 is the
+            background, whose mean is 0 in half of the images.
+        seed: sample k is a function of (seed, k).
+        length: samples.
+
+    Raises:
+        ValueError: sizes, numbers or maps that do not fit.
+
+    Source:
+        Hoffmann et al. 2022, SynthMorph: the idea, and the order of what is drawn.
+
+    Example:
+        >>> from diffreg.data.shapes import Shapes
+        >>> sample = Shapes(size=(24, 32), labels=4, length=10)[3]
+        >>> {name: tuple(values.shape) for name, values in sample.items()}["displacement"]
+        (2, 24, 32)
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int] = (96, 96, 96),
+        labels: int = 16,
+        scale: float = 12.0,
+        amplitude: float = 3.0,
+        maps: Sequence[np.ndarray] = (),
+        seed: int = 0,
+        length: int = 2**20,
+    ) -> None:
+        if len(size) not in (2, 3) or min(size) < 4:
+            raise ValueError(f"size must be two or three numbers of at least 4, got {tuple(size)}")
+        if labels < 2 or not scale > 0 or not amplitude >= 0 or length < 1:
+            raise ValueError(
+                "labels must be at least 2, scale > 0, amplitude >= 0 and length at least 1, got "
+                f"{labels}, {scale}, {amplitude}, {length}"
+            )
+        self.maps = [_checked(number, given, tuple(size)) for number, given in enumerate(maps)]
+        self.size, self.labels = tuple(size), labels
+        self.scale, self.amplitude = float(scale), float(amplitude)
+        self.seed, self.length = seed, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """moving, fixed (1, *S) in [0, 1]; their labels (1, *S), int64; displacement (D, *S)."""
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        random = np.random.default_rng([self.seed, index])
+        labels = self._map(random)
+        strengths = self.amplitude * random.random(2)
+        velocity = torch.stack(
+            [s * smooth_noise(self.size, len(self.size), self.scale, random) for s in strengths]
+        )
+        bent = integrate(velocity, _STEPS)
+        back = integrate(-velocity[:1], _STEPS)
+        both = warp(labels[None, None].expand(2, 1, *self.size), bent, "nearest")
+        count = int(labels.max()) + 1
+        images = [self._painted(shapes[0], count, random) for shapes in both]
+        return {
+            "moving": images[0][None],
+            "fixed": images[1][None],
+            "moving_label": both[0],
+            "fixed_label": both[1],
+            "displacement": compose(back, bent[1:])[0],
+        }
+
+    def _map(self, random: np.random.Generator) -> Tensor:
+        """One label map (*S), int64, mirrored at random."""
+        if self.maps:
+            found = self.maps[int(random.integers(len(self.maps)))]
+        else:
+            found = smooth_noise(self.size, self.labels, self.scale, random).argmax(0)
+        axes = [axis for axis in range(found.ndim) if random.random() < 0.5]
+        return found.flip(axes) if axes else found
+
+    def _painted(self, shapes: Tensor, count: int, random: np.random.Generator) -> Tensor:
+        """An image (*S) of labels in a contrast of its own."""
+        means = torch.from_numpy(random.random(count, dtype=np.float32))
+        deviations = torch.from_numpy(random.random(count, dtype=np.float32) * _DEVIATION)
+        if self.maps and random.random() < 0.5:
+            means[0] = deviations[0] = 0
+        noise = torch.from_numpy(random.standard_normal(self.size, dtype=np.float32))
+        image = means[shapes] + deviations[shapes] * noise
+        image = _blurred(image, _BLUR * random.random())
+        if random.random() < _COARSE:
+            image = _coarse(image, int(random.integers(image.ndim)), random.uniform(1.5, _LARGEST))
+        bias = smooth_noise(self.size, 1, 2 * self.scale, random)[0]
+        image = image.clamp(min=0) * torch.exp(_BIAS * random.random() * bias)
+        low, high = torch.quantile(image.flatten()[:: 1 + image.numel() // 2**18], _ENDS)
+        image = ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        return image ** float(np.exp(_GAMMA * random.standard_normal()))
+
+
+_ENDS = torch.tensor([0.005, 0.995])
+
+
+def _checked(number: int, given: np.ndarray, size: tuple[int, ...]) -> Tensor:
+    array = np.asarray(given)
+    if array.shape != size or array.dtype.kind not in "iu" or array.min() < 0:
+        raise ValueError(
+            f"maps[{number}] must be whole numbers >= 0 of size {list(size)}, got {array.dtype} of "
+            f"{list(array.shape)}"
+        )
+    _, ranks = np.unique(array, return_inverse=True)
+    ranks = ranks.reshape(size) + int(array.min() > 0)
+    return torch.from_numpy(ranks.astype(np.int64))
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    """By a Gaussian along every axis, the border repeated."""
+    reach = int(np.ceil(3 * sigma))
+    if not reach:
+        return image
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    weights = (weights / weights.sum()).to(image.dtype)[None, None]
+    for axis in range(image.ndim):
+        lines = image.movedim(axis, -1)
+        flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), "replicate")
+        image = F.conv1d(flat, weights).reshape(lines.shape).movedim(-1, axis)
+    return image
+
+
+def _coarse(image: Tensor, axis: int, times: float) -> Tensor:
+    """As of voxels so many times as long along one axis."""
+    size = image.shape[axis]
+    lines = image.movedim(axis, -1).reshape(1, -1, size)
+    few = F.interpolate(lines, max(2, round(size / times)), mode="linear", antialias=False)
+    whole = F.interpolate(few, size, mode="linear", align_corners=False)
+    return whole.reshape(image.movedim(axis, -1).shape).movedim(-1, axis)

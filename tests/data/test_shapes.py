@@ -1,0 +1,77 @@
+"""Pairs of random shapes: the known displacement brings one onto the other; a sample is a function
+of seed and number; contrasts differ."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffreg.data.shapes import Shapes
+from diffreg.fields import fold_certificate
+from diffreg.ops import warp
+
+SIZES = [(40, 36), (24, 22, 26)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_displacement_is_the_truth(size):
+    data = Shapes(size, labels=5, scale=8.0, amplitude=2.0, length=6)
+    agree, before = [], []
+    for sample in (data[k] for k in range(6)):
+        moving, fixed = sample["moving_label"][None], sample["fixed_label"][None]
+        assert moving.dtype == torch.int64 and sample["moving"].dtype == torch.float32
+        u = sample["displacement"][None]
+        assert fold_certificate(u).folded_cells == 0
+        inner = (slice(None), slice(None), *[slice(4, -4)] * len(size))
+        agree.append((warp(moving, u, "nearest") == fixed)[inner].double().mean().item())
+        before.append((moving == fixed)[inner].double().mean().item())
+    assert np.mean(agree) > 0.96 and min(agree) > 0.9 and np.mean(before) < np.mean(agree) - 0.05
+
+
+def test_a_sample_is_a_function_of_seed_and_number():
+    one, again, other = Shapes(SIZES[0]), Shapes(SIZES[0]), Shapes(SIZES[0], seed=1)
+    first = one[7]
+    _ = again[2]
+    assert all(torch.equal(first[name], again[7][name]) for name in first)
+    assert not torch.equal(first["moving"], other[7]["moving"])
+    assert not torch.equal(first["moving"], one[8]["moving"])
+
+
+def test_images_fill_the_range_and_contrasts_differ():
+    data = Shapes((32, 32), labels=6, scale=6.0, amplitude=0.0)
+    rising = 0
+    for k in range(12):
+        sample = data[k]
+        assert torch.equal(sample["moving_label"], sample["fixed_label"])
+        for name in ("moving", "fixed"):
+            image = sample[name]
+            assert image.min() == 0 and image.max() == 1 and image.std() > 0.05
+        both = torch.stack([sample["moving"].flatten(), sample["fixed"].flatten()])
+        rising += torch.corrcoef(both)[0, 1] > 0.5
+    assert 0 < rising < 9
+
+
+def test_label_maps_that_are_given_are_bent():
+    given = np.zeros((20, 20, 20), np.int16)
+    given[5:15, 6:14, 4:12] = 7
+    given[7:11, 8:12, 6:9] = 40
+    sample = Shapes((20, 20, 20), maps=[given], scale=5.0, amplitude=1.0)[0]
+    assert sample["moving_label"].unique().tolist() == [0, 1, 2]
+    size = (sample["fixed_label"] > 0).sum().item()
+    assert 0.5 < size / (given > 0).sum() < 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": (8,)}, "size must be two or three"),
+        ({"size": (8, 2)}, "at least 4"),
+        ({"size": (8, 8), "labels": 1}, "labels must be at least 2"),
+        ({"size": (8, 8), "maps": [np.zeros((8, 8))]}, r"maps\[0\] must be whole numbers"),
+        ({"size": (8, 8), "maps": [np.zeros((8, 9), int)]}, r"of size \[8, 8\]"),
+    ],
+)
+def test_settings_are_refused_in_words(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Shapes(**settings)
+    with pytest.raises(IndexError):
+        Shapes((8, 8), length=3)[3]
