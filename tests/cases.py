@@ -116,8 +116,9 @@ class Case:
             mixture = [float(name == o["similarity"]) for name in MEASURES]
             energy = (unit, "hyperelastic", 0.2)
             scales = [ops.gradient_scale(image.detach()) for image in inputs[:2]]
-            weights = [60.0, 1.0, 30.0, 3.0]
-            return (*inputs, *scales, o.get("mask"), mixture, weights, "border", *energy, *TWO)
+            weights, window = [60.0, 1.0, 30.0, 3.0], o.get("window", 9)
+            options = (mixture, weights, "border", *energy)
+            return (*inputs, *scales, o.get("mask"), *options, *TWO, window)
         scales = [ops.gradient_scale(image.detach()) for image in inputs]
         return (*inputs, *scales, o.get("variant", "pls"), o.get("mask"))
 
@@ -244,7 +245,7 @@ CASES = [
     Case("scale-mask", "gradient_scale", image_inputs, masked=True),
     objective("objective-ssd", similarity="ssd"),
     objective("objective-ncc", similarity="ncc"),
-    objective("objective-lncc-mask", masked=True, similarity="lncc"),
+    objective("objective-lncc-mask", masked=True, similarity="lncc", window=5),
     objective("objective-pls", similarity="pls"),
     objective("objective-pls-mask", masked=True, similarity="pls", return_warped=True),
     objective("objective-ngf", similarity="ngf", padding="zeros", spacing=[0.7, 1.9, 1.3]),

@@ -7,6 +7,8 @@ INTERPOLATION = "interpolation must be 'linear', 'nearest' or 'cubic', got 'x'"
 REDUCE = "reduce must be 'none', 'min', 'mean' or 'bound', got 'x'"
 PENALTY = "penalty must be 'hyperelastic', 'log2', 'hinge' or 'relu', got 'x'"
 SPACING = "spacing must have 2 values, got 1"
+WINDOW = "window must be odd and positive, got 4"
+WINDOW_BELOW_0 = "window must be odd and positive, got -3"
 
 IMAGE, FIELD, SCALE = torch.zeros(1, 1, 4, 5), torch.zeros(1, 2, 4, 5), torch.ones(1)
 
@@ -43,5 +45,7 @@ CASES = [
         (*objective(weights=[1.0]), True, True),
         "weights must have 4 factors, got 1",
     ),
+    ("registration_objective", (*objective(), True, True, 4), WINDOW),
+    ("registration_objective_backward", (*5 * (SCALE,), *objective(), -3), WINDOW_BELOW_0),
     ("registration_objective_backward", (*5 * (SCALE,), *objective(penalty="x")), PENALTY),
 ]

@@ -49,6 +49,11 @@ inline void check_spacing(const std::vector<double>& spacing, int64_t dimensions
   check_length("spacing", spacing, static_cast<size_t>(dimensions), "values");
 }
 
+// Of a local correlation.
+inline void check_window(int64_t window) {
+  STD_TORCH_CHECK(window > 0 && window % 2 == 1, "window must be odd and positive, got ", window);
+}
+
 // Drivers and kernels count along an axis in 32 bits, some beyond the border.
 inline void check_axes(const Tensor& tensor) {
   for (int64_t k = 2; k < tensor.dim(); ++k) {

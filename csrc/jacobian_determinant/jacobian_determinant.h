@@ -50,16 +50,23 @@ DIFFREG_HD T bound(const Cell<D, T>& cell) {
     // Which end of axis 0 the edges along 1 and 2 are at, of axis 1 those along 0 and 2, of axis 2
     // those along 0 and 1.
     DIFFREG_UNROLL
-    for (int on0 = 0; on0 < 4; ++on0) {
+    for (int on12 = 0; on12 < 4; ++on12) {
+      const int g1 = on12 % 2, f2 = on12 / 2;
+      T across[3][3] = {};  // by the ends of axis 0
       DIFFREG_UNROLL
-      for (int on12 = 0; on12 < 4; ++on12) {
-        const int f0 = on0 % 2, g0 = on0 / 2, g1 = on12 % 2, f2 = on12 / 2;
-        T across[3];
-        cross(cell.edge[1][f0 + 2 * f2], cell.edge[2][g0 + 2 * g1], across);
+      for (int on0 = 0; on0 < 4; ++on0) {
+        const int f0 = on0 % 2, g0 = on0 / 2;
+        T one[3];
+        cross(cell.edge[1][f0 + 2 * f2], cell.edge[2][g0 + 2 * g1], one);
+        DIFFREG_UNROLL
+        for (int c = 0; c < 3; ++c) across[f0 + g0][c] += one[c];
+      }
+      DIFFREG_UNROLL
+      for (int i = 0; i < 3; ++i) {
         DIFFREG_UNROLL
         for (int j = 0; j < 4; ++j) {
           const int e1 = j % 2, e2 = j / 2;
-          sum[9 * (f0 + g0) + 3 * (e1 + g1) + e2 + f2] += Cell<D, T>::dot(cell.edge[0][j], across);
+          sum[9 * i + 3 * (e1 + g1) + e2 + f2] += Cell<D, T>::dot(cell.edge[0][j], across[i]);
         }
       }
     }
@@ -68,7 +75,13 @@ DIFFREG_HD T bound(const Cell<D, T>& cell) {
       const int middles = (k / 9 == 1) + (k / 3 % 3 == 1) + (k % 3 == 1);
       sum[k] /= T(1 << middles);
     }
-    return Smallest<27, T>(sum).value;
+    T least = sum[0], total = sum[0];
+    DIFFREG_UNROLL
+    for (int k = 1; k < 27; ++k) {
+      least = sum[k] < least ? sum[k] : least;
+      total += sum[k];
+    }
+    return total == total ? least : total;
   }
 }
 

@@ -14,7 +14,7 @@ void check(const Tensor& warped, const Tensor& fixed, int64_t window) {
   check_image("warped", warped);
   check_shape("fixed", fixed, sizes_of(warped));
   check_dtype("fixed", fixed, warped.scalar_type());
-  STD_TORCH_CHECK(window > 0 && window % 2 == 1, "window must be odd and positive, got ", window);
+  check_window(window);
 }
 
 // Calls run<D, T>() for those of the images.

@@ -19,7 +19,7 @@ struct Inputs {
   Inputs(const Device& device, const Tensor& warped_image, const Tensor& fixed_image,
          int64_t window, const std::optional<Tensor>& weights) {
     check_image(device, "warped", warped_image);
-    STD_TORCH_CHECK(window > 0 && window % 2 == 1, "window must be odd and positive, got ", window);
+    check_window(window);
     const auto dtype = warped_image.scalar_type();
     warped = torch::stable::contiguous(warped_image);
     fixed = checked(device, "fixed", fixed_image, sizes_of(warped_image), dtype);

@@ -24,6 +24,7 @@ struct Arguments {
   std::vector<double> spacing;  // (D), voxels
   std::string penalty;
   double threshold;
+  int64_t window;  // of local correlation, voxels
 };
 
 // The gradient to each term, (N), where there is one.
@@ -35,10 +36,11 @@ struct UpstreamTensors {
 // total where they were asked for.
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-inline void check_lengths(const Arguments& arguments) {
+inline void check_numbers(const Arguments& arguments) {
   check_spacing(arguments.spacing, dimensions_of(arguments.displacement));
   check_length("mixture", arguments.mixture, kMeasures, "factors");
   check_length("weights", arguments.weights, 4, "factors");
+  check_window(arguments.window);
 }
 
 inline bool uses_level_sets(const std::vector<double>& mixture) {
@@ -60,11 +62,12 @@ Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displac
                 std::optional<Tensor> eps_moving, std::optional<Tensor> eps_fixed,
                 std::optional<Tensor> mask, std::vector<double> mixture,
                 std::vector<double> weights, std::string padding, std::vector<double> spacing,
-                std::string penalty, double threshold, bool need_gradient, bool need_warped) {
-  return run(
-      {moving, fixed, displacement, eps_moving, eps_fixed, mask, std::move(mixture),
-       std::move(weights), std::move(padding), std::move(spacing), std::move(penalty), threshold},
-      need_gradient, need_warped);
+                std::string penalty, double threshold, bool need_gradient, bool need_warped,
+                int64_t window) {
+  return run({moving, fixed, displacement, eps_moving, eps_fixed, mask, std::move(mixture),
+              std::move(weights), std::move(padding), std::move(spacing), std::move(penalty),
+              threshold, window},
+             need_gradient, need_warped);
 }
 
 // The gradient to the displacement.
@@ -75,11 +78,12 @@ Tensor backward(std::optional<Tensor> total, std::optional<Tensor> similarity,
                 const Tensor& displacement, std::optional<Tensor> eps_moving,
                 std::optional<Tensor> eps_fixed, std::optional<Tensor> mask,
                 std::vector<double> mixture, std::vector<double> weights, std::string padding,
-                std::vector<double> spacing, std::string penalty, double threshold) {
-  return run(
-      {total, similarity, diffusion, bending, determinant},
-      {moving, fixed, displacement, eps_moving, eps_fixed, mask, std::move(mixture),
-       std::move(weights), std::move(padding), std::move(spacing), std::move(penalty), threshold});
+                std::vector<double> spacing, std::string penalty, double threshold,
+                int64_t window) {
+  return run({total, similarity, diffusion, bending, determinant},
+             {moving, fixed, displacement, eps_moving, eps_fixed, mask, std::move(mixture),
+              std::move(weights), std::move(padding), std::move(spacing), std::move(penalty),
+              threshold, window});
 }
 
 }  // namespace diffreg::registration_objective

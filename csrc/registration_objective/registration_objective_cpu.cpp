@@ -17,8 +17,6 @@ namespace {
 using deformation_energy::Energies;
 using parallel_level_sets::Variant;
 
-constexpr int64_t kWindow = 9;  // of lncc
-
 // The arguments, checked, and their tensors contiguous.
 struct Inputs : Arguments {
   warp::Sampling sampling;
@@ -37,7 +35,7 @@ struct Inputs : Arguments {
     auto shape = sizes_of(displacement);
     shape[1] = moving.size(1);
     check_shape("fixed", fixed, shape);
-    check_lengths(arguments);
+    check_numbers(arguments);
     options = {spacing, parse("penalty", penalty, deformation_energy::kPenalties), threshold};
     eps_moving = scale("eps_moving", eps_moving);
     eps_fixed = scale("eps_fixed", eps_fixed);
@@ -106,7 +104,7 @@ std::vector<double> measure(Measure measure, const Inputs& inputs, const Tensor&
     case kSsd: return measure_squares(warped, inputs.fixed, inputs.mask, factors, gradient);
     case kNcc: return correlation::measure({warped, inputs.fixed, inputs.mask}, factors, gradient);
     case kLncc:
-      return local_correlation::measure({warped, inputs.fixed, kWindow, inputs.mask}, factors,
+      return local_correlation::measure({warped, inputs.fixed, inputs.window, inputs.mask}, factors,
                                         gradient);
     case kPls: return level_sets(Variant::pls);
     case kSmoothPls: return level_sets(Variant::smooth);
@@ -262,13 +260,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
       "registration_objective(Tensor moving, Tensor fixed, Tensor displacement, "
       "Tensor? eps_moving, Tensor? eps_fixed, Tensor? mask, float[] mixture, float[] weights, "
       "str padding, float[] spacing, str penalty, float threshold, bool need_gradient, "
-      "bool need_warped) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "bool need_warped, int window=9) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor)");
   library.def(
       "registration_objective_backward(Tensor? grad_total, Tensor? grad_similarity, "
       "Tensor? grad_diffusion, Tensor? grad_bending, Tensor? grad_determinant, Tensor moving, "
       "Tensor fixed, Tensor displacement, Tensor? eps_moving, Tensor? eps_fixed, Tensor? mask, "
       "float[] mixture, float[] weights, str padding, float[] spacing, str penalty, "
-      "float threshold) -> Tensor");
+      "float threshold, int window=9) -> Tensor");
   library.def("registration_objective_scale(Tensor(a!) tensor, Tensor factor) -> ()");
 }
 

@@ -20,8 +20,6 @@ namespace {
 using namespace diffreg::cuda;
 using parallel_level_sets::Variant;
 
-constexpr int64_t kWindow = 9;  // of lncc
-
 // The arguments, checked, and their tensors contiguous.
 struct Inputs : Arguments {
   warp::Sampling sampling;
@@ -34,7 +32,7 @@ struct Inputs : Arguments {
     check_image(device, "moving", moving);
     check_displacement(device, displacement);
     warp::check_pair(moving, displacement);
-    check_lengths(arguments);
+    check_numbers(arguments);
     const auto dtype = moving.scalar_type();
     check_dtype("displacement", displacement, dtype);
     auto shape = sizes_of(displacement);
@@ -162,7 +160,7 @@ class Parts {
 
   void local_correlation(T* value, const T* upstream, T* gradient, bool accumulate) {
     const local_correlation::Problem problem(in_.problem.samples, in_.problem.channels, size_, D,
-                                             kWindow);
+                                             in_.window);
     const local_correlation::Images<T> images{data<T>(warped_), data<T>(fixed_),
                                               data_or_null<T>(in_.mask)};
     const local_correlation::Results<T> results{value, gradient, nullptr, accumulate};

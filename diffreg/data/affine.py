@@ -8,6 +8,8 @@ Between 2-D files the map is one of their plane.
 from __future__ import annotations
 
 import io
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,16 @@ def write_affine(path: str | Path, world: np.ndarray, is_flat: bool = False) -> 
     itk = (LPS @ world @ LPS)[np.ix_(kept, kept)]
     numbers = np.concatenate([itk[:-1, :-1].ravel(), itk[:-1, -1]])[:, None]
     name = f"AffineTransform_double_{dimensions}_{dimensions}"
-    buffer = io.BytesIO()
     content = {name: numbers, "fixed": np.zeros((dimensions, 1))}
-    require("scipy.io", "affine files").savemat(buffer, content, format="4")
     with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(b"".join(_level_4(*entry) for entry in content.items()))
+
+
+def _level_4(name: str, column: np.ndarray) -> bytes:
+    """A column of doubles in a .mat file; to load SciPy takes longer than to write volumes."""
+    of_doubles = 0 if sys.byteorder == "little" else 1000
+    text = name.encode() + b"\0"
+    return struct.pack("=5i", of_doubles, len(column), 1, 0, len(text)) + text + column.tobytes()
 
 
 def read_affine(path: str | Path) -> np.ndarray:

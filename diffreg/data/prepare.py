@@ -348,12 +348,13 @@ def _check_kinds(image: Image, fixed: Image) -> None:
 
 def _check_contrast(image: Image, values: Tensor, inside: Tensor, where: str) -> None:
     """Refuse an image that is one value at all the voxels that count, (1, 1, *S) both."""
-    counted = values[inside > 0]
-    if counted.numel() == 0:
+    counts = inside > 0
+    number = int(counts.count_nonzero())
+    if number == 0:
         raise ValueError(f"{image.name} has no voxel {where}: there is nothing to align")
-    first = counted[0]
-    if bool((counted == first).all()):
-        voxels = f"all {len(counted)} voxels" if len(counted) > 1 else "the only voxel"
+    first = values.flatten()[counts.flatten().byte().argmax()]
+    if not bool(((values != first) & counts).any()):
+        voxels = f"all {number} voxels" if number > 1 else "the only voxel"
         raise ValueError(
             f"{image.name} is {float(first):g} everywhere: there is nothing to align"
             if where == "everywhere"

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data import _nifti, _npz, _png
 from diffreg.data._forms import affine_of, tell_place
 from diffreg.data._limits import check_size
@@ -191,8 +190,7 @@ def _write(path: Path, vectors: np.ndarray, affine: np.ndarray, name: str) -> No
     file.set_sform(affine, 1)
     file.header.set_intent(_VECTOR, name=name)
     file.header.set_xyzt_units("mm")
-    with replacing(path) as temporary:
-        nib.save(file, temporary)
+    _nifti.save(path, file)
 
 
 def _check_layout(path: Path, file: Any) -> None:

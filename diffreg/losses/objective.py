@@ -14,7 +14,6 @@ from diffreg.ops import (
     Weights,
     deformation_energy,
     gradient_scale,
-    local_correlation,
     mutual_information,
     registration_objective,
     registration_objective_value_and_gradient,
@@ -25,7 +24,6 @@ from diffreg.ops._masks import visible
 from diffreg.ops._objective import (
     LEVEL_SETS,
     MEASURES,
-    WINDOW,
     checked_mixture,
     checked_weights,
     scale_of_moving,
@@ -155,16 +153,16 @@ class Objective(nn.Module):
         return_warped: bool = True,
     ) -> ObjectiveTerms:
         """The objective of a displacement (N, D, *S) for images (N, C, *S), mask (N, 1, *S)."""
-        apart = self._apart()
+        apart = "mi" in self.similarity
         fused = registration_objective(
             *(moving, fixed, displacement),
             mask=mask,
-            return_warped=return_warped or bool(apart),
+            return_warped=return_warped or apart,
             **self._options(),
         )
         terms = ObjectiveTerms(*fused[:5], fused.warped if return_warped else None)
         if apart and fused.warped is not None:
-            more = self._measured(apart, fused.warped, moving, fixed, mask)
+            more = self._information(fused.warped, moving, fixed, mask)
             terms = terms._replace(similarity=terms.similarity + more)
             terms = terms._replace(total=terms.per_sample(self.weights))
         return terms._replace(total=terms.total.mean())
@@ -175,12 +173,12 @@ class Objective(nn.Module):
         """For optimisers: a function of the displacement (1, D, *S) of one pair (1, C, *S).
 
         What does not depend on the displacement is measured once; there is no autograd but through
-        the measures that are no part of the operator, and their warp.
+        "mi", which is no part of the operator, and its warp.
 
         Returns:
             displacement -> (total, (), and its gradient (1, D, *S)).
         """
-        options, apart = self._options(), self._apart()
+        options, apart = self._options(), "mi" in self.similarity
         if any(name in LEVEL_SETS for name in self.similarity):
             scale_of_fixed = gradient_scale(visible(fixed, mask))
             options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
@@ -194,30 +192,21 @@ class Objective(nn.Module):
             with torch.enable_grad():
                 u = u.detach().requires_grad_()
                 warped = warp(moving, u, padding=self.padding)
-                value = self._measured(apart, warped, moving, fixed, mask).mean()
+                value = self._information(warped, moving, fixed, mask).mean()
                 value = self.weights.similarity * value
                 more = torch.autograd.grad(value, u)[0]
             return terms.total.mean() + value.detach(), gradient.add_(more)
 
         return evaluate
 
-    def _apart(self) -> dict[str, float]:
-        """The measures that `registration_objective` has not: "mi", and "lncc" of other windows."""
-        names = {"mi"} if self.window == WINDOW else {"mi", "lncc"}
-        return {name: factor for name, factor in self.similarity.items() if name in names}
-
-    def _measured(self, apart, warped, moving, fixed, mask) -> torch.Tensor:
-        """Their weighted sum, (N,)."""
-        of = {
-            "mi": lambda: mutual_information(warped, fixed, mask=mask, moving=moving),
-            "lncc": lambda: local_correlation(warped, fixed, self.window, mask),
-        }
-        return torch.stack([factor * of[name]() for name, factor in apart.items()]).sum(0)
+    def _information(self, warped, moving, fixed, mask) -> torch.Tensor:
+        """ "mi" times its factor, (N,)."""
+        value = mutual_information(warped, fixed, mask=mask, moving=moving)
+        return self.similarity["mi"] * value
 
     def _options(self) -> dict[str, Any]:
         # Where that leaves the operator no measure: one with a factor of 0 costs nothing.
-        apart = self._apart()
-        measures = {name: f for name, f in self.similarity.items() if name not in apart}
+        measures = {name: f for name, f in self.similarity.items() if name != "mi"}
         return {
             "similarity": measures or {"ssd": 0.0},
             "weights": self.weights,
@@ -225,6 +214,7 @@ class Objective(nn.Module):
             "penalty": self.penalty,
             "threshold": self.threshold,
             "spacing": self.spacing,
+            "window": self.window,
         }
 
     def with_spacing(

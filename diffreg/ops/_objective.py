@@ -28,7 +28,11 @@ from diffreg.ops.deformation_energy import (
     deformation_energy_reference,
 )
 from diffreg.ops.gradient_scale import gradient_scale, gradient_scale_reference
-from diffreg.ops.local_correlation import local_correlation, local_correlation_reference
+from diffreg.ops.local_correlation import (
+    check_window,
+    local_correlation,
+    local_correlation_reference,
+)
 from diffreg.ops.parallel_level_sets import (
     parallel_level_sets,
     parallel_level_sets_reference,
@@ -39,7 +43,7 @@ from diffreg.ops.warp import PADDINGS, warp, warp_reference
 # In the order of the kernel's factors.
 MEASURES = ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf")
 LEVEL_SETS = {"pls": "pls", "smooth_pls": "smooth", "ngf": "ngf"}
-WINDOW = 9  # of "lncc"
+WINDOW = 9  # of "lncc", where no other is asked for
 
 Similarity = str | Mapping[str, float]
 
@@ -105,7 +109,7 @@ def sum_of_squares(
 class Options:
     """What is not a tensor, checked."""
 
-    def __init__(self, similarity, weights, padding, penalty, threshold, spacing) -> None:
+    def __init__(self, similarity, weights, padding, penalty, threshold, spacing, window) -> None:
         self.mixture = checked_mixture(similarity)
         self.weights = checked_weights(DEFAULT_WEIGHTS if weights is None else weights)
         check_choice("padding", padding, PADDINGS)
@@ -116,6 +120,8 @@ class Options:
             threshold,
             spacing,
         )
+        check_window(window)
+        self.window = window
 
     def of_energies(self) -> tuple:
         """What follows the displacement in `deformation_energy`."""
@@ -253,7 +259,7 @@ def compose(
         if name == "ncc":
             return parts.correlation(warped, fixed, mask)
         if name == "lncc":
-            return parts.local_correlation(warped, fixed, WINDOW, mask)
+            return parts.local_correlation(warped, fixed, options.window, mask)
         eps = eps_moving
         if eps is None:
             eps = scale_of_moving(moving, mask, parts.gradient_scale)

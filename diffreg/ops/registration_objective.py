@@ -12,6 +12,7 @@ from diffreg.ops._objective import (
     MEASURES,
     OPERATORS,
     REFERENCES,
+    WINDOW,
     Options,
     RegistrationObjective,
     Similarity,
@@ -36,6 +37,7 @@ def registration_objective(
     threshold: float | None = None,
     spacing: float | Sequence[float] | None = None,
     return_warped: bool = False,
+    window: int = WINDOW,
 ) -> RegistrationObjective:
     """w_s S(moving o phi, fixed) + w_1 E1(u) + w_2 E2(u) + w_det E_det(u), phi = id + u.
 
@@ -47,8 +49,8 @@ def registration_objective(
         moving: image (N, C, *S_moving), any floating dtype.
         fixed: image (N, C, *S).
         displacement: (N, D, *S), voxels. D = 2 or 3.
-        similarity: "ssd", "ncc", "lncc" (window 9), "pls", "smooth_pls" or "ngf", or a mixture,
-            for example {"ncc": 1.0, "lncc": 0.2}.
+        similarity: "ssd", "ncc", "lncc", "pls", "smooth_pls" or "ngf", or a mixture, for example
+            {"ncc": 1.0, "lncc": 0.2}.
         weights: 4 numbers (similarity, diffusion, bending, determinant), such as a `Weights`; None:
             those of the preset "default".
         eps_moving, eps_fixed: edge scales of the level-set measures, a float or (N,), constants to
@@ -59,6 +61,7 @@ def registration_objective(
         padding: as in `warp`.
         penalty, threshold, spacing: as in `deformation_energy`.
         return_warped: also return the warped image.
+        window: of "lncc", as in `local_correlation`.
 
     Returns:
         A named tuple (total, similarity, diffusion, bending, determinant, warped): (N,) each,
@@ -81,7 +84,7 @@ def registration_objective(
         >>> registration_objective(image, image, torch.zeros(1, 2, 8, 8), "ssd").total
         tensor([0.])
     """
-    options = Options(similarity, weights, padding, penalty, threshold, spacing)
+    options = Options(similarity, weights, padding, penalty, threshold, spacing, window)
     check_inputs(moving, fixed, displacement)
     refuse_transforms("registration_objective")
     differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
@@ -99,7 +102,8 @@ def _evaluated(
     flat = flat_axis(displacement) is not None
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
     arguments = options.arguments(*inputs, with_energies=not flat)
-    *terms, warped, _gradient = _operator(*arguments, need_gradient, return_warped)
+    asked = need_gradient, return_warped, options.window
+    *terms, warped, _gradient = _operator(*arguments, *asked)
     if flat:
         total, similarity, *_ = terms
         energies = list(deformation_energy(displacement, *options.of_energies()))
@@ -122,6 +126,7 @@ def registration_objective_value_and_gradient(
     penalty: str = "hyperelastic",
     threshold: float | None = None,
     spacing: float | Sequence[float] | None = None,
+    window: int = WINDOW,
 ) -> tuple[RegistrationObjective, torch.Tensor]:
     """`registration_objective` and the gradient of its total, without autograd.
 
@@ -139,7 +144,7 @@ def registration_objective_value_and_gradient(
         >>> gradient.abs().max()
         tensor(0.)
     """
-    options = Options(similarity, weights, padding, penalty, threshold, spacing)
+    options = Options(similarity, weights, padding, penalty, threshold, spacing, window)
     check_inputs(moving, fixed, displacement)
     images = moving.detach(), fixed.detach()
     scales = eps_moving, eps_fixed
@@ -147,7 +152,7 @@ def registration_objective_value_and_gradient(
     with torch.no_grad():
         inputs = *images, displacement, *scales, mask
         arguments = options.arguments(*inputs, with_energies=not flat)
-        *values, _warped, gradient = _operator(*arguments, True, False)
+        *values, _warped, gradient = _operator(*arguments, True, False, options.window)
         if flat:
             weights = options.weights[1:]
             energies, to_energies = energies_and_gradient(
@@ -174,12 +179,13 @@ def registration_objective_reference(
     threshold: float | None = None,
     spacing: float | Sequence[float] | None = None,
     return_warped: bool = False,
+    window: int = WINDOW,
 ) -> RegistrationObjective:
     """`registration_objective` in plain PyTorch: the references of its parts.
 
     Args, Returns: as `registration_objective`.
     """
-    options = Options(similarity, weights, padding, penalty, threshold, spacing)
+    options = Options(similarity, weights, padding, penalty, threshold, spacing, window)
     scales = eps_moving, eps_fixed
     return compose(REFERENCES, options, moving, fixed, displacement, *scales, mask, return_warped)
 
@@ -187,7 +193,7 @@ def registration_objective_reference(
 @torch.library.register_fake("diffreg::registration_objective")
 def _registration_objective_fake(
     moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture, weights, padding, spacing,
-    penalty, threshold, need_gradient, need_warped,
+    penalty, threshold, need_gradient, need_warped, window=WINDOW,
 ):  # fmt: skip
     shapes = [displacement.shape[:1]] * 5
     shapes += [fixed.shape if need_warped else (0,), displacement.shape if need_gradient else (0,)]
@@ -208,8 +214,8 @@ def _registration_objective_scale_fake(tensor, factor):
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, mixture, weights, padding, spacing, penalty, threshold, _, _ = inputs
-    ctx.options = mixture, weights, padding, spacing, penalty, threshold
+    *tensors, mixture, weights, padding, spacing, penalty, threshold, _, _, window = inputs
+    ctx.options, ctx.window = (mixture, weights, padding, spacing, penalty, threshold), window
     ctx.gradient = output[6]  # the operator's own: the first backward scales and hands it out
     ctx.mark_non_differentiable(ctx.gradient)
     ctx.save_for_backward(*tensors)
@@ -237,13 +243,13 @@ def _backward(ctx, *upstream):
     if terms[0] is not None and all(g is None for g in terms[1:]) and not torch.is_grad_enabled():
         found = _scaled(_taken_gradient(ctx, displacement), terms[0])
     elif any(g is not None for g in terms):
-        found = _operator_backward(*terms, *tensors, *ctx.options)
+        found = _operator_backward(*terms, *tensors, *ctx.options, ctx.window)
     if warped is not None:
         _, through = torch.ops.diffreg.warp_backward(
             warped.to(moving.dtype), moving, displacement, "linear", ctx.options[2], False, True
         )
         found = through if found is None else found + through
-    return (None, None, found, *[None] * 11)
+    return (None, None, found, *[None] * 12)
 
 
 def _saved(ctx) -> tuple:
@@ -256,7 +262,7 @@ def _taken_gradient(ctx, displacement: torch.Tensor) -> torch.Tensor:
     """The total's gradient: the one that forward left, or once that is gone a new one."""
     gradient, ctx.gradient = ctx.gradient, None
     if gradient is None or gradient.shape != displacement.shape:
-        *_, gradient = _operator(*_saved(ctx), *ctx.options, True, False)
+        *_, gradient = _operator(*_saved(ctx), *ctx.options, True, False, ctx.window)
     return gradient
 
 
@@ -271,8 +277,8 @@ def _scaled(gradient: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def _setup_double_context(ctx, inputs, output):
-    *tensors, mixture, weights, padding, spacing, penalty, threshold = inputs
-    ctx.options = mixture, weights, padding, spacing, penalty, threshold
+    *tensors, mixture, weights, padding, spacing, penalty, threshold, window = inputs
+    ctx.options = mixture, weights, padding, spacing, penalty, threshold, window
     ctx.save_for_backward(*tensors)
     ctx.set_materialize_grads(False)
 
@@ -280,7 +286,7 @@ def _setup_double_context(ctx, inputs, output):
 def _double_backward(ctx, grad_gradient):
     refuse_transforms("registration_objective")
     *upstream, moving, fixed, displacement, eps_moving, eps_fixed, mask = ctx.saved_tensors
-    mixture, weights, padding, spacing, penalty, threshold = ctx.options
+    mixture, weights, padding, spacing, penalty, threshold, window = ctx.options
     named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}
     limit = threshold if penalty != "relu" else None
     eps_moving, eps_fixed = (
@@ -290,14 +296,14 @@ def _double_backward(ctx, grad_gradient):
     def reference(u):
         terms = registration_objective_reference(
             moving, fixed, u, named or {"ssd": 0.0}, weights, eps_moving, eps_fixed, mask, padding,
-            penalty, limit, spacing,
+            penalty, limit, spacing, window=window,
         )  # fmt: skip
         return tuple(terms[:5])
 
     to_upstream, (to_displacement,) = gradients_of_gradients(
         reference, [displacement], upstream, [grad_gradient]
     )
-    return (*to_upstream, None, None, to_displacement, *[None] * 9)
+    return (*to_upstream, None, None, to_displacement, *[None] * 10)
 
 
 _operator = differentiable("registration_objective", _backward, _setup_context)

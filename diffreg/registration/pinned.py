@@ -36,7 +36,8 @@ class Pinned(Regulariser):
         super().__init__(like, spacing, weights)
         self.pull = pull
         data = of_images(like)[1].abs().max() / FIRST_STEP
-        self.most = torch.maximum(data, LEAST * self.eigenvalues.max())
+        largest = torch.stack([of_h.max() for of_h in self.eigenvalues.values()]).max()
+        self.most = torch.maximum(data, LEAST * largest)
 
     def solve_(self, gradient: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         return super().solve_(gradient, torch.minimum(data, self.most))

@@ -28,14 +28,17 @@ class Regulariser:
             eigenvalues = (2 * torch.sin(torch.pi * waves) / h) ** 2
             laplacian = laplacian + eigenvalues.reshape(-1, *[1] * (len(shape) - 1 - k))
         energy = weights.diffusion * laplacian + weights.bending * laplacian**2
-        self.eigenvalues = torch.stack([2 * h * h / shape.numel() * energy for h in spacing])
+        # Of the components along axes whose voxels are so long.
+        self.eigenvalues = {h: 2 * h * h / shape.numel() * energy for h in spacing}
 
     def solve_(self, gradient: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         """(second derivative + data * identity)^-1 gradient, written over the gradient."""
-        for k, eigenvalues in enumerate(self.eigenvalues):
-            waves = torch.fft.rfftn(gradient[0, k])
-            waves /= eigenvalues + data
-            gradient[0, k] = torch.fft.irfftn(waves, s=self.shape)
+        # A complex number by a real one takes twice as long to divide as to multiply.
+        inverses = {h: (of_h + data).reciprocal_() for h, of_h in self.eigenvalues.items()}
+        for component, h in zip(gradient[0], self.spacing, strict=True):
+            waves = torch.fft.rfftn(component)
+            waves *= inverses[h]
+            component.copy_(torch.fft.irfftn(waves, s=self.shape))
         return gradient
 
     def curvature(self, step: torch.Tensor) -> torch.Tensor:

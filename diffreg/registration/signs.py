@@ -109,7 +109,7 @@ def signs_of(result: Registration, one_contrast: bool | None = None) -> Signs:
     compared, fixed = result.compared, result.fixed
     if one_contrast is None:
         one_contrast = set(result.similarity.split("+")) <= SAME_CONTRAST
-    before, after = _agreement(compared, one_contrast)
+    before, after = _agreement(result, one_contrast)
     content = _content(compared)
     dimensions = len(fixed.shape)
     voxel = math.prod(fixed.spacing) ** (1 / dimensions)
@@ -177,11 +177,14 @@ def _turn_of(mapped: Tensor) -> float:
     return math.degrees(math.acos(float(cosine.clamp(-1, 1))))
 
 
-def _agreement(compared: Compared, one_contrast: bool) -> tuple[float, float]:
+def _agreement(result: Registration, one_contrast: bool) -> tuple[float, float]:
     """Of the fixed image with the moving one before and after, on the same voxels."""
-    before, after, fixed, mask = compared
+    before, after, fixed, mask = result.compared
     if one_contrast:
-        return ncc(before, fixed, mask), ncc(after, fixed, mask)
+        known = [result.metrics.get(when, {}).get("ncc") for when in ("before", "after")]
+        pairs = zip(known, (before, after), strict=True)
+        first, last = (ncc(image, fixed, mask) if cc is None else cc for cc, image in pairs)
+        return first, last
     bins = max(2, min(MOST_BINS, math.isqrt(int(mask.sum()) // VOXELS_A_BIN)))
     binned = bins, mask, before
     return (

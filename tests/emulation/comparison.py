@@ -269,6 +269,9 @@ def objective_inputs_with_nan(shape: Shape, dtype: torch.dtype) -> Tensors:
     return (moving, fixed, u, *scales)
 
 
+ASKED = ((False, True), (True, True), (True, False), (False, False))
+
+
 def objective_cases() -> Iterator[Case]:
     everything = dict(zip(MEASURES, (0.7, 1.3, 0.8, 0.4, 0.6, 0.5), strict=True))
     for name, mixture, masked, padding, penalty, threshold in (
@@ -282,7 +285,10 @@ def objective_cases() -> Iterator[Case]:
         ("nan", {"ssd": 1.0, "pls": 1.0}, False, "border", "log2", 0.1),
         ("hidden", everything, True, "zeros", "log2", 0.1),
         ("hidden-ncc", {"ncc": 1.0}, True, "border", "log2", 0.1),
+        ("window-5", {"lncc": 1.0}, True, "border", "log2", 0.1),
+        ("window-11", {"ssd": 1.0, "lncc": 0.2}, False, "zeros", "relu", 0.0),
     ):
+        window = tuple(map(int, name.partition("window-")[2].split()))  # by itself it is 9
         factors = [mixture.get(measure, 0.0) for measure in MEASURES]
         weights = [60.0, 1.0, 30.0, 3.0]
         yield (HiddenObjective if name.startswith("hidden") else Objective)(
@@ -291,7 +297,8 @@ def objective_cases() -> Iterator[Case]:
             objective_inputs_with_nan if name == "nan" else objective_inputs,
             (factors, weights, padding, [0.7, 1.9], penalty, threshold),
             masked,
-            asked=((False, True), (True, True), (True, False), (False, False)),
+            needs=(window,),
+            asked=tuple((gradient, warped, *window) for gradient, warped in ASKED),
             terms=5,
         )
 

@@ -11,13 +11,14 @@ from diffreg.ops import (
     RegistrationObjective,
     deformation_energy,
     gradient_scale,
+    local_correlation,
     parallel_level_sets,
     registration_objective,
     registration_objective_reference,
     registration_objective_value_and_gradient,
     warp,
 )
-from diffreg.ops._objective import MEASURES
+from diffreg.ops._objective import DEFAULT_WEIGHTS, MEASURES
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
 
@@ -74,6 +75,57 @@ def test_strips_meet_without_a_seam(name, size):
     (ours,) = torch.autograd.grad(registration_objective(*arguments).total.sum(), u)
     (theirs,) = torch.autograd.grad(registration_objective_reference(*arguments).total.sum(), u)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(12, 13), (6, 7, 8)], ids=str)
+@pytest.mark.parametrize("window", [1, 5, 11])
+def test_the_window_is_that_of_the_local_correlation(size, window):
+    moving, fixed = images(size=size)
+    u = (0.4 * uniform((2, len(size), *size), torch.float64, 3)).requires_grad_()
+    weights, mask = (7, 0, 0, 0), uniform((2, 1, *size), torch.float64, 4).abs()
+    terms = registration_objective(moving, fixed, u, "lncc", weights, mask=mask, window=window)
+    expected = local_correlation(warp(moving, u), fixed, window, mask)
+    torch.testing.assert_close(terms.similarity, expected, rtol=1e-12, atol=0)
+    (own,) = torch.autograd.grad(terms.total.sum(), u)
+    (parts,) = torch.autograd.grad(7 * expected.sum(), u)
+    torch.testing.assert_close(own, parts, rtol=1e-11, atol=1e-13)
+    other = registration_objective(moving, fixed, u, "lncc", weights, mask=mask)
+    assert not torch.allclose(terms.similarity, other.similarity)
+
+
+def test_each_form_has_the_window():
+    moving, fixed = images()
+    u = field().requires_grad_()
+    arguments = moving, fixed, u, {"lncc": 1.0}
+    terms = registration_objective(*arguments, window=5)
+    (expected,) = torch.autograd.grad(terms.total.sum(), u, retain_graph=True)
+    again, gradient = registration_objective_value_and_gradient(*arguments, window=5)
+    assert torch.equal(terms.total, again.total) and torch.equal(gradient, expected)
+    # What the forward pass left is gone: computed anew.
+    (second,) = torch.autograd.grad(terms.total.sum(), u, retain_graph=True)
+    (by_term,) = torch.autograd.grad(60 * terms.similarity.sum(), u, retain_graph=True)
+    (energies,) = torch.autograd.grad(
+        sum(w * e.sum() for w, e in zip(DEFAULT_WEIGHTS[1:], terms[2:5], strict=True)), u
+    )
+    assert torch.equal(second, expected)
+    torch.testing.assert_close(by_term + energies, expected, rtol=1e-11, atol=1e-13)
+    composed = registration_objective(moving.requires_grad_(), *arguments[1:], window=5)
+    torch.testing.assert_close(composed.total, terms.total, rtol=1e-12, atol=0)
+
+
+def test_the_raw_operators_window_may_be_left_out():
+    moving, fixed = images()
+    u = field().requires_grad_()
+    arguments = [None, None, None, [0.0, 0, 1, 0, 0, 0], [1.0, 0, 0, 0], "border", [1.0, 1.0]]
+    arguments = [moving, fixed, u, *arguments, "hyperelastic", 0.2, True, False]
+    operator = torch.ops.diffreg.registration_objective
+    found = [operator(*arguments, *window)[0] for window in ((), (9,), (3,))]
+    gradients = [torch.autograd.grad(total.sum(), u)[0] for total in found]
+    assert torch.equal(found[0], found[1]) and torch.equal(gradients[0], gradients[1])
+    assert not torch.allclose(found[0], found[2])
+    arguments[0] = moving.expand(3, *moving.shape)
+    over_moving = torch.func.vmap(lambda m: operator(m, *arguments[1:])[0])(arguments[0])
+    torch.testing.assert_close(over_moving, found[0].expand(3, -1))
 
 
 @every_measure
@@ -251,6 +303,7 @@ def test_half_types_are_computed_in_single(dtype):
     "changes, message",
     [
         ({"similarity": "mi"}, "similarity must be one of 'ssd', 'ncc', 'lncc'"),
+        ({"window": 4}, "window must be odd and positive, got 4"),
         ({"similarity": {}}, "similarity must name at least one measure"),
         ({"similarity": {"ncc": math.inf}}, "similarity must have finite factors, got inf"),
         ({"weights": (1, 2, 3)}, "weights must be a preset or 4 numbers"),
