@@ -79,19 +79,17 @@ def _finish(u: Tensor, back: Tensor) -> None:
 
     Beyond the grid, where the border is repeated, there may be an answer too, which is none.
     """
-    flat, field = back[0].flatten(1), u[0]
+    flat, field, positions = back[0].flatten(1), u[0], _positions(u)
     places = _open(warp(u, back).add_(back)).flatten().nonzero()[:, 0]
     if len(places):
-        voxels = _voxels(places, u)
-        flat[:, places] = _by_newton(field, voxels, flat[:, places])[0]
+        flat[:, places] = _by_newton(field, positions[:, places], flat[:, places])[0]
     ends = torch.tensor(u.shape[2:], device=u.device)[:, None] - 1
-    every = torch.arange(flat.shape[1], device=u.device)
-    ended = _voxels(every, u) + flat
+    ended = positions + flat
     left = ((ended < -_REACH) | (ended > ends + _REACH)).any(0).nonzero()[:, 0]
     for start in (torch.minimum(ended.clamp(min=0), ends), (ends / 2).expand_as(ended)):
         if not len(left):
             break
-        voxels = _voxels(left, u)
+        voxels = positions[:, left]
         v, error = _by_newton(field, voxels, start[:, left].to(u.dtype) - voxels)
         at = voxels + v
         found = ~_open(error[None])[0] & ((at >= -_REACH) & (at <= ends + _REACH)).all(0)
@@ -99,9 +97,10 @@ def _finish(u: Tensor, back: Tensor) -> None:
         left = left[~found]
 
 
-def _voxels(places: Tensor, u: Tensor) -> Tensor:
-    """Positions (D, K) of voxels by their numbers."""
-    return torch.stack(torch.unravel_index(places, u.shape[2:])).to(u.dtype)
+def _positions(u: Tensor) -> Tensor:
+    """Of all voxels, (D, K); torch.unravel_index would load half a second of torch first."""
+    along = (torch.arange(n, dtype=u.dtype, device=u.device) for n in u.shape[2:])
+    return torch.stack(torch.meshgrid(*along, indexing="ij")).flatten(1)
 
 
 def _by_newton(field: Tensor, voxels: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
