@@ -110,8 +110,7 @@ def _write_sampled(options: argparse.Namespace, out: Path, by: Transform, fixed:
     """
     import numpy as np
 
-    from diffreg._extras import require
-    from diffreg._files import replacing
+    from diffreg.data._nifti import save
     from diffreg.data.images import Image, write_image
     from diffreg.registration.devices import device_named
     from diffreg.transforms.resampling import sampled
@@ -131,8 +130,7 @@ def _write_sampled(options: argparse.Namespace, out: Path, by: Transform, fixed:
     if isinstance(found, Image):
         write_image(out, found.data, fixed, dtype)
     else:
-        with replacing(out) as temporary:
-            require("nibabel", "NIfTI files").save(found, temporary)
+        save(out, found)
     if source.interpolation == "nearest" and options.interpolation is None:
         line = f"{options.image}: labels, so nearest; --interpolation linear blends them"
         print(line, file=sys.stderr)

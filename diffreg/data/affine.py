@@ -54,11 +54,11 @@ def write_affine(path: str | Path, world: np.ndarray, is_flat: bool = False) -> 
     name = f"AffineTransform_double_{dimensions}_{dimensions}"
     content = {name: numbers, "fixed": np.zeros((dimensions, 1))}
     with replacing(path) as temporary:
-        temporary.write_bytes(b"".join(_level_4(*entry) for entry in content.items()))
+        temporary.write_bytes(b"".join(level_4(*entry) for entry in content.items()))
 
 
-def _level_4(name: str, column: np.ndarray) -> bytes:
-    """A column of doubles in a .mat file; to load SciPy takes longer than to write volumes."""
+def level_4(name: str, column: np.ndarray) -> bytes:
+    """A column (K, 1) of doubles in a .mat file; to load SciPy takes longer than to write it."""
     of_doubles = 0 if sys.byteorder == "little" else 1000
     text = name.encode() + b"\0"
     return struct.pack("=5i", of_doubles, len(column), 1, 0, len(text)) + text + column.tobytes()

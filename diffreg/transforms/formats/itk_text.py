@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg._files import replacing
-from diffreg.data.affine import read_mat
+from diffreg.data.affine import level_4, read_mat
 from diffreg.transforms.formats.adapter import (
     Adapter,
     Places,
@@ -76,11 +74,9 @@ def _read_mat(path: Path, places: Places) -> Transform:
 def _write_mat(path: Path, transform: Transform, places: Places) -> None:
     affine = one_affine(path, transform, "a .mat file of ITK")
     ((kind, numbers, fixed),) = stored_of(affine)
-    buffer = io.BytesIO()
     content = {kind: numbers[:, None], "fixed": fixed[:, None]}
-    require("scipy.io", ".mat files").savemat(buffer, content, format="4")
     with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        temporary.write_bytes(b"".join(level_4(*entry) for entry in content.items()))
 
 
 TEXT = Adapter(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data import _nifti
 from diffreg.data._forms import affine_of
 from diffreg.data._limits import check_size
@@ -133,8 +132,7 @@ def save(
     file.header.set_xyzt_units("mm")
     if extension:
         file.header.extensions.append(nib.nifti1.Nifti1Extension(14, extension))
-    with replacing(path) as temporary:
-        nib.save(file, temporary)
+    _nifti.save(path, file)
 
 
 def intent(file: Any) -> int:
