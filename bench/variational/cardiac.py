@@ -18,6 +18,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+import journal
 import torch
 from methods import GRIDS, METHODS
 from nested import by_setting, chosen, nested, table, usual_setting, versus
@@ -55,20 +56,11 @@ def key(crop: str, method: str, setting: dict, pair: str) -> tuple[str, ...]:
 
 
 def read_runs(path: Path) -> dict[tuple[str, ...], dict]:
-    """What has been run; a line that was cut off by a kill is left out."""
-    runs = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            run = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        runs[key(run["crop"], run["method"], run["setting"], run["pair"])] = run
-    return runs
+    return journal.read(path, lambda r: key(r["crop"], r["method"], r["setting"], r["pair"]))
 
 
 def run_all(pairs: list[Pair], crop: str, method: str, settings: list[dict], path: Path) -> None:
     done = read_runs(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     for setting in settings:
         values = []
         for pair in pairs:
@@ -76,8 +68,7 @@ def run_all(pairs: list[Pair], crop: str, method: str, settings: list[dict], pat
             if run is None:
                 about = {"crop": crop, "method": method, "setting": setting, "pair": pair.name}
                 run = about | measured(pair, method, setting)
-                with path.open("a") as file:
-                    print(json.dumps(run), file=file)
+                journal.append(run, path)
             values.append(run)
         mean = {name: sum(v[name] for v in values) / len(values) for name in ("dice", "ms")}
         folded = sum(v["folded_percent"] > 0 for v in values)

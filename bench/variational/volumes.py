@@ -20,6 +20,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import journal
 import nibabel as nib
 import numpy as np
 import torch
@@ -101,21 +102,12 @@ def key(run: dict) -> Key:
 
 
 def read_runs(path: Path) -> dict[Key, dict]:
-    """What has been run, the last line of each; one that was cut off by a kill is left out."""
-    runs = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            run = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        runs[key(run)] = run
-    return runs
+    """What has been run, the last line of each."""
+    return journal.read(path, key)
 
 
 def keep(run: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        print(json.dumps(run), file=file)
+    journal.append(run, path)
     words = run.get("error") or f"Dice {run['dice']:.4f}, {run.get('cpu_s', 0):.1f} CPU s"
     print(f"{run['group']} {run['pair']} {run['method']}: {words}", flush=True)
 

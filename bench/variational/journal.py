@@ -1,0 +1,23 @@
+"""What was measured so far, a line of JSON each, so that a stopped run goes on."""
+
+import json
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+
+def read(path: Path, key: Callable[[dict], Hashable]) -> dict:
+    """key -> its last line; a line that was cut off by a kill is left out."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            run = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[key(run)] = run
+    return found
+
+
+def append(run: dict, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        print(json.dumps(run), file=file)
