@@ -1,7 +1,8 @@
 """The settings that are searched: what `register` does where nothing is said, and its neighbours.
 
-Each changes one thing. All are arguments of `Objective` and `register_variational`; coarse levels
-that are stiffer by another power are its levels one by one, each with its own weights.
+Each changes one thing, two of them two. All are arguments of `Objective` and
+`register_variational`; coarse levels that are stiffer by another power are its levels one by one,
+each with its own weights.
 """
 
 from dataclasses import dataclass, field
@@ -115,7 +116,10 @@ _SEARCHES = {
     "coarse bending x q^2": Setting(power=2),
     "coarse bending x q^6": Setting(power=6),
     "one level fewer": Setting(fewer=1),
+    "one level fewer, 40, 20": Setting(fewer=1, iterations=(40, 20)),
+    "bending / 4": Setting(bending=0.25),
     "bending / 2": Setting(bending=0.5),
+    "bending / 2, iterations 40, 40, 40": Setting(bending=0.5, iterations=FINE),
     "bending x 2": Setting(bending=2.0),
     "determinant x 3": Setting(determinant=3.0),
     "iterations 30, 30, 10": Setting(iterations=FAST),

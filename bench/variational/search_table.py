@@ -22,8 +22,8 @@ ABOUT = f"""\
 # The settings of `register`, and their neighbours
 
 Written by bench/variational/search.py. Every pair is registered with every setting, each of which
-changes one thing of what `register` does where nothing is said ("{USUAL}"); q is how many of the
-finest voxels a level's is long, whose fourth power the bending of a level is multiplied by, as
+changes a thing or two of what `register` does where nothing is said ("{USUAL}"); q is how many of
+the finest voxels a level's is long, whose fourth power the bending of a level is multiplied by, as
 shipped. Images are prepared as by `register`; pairs are on one grid, without an affine start.
 Numbers of iterations are those of the finest three levels; where an image bears two, of those (60
 each, as shipped). "Two starts": from a registration with a quarter of the bending as well, on the
