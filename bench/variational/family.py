@@ -121,6 +121,7 @@ _SEARCHES = {
     "bending / 2": Setting(bending=0.5),
     "bending / 2, iterations 40, 40, 40": Setting(bending=0.5, iterations=FINE),
     "bending x 2": Setting(bending=2.0),
+    "bending x 4": Setting(bending=4.0),
     "determinant x 3": Setting(determinant=3.0),
     "iterations 30, 30, 10": Setting(iterations=FAST),
     "iterations 40, 40, 40": Setting(iterations=FINE),

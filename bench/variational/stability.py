@@ -3,9 +3,9 @@
     python bench/variational/stability.py run --data DIR
     python bench/variational/stability.py table
 
-`run` measures every trial on the first pairs of its groups, appends one line of JSON each to --runs and
-goes on where it was stopped; `table` writes bench/results/variational_stability.{json,md}. DIR is
-the folder of docs/data.md.
+`run` measures every trial on the first pairs of its groups, appends one line of JSON each to --runs
+and goes on where it was stopped; `table` writes bench/results/variational_stability.{json,md}. DIR
+is the folder of docs/data.md.
 """
 
 import argparse
