@@ -184,7 +184,8 @@ def test_what_is_replaced_in_the_optimiser_is_put_back():
     }
     assert vars(descent) == before
     rows = {row["variant"]: row for row in histories.rows_of(found)}
-    assert rows[histories.USUAL]["above_usual_percent"]["mean"] == 0
-    assert rows[histories.USUAL]["objective"] == family.reached(given, usual)
+    assert rows[histories.USUAL]["objective_percent"] == {"mean": 0, "interval": None}
+    assert rows[histories.USUAL]["mean"]["objective"] == family.reached(given, usual)
     # Of slices ten pairs are kept anyway; what is rounded ends elsewhere.
-    assert rows["10 pairs in bfloat16"]["objective"] != rows[histories.USUAL]["objective"]
+    assert rows["10 pairs"]["objective_percent"]["mean"] == 0
+    assert rows["10 pairs in bfloat16"]["objective_percent"]["mean"] != 0

@@ -2,31 +2,33 @@
 
     python bench/variational/histories.py --data DIR
 
-Four heads at 2 mm and two hearts by `register`'s default settings, with the optimiser's parts
-replaced: prints a table, and writes bench/results/variational_histories.{json,md}. DIR is the
-folder of docs/data.md.
+Heads at 2 mm and hearts by `register`'s default settings, with the optimiser's parts replaced. A
+line of JSON each is appended to --runs, where a stopped run goes on; at the end, prints a table and
+writes bench/results/variational_histories.{json,md}. DIR is the folder of docs/data.md.
 """
 
 import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from unittest import mock
 
+import journal
 import numpy as np
 import torch
 from family import reached
+from nested import patient_means
 from search_cases import READERS, Case
-from search_table import lines_of
+from search_table import difference, lines_of, versus
 
 from diffreg.benchmark.run import machine
 from diffreg.registration import descent, register_variational
 
-RESULTS = Path(__file__).parents[1] / "results"
-PAIRS = {"heads, 2 mm": 4, "hearts, volumes": 2}
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "bench" / "results"
+GROUPS = ("heads, 2 mm", "hearts, volumes")
 USUAL = "3 pairs"
 MEASURES = ("objective", "dice", "evaluations", "cpu_s")
 
@@ -36,8 +38,8 @@ class Rounded(descent.History):
 
     def add(self, before: descent.Pair, after: descent.Pair) -> descent.Pair:
         change, bend = super().add(before, after)
-        for kept in (change, bend):
-            kept.copy_(kept.bfloat16())
+        for each in (change, bend):
+            each.copy_(each.bfloat16())
         self.curvatures[-1] = torch.dot(change, bend)
         return change, bend
 
@@ -46,21 +48,28 @@ def first_matrix() -> Callable[..., torch.Tensor]:
     """The similarity's part of the matrix as it was after the first step of a level."""
     measured, first = descent._data_curvature, {}
 
-    def kept(change, curvature, regulariser, before) -> torch.Tensor:
+    def of_level(change, curvature, regulariser, before) -> torch.Tensor:
         if first.get("of") is not regulariser:
             first.update(of=regulariser, data=measured(change, curvature, regulariser, before))
         return first["data"]
 
-    return kept
+    return of_level
+
+
+def kept(pairs: int, **more) -> dict:
+    """What is replaced: so many pairs of volumes, and `more`."""
+    return {"MEMORY": {2: 10, 3: pairs}, **more}
 
 
 VARIANTS: dict[str, Callable[[], dict]] = {
-    USUAL: lambda: {"MEMORY": {2: 10, 3: 3}},
-    "5 pairs": lambda: {"MEMORY": {2: 10, 3: 5}},
-    "10 pairs": lambda: {"MEMORY": {2: 10, 3: 10}},
-    "3 pairs in bfloat16": lambda: {"History": Rounded},
-    "10 pairs in bfloat16": lambda: {"MEMORY": {2: 10, 3: 10}, "History": Rounded},
-    "3 pairs, the first matrix of a level": lambda: {"_data_curvature": first_matrix()},
+    USUAL: lambda: kept(3),
+    "5 pairs": lambda: kept(5),
+    "6 pairs": lambda: kept(6),
+    "10 pairs": lambda: kept(10),
+    "3 pairs in bfloat16": lambda: kept(3, History=Rounded),
+    "6 pairs in bfloat16": lambda: kept(6, History=Rounded),
+    "10 pairs in bfloat16": lambda: kept(10, History=Rounded),
+    "3 pairs, the first matrix of a level": lambda: kept(3, _data_curvature=first_matrix()),
 }
 
 
@@ -77,64 +86,91 @@ def measured(case: Case, replaced: dict) -> dict:
 
 
 def rows_of(found: dict[str, dict[str, dict]]) -> list[dict]:
-    """Of variant -> pair -> what was measured: means over pairs, and how much above USUAL."""
-    usual, rows = found[USUAL], []
-    for name, pairs in found.items():
-        above = [
-            100 * (run["objective"] - usual[pair]["objective"]) / abs(usual[pair]["objective"])
-            for pair, run in pairs.items()
-        ]
-        spread = {"mean": float(np.mean(above)), "from": min(above), "to": max(above)}
-        means = {
-            measure: float(np.mean([run[measure] for run in pairs.values()]))
-            for measure in MEASURES
+    """Of variant -> pair -> what was measured: means over people, and more than by USUAL."""
+    people = {
+        name: {measure: patient_means(pairs, measure) for measure in MEASURES}
+        for name, pairs in found.items()
+    }
+    usual, rows = people[USUAL], []
+    for name, measures in people.items():
+        reached = {
+            person: 100 * (value - usual["objective"][person]) / abs(usual["objective"][person])
+            for person, value in measures["objective"].items()
         }
-        rows.append({"variant": name, "pairs": len(pairs), "above_usual_percent": spread, **means})
+        rows.append({
+            "variant": name,
+            "people": len(reached),
+            "mean": {name: float(np.mean(list(each.values()))) for name, each in measures.items()},
+            "objective_percent": versus(reached, dict.fromkeys(reached, 0.0)),
+            "dice": versus(measures["dice"], usual["dice"]),
+        })  # fmt: skip
     return rows
 
 
 ABOUT = """\
 # What L-BFGS keeps: the objective reached after the same iterations
 
-Written by bench/variational/histories.py: `register`'s default settings; the objective is without
-the price of leaving; its mean, and by how much it is above that of three pairs, mean over pairs
-(from the smallest to the largest). CPU seconds of the search on one thread.
+Written by bench/variational/histories.py: `register`'s default settings, pairs on one grid; the
+objective is without the price of leaving. Means over people; by how much the objective (percent)
+and Dice are above those of three pairs, with 95 % bootstrap intervals over people. Evaluations and
+CPU seconds of the search, on one thread of a machine with other work. Rounded to bfloat16, the
+history takes half the memory: six pairs as much as three.
 """
 
 
 def page(results: dict) -> str:
     about, rows = results["machine"], []
-    head = ["group", "kept", "objective", "more than by 3 pairs, %", "Dice", "evaluations", "CPU s"]
+    head = ["images (people)", "kept", "objective", "more, %", "Dice", "more"]
     for group, each in results["groups"].items():
         for row in each:
-            more = "{mean:+.2f} ({from:+.2f} to {to:+.2f})".format(**row["above_usual_percent"])
+            mean, usual = row["mean"], row["variant"] == USUAL
             rows.append([
-                f"{group}, {row['pairs']} pairs", row["variant"], f"{row['objective']:.3f}", more,
-                f"{row['dice']:.4f}", f"{row['evaluations']:.0f}", f"{row['cpu_s']:.2f}",
+                f"{group} ({row['people']})", row["variant"], f"{mean['objective']:.3f}",
+                "" if usual else difference(row["objective_percent"], 2), f"{mean['dice']:.4f}",
+                "" if usual else difference(row["dice"]), f"{mean['evaluations']:.0f}",
+                f"{mean['cpu_s']:.2f}",
             ])  # fmt: skip
     told = f"{about['processor']}, commit {about['commit']}."
-    return "\n".join([ABOUT, told, "", *lines_of([head, *rows])]) + "\n"
+    return "\n".join([ABOUT, told, "", *lines_of([[*head, "evaluations", "CPU s"], *rows])]) + "\n"
+
+
+def key(run: dict) -> tuple[str, ...]:
+    return run["group"], run["variant"], run["pair"]
+
+
+def run_all(data: Path, path: Path) -> None:
+    done = journal.read(path, key)
+    for group in GROUPS:
+        for case in READERS[group](data):
+            for name, replaced in VARIANTS.items():
+                run = {"group": group, "variant": name, "pair": case.name}
+                if key(run) not in done:
+                    journal.append(run | measured(case, replaced()), path)
+
+
+def write_results(runs: Iterable[dict], to: Path = RESULTS) -> None:
+    """variational_histories.json and .md in `to`."""
+    found: dict[str, dict] = {group: {name: {} for name in VARIANTS} for group in GROUPS}
+    for run in runs:
+        found[run["group"]][run["variant"]][run["pair"]] = run
+    groups = {group: rows_of(each) for group, each in found.items() if all(each.values())}
+    results = {"machine": machine("cpu"), "groups": groups}
+    (to / "variational_histories.json").write_text(json.dumps(results, indent=1) + "\n")
+    (to / "variational_histories.md").write_text(page(results))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    data = parser.parse_args().data
+    parser.add_argument("--runs", type=Path, default=ROOT / "build" / "variational_histories.jsonl")
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if not (data / "volumes" / "pairs.csv").exists():
-        print(f"skipped: there is no volumes/pairs.csv in {data}")
+    if not (options.data / "volumes" / "pairs.csv").exists():
+        print(f"skipped: there is no volumes/pairs.csv in {options.data}")
         return
-    groups = {}
-    for group, count in PAIRS.items():
-        cases = list(islice(READERS[group](data), count))
-        groups[group] = rows_of({
-            name: {case.name: measured(case, replaced()) for case in cases}
-            for name, replaced in VARIANTS.items()
-        })  # fmt: skip
-    results = {"machine": machine("cpu"), "groups": groups}
-    (RESULTS / "variational_histories.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / "variational_histories.md").write_text(page(results))
-    print(page(results))
+    run_all(options.data, options.runs)
+    write_results(journal.read(options.runs, key).values())
+    print((RESULTS / "variational_histories.md").read_text())
 
 
 if __name__ == "__main__":
