@@ -21,7 +21,7 @@ search_cases = pytest.importorskip("search_cases")
 search_table = pytest.importorskip("search_table")
 stability = pytest.importorskip("stability")
 
-USUAL = family.USUAL
+USUAL, SOFT, STIFF = family.USUAL, "bending / 2", "bending x 2"
 
 
 def case(name="p/1", **more):
@@ -78,15 +78,15 @@ def test_what_undoes_the_disturbance_has_no_error():
 
 
 def test_the_setting_of_a_person_is_chosen_on_the_others():
-    # "b" is the best of all by its luck on p, and so must not be used on p.
-    dice = {USUAL: (0.8, 0.8, 0.8), "b": (1.0, 0.75, 0.75)}
+    # SOFT is the best of all by its luck on p, and so must not be used on p.
+    dice = {USUAL: (0.8, 0.8, 0.8), SOFT: (1.0, 0.75, 0.75)}
     runs = [
         run(name, f"{person}/1", value)
         for name, values in dice.items()
         for person, value in zip("pqr", values, strict=True)
     ]
     found = search_table.choice(search_table.complete(runs)["hearts, slices"])
-    assert dict(found["chosen"]) == {USUAL: 1, "b": 2}
+    assert dict(found["chosen"]) == {USUAL: 1, SOFT: 2}
     assert found["mean"]["score"] == pytest.approx((0.8 + 0.75 + 0.75) / 3)
     assert found["minus_shipped"] == {"mean": pytest.approx(-0.1 / 3), "interval": None}
 
@@ -94,24 +94,24 @@ def test_the_setting_of_a_person_is_chosen_on_the_others():
 def test_where_the_error_is_known_the_smallest_is_chosen():
     runs = [
         run(name, f"{p}/1", dice, error=error)
-        for name, dice, error in ((USUAL, 0.9, 2.0), ("b", 0.8, 1.0))
+        for name, dice, error in ((USUAL, 0.9, 2.0), (SOFT, 0.8, 1.0))
         for p in "pq"
     ]
     found = search_table.choice(search_table.complete(runs)["hearts, slices"])
-    assert dict(found["chosen"]) == {"b": 2}
+    assert dict(found["chosen"]) == {SOFT: 2}
     assert found["mean"]["score"] == -1
 
 
 def test_what_takes_longer_is_left_out_where_time_counts():
-    seconds = {USUAL: 1, "b": 1.2, "c": 1.3}
+    seconds = {USUAL: 1, SOFT: 1.2, STIFF: 1.3}
     settings = search_table.complete(run(name, "p/1", 0.8, s) for name, s in seconds.items())
-    assert set(search_table.no_slower(settings["hearts, slices"])) == {USUAL, "b"}
+    assert set(search_table.no_slower(settings["hearts, slices"])) == {USUAL, SOFT}
 
 
 def test_pairs_that_not_every_setting_has_are_left_out():
-    runs = [run(USUAL, "p/1", 0.8), run(USUAL, "q/1", 0.9), run("b", "p/1", 0.7)]
+    runs = [run(USUAL, "p/1", 0.8), run(USUAL, "q/1", 0.9), run(SOFT, "p/1", 0.7)]
     found = search_table.complete(runs)["hearts, slices"]
-    assert {name: list(pairs) for name, pairs in found.items()} == {USUAL: ["p/1"], "b": ["p/1"]}
+    assert {name: list(pairs) for name, pairs in found.items()} == {USUAL: ["p/1"], SOFT: ["p/1"]}
 
 
 def test_a_search_goes_on_where_it_was_stopped_and_is_told(tmp_path, monkeypatch):

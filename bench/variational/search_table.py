@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from family import USUAL
+from family import ACROSS, OTHERS, USUAL, WITHIN
 from nested import chosen, patient_means
+from search_cases import READERS
 from volume_table import interval
 
 from diffreg.benchmark.run import machine
 
 RESULTS = Path(__file__).parents[1] / "results"
+FAMILY = WITHIN | OTHERS | ACROSS
 AS_LONG = 1.25  # times the shipped setting's CPU seconds: what counts as no slower
 MEASURES = ("score", "dice", "error", "objective", "cpu_s")
 Runs = dict[str, dict]  # pair -> run
@@ -45,15 +47,20 @@ def scored(run: dict) -> dict:
 
 
 def complete(runs: Iterable[dict]) -> dict[str, dict[str, Runs]]:
-    """group -> setting -> pair -> run, over the pairs that every setting has."""
+    """group -> setting -> pair -> run, over the pairs that every setting of the group has."""
     found: dict[str, dict[str, Runs]] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         found[run["group"]][run["name"]][run["pair"]] = scored(run)
-    for settings in found.values():
-        common = set.intersection(*(set(each) for each in settings.values()))
-        for name, each in settings.items():
-            settings[name] = {pair: each[pair] for pair in sorted(common)}
-    return {group: dict(settings) for group, settings in found.items()}
+    whole = {}
+    for group in READERS:
+        settings = {name: found[group][name] for name in FAMILY if name in found[group]}
+        common = set.intersection(*map(set, settings.values())) if settings else set()
+        if common:
+            whole[group] = {
+                name: {pair: each[pair] for pair in sorted(common)}
+                for name, each in settings.items()
+            }
+    return whole
 
 
 def versus(a: Mapping[str, float], b: Mapping[str, float]) -> Row:
