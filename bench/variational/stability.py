@@ -166,8 +166,9 @@ ABOUT = f"""\
 # Where nothing is to be done, and how near a minimum it ends
 
 Written by bench/variational/stability.py; images in [0, 1], prepared as by `register`, its default
-settings, pairs on one grid. |u| is the length of the displacement, voxels: its 95th percentile and
-its largest value over the image, mean over pairs (from the smallest to the largest).
+settings, the first {PAIRS} pairs of each group, on one grid. Told is the length of the displacement,
+or of its change, in voxels: what it is below in 95 % of the voxels, and the largest; and what the
+objective gains; each the mean over pairs (from the smallest to the largest).
 
 - **Noise of {ROUNDING:g}**, normal, in the fixed image: by how much the field changes.
 - **{MORE} more iterations** on the finest level, from where the method ended: what they gain of the
@@ -182,7 +183,7 @@ its largest value over the image, mean over pairs (from the smallest to the larg
 
 def page(results: dict) -> str:
     about = results["machine"]
-    head = ["trial", "images", "pairs", "95 % of |u| below", "largest |u|", "objective gains, %"]
+    head = ["trial", "images", "pairs", "95 % are below", "largest", "objective gains, %"]
     rows = [head]
     for row in results["rows"]:
         figures = [
