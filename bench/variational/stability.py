@@ -166,13 +166,13 @@ ABOUT = f"""\
 # Where nothing is to be done, and how near a minimum it ends
 
 Written by bench/variational/stability.py; images in [0, 1], prepared as by `register`, its default
-settings, the first {PAIRS} pairs of each group, on one grid. Told is the length of the displacement,
-or of its change, in voxels: what it is below in 95 % of the voxels, and the largest; and what the
-objective gains; each the mean over pairs (from the smallest to the largest).
+settings, the first {PAIRS} pairs of each group, on one grid. Told are lengths of the displacement,
+or of its change, in voxels: what 95 % of the voxels are below, and the largest; and what the
+objective gains, in percent of its size; each the mean over pairs (from the smallest to the largest).
 
 - **Noise of {ROUNDING:g}**, normal, in the fixed image: by how much the field changes.
 - **{MORE} more iterations** on the finest level, from where the method ended: what they gain of the
-  objective, percent, and how far they move the field. Were it converged, it would be nothing.
+  objective, and how far they move the field. Were it converged, it would be nothing.
 - **Itself**: an image onto itself, with normal noise of {100 * NOISE:g} % of its 99th percentile,
   independent in both: everywhere ("white"), where the image is above 0 ("inside"), or smoothed by
   {SMOOTHED:g} voxels and of the same size ("smoothed"); over the voxels above 0. By `ncc` + `lncc`,
