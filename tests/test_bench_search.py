@@ -189,3 +189,12 @@ def test_what_is_replaced_in_the_optimiser_is_put_back():
     # Of slices ten pairs are kept anyway; what is rounded ends elsewhere.
     assert rows["10 pairs"]["objective_percent"]["mean"] == 0
     assert rows["10 pairs in bfloat16"]["objective_percent"]["mean"] != 0
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [(search, ["run"]), (stability, ["run"]), (histories, [])]
+)
+def test_without_the_images_a_script_says_so(tmp_path, monkeypatch, capsys, script, words):
+    monkeypatch.setattr(sys, "argv", ["script", *words, "--data", str(tmp_path)])
+    script.main()
+    assert capsys.readouterr().out == f"skipped: there is no volumes/pairs.csv in {tmp_path}\n"

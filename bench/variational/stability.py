@@ -168,7 +168,7 @@ ABOUT = f"""\
 Written by bench/variational/stability.py; images in [0, 1], prepared as by `register`, its default
 settings, the first {PAIRS} pairs of each group, on one grid. Told are lengths of the displacement,
 or of its change, in voxels: what 95 % of the voxels are below, and the largest; and what the
-objective gains, in percent of its size; each the mean over pairs (from the smallest to the largest).
+objective gains, in percent of its size; means over pairs (from the smallest to the largest).
 
 - **Noise of {ROUNDING:g}**, normal, in the fixed image: by how much the field changes.
 - **{MORE} more iterations** on the finest level, from where the method ended: what they gain of the
