@@ -87,6 +87,8 @@ def run_train(options: argparse.Namespace) -> int:
 
     overrides = [*options.overrides, *(["training.resume=true"] if options.resume else [])]
     config = load_config(options.config, overrides)
+    # Modules of the user's own may stand beside the settings that name them.
+    sys.path.append(str(Path(options.config).absolute().parent))
 
     def train(ranks: Ranks) -> str:
         trainer = Trainer(config, ranks=ranks)

@@ -253,6 +253,12 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
     )
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="import, which runs code, what the checkpoint names that does not come with diffreg: "
+        "a network of its author's",
+    )
     add_minimised(command)
     command.add_argument(
         "--affine",

@@ -20,6 +20,7 @@ from diffreg.data.synthetic import Augmentation
 from diffreg.models import MODELS
 from diffreg.models.lunet import LUNetConfig
 from diffreg.training._settings import converted
+from diffreg.training.own import GIVEN, OwnModel, is_path, plugins
 
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
@@ -180,7 +181,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     normalization: Normalization = field(default_factory=Normalization)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    model: LUNetConfig = field(default_factory=LUNetConfig)
+    model: LUNetConfig | OwnModel = field(default_factory=LUNetConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -188,7 +189,8 @@ class Config:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain containers, as `from_dict` and a checkpoint take them."""
         plain = {f.name: _plain(dataclasses.asdict(getattr(self, f.name))) for f in fields(self)}
-        plain["model"] = {"name": self.model.name, **plain["model"]}
+        model = self.model.settings if isinstance(self.model, OwnModel) else plain["model"]
+        plain["model"] = {"name": self.model.name, **_plain(model)}
         return plain
 
     @staticmethod
@@ -294,10 +296,7 @@ def _section(name: str, table: dict[str, Any], kind: Any) -> Any:
     if name == "model":
         model = table.pop("name", "lunet")
         if model not in MODELS:
-            raise ValueError(
-                f"model.name must be one of {', '.join(MODELS)}, got {model!r}"
-                f"{_nearest(str(model), MODELS)}"
-            )
+            return _own_model(model, table)
         kind = MODELS[model].Config
     types = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
@@ -310,6 +309,21 @@ def _section(name: str, table: dict[str, Any], kind: Any) -> Any:
         return kind(**values)
     except ValueError as error:
         raise ValueError(f"[{name}] {error}") from None
+
+
+def _own_model(name: Any, settings: dict[str, Any]) -> OwnModel:
+    """A network by its import path, or by the name that an installed package gives it."""
+    known = {} if is_path(name) or name == GIVEN else plugins()
+    if not is_path(name) and name not in (GIVEN, *known):
+        names = [*MODELS, *known]
+        raise ValueError(
+            f"model.name must be one of {', '.join(names)}, or an import path, package.module:Class"
+            f", got {name!r}{_nearest(str(name), names)}"
+        )
+    try:
+        return OwnModel(known.get(name, name), settings)
+    except ValueError as error:
+        raise ValueError(f"[model] {error}") from None
 
 
 def _nearest(word: str, known: Sequence[str] | Mapping[str, Any], section: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from diffreg.data.manifest import Pair
-from diffreg.training.checkpoint import network_of, read_checkpoint
+from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.pretrained import checkpoint_path
 
@@ -64,8 +64,8 @@ def weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
         FileNotFoundError, ValueError: it is neither, or of another network.
     """
     contents = read_checkpoint(checkpoint_path(start))
-    network = network_of(contents, start)
     theirs, ours = Config.from_dict(contents["config"]).model, config.model
     if theirs != ours:
         raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
-    return network.state_dict()
+    weights: dict[str, torch.Tensor] = contents["weights"]
+    return weights

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,16 @@ from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.losses import Objective
-from diffreg.models import build_model
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
-from diffreg.training.checkpoint import load_network, read_checkpoint, write_checkpoint
+from diffreg.training.checkpoint import (
+    built,
+    load_network,
+    load_weights,
+    own_names,
+    read_checkpoint,
+    write_checkpoint,
+)
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.log import (
@@ -38,7 +45,9 @@ from diffreg.training.log import (
     progress_terms,
     tensorboard,
 )
+from diffreg.training.own import OwnModel, check_first, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
+from diffreg.training.seeding import seeded
 from diffreg.training.validation import picture, predictor, validate
 
 __all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
@@ -62,6 +71,8 @@ class Trainer(Parts):
         validation: the pairs to validate on where `dataset` is given; None: no validation.
         progress: whether to draw a progress bar on stderr.
         ranks: this process among those of the run; None: alone, on `config.training.device`.
+        network: what is trained in place of what `config.model` names, `(moving, fixed) ->
+            displacement`; its checkpoints say that it was an object, and of what kind.
 
     What it is made of (network, objective, optimizer, dataset, ...) can be looked at and not be
     replaced: the checkpoints would be of another run than they say.
@@ -81,8 +92,11 @@ class Trainer(Parts):
         validation: PairDataset | None = None,
         progress: bool = True,
         ranks: Ranks | None = None,
+        network: nn.Module | None = None,
     ) -> None:
         settings = config.training
+        if network is not None:
+            config = replace(config, model=OwnModel.given(network))
         self.config = config
         self.out = Path(settings.out)
         self.ranks = ranks or single(settings.device)
@@ -98,10 +112,12 @@ class Trainer(Parts):
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = _objective(config, self.dataset.spacing)
-        network = _fresh_network(config)
+        network = _fresh_network(config) if network is None else network
+        check_trainable(network)
+        self._needs = needed(*own_names(config))
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
-            network.load_state_dict(weights_of(settings.start, config))
+            load_weights(network, weights_of(settings.start, config), settings.start)
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters())
@@ -115,6 +131,7 @@ class Trainer(Parts):
             running = torch.compile(running)
         self._predict = predictor(running, self.ranks.device, settings.precision)
         self._measured = predictor(self.network, self.ranks.device, settings.precision)
+        self._checked = False
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
@@ -160,12 +177,16 @@ class Trainer(Parts):
         )
         check_parameters(self.network, self.optimizer)
         self.network.train()
-        displacement = self._predict(moving, fixed)
-        terms = self.objective(moving, fixed, displacement, batch.mask, return_warped=False)
-        # The ranks' gradients are averaged: a rank's weight there is 1, and should be its share.
-        share = len(moving) / size
-        self.optimizer.zero_grad()
-        (terms.total * (share * ranks.count)).backward()
+        with seeded(settings.seed, self.step, ranks.rank, 1, device=ranks.device):
+            displacement = self._predict(moving, fixed)
+            if not self._checked:
+                check_first(displacement)
+                self._checked = True
+            terms = self.objective(moving, fixed, displacement, batch.mask, return_warped=False)
+            # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
+            share = len(moving) / size
+            self.optimizer.zero_grad()
+            (terms.total * (share * ranks.count)).backward()
         means = ranks.sum(torch.stack([term.detach().mean() for term in terms[:5]]) * share)
         norm = self._gradient_norm(means[0], numbers)
         rate = self.learning_rate(self.step)
@@ -240,6 +261,7 @@ class Trainer(Parts):
             {
                 "config": self.config.to_dict(),
                 "versions": _versions(),
+                "needs": self._needs,
                 "weights": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "learning_rate": self.learning_rate(self.step),
@@ -265,7 +287,7 @@ class Trainer(Parts):
         """
         contents = read_checkpoint(path)
         check_same_run(contents, self.config, self.dataset.pairs, path)
-        self.network.load_state_dict(contents["weights"])
+        load_weights(self.network, contents["weights"], path)
         self.optimizer.load_state_dict(contents["optimizer"])
         self.step, self.best = contents["step"], contents["best"]
 
@@ -370,13 +392,12 @@ def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
 
 def _fresh_network(config: Config) -> nn.Module:
     """Its weights are a function of the seed, whatever torch's default dtype is."""
-    model = dict(config.to_dict()["model"])
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         try:
             torch.set_default_dtype(torch.float32)
-            return build_model(model.pop("name"), **model)
+            return built(config.model)
         finally:
             torch.set_default_dtype(default)
 

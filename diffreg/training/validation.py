@@ -15,6 +15,7 @@ from diffreg.ops import jacobian_determinant, warp
 from diffreg.report.figures import pair_figure
 from diffreg.report.panels import PairView
 from diffreg.training.log import ValidationLog
+from diffreg.training.own import check_displacement
 from diffreg.training.ranks import Ranks
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -94,7 +95,9 @@ def predictor(network: Callable[..., Tensor], device: torch.device, precision: s
 
     def predict(moving: Tensor, fixed: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return network(moving, fixed)
+            displacement = network(moving, fixed)
+        check_displacement(displacement, fixed)
+        return displacement.float()
 
     return predict
 
