@@ -8,7 +8,7 @@ to go on where a run stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -21,6 +21,15 @@ from torch import Tensor
 from diffreg.data.folders import folder_images, left_out
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.images import count_slices, read_part
+from diffreg.data.known import (
+    Known,
+    changed,
+    check_terms,
+    label_values,
+    one_hot,
+    read_known,
+    together,
+)
 from diffreg.data.manifest import MANIFESTS, Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import prepare
@@ -42,6 +51,7 @@ class Sample(NamedTuple):
     moving_label: Tensor | None
     fixed_label: Tensor | None
     display: tuple[bool, bool, bool]
+    known: Known = Known()
 
 
 class Batch(NamedTuple):
@@ -51,6 +61,7 @@ class Batch(NamedTuple):
     fixed: Tensor
     mask: Tensor | None
     names: tuple[str, ...]
+    known: Known = Known()
 
 
 class PairDataset:
@@ -62,6 +73,8 @@ class PairDataset:
         augmentation: what is done to a pair each time it is drawn; None: nothing.
         seed: of the order and of the augmentation.
         batches: whether pairs are to be put together, which needs images of one size.
+        terms: what else is known of pairs and drawn with them: "labels", "landmarks",
+            "displacement" (`diffreg.data.known`).
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -77,6 +90,7 @@ class PairDataset:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         batches: bool = True,
+        terms: Collection[str] = (),
     ) -> None:
         if not pairs:
             raise ValueError("there are no pairs to train on")
@@ -84,10 +98,16 @@ class PairDataset:
         self.normalization = normalization or Normalization()
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
+        self.terms = tuple(terms)
+        check_terms(self.pairs, self.terms)
         read = cache(read_part)
         # An image is in many pairs: the same values are held once.
         shared: dict[Any, Tensor] = {}
         self.samples = [self._read(pair, read, shared) for pair in self.pairs]
+        self._labels: list[float] = []
+        if "labels" in self.terms:
+            maps = [label for s in self.samples for label in (s.moving_label, s.fixed_label)]
+            self._labels = label_values(maps)
         self.spacing = self._common_grid(read, batches)
 
     def __len__(self) -> int:
@@ -101,6 +121,15 @@ class PairDataset:
     def name(self, number: int) -> str:
         """What the pair of a draw is called."""
         return self.pairs[self.position(number)[1]].name
+
+    def known(self, index: int) -> Known:
+        """What `terms` ask for of a pair as it is, its labels as channels."""
+        sample = self.samples[index]
+        if not self._labels:
+            return sample.known
+        labels = sample.moving_label, sample.fixed_label
+        channels = [None if label is None else one_hot(label, self._labels) for label in labels]
+        return Known._make([*channels, *sample.known[2:]])
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The moving and the fixed image and the mask (1, 1, *S) of a draw, augmented."""
@@ -124,7 +153,13 @@ class PairDataset:
         if any(mask is not None for mask in masks):
             both = zip(masks, fixed, strict=True)
             weights = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
-        return Batch(torch.cat(moving), torch.cat(fixed), weights, tuple(map(self.name, numbers)))
+        names = tuple(map(self.name, numbers))
+        batch = Batch(torch.cat(moving), torch.cat(fixed), weights, names)
+        if not self.terms:
+            return batch
+        pairs = zip(positions, changes, strict=True)
+        known = [changed(self.known(at).to(device), change) for (_, at), change in pairs]
+        return batch._replace(known=together(known, batch.fixed.shape[2:]))
 
     def _changes(
         self,
@@ -171,6 +206,7 @@ class PairDataset:
             aligned(label(pair.moving_label, of_moving)),
             aligned(label(pair.fixed_label, of_fixed)),
             display_orientation(fixed.affine, fixed.kind),
+            read_known(pair, moving, fixed, self.terms),
         )
 
     def _common_grid(self, read: Callable[..., Image], batches: bool) -> tuple[float, ...]:

@@ -131,11 +131,13 @@ class Change(NamedTuple):
         axes: of the tensors, along which they are mirrored.
         displacement: (2, D, *S), that of the moving and of the fixed image; None: no warps.
         crop: slices of the last axes.
+        shape: *S of the pair before.
     """
 
     axes: tuple[int, ...]
     displacement: Tensor | None
     crop: tuple[slice, ...]
+    shape: tuple[int, ...] = ()
 
     def __call__(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (1, C, *S), changed."""
@@ -229,7 +231,8 @@ class Augmentation:
             velocity = _smooth(torch.cat(noise).to(device), shape, self.sigma)
             scale = torch.tensor(strengths, dtype=velocity.dtype).to(device)
             displacements = integrate(velocity * scale[:, None, None, None], _STEPS).split(2)
-        return [Change(*parts) for parts in zip(axes, displacements, crops, strict=True)]
+        parts = zip(axes, displacements, crops, strict=True)
+        return [Change(*each, tuple(shape)) for each in parts]
 
 
 def _noise(

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from diffreg._files import replacing
-from diffreg.losses import Objective
 from diffreg.models import build_model
 from diffreg.training.config import Config
-from diffreg.training.own import GIVEN, OwnModel, own_network
+from diffreg.training.own import GIVEN, OwnModel, is_path, own_network
+from diffreg.training.terms import objective_of
 
 # What damaged and foreign files raise inside torch.load; none of them has run code of the file.
 _DAMAGE = (
@@ -110,7 +110,7 @@ def load_network(
         reason = " ".join(str(error).split())  # a damaged name may hold line breaks
         raise ValueError(f"{path}: its settings are of another version: {reason}") from None
     _check_trusted(config, contents, path, network, trust)
-    objective = Objective(**vars(config.objective))
+    objective = objective_of(config.objective)
     return {
         "network": network_of(config.model, contents["weights"], path, network),
         "normalization": config.normalization,
@@ -171,4 +171,6 @@ def own_names(config: Config, of_network: bool = True) -> list[str]:
     """The import paths in the settings of a run that its checkpoint needs."""
     model = config.model
     own = of_network and isinstance(model, OwnModel) and model.name != GIVEN
-    return [model.name] if own else []
+    similarity = config.objective.similarity
+    measures = [similarity] if isinstance(similarity, str) else similarity or ()
+    return [*([model.name] if own else []), *filter(is_path, measures)]

@@ -62,17 +62,30 @@ class DataConfig:
             )
 
 
+# Terms of the objective that need more than the two images; each has its weight in [objective].
+EXTRA = ("labels", "landmarks", "displacement", "inverse_consistency")
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is minimised; see `diffreg.losses.Objective`.
 
     Args:
-        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}; left out: that of the
-            preset, ncc + 0.2 lncc for "default".
+        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}; a measure of your own by
+            its import path, "my_package.losses:nmi", (warped, fixed, mask) -> (N,); left out: that
+            of the preset, ncc + 0.2 lncc for "default".
         weights: a preset, or 4 numbers (similarity, diffusion, bending, determinant).
         padding: of the warp, "border" or "zeros".
         penalty: of the determinant.
         threshold: of the penalty; left out: its own.
+        labels: weight of 1 - Dice of the warped moving labels and the fixed ones.
+        landmarks: weight of the mean squared distance of the points, voxels^2.
+        displacement: weight of the mean distance from the displacement that is known, voxels.
+        inverse_consistency: weight of the mean squared distance to which the ways there and back
+            lead, voxels^2. Above 0 both ways are trained, and the objective is their mean.
+
+    Raises:
+        ValueError: a weight that is negative.
     """
 
     similarity: str | dict[str, float] | None = None
@@ -80,6 +93,15 @@ class ObjectiveConfig:
     padding: str = "border"
     penalty: str = "hyperelastic"
     threshold: float | None = None
+    labels: float = 0.0
+    landmarks: float = 0.0
+    displacement: float = 0.0
+    inverse_consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in EXTRA:
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
-from diffreg.losses import Objective
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.checkpoint import (
@@ -48,6 +47,7 @@ from diffreg.training.log import (
 from diffreg.training.own import OwnModel, check_first, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.seeding import seeded
+from diffreg.training.terms import measure, objective_of, terms_of
 from diffreg.training.validation import picture, predictor, validate
 
 __all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
@@ -111,7 +111,7 @@ class Trainer(Parts):
         )
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
-        self.objective = _objective(config, self.dataset.spacing)
+        self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
         network = _fresh_network(config) if network is None else network
         check_trainable(network)
         self._needs = needed(*own_names(config))
@@ -182,12 +182,15 @@ class Trainer(Parts):
             if not self._checked:
                 check_first(displacement)
                 self._checked = True
-            terms = self.objective(moving, fixed, displacement, batch.mask, return_warped=False)
+            total, terms = measure(
+                *(self.objective, self.config.objective, self._predict, (moving, fixed)),
+                *(displacement, batch.mask, batch.known),
+            )
             # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
             share = len(moving) / size
             self.optimizer.zero_grad()
-            (terms.total * (share * ranks.count)).backward()
-        means = ranks.sum(torch.stack([term.detach().mean() for term in terms[:5]]) * share)
+            (total * (share * ranks.count)).backward()
+        means = ranks.sum(terms * share)
         norm = self._gradient_norm(means[0], numbers)
         rate = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
@@ -198,21 +201,10 @@ class Trainer(Parts):
         smallest = ranks.smallest(cells.min())
         folded = ranks.sum((cells <= 0).float().mean() * (100 * share))
         self._since_checkpoint.append(means[0].item())
-        total, similarity, diffusion, bending, determinant = means.tolist()
-        return StepLog(
-            step=self.step,
-            epoch=self.dataset.position(numbers[0])[0],
-            total=total,
-            similarity=similarity,
-            diffusion=diffusion,
-            bending=bending,
-            determinant=determinant,
-            smallest_determinant=smallest.item(),
-            folded_percent=folded.item(),
-            gradient_norm=norm,
-            learning_rate=rate,
-            pairs_per_second=size / (time.perf_counter() - start),
-        )
+        values, epoch = means.tolist(), self.dataset.position(numbers[0])[0]
+        pace = size / (time.perf_counter() - start)
+        how = smallest.item(), folded.item(), norm, rate, pace
+        return StepLog._make([self.step, epoch, *values[:5], *how, *values[5:]])
 
     def learning_rate(self, step: int) -> float:
         """That of a step, 0 being the first: a line up, then half a cosine to the final rate."""
@@ -296,7 +288,12 @@ class Trainer(Parts):
         if self.validation is None:
             return
         self.network.eval()
-        entry = validate(self._measured, self.validation, self.objective, self.ranks, self.step)
+
+        def measured(*parts: Any) -> torch.Tensor:
+            settings = self.config.objective
+            return measure(self.objective, settings, self._measured, *parts)[1]
+
+        entry = validate(self._measured, self.validation, measured, self.ranks, self.step)
         if self._note_best(entry.total):
             self.save_checkpoint(self.out / BEST)
         if self.ranks.first:
@@ -372,16 +369,16 @@ class Trainer(Parts):
 
 def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
     """The pairs to train on, and those to validate on, which are never augmented."""
-    data, seed = config.data, config.training.seed
+    data, seed, terms = config.data, config.training.seed, terms_of(config.objective)
     pairs, held_out = split_by_group(
         find_pairs(data.images, data.slices), data.validation_groups, data.validation_share, seed
     )
     if data.validation:
         held_out = find_pairs(data.validation, data.slices)
-    training = PairDataset(pairs, config.normalization, config.augmentation, seed)
+    training = PairDataset(pairs, config.normalization, config.augmentation, seed, terms=terms)
     if not held_out:
         return training, None
-    validation = PairDataset(held_out, config.normalization, batches=False)
+    validation = PairDataset(held_out, config.normalization, batches=False, terms=terms)
     if validation.spacing != training.spacing:
         raise ValueError(
             f"the voxels of the pairs to validate on have proportions {validation.spacing}, those "
@@ -400,18 +397,6 @@ def _fresh_network(config: Config) -> nn.Module:
             return built(config.model)
         finally:
             torch.set_default_dtype(default)
-
-
-def _objective(config: Config, spacing: tuple[float, ...]) -> Objective:
-    settings = config.objective
-    return Objective(
-        settings.similarity,
-        settings.weights,
-        settings.padding,
-        settings.penalty,
-        settings.threshold,
-        spacing,
-    )
 
 
 def _versions() -> dict[str, str]:
