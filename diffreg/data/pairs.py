@@ -63,6 +63,13 @@ class Batch(NamedTuple):
     names: tuple[str, ...]
     known: Known = Known()
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device; from pinned memory the host does not wait."""
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        moving = self.moving.to(device, non_blocking=True)
+        fixed = self.fixed.to(device, non_blocking=True)
+        return Batch(moving, fixed, mask, self.names, self.known.to(device))
+
 
 class PairDataset:
     """Pairs of images, read and normalised once, drawn shuffled and augmented.
@@ -118,9 +125,26 @@ class PairDataset:
         epoch, place = divmod(number, len(self))
         return epoch, int(self._order(epoch)[place])
 
+    def epoch(self, number: int) -> tuple[int, int]:
+        """The epoch of a draw, and its place in it."""
+        return divmod(number, len(self))
+
     def name(self, number: int) -> str:
         """What the pair of a draw is called."""
         return self.pairs[self.position(number)[1]].name
+
+    @property
+    def names(self) -> list[str]:
+        """What the pairs are called, which a checkpoint keeps."""
+        return [pair.name for pair in self.pairs]
+
+    def title(self, index: int) -> str:
+        """What a pair is called."""
+        return self.pairs[index].name
+
+    def whole(self, index: int) -> tuple[Sample, Known]:
+        """A pair as it is, to validate on, and what `terms` ask for of it."""
+        return self.samples[index], self.known(index)
 
     def known(self, index: int) -> Known:
         """What `terms` ask for of a pair as it is, its labels as channels."""

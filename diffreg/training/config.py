@@ -20,7 +20,7 @@ from diffreg.data.synthetic import Augmentation
 from diffreg.models import MODELS
 from diffreg.models.lunet import LUNetConfig
 from diffreg.training._settings import converted
-from diffreg.training.own import GIVEN, OwnModel, is_path, plugins
+from diffreg.training.own import GIVEN, OwnModel, is_path, is_plain, plugins
 
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
@@ -40,9 +40,15 @@ class DataConfig:
         validation: the same of the pairs to validate on.
         validation_groups: or the groups of `images` that are kept out to validate on.
         validation_share: or which part of its groups is, drawn by the seed.
+        name: in place of `images` the import path of a torch Dataset of your own,
+            "my_package.data:Pairs" (the protocol is in docs/training.md).
+        settings: its keywords.
+        validation_settings: those of the same to validate on; none: no validation.
+        workers: processes that read the samples of a dataset of your own; 0: the run's own.
 
     Raises:
-        ValueError: more than one way to validate, or a share out of range.
+        ValueError: more than one way to validate, a share out of range, or settings that are of
+            the other kind of data.
     """
 
     images: tuple[str, ...] = ()
@@ -50,8 +56,13 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()
     validation_share: float = 0.0
+    name: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    validation_settings: dict[str, Any] = field(default_factory=dict)
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        self._check_own()
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must be in [0, 1), got {self.validation_share}")
         ways = (self.validation, self.validation_groups, self.validation_share)
@@ -60,6 +71,22 @@ class DataConfig:
                 "validation, validation_groups and validation_share are three ways to say one "
                 "thing; give one"
             )
+
+    def _check_own(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
+        for table in (self.settings, self.validation_settings):
+            if not is_plain(table):
+                raise ValueError(f"settings must be what a checkpoint can hold, got {table!r}")
+        own = ("settings", "validation_settings")
+        images = ("images", "slices", "validation", "validation_groups", "validation_share")
+        wrong = [key for key in (images if self.name else own) if getattr(self, key)]
+        if wrong and self.name:
+            raise ValueError(f"{wrong[0]} is for images, name for a dataset of your own; give one")
+        if wrong:
+            raise ValueError(f"{wrong[0]} is for a dataset of your own: give its import path, name")
+        if self.name and not is_path(self.name):
+            raise ValueError(f"name must be a path, package.module:Class, got {self.name!r}")
 
 
 # Terms of the objective that need more than the two images; each has its weight in [objective].

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from diffreg.data.manifest import Pair
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.pretrained import checkpoint_path
@@ -20,17 +19,24 @@ _MAY_CHANGE = {
         *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard"),
         *("validate_every", "patience"),
     )
-} | {("data", key) for key in ("validation", "validation_groups", "validation_share")}
+} | {
+    ("data", key)
+    for key in (
+        *("validation", "validation_groups", "validation_share"),
+        *("validation_settings", "workers"),
+    )
+}
 
 
 def check_same_run(
-    contents: dict[str, Any], config: Config, pairs: Sequence[Pair], path: str | Path
+    contents: dict[str, Any], config: Config, names: Sequence[str], path: str | Path
 ) -> None:
     """Refuse a checkpoint that another run left: going on from it would be neither.
 
     Args:
         contents: of the checkpoint.
-        config, pairs: of the run that would go on.
+        config: of the run that would go on.
+        names: of its pairs.
         path: of the checkpoint, for the message.
 
     Raises:
@@ -49,7 +55,7 @@ def check_same_run(
                     f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
                     "another training.out"
                 )
-    if contents["pairs"] != [pair.name for pair in pairs]:
+    if contents["pairs"] != list(names):
         raise ValueError(f"{path} is of a run on other pairs; give another training.out")
 
 

@@ -23,7 +23,6 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
-from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.checkpoint import (
@@ -36,6 +35,7 @@ from diffreg.training.checkpoint import (
 )
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, weights_of
+from diffreg.training.datasets import datasets, drawing
 from diffreg.training.log import (
     Logs,
     StepLog,
@@ -47,7 +47,7 @@ from diffreg.training.log import (
 from diffreg.training.own import OwnModel, check_first, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.seeding import seeded
-from diffreg.training.terms import measure, objective_of, terms_of
+from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
 __all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
@@ -67,8 +67,9 @@ class Trainer(Parts):
 
     Args:
         config: all its settings; `load_config` reads them.
-        dataset: the pairs; None: those of `config.data`, and those to validate on with them.
-        validation: the pairs to validate on where `dataset` is given; None: no validation.
+        dataset: the pairs, a PairDataset or a torch Dataset of dicts (docs/training.md); None:
+            those of `config.data`, and those to validate on with them.
+        validation: the same to validate on where `dataset` is given; None: no validation.
         progress: whether to draw a progress bar on stderr.
         ranks: this process among those of the run; None: alone, on `config.training.device`.
         network: what is trained in place of what `config.model` names, `(moving, fixed) ->
@@ -88,8 +89,8 @@ class Trainer(Parts):
     def __init__(
         self,
         config: Config,
-        dataset: PairDataset | None = None,
-        validation: PairDataset | None = None,
+        dataset: Any = None,
+        validation: Any = None,
         progress: bool = True,
         ranks: Ranks | None = None,
         network: nn.Module | None = None,
@@ -106,9 +107,7 @@ class Trainer(Parts):
                 f"training.batch_size must be at least the {self.ranks.count} processes, "
                 f"got {settings.batch_size}"
             )
-        self.dataset, self.validation = (
-            _datasets(config) if dataset is None else (dataset, validation)
-        )
+        self.dataset, self.validation = datasets(config, dataset, validation, self.ranks)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
@@ -150,6 +149,7 @@ class Trainer(Parts):
         with (
             kept_memory() if self.ranks.device.type == "cpu" else nullcontext(),
             _threads(settings.threads),
+            drawing(self.dataset),
             self._logs() as logs,
             self._bar() as bar,
         ):
@@ -247,7 +247,8 @@ class Trainer(Parts):
         self._since_checkpoint = []
         if not self.ranks.first:
             return
-        epoch, place = divmod(self.step * self.config.training.batch_size, len(self.dataset))
+        draws = self.step * self.config.training.batch_size
+        epoch, place = self.dataset.epoch(draws)
         write_checkpoint(
             self.out / LAST if path is None else path,
             {
@@ -261,9 +262,9 @@ class Trainer(Parts):
                 "epoch": epoch,
                 "place_in_epoch": place,
                 "best": self.best,
-                "spacing": list(self.dataset.spacing),
+                "spacing": list(self.dataset.spacing or ()),
                 "orientation": _ORIENTATION,
-                "pairs": [pair.name for pair in self.dataset.pairs],
+                "pairs": self.dataset.names,
             },
         )
 
@@ -278,7 +279,7 @@ class Trainer(Parts):
             ValueError: it is no checkpoint, or that of a run with other settings or pairs.
         """
         contents = read_checkpoint(path)
-        check_same_run(contents, self.config, self.dataset.pairs, path)
+        check_same_run(contents, self.config, self.dataset.names, path)
         load_weights(self.network, contents["weights"], path)
         self.optimizer.load_state_dict(contents["optimizer"])
         self.step, self.best = contents["step"], contents["best"]
@@ -365,26 +366,6 @@ class Trainer(Parts):
             mininterval=0.5 if sys.stderr.isatty() else 20,  # few lines in a file
             dynamic_ncols=True,
         )
-
-
-def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
-    """The pairs to train on, and those to validate on, which are never augmented."""
-    data, seed, terms = config.data, config.training.seed, terms_of(config.objective)
-    pairs, held_out = split_by_group(
-        find_pairs(data.images, data.slices), data.validation_groups, data.validation_share, seed
-    )
-    if data.validation:
-        held_out = find_pairs(data.validation, data.slices)
-    training = PairDataset(pairs, config.normalization, config.augmentation, seed, terms=terms)
-    if not held_out:
-        return training, None
-    validation = PairDataset(held_out, config.normalization, batches=False, terms=terms)
-    if validation.spacing != training.spacing:
-        raise ValueError(
-            f"the voxels of the pairs to validate on have proportions {validation.spacing}, those "
-            f"to train on {training.spacing}: they must be of one shape"
-        )
-    return training, validation
 
 
 def _fresh_network(config: Config) -> nn.Module:

@@ -16,6 +16,7 @@ from diffreg.report.figures import pair_figure
 from diffreg.report.panels import PairView
 from diffreg.training.log import ValidationLog
 from diffreg.training.own import check_displacement
+from diffreg.training.own_pairs import OwnPairs
 from diffreg.training.ranks import Ranks
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -24,7 +25,7 @@ Measure = Callable[[tuple[Tensor, Tensor], Tensor, Tensor | None, Known], Tensor
 
 def validate(
     predict: Predict,
-    dataset: PairDataset,
+    dataset: PairDataset | OwnPairs,
     measured: Measure,
     ranks: Ranks,
     step: int,
@@ -45,13 +46,12 @@ def validate(
     sums = torch.zeros(14, dtype=torch.float64)
     smallest = torch.tensor(torch.inf, dtype=torch.float64)
     for index in ranks.share(range(len(dataset))):
-        sample = dataset.samples[index]
+        sample, known = dataset.whole(index)
         moving, fixed = sample.moving.to(ranks.device), sample.fixed.to(ranks.device)
         mask = None if sample.mask is None else sample.mask.to(ranks.device)
         with torch.no_grad():
             displacement = predict(moving, fixed)
-            known = dataset.known(index).to(ranks.device)
-            terms = measured((moving, fixed), displacement, mask, known)
+            terms = measured((moving, fixed), displacement, mask, known.to(ranks.device))
             cells = jacobian_determinant(displacement, reduce="min").cpu()
         folded = 100 * (cells <= 0).double().mean().item()
         sums[:11] += torch.tensor([*terms.tolist(), folded, 1], dtype=torch.float64)
@@ -68,18 +68,20 @@ def validate(
     )
 
 
-def picture(predict: Predict, dataset: PairDataset, device: torch.device, index: int = 0) -> bytes:
+def picture(
+    predict: Predict, dataset: PairDataset | OwnPairs, device: torch.device, index: int = 0
+) -> bytes:
     """One pair, moving | fixed | warped | overlays | mesh, as a PNG file."""
-    sample = dataset.samples[index]
+    sample = dataset.whole(index)[0]
     with torch.no_grad():
         displacement = predict(sample.moving.to(device), sample.fixed.to(device)).cpu()
     view = PairView(
-        dataset.pairs[index].name,
+        dataset.title(index),
         sample.moving[0, 0].numpy(),
         sample.fixed[0, 0].numpy(),
         warp(sample.moving, displacement)[0, 0].numpy(),
         displacement[0].numpy(),
-        spacing=dataset.spacing,
+        spacing=dataset.spacing or (1.0, 1.0),
         display=sample.display,
     )
     return pair_figure(view)
