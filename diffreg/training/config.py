@@ -181,6 +181,8 @@ class TrainingConfig:
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
             another number.
         tensorboard: write the log for TensorBoard too, into `out`/tensorboard.
+        callbacks: import paths of who is told how the run goes, "my_package:WandB"
+            (`diffreg.training.Callback`); a class is made without arguments.
         resume: continue from the checkpoint in `out`, if there is one.
 
     Raises:
@@ -201,6 +203,7 @@ class TrainingConfig:
     compile: bool = False
     threads: int = 0
     tensorboard: bool = False
+    callbacks: tuple[str, ...] = ()
     resume: bool = False
 
     def __post_init__(self) -> None:

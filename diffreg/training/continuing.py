@@ -16,7 +16,7 @@ from diffreg.training.pretrained import checkpoint_path
 _MAY_CHANGE = {
     ("training", key)
     for key in (
-        *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard"),
+        *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard", "callbacks"),
         *("validate_every", "patience"),
     )
 } | {

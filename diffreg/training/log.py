@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,27 +57,6 @@ class ValidationLog(NamedTuple):
     landmarks: float = 0.0
     displacement: float = 0.0
     inverse_consistency: float = 0.0
-
-
-@dataclass
-class Logs:
-    """Where the lines of a run go; None: nowhere, as on every rank but the first."""
-
-    step_line: Callable[[StepLog], None] | None = None
-    validation_line: Callable[[ValidationLog], None] | None = None
-    show: Callable[..., None] | None = None
-
-    def step(self, entry: StepLog) -> None:
-        if self.step_line is not None:
-            self.step_line(entry)
-        if self.show is not None:
-            self.show("training", entry)
-
-    def validation(self, entry: ValidationLog, picture: bytes) -> None:
-        if self.validation_line is not None:
-            self.validation_line(entry)
-        if self.show is not None:
-            self.show("validation", entry, picture)
 
 
 def progress_terms(entry: StepLog) -> dict[str, str]:

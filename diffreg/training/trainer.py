@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
+from diffreg.training.callbacks import callbacks_of, tell, telling
 from diffreg.training.checkpoint import (
     built,
     load_network,
@@ -36,14 +37,7 @@ from diffreg.training.checkpoint import (
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.datasets import datasets, drawing
-from diffreg.training.log import (
-    Logs,
-    StepLog,
-    ValidationLog,
-    appending,
-    progress_terms,
-    tensorboard,
-)
+from diffreg.training.log import StepLog, progress_terms
 from diffreg.training.own import OwnModel, check_first, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.seeding import seeded
@@ -52,8 +46,7 @@ from diffreg.training.validation import picture, predictor, validate
 
 __all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
 
-LAST, BEST, LOG, VALIDATION = "last.pt", "best.pt", "log.csv", "validation.csv"
-PICTURES = "pictures"
+LAST, BEST, PICTURES = "last.pt", "best.pt", "pictures"
 # How a network's input lies in space, kept with the weights.
 _ORIENTATION = "stored array axes; the moving image on the fixed image's grid; displacement voxels"
 
@@ -74,6 +67,8 @@ class Trainer(Parts):
         ranks: this process among those of the run; None: alone, on `config.training.device`.
         network: what is trained in place of what `config.model` names, `(moving, fixed) ->
             displacement`; its checkpoints say that it was an object, and of what kind.
+        callbacks: who is told of steps, validations and checkpoints (`diffreg.training.Callback`),
+            beside those of `training.callbacks`.
 
     What it is made of (network, objective, optimizer, dataset, ...) can be looked at and not be
     replaced: the checkpoints would be of another run than they say.
@@ -94,6 +89,7 @@ class Trainer(Parts):
         progress: bool = True,
         ranks: Ranks | None = None,
         network: nn.Module | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> None:
         settings = config.training
         if network is not None:
@@ -102,6 +98,7 @@ class Trainer(Parts):
         self.out = Path(settings.out)
         self.ranks = ranks or single(settings.device)
         self.progress = progress and self.ranks.first
+        self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
         if settings.batch_size < self.ranks.count:
             raise ValueError(
                 f"training.batch_size must be at least the {self.ranks.count} processes, "
@@ -150,17 +147,17 @@ class Trainer(Parts):
             kept_memory() if self.ranks.device.type == "cpu" else nullcontext(),
             _threads(settings.threads),
             drawing(self.dataset),
-            self._logs() as logs,
+            telling(self.callbacks, self),
             self._bar() as bar,
         ):
             while self.step < settings.steps and not self.stopped_early:
                 entry = self.train_step()
-                logs.step(entry)
+                tell(self.callbacks, "on_step", self, entry)
                 bar.update()
                 bar.set_postfix(progress_terms(entry), refresh=False)
                 last = self.step == settings.steps
                 if self.validation and (last or self.step % settings.validate_every == 0):
-                    self._validate(logs)
+                    self._validate()
                 if last or self.stopped_early or self.step % settings.checkpoint_every == 0:
                     self.save_checkpoint()
 
@@ -249,8 +246,9 @@ class Trainer(Parts):
             return
         draws = self.step * self.config.training.batch_size
         epoch, place = self.dataset.epoch(draws)
+        path = self.out / LAST if path is None else Path(path)
         write_checkpoint(
-            self.out / LAST if path is None else path,
+            path,
             {
                 "config": self.config.to_dict(),
                 "versions": _versions(),
@@ -267,6 +265,7 @@ class Trainer(Parts):
                 "pairs": self.dataset.names,
             },
         )
+        tell(self.callbacks, "on_checkpoint", self, path)
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Take over weights, optimiser and step of a checkpoint of the same run.
@@ -284,7 +283,7 @@ class Trainer(Parts):
         self.optimizer.load_state_dict(contents["optimizer"])
         self.step, self.best = contents["step"], contents["best"]
 
-    def _validate(self, logs: Logs) -> None:
+    def _validate(self) -> None:
         """Measures the network on the pairs kept out; the best one so far is kept as best.pt."""
         if self.validation is None:
             return
@@ -299,10 +298,10 @@ class Trainer(Parts):
             self.save_checkpoint(self.out / BEST)
         if self.ranks.first:
             shown = picture(self._measured, self.validation, self.ranks.device)
-            logs.validation(entry, shown)
             (self.out / PICTURES).mkdir(exist_ok=True)
             with replacing(self.out / PICTURES / f"step{self.step:07d}.png") as temporary:
                 temporary.write_bytes(shown)
+            tell(self.callbacks, "on_validation", self, entry, shown)
 
     def _note_best(self, total: float) -> bool:
         if not total < self.best.get("total", math.inf):
@@ -337,23 +336,6 @@ class Trainer(Parts):
         if longest is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
         return norm.item()
-
-    @contextmanager
-    def _logs(self) -> Iterator[Logs]:
-        """What is written beside the checkpoints, by the first rank."""
-        if not self.ranks.first:
-            yield Logs()
-            return
-        with ExitStack() as stack:
-            logs = Logs(stack.enter_context(appending(self.out / LOG, self.step)))
-            if self.validation is not None:
-                file = self.out / VALIDATION
-                logs.validation_line = stack.enter_context(
-                    appending(file, self.step, ValidationLog)
-                )
-            if self.config.training.tensorboard:
-                logs.show = stack.enter_context(tensorboard(self.out / "tensorboard", self.step))
-            yield logs
 
     def _bar(self) -> Any:
         tqdm = require("tqdm", "progress bars")
