@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from diffreg.cli.main import main
 from diffreg.models import LUNetConfig
 from diffreg.training.config import Config, load_config
+from diffreg.training.printed import printed
 
 
 @pytest.fixture
@@ -187,3 +189,63 @@ def test_a_start_on_the_command_line_is_relative_to_the_working_folder(
         ('""', ""),
     ):
         assert load_config(path, [f"training.start={start}"]).training.start == expected
+
+
+# what --print-config writes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        """
+        [data]
+        images = ["a b.png", 'c"\\\\ü.png']
+        slices = [1, 2]
+        [objective]
+        similarity = {ncc = 1, "own.losses:nmi" = 0.2}
+        weights = [60, 1, 30, 3]
+        [optimizer]
+        final_learning_rate = 1e-7
+        [training]
+        callbacks = ["own:WandB"]
+        """,
+        """
+        [data]
+        name = "own.data:Pairs"
+        settings = {folder = "x", shape = [1, 2], more = {a = true}}
+        [model]
+        name = "own.nets:Net"
+        width = 3
+        deep = {"a b" = [0.5]}
+        """,
+        "[model]\nname = 'sn'\nintegrate = true",
+    ],
+)
+def test_what_is_printed_is_read_as_the_same_settings(write, text):
+    config = load_config(write(text), ["training.out=/run"])  # a path that is absolute
+    assert load_config(write(printed(config), "printed.toml")) == config
+
+
+def test_every_setting_is_printed_with_what_it_means():
+    lines = printed(Config()).splitlines()
+    assert max(map(len, lines)) <= 100
+    keys = [line.removeprefix("# ").partition(" =")[0] for line in lines]
+    for name, settings in vars(Config()).items():
+        assert f"[{name}]" in lines
+        for field in dataclasses.fields(settings):
+            at = [k for k, key in enumerate(keys) if key == field.name and " =" in lines[k]]
+            assert at and all(lines[k - 1].startswith("# ") for k in at), field.name
+    assert "# final_learning_rate =" in lines
+
+
+def test_the_command_line_prints_and_trains_not(write, capsys, tmp_path):
+    assert main(["train", "--print-config"]) == 0
+    usual = ["training.out=/run"]
+    printed_ones = load_config(write(capsys.readouterr().out), usual)
+    assert printed_ones == load_config(write("", "empty.toml"), usual)
+    path = write("[training]\nsteps = 7")
+    assert main(["train", str(path), "training.seed=3", "--print-config"]) == 0
+    assert load_config(write(capsys.readouterr().out)).training.steps == 7
+    assert main(["train"]) == 2
+    assert "CONFIG is missing, a TOML file; --print-config writes one" in capsys.readouterr().err

@@ -364,12 +364,17 @@ def _add_info(subparsers: Any) -> None:
 
 def _add_train(subparsers: Any) -> None:
     command = subparsers.add_parser("train", help="train a network")
-    command.add_argument("config", metavar="CONFIG", help="TOML file")
+    command.add_argument("config", metavar="CONFIG", nargs="?", help="TOML file")
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings that replace the file's"
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint, if there is one"
+    )
+    command.add_argument(
+        "--print-config",
+        action="store_true",
+        help="write all settings, those of CONFIG or the usual ones, as commented TOML; train not",
     )
     command.set_defaults(
         run=commands.run_train,

@@ -63,6 +63,12 @@ class Batch(NamedTuple):
     names: tuple[str, ...]
     known: Known = Known()
 
+    def part(self, which: slice) -> Batch:
+        """Some of the pairs."""
+        mask = None if self.mask is None else self.mask[which]
+        images = self.moving[which], self.fixed[which]
+        return Batch(*images, mask, self.names[which], self.known.part(which))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device; from pinned memory the host does not wait."""
         mask = None if self.mask is None else self.mask.to(device, non_blocking=True)

@@ -133,24 +133,33 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam.
+    """Adam, or AdamW where weights decay.
 
     Args:
         learning_rate: of the first step after the warm-up.
         final_learning_rate: of the last step, reached by half a cosine; left out: the first one.
         warmup_steps: in which the rate grows from 0 in equal parts.
         clip_norm: a gradient longer than this is shortened to it; left out: none is.
+        weight_decay: AdamW's, of all weights, times the rate a step; 0: Adam.
+        average: the part of the running mean of the weights that a step leaves, such as 0.999; what
+            is validated, and what a checkpoint registers with, is the mean; 0: there is none.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number that is out of range.
     """
 
     learning_rate: float = 1e-3
     final_learning_rate: float | None = None
     warmup_steps: int = 0
     clip_norm: float | None = None
+    weight_decay: float = 0.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must be a number >= 0, got {self.weight_decay}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be in [0, 1), got {self.average}")
         for name in ("learning_rate", "final_learning_rate", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -175,7 +184,10 @@ class TrainingConfig:
         validate_every: steps from one validation to the next, where there are pairs to validate on.
         patience: validations without a better one after which the run ends; 0: it never does.
         device: "cpu", "cuda", or "auto", a GPU where there is one.
-        precision: "float32", or "bfloat16" inside the network (autocast).
+        precision: "float32", or "bfloat16" or "float16" inside the network (autocast); the loss of
+            "float16" is scaled, and a step whose gradient leaves its range changes no weight.
+        accumulate: parts that a batch is taken in, one after the other, each with a backward pass
+            of its own, which needs the memory of one part.
         channels_last: the network's memory order; on a CPU it halves the time of a step.
         compile: the network by torch.compile.
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
@@ -199,6 +211,7 @@ class TrainingConfig:
     patience: int = 0
     device: str = "auto"
     precision: str = "float32"
+    accumulate: int = 1
     channels_last: bool = True
     compile: bool = False
     threads: int = 0
@@ -208,11 +221,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "seed": 0, "checkpoint_every": 1, "threads": 0}
-        at_least |= {"validate_every": 1, "patience": 0}
+        at_least |= {"validate_every": 1, "patience": 0, "accumulate": 1}
         for name, lowest in at_least.items():
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
-        words = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16")}
+        words = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ValueError(

@@ -23,6 +23,7 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
+from diffreg.data.pairs import Batch
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.callbacks import callbacks_of, tell, telling
@@ -34,10 +35,11 @@ from diffreg.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from diffreg.training.config import Config
+from diffreg.training.config import Config, TrainingConfig
 from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.datasets import datasets, drawing
 from diffreg.training.log import StepLog, progress_terms
+from diffreg.training.optimization import Optimization, parts_of
 from diffreg.training.own import OwnModel, check_first, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.seeding import seeded
@@ -99,11 +101,7 @@ class Trainer(Parts):
         self.ranks = ranks or single(settings.device)
         self.progress = progress and self.ranks.first
         self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
-        if settings.batch_size < self.ranks.count:
-            raise ValueError(
-                f"training.batch_size must be at least the {self.ranks.count} processes, "
-                f"got {settings.batch_size}"
-            )
+        _check_parts(settings, self.ranks.count)
         self.dataset, self.validation = datasets(config, dataset, validation, self.ranks)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
@@ -116,17 +114,18 @@ class Trainer(Parts):
             load_weights(network, weights_of(settings.start, config), settings.start)
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters())
+        self.optimization = Optimization(self.network, config, self.ranks.device)
+        self.optimizer = self.optimization.optimizer
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
         if going_on:
             self._resume()
-        running: Any = self.ranks.wrapped(self.network)
-        if settings.compile:
-            running = torch.compile(running)
-        self._predict = predictor(running, self.ranks.device, settings.precision)
-        self._measured = predictor(self.network, self.ranks.device, settings.precision)
+        self._wrapped: Any = self.ranks.wrapped(self.network)
+        running = torch.compile(self._wrapped) if settings.compile else self._wrapped
+        how = self.ranks.device, settings.precision
+        self._predict = predictor(running, *how)
+        self._measured = predictor(self.optimization.result, *how)
         self._checked = False
 
     def train(self) -> None:
@@ -168,13 +167,43 @@ class Trainer(Parts):
         size = settings.batch_size
         numbers = range(self.step * size, (self.step + 1) * size)
         batch = self.dataset.batch(ranks.share(numbers), ranks.device)
+        check_parameters(self.network, self.optimizer)
+        self.network.train()
+        self.optimizer.zero_grad()
+        with seeded(settings.seed, self.step, ranks.rank, 1, device=ranks.device):
+            found = [
+                self._backward(batch.part(part), last=part.stop == len(batch.names))
+                for part in parts_of(batch.names, settings.accumulate)
+            ]
+        means, folded, smallest = (torch.stack(values) for values in zip(*found, strict=True))
+        means, folded = ranks.sum(means.sum(0)), ranks.sum(folded.sum(0))
+        norm = self.optimization.gradient_norm()
+        self._check_finite(means[0], norm, numbers)
+        rate = self.optimization.step(self.step)
+        self.step += 1
+        self._since_checkpoint.append(means[0].item())
+        values, epoch = means.tolist(), self.dataset.position(numbers[0])[0]
+        least = ranks.smallest(smallest.min()).item()
+        pace = size / (time.perf_counter() - start)
+        how = least, folded.item(), norm.item(), rate, pace
+        return StepLog._make([self.step, epoch, *values[:5], *how, *values[5:]])
+
+    def _backward(
+        self, batch: Batch, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The gradients of a part of the step's batch are added to those of the others.
+
+        Returns:
+            Its share of the terms (9,) and of the folded cells in percent, and its smallest
+            determinant.
+        """
+        settings, ranks = self.config.training, self.ranks
         order = torch.channels_last if settings.channels_last else torch.contiguous_format
         moving, fixed = (
             image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
         )
-        check_parameters(self.network, self.optimizer)
-        self.network.train()
-        with seeded(settings.seed, self.step, ranks.rank, 1, device=ranks.device):
+        share = len(moving) / settings.batch_size
+        with ranks.apart(self._wrapped, not last):
             displacement = self._predict(moving, fixed)
             if not self._checked:
                 check_first(displacement)
@@ -184,39 +213,13 @@ class Trainer(Parts):
                 *(displacement, batch.mask, batch.known),
             )
             # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
-            share = len(moving) / size
-            self.optimizer.zero_grad()
-            (total * (share * ranks.count)).backward()
-        means = ranks.sum(terms * share)
-        norm = self._gradient_norm(means[0], numbers)
-        rate = self.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.step += 1
+            self.optimization.backward(total * (share * ranks.count))
         cells = jacobian_determinant(displacement.detach(), reduce="min")
-        smallest = ranks.smallest(cells.min())
-        folded = ranks.sum((cells <= 0).float().mean() * (100 * share))
-        self._since_checkpoint.append(means[0].item())
-        values, epoch = means.tolist(), self.dataset.position(numbers[0])[0]
-        pace = size / (time.perf_counter() - start)
-        how = smallest.item(), folded.item(), norm, rate, pace
-        return StepLog._make([self.step, epoch, *values[:5], *how, *values[5:]])
+        return terms * share, (cells <= 0).float().mean() * (100 * share), cells.min()
 
     def learning_rate(self, step: int) -> float:
         """That of a step, 0 being the first: a line up, then half a cosine to the final rate."""
-        settings = self.config.optimizer
-        first, final, warmup = (
-            settings.learning_rate,
-            settings.final_learning_rate,
-            settings.warmup_steps,
-        )
-        if step < warmup:
-            return first * (step + 1) / (warmup + 1)
-        if final is None:
-            return first
-        part = (step - warmup) / max(self.config.training.steps - 1 - warmup, 1)
-        return final + (first - final) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
+        return self.optimization.rate(step)
 
     @property
     def stopped_early(self) -> bool:
@@ -253,8 +256,7 @@ class Trainer(Parts):
                 "config": self.config.to_dict(),
                 "versions": _versions(),
                 "needs": self._needs,
-                "weights": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                **self.optimization.state(),
                 "learning_rate": self.learning_rate(self.step),
                 "step": self.step,
                 "epoch": epoch,
@@ -279,15 +281,14 @@ class Trainer(Parts):
         """
         contents = read_checkpoint(path)
         check_same_run(contents, self.config, self.dataset.names, path)
-        load_weights(self.network, contents["weights"], path)
-        self.optimizer.load_state_dict(contents["optimizer"])
+        self.optimization.load(contents, path)
         self.step, self.best = contents["step"], contents["best"]
 
     def _validate(self) -> None:
         """Measures the network on the pairs kept out; the best one so far is kept as best.pt."""
         if self.validation is None:
             return
-        self.network.eval()
+        self.optimization.result.eval()
 
         def measured(*parts: Any) -> torch.Tensor:
             settings = self.config.objective
@@ -318,24 +319,19 @@ class Trainer(Parts):
             )
         self.load_checkpoint(path)
 
-    def _gradient_norm(self, total: torch.Tensor, numbers: Sequence[int]) -> float:
-        """The norm of the gradient, which is shortened where it is too long for the settings.
-
-        A loss or a gradient that is not finite stops the run before the weights take harm.
-        """
-        parameters = list(self.network.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(torch.isfinite(total)) or not bool(torch.isfinite(norm)):
-            kept = self.out / LAST
-            where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint yet"
-            raise NonFiniteLoss(
-                f"the loss is {total.item():g} and its gradient's norm {norm.item():g} at step "
-                f"{self.step + 1}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
-            )
-        longest = self.config.optimizer.clip_norm
-        if longest is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
-        return norm.item()
+    def _check_finite(
+        self, total: torch.Tensor, norm: torch.Tensor, numbers: Sequence[int]
+    ) -> None:
+        """A loss or a gradient that is not finite stops the run before the weights take harm."""
+        loss, slope = bool(torch.isfinite(total)), bool(torch.isfinite(norm))
+        if loss and (slope or self.optimization.may_overflow):
+            return
+        kept = self.out / LAST
+        where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint yet"
+        raise NonFiniteLoss(
+            f"the loss is {total.item():g} and its gradient's norm {norm.item():g} at step "
+            f"{self.step + 1}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
+        )
 
     def _bar(self) -> Any:
         tqdm = require("tqdm", "progress bars")
@@ -347,6 +343,17 @@ class Trainer(Parts):
             disable=not self.progress,
             mininterval=0.5 if sys.stderr.isatty() else 20,  # few lines in a file
             dynamic_ncols=True,
+        )
+
+
+def _check_parts(settings: TrainingConfig, processes: int) -> None:
+    """Raises where a batch has less pairs than it is split into."""
+    parts = processes * settings.accumulate
+    if settings.batch_size < parts:
+        each = f", each in {settings.accumulate} parts" if settings.accumulate > 1 else ""
+        raise ValueError(
+            f"training.batch_size must be at least the {processes} processes{each}, got "
+            f"{settings.batch_size}"
         )
 
 

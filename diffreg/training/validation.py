@@ -89,9 +89,10 @@ def picture(
 
 def predictor(network: Callable[..., Tensor], device: torch.device, precision: str) -> Predict:
     """The network as a function, in the run's precision; what it returns is float32."""
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
     def predict(moving: Tensor, fixed: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             displacement = network(moving, fixed)
         check_displacement(displacement, fixed)
         return displacement.float()
