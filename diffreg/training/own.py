@@ -27,16 +27,19 @@ class OwnModel:
 
     Args:
         name: "package.module:Class", or "given": an object that was handed to the Trainer.
-        settings: the keywords of the class; of an object its kind, "package.module.Class".
+        settings: the keywords of the class; of an object its kind, "package.module.Class". Its
+            keyword `dimensions`, where it has one, says whether images or volumes are read.
 
     Raises:
-        ValueError: settings that a checkpoint cannot hold.
+        ValueError: settings that a checkpoint cannot hold, or dimensions other than 2 and 3.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.settings.get("dimensions", 2) not in (2, 3):
+            raise ValueError(f"dimensions must be 2 or 3, got {self.settings['dimensions']!r}")
         for key, value in self.settings.items():
             if not is_plain(value):
                 raise ValueError(
@@ -44,10 +47,16 @@ class OwnModel:
                     f"got {value!r}"
                 )
 
+    @property
+    def dimensions(self) -> int:
+        """D of its images: its keyword of that name, else 2."""
+        return int(self.settings.get("dimensions", 2))
+
     @classmethod
-    def given(cls, network: nn.Module) -> OwnModel:
+    def given(cls, network: nn.Module, dimensions: int = 2) -> OwnModel:
         """How settings name a network that is an object."""
-        return cls(GIVEN, {"kind": f"{type(network).__module__}.{type(network).__qualname__}"})
+        kind = f"{type(network).__module__}.{type(network).__qualname__}"
+        return cls(GIVEN, {"kind": kind, "dimensions": dimensions})
 
 
 def is_plain(value: Any) -> bool:

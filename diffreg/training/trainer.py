@@ -95,7 +95,7 @@ class Trainer(Parts):
     ) -> None:
         settings = config.training
         if network is not None:
-            config = replace(config, model=OwnModel.given(network))
+            config = replace(config, model=OwnModel.given(network, config.model.dimensions))
         self.config = config
         self.out = Path(settings.out)
         self.ranks = ranks or single(settings.device)
