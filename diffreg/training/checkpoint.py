@@ -14,7 +14,7 @@ from torch import nn
 
 from diffreg._files import replacing
 from diffreg.losses import Objective
-from diffreg.models import build_model
+from diffreg.models import build_model, memory_order
 from diffreg.training.config import Config
 
 # What damaged and foreign files raise inside torch.load; none of them has run code of the file.
@@ -118,5 +118,6 @@ def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
         network.load_state_dict(contents["weights"])
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
-    # Convolutions on a CPU take half the time in this order. float32 whatever torch's default is.
-    return network.float().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Convolutions on a CPU are faster in this order. float32 whatever torch's default is.
+    order: Any = memory_order(model.get("dimensions", 2))
+    return network.float().eval().to(memory_format=order)  # type: ignore[no-any-return,call-overload]

@@ -24,7 +24,7 @@ from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg._memory import kept_memory
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.losses import Objective
-from diffreg.models import build_model
+from diffreg.models import build_model, memory_order
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.checkpoint import load_network, read_checkpoint, write_checkpoint
@@ -102,7 +102,7 @@ class Trainer(Parts):
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
             network.load_state_dict(weights_of(settings.start, config))
-        order = torch.channels_last if settings.channels_last else torch.contiguous_format
+        order = memory_order(config.model.dimensions, settings.channels_last)
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.step = 0
@@ -154,7 +154,7 @@ class Trainer(Parts):
         size = settings.batch_size
         numbers = range(self.step * size, (self.step + 1) * size)
         batch = self.dataset.batch(ranks.share(numbers), ranks.device)
-        order = torch.channels_last if settings.channels_last else torch.contiguous_format
+        order = memory_order(self.config.model.dimensions, settings.channels_last)
         moving, fixed = (
             image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
         )
@@ -351,11 +351,12 @@ class Trainer(Parts):
 def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
     """The pairs to train on, and those to validate on, which are never augmented."""
     data, seed = config.data, config.training.seed
+    taken = data.slices, config.model.dimensions
     pairs, held_out = split_by_group(
-        find_pairs(data.images, data.slices), data.validation_groups, data.validation_share, seed
+        find_pairs(data.images, *taken), data.validation_groups, data.validation_share, seed
     )
     if data.validation:
-        held_out = find_pairs(data.validation, data.slices)
+        held_out = find_pairs(data.validation, *taken)
     training = PairDataset(pairs, config.normalization, config.augmentation, seed)
     if not held_out:
         return training, None
