@@ -78,8 +78,10 @@ def checkpoint(run):
 
 
 def test_it_learns(run):
-    totals = [entry.total for entry in read_log(run.out / "log.csv")]
+    log = read_log(run.out / "log.csv")
+    totals = [entry.total for entry in log]
     assert len(totals) == 60 and np.mean(totals[-5:]) < 0.5 * np.mean(totals[:5])
+    assert 0 < log[0].peak_memory <= log[-1].peak_memory
     (measured,) = read_log(run.out / "validation.csv", ValidationLog)
     assert measured.total < totals[0] and measured.smallest_determinant > 0
     assert (run.out / "pictures" / "step0000060.png").stat().st_size > 1000

@@ -18,7 +18,11 @@ from diffreg._files import replacing
 
 
 class StepLog(NamedTuple):
-    """A step: means over its batch, the smallest corner determinant and the folded cells in it."""
+    """A step: means over its batch, the smallest corner determinant and the folded cells in it.
+
+    The peak, MiB, is the most that the run has held so far: on a GPU what torch allocated there, on
+    a CPU what is resident of the process.
+    """
 
     step: int
     epoch: int
@@ -32,6 +36,7 @@ class StepLog(NamedTuple):
     gradient_norm: float
     learning_rate: float
     pairs_per_second: float
+    peak_memory: float
 
 
 class ValidationLog(NamedTuple):

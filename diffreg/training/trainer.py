@@ -21,7 +21,7 @@ from torch import nn
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
-from diffreg._memory import kept_memory
+from diffreg._memory import kept_memory, peak_memory
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.losses import Objective
 from diffreg.models import build_model, memory_order
@@ -191,6 +191,7 @@ class Trainer(Parts):
             gradient_norm=norm,
             learning_rate=rate,
             pairs_per_second=size / (time.perf_counter() - start),
+            peak_memory=_peak_memory(ranks.device),
         )
 
     def learning_rate(self, step: int) -> float:
@@ -392,6 +393,13 @@ def _objective(config: Config, spacing: tuple[float, ...]) -> Objective:
         settings.threshold,
         spacing,
     )
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB that were held at most so far, where the network is."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory()
 
 
 def _versions() -> dict[str, str]:
