@@ -112,9 +112,9 @@ REFUSALS = {
     "range": ("[training]\nsteps = 0", r"\[training\] steps must be at least 1, got 0"),
     "rate": ("[optimizer]\nlearning_rate = -1", "learning_rate must be a number > 0, got -1"),
     "percentiles": ("[normalization]\nlower = 100", "must be percentiles"),
-    "axes": ("[augmentation]\nflip_axes = [2]", r"flip_axes must be 0, 1, both or none, got \[2\]"),
+    "axes": ("[augmentation]\nflip_axes = [3]", r"flip_axes must be some of 0, 1, 2, or none, got"),
     "model": ("[model]\nname = 'lunets'", "model.name must be one of lunet.*, got 'lunets'"),
-    "3-D": ("[model]\ndimensions = 3", "dimensions must be 2, got 3"),
+    "4-D": ("[model]\ndimensions = 4", r"dimensions must be 2 \(images\) or 3 \(volumes\), got 4"),
     "broken": ("[training", "is not TOML"),
 }
 

@@ -274,10 +274,10 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--by-slice",
         action="store_true",
-        help="of a manifest, register volumes slice by slice, as a network does",
+        help="of a manifest, register volumes slice by slice, as a network of images does",
     )
     command.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
+        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, slices at once (8)"
     )
     command.add_argument(
         "--all-pairs",

@@ -265,19 +265,23 @@ def _parts(pair: Pair) -> list[tuple[int | None, int | None]]:
     return [(pair.moving_slice, pair.moving_time), (pair.fixed_slice, pair.fixed_time)]
 
 
-def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list[Pair]:
+def find_pairs(
+    images: Sequence[str | Path], slices: Sequence[int] = (), dimensions: int = 2
+) -> list[Pair]:
     """Every ordered pair of different images, or the pairs of a manifest.
 
     Args:
         images: folders and image files; or one manifest (`diffreg.data.manifest`).
         slices: of volumes; none: all of them.
+        dimensions: 3 takes volumes whole.
 
     Returns:
-        The pairs; of volumes, one for each slice.
+        The pairs; of volumes, one for each slice, unless they are taken whole.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: there is nothing to pair, or two volumes differ in their slices.
+        ValueError: there is nothing to pair, two volumes differ in their slices, or what is to be a
+            volume is none.
 
     Example: `find_pairs(["colin27_t1.nii.gz", "mni152_t1.nii.gz"], slices=[0, 1])`
     """
@@ -295,9 +299,30 @@ def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list
             "images must be at least two images to make a pair, got "
             f"{', '.join(map(str, paths)) or 'none'}"
         )
+    if dimensions == 3:
+        _check_whole(pairs, slices)
+        return pairs
     if slices and all(count_slices(pair.moving) == 1 for pair in pairs):
         raise ValueError(f"slices are for volumes; {pairs[0].moving} holds one image")
     return [part for pair in pairs for part in by_slice(pair, slices)]
+
+
+def _check_whole(pairs: Sequence[Pair], slices: Sequence[int]) -> None:
+    """Raises unless the pairs are of volumes, of which no slice is asked for."""
+    if slices:
+        raise ValueError(
+            f"slices must be left out where volumes are taken whole, got {list(slices)}"
+        )
+    counted = cache(count_slices)
+    for pair in pairs:
+        sides = ((pair.moving, pair.moving_slice), (pair.fixed, pair.fixed_slice))
+        for path, index in sides:
+            if index is not None:
+                raise ValueError(
+                    f"{pair.name}: a slice of {path} is asked for, where volumes are taken whole"
+                )
+            if counted(path) == 1:
+                raise ValueError(f"{path} must be a volume, and holds one slice")
 
 
 def split_by_group(

@@ -36,6 +36,8 @@ class DataConfig:
     Args:
         images: folders and image files, of which every ordered pair is taken; or one manifest
             (`diffreg.data.manifest`): pairs, or images, of which every pair of one group is taken.
+            Volumes are taken whole where `model.dimensions` is 3, else slice by slice;
+            `augmentation.crop` makes patches of them.
         slices: of volumes, along their last axis; none: all of them.
         validation: the same of the pairs to validate on.
         validation_groups: or the groups of `images` that are kept out to validate on.
@@ -188,7 +190,7 @@ class TrainingConfig:
             "float16" is scaled, and a step whose gradient leaves its range changes no weight.
         accumulate: parts that a batch is taken in, one after the other, each with a backward pass
             of its own, which needs the memory of one part.
-        channels_last: the network's memory order; on a CPU it halves the time of a step.
+        channels_last: the network's memory order; on a CPU it halves the time of a step on images.
         compile: the network by torch.compile.
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
             another number.

@@ -84,15 +84,16 @@ def _held_out(config: Config, validation: Any, ranks: Ranks) -> Pairs | None:
 def _of_images(config: Config) -> tuple[PairDataset, PairDataset | None]:
     """Those of files, which are held in memory."""
     data, seed, terms = config.data, config.training.seed, terms_of(config.objective)
+    taken = data.slices, config.model.dimensions
     if data.workers:
         raise ValueError(
             "data.workers is for a dataset of your own (data.name): images are read once, and held"
         )
     pairs, held_out = split_by_group(
-        find_pairs(data.images, data.slices), data.validation_groups, data.validation_share, seed
+        find_pairs(data.images, *taken), data.validation_groups, data.validation_share, seed
     )
     if data.validation:
-        held_out = find_pairs(data.validation, data.slices)
+        held_out = find_pairs(data.validation, *taken)
     training = PairDataset(pairs, config.normalization, config.augmentation, seed, terms=terms)
     if not held_out:
         return training, None

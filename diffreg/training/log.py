@@ -19,6 +19,8 @@ from diffreg._files import replacing
 class StepLog(NamedTuple):
     """A step: means over its batch, the smallest corner determinant and the folded cells in it.
 
+    The peak, MiB, is the most that the run has held so far: on a GPU what torch allocated there, on
+    a CPU what is resident of the process.
     The last four are 0 where the objective has no weight for them.
     """
 
@@ -34,6 +36,7 @@ class StepLog(NamedTuple):
     gradient_norm: float
     learning_rate: float
     pairs_per_second: float
+    peak_memory: float
     labels: float = 0.0
     landmarks: float = 0.0
     displacement: float = 0.0

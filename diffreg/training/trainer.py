@@ -22,8 +22,9 @@ from torch import nn
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
-from diffreg._memory import kept_memory
+from diffreg._memory import kept_memory, peak_memory
 from diffreg.data.pairs import Batch
+from diffreg.models import memory_order
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.callbacks import callbacks_of, tell, telling
@@ -112,7 +113,7 @@ class Trainer(Parts):
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
             load_weights(network, weights_of(settings.start, config), settings.start)
-        order = torch.channels_last if settings.channels_last else torch.contiguous_format
+        order = memory_order(config.model.dimensions, settings.channels_last)
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
         self.optimization = Optimization(self.network, config, self.ranks.device)
         self.optimizer = self.optimization.optimizer
@@ -185,7 +186,7 @@ class Trainer(Parts):
         values, epoch = means.tolist(), self.dataset.position(numbers[0])[0]
         least = ranks.smallest(smallest.min()).item()
         pace = size / (time.perf_counter() - start)
-        how = least, folded.item(), norm.item(), rate, pace
+        how = least, folded.item(), norm.item(), rate, pace, _peak_memory(ranks.device)
         return StepLog._make([self.step, epoch, *values[:5], *how, *values[5:]])
 
     def _backward(
@@ -198,7 +199,7 @@ class Trainer(Parts):
             determinant.
         """
         settings, ranks = self.config.training, self.ranks
-        order = torch.channels_last if settings.channels_last else torch.contiguous_format
+        order = memory_order(batch.fixed.ndim - 2, settings.channels_last)
         moving, fixed = (
             image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
         )
@@ -367,6 +368,13 @@ def _fresh_network(config: Config) -> nn.Module:
             return built(config.model)
         finally:
             torch.set_default_dtype(default)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB that were held at most so far, where the network is."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory()
 
 
 def _versions() -> dict[str, str]:

@@ -81,7 +81,7 @@ def picture(
         sample.fixed[0, 0].numpy(),
         warp(sample.moving, displacement)[0, 0].numpy(),
         displacement[0].numpy(),
-        spacing=dataset.spacing or (1.0, 1.0),
+        spacing=dataset.spacing or (1.0,) * (sample.fixed.ndim - 2),
         display=sample.display,
     )
     return pair_figure(view)
