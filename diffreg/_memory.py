@@ -1,4 +1,4 @@
-"""What the C library does with freed memory: keep it, or give it back.
+"""What the C library does with freed memory: keep it, or give it back; and the most that was held.
 
 While a network trains, blocks of megabytes come and go at every step, and to take them again page
 by page is up to half the time of a step. A registration of volumes takes and frees blocks of many
@@ -8,9 +8,11 @@ sizes: kept, they break the memory up, and the process grows to twice what it ho
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # glibc's malloc.h. A setting ends the growth of its thresholds with the blocks that are freed; what
@@ -58,6 +60,15 @@ def returned_memory() -> Iterator[None]:
         yield
     finally:
         _as_usual(library)
+
+
+def peak_memory() -> float:
+    """MiB that this process has held at most; NaN where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return math.nan
+    return next((int(line.split()[1]) / 1024 for line in lines if line[:6] == "VmHWM:"), math.nan)
 
 
 def _as_usual(library: Any) -> None:

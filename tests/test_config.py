@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
+from diffreg.cli.main import main
 from diffreg.models import LUNetConfig
 from diffreg.training.config import Config, load_config
+from diffreg.training.printed import printed
 
 
 @pytest.fixture
@@ -110,9 +112,9 @@ REFUSALS = {
     "range": ("[training]\nsteps = 0", r"\[training\] steps must be at least 1, got 0"),
     "rate": ("[optimizer]\nlearning_rate = -1", "learning_rate must be a number > 0, got -1"),
     "percentiles": ("[normalization]\nlower = 100", "must be percentiles"),
-    "axes": ("[augmentation]\nflip_axes = [2]", r"flip_axes must be 0, 1, both or none, got \[2\]"),
+    "axes": ("[augmentation]\nflip_axes = [3]", r"flip_axes must be some of 0, 1, 2, or none, got"),
     "model": ("[model]\nname = 'lunets'", "model.name must be one of lunet.*, got 'lunets'"),
-    "3-D": ("[model]\ndimensions = 3", "dimensions must be 2, got 3"),
+    "4-D": ("[model]\ndimensions = 4", r"dimensions must be 2 \(images\) or 3 \(volumes\), got 4"),
     "broken": ("[training", "is not TOML"),
 }
 
@@ -187,3 +189,63 @@ def test_a_start_on_the_command_line_is_relative_to_the_working_folder(
         ('""', ""),
     ):
         assert load_config(path, [f"training.start={start}"]).training.start == expected
+
+
+# what --print-config writes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        """
+        [data]
+        images = ["a b.png", 'c"\\\\ü.png']
+        slices = [1, 2]
+        [objective]
+        similarity = {ncc = 1, "own.losses:nmi" = 0.2}
+        weights = [60, 1, 30, 3]
+        [optimizer]
+        final_learning_rate = 1e-7
+        [training]
+        callbacks = ["own:WandB"]
+        """,
+        """
+        [data]
+        name = "own.data:Pairs"
+        settings = {folder = "x", shape = [1, 2], more = {a = true}}
+        [model]
+        name = "own.nets:Net"
+        width = 3
+        deep = {"a b" = [0.5]}
+        """,
+        "[model]\nname = 'sn'\nintegrate = true",
+    ],
+)
+def test_what_is_printed_is_read_as_the_same_settings(write, text):
+    config = load_config(write(text), ["training.out=/run"])  # a path that is absolute
+    assert load_config(write(printed(config), "printed.toml")) == config
+
+
+def test_every_setting_is_printed_with_what_it_means():
+    lines = printed(Config()).splitlines()
+    assert max(map(len, lines)) <= 100
+    keys = [line.removeprefix("# ").partition(" =")[0] for line in lines]
+    for name, settings in vars(Config()).items():
+        assert f"[{name}]" in lines
+        for field in dataclasses.fields(settings):
+            at = [k for k, key in enumerate(keys) if key == field.name and " =" in lines[k]]
+            assert at and all(lines[k - 1].startswith("# ") for k in at), field.name
+    assert "# final_learning_rate =" in lines
+
+
+def test_the_command_line_prints_and_trains_not(write, capsys, tmp_path):
+    assert main(["train", "--print-config"]) == 0
+    usual = ["training.out=/run"]
+    printed_ones = load_config(write(capsys.readouterr().out), usual)
+    assert printed_ones == load_config(write("", "empty.toml"), usual)
+    path = write("[training]\nsteps = 7")
+    assert main(["train", str(path), "training.seed=3", "--print-config"]) == 0
+    assert load_config(write(capsys.readouterr().out)).training.steps == 7
+    assert main(["train"]) == 2
+    assert "CONFIG is missing, a TOML file; --print-config writes one" in capsys.readouterr().err

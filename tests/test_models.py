@@ -75,7 +75,8 @@ def test_the_settings_make_the_network():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dimensions": 3}, "dimensions must be 2, got 3: the networks are 2-D so far"),
+        ({"dimensions": 4}, r"dimensions must be 2 \(images\) or 3 \(volumes\), got 4"),
+        ({"widths": (8,), "half_resolution": True}, "half_resolution needs two widths or more"),
         ({"widths": ()}, "widths must be positive numbers of channels"),
         ({"widths": (8, 0)}, "widths must be positive numbers of channels"),
     ],
@@ -95,7 +96,7 @@ def test_an_unknown_network_is_refused():
     [
         ((1, 1, 8, 8), (1, 1, 8, 9), ValueError, r"shape of fixed, \[1, 1, 8, 9\], got \[1, 1, 8"),
         ((1, 2, 8, 8), (1, 2, 8, 8), ValueError, r"moving must be \(N, 1, H, W\), got \[1, 2, 8"),
-        ((1, 1, 4, 8, 8), (1, 1, 4, 8, 8), ValueError, "the networks are 2-D so far"),
+        ((1, 1, 4, 8, 8), (1, 1, 4, 8, 8), ValueError, "register volumes slice by slice"),
         ((1, 1, 0, 8), (1, 1, 0, 8), ValueError, r"must be \(N, 1, H, W\), got \[1, 1, 0, 8\]"),
     ],
 )

@@ -95,7 +95,7 @@ def test_the_end_is_float32_under_autocast(name, integrated):
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"dimensions": 3}, "dimensions must be 2, got 3"),
+        ({"dimensions": 1}, r"dimensions must be 2 \(images\) or 3 \(volumes\), got 1"),
         ({"integration_steps": -1}, "integration_steps must be a whole number >= 0, got -1"),
         ({"integration_steps": True}, "integration_steps must be a whole number >= 0, got True"),
     ],
@@ -109,7 +109,7 @@ def test_refuses_images_that_do_not_fit():
     moving, fixed = pair(8, 8)
     with pytest.raises(ValueError, match="moving must have the shape of fixed"):
         SN()(moving, fixed[..., :4])
-    with pytest.raises(ValueError, match="the networks are 2-D so far"):
+    with pytest.raises(ValueError, match=r"the network is of images \(dimensions = 2\)"):
         SN()(moving[None], fixed[None])
     with pytest.raises(
         TypeError, match=r"moving must be a floating-point tensor, got torch\.int64"

@@ -315,7 +315,7 @@ def test_a_run_can_be_made_longer(settings):
 
 
 def test_a_log_whose_last_line_is_torn(tmp_path):
-    entry = StepLog(1, 0, *(0.5,) * 10)
+    entry = StepLog(1, 0, *(0.5,) * 11)
     text = ",".join(StepLog._fields) + "\n" + ",".join(map(str, entry)) + "\n2,0,0.3"
     (tmp_path / "log.csv").write_text(text)
     assert read_log(tmp_path / "log.csv") == [entry]

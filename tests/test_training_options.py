@@ -144,7 +144,7 @@ def test_a_validation_that_cannot_be(images, tmp_path, sections, message):
         ("data", {"validation_share": 1.0}, r"validation_share must be in \[0, 1\)"),
         ("data", {"validation_share": 0.5, "validation": ["x"]}, "three ways to say one thing"),
         ("optimizer", {"warmup_steps": -1}, "warmup_steps must be at least 0"),
-        ("augmentation", {"crop": [5]}, "crop must be 2 sizes of at least 1"),
+        ("augmentation", {"crop": [5]}, "crop must be 2 or 3 sizes of at least 1"),
     ],
 )
 def test_settings_that_are_refused(section, settings, message):

@@ -81,12 +81,20 @@ def _say_result(result: Registration, place: Path) -> None:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train a network; of several processes that torchrun started, the first one speaks."""
-    from diffreg.training.config import load_config
+    from diffreg.training.config import Config, load_config
+    from diffreg.training.printed import printed
     from diffreg.training.ranks import Ranks, joined
     from diffreg.training.trainer import Trainer
 
     overrides = [*options.overrides, *(["training.resume=true"] if options.resume else [])]
-    config = load_config(options.config, overrides)
+    if options.config is None and not options.print_config:
+        raise ValueError("CONFIG is missing, a TOML file; --print-config writes one to begin with")
+    config = load_config(options.config, overrides) if options.config else Config()
+    if options.print_config:
+        print(printed(config))
+        return 0
+    # Modules of the user's own may stand beside the settings that name them.
+    sys.path.append(str(Path(options.config).absolute().parent))
 
     def train(ranks: Ranks) -> str:
         trainer = Trainer(config, ranks=ranks)

@@ -253,6 +253,12 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--checkpoint",
         help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
     )
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="import, which runs code, what the checkpoint names that does not come with diffreg: "
+        "a network of its author's",
+    )
     add_minimised(command)
     command.add_argument(
         "--affine",
@@ -268,10 +274,10 @@ def _add_method(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--by-slice",
         action="store_true",
-        help="of a manifest, register volumes slice by slice, as a network does",
+        help="of a manifest, register volumes slice by slice, as a network of images does",
     )
     command.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, pairs at once (8)"
+        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, slices at once (8)"
     )
     command.add_argument(
         "--all-pairs",
@@ -358,12 +364,17 @@ def _add_info(subparsers: Any) -> None:
 
 def _add_train(subparsers: Any) -> None:
     command = subparsers.add_parser("train", help="train a network")
-    command.add_argument("config", metavar="CONFIG", help="TOML file")
+    command.add_argument("config", metavar="CONFIG", nargs="?", help="TOML file")
     command.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings that replace the file's"
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint, if there is one"
+    )
+    command.add_argument(
+        "--print-config",
+        action="store_true",
+        help="write all settings, those of CONFIG or the usual ones, as commented TOML; train not",
     )
     command.set_defaults(
         run=commands.run_train,

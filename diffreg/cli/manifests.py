@@ -267,6 +267,7 @@ def _check_evaluate_options(options: argparse.Namespace) -> None:
 def _method(options: argparse.Namespace, both_ways: bool) -> Method:
     """How the pairs of a manifest are to be registered."""
     from diffreg.registration.cohort import Method
+    from diffreg.registration.predict import takes_volumes
     from diffreg.training.pretrained import checkpoint_path
 
     if options.batch_size < 1:
@@ -284,6 +285,8 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         device=options.device,
         by_slice=options.by_slice,
     )
+    if trained and options.by_slice and takes_volumes(trained["network"]):
+        raise ValueError("--by-slice makes slices of volumes, which the network takes whole")
     if trained:
         named = {**trained, "checkpoint": checkpoint_path(options.checkpoint)}
     return replace(method, **{**named, "normalization": normalization_of(options, trained)})

@@ -34,6 +34,8 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--refine must be at least 0, got {options.refine}")
     if options.refine and options.checkpoint is None:
         raise ValueError("--refine needs --checkpoint, the network that it starts from")
+    if options.trust and options.checkpoint is None:
+        raise ValueError("--trust is of a --checkpoint, whose own parts are then imported")
     if options.checkpoint is None:
         return {}
     from diffreg.training.pretrained import checkpoint_path
@@ -42,7 +44,7 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
     from diffreg.registration.devices import device_named
     from diffreg.training.trainer import load_network
 
-    found = load_network(path)
+    found = load_network(path, trust=options.trust)
     return {**found, "network": found["network"].to(device_named(options.device))}
 
 

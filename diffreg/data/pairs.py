@@ -8,7 +8,7 @@ to go on where a run stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
 from itertools import permutations
 from pathlib import Path
@@ -21,6 +21,15 @@ from torch import Tensor
 from diffreg.data.folders import folder_images, left_out
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.images import count_slices, read_part
+from diffreg.data.known import (
+    Known,
+    changed,
+    check_terms,
+    label_values,
+    one_hot,
+    read_known,
+    together,
+)
 from diffreg.data.manifest import MANIFESTS, Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import prepare
@@ -42,6 +51,7 @@ class Sample(NamedTuple):
     moving_label: Tensor | None
     fixed_label: Tensor | None
     display: tuple[bool, bool, bool]
+    known: Known = Known()
 
 
 class Batch(NamedTuple):
@@ -51,6 +61,20 @@ class Batch(NamedTuple):
     fixed: Tensor
     mask: Tensor | None
     names: tuple[str, ...]
+    known: Known = Known()
+
+    def part(self, which: slice) -> Batch:
+        """Some of the pairs."""
+        mask = None if self.mask is None else self.mask[which]
+        images = self.moving[which], self.fixed[which]
+        return Batch(*images, mask, self.names[which], self.known.part(which))
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on a device; from pinned memory the host does not wait."""
+        mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
+        moving = self.moving.to(device, non_blocking=True)
+        fixed = self.fixed.to(device, non_blocking=True)
+        return Batch(moving, fixed, mask, self.names, self.known.to(device))
 
 
 class PairDataset:
@@ -62,6 +86,8 @@ class PairDataset:
         augmentation: what is done to a pair each time it is drawn; None: nothing.
         seed: of the order and of the augmentation.
         batches: whether pairs are to be put together, which needs images of one size.
+        terms: what else is known of pairs and drawn with them: "labels", "landmarks",
+            "displacement" (`diffreg.data.known`).
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -77,6 +103,7 @@ class PairDataset:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         batches: bool = True,
+        terms: Collection[str] = (),
     ) -> None:
         if not pairs:
             raise ValueError("there are no pairs to train on")
@@ -84,10 +111,16 @@ class PairDataset:
         self.normalization = normalization or Normalization()
         self.augmentation = augmentation or Augmentation()
         self.seed = seed
+        self.terms = tuple(terms)
+        check_terms(self.pairs, self.terms)
         read = cache(read_part)
         # An image is in many pairs: the same values are held once.
         shared: dict[Any, Tensor] = {}
         self.samples = [self._read(pair, read, shared) for pair in self.pairs]
+        self._labels: list[float] = []
+        if "labels" in self.terms:
+            maps = [label for s in self.samples for label in (s.moving_label, s.fixed_label)]
+            self._labels = label_values(maps)
         self.spacing = self._common_grid(read, batches)
 
     def __len__(self) -> int:
@@ -98,9 +131,35 @@ class PairDataset:
         epoch, place = divmod(number, len(self))
         return epoch, int(self._order(epoch)[place])
 
+    def epoch(self, number: int) -> tuple[int, int]:
+        """The epoch of a draw, and its place in it."""
+        return divmod(number, len(self))
+
     def name(self, number: int) -> str:
         """What the pair of a draw is called."""
         return self.pairs[self.position(number)[1]].name
+
+    @property
+    def names(self) -> list[str]:
+        """What the pairs are called, which a checkpoint keeps."""
+        return [pair.name for pair in self.pairs]
+
+    def title(self, index: int) -> str:
+        """What a pair is called."""
+        return self.pairs[index].name
+
+    def whole(self, index: int) -> tuple[Sample, Known]:
+        """A pair as it is, to validate on, and what `terms` ask for of it."""
+        return self.samples[index], self.known(index)
+
+    def known(self, index: int) -> Known:
+        """What `terms` ask for of a pair as it is, its labels as channels."""
+        sample = self.samples[index]
+        if not self._labels:
+            return sample.known
+        labels = sample.moving_label, sample.fixed_label
+        channels = [None if label is None else one_hot(label, self._labels) for label in labels]
+        return Known._make([*channels, *sample.known[2:]])
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """The moving and the fixed image and the mask (1, 1, *S) of a draw, augmented."""
@@ -124,7 +183,13 @@ class PairDataset:
         if any(mask is not None for mask in masks):
             both = zip(masks, fixed, strict=True)
             weights = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
-        return Batch(torch.cat(moving), torch.cat(fixed), weights, tuple(map(self.name, numbers)))
+        names = tuple(map(self.name, numbers))
+        batch = Batch(torch.cat(moving), torch.cat(fixed), weights, names)
+        if not self.terms:
+            return batch
+        pairs = zip(positions, changes, strict=True)
+        known = [changed(self.known(at).to(device), change) for (_, at), change in pairs]
+        return batch._replace(known=together(known, batch.fixed.shape[2:]))
 
     def _changes(
         self,
@@ -171,6 +236,7 @@ class PairDataset:
             aligned(label(pair.moving_label, of_moving)),
             aligned(label(pair.fixed_label, of_fixed)),
             display_orientation(fixed.affine, fixed.kind),
+            read_known(pair, moving, fixed, self.terms),
         )
 
     def _common_grid(self, read: Callable[..., Image], batches: bool) -> tuple[float, ...]:
@@ -199,19 +265,23 @@ def _parts(pair: Pair) -> list[tuple[int | None, int | None]]:
     return [(pair.moving_slice, pair.moving_time), (pair.fixed_slice, pair.fixed_time)]
 
 
-def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list[Pair]:
+def find_pairs(
+    images: Sequence[str | Path], slices: Sequence[int] = (), dimensions: int = 2
+) -> list[Pair]:
     """Every ordered pair of different images, or the pairs of a manifest.
 
     Args:
         images: folders and image files; or one manifest (`diffreg.data.manifest`).
         slices: of volumes; none: all of them.
+        dimensions: 3 takes volumes whole.
 
     Returns:
-        The pairs; of volumes, one for each slice.
+        The pairs; of volumes, one for each slice, unless they are taken whole.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: there is nothing to pair, or two volumes differ in their slices.
+        ValueError: there is nothing to pair, two volumes differ in their slices, or what is to be a
+            volume is none.
 
     Example: `find_pairs(["colin27_t1.nii.gz", "mni152_t1.nii.gz"], slices=[0, 1])`
     """
@@ -229,9 +299,30 @@ def find_pairs(images: Sequence[str | Path], slices: Sequence[int] = ()) -> list
             "images must be at least two images to make a pair, got "
             f"{', '.join(map(str, paths)) or 'none'}"
         )
+    if dimensions == 3:
+        _check_whole(pairs, slices)
+        return pairs
     if slices and all(count_slices(pair.moving) == 1 for pair in pairs):
         raise ValueError(f"slices are for volumes; {pairs[0].moving} holds one image")
     return [part for pair in pairs for part in by_slice(pair, slices)]
+
+
+def _check_whole(pairs: Sequence[Pair], slices: Sequence[int]) -> None:
+    """Raises unless the pairs are of volumes, of which no slice is asked for."""
+    if slices:
+        raise ValueError(
+            f"slices must be left out where volumes are taken whole, got {list(slices)}"
+        )
+    counted = cache(count_slices)
+    for pair in pairs:
+        sides = ((pair.moving, pair.moving_slice), (pair.fixed, pair.fixed_slice))
+        for path, index in sides:
+            if index is not None:
+                raise ValueError(
+                    f"{pair.name}: a slice of {path} is asked for, where volumes are taken whole"
+                )
+            if counted(path) == 1:
+                raise ValueError(f"{path} must be a volume, and holds one slice")
 
 
 def split_by_group(

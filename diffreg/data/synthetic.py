@@ -131,11 +131,13 @@ class Change(NamedTuple):
         axes: of the tensors, along which they are mirrored.
         displacement: (2, D, *S), that of the moving and of the fixed image; None: no warps.
         crop: slices of the last axes.
+        shape: *S of the pair before.
     """
 
     axes: tuple[int, ...]
     displacement: Tensor | None
     crop: tuple[slice, ...]
+    shape: tuple[int, ...] = ()
 
     def __call__(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (1, C, *S), changed."""
@@ -153,7 +155,7 @@ class Change(NamedTuple):
         return self._cut(mask)
 
     def _cut(self, image: Tensor) -> Tensor:
-        return image[:, :, self.crop[0], self.crop[1]] if self.crop else image
+        return image[(slice(None), slice(None), *self.crop)] if self.crop else image
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ class Augmentation:
             from none to all. 0: no warps.
         sigma: of their Gaussian, voxels.
         flip_axes: array axes along which a pair is mirrored, with probability 1/2 each.
-        crop: size of a window, drawn anew each time, that is cut out of the pair; none: all of it.
+        crop: size of a window, of volumes a patch, drawn anew each time, that is cut out of the
+            pair; none: all of it.
 
     Raises:
         ValueError: a number out of range.
@@ -189,13 +192,26 @@ class Augmentation:
     def __post_init__(self) -> None:
         _check_amplitude(self.amplitude, self.sigma)
         axes = tuple(self.flip_axes)
-        if not set(axes) <= {0, 1} or len(set(axes)) < len(axes):
-            raise ValueError(f"flip_axes must be 0, 1, both or none, got {list(axes)}")
-        if len(self.crop) not in (0, 2) or any(size < 1 for size in self.crop):
-            raise ValueError(f"crop must be 2 sizes of at least 1, or none, got {list(self.crop)}")
+        if not set(axes) <= {0, 1, 2} or len(set(axes)) < len(axes):
+            raise ValueError(f"flip_axes must be some of 0, 1, 2, or none, got {list(axes)}")
+        if len(self.crop) not in (0, 2, 3) or any(size < 1 for size in self.crop):
+            raise ValueError(
+                f"crop must be 2 or 3 sizes of at least 1, or none, got {list(self.crop)}"
+            )
+
+    def check_dimensions(self, dimensions: int) -> None:
+        """Raises unless it can be done to images of so many axes."""
+        if len(self.crop) not in (0, dimensions):
+            raise ValueError(f"crop must be {dimensions} sizes, or none, got {list(self.crop)}")
+        if any(axis >= dimensions for axis in self.flip_axes):
+            raise ValueError(
+                f"flip_axes must be below {dimensions}, the number of axes, got "
+                f"{list(self.flip_axes)}"
+            )
 
     def shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The size of what is drawn from images of a size; ValueError where the crop is larger."""
+        """The size of what is drawn from images of a size; ValueError where it does not fit."""
+        self.check_dimensions(len(shape))
         if any(size < cut for size, cut in zip(shape, self.crop, strict=False)):
             raise ValueError(f"the crop {list(self.crop)} is larger than {list(shape)}")
         return tuple(self.crop or shape)
@@ -228,8 +244,10 @@ class Augmentation:
         if noise:
             velocity = _smooth(torch.cat(noise).to(device), shape, self.sigma)
             scale = torch.tensor(strengths, dtype=velocity.dtype).to(device)
-            displacements = integrate(velocity * scale[:, None, None, None], _STEPS).split(2)
-        return [Change(*parts) for parts in zip(axes, displacements, crops, strict=True)]
+            scale = scale.reshape(-1, *[1] * (velocity.ndim - 1))
+            displacements = integrate(velocity * scale, _STEPS).split(2)
+        parts = zip(axes, displacements, crops, strict=True)
+        return [Change(*each, tuple(shape)) for each in parts]
 
 
 def _noise(

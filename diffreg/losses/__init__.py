@@ -4,7 +4,7 @@ A similarity is minimised. SSD, NCC, PLS and Dice are 0 when aligned; LNCC and N
 regions cost 1; MI is minus an information and falls below 0.
 """
 
-from diffreg.losses.alignment import Dice, Keypoint
+from diffreg.losses.alignment import Dice, EndPoint, InverseConsistency, Keypoint
 from diffreg.losses.energies import curvature_energy, total_variation
 from diffreg.losses.objective import (
     SIMILARITIES,
@@ -41,6 +41,8 @@ __all__ = [
     "WEIGHTS",
     "DeformationEnergy",
     "Dice",
+    "EndPoint",
+    "InverseConsistency",
     "Keypoint",
     "Objective",
     "ObjectiveTerms",

@@ -1,4 +1,4 @@
-"""Losses on what an expert has drawn: overlap of labels and distance of points."""
+"""Losses on what is known of a pair: labels, points, a displacement, and that a way leads back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from diffreg.fields import warp_points
+from diffreg.fields import compose, warp_points
 from diffreg.losses.similarities import REDUCTIONS, Similarity, reduced
 from diffreg.ops._checks import (
     arithmetic_dtype,
@@ -99,6 +99,75 @@ class Keypoint(nn.Module):
             apart = apart * apart.new_tensor(_lengths(self.spacing, displacement.shape[1]))
         squares = torch.where(counts, (apart**2).sum(2), torch.zeros_like(apart[..., 0]))
         return reduced(squares.sum(1) / counts.sum(1).clamp(min=1), self.reduction)
+
+
+class EndPoint(nn.Module):
+    """Mean distance of a displacement from the one that is known, |u(p) - t(p)|, voxels.
+
+    Called `loss(displacement, true)`, (N, D, *S) each, voxels. A voxel where the truth is NaN does
+    not count.
+
+    Args:
+        reduction: "mean", "sum" or "none" over the batch.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.losses import EndPoint
+        >>> true = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1).expand(1, 2, 8, 8)
+        >>> EndPoint()(torch.zeros(1, 2, 8, 8), true)
+        tensor(5.)
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+
+    def forward(self, displacement: Tensor, true: Tensor) -> Tensor:
+        check_displacement(displacement)
+        _check_like("true", true, displacement)
+        known = torch.isfinite(true).all(1, keepdim=True)
+        apart = torch.where(known, displacement - true, 0)
+        lengths = torch.linalg.vector_norm(apart, dim=1).flatten(1)
+        return reduced(lengths.sum(1) / known.flatten(1).sum(1).clamp(min=1), self.reduction)
+
+
+class InverseConsistency(nn.Module):
+    """Mean squared distance of a voxel from where the way there and back leads it, voxels^2.
+
+    Called `loss(displacement, back)`, (N, D, *S) each, voxels: |u(p) + v(p + u(p))|^2. Outside the
+    grid the displacement of its border holds.
+
+    Args:
+        reduction: "mean", "sum" or "none" over the batch.
+
+    Source:
+        Christensen and Johnson 2001; as a loss of networks Zhang 2018, Greer et al. 2021.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.losses import InverseConsistency
+        >>> InverseConsistency()(torch.ones(1, 2, 8, 8), -torch.ones(1, 2, 8, 8))
+        tensor(0.)
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        check_choice("reduction", reduction, REDUCTIONS)
+        self.reduction = reduction
+
+    def forward(self, displacement: Tensor, back: Tensor) -> Tensor:
+        _check_like("back", back, displacement)
+        squares = (compose(back, displacement) ** 2).sum(1)
+        return reduced(squares.flatten(1).mean(1), self.reduction)
+
+
+def _check_like(name: str, other: Tensor, displacement: Tensor) -> None:
+    if other.shape != displacement.shape:
+        raise ValueError(
+            f"{name} must have the shape of displacement, {list(displacement.shape)}, got "
+            f"{list(other.shape)}"
+        )
 
 
 def _check_points(name: str, points: Tensor, displacement: Tensor) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from diffreg.losses.own import Measure, measured, named_measures
 from diffreg.losses.presets import PRESETS
 from diffreg.losses.similarities import REDUCTIONS, reduced
 from diffreg.ops import (
@@ -99,8 +100,9 @@ class Objective(nn.Module):
 
     Args:
         similarity: one of SIMILARITIES ("ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi"),
-            or a mixture, for example {"ncc": 1.0, "lncc": 0.2}; None: that of the preset named by
-            `weights`, else of "default": ncc + 0.2 lncc.
+            or a measure of your own, any callable (warped, fixed, mask) -> (N,) that is minimised;
+            or a mixture, for example {"ncc": 1.0, "lncc": 0.2, my_measure: 0.1}; None: that of
+            the preset named by `weights`, else of "default": ncc + 0.2 lncc.
         weights: a preset ("default", "slice", "volume", "multimodal", "paper"), a `Weights`, or 4
             numbers (similarity, diffusion, bending, determinant).
         padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`; a
@@ -123,7 +125,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        similarity: str | Mapping[str, float] | None = None,
+        similarity: str | Measure | Mapping[Any, float] | None = None,
         weights: str | Sequence[float] = "default",
         padding: str = "border",
         penalty: str = "hyperelastic",
@@ -138,7 +140,9 @@ class Objective(nn.Module):
             similarity = preset.similarity
         if threshold is None and penalty == "hyperelastic":
             threshold = preset.threshold
-        self.similarity = checked_mixture(similarity, SIMILARITIES)
+        named, self.own = named_measures(similarity)
+        self.similarity = checked_mixture(named, (*SIMILARITIES, *self.own))
+        self.parts = nn.ModuleList(m for m in self.own.values() if isinstance(m, nn.Module))
         self.padding, self.penalty, self.threshold = padding, penalty, threshold
         self.spacing = spacing
         self.window = preset.window if window is None else window
@@ -153,16 +157,16 @@ class Objective(nn.Module):
         return_warped: bool = True,
     ) -> ObjectiveTerms:
         """The objective of a displacement (N, D, *S) for images (N, C, *S), mask (N, 1, *S)."""
-        apart = "mi" in self.similarity
+        apart = self._apart()
         fused = registration_objective(
             *(moving, fixed, displacement),
             mask=mask,
-            return_warped=return_warped or apart,
+            return_warped=return_warped or bool(apart),
             **self._options(),
         )
         terms = ObjectiveTerms(*fused[:5], fused.warped if return_warped else None)
         if apart and fused.warped is not None:
-            more = self._information(fused.warped, moving, fixed, mask)
+            more = self._measured(apart, fused.warped, moving, fixed, mask)
             terms = terms._replace(similarity=terms.similarity + more)
             terms = terms._replace(total=terms.per_sample(self.weights))
         return terms._replace(total=terms.total.mean())
@@ -173,12 +177,12 @@ class Objective(nn.Module):
         """For optimisers: a function of the displacement (1, D, *S) of one pair (1, C, *S).
 
         What does not depend on the displacement is measured once; there is no autograd but through
-        "mi", which is no part of the operator, and its warp.
+        the measures that are no part of the operator, and their warp.
 
         Returns:
             displacement -> (total, (), and its gradient (1, D, *S)).
         """
-        options, apart = self._options(), "mi" in self.similarity
+        options, apart = self._options(), self._apart()
         if any(name in LEVEL_SETS for name in self.similarity):
             scale_of_fixed = gradient_scale(visible(fixed, mask))
             options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
@@ -192,21 +196,31 @@ class Objective(nn.Module):
             with torch.enable_grad():
                 u = u.detach().requires_grad_()
                 warped = warp(moving, u, padding=self.padding)
-                value = self._information(warped, moving, fixed, mask).mean()
+                value = self._measured(apart, warped, moving, fixed, mask).mean()
                 value = self.weights.similarity * value
                 more = torch.autograd.grad(value, u)[0]
             return terms.total.mean() + value.detach(), gradient.add_(more)
 
         return evaluate
 
-    def _information(self, warped, moving, fixed, mask) -> torch.Tensor:
-        """ "mi" times its factor, (N,)."""
-        value = mutual_information(warped, fixed, mask=mask, moving=moving)
-        return self.similarity["mi"] * value
+    def _apart(self) -> list[str]:
+        """The measures that `registration_objective` has not: "mi" and a user's own."""
+        return [name for name in self.similarity if name == "mi" or name in self.own]
+
+    def _measured(self, apart, warped, moving, fixed, mask) -> torch.Tensor:
+        """Their weighted sum, (N,)."""
+
+        def value(name: str) -> torch.Tensor:
+            if name in self.own:
+                return measured(name, self.own[name], warped, fixed, mask)
+            return mutual_information(warped, fixed, mask=mask, moving=moving)
+
+        return _weighted([self.similarity[name] for name in apart], [value(n) for n in apart])
 
     def _options(self) -> dict[str, Any]:
         # Where that leaves the operator no measure: one with a factor of 0 costs nothing.
-        measures = {name: f for name, f in self.similarity.items() if name != "mi"}
+        apart = self._apart()
+        measures = {name: f for name, f in self.similarity.items() if name not in apart}
         return {
             "similarity": measures or {"ssd": 0.0},
             "weights": self.weights,
@@ -224,7 +238,8 @@ class Objective(nn.Module):
         with weights of its own where they are given."""
         weights = self.weights if weights is None else weights
         options = self.padding, self.penalty, self.threshold
-        return Objective(self.similarity, weights, *options, spacing, self.window)
+        similarity = {self.own.get(name, name): f for name, f in self.similarity.items()}
+        return Objective(similarity, weights, *options, spacing, self.window)
 
 
 def usual_objective(

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
-from diffreg.models._precision import in_single, stacked
+from diffreg.models._layers import convolution, head
+from diffreg.models._pooling import halved
+from diffreg.models._precision import displacement_of, stacked
 from diffreg.models._upsampling import doubled
 
 
@@ -23,14 +24,17 @@ class LUNetConfig:
     """What an LUNet is built from.
 
     Args:
-        dimensions: D of the images; 2, the operators are not yet 3-D.
+        dimensions: D: 2 of images, 3 of volumes.
         widths: channels of each level, finest first.
         integrate: the head gives a velocity, integrated to the displacement of a diffeomorphism
             (`diffreg.fields.integrate`).
         integration_steps: squarings of that integration.
+        half_resolution: the head says what half as many voxels along each axis do, which is
+            upsampled; the finest level is then on the way down alone.
 
     Raises:
-        ValueError: another number of dimensions, widths that are not positive, or steps below 0.
+        ValueError: another number of dimensions, widths that are not positive, or one alone at
+            half resolution, or steps below 0.
 
     Example:
         >>> from diffreg.models.lunet import LUNetConfig
@@ -43,6 +47,7 @@ class LUNetConfig:
     widths: tuple[int, ...] = (8, 16, 32, 64)
     integrate: bool = False
     integration_steps: int = 7
+    half_resolution: bool = False
 
     def __post_init__(self) -> None:
         check_dimensions(self.dimensions)
@@ -50,20 +55,22 @@ class LUNetConfig:
         widths = tuple(self.widths)
         if not widths or not all(isinstance(w, int) and w > 0 for w in widths):
             raise ValueError(f"widths must be positive numbers of channels, got {self.widths}")
+        if self.half_resolution and len(widths) == 1:
+            raise ValueError(f"half_resolution needs two widths or more, got {self.widths}")
         object.__setattr__(self, "widths", widths)
 
 
 class LUNet(nn.Module):
     """A light U-net without batch statistics: one pair's result does not depend on the others.
 
-    Two 3x3 convolutions a level, max-pool down, bilinear upsampling and concatenation up, and a 3x3
-    head without activation, initialised near zero: training starts from the identity. The images
-    are taken in the dtype of the weights; the head and what follows it run in float32, under
-    autocast too. Images of any size are padded inside, their border repeated, to a multiple of the
-    coarsest voxel.
+    Two convolutions of 3 voxels a side a level, max-pool down, linear upsampling and concatenation
+    up, and such a head without activation, initialised near zero: training starts from the
+    identity. The images are taken in the dtype of the weights; the head and what follows it run in
+    float32, under autocast too. Images of any size are padded inside, their border repeated, to a
+    multiple of the coarsest voxel.
 
     Args:
-        config: None is the default, 122,178 parameters.
+        config: None is the default, of images, 122,178 parameters; of volumes it has 366,043.
 
     Source:
         Theljani and Chen 2020: two input channels, a displacement out, a light U-net. Widths,
@@ -83,50 +90,46 @@ class LUNet(nn.Module):
     def __init__(self, config: LUNetConfig | None = None) -> None:
         super().__init__()
         self.config = LUNetConfig() if config is None else config
-        widths = self.config.widths
+        dimensions, widths = self.config.dimensions, self.config.widths
+        self.finest = int(self.config.half_resolution)  # the level of the head
         inputs = (2, *widths[:-1])
-        self.down = nn.ModuleList(_level(i, o) for i, o in zip(inputs, widths, strict=True))
-        self.up = nn.ModuleList(
-            _level(fine + coarse, fine)
-            for fine, coarse in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        self.down = nn.ModuleList(
+            _level(dimensions, i, o) for i, o in zip(inputs, widths, strict=True)
         )
-        self.head = nn.Conv2d(widths[0], self.config.dimensions, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=1e-5)
-        nn.init.zeros_(self.head.get_parameter("bias"))
+        self.up = nn.ModuleList(
+            _level(dimensions, widths[level] + widths[level + 1], widths[level])
+            for level in reversed(range(self.finest, len(widths) - 1))
+        )
+        self.head = head(dimensions, widths[self.finest], 3)
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1].
 
         The images may be of any floating dtype.
         """
-        check_images(moving, fixed)
-        shape = fixed.shape[2:]
+        check_images(moving, fixed, self.config.dimensions)
         x = stacked(moving, fixed, self.down[0])
         x = _padded(x, 2 ** (len(self.down) - 1))
         skips = []
         for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
+            x = block(halved(x) if level else x)
             skips.append(x)
-        for block, skip in zip(self.up, skips[-2::-1], strict=True):
+        for block, skip in zip(self.up, reversed(skips[self.finest : -1]), strict=True):
             x = block(torch.cat([skip, self.doubled(x)], 1))
-        with torch.autocast(x.device.type, enabled=False):
-            field = in_single(self.head, x)[..., : shape[0], : shape[1]]
-            if self.config.integrate:
-                return integrate(field, self.config.integration_steps)
-        return field
+        return displacement_of(self.head, x, fixed.shape[2:], self.config)
 
 
-def _level(inputs: int, outputs: int) -> nn.Sequential:
-    """Two 3x3 convolutions, each with its activation."""
+def _level(dimensions: int, inputs: int, outputs: int) -> nn.Sequential:
+    """Two convolutions of 3 voxels a side, each with its activation."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1),
+        convolution(dimensions, inputs, outputs, 3),
         nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(outputs, outputs, 3, padding=1),
+        convolution(dimensions, outputs, outputs, 3),
         nn.LeakyReLU(0.2, inplace=True),
     )
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
-    """The image with its border repeated below and to the right, up to multiples of `multiple`."""
-    height, width = x.shape[2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    """The image with its border repeated after the last voxels, up to multiples of `multiple`."""
+    more = [part for size in reversed(x.shape[2:]) for part in (0, -size % multiple)]
+    return F.pad(x, more, mode="replicate")

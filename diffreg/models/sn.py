@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from diffreg.fields import integrate
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
-from diffreg.models._precision import in_single, stacked
+from diffreg.models._layers import convolution, head
+from diffreg.models._precision import displacement_of, stacked
 
 KERNELS = (9, 7, 5, 3)
 WIDTHS = (16, 32, 16)  # channels after each convolution but the last
@@ -25,10 +24,12 @@ class SNConfig:
     """What an SN is built from.
 
     Args:
-        dimensions: D of the images; 2, the operators are not yet 3-D.
+        dimensions: D: 2 of images, 3 of volumes.
         integrate: the last convolution gives a velocity, integrated to the displacement of a
             diffeomorphism (`diffreg.fields.integrate`).
         integration_steps: squarings of that integration.
+        half_resolution: the first convolution takes every second voxel along each axis, and the
+            displacement is upsampled.
 
     Raises:
         ValueError: another number of dimensions, or steps below 0.
@@ -43,6 +44,7 @@ class SNConfig:
     dimensions: int = 2
     integrate: bool = False
     integration_steps: int = 7
+    half_resolution: bool = False
 
     def __post_init__(self) -> None:
         check_dimensions(self.dimensions)
@@ -50,7 +52,7 @@ class SNConfig:
 
 
 class SN(nn.Module):
-    """Four convolutions, 9x9 to 3x3, at full resolution: each voxel sees 10 voxels around it.
+    """Four convolutions, 9 to 3 voxels a side, without pooling: a voxel sees 10 voxels around it.
 
     ReLU in between; the last one has no activation and is initialised near zero: training starts
     from the identity. It runs in float32, under autocast too, and so does the integration; the
@@ -58,7 +60,7 @@ class SN(nn.Module):
     them the convolutions read 0.
 
     Args:
-        config: None is the default, 40,834 parameters.
+        config: None is the default, of images, 40,834 parameters; of volumes it has 264,307.
 
     Source:
         Theljani and Chen 2020: four blocks, kernels of different sizes, ReLU, two input channels, a
@@ -77,25 +79,19 @@ class SN(nn.Module):
     def __init__(self, config: SNConfig | None = None) -> None:
         super().__init__()
         self.config = SNConfig() if config is None else config
-        channels = (2, *WIDTHS)
+        dimensions, channels = self.config.dimensions, (2, *WIDTHS)
+        strides = (1 + self.config.half_resolution, 1, 1)
         self.blocks = nn.Sequential()
-        for (inputs, outputs), kernel in zip(pairwise(channels), KERNELS[:-1], strict=True):
-            self.blocks.append(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2))
+        for between, kernel, stride in zip(pairwise(channels), KERNELS[:-1], strides, strict=True):
+            self.blocks.append(convolution(dimensions, *between, kernel, stride))
             self.blocks.append(nn.ReLU(inplace=True))
-        last = KERNELS[-1]
-        self.head = nn.Conv2d(WIDTHS[-1], self.config.dimensions, last, padding=last // 2)
-        nn.init.normal_(self.head.weight, std=1e-5)
-        nn.init.zeros_(self.head.get_parameter("bias"))
+        self.head = head(dimensions, WIDTHS[-1], KERNELS[-1])
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """Displacement (N, D, *S), float32, voxels, of images (N, 1, *S) of about [0, 1].
 
         The images may be of any floating dtype.
         """
-        check_images(moving, fixed)
+        check_images(moving, fixed, self.config.dimensions)
         x = self.blocks(stacked(moving, fixed, self.blocks))
-        with torch.autocast(x.device.type, enabled=False):
-            field = in_single(self.head, x)
-            if self.config.integrate:
-                return integrate(field, self.config.integration_steps)
-        return field
+        return displacement_of(self.head, x, fixed.shape[2:], self.config)

@@ -221,7 +221,8 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
 
 
 def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Registration | str]]:
-    """Through the network, neighbours of one size together."""
+    """Through the network, neighbours of one size together; volumes one by one."""
+    together = method.batch_size if method.slices else 1
     waiting: list[tuple[Job, Prepared, Start]] = []
 
     def flush() -> Iterator[tuple[Job, Registration | str]]:
@@ -244,7 +245,7 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
         if waiting and waiting[0][1].fixed.shape != prepared.fixed.shape:
             yield from flush()
         waiting.append((job, prepared, start))
-        if len(waiting) >= method.batch_size:
+        if len(waiting) >= together:
             yield from flush()
     yield from flush()
 

@@ -13,6 +13,7 @@ from diffreg.data.manifest import Pair
 from diffreg.losses import Objective
 from diffreg.registration._json import read_json
 from diffreg.registration.folders import AFFINE, DISPLACEMENT, METRICS
+from diffreg.registration.predict import takes_volumes
 from diffreg.registration.provenance import mixture_in_words
 
 GIVEN = "given"
@@ -29,7 +30,7 @@ class Method:
         preset, weights, levels, iterations: of the variational method, as `register` takes them.
         checkpoint: the network's file, which tells a result from that of another one.
         both_ways: register fixed onto moving too, for the inverse consistency.
-        batch_size: pairs of one size that a network gets together.
+        batch_size: pairs of one size that a network of images gets together.
         guarantee: repair displacements where they fold.
         objective: of the refinement, as the network was trained with.
         refine: at most so many variational steps from the network's displacement.
@@ -37,7 +38,7 @@ class Method:
         affine: the start, as `register` takes it.
         search: look for large turns too.
         device: of the variational method.
-        by_slice: take volumes slice by slice; so does a network, which knows images only.
+        by_slice: take volumes slice by slice; so does a network of images.
     """
 
     network: nn.Module | None = None
@@ -62,7 +63,7 @@ class Method:
     @property
     def slices(self) -> bool:
         """Whether volumes are taken slice by slice."""
-        return self.by_slice or self.network is not None
+        return self.by_slice or (self.network is not None and not takes_volumes(self.network))
 
     @property
     def name(self) -> str:

@@ -18,8 +18,8 @@ from diffreg.registration.variational import register_variational
 class Refined(NamedTuple):
     """Displacements after some steps, and what those did."""
 
-    displacement: Tensor  # (1, 2, *S), voxels
-    inverse: Tensor | None  # (1, 2, *S), of fixed onto moving, where there was one
+    displacement: Tensor  # (1, D, *S), voxels
+    inverse: Tensor | None  # (1, D, *S), of fixed onto moving, where there was one
     seconds: float  # of the displacement
     metrics: dict[str, Any]  # as in metrics.json
 
@@ -33,7 +33,7 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
         fixed: (N, 1, *S) in [0, 1].
 
     Returns:
-        (N, 2, *S), voxels, float32 on the CPU.
+        (N, D, *S), voxels, float32 on the CPU.
 
     Raises:
         TypeError: the network cannot be called, or gives no tensor.
@@ -49,7 +49,7 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
         displacement = network(moving.to(device, dtype), fixed.to(device, dtype))
     if not isinstance(displacement, Tensor):
         raise TypeError(f"the network must give a tensor, got {type(displacement).__name__}")
-    expected = (len(fixed), 2, *fixed.shape[2:])
+    expected = (len(fixed), fixed.ndim - 2, *fixed.shape[2:])
     if tuple(displacement.shape) != expected:
         raise ValueError(
             f"the network's displacement must be {expected}, got {tuple(displacement.shape)}"
@@ -60,6 +60,11 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
 def device_of(network: nn.Module) -> torch.device:
     """Where the network's parameters are; the CPU where it has none."""
     return next((parameter.device for parameter in _parameters(network)), torch.device("cpu"))
+
+
+def takes_volumes(network: Any) -> bool:
+    """Whether it says of itself that it is of volumes; one that says nothing is of images."""
+    return getattr(getattr(network, "config", None), "dimensions", 2) == 3
 
 
 def check_network(network: Any) -> None:
@@ -95,8 +100,8 @@ def refined(
 
     Args:
         pair: as the network saw it.
-        predicted: (1, 2, *S), voxels, the network's.
-        inverse: (1, 2, *S), the network's for fixed onto moving, refined too; or None.
+        predicted: (1, D, *S), voxels, the network's.
+        inverse: (1, D, *S), the network's for fixed onto moving, refined too; or None.
         objective: what is minimised.
         steps: at most so many, at least 1.
         progress: as `register_variational`.

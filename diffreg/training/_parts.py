@@ -18,7 +18,8 @@ _INSTEAD = {
     "optimizer": "a run that goes on from a checkpoint would not know it; give the settings "
     f"(optimizer.*), {_LOOP}",
     "network": "the optimizer holds the weights of the network that the settings name, and "
-    "checkpoints are read by these; give the settings (model.name, training.start), load weights "
+    "checkpoints are read by these; give network to the Trainer or the settings (model.name, "
+    "training.start), load weights "
     f"with Trainer.network.load_state_dict, {_LOOP}",
 }
 

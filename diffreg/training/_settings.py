@@ -35,6 +35,8 @@ def converted(name: str, value: Any, kind: Any) -> Any:
 def _fitting(value: Any, kind: Any) -> Any:
     """The value converted, or None where it does not fit; TOML itself has no None."""
     origin, of = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if origin in (Union, UnionType):
         return next((fit for k in of if (fit := _fitting(value, k)) is not None), None)
     if origin is tuple:
@@ -72,4 +74,4 @@ def _described(kind: Any) -> str:
         number = "a list of" if of[-1] is Ellipsis else f"a list of {len(of)}"
         return f"{number} {_described(of[0]).partition(' ')[2]}s"
     words = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-    return words.get(kind, "a table of numbers")
+    return words.get(kind, "a table" if of[-1:] == (Any,) else "a table of numbers")

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from diffreg._files import replacing
-from diffreg.losses import Objective
-from diffreg.models import build_model
+from diffreg.models import build_model, memory_order
 from diffreg.training.config import Config
+from diffreg.training.own import GIVEN, OwnModel, is_path, own_network
+from diffreg.training.terms import objective_of
 
 # What damaged and foreign files raise inside torch.load; none of them has run code of the file.
 _DAMAGE = (
@@ -76,11 +77,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return contents
 
 
-def load_network(path: str | Path) -> dict[str, Any]:
+def load_network(
+    path: str | Path, network: nn.Module | None = None, trust: bool = False
+) -> dict[str, Any]:
     """The network of a checkpoint, with the settings that it was trained with.
 
     Args:
         path: the file.
+        network: one of the kind that the checkpoint holds weights of, which takes them; None: it is
+            built, from what the file says of it.
+        trust: whether what the file names may be imported, which runs code: a network or a measure
+            that does not come with diffreg.
 
     Returns:
         network, normalization, objective and similarity, as `diffreg.registration.register` takes
@@ -88,7 +95,8 @@ def load_network(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint of this program.
+        ImportError: what it needs is not installed.
+        ValueError: it is no checkpoint of this program, or needs what `trust` does not allow.
 
     Example: `register(moving, fixed, **load_network("run/last.pt"))`
     """
@@ -101,22 +109,69 @@ def load_network(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         reason = " ".join(str(error).split())  # a damaged name may hold line breaks
         raise ValueError(f"{path}: its settings are of another version: {reason}") from None
-    objective = Objective(**vars(config.objective))
+    _check_trusted(config, contents, path, network, trust)
+    objective = objective_of(config.objective)
     return {
-        "network": network_of(contents, path),
+        "network": network_of(config.model, contents["weights"], path, network),
         "normalization": config.normalization,
         "objective": objective,
         "similarity": "+".join(objective.similarity),
     }
 
 
-def network_of(contents: dict[str, Any], path: str | Path) -> nn.Module:
-    """Builds the network that a checkpoint describes, with its weights, for prediction."""
+def network_of(
+    model: Any, weights: dict[str, Any], path: str | Path, network: nn.Module | None = None
+) -> nn.Module:
+    """The network that a checkpoint describes, or one given, with its weights, for prediction."""
+    network = built(model) if network is None else network
+    load_weights(network, weights, path)
+    # Convolutions on a CPU are faster in this order. float32 whatever torch's default is.
+    order: Any = memory_order(model.dimensions)
+    return network.float().eval().to(memory_format=order)  # type: ignore[no-any-return,call-overload]
+
+
+def load_weights(network: nn.Module, weights: dict[str, Any], path: str | Path) -> None:
+    """Raises a ValueError where the weights are another network's."""
     try:
-        model = dict(contents["config"]["model"])
-        network = build_model(model.pop("name"), **model)
-        network.load_state_dict(contents["weights"])
+        network.load_state_dict(weights)
     except (RuntimeError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its weights do not fit the network that it names") from None
-    # Convolutions on a CPU take half the time in this order. float32 whatever torch's default is.
-    return network.float().eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def built(model: Any) -> nn.Module:
+    """A network with fresh weights, as [model] describes it."""
+    if isinstance(model, OwnModel):
+        return own_network(model)
+    return build_model(model.name, **vars(model))
+
+
+def _check_trusted(
+    config: Config, contents: dict[str, Any], path: str | Path, network: Any, trust: bool
+) -> None:
+    """Raises where a checkpoint names what would have to be imported, and nobody allows that."""
+    model = config.model
+    if network is None and model.name == GIVEN and isinstance(model, OwnModel):
+        raise ValueError(
+            f"{path} is of a network that was given to the Trainer as an object, a "
+            f"{model.settings.get('kind', 'module')!r}: give load_network(path, network=...) one "
+            "of its kind"
+        )
+    names = own_names(config, network is None)
+    if not names or trust:
+        return
+    held = contents.get("needs")
+    needs = held if isinstance(held, dict) else {}
+    said = ", ".join(f"{n!r} ({needs[n]!r})" if needs.get(n) else repr(n) for n in names)
+    raise ValueError(
+        f"{path} names what does not come with diffreg and would be imported, which runs its code: "
+        f"{said}; if you know where the file is from, --trust or load_network(path, trust=True)"
+    )
+
+
+def own_names(config: Config, of_network: bool = True) -> list[str]:
+    """The import paths in the settings of a run that its checkpoint needs."""
+    model = config.model
+    own = of_network and isinstance(model, OwnModel) and model.name != GIVEN
+    similarity = config.objective.similarity
+    measures = [similarity] if isinstance(similarity, str) else similarity or ()
+    return [*([model.name] if own else []), *filter(is_path, measures)]

@@ -20,6 +20,7 @@ from diffreg.data.synthetic import Augmentation
 from diffreg.models import MODELS
 from diffreg.models.lunet import LUNetConfig
 from diffreg.training._settings import converted
+from diffreg.training.own import GIVEN, OwnModel, is_path, is_plain, plugins
 
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
@@ -35,13 +36,21 @@ class DataConfig:
     Args:
         images: folders and image files, of which every ordered pair is taken; or one manifest
             (`diffreg.data.manifest`): pairs, or images, of which every pair of one group is taken.
+            Volumes are taken whole where `model.dimensions` is 3, else slice by slice;
+            `augmentation.crop` makes patches of them.
         slices: of volumes, along their last axis; none: all of them.
         validation: the same of the pairs to validate on.
         validation_groups: or the groups of `images` that are kept out to validate on.
         validation_share: or which part of its groups is, drawn by the seed.
+        name: in place of `images` the import path of a torch Dataset of your own,
+            "my_package.data:Pairs" (the protocol is in docs/training.md).
+        settings: its keywords.
+        validation_settings: those of the same to validate on; none: no validation.
+        workers: processes that read the samples of a dataset of your own; 0: the run's own.
 
     Raises:
-        ValueError: more than one way to validate, or a share out of range.
+        ValueError: more than one way to validate, a share out of range, or settings that are of
+            the other kind of data.
     """
 
     images: tuple[str, ...] = ()
@@ -49,8 +58,13 @@ class DataConfig:
     validation: tuple[str, ...] = ()
     validation_groups: tuple[str, ...] = ()
     validation_share: float = 0.0
+    name: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    validation_settings: dict[str, Any] = field(default_factory=dict)
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        self._check_own()
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must be in [0, 1), got {self.validation_share}")
         ways = (self.validation, self.validation_groups, self.validation_share)
@@ -60,18 +74,47 @@ class DataConfig:
                 "thing; give one"
             )
 
+    def _check_own(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, got {self.workers}")
+        for table in (self.settings, self.validation_settings):
+            if not is_plain(table):
+                raise ValueError(f"settings must be what a checkpoint can hold, got {table!r}")
+        own = ("settings", "validation_settings")
+        images = ("images", "slices", "validation", "validation_groups", "validation_share")
+        wrong = [key for key in (images if self.name else own) if getattr(self, key)]
+        if wrong and self.name:
+            raise ValueError(f"{wrong[0]} is for images, name for a dataset of your own; give one")
+        if wrong:
+            raise ValueError(f"{wrong[0]} is for a dataset of your own: give its import path, name")
+        if self.name and not is_path(self.name):
+            raise ValueError(f"name must be a path, package.module:Class, got {self.name!r}")
+
+
+# Terms of the objective that need more than the two images; each has its weight in [objective].
+EXTRA = ("labels", "landmarks", "displacement", "inverse_consistency")
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is minimised; see `diffreg.losses.Objective`.
 
     Args:
-        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}; left out: that of the
-            preset, ncc + 0.2 lncc for "default".
+        similarity: its name, or a mixture such as {ncc = 1.0, lncc = 0.2}; a measure of your own by
+            its import path, "my_package.losses:nmi", (warped, fixed, mask) -> (N,); left out: that
+            of the preset, ncc + 0.2 lncc for "default".
         weights: a preset, or 4 numbers (similarity, diffusion, bending, determinant).
         padding: of the warp, "border" or "zeros".
         penalty: of the determinant.
         threshold: of the penalty; left out: its own.
+        labels: weight of 1 - Dice of the warped moving labels and the fixed ones.
+        landmarks: weight of the mean squared distance of the points, voxels^2.
+        displacement: weight of the mean distance from the displacement that is known, voxels.
+        inverse_consistency: weight of the mean squared distance to which the ways there and back
+            lead, voxels^2. Above 0 both ways are trained, and the objective is their mean.
+
+    Raises:
+        ValueError: a weight that is negative.
     """
 
     similarity: str | dict[str, float] | None = None
@@ -79,28 +122,46 @@ class ObjectiveConfig:
     padding: str = "border"
     penalty: str = "hyperelastic"
     threshold: float | None = None
+    labels: float = 0.0
+    landmarks: float = 0.0
+    displacement: float = 0.0
+    inverse_consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in EXTRA:
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam.
+    """Adam, or AdamW where weights decay.
 
     Args:
         learning_rate: of the first step after the warm-up.
         final_learning_rate: of the last step, reached by half a cosine; left out: the first one.
         warmup_steps: in which the rate grows from 0 in equal parts.
         clip_norm: a gradient longer than this is shortened to it; left out: none is.
+        weight_decay: AdamW's, of all weights, times the rate a step; 0: Adam.
+        average: the part of the running mean of the weights that a step leaves, such as 0.999; what
+            is validated, and what a checkpoint registers with, is the mean; 0: there is none.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number that is out of range.
     """
 
     learning_rate: float = 1e-3
     final_learning_rate: float | None = None
     warmup_steps: int = 0
     clip_norm: float | None = None
+    weight_decay: float = 0.0
+    average: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must be a number >= 0, got {self.weight_decay}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be in [0, 1), got {self.average}")
         for name in ("learning_rate", "final_learning_rate", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -125,12 +186,17 @@ class TrainingConfig:
         validate_every: steps from one validation to the next, where there are pairs to validate on.
         patience: validations without a better one after which the run ends; 0: it never does.
         device: "cpu", "cuda", or "auto", a GPU where there is one.
-        precision: "float32", or "bfloat16" inside the network (autocast).
-        channels_last: the network's memory order; on a CPU it halves the time of a step.
+        precision: "float32", or "bfloat16" or "float16" inside the network (autocast); the loss of
+            "float16" is scaled, and a step whose gradient leaves its range changes no weight.
+        accumulate: parts that a batch is taken in, one after the other, each with a backward pass
+            of its own, which needs the memory of one part.
+        channels_last: the network's memory order; on a CPU it halves the time of a step on images.
         compile: the network by torch.compile.
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
             another number.
         tensorboard: write the log for TensorBoard too, into `out`/tensorboard.
+        callbacks: import paths of who is told how the run goes, "my_package:WandB"
+            (`diffreg.training.Callback`); a class is made without arguments.
         resume: continue from the checkpoint in `out`, if there is one.
 
     Raises:
@@ -147,19 +213,21 @@ class TrainingConfig:
     patience: int = 0
     device: str = "auto"
     precision: str = "float32"
+    accumulate: int = 1
     channels_last: bool = True
     compile: bool = False
     threads: int = 0
     tensorboard: bool = False
+    callbacks: tuple[str, ...] = ()
     resume: bool = False
 
     def __post_init__(self) -> None:
         at_least = {"steps": 1, "batch_size": 1, "seed": 0, "checkpoint_every": 1, "threads": 0}
-        at_least |= {"validate_every": 1, "patience": 0}
+        at_least |= {"validate_every": 1, "patience": 0, "accumulate": 1}
         for name, lowest in at_least.items():
             if getattr(self, name) < lowest:
                 raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
-        words = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16")}
+        words = {"device": ("auto", "cpu", "cuda"), "precision": ("float32", "bfloat16", "float16")}
         for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -180,7 +248,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     normalization: Normalization = field(default_factory=Normalization)
     augmentation: Augmentation = field(default_factory=Augmentation)
-    model: LUNetConfig = field(default_factory=LUNetConfig)
+    model: LUNetConfig | OwnModel = field(default_factory=LUNetConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -188,7 +256,8 @@ class Config:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain containers, as `from_dict` and a checkpoint take them."""
         plain = {f.name: _plain(dataclasses.asdict(getattr(self, f.name))) for f in fields(self)}
-        plain["model"] = {"name": self.model.name, **plain["model"]}
+        model = self.model.settings if isinstance(self.model, OwnModel) else plain["model"]
+        plain["model"] = {"name": self.model.name, **_plain(model)}
         return plain
 
     @staticmethod
@@ -294,10 +363,7 @@ def _section(name: str, table: dict[str, Any], kind: Any) -> Any:
     if name == "model":
         model = table.pop("name", "lunet")
         if model not in MODELS:
-            raise ValueError(
-                f"model.name must be one of {', '.join(MODELS)}, got {model!r}"
-                f"{_nearest(str(model), MODELS)}"
-            )
+            return _own_model(model, table)
         kind = MODELS[model].Config
     types = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
@@ -310,6 +376,21 @@ def _section(name: str, table: dict[str, Any], kind: Any) -> Any:
         return kind(**values)
     except ValueError as error:
         raise ValueError(f"[{name}] {error}") from None
+
+
+def _own_model(name: Any, settings: dict[str, Any]) -> OwnModel:
+    """A network by its import path, or by the name that an installed package gives it."""
+    known = {} if is_path(name) or name == GIVEN else plugins()
+    if not is_path(name) and name not in (GIVEN, *known):
+        names = [*MODELS, *known]
+        raise ValueError(
+            f"model.name must be one of {', '.join(names)}, or an import path, package.module:Class"
+            f", got {name!r}{_nearest(str(name), names)}"
+        )
+    try:
+        return OwnModel(known.get(name, name), settings)
+    except ValueError as error:
+        raise ValueError(f"[model] {error}") from None
 
 
 def _nearest(word: str, known: Sequence[str] | Mapping[str, Any], section: str = "") -> str:

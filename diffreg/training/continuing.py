@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from diffreg.data.manifest import Pair
-from diffreg.training.checkpoint import network_of, read_checkpoint
+from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.pretrained import checkpoint_path
 
@@ -17,20 +16,27 @@ from diffreg.training.pretrained import checkpoint_path
 _MAY_CHANGE = {
     ("training", key)
     for key in (
-        *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard"),
+        *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard", "callbacks"),
         *("validate_every", "patience"),
     )
-} | {("data", key) for key in ("validation", "validation_groups", "validation_share")}
+} | {
+    ("data", key)
+    for key in (
+        *("validation", "validation_groups", "validation_share"),
+        *("validation_settings", "workers"),
+    )
+}
 
 
 def check_same_run(
-    contents: dict[str, Any], config: Config, pairs: Sequence[Pair], path: str | Path
+    contents: dict[str, Any], config: Config, names: Sequence[str], path: str | Path
 ) -> None:
     """Refuse a checkpoint that another run left: going on from it would be neither.
 
     Args:
         contents: of the checkpoint.
-        config, pairs: of the run that would go on.
+        config: of the run that would go on.
+        names: of its pairs.
         path: of the checkpoint, for the message.
 
     Raises:
@@ -49,7 +55,7 @@ def check_same_run(
                     f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
                     "another training.out"
                 )
-    if contents["pairs"] != [pair.name for pair in pairs]:
+    if contents["pairs"] != list(names):
         raise ValueError(f"{path} is of a run on other pairs; give another training.out")
 
 
@@ -64,8 +70,8 @@ def weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
         FileNotFoundError, ValueError: it is neither, or of another network.
     """
     contents = read_checkpoint(checkpoint_path(start))
-    network = network_of(contents, start)
     theirs, ours = Config.from_dict(contents["config"]).model, config.model
     if theirs != ours:
         raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
-    return network.state_dict()
+    weights: dict[str, torch.Tensor] = contents["weights"]
+    return weights

@@ -7,7 +7,6 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,12 @@ from diffreg._files import replacing
 
 
 class StepLog(NamedTuple):
-    """A step: means over its batch, the smallest corner determinant and the folded cells in it."""
+    """A step: means over its batch, the smallest corner determinant and the folded cells in it.
+
+    The peak, MiB, is the most that the run has held so far: on a GPU what torch allocated there, on
+    a CPU what is resident of the process.
+    The last four are 0 where the objective has no weight for them.
+    """
 
     step: int
     epoch: int
@@ -32,6 +36,11 @@ class StepLog(NamedTuple):
     gradient_norm: float
     learning_rate: float
     pairs_per_second: float
+    peak_memory: float
+    labels: float = 0.0
+    landmarks: float = 0.0
+    displacement: float = 0.0
+    inverse_consistency: float = 0.0
 
 
 class ValidationLog(NamedTuple):
@@ -47,27 +56,10 @@ class ValidationLog(NamedTuple):
     folded_percent: float
     dice_before: float
     dice: float
-
-
-@dataclass
-class Logs:
-    """Where the lines of a run go; None: nowhere, as on every rank but the first."""
-
-    step_line: Callable[[StepLog], None] | None = None
-    validation_line: Callable[[ValidationLog], None] | None = None
-    show: Callable[..., None] | None = None
-
-    def step(self, entry: StepLog) -> None:
-        if self.step_line is not None:
-            self.step_line(entry)
-        if self.show is not None:
-            self.show("training", entry)
-
-    def validation(self, entry: ValidationLog, picture: bytes) -> None:
-        if self.validation_line is not None:
-            self.validation_line(entry)
-        if self.show is not None:
-            self.show("validation", entry, picture)
+    labels: float = 0.0
+    landmarks: float = 0.0
+    displacement: float = 0.0
+    inverse_consistency: float = 0.0
 
 
 def progress_terms(entry: StepLog) -> dict[str, str]:
@@ -112,7 +104,7 @@ def read_log(path: str | Path, kind: type[Any] = StepLog) -> list[Any]:
 
     Args:
         path: the CSV file.
-        kind: of the lines; a column that is not in the file is NaN.
+        kind: of the lines; a column that is not in the file has its default, or is NaN.
 
     Returns:
         Its lines; none where there is no such file.
@@ -123,15 +115,14 @@ def read_log(path: str | Path, kind: type[Any] = StepLog) -> list[Any]:
     if not path.exists():
         return []
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [
-        kind(
-            **{
-                name: int(line[name]) if name in ("step", "epoch") else float(line.get(name, "nan"))
-                for name in kind._fields
-            }
-        )
-        for line in csv.DictReader(whole.splitlines())
-    ]
+    missing = dict.fromkeys(kind._fields, math.nan) | kind._field_defaults
+
+    def entry(line: dict[str, str]) -> Any:
+        values = {name: float(line.get(name, missing[name])) for name in kind._fields}
+        whole_numbers = {name: int(values[name]) for name in ("step", "epoch") if name in values}
+        return kind(**{**values, **whole_numbers})
+
+    return [entry(line) for line in csv.DictReader(whole.splitlines())]
 
 
 @contextmanager
@@ -157,7 +148,8 @@ def tensorboard(folder: Path, after: int) -> Iterator[Callable[[str, Any, bytes 
 
         def show(title: str, entry: Any, picture: bytes | None = None) -> None:
             for name, value in entry._asdict().items():
-                if name != "step" and not math.isnan(value):
+                unused = value == entry._field_defaults.get(name)
+                if name != "step" and not math.isnan(value) and not unused:
                     writer.add_scalar(f"{title}/{name}", value, entry.step)
             if picture is not None:
                 pixels = np.asarray(pillow.open(io.BytesIO(picture)).convert("RGB"))

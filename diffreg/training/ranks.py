@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -46,6 +46,13 @@ class Ranks:
         if self.count == 1:
             return network
         return nn.parallel.DistributedDataParallel(network)
+
+    def apart(self, network: nn.Module, alone: bool) -> AbstractContextManager[None]:
+        """Within, gradients of the wrapped network stay this rank's own: more are to come."""
+        if alone and isinstance(network, nn.parallel.DistributedDataParallel):
+            found: AbstractContextManager[None] = network.no_sync()
+            return found
+        return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over the ranks, on every one of them."""

@@ -10,7 +10,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,34 @@ from torch import nn
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
-from diffreg._memory import kept_memory
-from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
-from diffreg.losses import Objective
-from diffreg.models import build_model
+from diffreg._memory import kept_memory, peak_memory
+from diffreg.data.pairs import Batch
+from diffreg.models import memory_order
 from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
-from diffreg.training.checkpoint import load_network, read_checkpoint, write_checkpoint
-from diffreg.training.config import Config
-from diffreg.training.continuing import check_same_run, weights_of
-from diffreg.training.log import (
-    Logs,
-    StepLog,
-    ValidationLog,
-    appending,
-    progress_terms,
-    tensorboard,
+from diffreg.training.callbacks import callbacks_of, tell, telling
+from diffreg.training.checkpoint import (
+    built,
+    load_network,
+    load_weights,
+    own_names,
+    read_checkpoint,
+    write_checkpoint,
 )
+from diffreg.training.config import Config, TrainingConfig
+from diffreg.training.continuing import check_same_run, weights_of
+from diffreg.training.datasets import datasets, drawing
+from diffreg.training.log import StepLog, progress_terms
+from diffreg.training.optimization import Optimization, parts_of
+from diffreg.training.own import OwnModel, check_first, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
+from diffreg.training.seeding import seeded
+from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
 __all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
 
-LAST, BEST, LOG, VALIDATION = "last.pt", "best.pt", "log.csv", "validation.csv"
-PICTURES = "pictures"
+LAST, BEST, PICTURES = "last.pt", "best.pt", "pictures"
 # How a network's input lies in space, kept with the weights.
 _ORIENTATION = "stored array axes; the moving image on the fixed image's grid; displacement voxels"
 
@@ -58,10 +63,15 @@ class Trainer(Parts):
 
     Args:
         config: all its settings; `load_config` reads them.
-        dataset: the pairs; None: those of `config.data`, and those to validate on with them.
-        validation: the pairs to validate on where `dataset` is given; None: no validation.
+        dataset: the pairs, a PairDataset or a torch Dataset of dicts (docs/training.md); None:
+            those of `config.data`, and those to validate on with them.
+        validation: the same to validate on where `dataset` is given; None: no validation.
         progress: whether to draw a progress bar on stderr.
         ranks: this process among those of the run; None: alone, on `config.training.device`.
+        network: what is trained in place of what `config.model` names, `(moving, fixed) ->
+            displacement`; its checkpoints say that it was an object, and of what kind.
+        callbacks: who is told of steps, validations and checkpoints (`diffreg.training.Callback`),
+            beside those of `training.callbacks`.
 
     What it is made of (network, objective, optimizer, dataset, ...) can be looked at and not be
     replaced: the checkpoints would be of another run than they say.
@@ -77,44 +87,47 @@ class Trainer(Parts):
     def __init__(
         self,
         config: Config,
-        dataset: PairDataset | None = None,
-        validation: PairDataset | None = None,
+        dataset: Any = None,
+        validation: Any = None,
         progress: bool = True,
         ranks: Ranks | None = None,
+        network: nn.Module | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> None:
         settings = config.training
+        if network is not None:
+            config = replace(config, model=OwnModel.given(network, config.model.dimensions))
         self.config = config
         self.out = Path(settings.out)
         self.ranks = ranks or single(settings.device)
         self.progress = progress and self.ranks.first
-        if settings.batch_size < self.ranks.count:
-            raise ValueError(
-                f"training.batch_size must be at least the {self.ranks.count} processes, "
-                f"got {settings.batch_size}"
-            )
-        self.dataset, self.validation = (
-            _datasets(config) if dataset is None else (dataset, validation)
-        )
+        self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
+        _check_parts(settings, self.ranks.count)
+        self.dataset, self.validation = datasets(config, dataset, validation, self.ranks)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
-        self.objective = _objective(config, self.dataset.spacing)
-        network = _fresh_network(config)
+        self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
+        network = _fresh_network(config) if network is None else network
+        check_trainable(network)
+        self._needs = needed(*own_names(config))
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
-            network.load_state_dict(weights_of(settings.start, config))
-        order = torch.channels_last if settings.channels_last else torch.contiguous_format
+            load_weights(network, weights_of(settings.start, config), settings.start)
+        order = memory_order(config.model.dimensions, settings.channels_last)
         self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.Adam(self.network.parameters())
+        self.optimization = Optimization(self.network, config, self.ranks.device)
+        self.optimizer = self.optimization.optimizer
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
         if going_on:
             self._resume()
-        running: Any = self.ranks.wrapped(self.network)
-        if settings.compile:
-            running = torch.compile(running)
-        self._predict = predictor(running, self.ranks.device, settings.precision)
-        self._measured = predictor(self.network, self.ranks.device, settings.precision)
+        self._wrapped: Any = self.ranks.wrapped(self.network)
+        running = torch.compile(self._wrapped) if settings.compile else self._wrapped
+        how = self.ranks.device, settings.precision
+        self._predict = predictor(running, *how)
+        self._measured = predictor(self.optimization.result, *how)
+        self._checked = False
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
@@ -133,17 +146,18 @@ class Trainer(Parts):
         with (
             kept_memory() if self.ranks.device.type == "cpu" else nullcontext(),
             _threads(settings.threads),
-            self._logs() as logs,
+            drawing(self.dataset),
+            telling(self.callbacks, self),
             self._bar() as bar,
         ):
             while self.step < settings.steps and not self.stopped_early:
                 entry = self.train_step()
-                logs.step(entry)
+                tell(self.callbacks, "on_step", self, entry)
                 bar.update()
                 bar.set_postfix(progress_terms(entry), refresh=False)
                 last = self.step == settings.steps
                 if self.validation and (last or self.step % settings.validate_every == 0):
-                    self._validate(logs)
+                    self._validate()
                 if last or self.stopped_early or self.step % settings.checkpoint_every == 0:
                     self.save_checkpoint()
 
@@ -154,59 +168,59 @@ class Trainer(Parts):
         size = settings.batch_size
         numbers = range(self.step * size, (self.step + 1) * size)
         batch = self.dataset.batch(ranks.share(numbers), ranks.device)
-        order = torch.channels_last if settings.channels_last else torch.contiguous_format
+        check_parameters(self.network, self.optimizer)
+        self.network.train()
+        self.optimizer.zero_grad()
+        with seeded(settings.seed, self.step, ranks.rank, 1, device=ranks.device):
+            found = [
+                self._backward(batch.part(part), last=part.stop == len(batch.names))
+                for part in parts_of(batch.names, settings.accumulate)
+            ]
+        means, folded, smallest = (torch.stack(values) for values in zip(*found, strict=True))
+        means, folded = ranks.sum(means.sum(0)), ranks.sum(folded.sum(0))
+        norm = self.optimization.gradient_norm()
+        self._check_finite(means[0], norm, numbers)
+        rate = self.optimization.step(self.step)
+        self.step += 1
+        self._since_checkpoint.append(means[0].item())
+        values, epoch = means.tolist(), self.dataset.position(numbers[0])[0]
+        least = ranks.smallest(smallest.min()).item()
+        pace = size / (time.perf_counter() - start)
+        how = least, folded.item(), norm.item(), rate, pace, _peak_memory(ranks.device)
+        return StepLog._make([self.step, epoch, *values[:5], *how, *values[5:]])
+
+    def _backward(
+        self, batch: Batch, last: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The gradients of a part of the step's batch are added to those of the others.
+
+        Returns:
+            Its share of the terms (9,) and of the folded cells in percent, and its smallest
+            determinant.
+        """
+        settings, ranks = self.config.training, self.ranks
+        order = memory_order(batch.fixed.ndim - 2, settings.channels_last)
         moving, fixed = (
             image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
         )
-        check_parameters(self.network, self.optimizer)
-        self.network.train()
-        displacement = self._predict(moving, fixed)
-        terms = self.objective(moving, fixed, displacement, batch.mask, return_warped=False)
-        # The ranks' gradients are averaged: a rank's weight there is 1, and should be its share.
-        share = len(moving) / size
-        self.optimizer.zero_grad()
-        (terms.total * (share * ranks.count)).backward()
-        means = ranks.sum(torch.stack([term.detach().mean() for term in terms[:5]]) * share)
-        norm = self._gradient_norm(means[0], numbers)
-        rate = self.learning_rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.step += 1
+        share = len(moving) / settings.batch_size
+        with ranks.apart(self._wrapped, not last):
+            displacement = self._predict(moving, fixed)
+            if not self._checked:
+                check_first(displacement)
+                self._checked = True
+            total, terms = measure(
+                *(self.objective, self.config.objective, self._predict, (moving, fixed)),
+                *(displacement, batch.mask, batch.known),
+            )
+            # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
+            self.optimization.backward(total * (share * ranks.count))
         cells = jacobian_determinant(displacement.detach(), reduce="min")
-        smallest = ranks.smallest(cells.min())
-        folded = ranks.sum((cells <= 0).float().mean() * (100 * share))
-        self._since_checkpoint.append(means[0].item())
-        total, similarity, diffusion, bending, determinant = means.tolist()
-        return StepLog(
-            step=self.step,
-            epoch=self.dataset.position(numbers[0])[0],
-            total=total,
-            similarity=similarity,
-            diffusion=diffusion,
-            bending=bending,
-            determinant=determinant,
-            smallest_determinant=smallest.item(),
-            folded_percent=folded.item(),
-            gradient_norm=norm,
-            learning_rate=rate,
-            pairs_per_second=size / (time.perf_counter() - start),
-        )
+        return terms * share, (cells <= 0).float().mean() * (100 * share), cells.min()
 
     def learning_rate(self, step: int) -> float:
         """That of a step, 0 being the first: a line up, then half a cosine to the final rate."""
-        settings = self.config.optimizer
-        first, final, warmup = (
-            settings.learning_rate,
-            settings.final_learning_rate,
-            settings.warmup_steps,
-        )
-        if step < warmup:
-            return first * (step + 1) / (warmup + 1)
-        if final is None:
-            return first
-        part = (step - warmup) / max(self.config.training.steps - 1 - warmup, 1)
-        return final + (first - final) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
+        return self.optimization.rate(step)
 
     @property
     def stopped_early(self) -> bool:
@@ -234,24 +248,27 @@ class Trainer(Parts):
         self._since_checkpoint = []
         if not self.ranks.first:
             return
-        epoch, place = divmod(self.step * self.config.training.batch_size, len(self.dataset))
+        draws = self.step * self.config.training.batch_size
+        epoch, place = self.dataset.epoch(draws)
+        path = self.out / LAST if path is None else Path(path)
         write_checkpoint(
-            self.out / LAST if path is None else path,
+            path,
             {
                 "config": self.config.to_dict(),
                 "versions": _versions(),
-                "weights": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "needs": self._needs,
+                **self.optimization.state(),
                 "learning_rate": self.learning_rate(self.step),
                 "step": self.step,
                 "epoch": epoch,
                 "place_in_epoch": place,
                 "best": self.best,
-                "spacing": list(self.dataset.spacing),
+                "spacing": list(self.dataset.spacing or ()),
                 "orientation": _ORIENTATION,
-                "pairs": [pair.name for pair in self.dataset.pairs],
+                "pairs": self.dataset.names,
             },
         )
+        tell(self.callbacks, "on_checkpoint", self, path)
 
     def load_checkpoint(self, path: str | Path) -> None:
         """Take over weights, optimiser and step of a checkpoint of the same run.
@@ -264,25 +281,29 @@ class Trainer(Parts):
             ValueError: it is no checkpoint, or that of a run with other settings or pairs.
         """
         contents = read_checkpoint(path)
-        check_same_run(contents, self.config, self.dataset.pairs, path)
-        self.network.load_state_dict(contents["weights"])
-        self.optimizer.load_state_dict(contents["optimizer"])
+        check_same_run(contents, self.config, self.dataset.names, path)
+        self.optimization.load(contents, path)
         self.step, self.best = contents["step"], contents["best"]
 
-    def _validate(self, logs: Logs) -> None:
+    def _validate(self) -> None:
         """Measures the network on the pairs kept out; the best one so far is kept as best.pt."""
         if self.validation is None:
             return
-        self.network.eval()
-        entry = validate(self._measured, self.validation, self.objective, self.ranks, self.step)
+        self.optimization.result.eval()
+
+        def measured(*parts: Any) -> torch.Tensor:
+            settings = self.config.objective
+            return measure(self.objective, settings, self._measured, *parts)[1]
+
+        entry = validate(self._measured, self.validation, measured, self.ranks, self.step)
         if self._note_best(entry.total):
             self.save_checkpoint(self.out / BEST)
         if self.ranks.first:
             shown = picture(self._measured, self.validation, self.ranks.device)
-            logs.validation(entry, shown)
             (self.out / PICTURES).mkdir(exist_ok=True)
             with replacing(self.out / PICTURES / f"step{self.step:07d}.png") as temporary:
                 temporary.write_bytes(shown)
+            tell(self.callbacks, "on_validation", self, entry, shown)
 
     def _note_best(self, total: float) -> bool:
         if not total < self.best.get("total", math.inf):
@@ -299,41 +320,19 @@ class Trainer(Parts):
             )
         self.load_checkpoint(path)
 
-    def _gradient_norm(self, total: torch.Tensor, numbers: Sequence[int]) -> float:
-        """The norm of the gradient, which is shortened where it is too long for the settings.
-
-        A loss or a gradient that is not finite stops the run before the weights take harm.
-        """
-        parameters = list(self.network.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(torch.isfinite(total)) or not bool(torch.isfinite(norm)):
-            kept = self.out / LAST
-            where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint yet"
-            raise NonFiniteLoss(
-                f"the loss is {total.item():g} and its gradient's norm {norm.item():g} at step "
-                f"{self.step + 1}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
-            )
-        longest = self.config.optimizer.clip_norm
-        if longest is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, longest, norm)
-        return norm.item()
-
-    @contextmanager
-    def _logs(self) -> Iterator[Logs]:
-        """What is written beside the checkpoints, by the first rank."""
-        if not self.ranks.first:
-            yield Logs()
+    def _check_finite(
+        self, total: torch.Tensor, norm: torch.Tensor, numbers: Sequence[int]
+    ) -> None:
+        """A loss or a gradient that is not finite stops the run before the weights take harm."""
+        loss, slope = bool(torch.isfinite(total)), bool(torch.isfinite(norm))
+        if loss and (slope or self.optimization.may_overflow):
             return
-        with ExitStack() as stack:
-            logs = Logs(stack.enter_context(appending(self.out / LOG, self.step)))
-            if self.validation is not None:
-                file = self.out / VALIDATION
-                logs.validation_line = stack.enter_context(
-                    appending(file, self.step, ValidationLog)
-                )
-            if self.config.training.tensorboard:
-                logs.show = stack.enter_context(tensorboard(self.out / "tensorboard", self.step))
-            yield logs
+        kept = self.out / LAST
+        where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint yet"
+        raise NonFiniteLoss(
+            f"the loss is {total.item():g} and its gradient's norm {norm.item():g} at step "
+            f"{self.step + 1}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
+        )
 
     def _bar(self) -> Any:
         tqdm = require("tqdm", "progress bars")
@@ -348,49 +347,34 @@ class Trainer(Parts):
         )
 
 
-def _datasets(config: Config) -> tuple[PairDataset, PairDataset | None]:
-    """The pairs to train on, and those to validate on, which are never augmented."""
-    data, seed = config.data, config.training.seed
-    pairs, held_out = split_by_group(
-        find_pairs(data.images, data.slices), data.validation_groups, data.validation_share, seed
-    )
-    if data.validation:
-        held_out = find_pairs(data.validation, data.slices)
-    training = PairDataset(pairs, config.normalization, config.augmentation, seed)
-    if not held_out:
-        return training, None
-    validation = PairDataset(held_out, config.normalization, batches=False)
-    if validation.spacing != training.spacing:
+def _check_parts(settings: TrainingConfig, processes: int) -> None:
+    """Raises where a batch has less pairs than it is split into."""
+    parts = processes * settings.accumulate
+    if settings.batch_size < parts:
+        each = f", each in {settings.accumulate} parts" if settings.accumulate > 1 else ""
         raise ValueError(
-            f"the voxels of the pairs to validate on have proportions {validation.spacing}, those "
-            f"to train on {training.spacing}: they must be of one shape"
+            f"training.batch_size must be at least the {processes} processes{each}, got "
+            f"{settings.batch_size}"
         )
-    return training, validation
 
 
 def _fresh_network(config: Config) -> nn.Module:
     """Its weights are a function of the seed, whatever torch's default dtype is."""
-    model = dict(config.to_dict()["model"])
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         try:
             torch.set_default_dtype(torch.float32)
-            return build_model(model.pop("name"), **model)
+            return built(config.model)
         finally:
             torch.set_default_dtype(default)
 
 
-def _objective(config: Config, spacing: tuple[float, ...]) -> Objective:
-    settings = config.objective
-    return Objective(
-        settings.similarity,
-        settings.weights,
-        settings.padding,
-        settings.penalty,
-        settings.threshold,
-        spacing,
-    )
+def _peak_memory(device: torch.device) -> float:
+    """MiB that were held at most so far, where the network is."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return peak_memory()
 
 
 def _versions() -> dict[str, str]:

@@ -8,82 +8,80 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg.data.known import Known
 from diffreg.data.pairs import PairDataset, Sample
-from diffreg.losses import Objective
 from diffreg.metrics import dice, shared_labels
 from diffreg.ops import jacobian_determinant, warp
 from diffreg.report.figures import pair_figure
 from diffreg.report.panels import PairView
 from diffreg.training.log import ValidationLog
+from diffreg.training.own import check_displacement
+from diffreg.training.own_pairs import OwnPairs
 from diffreg.training.ranks import Ranks
 
 Predict = Callable[[Tensor, Tensor], Tensor]
+Measure = Callable[[tuple[Tensor, Tensor], Tensor, Tensor | None, Known], Tensor]
 
 
 def validate(
-    predict: Predict, dataset: PairDataset, objective: Objective, ranks: Ranks, step: int
+    predict: Predict,
+    dataset: PairDataset | OwnPairs,
+    measured: Measure,
+    ranks: Ranks,
+    step: int,
 ) -> ValidationLog:
     """The means over all pairs, each rank measuring its share.
 
     Args:
         predict: (moving, fixed) -> displacement, on the ranks' device.
         dataset: the pairs; nothing is drawn or augmented.
-        objective: what the network minimises.
+        measured: what the network minimises, (images, displacement, mask, known) -> terms (9,).
         ranks: the processes of the run.
         step: after which the network is measured.
 
     Returns:
         A line of the log; every rank gets the same.
     """
-    # 6 sums over pairs, their number; 2 sums over pairs with labels, their number.
-    sums = torch.zeros(10, dtype=torch.float64)
+    # 10 sums over pairs, their number; 2 sums over pairs with labels, their number.
+    sums = torch.zeros(14, dtype=torch.float64)
     smallest = torch.tensor(torch.inf, dtype=torch.float64)
     for index in ranks.share(range(len(dataset))):
-        sample = dataset.samples[index]
+        sample, known = dataset.whole(index)
         moving, fixed = sample.moving.to(ranks.device), sample.fixed.to(ranks.device)
         mask = None if sample.mask is None else sample.mask.to(ranks.device)
         with torch.no_grad():
             displacement = predict(moving, fixed)
-            terms = objective(moving, fixed, displacement, mask, return_warped=False)
+            terms = measured((moving, fixed), displacement, mask, known.to(ranks.device))
             cells = jacobian_determinant(displacement, reduce="min").cpu()
-        values = [term.mean().item() for term in terms[:5]]
         folded = 100 * (cells <= 0).double().mean().item()
-        sums[:7] += torch.tensor([*values, folded, 1], dtype=torch.float64)
+        sums[:11] += torch.tensor([*terms.tolist(), folded, 1], dtype=torch.float64)
         smallest = torch.minimum(smallest, cells.min().double())
         overlaps = _overlaps(sample, displacement.cpu())
         if overlaps is not None:
-            sums[7:] += torch.tensor([*overlaps, 1], dtype=torch.float64)
+            sums[11:] += torch.tensor([*overlaps, 1], dtype=torch.float64)
     sums = ranks.sum(sums.to(ranks.device)).cpu()
     smallest = ranks.smallest(smallest.to(ranks.device)).cpu()
-    means, overlap = sums[:6] / sums[6], sums[7:9] / sums[9]  # NaN without labels
-    total, similarity, diffusion, bending, determinant, folded = means.tolist()
+    means, overlap = (sums[:10] / sums[10]).tolist(), sums[11:13] / sums[13]  # NaN without labels
     before, after = overlap.tolist()
-    return ValidationLog(
-        step=step,
-        total=total,
-        similarity=similarity,
-        diffusion=diffusion,
-        bending=bending,
-        determinant=determinant,
-        smallest_determinant=smallest.item(),
-        folded_percent=folded,
-        dice_before=before,
-        dice=after,
+    return ValidationLog._make(
+        [step, *means[:5], smallest.item(), means[9], before, after, *means[5:9]]
     )
 
 
-def picture(predict: Predict, dataset: PairDataset, device: torch.device, index: int = 0) -> bytes:
+def picture(
+    predict: Predict, dataset: PairDataset | OwnPairs, device: torch.device, index: int = 0
+) -> bytes:
     """One pair, moving | fixed | warped | overlays | mesh, as a PNG file."""
-    sample = dataset.samples[index]
+    sample = dataset.whole(index)[0]
     with torch.no_grad():
         displacement = predict(sample.moving.to(device), sample.fixed.to(device)).cpu()
     view = PairView(
-        dataset.pairs[index].name,
+        dataset.title(index),
         sample.moving[0, 0].numpy(),
         sample.fixed[0, 0].numpy(),
         warp(sample.moving, displacement)[0, 0].numpy(),
         displacement[0].numpy(),
-        spacing=dataset.spacing,
+        spacing=dataset.spacing or (1.0,) * (sample.fixed.ndim - 2),
         display=sample.display,
     )
     return pair_figure(view)
@@ -91,10 +89,13 @@ def picture(predict: Predict, dataset: PairDataset, device: torch.device, index:
 
 def predictor(network: Callable[..., Tensor], device: torch.device, precision: str) -> Predict:
     """The network as a function, in the run's precision; what it returns is float32."""
+    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
     def predict(moving: Tensor, fixed: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return network(moving, fixed)
+        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+            displacement = network(moving, fixed)
+        check_displacement(displacement, fixed)
+        return displacement.float()
 
     return predict
 

@@ -78,6 +78,44 @@ def test_the_images_of_a_pair_are_bent_each_in_its_own_way():
     assert torch.equal(moving, again[0]) and torch.equal(fixed, again[1])
 
 
+def test_volumes_are_warped_as_images_are():
+    velocities = torch.cat([random_velocity((6, 7, 5), 1.5, 4.0, random(k)) for k in range(400)])
+    deviation = velocities.std(0)
+    torch.testing.assert_close(deviation, torch.full_like(deviation, 1.5), rtol=0.2, atol=0)
+    displacement, inverse = random_warp((20, 24, 18), 1.0, 6.0, random(3))
+    assert displacement.shape == (1, 3, 20, 24, 18) and displacement.abs().max() > 1
+    inside = (slice(None), slice(None), *[slice(5, -5)] * 3)  # what stays on the grid
+    assert compose(displacement, inverse)[inside].abs().max() < 0.1
+
+
+def test_volumes_are_mirrored_and_cut_together():
+    x, y, z = np.indices((9, 8, 7))
+    image = torch.from_numpy(100.0 * x + 10 * y + z)[None, None]
+    augmentation = Augmentation(flip_axes=(0, 1, 2), crop=(5, 4, 3))
+    seen = set()
+    for seed in range(12):
+        moving, fixed = augmentation.draw(image.shape[2:], random(seed))(image, image + 0.5)
+        assert torch.equal(moving + 0.5, fixed) and moving.shape == (1, 1, 5, 4, 3)
+        steps = [moving.diff(dim=axis).flatten()[0].item() for axis in (2, 3, 4)]
+        assert [abs(step) for step in steps] == [100, 10, 1]
+        seen.add((tuple(steps), moving[0, 0, 0, 0, 0].item()))
+    assert len(seen) > 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop": (5, 4)}, r"crop must be 3 sizes, or none, got \[5, 4\]"),
+        ({"crop": (5, 4, 9)}, r"the crop \[5, 4, 9\] is larger than \[9, 8, 7\]"),
+    ],
+)
+def test_what_does_not_fit_volumes_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**settings).shape((9, 8, 7))
+    with pytest.raises(ValueError, match="flip_axes must be below 2, the number of axes, got"):
+        Augmentation(flip_axes=(2,)).shape((9, 8))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,7 +131,7 @@ def test_numbers_are_refused_in_words(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"amplitude": float("nan")}, {"sigma": -1.0}, {"flip_axes": (2,)}]
+    "settings", [{"amplitude": float("nan")}, {"sigma": -1.0}, {"flip_axes": (3,)}]
 )
 def test_settings_are_refused(settings):
     with pytest.raises(ValueError, match="must be"):

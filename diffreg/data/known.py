@@ -1,0 +1,183 @@
+"""What is known of pairs beside their images: labels, points, a displacement; changed with them.
+
+It is read only where the objective asks for it (TERMS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffreg.data.geometry import Image, voxel_map
+from diffreg.data.manifest import Pair
+from diffreg.data.points import read_points
+from diffreg.data.synthetic import Change
+from diffreg.data.transforms import read_displacement
+from diffreg.fields import compose, invert, warp_points
+
+# Setting of [objective] -> where a manifest has it.
+TERMS = {
+    "labels": ("moving_label", "fixed_label"),
+    "landmarks": ("moving_points", "fixed_points"),
+    "displacement": ("true_displacement",),
+}
+
+
+class Known(NamedTuple):
+    """Of N pairs on the grids *S of their fixed images; None where none of them has it.
+
+    Args:
+        moving_label, fixed_label: (N, L, *S) in [0, 1], a channel for each label; 0 where a pair
+            has none.
+        moving_points, fixed_points: (N, K, D), fixed voxels; NaN beyond those of a pair.
+        displacement: (N, D, *S), fixed voxels; NaN where it is not known.
+    """
+
+    moving_label: Tensor | None = None
+    fixed_label: Tensor | None = None
+    moving_points: Tensor | None = None
+    fixed_points: Tensor | None = None
+    displacement: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Known:
+        """The same on a device."""
+        return Known(*(None if part is None else part.to(device) for part in self))
+
+    def part(self, which: slice) -> Known:
+        """Some of the pairs."""
+        return Known(*(None if part is None else part[which] for part in self))
+
+
+def check_terms(pairs: Sequence[Pair], terms: Collection[str]) -> None:
+    """Raises where no pair has what a term of the objective needs."""
+    for term in terms:
+        columns = TERMS[term]
+        if not any(all(getattr(pair, column) for column in columns) for pair in pairs):
+            raise ValueError(
+                f"objective.{term} needs pairs that have {' and '.join(columns)}, columns of the "
+                f"manifest, and none of the {len(pairs)} has"
+            )
+
+
+def read_known(pair: Pair, moving: Image, fixed: Image, terms: Collection[str]) -> Known:
+    """The points and the displacement of a pair that are asked for; its labels are read elsewhere.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that is missing or does not fit the images.
+    """
+    points: Sequence[Tensor | None] = (None, None)
+    if "landmarks" in terms and pair.fixed_points and pair.moving_points:
+        points = _points(pair, moving, fixed)
+    displacement = None
+    if "displacement" in terms and pair.true_displacement:
+        displacement, grid = read_displacement(pair.true_displacement)
+        if grid.shape != fixed.shape or not np.allclose(grid.affine, fixed.affine, atol=1e-3):
+            raise ValueError(
+                f"{pair.name}: {pair.true_displacement} is not on the grid of the fixed image, "
+                f"{fixed.shape}, got {grid.shape}"
+            )
+    return Known._make([None, None, *points, displacement])
+
+
+def _points(pair: Pair, moving: Image, fixed: Image) -> list[Tensor]:
+    """Those of the moving and of the fixed image, (1, K, D) each, fixed voxels."""
+    assert pair.moving_points is not None and pair.fixed_points is not None
+    there, here = read_points(pair.moving_points), read_points(pair.fixed_points)
+    dimensions = len(fixed.shape)
+    if there.shape != here.shape or here.shape[1] != dimensions:
+        raise ValueError(
+            f"{pair.moving_points} and {pair.fixed_points} must have as many points of "
+            f"{dimensions} axes, got {list(there.shape)} and {list(here.shape)}"
+        )
+    to_moving = voxel_map(moving, fixed)
+    there = np.linalg.solve(to_moving[:, :-1], (there - to_moving[:, -1]).T).T
+    return [torch.from_numpy(points.astype(np.float32))[None] for points in (there, here)]
+
+
+def one_hot(labels: Tensor, values: Sequence[float]) -> Tensor:
+    """A label map (1, 1, *S) as channels (1, L, *S), 1 where it has that value, float32.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.data.known import one_hot
+        >>> one_hot(torch.tensor([[[[0, 1, 2]]]]), [1, 2]).tolist()
+        [[[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]]
+    """
+    if not values:
+        return labels.new_zeros((1, 0, *labels.shape[2:]), dtype=torch.float32)
+    return torch.cat([(labels == value).float() for value in values], 1)
+
+
+def label_values(maps: Sequence[Tensor | None]) -> list[float]:
+    """The labels of several maps, but for 0."""
+    found = [torch.unique(each) for each in maps if each is not None]
+    return sorted(set(torch.cat(found).tolist()) - {0.0}) if found else []
+
+
+def changed(known: Known, change: Change) -> Known:
+    """What is known of one pair after its images were mirrored, bent and cropped."""
+    labels: tuple[Tensor | None, ...] = known[:2]
+    if known.moving_label is not None and known.fixed_label is not None:
+        labels = change(known.moving_label, known.fixed_label)
+    points = tuple(_points_changed(known[2 + side], change, side) for side in (0, 1))
+    displacement = _displacement_changed(known.displacement, change)
+    return Known._make([*labels, *points, displacement])
+
+
+def _points_changed(points: Tensor | None, change: Change, side: int) -> Tensor | None:
+    """Points of the moving image (side 0) or of the fixed one (1), (1, K, D)."""
+    if points is None:
+        return None
+    points = points.clone()
+    for axis in change.axes:
+        points[..., axis - 2] = change.shape[axis - 2] - 1 - points[..., axis - 2]
+    if change.displacement is not None:
+        points = warp_points(points, invert(change.displacement[side : side + 1]))
+    if change.crop:
+        points = points - points.new_tensor([part.start for part in change.crop])
+    return points
+
+
+def _displacement_changed(displacement: Tensor | None, change: Change) -> Tensor | None:
+    """From the changed fixed image to the unchanged one, to the moving one, to the changed one."""
+    if displacement is None:
+        return None
+    displacement = displacement.flip(change.axes)
+    for axis in change.axes:
+        displacement[:, axis - 2] *= -1
+    if change.displacement is not None:
+        of_moving, of_fixed = change.displacement.split(1)
+        displacement = compose(invert(of_moving), compose(displacement, of_fixed))
+    return displacement[(slice(None), slice(None), *change.crop)]
+
+
+def together(several: Sequence[Known], shape: Sequence[int]) -> Known:
+    """What is known of several pairs, one by one (1, ...), as one batch.
+
+    Args:
+        several: of each pair.
+        shape: *S, the size of their fixed images.
+    """
+    labels, points, field = (1, 0, *shape), (1, 0, len(shape)), (1, len(shape), *shape)
+    empty = (labels, labels, points, points, field)
+    values = (0.0, 0.0, torch.nan, torch.nan, torch.nan)
+    each = zip(zip(*several, strict=True), empty, values, strict=True)
+    return Known._make(_filled(*one) for one in each)
+
+
+def _filled(parts: Sequence[Tensor | None], empty: tuple[int, ...], value: float) -> Tensor | None:
+    """One after the other, each as long along axis 1 as the longest, filled up by a value."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    longest = max(part.shape[1] for part in there)
+    filled = []
+    for part in parts:
+        part = there[0].new_full(empty, value) if part is None else part
+        missing = part.new_full((1, longest - part.shape[1], *part.shape[2:]), value)
+        filled.append(torch.cat([part, missing], 1))
+    return torch.cat(filled)

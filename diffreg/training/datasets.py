@@ -1,0 +1,106 @@
+"""The pairs of a run: those of its settings, or those that were given, of either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
+from diffreg.data.synthetic import Augmentation
+from diffreg.training.config import Config
+from diffreg.training.own import made
+from diffreg.training.own_pairs import OwnPairs
+from diffreg.training.ranks import Ranks
+from diffreg.training.terms import terms_of
+
+Pairs = PairDataset | OwnPairs
+
+
+def datasets(
+    config: Config, dataset: Any, validation: Any, ranks: Ranks
+) -> tuple[Pairs, Pairs | None]:
+    """The pairs to train on, and those to validate on, which are never augmented.
+
+    Args:
+        config: of the run.
+        dataset: what to train on in place of `config.data`, a PairDataset or a torch Dataset.
+        validation: what to validate on then.
+        ranks: the processes of the run.
+
+    Raises:
+        TypeError, ValueError, OSError, ImportError: data that is not there or does not fit.
+    """
+    if dataset is not None:
+        return _adapted(config, dataset, ranks), _held_out(config, validation, ranks)
+    if validation is not None:
+        raise ValueError("validation goes with dataset; that of the settings is data.validation")
+    data = config.data
+    if not data.name:
+        return _of_images(config)
+    dataset = made(data.name, "data.name", data.settings)
+    if data.validation_settings:
+        validation = made(data.name, "data.name", data.validation_settings)
+    return _adapted(config, dataset, ranks), _held_out(config, validation, ranks)
+
+
+@contextmanager
+def drawing(pairs: Pairs) -> Iterator[None]:
+    """Ends the workers that draw from a dataset, where there are some."""
+    try:
+        yield
+    finally:
+        if isinstance(pairs, OwnPairs):
+            pairs.close()
+
+
+def _adapted(config: Config, dataset: Any, ranks: Ranks) -> Pairs:
+    """A dataset as the trainer draws from it."""
+    terms = terms_of(config.objective)
+    if isinstance(dataset, PairDataset):
+        missing = [term for term in terms if term not in dataset.terms]
+        if missing:
+            raise ValueError(f"objective.{missing[0]} needs PairDataset(..., terms={terms!r})")
+        return dataset
+    if config.augmentation != Augmentation():
+        raise ValueError(
+            "[augmentation] is for the pairs of images in the settings; a dataset of your own "
+            "augments in its __getitem__"
+        )
+    settings = config.training
+    share = ranks.share if ranks.count > 1 else None
+    return OwnPairs(dataset, settings.seed, settings.batch_size, share, config.data.workers, terms)
+
+
+def _held_out(config: Config, validation: Any, ranks: Ranks) -> Pairs | None:
+    if validation is None:
+        return None
+    found = _adapted(config, validation, ranks)
+    if isinstance(found, OwnPairs) and found.streams:
+        raise ValueError("validation must be a dataset with a length, got an IterableDataset")
+    return found
+
+
+def _of_images(config: Config) -> tuple[PairDataset, PairDataset | None]:
+    """Those of files, which are held in memory."""
+    data, seed, terms = config.data, config.training.seed, terms_of(config.objective)
+    taken = data.slices, config.model.dimensions
+    if data.workers:
+        raise ValueError(
+            "data.workers is for a dataset of your own (data.name): images are read once, and held"
+        )
+    pairs, held_out = split_by_group(
+        find_pairs(data.images, *taken), data.validation_groups, data.validation_share, seed
+    )
+    if data.validation:
+        held_out = find_pairs(data.validation, *taken)
+    training = PairDataset(pairs, config.normalization, config.augmentation, seed, terms=terms)
+    if not held_out:
+        return training, None
+    validation = PairDataset(held_out, config.normalization, batches=False, terms=terms)
+    if validation.spacing != training.spacing:
+        raise ValueError(
+            f"the voxels of the pairs to validate on have proportions {validation.spacing}, those "
+            f"to train on {training.spacing}: they must be of one shape"
+        )
+    return training, validation

@@ -1,0 +1,214 @@
+"""Pairs of a user's own torch Dataset, drawn through torch's DataLoader.
+
+Draw k is a function of (seed, k), whatever was drawn before and by whom: torch, numpy and random
+are seeded for each, so a run goes on to the same bits with any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from diffreg.data.known import Known
+from diffreg.data.pairs import Batch, Sample
+from diffreg.training.protocol import batched, checked_sample, collated, tried
+from diffreg.training.seeding import seeded
+
+Share = Callable[[Sequence[int]], Sequence[int]]
+_DRAWN, _WHOLE = 2, 3  # what a seed is for, beside its number
+
+
+class OwnPairs:
+    """The pairs of a Dataset, drawn as `diffreg.data.pairs.PairDataset` draws its own.
+
+    Args:
+        dataset: gives dicts (`diffreg.training.protocol`): by index and with a length, then every
+            epoch draws all of them in another order; or an IterableDataset, which is read again
+            when it ends.
+        seed: of the order and of every sample.
+        size: draws a step, of all processes together.
+        share: which of a step's draws this process takes; None: all.
+        workers: processes that read; 0: this one.
+        terms: which further parts are wanted: "labels", "landmarks", "displacement".
+
+    Raises:
+        TypeError, ValueError: it is no such dataset, it is empty, or its samples do not fit.
+
+    Example: `OwnPairs(dataset, seed=0, size=8).batch(range(8)).moving`
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        seed: int,
+        size: int,
+        share: Share | None = None,
+        workers: int = 0,
+        terms: Collection[str] = (),
+    ) -> None:
+        self.dataset, self.seed, self.size = dataset, seed, size
+        self.share, self.workers, self.terms = share or _all, workers, tuple(terms)
+        self.streams = isinstance(dataset, IterableDataset)
+        self.kind = f"{type(dataset).__module__}:{type(dataset).__qualname__}"
+        if not self.streams:
+            _check_indexed(dataset)
+        elif workers > 1:
+            raise ValueError(
+                "data.workers must be 0 or 1 for an IterableDataset, whose order several would "
+                f"change, got {workers}"
+            )
+        spacing = getattr(dataset, "spacing", None)
+        self.spacing = None if spacing is None else tuple(float(length) for length in spacing)
+        self._batches: Iterator[Any] | None = None
+        self._step = 0  # whose batch comes next
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def names(self) -> list[str]:
+        """What a checkpoint keeps of the data: a run does not go on with others."""
+        return [self.kind if self.streams else f"{len(self)} samples of {self.kind}"]
+
+    def epoch(self, number: int) -> tuple[int, int]:
+        """The epoch of a draw, and its place in it; those of a stream are not known."""
+        return (0, number) if self.streams else divmod(number, len(self))
+
+    def position(self, number: int) -> tuple[int, int]:
+        """The epoch of a draw, and its sample; those of a stream are numbered through."""
+        epoch, place = self.epoch(number)
+        if self.streams:
+            return epoch, place
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        return epoch, int(order[place])
+
+    def name(self, number: int) -> str:
+        """What the sample of a draw is called."""
+        return self.title(self.position(number)[1])
+
+    def title(self, index: int) -> str:
+        """What a sample is called."""
+        return _title(self.kind, index)
+
+    def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
+        """The draws of this process in a step; those of the steps that follow are made ready."""
+        numbers = list(numbers)
+        step = numbers[0] // self.size
+        if self._batches is None or step != self._step:
+            self._batches = iter(self._loader(step, torch.device(device).type == "cuda"))
+        found = next(self._batches)
+        if isinstance(found, Exception):
+            self.close()
+            raise found
+        self._step = step + 1
+        return found.to(device)._replace(names=tuple(map(self.name, numbers)))
+
+    def whole(self, index: int) -> tuple[Sample, Known]:
+        """A sample to validate on, always the same, and what `terms` ask for of it."""
+        with seeded(self.seed, index, _WHOLE):
+            sample = checked_sample(self.dataset[index], self.title(index))
+        return sample, batched([sample], self.terms).known
+
+    def close(self) -> None:
+        """End the workers; the next batch begins anew."""
+        self._batches = None
+
+    def _loader(self, step: int, pinned: bool) -> DataLoader[Any]:
+        options: dict[str, Any] = {"num_workers": self.workers, "pin_memory": pinned}
+        options["generator"] = torch.Generator()  # torch's own stays as it was
+        steps = partial(_steps, step, self.size, self.share)
+        if self.streams:
+            return DataLoader(_Stream(self, steps), batch_size=None, **options)
+        sampler: Any = _Sampler(steps, self.position)
+        collate = partial(collated, terms=self.terms)
+        return DataLoader(_Draws(self), batch_sampler=sampler, collate_fn=collate, **options)
+
+
+def _title(kind: str, index: int) -> str:
+    return f"sample {index} of {kind.rpartition(':')[2]}"
+
+
+def _all(numbers: Sequence[int]) -> Sequence[int]:
+    return numbers
+
+
+def _check_indexed(dataset: Any) -> None:
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise TypeError(
+            "dataset must be a torch Dataset with a length, an IterableDataset or a "
+            f"diffreg.data.pairs.PairDataset, got {type(dataset).__name__}"
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"dataset must have samples; {type(dataset).__name__} has none")
+
+
+def _steps(step: int, size: int, share: Share) -> Iterator[Sequence[int]]:
+    """The draws of each step from one on, without end."""
+    return (share(range(k * size, (k + 1) * size)) for k in count(step))
+
+
+class _Sampler:
+    """What to draw, step by step: the number of each draw and its index."""
+
+    def __init__(
+        self,
+        steps: Callable[[], Iterator[Sequence[int]]],
+        position: Callable[[int], tuple[int, int]],
+    ) -> None:
+        self.steps, self.position = steps, position
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for numbers in self.steps():
+            yield [(number, self.position(number)[1]) for number in numbers]
+
+
+class _Draws(Dataset):
+    """Samples by (number of the draw, index), in whatever process."""
+
+    def __init__(self, pairs: OwnPairs) -> None:
+        self.dataset, self.seed = pairs.dataset, pairs.seed
+        self.title = partial(_title, pairs.kind)
+
+    def __getitem__(self, draw: tuple[int, int]) -> Sample | Exception:
+        number, index = draw
+        with seeded(self.seed, number, _DRAWN):
+            return tried(self.dataset[index], self.title(index))
+
+
+class _Stream(IterableDataset):
+    """The batches of an IterableDataset; what comes before the first step is read and dropped."""
+
+    def __init__(self, pairs: OwnPairs, steps: Callable[[], Iterator[Sequence[int]]]) -> None:
+        self.dataset, self.seed, self.terms = pairs.dataset, pairs.seed, pairs.terms
+        self.title, self.steps = partial(_title, pairs.kind), steps
+
+    def __iter__(self) -> Iterator[Any]:
+        draws = self._draws()
+        for numbers in self.steps():
+            wanted: list[Any] = []
+            while len(wanted) < len(numbers):
+                number, item = next(draws)
+                if number in numbers:
+                    wanted.append(tried(item, self.title(number)))
+            yield collated(wanted, self.terms)
+
+    def _draws(self) -> Iterator[tuple[int, Any]]:
+        """All samples with their numbers, over and over."""
+        source: Iterator[Any] = iter(())
+        for number in count():
+            with seeded(self.seed, number, _DRAWN):
+                item = next(source, None)
+                if item is None:
+                    source = iter(self.dataset)
+                    item = next(source, None)
+            if item is None:
+                raise ValueError(
+                    f"dataset must have samples; {type(self.dataset).__name__} has none"
+                )
+            yield number, item
