@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +31,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def measured(model: dict[str, Any], options: argparse.Namespace, out: str) -> list[dict[str, Any]]:
+def measured(
+    model: dict[str, Any], options: argparse.Namespace, out: str
+) -> Iterator[dict[str, Any]]:
     """The validations of one run."""
     sections = {
         "data": {"images": [options.train], "validation": [options.validate]},
@@ -40,7 +43,6 @@ def measured(model: dict[str, Any], options: argparse.Namespace, out: str) -> li
         "training": {"out": out, "batch_size": 1, "steps": 10**6, "device": "cpu"},
     }
     run = Trainer(Config.from_dict(sections), progress=False)
-    found = []
     used = 0.0
     for limit in (options.seconds / 2, options.seconds):
         while used < limit:
@@ -50,8 +52,7 @@ def measured(model: dict[str, Any], options: argparse.Namespace, out: str) -> li
         run.network.eval()
         assert run.validation is not None
         entry = validate(run._measured, run.validation, run.objective, run.ranks, run.step)
-        found.append({"seconds": round(used), **entry._asdict()})
-    return found
+        yield {"seconds": round(used), **entry._asdict()}
 
 
 def main() -> None:

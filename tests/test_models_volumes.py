@@ -86,7 +86,8 @@ def test_half_a_displacement_is_upsampled_and_counts_twice_the_voxels(name, dime
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_a_network_runs_in_its_own_dtype_and_gives_float32(name, dtype):
-    images = pair(14, 16, 18)  # oneDNN writes out of bounds where kernels are larger, in bfloat16
+    # In bfloat16 gradients of oneDNN are now and then wrong at levels of 2 voxels along an axis.
+    images = pair(24, 24, 24)
     expected = network(name, half_resolution=True)(*images)
     own = network(name, half_resolution=True).to(dtype)
     found = own(*images)
