@@ -33,7 +33,8 @@ def show_first(out: Path) -> Path:
     start = time.perf_counter()
     moving, fixed = write_raw_heads(out / RAW)
     print(f"diffreg register {moving} {fixed} -o {out / FOLDER}", flush=True)
-    result = write_registration(register(moving, fixed), out / FOLDER, credits=CREDITS)
+    found = register(moving, fixed)
+    result = write_registration(found, out / FOLDER, credits=CREDITS, composites=False)
     readme_picture(out / PICTURE, view(result, "Colin27 to MNI152", {}))
     report = out / FOLDER / REPORT
     seconds = time.perf_counter() - start
