@@ -17,6 +17,7 @@ from diffreg.ops import affine_warp, warp
 
 _FIXED_POINTS, _AT_LEAST, _NEWTON_STEPS, _HALVINGS = 40, 10, 40, 10
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # voxels
+_AT_ONCE = 2**14  # points: what is computed with them stays far below a field
 _REACH = 0.5  # voxels beyond the outer ones that are of the grid
 _GAIN = 0.95  # a fixed point that leaves more points open than that is left to Newton
 
@@ -71,7 +72,10 @@ def inverted(displacement: Tensor, axes: np.ndarray) -> tuple[Tensor, Residual]:
 
 def _open(error: Tensor) -> Tensor:
     """Where an error (N, D, ...) is more than rounding."""
-    return (error * error).sum(1) > _TOLERANCE[error.dtype] ** 2
+    squares = error[:, 0].square()
+    for component in error.unbind(1)[1:]:
+        squares.addcmul_(component, component)
+    return squares > _TOLERANCE[error.dtype] ** 2
 
 
 def _finish(u: Tensor, back: Tensor) -> None:
@@ -79,28 +83,34 @@ def _finish(u: Tensor, back: Tensor) -> None:
 
     Beyond the grid, where the border is repeated, there may be an answer too, which is none.
     """
-    flat, field, positions = back[0].flatten(1), u[0], _positions(u)
-    places = _open(warp(u, back).add_(back)).flatten().nonzero()[:, 0]
-    if len(places):
-        flat[:, places] = _by_newton(field, positions[:, places], flat[:, places])[0]
-    ends = torch.tensor(u.shape[2:], device=u.device)[:, None] - 1
-    ended = positions + flat
-    left = ((ended < -_REACH) | (ended > ends + _REACH)).any(0).nonzero()[:, 0]
-    for start in (torch.minimum(ended.clamp(min=0), ends), (ends / 2).expand_as(ended)):
-        if not len(left):
-            break
-        voxels = positions[:, left]
-        v, error = _by_newton(field, voxels, start[:, left].to(u.dtype) - voxels)
-        at = voxels + v
-        found = ~_open(error[None])[0] & ((at >= -_REACH) & (at <= ends + _REACH)).all(0)
-        flat[:, left[found]] = v[:, found]
-        left = left[~found]
+    flat, field, size = back[0].flatten(1), u[0], u.shape[2:]
+    still = _open(warp(u, back).add_(back)).flatten().nonzero()[:, 0]
+    for places in still.split(_AT_ONCE):
+        flat[:, places] = _by_newton(field, _voxels(places, u), flat[:, places])[0]
+    beyond = torch.zeros(size, dtype=torch.bool, device=u.device)
+    for axis, ended in enumerate(back[0]):
+        along = torch.arange(size[axis], dtype=u.dtype, device=u.device)
+        ended = ended + along.reshape(-1, *[1] * (len(size) - 1 - axis))
+        beyond |= (ended < -_REACH) | (ended > size[axis] - 1 + _REACH)
+    ends = torch.tensor(size, device=u.device)[:, None] - 1
+    for places in beyond.flatten().nonzero()[:, 0].split(_AT_ONCE):
+        voxels = _voxels(places, u)
+        ended = voxels + flat[:, places]
+        # Again from where the grid ends, then from its middle.
+        for start in (torch.minimum(ended.clamp(min=0), ends), (ends / 2).expand_as(ended)):
+            v, error = _by_newton(field, voxels, start.to(u.dtype) - voxels)
+            at = voxels + v
+            found = ~_open(error[None])[0] & ((at >= -_REACH) & (at <= ends + _REACH)).all(0)
+            flat[:, places[found]] = v[:, found]
 
 
-def _positions(u: Tensor) -> Tensor:
-    """Of all voxels, (D, K); torch.unravel_index would load half a second of torch first."""
-    along = (torch.arange(n, dtype=u.dtype, device=u.device) for n in u.shape[2:])
-    return torch.stack(torch.meshgrid(*along, indexing="ij")).flatten(1)
+def _voxels(places: Tensor, u: Tensor) -> Tensor:
+    """Positions (D, K) of voxels by their numbers, without half a second of torch to load."""
+    found = []
+    for length in reversed(u.shape[2:]):
+        found.append(places % length)
+        places = places.div(length, rounding_mode="floor")
+    return torch.stack(found[::-1]).to(u.dtype)
 
 
 def _by_newton(field: Tensor, voxels: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,25 +179,38 @@ def _sampled(field: Tensor, points: Tensor, slopes: bool = True) -> tuple[Tensor
 
 
 def _residual(u: Tensor, back: Tensor, axes: np.ndarray) -> Residual:
+    """Measured some planes at a time: that takes no memory of the fields' size."""
     lengths = torch.as_tensor(axes, dtype=u.dtype, device=u.device)
-    dimensions, tolerance = u.shape[1], _TOLERANCE[u.dtype]
-
-    def largest(v: Tensor, shift: float) -> tuple[float, float]:
-        """Of positions p + shift: the largest error, mm, and the share that is not counted."""
-        matrix = torch.eye(dimensions, dimensions + 1, dtype=torch.float64, device=u.device)
-        matrix[:, -1] = shift
-        error = affine_warp(u, matrix[None], v) + v
-        inside = torch.ones_like(v[:, 0], dtype=torch.bool)
-        for k, n in enumerate(u.shape[2:]):
-            along = torch.arange(v.shape[2 + k], dtype=u.dtype, device=u.device)
-            along = along.reshape(-1, *[1] * (dimensions - 1 - k)) + shift + v[:, k]
-            inside &= (along >= -tolerance) & (along <= n - 1 + tolerance)
-        apart = torch.einsum("wk,nk...->nw...", lengths, error).square_().sum(1)
-        share = 1 - float(inside.to(torch.float64).mean())
-        return float(apart.mul_(inside).max().sqrt()), share
-
-    at_voxels, outside = largest(back, 0.0)
-    if min(back.shape[2:]) < 2:  # no cell
-        return Residual(at_voxels, at_voxels, outside)
+    dimensions, size = u.shape[1], u.shape[2:]
     pooled = torch.nn.functional.avg_pool2d if dimensions == 2 else torch.nn.functional.avg_pool3d
-    return Residual(at_voxels, largest(pooled(back, 2, 1), 0.5)[0], outside)
+    has_cells = min(size) > 1
+    planes = max(1, _AT_ONCE // max(1, size[1:].numel()))
+    at_voxels = between = 0.0
+    outside = 0
+    for first in range(0, size[0], planes):
+        v = back[:, :, first : first + planes]
+        largest, missed = _largest(u, v, lengths, first, 0.0)
+        at_voxels, outside = max(at_voxels, largest), outside + missed
+        cells = back[:, :, first : first + planes + 1]
+        if has_cells and cells.shape[2] > 1:
+            largest, _ = _largest(u, pooled(cells, 2, 1), lengths, first, 0.5)
+            between = max(between, largest)
+    return Residual(at_voxels, between if has_cells else at_voxels, outside / size.numel())
+
+
+def _largest(u: Tensor, v: Tensor, lengths: Tensor, first: int, shift: float) -> tuple[float, int]:
+    """Of positions p + shift, from plane `first` on: the largest error, mm, and how many are not
+    counted since they come from beyond the grid."""
+    dimensions, tolerance = u.shape[1], _TOLERANCE[u.dtype]
+    matrix = torch.eye(dimensions, dimensions + 1, dtype=torch.float64, device=u.device)
+    matrix[:, -1] = shift
+    matrix[0, -1] += first
+    error = affine_warp(u, matrix[None], v).add_(v)
+    inside = torch.ones_like(v[:, 0], dtype=torch.bool)
+    for k, n in enumerate(u.shape[2:]):
+        along = torch.arange(v.shape[2 + k], dtype=u.dtype, device=u.device) + matrix[k, -1].item()
+        along = along.reshape(-1, *[1] * (dimensions - 1 - k)) + v[:, k]
+        inside &= (along >= -tolerance) & (along <= n - 1 + tolerance)
+    apart = torch.einsum("wk,nk...->nw...", lengths, error).square_().sum(1)
+    missed = inside.numel() - int(inside.count_nonzero())
+    return float(apart.mul_(inside).max().sqrt()), missed

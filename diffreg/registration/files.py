@@ -102,9 +102,6 @@ def write_registration(
         if sum(n > 1 for n in result.fixed.shape) > 1:  # no line, which no certificate is of
             certificate = fold_certificate(written)
             result.metrics["certificate"] = _told(result, certificate, written.ndim == 5)
-        if composites:
-            whole = whole_map(written, result.affine, result.fixed.grid)
-            result.metrics["inverse"] = write_composites(folder, whole, certificate)
         outlines = None if labels is None else outlines_of(result, *labels)
         if outlines is not None:
             result.metrics["dice"] = outlines.overlap
@@ -112,10 +109,13 @@ def write_registration(
             result.metrics["warnings"] = list(dict.fromkeys(said))  # saved again, said once
         images = images_of(result.moving, result.fixed, out)
         named = {"images": images} if images else {}
-        write_json(folder / METRICS, {**result.metrics, **named, **(more or {})})
         if report:
             shown = replace(result, displacement=written)
             write_pair_page(shown, folder / REPORT, credits, outlines)
+        if composites:  # when the page has given its memory back
+            whole = whole_map(written, result.affine, result.fixed.grid)
+            result.metrics["inverse"] = write_composites(folder, whole, certificate)
+        write_json(folder / METRICS, {**result.metrics, **named, **(more or {})})
         left = {file.name for file in folder.iterdir()}
     # What an earlier result of the pair left, and this one has not.
     for name in (*MAPS, REPORT, COMPOSITE, INVERSE, INVERSE_COMPOSITE):

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from diffreg._files import FileWarning
+from diffreg._memory import returned_memory
 from diffreg.data.grid import Grid
 from diffreg.fields import FoldCertificate
 from diffreg.registration.folders import COMPOSITE, INVERSE, INVERSE_COMPOSITE
@@ -28,6 +29,7 @@ def whole_map(displacement: Tensor, affine: np.ndarray, grid: Grid) -> Chain:
     return compose([Field(displacement, grid), Affine(affine, grid.is_flat)])
 
 
+@returned_memory()  # what the search has left is given back first
 def write_composites(
     folder: Path, transform: Chain, certificate: FoldCertificate | None
 ) -> dict[str, Any]:

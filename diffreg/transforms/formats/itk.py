@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from diffreg.data._forms import check_right_angles
 from diffreg.data._limits import check_size
 from diffreg.data.grid import LPS, Grid, check_affine
 from diffreg.data.vectors import laid_out, to_voxels
@@ -169,6 +170,8 @@ def _stored(part: Affine | Field, flat: bool) -> Stored:
     if part.is_flat != flat:
         raise ValueError(f"{part.grid.name} is of a 2-D file and others of the chain are not")
     u = part.displacement[0].detach().cpu().numpy()
+    if part.grid.dimensions == 3:
+        return _volume(u, part.grid)
     vectors, affine = laid_out(u, part.grid, u.dtype.type)
     affine = LPS @ affine
     spacing = np.linalg.norm(affine[:n, :n], axis=0)
@@ -176,3 +179,17 @@ def _stored(part: Affine | Field, flat: bool) -> Stored:
     place = [vectors.shape[:n], affine[:n, 3], spacing, direction.ravel()]
     numbers = vectors[..., :n].transpose(2, 1, 0, 3).ravel()
     return Stored(_type(_FIELDS[0], flat), numbers, np.concatenate(place).astype(np.float64))
+
+
+def _volume(u: np.ndarray, grid: Grid) -> Stored:
+    """A field (3, X, Y, Z) of voxels, plane by plane: there is no second one of its size."""
+    check_right_angles(grid)
+    affine = LPS @ grid.affine
+    numbers = np.empty((*grid.size[::-1], 3), u.dtype)
+    for k, plane in enumerate(numbers):
+        plane[:] = np.einsum("wk,kxy->yxw", affine[:3, :3], u[..., k].astype(np.float64))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = affine[:3, :3] / spacing
+    place = [grid.size, affine[:3, 3], spacing, direction.ravel()]
+    fixed = np.concatenate(place).astype(np.float64)
+    return Stored(_type(_FIELDS[0], flat=False), numbers.reshape(-1), fixed)
