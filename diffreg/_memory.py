@@ -60,6 +60,7 @@ def returned_memory() -> Iterator[None]:
         yield
     finally:
         _as_usual(library)
+        library.malloc_trim(0)
 
 
 def peak_memory() -> float:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(not glibc, reason="the C library is not glibc"),
 ]
-MOST_FLOATS = 54  # a voxel, of a registration; 44 without its composites and the way back
+MOST_FLOATS = 48  # a voxel, of a registration
 BYTES = 64 * 2**20  # more than glibc ever keeps by itself
 
 

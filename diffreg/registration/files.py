@@ -109,12 +109,12 @@ def write_registration(
             result.metrics["warnings"] = list(dict.fromkeys(said))  # saved again, said once
         images = images_of(result.moving, result.fixed, out)
         named = {"images": images} if images else {}
+        if composites:  # before the page, whose figures keep more of the memory
+            whole = whole_map(written, result.affine, result.fixed.grid)
+            result.metrics["inverse"] = write_composites(folder, whole, certificate)
         if report:
             shown = replace(result, displacement=written)
             write_pair_page(shown, folder / REPORT, credits, outlines)
-        if composites:  # when the page has given its memory back
-            whole = whole_map(written, result.affine, result.fixed.grid)
-            result.metrics["inverse"] = write_composites(folder, whole, certificate)
         write_json(folder / METRICS, {**result.metrics, **named, **(more or {})})
         left = {file.name for file in folder.iterdir()}
     # What an earlier result of the pair left, and this one has not.
