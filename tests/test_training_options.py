@@ -102,14 +102,14 @@ def test_a_resumed_run_validates_as_one_that_never_stopped(images, tmp_path):
     whole = trainer(validated(images, tmp_path / "whole", steps=8, checkpoint_every=3))
     whole.train()
     half = trainer(validated(images, tmp_path / "half", steps=8, checkpoint_every=3))
-    step = half.train_step
+    step = half._take_step
 
     def killed_after_the_fifth():
         if half.step == 5:
             raise KeyboardInterrupt
         return step()
 
-    half.train_step = killed_after_the_fifth
+    half._take_step = killed_after_the_fifth
     with pytest.raises(KeyboardInterrupt):
         half.train()
     assert read_checkpoint(half.out / "last.pt")["step"] == 3

@@ -9,9 +9,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from diffreg import __version__
 from diffreg._files import replacing
 from diffreg.models import build_model, memory_order
 from diffreg.training.config import Config
@@ -143,6 +145,23 @@ def built(model: Any) -> nn.Module:
     if isinstance(model, OwnModel):
         return own_network(model)
     return build_model(model.name, **vars(model))
+
+
+def fresh_network(config: Config) -> nn.Module:
+    """Its weights are a function of the seed, whatever torch's default dtype is."""
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        try:
+            torch.set_default_dtype(torch.float32)
+            return built(config.model)
+        finally:
+            torch.set_default_dtype(default)
+
+
+def versions() -> dict[str, str]:
+    """What a checkpoint says that it was made with."""
+    return {"diffreg": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
 
 
 def _check_trusted(

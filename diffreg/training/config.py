@@ -192,6 +192,7 @@ class TrainingConfig:
             of its own, which needs the memory of one part.
         channels_last: the network's memory order; on a CPU it halves the time of a step on images.
         compile: the network by torch.compile.
+        graph: on a GPU, each step as a CUDA graph, to the same bits; one process alone.
         threads: of torch; 0 leaves torch's own choice. Torch's convolutions give other bits with
             another number.
         tensorboard: write the log for TensorBoard too, into `out`/tensorboard.
@@ -216,6 +217,7 @@ class TrainingConfig:
     accumulate: int = 1
     channels_last: bool = True
     compile: bool = False
+    graph: bool = True
     threads: int = 0
     tensorboard: bool = False
     callbacks: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ _MAY_CHANGE = {
     ("training", key)
     for key in (
         *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard", "callbacks"),
-        *("validate_every", "patience"),
+        *("validate_every", "patience", "graph"),
     )
 } | {
     ("data", key)

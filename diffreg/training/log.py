@@ -62,19 +62,6 @@ class ValidationLog(NamedTuple):
     inverse_consistency: float = 0.0
 
 
-def progress_terms(entry: StepLog) -> dict[str, str]:
-    """The loss terms beside the progress bar."""
-    values = {
-        "total": entry.total,
-        "similarity": entry.similarity,
-        "E1": entry.diffusion,
-        "E2": entry.bending,
-        "Edet": entry.determinant,
-        "min J": entry.smallest_determinant,
-    }
-    return {name: f"{value:.3g}" for name, value in values.items()}
-
-
 @contextmanager
 def appending(
     path: str | Path, after: int, kind: type[Any] = StepLog

@@ -1,14 +1,17 @@
-"""How weights change: Adam or AdamW, its rate, the scale of float16, a running mean of weights."""
+"""How weights change: Adam or AdamW, its rate, the scale of float16, a running mean of weights.
+
+Nothing here waits for the device: rate, number of the step and what stops a run are tensors there.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from diffreg.training.checkpoint import load_weights
 from diffreg.training.config import Config, OptimizerConfig
@@ -25,33 +28,58 @@ class Optimization:
         device: of the network.
 
     What a checkpoint needs of it is `state()`, which `load` takes; a run goes on to the same bits.
+
+    Attributes:
+        stopped: (), 1 from the step on whose loss or gradient was not finite; no weight changes
+            from then on.
     """
 
     def __init__(self, network: nn.Module, config: Config, device: torch.device) -> None:
         settings = config.optimizer
         self.network, self.config = network, config
-        self.optimizer = _optimizer(network, settings)
+        self.stopped = torch.zeros((), device=device)
+        self.optimizer = _optimizer(network, settings, device)
         half = config.training.precision == "float16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
-        self.averaged: AveragedModel | None = None
+        if not half:  # the scaler has one of its own
+            self.optimizer.found_inf = self.stopped  # type: ignore[attr-defined]
+        self.averaged: nn.Module | None = None
         if settings.average:
-            mean = get_ema_multi_avg_fn(settings.average)
-            self.averaged = AveragedModel(network, multi_avg_fn=mean)
+            self.averaged = copy.deepcopy(network).requires_grad_(False)
+        self._new_part = torch.ones((), device=device)  # of the mean: the weights of the step
 
     @property
     def result(self) -> nn.Module:
         """The network to measure and to keep: that of the mean weights, where there are such."""
-        return self.network if self.averaged is None else self.averaged.module
+        return self.network if self.averaged is None else self.averaged
 
     def rate(self, step: int) -> float:
         """That of a step, 0 being the first."""
         return learning_rate(self.config.optimizer, self.config.training.steps, step)
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds a loss's gradient to those that are there."""
-        self.scaler.scale(loss).backward()
+    def prepare(self, step: int) -> float:
+        """Put on the device what differs from step to step; the rate of that step."""
+        rate = self.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate)
+        self._new_part.fill_(1 - self.config.optimizer.average if step else 1.0)
+        return rate
 
-    def gradient_norm(self) -> Tensor:
+    def backward(self, loss: Tensor) -> None:
+        """Adds a loss's gradient to those that are there; once stopped, no number."""
+        self.scaler.scale(loss / (1 - self.stopped)).backward()
+
+    def change(self, loss: Tensor) -> Tensor:
+        """Change the weights by the gradients that are there, of a loss; the gradient's norm."""
+        norm = self._gradient_norm()
+        wrong = ~torch.isfinite(loss) | ~(torch.isfinite(norm) | self._may_overflow())
+        self.stopped.copy_(torch.maximum(self.stopped, wrong.float()))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._average()
+        return norm
+
+    def _gradient_norm(self) -> Tensor:
         """The norm of the gradient, which is shortened where it is too long for the settings."""
         self.scaler.unscale_(self.optimizer)
         parameters = list(self.network.parameters())
@@ -61,24 +89,25 @@ class Optimization:
             nn.utils.clip_grads_with_norm_(parameters, longest, norm)
         return norm
 
-    @property
-    def may_overflow(self) -> bool:
+    def _may_overflow(self) -> Tensor:
         """Whether a gradient that is not finite may be float16's range: a smaller scale mends that.
 
         Such a step changes no weight.
         """
-        return self.scaler.is_enabled() and self.scaler.get_scale() > _SMALLEST_SCALE
+        if not self.scaler.is_enabled():
+            return torch.zeros_like(self.stopped, dtype=torch.bool)
+        return self.scaler.scale(torch.ones_like(self.stopped)) > _SMALLEST_SCALE
 
-    def step(self, number: int) -> float:
-        """Change the weights by the gradients that are there; the rate of that step."""
-        rate = self.rate(number)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.network)
-        return rate
+    @torch.no_grad()
+    def _average(self) -> None:
+        """The mean goes towards the weights, what else a network holds is as it is in it."""
+        if self.averaged is None:
+            return
+        part = self._new_part * (1 - self.stopped)
+        for mean, weight in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(weight, part)
+        for kept, now in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(now)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds: the weights to use, and what is needed to go on."""
@@ -92,17 +121,27 @@ class Optimization:
     def load(self, contents: dict[str, Any], path: Any) -> None:
         """Take over the state of a checkpoint of the same run."""
         load_weights(self.network, contents.get("trained", contents["weights"]), path)
-        self.optimizer.load_state_dict(contents["optimizer"])
+        # How Adam computes is this run's, on whatever device and by whatever version it began.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**contents["optimizer"], "param_groups": groups})
         self.scaler.load_state_dict(contents.get("scaler", {}))
         if self.averaged is not None:
-            load_weights(self.averaged.module, contents["weights"], path)
-            self.averaged.n_averaged.fill_(contents["step"])
+            load_weights(self.averaged, contents["weights"], path)
 
 
-def _optimizer(network: nn.Module, settings: OptimizerConfig) -> torch.optim.Optimizer:
+def _optimizer(
+    network: nn.Module, settings: OptimizerConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """On a CPU the fused kernel takes half the time, on a GPU a CUDA graph can hold it."""
+    options: dict[str, Any] = {
+        "lr": torch.zeros((), device=device),
+        "fused": True,
+        "capturable": device.type == "cuda",
+    }
     if settings.weight_decay:
-        return torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
-    return torch.optim.Adam(network.parameters())
+        decay = settings.weight_decay
+        return torch.optim.AdamW(network.parameters(), weight_decay=decay, **options)
+    return torch.optim.Adam(network.parameters(), **options)
 
 
 def learning_rate(settings: OptimizerConfig, steps: int, step: int) -> float:

@@ -1,4 +1,4 @@
-"""Trains a network on pairs: batch, network, objective, backward, Adam; logs and checkpoints.
+"""Trains a network on pairs: batch after batch, logs, validations and checkpoints.
 
 Everything random is a function of the seed and the step, so a run goes on from its checkpoint as if
 it had never stopped, on as many processes as there then are.
@@ -7,43 +7,40 @@ it had never stopped, on as many processes as there then are.
 from __future__ import annotations
 
 import math
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
-import numpy as np
 import torch
 from torch import nn
 
-from diffreg import __version__
-from diffreg._extras import require
 from diffreg._files import remove_leftovers, replacing, require_folder
-from diffreg._memory import kept_memory, peak_memory
-from diffreg.data.pairs import Batch
 from diffreg.models import memory_order
-from diffreg.ops import jacobian_determinant
 from diffreg.training._parts import Parts, check_parameters
 from diffreg.training.callbacks import callbacks_of, tell, telling
 from diffreg.training.checkpoint import (
-    built,
+    fresh_network,
     load_network,
     load_weights,
     own_names,
     read_checkpoint,
+    versions,
     write_checkpoint,
 )
 from diffreg.training.config import Config, TrainingConfig
 from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.datasets import datasets, drawing
-from diffreg.training.log import StepLog, progress_terms
-from diffreg.training.optimization import Optimization, parts_of
-from diffreg.training.own import OwnModel, check_first, check_trainable, needed
+from diffreg.training.graphs import Replayed
+from diffreg.training.log import StepLog
+from diffreg.training.log_ring import LogRing
+from diffreg.training.optimization import Optimization
+from diffreg.training.own import OwnModel, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
+from diffreg.training.running import held_at_most, progress_bar, running
 from diffreg.training.seeding import seeded
+from diffreg.training.step import Step
 from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
@@ -107,7 +104,7 @@ class Trainer(Parts):
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
-        network = _fresh_network(config) if network is None else network
+        network = fresh_network(config) if network is None else network
         check_trainable(network)
         self._needs = needed(*own_names(config))
         going_on = (self.out / LAST).exists()
@@ -125,9 +122,12 @@ class Trainer(Parts):
         self._wrapped: Any = self.ranks.wrapped(self.network)
         running = torch.compile(self._wrapped) if settings.compile else self._wrapped
         how = self.ranks.device, settings.precision
-        self._predict = predictor(running, *how)
         self._measured = predictor(self.optimization.result, *how)
-        self._checked = False
+        predict, parts = predictor(running, *how), (config, self.optimization, self.ranks)
+        self._step = Step(self._wrapped, predict, self.objective, *parts)
+        replays = settings.graph and self.ranks.count == 1
+        self._run_step = Replayed(self._step, self.ranks.device, warn) if replays else self._step
+        self._log = LogRing(settings.batch_size, self.ranks.device)
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
@@ -144,79 +144,56 @@ class Trainer(Parts):
         if self.ranks.first:
             remove_leftovers(self.out)
         with (
-            kept_memory() if self.ranks.device.type == "cpu" else nullcontext(),
-            _threads(settings.threads),
+            running(settings.threads, self.ranks.device),
             drawing(self.dataset),
             telling(self.callbacks, self),
-            self._bar() as bar,
+            progress_bar(self.out.name, settings.steps, self.step, self.progress) as show,
         ):
             while self.step < settings.steps and not self.stopped_early:
-                entry = self.train_step()
-                tell(self.callbacks, "on_step", self, entry)
-                bar.update()
-                bar.set_postfix(progress_terms(entry), refresh=False)
+                self._take_step()
                 last = self.step == settings.steps
-                if self.validation and (last or self.step % settings.validate_every == 0):
+                validating = last or self.step % settings.validate_every == 0
+                saving = last or self.step % settings.checkpoint_every == 0
+                if self._log.full or validating or saving:
+                    for entry in self._read_steps():
+                        tell(self.callbacks, "on_step", self, entry)
+                        show(entry)
+                if self.validation and validating:
                     self._validate()
-                if last or self.stopped_early or self.step % settings.checkpoint_every == 0:
+                if saving or self.stopped_early:
                     self.save_checkpoint()
 
     def train_step(self) -> StepLog:
         """One optimisation step on the next batch, of which every rank computes its share."""
-        start = time.perf_counter()
+        self._take_step()
+        return list(self._read_steps())[-1]
+
+    def _take_step(self) -> None:
+        """One step, whose line of the log stays where it is computed until it is read."""
         settings, ranks = self.config.training, self.ranks
-        size = settings.batch_size
-        numbers = range(self.step * size, (self.step + 1) * size)
+        numbers = range(self.step * settings.batch_size, (self.step + 1) * settings.batch_size)
+        self._log.begin()
         batch = self.dataset.batch(ranks.share(numbers), ranks.device)
         check_parameters(self.network, self.optimizer)
         self.network.train()
-        self.optimizer.zero_grad()
+        rate = self.optimization.prepare(self.step)
         with seeded(settings.seed, self.step, ranks.rank, 1, device=ranks.device):
-            found = [
-                self._backward(batch.part(part), last=part.stop == len(batch.names))
-                for part in parts_of(batch.names, settings.accumulate)
-            ]
-        means, folded, smallest = (torch.stack(values) for values in zip(*found, strict=True))
-        means, folded = ranks.sum(means.sum(0)), ranks.sum(folded.sum(0))
-        norm = self.optimization.gradient_norm()
-        self._check_finite(means[0], norm, numbers)
-        rate = self.optimization.step(self.step)
+            row = self._run_step(batch)
         self.step += 1
-        self._since_checkpoint.append(means[0].item())
-        values, epoch = means.tolist(), self.dataset.position(numbers[0])[0]
-        least = ranks.smallest(smallest.min()).item()
-        pace = size / (time.perf_counter() - start)
-        how = least, folded.item(), norm.item(), rate, pace, _peak_memory(ranks.device)
-        return StepLog._make([self.step, epoch, *values[:5], *how, *values[5:]])
+        self._log.keep(row, self.step, self.dataset.position(numbers[0])[0], rate)
 
-    def _backward(
-        self, batch: Batch, last: bool
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The gradients of a part of the step's batch are added to those of the others.
+    def _read_steps(self) -> Iterator[StepLog]:
+        """The lines of the steps since the last time; the host waits for the device.
 
-        Returns:
-            Its share of the terms (9,) and of the folded cells in percent, and its smallest
-            determinant.
+        Raises:
+            NonFiniteLoss: at the first that was not finite, after which no weight was changed.
         """
-        settings, ranks = self.config.training, self.ranks
-        order = memory_order(batch.fixed.ndim - 2, settings.channels_last)
-        moving, fixed = (
-            image.contiguous(memory_format=order) for image in (batch.moving, batch.fixed)
-        )
-        share = len(moving) / settings.batch_size
-        with ranks.apart(self._wrapped, not last):
-            displacement = self._predict(moving, fixed)
-            if not self._checked:
-                check_first(displacement)
-                self._checked = True
-            total, terms = measure(
-                *(self.objective, self.config.objective, self._predict, (moving, fixed)),
-                *(displacement, batch.mask, batch.known),
-            )
-            # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
-            self.optimization.backward(total * (share * ranks.count))
-        cells = jacobian_determinant(displacement.detach(), reduce="min")
-        return terms * share, (cells <= 0).float().mean() * (100 * share), cells.min()
+        for entry, stopped in self._log.read(held_at_most(self.ranks.device)):
+            if stopped:
+                self.step = entry.step - 1
+                self._stop(entry)
+            self._since_checkpoint.append(entry.total)
+            yield entry
 
     def learning_rate(self, step: int) -> float:
         """That of a step, 0 being the first: a line up, then half a cosine to the final rate."""
@@ -255,7 +232,7 @@ class Trainer(Parts):
             path,
             {
                 "config": self.config.to_dict(),
-                "versions": _versions(),
+                "versions": versions(),
                 "needs": self._needs,
                 **self.optimization.state(),
                 "learning_rate": self.learning_rate(self.step),
@@ -320,30 +297,13 @@ class Trainer(Parts):
             )
         self.load_checkpoint(path)
 
-    def _check_finite(
-        self, total: torch.Tensor, norm: torch.Tensor, numbers: Sequence[int]
-    ) -> None:
-        """A loss or a gradient that is not finite stops the run before the weights take harm."""
-        loss, slope = bool(torch.isfinite(total)), bool(torch.isfinite(norm))
-        if loss and (slope or self.optimization.may_overflow):
-            return
-        kept = self.out / LAST
+    def _stop(self, entry: StepLog) -> None:
+        size, kept = self.config.training.batch_size, self.out / LAST
+        numbers = range((entry.step - 1) * size, entry.step * size)
         where = f"the last good checkpoint is {kept}" if kept.exists() else "no checkpoint yet"
         raise NonFiniteLoss(
-            f"the loss is {total.item():g} and its gradient's norm {norm.item():g} at step "
-            f"{self.step + 1}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
-        )
-
-    def _bar(self) -> Any:
-        tqdm = require("tqdm", "progress bars")
-        return tqdm.tqdm(
-            desc=self.out.name,
-            total=self.config.training.steps,
-            initial=self.step,
-            unit="step",
-            disable=not self.progress,
-            mininterval=0.5 if sys.stderr.isatty() else 20,  # few lines in a file
-            dynamic_ncols=True,
+            f"the loss is {entry.total:g} and its gradient's norm {entry.gradient_norm:g} at step "
+            f"{entry.step}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
         )
 
 
@@ -356,37 +316,3 @@ def _check_parts(settings: TrainingConfig, processes: int) -> None:
             f"training.batch_size must be at least the {processes} processes{each}, got "
             f"{settings.batch_size}"
         )
-
-
-def _fresh_network(config: Config) -> nn.Module:
-    """Its weights are a function of the seed, whatever torch's default dtype is."""
-    default = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        try:
-            torch.set_default_dtype(torch.float32)
-            return built(config.model)
-        finally:
-            torch.set_default_dtype(default)
-
-
-def _peak_memory(device: torch.device) -> float:
-    """MiB that were held at most so far, where the network is."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_memory()
-
-
-def _versions() -> dict[str, str]:
-    return {"diffreg": __version__, "torch": str(torch.__version__), "numpy": np.__version__}
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Torch's threads, for as long as the run; 0 leaves them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,114 @@
+"""One optimisation step on a batch, which waits for nothing of what it computes.
+
+Whatever is logged of it is left on the device, so that a GPU is never idle, and a CUDA graph can
+hold all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffreg.data.pairs import Batch
+from diffreg.losses import Objective
+from diffreg.models import memory_order
+from diffreg.ops import jacobian_determinant
+from diffreg.training.config import Config
+from diffreg.training.optimization import Optimization, parts_of
+from diffreg.training.own import check_first
+from diffreg.training.ranks import Ranks
+from diffreg.training.terms import measure
+
+TERMS = 9  # of `measure`: what a row of a step begins with
+
+
+class Row(NamedTuple):
+    """What a step leaves for the log: of all ranks, on the host."""
+
+    terms: list[float]
+    folded_percent: float
+    smallest_determinant: float
+    gradient_norm: float
+    stopped: bool
+
+    @staticmethod
+    def read(values: Tensor) -> Row:
+        """Of a row (TERMS + 4,), wherever it is."""
+        numbers = values.tolist()
+        folded, smallest, norm, stopped = numbers[TERMS:]
+        return Row(numbers[:TERMS], folded, smallest, norm, stopped > 0)
+
+
+class Step:
+    """Gradients of a batch, in parts if the settings say so, and the change of the weights.
+
+    Args:
+        network: of this rank, as it is run: wrapped where there are several.
+        predict: (moving, fixed) -> displacement, by that network.
+        objective: of the images.
+        config: of the run.
+        optimization: of the network.
+        ranks: the processes of the run, of which this one takes its share of each batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        predict: Callable[[Tensor, Tensor], Tensor],
+        objective: Objective,
+        config: Config,
+        optimization: Optimization,
+        ranks: Ranks,
+    ) -> None:
+        self.network, self.predict, self.objective = network, predict, objective
+        self.config, self.optimization, self.ranks = config, optimization, ranks
+        self._checked = False
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The row (TERMS + 4,) of the step, on the device: see `Row`."""
+        ranks = self.ranks
+        self.optimization.optimizer.zero_grad()
+        found = [
+            self._backward(batch.part(part), last=part.stop == len(batch.names))
+            for part in parts_of(batch.names, self.config.training.accumulate)
+        ]
+        sums, smallest = (torch.stack(values) for values in zip(*found, strict=True))
+        means, least = ranks.sum(sums.sum(0)), ranks.smallest(smallest.min())
+        norm = self.optimization.change(means[0])
+        return torch.cat([means, torch.stack([least, norm, self.optimization.stopped])])
+
+    def _backward(self, batch: Batch, last: bool) -> tuple[Tensor, Tensor]:
+        """The gradients of a part of the step's batch are added to those of the others.
+
+        Returns:
+            Its share of the terms and of the folded cells in percent (TERMS + 1,), and its smallest
+            determinant ().
+        """
+        settings, ranks = self.config.training, self.ranks
+        order = memory_order(batch.fixed.ndim - 2, settings.channels_last)
+        images = (
+            batch.moving.contiguous(memory_format=order),
+            batch.fixed.contiguous(memory_format=order),
+        )
+        share = len(batch.moving) / settings.batch_size
+        with ranks.apart(self.network, not last):
+            displacement = self.predict(*images)
+            self._check(displacement)
+            total, terms = measure(
+                *(self.objective, self.config.objective, self.predict, images),
+                *(displacement, batch.mask, batch.known),
+            )
+            # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
+            self.optimization.backward(total * (share * ranks.count))
+        cells = jacobian_determinant(displacement.detach(), reduce="min")
+        folded = 100 * (cells <= 0).float().mean()
+        return share * torch.cat([terms, folded[None]]), cells.min()
+
+    def _check(self, displacement: Any) -> None:
+        """What is looked at once, for which the host waits."""
+        if not self._checked:
+            check_first(displacement)
+            self._checked = True

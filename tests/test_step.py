@@ -1,0 +1,219 @@
+"""A training step asks the device for nothing: what a GPU would wait for is counted on the CPU."""
+
+import math
+
+import pytest
+import torch
+from test_own_data import Pairs, config_with
+from test_trainer import config_of, save_images, trainer
+from test_training_options import validated, with_settings
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffreg.data.pairs import Batch
+from diffreg.training import Trainer, graphs
+from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.graphs import EAGER_STEPS, MOST, Replayed
+from diffreg.training.log import read_log
+from diffreg.training.log_ring import READ_EVERY
+from diffreg.training.trainer import NonFiniteLoss
+
+# Operators whose result the host has to see, or whose size depends on values.
+WAITING = {
+    *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"),
+    *("aten::is_nonzero", "aten::unique_dim", "aten::_unique2", "aten::bincount"),
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        masks = [a for a in args[1:2] if isinstance(a, (list, tuple))]
+        by_mask = any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool for m in masks for i in m
+        )
+        if name in WAITING or (name.startswith("aten::index") and by_mask):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def images(tmp_path):
+    return save_images(tmp_path / "images")
+
+
+SECTIONS = [
+    {},
+    {"objective": {"similarity": "ncc", "inverse_consistency": 1.0}},
+    {"objective": {"similarity": {"ncc": 1.0, "lncc": 0.2}}},
+    {"objective": {"similarity": "pls"}},
+    {"objective": {"similarity": "mi"}},
+    {"optimizer": {"clip_norm": 1.0, "average": 0.9, "weight_decay": 0.1}},
+    {"model": {"integrate": True}},
+    {"model": {"half_resolution": True, "widths": [4, 8]}},
+    {"model": {"name": "sn"}},
+    {"training": {"precision": "bfloat16", "accumulate": 2}},
+]
+
+
+@pytest.mark.parametrize("sections", SECTIONS, ids=str)
+def test_a_step_waits_for_nothing(images, tmp_path, sections):
+    config = config_of(images, tmp_path / "run")
+    if "model" in sections:
+        config = with_model(config, sections["model"])
+    else:
+        config = with_settings(config, **sections)
+    run = trainer(config)
+    batches = [run.dataset.batch(range(4 * k, 4 * k + 4)) for k in range(3)]
+    run._step(batches[0])  # what is looked at once
+    with Waits() as waits:
+        rows = [run._step(batch) for batch in batches[1:]]
+    assert waits.seen == []
+    assert all(torch.isfinite(row).all() for row in rows)
+
+
+def with_model(config, model):
+    sections = config.to_dict()
+    return type(config).from_dict({**sections, "model": model})
+
+
+def test_terms_of_labels_points_and_displacements_wait_for_nothing(tmp_path):
+    weights = {"similarity": "ncc", "labels": 1.0, "landmarks": 1.0, "displacement": 1.0}
+    config = with_settings(config_with(tmp_path / "run"), objective=weights)
+    labels, points = torch.zeros(1, 16, 12, dtype=torch.int64), torch.rand(3, 2) * 10
+    labels[:, 4:9, 3:8] = 2
+    known = {"moving_label": labels, "fixed_label": labels, "displacement": torch.rand(2, 16, 12)}
+    known |= {"moving_points": points, "fixed_points": points + 1}
+    run = Trainer(config, Pairs(**known), progress=False)
+    batches = [run.dataset.batch(range(4 * k, 4 * k + 4)) for k in range(2)]
+    run._step(batches[0])
+    with Waits() as waits:
+        row = run._step(batches[1])
+    assert waits.seen == []
+    assert (row[5:8] > 0).all()
+
+
+def test_the_counter_sees_what_waits():
+    x = torch.rand(5)
+    with Waits() as waits:
+        x.sum().item()
+        x[x > 0.5]
+        x.nonzero()
+    assert len(waits.seen) >= 3
+
+
+class Rerun:
+    """What stands for a captured graph where there is no GPU: the function, run again."""
+
+    def __init__(self):
+        self.captures, self.replays = 0, 0
+
+    def __call__(self, function):
+        self.captures += 1
+        left = torch.full((13,), math.nan)
+
+        def replay():
+            self.replays += 1
+            left.copy_(function())
+
+        return replay, left
+
+
+@pytest.fixture
+def rerun(monkeypatch):
+    found = Rerun()
+    monkeypatch.setattr(graphs, "captured", found)
+    monkeypatch.setattr(Replayed, "_aside", lambda self, batch: self.step(batch))
+    return found
+
+
+def replaying(run):
+    """A trainer on the CPU that goes the way of a GPU: replayed steps, a log read now and then."""
+    run._run_step.replays = True
+    run._log.rows = torch.zeros(READ_EVERY, len(run._log.rows[0]))
+    return run
+
+
+@pytest.mark.parametrize("sections", [{}, {"optimizer": {"average": 0.9}}], ids=str)
+def test_replayed_steps_read_together_are_the_steps(images, tmp_path, rerun, sections):
+    """To the bit, with the log, validations and checkpoints of a run that reads each."""
+    runs = []
+    for name in ("each", "together"):
+        config = validated(images, tmp_path / name, steps=9, checkpoint_every=4, validate_every=3)
+        run = trainer(with_settings(config, **sections))
+        runs.append(replaying(run) if name == "together" else run)
+        runs[-1].train()
+    assert (rerun.captures, rerun.replays) == (1, 9 - EAGER_STEPS)
+    each, together = ([e[:11] for e in read_log(run.out / "log.csv")] for run in runs)
+    assert each == together and len(each) == 9
+    for kind in ("last.pt", "best.pt"):
+        ends = [read_checkpoint(run.out / kind) for run in runs]
+        for key in ("weights", "trained"):
+            for name, value in ends[0].get(key, {}).items():
+                assert torch.equal(value, ends[1][key][name])
+        assert str(ends[0]["optimizer"]) == str(ends[1]["optimizer"])
+        assert [ends[0][key] for key in ("step", "best")] == [
+            ends[1][key] for key in ("step", "best")
+        ]
+
+
+def test_a_run_that_stops_within_a_reading_keeps_the_last_good_weights(images, tmp_path, rerun):
+    good = trainer(config_of(images, tmp_path / "good", steps=20, checkpoint_every=20))
+    for _ in range(4):
+        good.train_step()
+    run = replaying(trainer(config_of(images, tmp_path / "run", steps=20, checkpoint_every=20)))
+    objective = run._step.objective
+
+    def poisoned(*images, **options):
+        terms = objective(*images, **options)
+        return terms._replace(total=terms.total * (math.nan if run.step == 4 else 1.0))
+
+    poisoned.padding = objective.padding
+    run._step.objective = poisoned
+    with pytest.raises(NonFiniteLoss, match=r"the loss is nan .* at step 5, pairs"):
+        run.train()
+    assert run.step == 4 and len(read_log(run.out / "log.csv")) == 4
+    for key, value in good.network.state_dict().items():
+        assert torch.equal(value, run.network.state_dict()[key])
+    state = run.optimizer.state_dict()["state"]
+    assert str(state) == str(good.optimizer.state_dict()["state"])
+
+
+def test_each_shape_has_its_graph_up_to_a_number(rerun):
+    seen = []
+
+    def step(batch):
+        seen.append(batch.moving.shape[-1])
+        return torch.full((13,), batch.moving.sum() + batch.fixed.sum())
+
+    def batch(size, value):
+        image = torch.full((1, 1, 4, size), value)
+        return Batch(image, 2 * image, None, ("pair",))
+
+    run = Replayed(step, torch.device("cpu"), pytest.fail)
+    run.replays = True
+    for size in range(2, MOST + 4):
+        for call in range(EAGER_STEPS + 3):
+            value = size + call / 4
+            assert run(batch(size, value))[0] == 12 * size * value
+    assert rerun.captures == MOST and rerun.replays == 3 * MOST
+
+
+def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):
+    def refused(function):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graphs, "captured", refused)
+    said = []
+    image = torch.ones(1, 1, 4, 4)
+    run = Replayed(lambda batch: batch.moving.sum()[None], torch.device("cpu"), said.append)
+    run.replays = True
+    for _ in range(EAGER_STEPS + 4):
+        assert run(Batch(image, image, None, ("pair",))) == 16
+    assert len(said) == 1 and "runs without one: operation not permitted" in said[0]
+    assert "\n" not in said[0]
