@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,14 @@ def peak_memory() -> float:
     except OSError:
         return math.nan
     return next((int(line.split()[1]) / 1024 for line in lines if line[:6] == "VmHWM:"), math.nan)
+
+
+def physical_memory() -> float:
+    """Bytes that the machine has; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def _as_usual(library: Any) -> None:

@@ -435,7 +435,7 @@ def test_training_refuses_what_register_refuses(tmp_path):
 
 def test_training_sees_what_register_sees(tmp_path):
     moving = part(MOVING, 12, 64)
-    sample = PairDataset([pair_of(tmp_path, moving, FIXED)]).samples[0]
+    sample = PairDataset([pair_of(tmp_path, moving, FIXED)]).sample(0)
     pair = prepare(moving, FIXED)
     assert torch.equal(sample.moving, pair.moving_values)
     assert torch.equal(sample.fixed, pair.fixed_values)

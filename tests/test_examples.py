@@ -115,7 +115,7 @@ def test_cine_becomes_manifests(tmp_path, monkeypatch):
     for name in ("validate", "test"):
         pairs = find_pairs([out / f"{name}.csv"])
         assert [pair.fixed_slice for pair in pairs] == [0, 1]
-        sample = PairDataset(pairs).samples[0]
+        sample = PairDataset(pairs).sample(0)
         assert sample.fixed.shape == (1, 1, 24, 24)
         assert sample.fixed_label.sum() > sample.moving_label.sum() > 30  # diastole is larger
     # The window is around the disc, and says so in the header.

@@ -1,6 +1,7 @@
 """Training: it learns, it reaches the compiled operators, and it goes on where it stopped."""
 
 import math
+from itertools import permutations
 
 import nibabel as nib
 import numpy as np
@@ -187,7 +188,7 @@ def test_a_checkpoint_holds_what_is_needed(settings, tmp_path):
     assert (contents["step"], contents["epoch"]) == (6, 4)
     assert contents["spacing"] == [1.0, 1.0]
     assert contents["best"]["step"] in (3, 6)
-    assert contents["pairs"][0] == "a.nii to b.nii"
+    assert contents["pairs"] == ["every ordered pair of 3 images:", "a.nii", "b.nii", "c.nii"]
 
 
 def test_a_checkpoint_registers(trained):
@@ -297,6 +298,21 @@ def test_an_earlier_run_is_not_overwritten(settings):
     trainer(settings()).train()
     with pytest.raises(ValueError, match=r"last\.pt is the checkpoint of an earlier run: set"):
         trainer(settings())
+
+
+def test_a_checkpoint_that_names_every_pair_is_gone_on_with(settings, tmp_path):
+    """Those of earlier releases did."""
+    run = trainer(settings(steps=2))
+    run.train()
+    path = tmp_path / "run" / "last.pt"
+    contents = read_checkpoint(path)
+    each = [f"{a}.nii to {b}.nii" for a, b in permutations("abc", 2)]
+    torch.save({**contents, "pairs": each}, path)
+    trainer(settings(steps=3, resume=True)).train()
+    assert read_checkpoint(path)["step"] == 3
+    torch.save({**contents, "pairs": each[::-1]}, path)
+    with pytest.raises(ValueError, match="a run on other pairs"):
+        trainer(settings(steps=3, resume=True))
 
 
 def test_another_run_is_not_gone_on_with(settings, images):

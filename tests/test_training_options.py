@@ -62,7 +62,7 @@ def test_the_validation_is_of_the_pairs_as_they_are(images, tmp_path):
     run.train()
     (entry,) = read_log(run.out / "validation.csv", ValidationLog)
     totals, dices = [], []
-    for sample in run.validation.samples:
+    for sample in map(run.validation.sample, range(len(run.validation))):
         with torch.no_grad():
             u = run.network(sample.moving, sample.fixed)
         totals.append(run.objective(sample.moving, sample.fixed, u).total.item())

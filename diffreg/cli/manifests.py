@@ -151,7 +151,7 @@ def _pairs_of_folder(manifest: Manifest, method: Method, all_pairs: bool) -> str
 
     if not manifest.path.is_dir():
         return ""
-    images, count = len({pair.moving for pair in manifest}), count_pairs(manifest, method.slices)
+    images, count = len(manifest.pairs.images), count_pairs(manifest, method.slices)
     slices = ", slice by slice" if count != len(manifest) else ""
     said = f"{manifest.path}: every ordered pair of {images} images{slices}: {count:,} pairs"
     if count > MOST_PAIRS and not all_pairs:

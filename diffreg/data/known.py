@@ -59,7 +59,7 @@ def check_terms(pairs: Sequence[Pair], terms: Collection[str]) -> None:
         if not any(all(getattr(pair, column) for column in columns) for pair in pairs):
             raise ValueError(
                 f"objective.{term} needs pairs that have {' and '.join(columns)}, columns of the "
-                f"manifest, and none of the {len(pairs)} has"
+                "manifest, and none has"
             )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -26,64 +25,10 @@ from diffreg.data._manifest_rows import (
 )
 from diffreg.data.folders import folder_images, left_out
 from diffreg.data.images import ENDINGS
+from diffreg.data.pairing import Crossed, Member, Pair, Pairs
 
 MANIFESTS = (".csv", ".tsv", ".toml")
 _LARGEST = 64 * 2**20  # bytes
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two images that belong together, and what an expert drew on them.
-
-    Args:
-        moving: image to be warped, as `diffreg.read_image` takes it.
-        fixed: the same, whose grid is kept.
-        moving_label, fixed_label: label maps on the grids of their images.
-        fixed_mask, moving_mask: voxels of the fixed and of the moving image that count.
-        moving_points, fixed_points: CSV files of corresponding points (`diffreg.data.points`).
-        true_displacement: a displacement file on the fixed grid, where the truth is known.
-        group: what splits and intervals keep together, such as a patient.
-        moving_slice, fixed_slice: slices of volumes.
-        moving_time, fixed_time: time points of series.
-        row: where the pair is from, for messages, such as "pairs.csv, line 3".
-    """
-
-    moving: Path
-    fixed: Path
-    moving_label: Path | None = None
-    fixed_label: Path | None = None
-    fixed_mask: Path | None = None
-    moving_points: Path | None = None
-    fixed_points: Path | None = None
-    true_displacement: Path | None = None
-    moving_mask: Path | None = None
-    group: str = ""
-    moving_slice: int | None = None
-    fixed_slice: int | None = None
-    moving_time: int | None = None
-    fixed_time: int | None = None
-    row: str = ""
-
-    @property
-    def name(self) -> str:
-        """What reports call it: "a.nii.gz to b.nii.gz, slice 3"."""
-        moving = said_part(self.moving_slice, self.moving_time)
-        fixed = said_part(self.fixed_slice, self.fixed_time)
-        if moving == fixed:
-            return f"{self.moving.name} to {self.fixed.name}{moving and ','}{moving}"
-        return f"{self.moving.name}{moving} to {self.fixed.name}{fixed}"
-
-
-def said_part(slice_index: int | None, time: int | None) -> str:
-    """What follows an image's name where it is a part of its file.
-
-    Example:
-        >>> from diffreg.data.manifest import said_part
-        >>> said_part(3, None)
-        ' slice 3'
-    """
-    named = (("slice", slice_index), ("time", time))
-    return "".join(f" {word} {number}" for word, number in named if number is not None)
 
 
 @dataclass(frozen=True)
@@ -92,11 +37,11 @@ class Manifest:
 
     Args:
         path: the file or folder.
-        pairs: at least one.
+        pairs: at least one, each made when it is asked for.
     """
 
     path: Path
-    pairs: tuple[Pair, ...]
+    pairs: Pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -105,10 +50,9 @@ class Manifest:
         return iter(self.pairs)
 
     @property
-    def groups(self) -> dict[str, tuple[Pair, ...]]:
+    def groups(self) -> dict[str, Pairs]:
         """The pairs of each group, groups in the order of their first pair."""
-        names = dict.fromkeys(pair.group for pair in self.pairs)
-        return {name: tuple(p for p in self.pairs if p.group == name) for name in names}
+        return {name: self.pairs.of_groups(name.__eq__) for name in self.pairs.groups}
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -145,18 +89,14 @@ def read_manifest(path: str | Path) -> Manifest:
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} is no manifest: it is no file of at most 64 MiB")
     rows = toml_rows(path) if path.suffix.lower() == ".toml" else csv_rows(path)
-    pairs = (
-        _image_pairs(rows, path)
-        if "image" in next(iter(rows.values()), {})
-        else [_pair(values, row, path.parent) for row, values in rows.items()]
-    )
+    of_images = "image" in next(iter(rows.values()), {})
+    pairs = _image_pairs(rows, path) if of_images else _listed_pairs(rows, path)
     if not pairs:
         raise ValueError(f"{path} lists no pair")
-    _check_once(pairs)
-    return Manifest(path, tuple(pairs))
+    return Manifest(path, pairs)
 
 
-def _folder_pairs(path: Path) -> tuple[Pair, ...]:
+def _folder_pairs(path: Path) -> Pairs:
     images = folder_images(path)
     if len(images) < 2 and holds_dicom(path):
         raise ValueError(f"{path} holds DICOM files, which are one image: give MOVING and FIXED")
@@ -165,7 +105,13 @@ def _folder_pairs(path: Path) -> tuple[Pair, ...]:
             f"the folder {path} must hold at least two images ({', '.join(ENDINGS)}) to make a "
             f"pair, got {len(images)}{left_out(path)}"
         )
-    return tuple(Pair(a, b, row=str(path)) for a, b in permutations(images, 2))
+    return Pairs([Crossed(tuple(Member(image, row=str(path)) for image in images))])
+
+
+def _listed_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pairs:
+    pairs = [_pair(values, row, path.parent) for row, values in rows.items()]
+    _check_once(pairs)
+    return Pairs.of(pairs)
 
 
 def _pair(values: Mapping[str, Any], row: str, folder: Path) -> Pair:
@@ -191,9 +137,9 @@ def _pair(values: Mapping[str, Any], row: str, folder: Path) -> Pair:
     )
 
 
-def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair]:
+def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> Pairs:
     """Every ordered pair of the images of one group and slice."""
-    images = []
+    together: dict[Any, list[Member]] = {}
     for row, values in rows.items():
         found = {
             name: path_of(values[name], name, row, path.parent)
@@ -202,32 +148,36 @@ def _image_pairs(rows: Mapping[str, Mapping[str, Any]], path: Path) -> list[Pair
         }
         if "image" not in found:
             raise ValueError(f"{row}: image must be a file")
-        group, index = text_of(values, "group", row), number_of(values, "slice", row)
-        images.append((row, found, number_of(values, "time", row), group, index))
-    together: dict[Any, list[Any]] = {}
-    for image in images:
-        together.setdefault(image[3:], []).append(image)
-    every = (pair for those in together.values() for pair in permutations(those, 2))
-    pairs = []
-    for (row, a, time, group, k), (other, b, fixed_time, _, _) in every:
-        pairs.append(
-            Pair(
-                moving=a["image"],
-                fixed=b["image"],
-                moving_label=a.get("label") if "label" in b else None,
-                fixed_label=b.get("label") if "label" in a else None,
-                fixed_mask=b.get("mask"),
-                moving_points=a.get("points") if "points" in b else None,
-                fixed_points=b.get("points") if "points" in a else None,
-                group=group,
-                moving_slice=k,
-                fixed_slice=k,
-                moving_time=time,
-                fixed_time=fixed_time,
-                row=f"{row} with {other.rpartition(', ')[2]}",
-            )
-        )
-    return pairs
+        member = Member(**found, time=number_of(values, "time", row), row=row)
+        key = text_of(values, "group", row), number_of(values, "slice", row)
+        together.setdefault(key, []).append(member)
+    blocks = [Crossed(tuple(members), *key) for key, members in together.items()]
+    _check_members_once(blocks)
+    return Pairs(blocks)
+
+
+def _check_members_once(blocks: Sequence[Crossed]) -> None:
+    """Refuse an image that is there twice, and two that are a pair of two groups."""
+    seen: dict[Any, list[tuple[int, Member]]] = {}
+    shared: dict[tuple[int, int], str] = {}
+    for number, block in enumerate(blocks):
+        for member in block.members:
+            places = seen.setdefault((os.path.normpath(member.image), member.time), [])
+            for other, first in places:
+                if other == number:
+                    raise ValueError(
+                        f"{member.row}: this image is there twice, first in {first.row}"
+                    )
+                slices = {blocks[other].index, block.index}
+                if len(slices) > 1 and None not in slices:
+                    continue
+                if (other, number) in shared:
+                    raise ValueError(
+                        f"{member.row}: this image and that of {shared[other, number]} are pairs "
+                        f"twice, first in the group of {first.row}"
+                    )
+                shared[other, number] = member.row
+            places.append((number, member))
 
 
 def _check_once(pairs: Sequence[Pair]) -> None:

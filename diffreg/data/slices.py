@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from diffreg.data.images import count_slices
-from diffreg.data.manifest import Manifest, Pair
+from diffreg.data.manifest import Manifest
+from diffreg.data.pairing import Block, Pair, Pairs
 
 
 def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
@@ -41,6 +42,29 @@ def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
             raise ValueError(f"{pair.moving} has no slice {index}, only 0..{counts[0] - 1}")
     chosen = slices or range(counts[0])
     return [replace(pair, moving_slice=index, fixed_slice=index) for index in chosen]
+
+
+def sliced(pairs: Pairs, slices: Sequence[int] = ()) -> Pairs:
+    """Pairs of volumes slice by slice, as `by_slice` takes each of them.
+
+    Args:
+        pairs: opened for the number of their slices; of a group each image once or twice.
+        slices: which of them; none: all.
+
+    Raises:
+        FileNotFoundError, ValueError: as `by_slice`.
+
+    Example: `sliced(find_pairs(["volumes"], dimensions=3), [40, 41])`
+    """
+
+    def parts(block: Block) -> Block:
+        found: list[Pair] = []
+        for pair in block.cover():
+            found = by_slice(pair, slices)
+            found = [] if found[0] is pair else found
+        return replace(block, slices=tuple(part.moving_slice or 0 for part in found))
+
+    return Pairs(map(parts, pairs.blocks))
 
 
 def numbered(

@@ -14,7 +14,7 @@ from diffreg._files import require_folder
 from diffreg.data._npz import split_array
 from diffreg.data.geometry import Image
 from diffreg.data.images import ENDINGS, file_of
-from diffreg.data.manifest import Pair, said_part
+from diffreg.data.pairing import Pair, said_part
 from diffreg.registration._json import read_json
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
@@ -64,7 +64,7 @@ def folder_name(number: int, pair: Pair) -> str:
 
     Example:
         >>> from pathlib import Path
-        >>> from diffreg.data.manifest import Pair, said_part
+        >>> from diffreg.data.pairing import Pair, said_part
         >>> from diffreg.registration.folders import folder_name
         >>> folder_name(3, Pair(Path("a/es.nii.gz"), Path("a/ed.nii.gz"), moving_slice=2))
         '0003_es_to_ed_2'

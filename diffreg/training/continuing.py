@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import Config
+from diffreg.training.datasets import Pairs
 from diffreg.training.pretrained import checkpoint_path
 
 # Settings that may differ where a run goes on; all others make it another run.
@@ -29,14 +29,14 @@ _MAY_CHANGE = {
 
 
 def check_same_run(
-    contents: dict[str, Any], config: Config, names: Sequence[str], path: str | Path
+    contents: dict[str, Any], config: Config, pairs: Pairs, path: str | Path
 ) -> None:
     """Refuse a checkpoint that another run left: going on from it would be neither.
 
     Args:
         contents: of the checkpoint.
         config: of the run that would go on.
-        names: of its pairs.
+        pairs: to train on.
         path: of the checkpoint, for the message.
 
     Raises:
@@ -55,7 +55,7 @@ def check_same_run(
                     f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
                     "another training.out"
                 )
-    if contents["pairs"] != list(names):
+    if not pairs.are(contents["pairs"]):
         raise ValueError(f"{path} is of a run on other pairs; give another training.out")
 
 

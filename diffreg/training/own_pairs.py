@@ -11,11 +11,11 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from diffreg.data.known import Known
+from diffreg.data.order import permutation
 from diffreg.data.pairs import Batch, Sample
 from diffreg.training.protocol import batched, checked_sample, collated, tried
 from diffreg.training.seeding import seeded
@@ -76,6 +76,10 @@ class OwnPairs:
         """What a checkpoint keeps of the data: a run does not go on with others."""
         return [self.kind if self.streams else f"{len(self)} samples of {self.kind}"]
 
+    def are(self, names: Sequence[str]) -> bool:
+        """Whether a checkpoint's names are these."""
+        return list(names) == self.names
+
     def epoch(self, number: int) -> tuple[int, int]:
         """The epoch of a draw, and its place in it; those of a stream are not known."""
         return (0, number) if self.streams else divmod(number, len(self))
@@ -85,8 +89,7 @@ class OwnPairs:
         epoch, place = self.epoch(number)
         if self.streams:
             return epoch, place
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-        return epoch, int(order[place])
+        return epoch, int(permutation(self.seed, epoch, len(self))[place])
 
     def name(self, number: int) -> str:
         """What the sample of a draw is called."""

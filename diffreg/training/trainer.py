@@ -258,7 +258,7 @@ class Trainer(Parts):
             ValueError: it is no checkpoint, or that of a run with other settings or pairs.
         """
         contents = read_checkpoint(path)
-        check_same_run(contents, self.config, self.dataset.names, path)
+        check_same_run(contents, self.config, self.dataset, path)
         self.optimization.load(contents, path)
         self.step, self.best = contents["step"], contents["best"]
 

@@ -131,7 +131,7 @@ def test_a_registration_does_not_depend_on_the_offset(tmp_path):
         result = register(*(read_image(path) for path in paths), levels=1, iterations=8)
         write_registration(result, tmp_path / f"out_{offset}", report=False)
         warped = np.asarray(nib.load(tmp_path / f"out_{offset}" / "warped.nii.gz").dataobj)
-        (sample,) = PairDataset(find_pairs(paths)[:1]).samples
+        sample = PairDataset(find_pairs(paths)[:1]).sample(0)
         results[offset] = result, warped[2:-2, 2:-2] - offset, sample
     (plain, warped, drawn), (lifted, same, also) = results.values()
     torch.testing.assert_close(lifted.displacement, plain.displacement, rtol=0, atol=1e-4)

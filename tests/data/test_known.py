@@ -113,7 +113,7 @@ def test_files_of_a_manifest(pair):
     assert known.fixed_points.tolist() == [[[3, 4], [5, 6.5]]]
     assert known.moving_points.tolist() == [[[4, 4], [6, 6.5]]]  # by the headers
     assert known.displacement.unique().tolist() == [0.5]
-    sample = dataset.samples[0]
+    sample = dataset.sample(0)
     assert torch.equal(known.fixed_label, (sample.fixed_label == 3).float())
     assert known.moving_label.shape == (1, 1, 12, 10)
     alone = PairDataset([pair])
