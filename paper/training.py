@@ -21,14 +21,14 @@ import torch
 from drawing import Draw
 from images import Pairs
 from recipes import Recipe, build, learning_rate, loss_of
-from torch import nn
+from torch import Tensor, nn
 
 from diffreg._files import replacing
 from diffreg._memory import kept_memory
+from diffreg.training.graphs import Replayed
 
 CHECKPOINT_SECONDS = 60.0
 LONGEST = 2.0  # norm of a gradient
-EAGER_STEPS = 3  # before a CUDA graph is made of one
 
 
 class Place(NamedTuple):
@@ -126,45 +126,29 @@ class Step:
         self, network: nn.Module, loss, draw: Draw, start: int, device: torch.device, graph: bool
     ) -> None:
         self.network, self.loss, self.draw = network, loss, draw
-        self.on_gpu = device.type == "cuda" and graph
+        replays = device.type == "cuda" and graph
         self.rate = torch.zeros((), device=device)
         self.optimizer = torch.optim.Adam(
-            network.parameters(), lr=self.rate, fused=True, capturable=self.on_gpu
+            network.parameters(), lr=self.rate, fused=True, capturable=replays
         )
+        self.replayed = Replayed(self._step, replays, print)
         self.number = torch.full((1,), start, device=device)
-        self.taken, self.graph = 0, None
         self.total = torch.zeros((), device=device)  # of the losses
 
     def __call__(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
-        if self.graph is not None:
-            self.graph.replay()
-        elif self.on_gpu and self.taken == EAGER_STEPS:
-            self.optimizer.zero_grad(set_to_none=True)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self._step()
-            self.graph.replay()
-        elif self.on_gpu:  # on another stream, as a graph's first steps have to be
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._step()
-            torch.cuda.current_stream().wait_stream(stream)
-        else:
-            self._step()
-        self.taken += 1
+        self.total += self.replayed(self.number)
+        self.number += 1
 
-    def _step(self) -> None:
-        moving, fixed = self.draw(self.number)
+    def _step(self, number: Tensor) -> Tensor:
+        moving, fixed = self.draw(number)
         loss = self.loss(moving, fixed, self.network(moving, fixed))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), LONGEST)
         self.optimizer.step()
-        self.total += loss.detach()
-        self.number += 1
+        return loss.detach()
 
 
 def _train(recipe, network, held, draw, device, test, every, path) -> dict[str, Any]:
@@ -174,7 +158,7 @@ def _train(recipe, network, held, draw, device, test, every, path) -> dict[str, 
     if "optimizer" in held:
         step.optimizer.load_state_dict(held["optimizer"])
         for group in step.optimizer.param_groups:  # what the checkpoint has of another device
-            group["lr"], group["capturable"] = step.rate, step.on_gpu
+            group["lr"], group["capturable"] = step.rate, step.replayed.replays
     begin, saved = time.perf_counter() - held["seconds"], time.perf_counter()
 
     def save(done: int) -> dict[str, Any]:

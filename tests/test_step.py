@@ -15,6 +15,7 @@ from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.graphs import EAGER_STEPS, MOST, Replayed
 from diffreg.training.log import read_log
 from diffreg.training.log_ring import READ_EVERY
+from diffreg.training.sent_ahead import SentAhead
 from diffreg.training.trainer import NonFiniteLoss
 
 # Operators whose result the host has to see, or whose size depends on values.
@@ -135,6 +136,8 @@ def rerun(monkeypatch):
 def replaying(run):
     """A trainer on the CPU that goes the way of a GPU: replayed steps, a log read now and then."""
     run._run_step.replays = True
+    size, share = run.config.training.batch_size, run.ranks.share
+    run._batch = SentAhead(run.dataset, size, share, run.ranks.device).next
     run._log.rows = torch.zeros(READ_EVERY, len(run._log.rows[0]))
     return run
 
@@ -195,8 +198,7 @@ def test_each_shape_has_its_graph_up_to_a_number(rerun):
         image = torch.full((1, 1, 4, size), value)
         return Batch(image, 2 * image, None, ("pair",))
 
-    run = Replayed(step, torch.device("cpu"), pytest.fail)
-    run.replays = True
+    run = Replayed(step, True, pytest.fail)
     for size in range(2, MOST + 4):
         for call in range(EAGER_STEPS + 3):
             value = size + call / 4
@@ -211,8 +213,7 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):
     monkeypatch.setattr(graphs, "captured", refused)
     said = []
     image = torch.ones(1, 1, 4, 4)
-    run = Replayed(lambda batch: batch.moving.sum()[None], torch.device("cpu"), said.append)
-    run.replays = True
+    run = Replayed(lambda batch: batch.moving.sum()[None], True, said.append)
     for _ in range(EAGER_STEPS + 4):
         assert run(Batch(image, image, None, ("pair",))) == 16
     assert len(said) == 1 and "runs without one: operation not permitted" in said[0]

@@ -158,6 +158,22 @@ class Change(NamedTuple):
         return image[(slice(None), slice(None), *self.crop)] if self.crop else image
 
 
+class RandomNumbers(NamedTuple):
+    """What is random of N draws.
+
+    Args:
+        flips: (N, D), bool, the axes along which a pair is mirrored.
+        corners: (N, D), int64, of the windows in the mirrored images.
+        strengths: (2 N,), of the velocities of the moving and the fixed image of each pair, voxels.
+        noise: (2 N, D, *knots), white; empty where nothing is bent.
+    """
+
+    flips: Tensor
+    corners: Tensor
+    strengths: Tensor
+    noise: Tensor
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Makes new pairs of one pair: each image bent in its own way, both mirrored and cropped alike.
@@ -227,27 +243,47 @@ class Augmentation:
         device: torch.device | str = "cpu",
     ) -> list[Change]:
         """What is done to several pairs, the warps made together, on the device of the images."""
-        axes, strengths, noise, crops = [], [], [], []
-        for random in randoms:
-            axes.append(tuple(2 + axis for axis in self.flip_axes if random.random() < 0.5))
-            if self.amplitude > 0:
-                strengths += [self.amplitude * part for part in random.random(2)]
-                noise += [_noise(shape, len(shape), self.sigma, random) for _ in range(2)]
-            corners = [
-                int(random.integers(size - cut + 1))
-                for size, cut in zip(shape, self.crop, strict=False)
-            ]
-            crops.append(
-                tuple(slice(a, a + cut) for a, cut in zip(corners, self.crop, strict=True))
-            )
+        drawn = self.random(shape, randoms)
         displacements: Sequence[Tensor | None] = [None] * len(randoms)
-        if noise:
-            velocity = _smooth(torch.cat(noise).to(device), shape, self.sigma)
-            scale = torch.tensor(strengths, dtype=velocity.dtype).to(device)
-            scale = scale.reshape(-1, *[1] * (velocity.ndim - 1))
-            displacements = integrate(velocity * scale, _STEPS).split(2)
-        parts = zip(axes, displacements, crops, strict=True)
-        return [Change(*each, tuple(shape)) for each in parts]
+        if self.amplitude > 0:
+            strengths, noise = drawn.strengths.to(device), drawn.noise.to(device)
+            displacements = self.bent(shape, strengths, noise).split(2)
+        changes = []
+        for flips, corner, displacement in zip(
+            drawn.flips.tolist(), drawn.corners.tolist(), displacements, strict=True
+        ):
+            axes = tuple(2 + axis for axis, flipped in enumerate(flips) if flipped)
+            cuts = zip(corner, self.crop, strict=False)
+            crop = tuple(slice(first, first + size) for first, size in cuts)
+            changes.append(Change(axes, displacement, crop, tuple(shape)))
+        return changes
+
+    def random(self, shape: Sequence[int], randoms: Sequence[np.random.Generator]) -> RandomNumbers:
+        """What is random of several pairs of a size (*S), on the host."""
+        count, dimensions = len(randoms), len(shape)
+        flips = np.zeros((count, dimensions), bool)
+        corners = np.zeros((count, dimensions), np.int64)
+        strengths = np.zeros((count, 2), np.float32)
+        noise = []
+        for which, random in enumerate(randoms):
+            for axis in self.flip_axes:
+                flips[which, axis] = random.random() < 0.5
+            if self.amplitude > 0:
+                strengths[which] = [self.amplitude * part for part in random.random(2)]
+                noise += [_noise(shape, dimensions, self.sigma, random) for _ in range(2)]
+            for axis, (size, cut) in enumerate(zip(shape, self.crop, strict=False)):
+                corners[which, axis] = random.integers(size - cut + 1)
+        return RandomNumbers(
+            torch.from_numpy(flips),
+            torch.from_numpy(corners),
+            torch.from_numpy(strengths.reshape(-1)),
+            torch.cat(noise) if noise else torch.zeros(0),
+        )
+
+    def bent(self, shape: Sequence[int], strengths: Tensor, noise: Tensor) -> Tensor:
+        """The warps (2 N, D, *S) of random numbers, on their device: moving, fixed, moving, ..."""
+        velocity = _smooth(noise, shape, self.sigma)
+        return integrate(velocity * strengths.reshape(-1, *[1] * (velocity.ndim - 1)), _STEPS)
 
 
 def _noise(
@@ -260,7 +296,7 @@ def _noise(
 
 def _smooth(noise: Tensor, shape: Sequence[int], sigma: float) -> Tensor:
     """Noise at the knots (N, C, *knots) at the voxels, (N, C, *shape)."""
-    *others, last = (_smoothing(size, sigma).to(noise.device) for size in shape)
+    *others, last = (_smoothing(size, sigma, noise.device) for size in shape)
     for axis, weights in enumerate(others, start=2):
         noise = (weights @ noise.movedim(axis, -2)).movedim(-2, axis)
     return noise @ last.mT
@@ -274,8 +310,10 @@ def _knots(size: int, sigma: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=16)
-def _smoothing(size: int, sigma: float) -> Tensor:
+def _smoothing(size: int, sigma: float, device: torch.device) -> Tensor:
     """(size, knots) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
+
+    On the device, once: a CUDA graph allows no copy from the host.
 
     White noise at the knots, smoothed, has the covariance of continuous noise to 1e-7 from a sigma
     of 4/3 voxels on (Poisson's sum formula), for a fraction of the work of noise at every voxel.
@@ -284,7 +322,7 @@ def _smoothing(size: int, sigma: float) -> Tensor:
     distance = np.arange(size)[:, None] - _knots(size, sigma)
     weights = np.exp(-0.5 * (distance / sigma) ** 2)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    return torch.from_numpy(weights.astype(np.float32))
+    return torch.from_numpy(weights.astype(np.float32)).to(device)
 
 
 def _check_amplitude(amplitude: float, sigma: float) -> None:

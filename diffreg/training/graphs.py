@@ -7,57 +7,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from diffreg.data.known import Known
-from diffreg.data.pairs import Batch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 EAGER_STEPS = 3  # of each shape, before it is captured: libraries make themselves ready in them
 MOST = 4  # shapes that have a graph, which keeps the memory of a step; others are run eagerly
 
 
 class Replayed:
-    """A function of a batch that returns a tensor, replayed on a GPU after its first calls.
+    """A function of tensors in tuples, which returns a tensor, replayed on a GPU after some calls.
 
     Its bits are those of the function itself: the same kernels in the same order. What it returns
     is overwritten by the next call.
 
     Args:
-        step: what is called: tensors of the batch -> a tensor, all on the device, with no wait for
-            the host in it.
-        device: of all of it; other than a GPU, the function is called as it is.
+        step: what is called, on tensors of the device, with no wait for the host in it. What else
+            is in the tuples is for a graph what it was when that was captured.
+        replays: whether it is replayed; else the function is called as it is.
         say: told in one line where a step cannot be captured; all are then run as they are.
     """
 
     def __init__(
-        self, step: Callable[[Batch], Tensor], device: torch.device, say: Callable[[str], None]
+        self, step: Callable[[Any], Tensor], replays: bool, say: Callable[[str], None]
     ) -> None:
-        self.step, self.say = step, say
-        self.replays = device.type == "cuda"
+        self.step, self.replays, self.say = step, replays, say
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, given: Any) -> Tensor:
         if not self.replays:
-            return self.step(batch)
-        key = _key(batch)
+            return self.step(given)
+        key = _key(given)
         if key not in self._graphs:
             calls = self._calls[key] = self._calls.get(key, 0) + 1
-            if calls <= EAGER_STEPS or len(self._graphs) == MOST or not self._capture(key, batch):
-                return self._aside(batch)
-        return self._graphs[key](batch)
+            if calls <= EAGER_STEPS or len(self._graphs) == MOST or not self._capture(key, given):
+                return self._aside(given)
+        return self._graphs[key](given)
 
-    def _aside(self, batch: Batch) -> Tensor:
+    def _aside(self, given: Any) -> Tensor:
         """On another stream, as what is captured later has to be."""
         stream, usual = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(usual)
         with torch.cuda.stream(stream):
-            found = self.step(batch)
+            found = self.step(given)
         usual.wait_stream(stream)
         return found
 
-    def _capture(self, key: Any, batch: Batch) -> bool:
+    def _capture(self, key: Any, given: Any) -> bool:
         try:
-            self._graphs[key] = _Graph(self.step, batch)
+            self._graphs[key] = _Graph(self.step, given)
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             self.say(f"a training step cannot be a CUDA graph, and runs without one: {reason}")
@@ -66,17 +63,17 @@ class Replayed:
 
 
 class _Graph:
-    """A captured call, the batch that it reads and the tensor that it leaves."""
+    """A captured call, the tensors that it reads and the one that it leaves."""
 
-    def __init__(self, step: Callable[[Batch], Tensor], batch: Batch) -> None:
-        self.held = [part.clone() for part in _tensors(batch)]
-        copies = iter(self.held)
-        whole = _mapped(batch, lambda _: next(copies))
-        self.replay, self.left = captured(lambda: step(whole))
+    def __init__(self, step: Callable[[Any], Tensor], given: Any) -> None:
+        leaves, form = tree_flatten(given)
+        held = [part.clone() if isinstance(part, Tensor) else part for part in leaves]
+        self.held = [part for part in held if isinstance(part, Tensor)]
+        self.replay, self.left = captured(lambda: step(tree_unflatten(held, form)))
 
-    def __call__(self, batch: Batch) -> Tensor:
-        for kept, given in zip(self.held, _tensors(batch), strict=True):
-            kept.copy_(given, non_blocking=True)
+    def __call__(self, given: Any) -> Tensor:
+        for kept, part in zip(self.held, _tensors(given), strict=True):
+            kept.copy_(part, non_blocking=True)
         self.replay()
         return self.left
 
@@ -89,22 +86,14 @@ def captured(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor
     return graph.replay, left
 
 
-def _parts(batch: Batch) -> tuple[Tensor | None, ...]:
-    return (batch.moving, batch.fixed, batch.mask, *batch.known)
+def _tensors(given: Any) -> list[Tensor]:
+    return [part for part in tree_flatten(given)[0] if isinstance(part, Tensor)]
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [part for part in _parts(batch) if part is not None]
-
-
-def _mapped(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    moving, fixed, mask, *known = (
-        None if part is None else function(part) for part in _parts(batch)
+def _key(given: Any) -> Any:
+    """What two calls have in common that one graph can take."""
+    leaves, form = tree_flatten(given)
+    shapes = (
+        (part.shape, part.dtype) if isinstance(part, Tensor) else type(part) for part in leaves
     )
-    assert moving is not None and fixed is not None
-    return Batch(moving, fixed, mask, batch.names, Known(*known))
-
-
-def _key(batch: Batch) -> Any:
-    """What two batches have in common that one graph can take."""
-    return tuple(None if part is None else (part.shape, part.dtype) for part in _parts(batch))
+    return str(form), tuple(shapes)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffreg.data.pairs import Batch
+from diffreg.data.drawing import Undrawn, drawn
+from diffreg.data.samples import Batch
 from diffreg.losses import Objective
 from diffreg.models import memory_order
 from diffreg.ops import jacobian_determinant
@@ -67,9 +68,11 @@ class Step:
         self.config, self.optimization, self.ranks = config, optimization, ranks
         self._checked = False
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch | Undrawn) -> Tensor:
         """The row (TERMS + 4,) of the step, on the device: see `Row`."""
         ranks = self.ranks
+        if isinstance(batch, Undrawn):
+            batch = drawn(batch)
         self.optimization.optimizer.zero_grad()
         found = [
             self._backward(batch.part(part), last=part.stop == len(batch.names))

@@ -40,6 +40,7 @@ from diffreg.training.own import OwnModel, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.running import held_at_most, progress_bar, running
 from diffreg.training.seeding import seeded
+from diffreg.training.sent_ahead import batches
 from diffreg.training.step import Step
 from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
@@ -125,8 +126,10 @@ class Trainer(Parts):
         self._measured = predictor(self.optimization.result, *how)
         predict, parts = predictor(running, *how), (config, self.optimization, self.ranks)
         self._step = Step(self._wrapped, predict, self.objective, *parts)
-        replays = settings.graph and self.ranks.count == 1
-        self._run_step = Replayed(self._step, self.ranks.device, warn) if replays else self._step
+        place = self.ranks.device
+        replays = settings.graph and place.type == "cuda" and self.ranks.count == 1
+        self._run_step = Replayed(self._step, replays, warn)
+        self._batch = batches(self.dataset, settings.batch_size, self.ranks.share, place)
         self._log = LogRing(settings.batch_size, self.ranks.device)
 
     def train(self) -> None:
@@ -173,7 +176,7 @@ class Trainer(Parts):
         settings, ranks = self.config.training, self.ranks
         numbers = range(self.step * settings.batch_size, (self.step + 1) * settings.batch_size)
         self._log.begin()
-        batch = self.dataset.batch(ranks.share(numbers), ranks.device)
+        batch = self._batch(self.step)
         check_parameters(self.network, self.optimizer)
         self.network.train()
         rate = self.optimization.prepare(self.step)

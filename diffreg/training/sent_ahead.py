@@ -1,0 +1,121 @@
+"""Pairs held on a GPU, and the random numbers of several steps sent to it at once.
+
+What a step needs of the host is then a list of images and a part of what is already there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffreg.data.drawing import Undrawn
+from diffreg.data.pairs import PairDataset
+from diffreg.data.samples import Batch
+from diffreg.data.synthetic import RandomNumbers
+
+BLOCK = 25  # steps whose random numbers are sent at once
+_HELD = 0.5  # of the device's free memory, by images
+
+Share = Callable[[Sequence[int]], Sequence[int]]
+
+
+def batches(
+    dataset: Any, size: int, share: Share, device: torch.device
+) -> Callable[[int], Undrawn | Batch]:
+    """What a step, 0 being the first, has of a dataset, on the device.
+
+    Args:
+        dataset: a `PairDataset` or `diffreg.training.own_pairs.OwnPairs`.
+        size: draws a step, of all processes together.
+        share: which of a step's draws this process takes.
+        device: of the steps.
+    """
+    if device.type == "cuda" and type(dataset) is PairDataset and not dataset.terms:
+        return SentAhead(dataset, size, share, device).next
+    return lambda step: dataset.batch(share(range(step * size, (step + 1) * size)), device)
+
+
+class SentAhead:
+    """The pairs of a dataset as the steps on a GPU draw them: the values that its `batch` gives.
+
+    Args:
+        dataset: of pairs.
+        size: draws a step, of all processes together.
+        share: which of a step's draws this process takes.
+        device: of the steps.
+    """
+
+    def __init__(self, dataset: PairDataset, size: int, share: Share, device: torch.device) -> None:
+        self.dataset, self.size, self.share, self.device = dataset, size, share, device
+        # By the tensor on the host, which is kept: another one cannot have its id then.
+        self._there: dict[int, tuple[Tensor, Tensor]] = {}
+        self._room = _HELD * _free(device)
+        self._random: dict[tuple[int, Sequence[int]], RandomNumbers] = {}
+
+    def next(self, step: int) -> Undrawn | Batch:
+        """What a step, 0 being the first, is to draw from, on the device.
+
+        Where its images have several sizes or masks, or there is no room: drawn already.
+        """
+        numbers = self._numbers(step)
+        samples = [self.dataset.sample(self.dataset.position(number)[1]) for number in numbers]
+        shape = samples[0].fixed.shape[2:]
+        simple = all(s.mask is None and s.fixed.shape[2:] == shape for s in samples)
+        if not simple or not self._hold(chain.from_iterable(s[:2] for s in samples)):
+            return self.dataset.batch(numbers, self.device)
+        moving, fixed = (
+            torch.cat([self._there[id(sample[side])][1] for sample in samples]) for side in (0, 1)
+        )
+        if (step, shape) not in self._random:
+            self._random = dict(self._block(step, shape))
+        names = tuple(map(self.dataset.name, numbers))
+        random = self._random[step, shape]
+        return Undrawn(moving, fixed, random, self.dataset.augmentation, names)
+
+    def _numbers(self, step: int) -> Sequence[int]:
+        return self.share(range(step * self.size, (step + 1) * self.size))
+
+    def _hold(self, images: Iterator[Tensor]) -> bool:
+        """Whether all are on the device, where each is sent once while there is room."""
+        for image in images:
+            if id(image) not in self._there:
+                if image.nbytes > self._room:
+                    return False
+                self._room -= image.nbytes
+                self._there[id(image)] = image, self._sent(image)
+        return True
+
+    def _block(
+        self, first: int, shape: Sequence[int]
+    ) -> Iterator[tuple[tuple[int, Sequence[int]], RandomNumbers]]:
+        """Of the steps from one on: drawn on the host, sent in one piece for each kind."""
+        steps = range(first, first + BLOCK)
+        draws = [self._numbers(step) for step in steps]
+        places = map(self.dataset.position, chain.from_iterable(draws))
+        randoms = [np.random.default_rng([self.dataset.seed, *place]) for place in places]
+        drawn = self.dataset.augmentation.random(shape, randoms)
+        flips, corners, strengths, noise = map(self._sent, drawn)
+        end = 0
+        for step, numbers in zip(steps, draws, strict=True):
+            start, end = end, end + len(numbers)
+            pairs, images = slice(start, end), slice(2 * start, 2 * end)
+            yield (
+                (step, shape),
+                RandomNumbers(flips[pairs], corners[pairs], strengths[images], noise[images]),
+            )
+
+    def _sent(self, values: Tensor) -> Tensor:
+        """On the device; the host does not wait."""
+        if self.device.type != "cuda":
+            return values
+        return values.contiguous().pin_memory().to(self.device, non_blocking=True)
+
+
+def _free(device: torch.device) -> float:
+    """Bytes."""
+    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
