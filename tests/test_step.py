@@ -165,6 +165,13 @@ def test_replayed_steps_read_together_are_the_steps(images, tmp_path, rerun, sec
         ]
 
 
+def test_steps_that_are_taken_together_are_those_taken_one_by_one(images, tmp_path, rerun):
+    one = trainer(config_of(images, tmp_path / "one"))
+    many = replaying(trainer(config_of(images, tmp_path / "many")))
+    each = [one.train_step()[:11] for _ in range(5)]
+    assert [entry[:11] for entry in many.take(5)] == each and many.take(0) == []
+
+
 def test_a_run_that_stops_within_a_reading_keeps_the_last_good_weights(images, tmp_path, rerun):
     good = trainer(config_of(images, tmp_path / "good", steps=20, checkpoint_every=20))
     for _ in range(4):

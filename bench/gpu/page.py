@@ -238,6 +238,20 @@ def training(measured: Row | None, older: Row) -> str:
     return table(["milliseconds", *settings, *drawing], rows)
 
 
+def training_aims(measured: Row | None, wanted: Row) -> str:
+    """The trainer, with drawing and log, over a graph of network, objective and Adam alone."""
+    steps = {(r["model"], *r["shape"]): r for r in rows_of(measured, "training")}
+    rows = []
+    for aim in wanted["training"]:
+        ms = steps.get((aim["model"], *aim["shape"]), {}).get("milliseconds", {})
+        both = [ms.get(aim[name]) for name in ("trainer", "alone")]
+        found = "not measured" if None in both else f"{both[0] / both[1]:.2f}"
+        where = f"{aim['model']}, {size_of(aim['shape'])}"
+        rows.append([where, aim["trainer"], aim["alone"], f"{aim['over']}", found])
+    titles = ("a step", "of", "over", "aim, at most", "measured")
+    return table(titles, rows)
+
+
 def rivals(measured: Row | None) -> str:
     rows = []
     for row in rows_of(measured, "rivals"):
@@ -261,6 +275,7 @@ def sections(
         "kernels": kernels(measured, older),
         "calls": calls(measured),
         "training": training(measured, older),
+        "training aims": training_aims(measured, wanted),
         "rivals": rivals(measured),
     }
 

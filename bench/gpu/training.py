@@ -5,17 +5,20 @@ from shapes import device, is_dry
 
 from diffreg.benchmark.network import training_step
 
-# Model, size, batch.
-STEPS = (("lunet", 128, 8), ("lunet", 256, 32), ("sn", 128, 8), ("lunet", 256, 8))
-DRY_STEPS = (("lunet", 16, 2),)
+# Model, size, batch, dimensions; those that there are aims for first.
+STEPS = (
+    *(("lunet", 128, 8, 2), ("lunet", 256, 32, 2), ("sn", 128, 8, 2)),
+    *(("lunet", 128, 1, 3), ("lunet", 256, 8, 2)),
+)
+DRY_STEPS = (("lunet", 16, 2, 2), ("lunet", 12, 1, 3))
 
 
 def main() -> None:
     trial = Trial()
-    for model, size, batch in DRY_STEPS if is_dry() else STEPS:
-        with trial("training step", model=model, shape=[batch, 1, size, size]):
+    for model, size, batch, dimensions in DRY_STEPS if is_dry() else STEPS:
+        with trial("training step", model=model, shape=[batch, 1, *[size] * dimensions]):
             seconds = 0.0 if is_dry() else 1.5
-            row = training_step(model, size, batch, device(), False, seconds)
+            row = training_step(model, size, batch, device(), False, seconds, dimensions)
             put(name="training step", **row)
     trial.end()
 

@@ -26,7 +26,10 @@ from diffreg.benchmark.timing import Graph, Run, Time, interleaved
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.synthetic import Augmentation
 from diffreg.losses.presets import PRESETS
-from diffreg.models import build_model
+from diffreg.models import build_model, memory_order
+from diffreg.training import Trainer
+from diffreg.training.config import Config
+from diffreg.training.log_ring import READ_EVERY
 from diffreg.training.validation import predictor
 
 Row = dict[str, Any]
@@ -58,6 +61,13 @@ GRAPHS = {
     "channels last, in a graph": Setting(channels_last=True, graph=True),
     "channels last, bfloat16, in a graph": Setting(channels_last=True, bfloat16=True, graph=True),
 }
+# With drawing and log, as `diffreg train` does it.
+TRAINER = "the trainer"
+TRAINERS: dict[str, dict[str, Any]] = {
+    TRAINER: {},
+    "the trainer, bfloat16": {"precision": "bfloat16"},
+    "the trainer without graphs": {"graph": False},
+}
 PREDICTION = {
     "contiguous": Setting(),
     "channels last (default)": Setting(channels_last=True),
@@ -70,7 +80,7 @@ class Step:
 
     def __init__(self, model: str, setting: Setting, draw: Draw) -> None:
         self.moving, self.fixed = draw.image(1), draw.image(2)
-        self.network = _network(model, setting, draw.device)
+        self.network = _network(model, setting, draw.device, draw.dimensions)
         if setting.eager:
             self.network.doubled = _torch_doubled  # type: ignore[assignment]
         running: Any = torch.compile(self.network) if setting.compiled else self.network
@@ -104,7 +114,8 @@ class Step:
 
 
 def _torch_doubled(image: Tensor) -> Tensor:
-    return F.interpolate(image, scale_factor=2.0, mode="bilinear", align_corners=False)
+    mode = "bilinear" if image.ndim == 4 else "trilinear"
+    return F.interpolate(image, scale_factor=2.0, mode=mode, align_corners=False)
 
 
 def _fused_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Tensor:
@@ -120,34 +131,74 @@ def _eager_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Ten
     return (similarity * measured + sum(weight * term for weight, term in terms)).mean()
 
 
-def _network(model: str, setting: Setting, device: str) -> nn.Module:
+def _network(model: str, setting: Setting, device: str, dimensions: int = 2) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = build_model(model).to(device)
-    order: Any = torch.channels_last if setting.channels_last else torch.contiguous_format
+        network = build_model(model, dimensions=dimensions).to(device)
+    order: Any = memory_order(dimensions, setting.channels_last)
     return network.to(memory_format=order)  # type: ignore[call-overload]
 
 
+class TrainerSteps:
+    """Steps of `diffreg.training.Trainer`, drawing and log included.
+
+    Args:
+        model: "lunet" or "sn".
+        dataset: to draw from.
+        batch: pairs a step.
+        device: "cpu" or "cuda".
+        settings: of [training], beside these.
+    """
+
+    def __init__(
+        self, model: str, dataset: PairDataset, batch: int, device: str, **settings: Any
+    ) -> None:
+        dimensions = dataset.sample(0).fixed.ndim - 2
+        training = {"steps": 10**9, "batch_size": batch, "device": device, **settings}
+        sections: dict[str, Any] = {
+            "model": {"name": model, "dimensions": dimensions},
+            "objective": {"similarity": "ncc"},
+            "training": training,
+        }
+        self.calls = READ_EVERY if device == "cuda" else 1
+        self.trainer = Trainer(Config.from_dict(sections), dataset, progress=False)
+        if device == "cuda":
+            self.trainer.take(READ_EVERY)  # with the captures
+
+    def __call__(self) -> None:
+        self.trainer.take(self.calls)
+
+
 def training_step(
-    model: str, size: int, batch: int, device: str, compiled: bool, seconds: float
+    model: str,
+    size: int,
+    batch: int,
+    device: str,
+    compiled: bool,
+    seconds: float,
+    dimensions: int = 2,
 ) -> Row:
     """Milliseconds of a step under every setting, and where the time of two of them goes.
 
     Args:
         model: "lunet" or "sn".
-        size, batch: of the images; one channel.
+        size, batch: of the images, along each axis; one channel.
         device: "cpu" or "cuda".
         compiled: also under torch.compile, which takes a minute to be ready.
         seconds: about how long the timing may take.
+        dimensions: 2, or 3 for volumes.
     """
-    draw = Draw((batch, 1, size, size), device=device)
+    draw = Draw((batch, 1, *[size] * dimensions), device=device)
     alone = {name: Step(model, setting, draw) for name, setting in SETTINGS.items()}
     runs: dict[str, Run] = {**alone, **_parts(ALONE, alone[ALONE])}
     times = interleaved(runs, device, seconds / 2)
     kept = KEPT | (COMPILED if compiled else {})
-    with kept_memory(), _drawing(size, batch, device) as drawing:
+    with kept_memory(), _pairs(size, dimensions) as dataset:
         steps = {name: Step(model, setting, draw) for name, setting in kept.items()}
-        runs = {**steps, **_parts(USUAL, steps[USUAL]), f"{USUAL}: drawing the batch": drawing}
+        runs = {**steps, **_parts(USUAL, steps[USUAL])}
+        runs[f"{USUAL}: drawing the batch"] = lambda: dataset.batch(range(batch), device)
+        trainers = TRAINERS if device == "cuda" else {TRAINER: {}}
+        runs |= {n: TrainerSteps(model, dataset, batch, device, **s) for n, s in trainers.items()}
         if device == "cuda":
             runs |= {name: Graph(Step(model, s, draw), calls=1) for name, s in GRAPHS.items()}
         times |= interleaved(runs, device, seconds / 2)
@@ -190,16 +241,17 @@ def _shares(name: str, times: Mapping[str, Time]) -> dict[str, float]:
 
 
 @contextmanager
-def _drawing(size: int, batch: int, device: str) -> Iterator[Run]:
-    """What draws the next batch of pairs as the trainer does: bent, mirrored and cropped."""
-    augmentation = Augmentation(amplitude=1.0, flip_axes=(0, 1), crop=(size, size))
+def _pairs(size: int, dimensions: int) -> Iterator[PairDataset]:
+    """Pairs that are bent, mirrored and cropped to that size."""
+    crop = (size,) * dimensions
+    augmentation = Augmentation(amplitude=1.0, flip_axes=tuple(range(dimensions)), crop=crop)
     with tempfile.TemporaryDirectory() as folder:
-        larger = Draw((1, 1, size + 16, size + 16))
+        larger = Draw((1, 1, *(side + 16 for side in crop)))
         images = [Path(folder) / f"image{seed}.npz" for seed in range(4)]
         for seed, path in enumerate(images):
             np.savez(path, larger.image(seed)[0, 0].numpy())
-        dataset = PairDataset(find_pairs(images), augmentation=augmentation)
-        yield lambda: dataset.batch(range(batch), device)
+        pairs = find_pairs(images, dimensions=dimensions)
+        yield PairDataset(pairs, augmentation=augmentation)
 
 
 def prediction(model: str, size: int, batch: int, device: str, seconds: float) -> Row:

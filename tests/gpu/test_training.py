@@ -1,0 +1,73 @@
+"""Training on a GPU: graphs and eager steps have the same bits, nothing waits, runs go on."""
+
+import pytest
+import torch
+from test_trainer import config_of, save_images, trainer
+from test_training_options import with_settings
+
+from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.log import read_log
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+]
+SECTIONS = [
+    {},
+    {"training": {"precision": "bfloat16"}},
+    {"training": {"precision": "float16", "accumulate": 2}},
+    {"optimizer": {"average": 0.9, "clip_norm": 1.0, "learning_rate": 1e-2}},
+    {"objective": {"similarity": {"ncc": 1.0, "lncc": 0.2}, "inverse_consistency": 1.0}},
+    {"objective": {"similarity": "mi"}},
+]
+
+
+@pytest.fixture
+def images(tmp_path):
+    return save_images(tmp_path / "images")
+
+
+def finished(config, **training):
+    run = trainer(with_settings(config, training={**config.to_dict()["training"], **training}))
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize("sections", SECTIONS, ids=str)
+def test_a_run_has_the_same_bits_with_and_without_graphs_and_resumed(images, tmp_path, sections):
+    base = config_of(images, tmp_path / "run", steps=60, checkpoint_every=30, device="cuda")
+    for name, table in sections.items():
+        base = with_settings(base, **{name: {**base.to_dict()[name], **table}})
+    runs = [
+        finished(base, out=str(tmp_path / name), graph=name != "eager")
+        for name in ("graph", "eager")
+    ]
+    assert runs[0]._run_step.replays and len(runs[0]._run_step._graphs) == 1
+    training = {**base.to_dict()["training"], "out": str(tmp_path / "stopped")}
+    stopped = trainer(with_settings(base, training=training))
+    stopped.take(30)
+    (tmp_path / "stopped").mkdir(exist_ok=True)
+    stopped.save_checkpoint()
+    runs.append(finished(base, out=str(tmp_path / "stopped"), resume=True))
+    ends = [read_checkpoint(run.out / "last.pt") for run in runs]
+    for end in ends[1:]:
+        for key, value in ends[0]["weights"].items():
+            assert torch.equal(value, end["weights"][key]), key
+    logs = [[e[:11] for e in read_log(run.out / "log.csv")] for run in runs]
+    assert logs[0] == logs[1] and logs[2] == logs[0][30:]
+
+
+@pytest.mark.parametrize("sections", SECTIONS, ids=str)
+def test_the_host_waits_for_no_step(images, tmp_path, sections):
+    base = config_of(images, tmp_path / "run", steps=100, device="cuda")
+    for name, table in sections.items():
+        base = with_settings(base, **{name: {**base.to_dict()[name], **table}})
+    run = trainer(base)
+    run.take(30)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            run._take_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(list(run._read_steps())) == 10
