@@ -20,7 +20,6 @@ import torch
 
 from diffreg.training.config import Config
 from diffreg.training.trainer import Trainer
-from diffreg.training.validation import validate
 
 OPTIMIZER = {"learning_rate": 2e-3, "warmup_steps": 10, "clip_norm": 1.0}
 MODELS: dict[str, dict[str, Any]] = {
@@ -49,10 +48,7 @@ def measured(
             start = time.thread_time()
             run.train_step()
             used += time.thread_time() - start
-        run.network.eval()
-        assert run.validation is not None
-        entry = validate(run._measured, run.validation, run.objective, run.ranks, run.step)
-        yield {"seconds": round(used), **entry._asdict()}
+        yield {"seconds": round(used), **run.validate()._asdict()}
 
 
 def main() -> None:

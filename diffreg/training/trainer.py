@@ -33,7 +33,7 @@ from diffreg.training.config import Config, TrainingConfig
 from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.datasets import datasets, drawing
 from diffreg.training.graphs import Replayed
-from diffreg.training.log import StepLog
+from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.log_ring import LogRing
 from diffreg.training.optimization import Optimization
 from diffreg.training.own import OwnModel, check_trainable, needed
@@ -281,20 +281,28 @@ class Trainer(Parts):
         self.optimization.load(contents, path)
         self.step, self.best = contents["step"], contents["best"]
 
-    def _validate(self) -> None:
-        """Measures the network on the pairs kept out; the best one so far is kept as best.pt."""
+    def validate(self) -> ValidationLog:
+        """The network as it is, on the pairs kept out; every rank measures its share.
+
+        Raises:
+            ValueError: there are none.
+        """
         if self.validation is None:
-            return
+            raise ValueError("there are no pairs to validate on: data.validation")
         self.optimization.result.eval()
 
         def measured(*parts: Any) -> torch.Tensor:
             settings = self.config.objective
             return measure(self.objective, settings, self._measured, *parts)[1]
 
-        entry = validate(self._measured, self.validation, measured, self.ranks, self.step)
+        return validate(self._measured, self.validation, measured, self.ranks, self.step)
+
+    def _validate(self) -> None:
+        """Logs a validation, with a picture; the best one so far is kept as best.pt."""
+        entry = self.validate()
         if self._note_best(entry.total):
             self.save_checkpoint(self.out / BEST)
-        if self.ranks.first:
+        if self.ranks.first and self.validation is not None:
             shown = picture(self._measured, self.validation, self.ranks.device)
             (self.out / PICTURES).mkdir(exist_ok=True)
             with replacing(self.out / PICTURES / f"step{self.step:07d}.png") as temporary:
