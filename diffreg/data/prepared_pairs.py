@@ -87,9 +87,14 @@ class PreparedPairs:
     ) -> None:
         self.normalization, self.store, self.terms = normalization, store, terms
         self.start = start
+        self._settings = repr(normalization), repr(start)
         self._read_last = Held(_READ)
         self._stamps: dict[Path, tuple[Any, ...]] = {}
         self._places: dict[Any, Place] = {}
+
+    def forget_files(self) -> None:
+        """No longer hold images as they are in their files."""
+        self._read_last = Held(_READ)
 
     def place(self, path: Path, part: Part) -> Place:
         """Where an image lies, without its numbers where that is known."""
@@ -106,7 +111,8 @@ class PreparedPairs:
         of_moving, of_fixed = parts_of(pair)
         images = self._key(pair.moving, of_moving), self._key(pair.fixed, of_fixed)
         region, place = self._region(pair), self.place(pair.fixed, of_fixed)
-        keys = [("moving", images[0], region), ("fixed", images[1], region), ("mask", region)]
+        keys: list[Any] = [("moving", images[0]), ("fixed", images[1]), ("mask",)]
+        keys = [(*key, region, self._settings) for key in keys]
         make = partial(self._prepared, pair, region)
         moving, fixed, mask = self._found(keys, make, [*images, None])
         labels = self._label(pair, region, 0), self._label(pair, region, 1)
@@ -136,7 +142,8 @@ class PreparedPairs:
         if start is None:
             return None
         (found,) = self._found(
-            [("affine", region)], lambda: [torch.from_numpy(start(self._images(pair)))]
+            [("affine", region, self._settings)],
+            lambda: [torch.from_numpy(start(self._images(pair)))],
         )
         return np.array(found)
 
@@ -146,7 +153,7 @@ class PreparedPairs:
         if path is None:
             return None
         of_label, of_fixed = parts_of(pair)[side], parts_of(pair)[1]
-        placed = region if self.start and side == 0 else ()
+        placed = (region, self._settings) if self.start and side == 0 else ()
         key = "label", self._key(path, of_label), self.place(pair.fixed, of_fixed).key, placed
 
         def made() -> list[Tensor]:
@@ -168,7 +175,7 @@ class PreparedPairs:
         if not files:
             return Known()
         stamps = [self._key(path, (None, None)) for _, path in files]
-        keys = [(name, *stamps, self._region(pair)) for name in Known._fields[2:]]
+        keys = [(name, *stamps, region, self._settings) for name in Known._fields[2:]]
 
         def made() -> Sequence[Tensor | None]:
             moving, fixed, *_ = self._images(pair)
