@@ -5,7 +5,7 @@
 Writes so many pairs of cubes of noise, trains LU-net on patches of them, and prints the largest
 proportional set size (shared pages counted once) of all processes together in MiB, what the pairs
 would take if they were held, and the seconds until the first step and of a step after it; then the
-same again from the cache that is there. It takes 41 MB of disk a pair of 160^3, and gives them back.
+same again from the cache that is there. 41 MB of disk a pair of 160^3 are given back at the end.
 """
 
 from __future__ import annotations

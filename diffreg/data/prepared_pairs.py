@@ -18,7 +18,7 @@ from torch import Tensor
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.grid import Grid
 from diffreg.data.images import read_part
-from diffreg.data.known import Known, read_known
+from diffreg.data.known import Known, placed, read_known
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairing import Pair
 from diffreg.data.prepare import PairImages
@@ -141,11 +141,10 @@ class PreparedPairs:
         start = self.start
         if start is None:
             return None
-        (found,) = self._found(
-            [("affine", region, self._settings)],
-            lambda: [torch.from_numpy(start(self._images(pair)))],
-        )
-        return np.array(found)
+        key = "affine", region, self._settings
+        (found,) = self._found([key], lambda: [torch.from_numpy(start(self._images(pair)))])
+        matrix: np.ndarray = found.numpy().copy()
+        return matrix
 
     def _label(self, pair: Pair, region: Any, side: int) -> Tensor | None:
         """The label map of one side on the fixed grid."""
@@ -153,12 +152,12 @@ class PreparedPairs:
         if path is None:
             return None
         of_label, of_fixed = parts_of(pair)[side], parts_of(pair)[1]
-        placed = (region, self._settings) if self.start and side == 0 else ()
-        key = "label", self._key(path, of_label), self.place(pair.fixed, of_fixed).key, placed
+        started = (region, self._settings) if self.start and side == 0 else ()
+        key = "label", self._key(path, of_label), self.place(pair.fixed, of_fixed).key, started
 
         def made() -> list[Tensor]:
             labels, fixed = self._read(path, of_label, True), self._read(pair.fixed, of_fixed)
-            matrix = self._matrix(pair, region) if placed else None
+            matrix = self._matrix(pair, region) if started else None
             labels = labels if matrix is None else labels.placed(matrix)
             return [resample_to(labels, fixed, interpolation="nearest")]
 
@@ -180,8 +179,12 @@ class PreparedPairs:
         def made() -> Sequence[Tensor | None]:
             moving, fixed, *_ = self._images(pair)
             matrix = self._matrix(pair, region)
-            moving = moving if matrix is None else moving.placed(matrix)
-            return read_known(pair, moving, fixed, self.terms)[2:]
+            placed_moving = moving if matrix is None else moving.placed(matrix)
+            known = read_known(pair, placed_moving, fixed, self.terms)
+            if matrix is not None and known.displacement is not None:
+                there = placed(known.displacement, fixed.affine, matrix)
+                known = known._replace(displacement=there)
+            return known[2:]
 
         return Known._make([None, None, *self._found(keys, made)])
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from diffreg.affine.start import AffineStarts
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.data.synthetic import Augmentation
 from diffreg.training.config import Config
@@ -13,7 +14,7 @@ from diffreg.training.own import made
 from diffreg.training.own_pairs import OwnPairs
 from diffreg.training.ranks import Ranks
 from diffreg.training.read_ahead import ReadAhead
-from diffreg.training.terms import terms_of
+from diffreg.training.terms import objective_of, terms_of
 
 Pairs = PairDataset | OwnPairs
 
@@ -100,6 +101,9 @@ def _of_images(
     if data.validation:
         held_out = find_pairs(data.validation, *taken)
     how: dict[str, Any] = {"terms": terms, "cache": data.cache or None, "progress": progress}
+    if data.affine != "none":
+        similarity = "+".join(objective_of(config.objective).similarity)
+        how["start"] = AffineStarts(data.affine, similarity)
     given = pairs, config.normalization, config.augmentation, seed
     if data.workers:
         share = ranks.share if ranks.count > 1 else None

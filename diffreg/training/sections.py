@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffreg.affine.parameters import KINDS
 from diffreg.training.own import is_path, is_plain
+
+AFFINE = ("auto", "none", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class DataConfig:
         cache: a folder that keeps each pair of images as it is made ready, to be read from there:
             they need not fit into memory. What changes is made anew, and nothing is removed; left
             out: they are held in memory.
+        affine: how moving images are moved as a whole before anything else, as `register --affine`
+            does: "auto", "translation", "rigid", "similarity", "affine", or "none", by the headers
+            alone. Found once for each pair, and kept in the `cache`.
 
     Raises:
         ValueError: more than one way to validate, a share out of range, or settings that are of
@@ -45,9 +51,12 @@ class DataConfig:
     validation_settings: dict[str, Any] = field(default_factory=dict)
     workers: int = 0
     cache: str = ""
+    affine: str = "none"
 
     def __post_init__(self) -> None:
         self._check_own()
+        if self.affine not in AFFINE:
+            raise ValueError(f"affine must be one of {', '.join(AFFINE)}, got {self.affine!r}")
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"validation_share must be in [0, 1), got {self.validation_share}")
         ways = (self.validation, self.validation_groups, self.validation_share)
@@ -65,8 +74,12 @@ class DataConfig:
                 raise ValueError(f"settings must be what a checkpoint can hold, got {table!r}")
         own = ("settings", "validation_settings")
         ways = ("validation", "validation_groups", "validation_share")
-        images = ("images", "slices", *ways, "cache")
-        wrong = [key for key in (images if self.name else own) if getattr(self, key)]
+        images = ("images", "slices", *ways, "cache", "affine")
+        wrong = [
+            key
+            for key in (images if self.name else own)
+            if getattr(self, key) not in ("none", "", (), {}, 0)
+        ]
         if wrong and self.name:
             raise ValueError(f"{wrong[0]} is for images, name for a dataset of your own; give one")
         if wrong:
