@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_trainer import SHAPE, config_of, head, save_images, weights
 
+from diffreg.data.images import read_part
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.store import MISSING, Kept
 from diffreg.data.synthetic import Augmentation, Change
@@ -58,6 +59,20 @@ def test_draws_are_the_same_bits_with_a_cache_and_any_number_of_workers(source, 
     for workers in (0, 1, 2):
         ahead = {"size": 4, "workers": workers, "cache": tmp_path / "cache"}
         assert drawn(ReadAhead(*given, terms=terms, **ahead)) == expected
+
+
+def test_ranks_make_ready_what_the_others_have_not(images, tmp_path, monkeypatch):
+    """Each begins with its own part of the pairs."""
+    opened, read = [], read_part
+    monkeypatch.setattr(
+        "diffreg.data.prepared_pairs.read_part", lambda path, *_: opened.append(path) or read(path)
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, first in (("0", "a.nii"), ("1", "c.nii")):
+        monkeypatch.setenv("RANK", rank)
+        PairDataset(find_pairs([images]), cache=tmp_path / rank)
+        assert opened[0].name == first
+        opened.clear()
 
 
 def test_what_is_kept_is_not_read_again(images, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffreg import __version__
 from diffreg._extras import require
 from diffreg._memory import physical_memory
+from diffreg._ranks import this_rank
 from diffreg.data.finding import find_pairs, split_by_group
 from diffreg.data.known import Known, changed, check_terms, label_values, one_hot, together
 from diffreg.data.normalization import Normalization
@@ -185,6 +186,10 @@ class PairDataset:
     def _made_ready(self, pairs: Sequence[Pair], progress: bool) -> list[float]:
         """Pairs are seen to fit together; the labels of their maps, where the objective asks."""
         found: set[float] = set()
+        if isinstance(self.prepared.store, Kept):  # what another rank has kept by then is found
+            rank = this_rank()
+            first = len(pairs) * rank.number // rank.count
+            pairs = [*pairs[first:], *pairs[:first]]
         if progress:
             pairs = require("tqdm", "progress bars").tqdm(pairs, "prepare", leave=False, delay=1)
         for pair in pairs:

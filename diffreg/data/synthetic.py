@@ -142,10 +142,9 @@ class Change(NamedTuple):
     def __call__(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (1, C, *S), changed."""
         if self.displacement is None:  # of a large image only the window is touched
-            both = torch.cat([self._window(moving), self._window(fixed)])
-        else:
-            both = torch.cat([moving.flip(self.axes), fixed.flip(self.axes)])
-            both = self._cut(warp(both, self.displacement))
+            return self._window(moving), self._window(fixed)
+        both = torch.cat([moving.flip(self.axes), fixed.flip(self.axes)])
+        both = self._cut(warp(both, self.displacement))
         return both[:1], both[1:]
 
     def mask(self, mask: Tensor) -> Tensor:
@@ -156,11 +155,11 @@ class Change(NamedTuple):
 
     def _window(self, image: Tensor) -> Tensor:
         """The window of the mirrored image."""
-        mirrored = [
-            slice(size - part.stop, size - part.start) if axis in self.axes else part
-            for axis, (size, part) in enumerate(zip(self.shape, self.crop, strict=False), start=2)
-        ]
-        return image[(slice(None), slice(None), *mirrored)].flip(self.axes)
+        window = list(self.crop)
+        for axis in self.axes if self.crop else ():
+            size, part = self.shape[axis - 2], self.crop[axis - 2]
+            window[axis - 2] = slice(size - part.stop, size - part.start)
+        return image[(slice(None), slice(None), *window)].flip(self.axes)
 
     def _cut(self, image: Tensor) -> Tensor:
         return image[(slice(None), slice(None), *self.crop)] if self.crop else image
