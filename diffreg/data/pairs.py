@@ -113,6 +113,11 @@ class PairDataset:
         each = zip(names, self.pairs, strict=True)
         return len(names) == len(self) and all(name == pair.name for name, pair in each)
 
+    @property
+    def holds(self) -> bool:
+        """Whether images are held in memory, and a pair is the same tensors as long as they fit."""
+        return isinstance(self.prepared.store, Held)
+
     def sample(self, index: int) -> Sample:
         """A pair as it is."""
         return self.prepared.sample(self.pairs[index])
@@ -186,7 +191,7 @@ class PairDataset:
     def _made_ready(self, pairs: Sequence[Pair], progress: bool) -> list[float]:
         """Pairs are seen to fit together; the labels of their maps, where the objective asks."""
         found: set[float] = set()
-        if isinstance(self.prepared.store, Kept):  # what another rank has kept by then is found
+        if not self.holds:  # what another rank has kept by then is found
             rank = this_rank()
             first = len(pairs) * rank.number // rank.count
             pairs = [*pairs[first:], *pairs[:first]]
