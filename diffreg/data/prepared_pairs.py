@@ -161,7 +161,7 @@ class PreparedPairs:
             labels = labels if matrix is None else labels.placed(matrix)
             return [resample_to(labels, fixed, interpolation="nearest")]
 
-        found: Tensor = self._found([key], made, [key[1]])[0]
+        found: Tensor = self._found([key], made, [key[:2]])[0]
         return found
 
     def _known(self, pair: Pair, region: Any) -> Known:
