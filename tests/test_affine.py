@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffreg.affine.image import PlacedImage
+from diffreg.affine.loss import AffineLoss
+from diffreg.affine.parameters import KINDS, decomposed, generators, rotations
 from diffreg.data.geometry import Image
 from diffreg.registration import register_affine
-from diffreg.registration.affine_image import PlacedImage
-from diffreg.registration.affine_loss import AffineLoss
-from diffreg.registration.affine_parameters import KINDS, decomposed, generators, rotations
 
 SPACING = 4.0
 SIZE = {2: (48, 40), 3: (27, 24, 25)}

@@ -11,13 +11,13 @@ import torch
 from test_volumes import AFFINE, head, save
 
 import diffreg
+from diffreg.affine.start import affine_start
 from diffreg.cli.main import main
 from diffreg.data.affine import read_affine
 from diffreg.data.manifest import Pair
 from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import write_displacement
 from diffreg.evaluation import measure_pair
-from diffreg.registration.start import affine_start
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = {"levels": 1, "iterations": 2}

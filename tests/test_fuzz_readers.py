@@ -206,6 +206,8 @@ def seeds(tmp_path_factory):
     (folder / "pairs.csv").write_text("moving,fixed,group,slice\n" + rows)
     table = '[[pair]]\nmoving = "plane.nii"\nfixed = "grey.png"\ngroup = "a"\nslice = 3\n'
     (folder / "pairs.toml").write_text(table + '[[pair]]\nmoving = "a.nii"\nfixed = "b.nii"\n')
+    entry = '{"moving_image": "a.nii", "fixed_image": "b.nii", "fold": 0}'
+    (folder / "list.json").write_text(f'{{"training": [{entry}], "validation": []}}')
     (folder / "config.toml").write_text('[training]\nsteps = 3\n[model]\nname = "lunet"\n')
     network = build_model("lunet", widths=(2, 4))
     config = Config.from_dict({"model": {"name": "lunet", "widths": [2, 4]}}).to_dict()
@@ -238,6 +240,7 @@ def seeds(tmp_path_factory):
         "metrics.json": (mutated, read_json),
         "pairs.csv": (mutated, read_manifest),
         "pairs.toml": (mutated, read_manifest),
+        "list.json": (mutated, read_manifest),
         "config.toml": (mutated, load_config),
         "last.pt": (in_zip, load_network),
     }
@@ -285,5 +288,5 @@ def test_damaged_files_are_read_or_refused_in_words(seeds):
 def test_the_whole_files_are_read(seeds):
     folder, readers = seeds
     for name, (_, reader) in readers.items():
-        if name != "pairs.toml":  # names files that are not there
+        if name not in ("pairs.toml", "list.json"):  # name files that are not there
             reader(folder / name)

@@ -17,7 +17,7 @@ FLOORS = [
     {"ops"},
     {"fields"},
     {"losses", "models", "metrics", "data"},
-    {"transforms"},
+    {"transforms", "affine"},
     {"report"},
     {"registration", "training"},
     {"evaluation", "benchmark", "demo"},

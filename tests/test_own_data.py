@@ -281,6 +281,7 @@ def test_a_dataset_by_its_import_path(tmp_path, monkeypatch):
         ({"name": "a:B", "images": ["x"]}, "images is for images, name for a dataset of your own"),
         ({"settings": {"a": 1}}, "settings is for a dataset of your own: give its import path"),
         ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"name": "a:B", "cache": "c"}, "cache is for images, name for a dataset of your own"),
     ],
 )
 def test_settings_of_data_that_are_refused(data, said):
@@ -288,10 +289,10 @@ def test_settings_of_data_that_are_refused(data, said):
         Config.from_dict({"data": data})
 
 
-def test_images_need_no_workers(tmp_path):
+def test_workers_of_images_need_a_cache_and_terms_their_dataset(tmp_path):
     sections = config_of(save_images(tmp_path / "images"), tmp_path / "run").to_dict()
     sections["data"]["workers"] = 2
-    with pytest.raises(ValueError, match=r"data\.workers is for a dataset of your own"):
+    with pytest.raises(ValueError, match=r"data\.workers read images from a folder: give data\.c"):
         trainer(Config.from_dict(sections))
     dataset = PairDataset(find_pairs([tmp_path / "images"]))
     sections["objective"]["labels"] = 1.0

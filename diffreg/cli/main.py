@@ -194,8 +194,8 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument(
         "moving",
         metavar="MOVING",
-        help=f"{_IMAGE}; alone, a manifest: a .csv or .toml file, or a folder of images, all of "
-        "whose pairs are registered",
+        help=f"{_IMAGE}; alone, a manifest: a .csv, .toml or .json file, or a folder of images, "
+        "all of whose pairs are registered",
     )
     command.add_argument("fixed", metavar="FIXED", nargs="?", help="the same; its grid is kept")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
@@ -229,7 +229,9 @@ def _add_register(subparsers: Any) -> None:
 
 def _add_evaluate(subparsers: Any) -> None:
     command = subparsers.add_parser("evaluate", help="measure all pairs of a manifest")
-    command.add_argument("manifest", metavar="MANIFEST", help=".csv or .toml file, or a folder")
+    command.add_argument(
+        "manifest", metavar="MANIFEST", help=".csv, .toml, .json file, or a folder"
+    )
     command.add_argument("-o", "--out", required=True, help="folder of the results")
     _add_method(command)
     command.add_argument(

@@ -149,17 +149,19 @@ def _pairs_of_folder(manifest: Manifest, method: Method, all_pairs: bool) -> str
     from diffreg.data.folders import left_out
     from diffreg.data.slices import count_pairs
 
-    if not manifest.path.is_dir():
+    if not manifest.of_folder:
         return ""
     images, count = len(manifest.pairs.images), count_pairs(manifest, method.slices)
+    every = "every ordered pair" if len(manifest.pairs.groups) == 1 else "pairs of each subject,"
     slices = ", slice by slice" if count != len(manifest) else ""
-    said = f"{manifest.path}: every ordered pair of {images} images{slices}: {count:,} pairs"
+    said = f"{manifest.path}: {every} of {images} images{slices}: {count:,} pairs"
+    left = left_out(manifest.path) if manifest.path.is_dir() else ""
     if count > MOST_PAIRS and not all_pairs:
         raise ValueError(
             f"{said}; --all-pairs registers them all, a manifest (.csv, .toml) those that it lists"
-            f"{left_out(manifest.path)}"
+            f"{left}"
         )
-    return said + left_out(manifest.path)
+    return said + left
 
 
 def _registered(
@@ -230,13 +232,13 @@ def _made(out: str) -> Path:
 
 
 def _check_manifest_options(options: argparse.Namespace) -> None:
-    from diffreg.data.manifest import MANIFESTS
+    from diffreg.data.manifest import is_manifest
 
     path = Path(options.moving)
-    if path.suffix.lower() not in MANIFESTS and not path.is_dir():
+    if not is_manifest(path) and not path.is_dir():
         raise ValueError(
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
-            "(a .csv, .tsv or .toml file, or a folder)"
+            "(a .csv, .tsv, .toml or .json file, or a folder)"
         )
     for option in ("jacobian", "no_report", "no_composites", "also", "landmarks"):
         if getattr(options, option):

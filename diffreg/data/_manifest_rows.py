@@ -30,7 +30,7 @@ def csv_rows(path: Path) -> dict[str, dict[str, Any]]:
     head, rows, _ = read_table(path)
     if not head:
         raise ValueError(f"{path} is empty: its first line must name the columns, moving,fixed")
-    _check_columns(head, str(path))
+    check_columns(head, str(path))
     return {
         row: {name: field for name, field in zip(head, fields, strict=True) if field}
         for row, fields in rows.items()
@@ -56,12 +56,12 @@ def toml_rows(path: Path) -> dict[str, dict[str, Any]]:
     rows = {}
     for number, table in enumerate(tables, start=1):
         row = f"{path}, {kind} {number}"
-        _check_columns(list(table), row, images=kind == "image")
+        check_columns(list(table), row, images=kind == "image")
         rows[row] = dict(table)
     return rows
 
 
-def _check_columns(names: Sequence[str], where: str, images: bool | None = None) -> None:
+def check_columns(names: Sequence[str], where: str, images: bool | None = None) -> None:
     """Refuse columns that are not known, there twice or missing."""
     images = "image" in names if images is None else images
     known = IMAGE_COLUMNS if images else PAIR_COLUMNS

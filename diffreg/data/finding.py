@@ -12,7 +12,7 @@ import numpy as np
 
 from diffreg.data.folders import folder_images, left_out
 from diffreg.data.images import count_slices
-from diffreg.data.manifest import MANIFESTS, read_manifest
+from diffreg.data.manifest import is_manifest, read_manifest
 from diffreg.data.pairing import Crossed, Member, Pair, Pairs
 from diffreg.data.slices import sliced
 
@@ -39,7 +39,7 @@ def find_pairs(
     Example: `find_pairs(["colin27_t1.nii.gz", "mni152_t1.nii.gz"], slices=[0, 1])`
     """
     paths = [Path(image) for image in images]
-    manifests = [path for path in paths if path.suffix.lower() in MANIFESTS]
+    manifests = [path for path in paths if is_manifest(path)]
     if manifests and len(paths) > 1:
         raise ValueError(f"images must be one manifest or images, got {manifests[0]} and others")
     if manifests:

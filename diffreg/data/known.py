@@ -98,6 +98,29 @@ def _points(pair: Pair, moving: Image, fixed: Image) -> list[Tensor]:
     return [torch.from_numpy(points.astype(np.float32))[None] for points in (there, here)]
 
 
+def placed(displacement: Tensor, affine: np.ndarray, world: np.ndarray) -> Tensor:
+    """A displacement to a moving image by its header, as one to where a map of the world places it.
+
+    u'(p) = M (p + u(p)) - p, M = A^-1 T^-1 A
+
+    Args:
+        displacement: (1, D, *S), fixed voxels.
+        affine: (4, 4) A of the fixed grid.
+        world: (4, 4) T, RAS mm, as `Image.placed` takes it.
+
+    Returns:
+        (1, D, *S).
+    """
+    axes = [*range(displacement.shape[1]), 3]
+    matrix = np.linalg.solve(affine, np.linalg.solve(world, affine))[np.ix_(axes, axes)]
+    ranges = [torch.arange(size, dtype=torch.float64) for size in displacement.shape[2:]]
+    voxels = torch.stack(torch.meshgrid(*ranges, indexing="ij"))[None]
+    turn, shift = torch.from_numpy(matrix[:-1, :-1]), torch.from_numpy(matrix[:-1, -1:])
+    there = torch.einsum("ij,nj...->ni...", turn, voxels + displacement)
+    there = there + shift.reshape(-1, *[1] * len(ranges))
+    return (there - voxels).to(displacement.dtype)
+
+
 def one_hot(labels: Tensor, values: Sequence[float]) -> Tensor:
     """A label map (1, 1, *S) as channels (1, L, *S), 1 where it has that value, float32.
 

@@ -1,4 +1,4 @@
-"""Manifests: which images belong together, as a CSV or TOML file, or as a folder.
+"""Manifests: which images belong together, as a CSV, TOML or JSON file, or as a folder.
 
 A row is a pair, with the columns `moving` and `fixed`, or an image, with the column `image`; of
 images, every ordered pair of one group is meant. A folder means every ordered pair of its images.
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffreg.data._datalist import datalist_rows
 from diffreg.data._dicom import holds_dicom
 from diffreg.data._manifest_rows import (
     FILES,
@@ -23,11 +24,12 @@ from diffreg.data._manifest_rows import (
     text_of,
     toml_rows,
 )
+from diffreg.data.bids import bids_pairs, is_bids
 from diffreg.data.folders import folder_images, left_out
 from diffreg.data.images import ENDINGS
 from diffreg.data.pairing import Crossed, Member, Pair, Pairs
 
-MANIFESTS = (".csv", ".tsv", ".toml")
+MANIFESTS = (".csv", ".tsv", ".toml", ".json")
 _LARGEST = 64 * 2**20  # bytes
 
 
@@ -36,7 +38,7 @@ class Manifest:
     """The pairs that a manifest lists, in its order.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, and which part of it.
         pairs: at least one, each made when it is asked for.
     """
 
@@ -50,6 +52,11 @@ class Manifest:
         return iter(self.pairs)
 
     @property
+    def of_folder(self) -> bool:
+        """Whether the pairs are those that a folder's images make, and nobody listed."""
+        return _split(self.path)[0].is_dir()
+
+    @property
     def groups(self) -> dict[str, Pairs]:
         """The pairs of each group, groups in the order of their first pair."""
         return {name: self.pairs.of_groups(name.__eq__) for name in self.pairs.groups}
@@ -60,8 +67,10 @@ def read_manifest(path: str | Path) -> Manifest:
 
     Args:
         path: a CSV file with one row a pair or image, its fields separated by commas, semicolons
-            or tabs; a TOML file with one [[pair]] or [[image]] each, keys as the columns; or a
-            folder of images (`diffreg.data.folders`). Its paths are relative to its folder.
+            or tabs; a TOML file with one [[pair]] or [[image]] each, keys as the columns; a MONAI
+            datalist, `list.json:validation`, "training" where no list is named; a folder of images
+            (`diffreg.data.folders`); or a BIDS folder, `bids:T1w` or `bids:T2w,T1w`
+            (`diffreg.data.bids`). Its paths are relative to its folder.
 
     Returns:
         The manifest.
@@ -80,20 +89,51 @@ def read_manifest(path: str | Path) -> Manifest:
         ['a.png to b.png', 'b.png to a.png']
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if path.is_dir():
-        return Manifest(path, _folder_pairs(path))
-    if path.suffix.lower() not in MANIFESTS:
-        raise ValueError(f"{path}: a manifest is a folder, or its name ends in .csv, .tsv or .toml")
-    if not path.is_file() or path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} is no manifest: it is no file of at most 64 MiB")
-    rows = toml_rows(path) if path.suffix.lower() == ".toml" else csv_rows(path)
+    file, part = _split(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist")
+    if file.is_dir():
+        return Manifest(path, bids_pairs(file, part) if is_bids(file) else _folder_pairs(file))
+    rows = _rows(file, part)
     of_images = "image" in next(iter(rows.values()), {})
-    pairs = _image_pairs(rows, path) if of_images else _listed_pairs(rows, path)
+    pairs = (_image_pairs if of_images else _listed_pairs)(rows, file)
     if not pairs:
         raise ValueError(f"{path} lists no pair")
     return Manifest(path, pairs)
+
+
+def is_manifest(path: str | Path) -> bool:
+    """Whether a name is a manifest's, or a part of one; a plain folder of images is none.
+
+    Example:
+        >>> from diffreg.data.manifest import is_manifest
+        >>> is_manifest("list.json:validation"), is_manifest("a.nii.gz")
+        (True, False)
+    """
+    file, _ = _split(Path(path))
+    return file.suffix.lower() in MANIFESTS or is_bids(file)
+
+
+def _split(path: Path) -> tuple[Path, str]:
+    """A manifest, and which part of it is meant: list.json:validation, bids:T1w."""
+    before, colon, part = str(path).rpartition(":")
+    if colon and not path.exists() and (before.lower().endswith(".json") or is_bids(before)):
+        return Path(before), part
+    return path, ""
+
+
+def _rows(path: Path, part: str) -> dict[str, dict[str, Any]]:
+    """Row name -> {column: value}."""
+    suffix = path.suffix.lower()
+    if suffix not in MANIFESTS:
+        raise ValueError(
+            f"{path}: a manifest is a folder, or its name ends in .csv, .tsv, .toml or .json"
+        )
+    if not path.is_file() or path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path} is no manifest: it is no file of at most 64 MiB")
+    if suffix == ".json":
+        return datalist_rows(path, part)
+    return toml_rows(path) if suffix == ".toml" else csv_rows(path)
 
 
 def _folder_pairs(path: Path) -> Pairs:

@@ -14,15 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg import __version__
+from diffreg._extras import require
 from diffreg._memory import physical_memory
+from diffreg._ranks import this_rank
 from diffreg.data.finding import find_pairs, split_by_group
 from diffreg.data.known import Known, changed, check_terms, label_values, one_hot, together
 from diffreg.data.normalization import Normalization
 from diffreg.data.order import shuffled
 from diffreg.data.pairing import Pair, Pairs
-from diffreg.data.prepared_pairs import PreparedPairs, parts_of
+from diffreg.data.prepared_pairs import PreparedPairs, Start, parts_of
 from diffreg.data.samples import Batch, Sample
-from diffreg.data.store import Held
+from diffreg.data.store import Held, Kept
 from diffreg.data.synthetic import Augmentation, Change
 
 __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
@@ -44,6 +47,10 @@ class PairDataset:
         batches: whether pairs are to be put together, which needs images of one size.
         terms: what else is known of pairs and drawn with them: "labels", "landmarks",
             "displacement" (`diffreg.data.known`).
+        cache: a folder that keeps what was made ready, and that pairs are read from when they are
+            drawn; None: they are held in memory, the last ones where not all of them fit.
+        start: finds the affine map that a moving image is placed by first; None: by its header.
+        progress: whether to draw a bar on stderr while pairs are made ready.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -60,6 +67,9 @@ class PairDataset:
         seed: int = 0,
         batches: bool = True,
         terms: Collection[str] = (),
+        cache: str | Path | None = None,
+        start: Start | None = None,
+        progress: bool = False,
     ) -> None:
         if not pairs:
             raise ValueError("there are no pairs to train on")
@@ -70,9 +80,9 @@ class PairDataset:
         self.terms = tuple(terms)
         cover = list(self.pairs.cover())
         check_terms(cover, self.terms)
-        store = Held(_HELD * physical_memory())
-        self.prepared = PreparedPairs(self.normalization, store, self.terms)
-        self._labels = self._made_ready(cover)
+        store = Kept(cache, __version__) if cache else Held(_HELD * physical_memory())
+        self.prepared = PreparedPairs(self.normalization, store, self.terms, start)
+        self._labels = self._made_ready(cover, progress)
         self.spacing = self._common_grid(cover, batches)
 
     def __len__(self) -> int:
@@ -102,6 +112,11 @@ class PairDataset:
             return True
         each = zip(names, self.pairs, strict=True)
         return len(names) == len(self) and all(name == pair.name for name, pair in each)
+
+    @property
+    def holds(self) -> bool:
+        """Whether images are held in memory, and a pair is the same tensors as long as they fit."""
+        return isinstance(self.prepared.store, Held)
 
     def sample(self, index: int) -> Sample:
         """A pair as it is."""
@@ -133,11 +148,12 @@ class PairDataset:
         """Several draws together, augmented on the device that they are wanted on."""
         numbers = list(numbers)
         positions = [self.position(number) for number in numbers]
-        samples = self._samples([index for _, index in positions])
+        samples = self._samples(numbers)
         changes = self._changes(samples, positions, device)
         moving, fixed, masks = [], [], []
         for sample, change in zip(samples, changes, strict=True):
-            pair = change(sample.moving.to(device), sample.fixed.to(device))
+            images = (sample.moving, sample.fixed)
+            pair = change(*(image.to(device, non_blocking=True) for image in images))
             mask = sample.mask
             moving.append(pair[0])
             fixed.append(pair[1])
@@ -154,9 +170,9 @@ class PairDataset:
         known = [changed(self._known(sample).to(device), change) for sample, change in pairs]
         return batch._replace(known=together(known, batch.fixed.shape[2:]))
 
-    def _samples(self, indices: Sequence[int]) -> Sequence[Sample]:
-        """The pairs of the draws of a step."""
-        return [self.sample(index) for index in indices]
+    def _samples(self, numbers: Sequence[int]) -> Sequence[Sample]:
+        """The pairs of some draws."""
+        return [self.sample(self.position(number)[1]) for number in numbers]
 
     def _changes(
         self,
@@ -172,13 +188,20 @@ class PairDataset:
         pairs = zip(shapes, randoms, strict=True)
         return [self.augmentation.draw_all(shape, [r], device)[0] for shape, r in pairs]
 
-    def _made_ready(self, pairs: Sequence[Pair]) -> list[float]:
+    def _made_ready(self, pairs: Sequence[Pair], progress: bool) -> list[float]:
         """Pairs are seen to fit together; the labels of their maps, where the objective asks."""
         found: set[float] = set()
+        if not self.holds:  # what another rank has kept by then is found
+            rank = this_rank()
+            first = len(pairs) * rank.number // rank.count
+            pairs = [*pairs[first:], *pairs[:first]]
+        if progress:
+            pairs = require("tqdm", "progress bars").tqdm(pairs, "prepare", leave=False, delay=1)
         for pair in pairs:
             sample = self.prepared.sample(pair)
             if "labels" in self.terms:
                 found.update(label_values([sample.moving_label, sample.fixed_label]))
+        self.prepared.forget_files()
         return sorted(found)
 
     def _common_grid(self, pairs: Sequence[Pair], batches: bool) -> tuple[float, ...]:

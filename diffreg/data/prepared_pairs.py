@@ -18,7 +18,7 @@ from torch import Tensor
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.grid import Grid
 from diffreg.data.images import read_part
-from diffreg.data.known import Known, read_known
+from diffreg.data.known import Known, placed, read_known
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairing import Pair
 from diffreg.data.prepare import PairImages
@@ -87,9 +87,14 @@ class PreparedPairs:
     ) -> None:
         self.normalization, self.store, self.terms = normalization, store, terms
         self.start = start
+        self._settings = repr(normalization), repr(start)
         self._read_last = Held(_READ)
         self._stamps: dict[Path, tuple[Any, ...]] = {}
         self._places: dict[Any, Place] = {}
+
+    def forget_files(self) -> None:
+        """No longer hold images as they are in their files."""
+        self._read_last = Held(_READ)
 
     def place(self, path: Path, part: Part) -> Place:
         """Where an image lies, without its numbers where that is known."""
@@ -106,7 +111,8 @@ class PreparedPairs:
         of_moving, of_fixed = parts_of(pair)
         images = self._key(pair.moving, of_moving), self._key(pair.fixed, of_fixed)
         region, place = self._region(pair), self.place(pair.fixed, of_fixed)
-        keys = [("moving", images[0], region), ("fixed", images[1], region), ("mask", region)]
+        keys: list[Any] = [("moving", images[0]), ("fixed", images[1]), ("mask",)]
+        keys = [(*key, region, self._settings) for key in keys]
         make = partial(self._prepared, pair, region)
         moving, fixed, mask = self._found(keys, make, [*images, None])
         labels = self._label(pair, region, 0), self._label(pair, region, 1)
@@ -135,10 +141,10 @@ class PreparedPairs:
         start = self.start
         if start is None:
             return None
-        (found,) = self._found(
-            [("affine", region)], lambda: [torch.from_numpy(start(self._images(pair)))]
-        )
-        return np.array(found)
+        key = "affine", region, self._settings
+        (found,) = self._found([key], lambda: [torch.from_numpy(start(self._images(pair)))])
+        matrix: np.ndarray = found.numpy().copy()
+        return matrix
 
     def _label(self, pair: Pair, region: Any, side: int) -> Tensor | None:
         """The label map of one side on the fixed grid."""
@@ -146,16 +152,16 @@ class PreparedPairs:
         if path is None:
             return None
         of_label, of_fixed = parts_of(pair)[side], parts_of(pair)[1]
-        placed = region if self.start and side == 0 else ()
-        key = "label", self._key(path, of_label), self.place(pair.fixed, of_fixed).key, placed
+        started = (region, self._settings) if self.start and side == 0 else ()
+        key = "label", self._key(path, of_label), self.place(pair.fixed, of_fixed).key, started
 
         def made() -> list[Tensor]:
             labels, fixed = self._read(path, of_label, True), self._read(pair.fixed, of_fixed)
-            matrix = self._matrix(pair, region) if placed else None
+            matrix = self._matrix(pair, region) if started else None
             labels = labels if matrix is None else labels.placed(matrix)
             return [resample_to(labels, fixed, interpolation="nearest")]
 
-        found: Tensor = self._found([key], made, [key[1]])[0]
+        found: Tensor = self._found([key], made, [key[:2]])[0]
         return found
 
     def _known(self, pair: Pair, region: Any) -> Known:
@@ -168,13 +174,17 @@ class PreparedPairs:
         if not files:
             return Known()
         stamps = [self._key(path, (None, None)) for _, path in files]
-        keys = [(name, *stamps, self._region(pair)) for name in Known._fields[2:]]
+        keys = [(name, *stamps, region, self._settings) for name in Known._fields[2:]]
 
         def made() -> Sequence[Tensor | None]:
             moving, fixed, *_ = self._images(pair)
             matrix = self._matrix(pair, region)
-            moving = moving if matrix is None else moving.placed(matrix)
-            return read_known(pair, moving, fixed, self.terms)[2:]
+            placed_moving = moving if matrix is None else moving.placed(matrix)
+            known = read_known(pair, placed_moving, fixed, self.terms)
+            if matrix is not None and known.displacement is not None:
+                there = placed(known.displacement, fixed.affine, matrix)
+                known = known._replace(displacement=there)
+            return known[2:]
 
         return Known._make([None, None, *self._found(keys, made)])
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from diffreg._files import remove_leftovers, replacing
+from diffreg._ranks import this_rank
 from diffreg.data._kinds import file_of
 
 MISSING: Any = object()
@@ -84,7 +85,8 @@ class Kept:
     def __init__(self, folder: str | Path, about: str = "") -> None:
         self.folder, self.about = Path(folder), about
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.folder)
+        if this_rank().alone:  # one of another machine may be at work on a file
+            remove_leftovers(self.folder)
 
     def get(self, key: Any) -> Any:
         try:

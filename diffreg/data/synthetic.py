@@ -141,18 +141,25 @@ class Change(NamedTuple):
 
     def __call__(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (1, C, *S), changed."""
+        if self.displacement is None:  # of a large image only the window is touched
+            return self._window(moving), self._window(fixed)
         both = torch.cat([moving.flip(self.axes), fixed.flip(self.axes)])
-        if self.displacement is not None:
-            both = warp(both, self.displacement)
-        both = self._cut(both)
+        both = self._cut(warp(both, self.displacement))
         return both[:1], both[1:]
 
     def mask(self, mask: Tensor) -> Tensor:
         """A mask (1, 1, *S) of the fixed image, changed as that."""
-        mask = mask.flip(self.axes)
-        if self.displacement is not None:
-            mask = warp(mask, self.displacement[1:], "nearest", "zeros")
-        return self._cut(mask)
+        if self.displacement is None:
+            return self._window(mask)
+        return self._cut(warp(mask.flip(self.axes), self.displacement[1:], "nearest", "zeros"))
+
+    def _window(self, image: Tensor) -> Tensor:
+        """The window of the mirrored image."""
+        window = list(self.crop)
+        for axis in self.axes if self.crop else ():
+            size, part = self.shape[axis - 2], self.crop[axis - 2]
+            window[axis - 2] = slice(size - part.stop, size - part.start)
+        return image[(slice(None), slice(None), *window)].flip(self.axes)
 
     def _cut(self, image: Tensor) -> Tensor:
         return image[(slice(None), slice(None), *self.crop)] if self.crop else image

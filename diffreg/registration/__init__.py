@@ -1,6 +1,6 @@
 """Registration of one pair or of many: prepared, brought onto each other, written down."""
 
-from diffreg.registration.affine import AffineStart, register_affine
+from diffreg.affine import AffineStart, register_affine
 from diffreg.registration.files import read_registration, write_registration
 from diffreg.registration.pair import register, register_batch
 from diffreg.registration.result import SAME_CONTRAST, Registration

@@ -16,6 +16,7 @@ from pathlib import Path
 from diffreg import __version__
 from diffreg._files import FULL
 from diffreg._ranks import ALONE, Rank
+from diffreg.affine.start import Start, affine_start
 from diffreg.data.images import Image, file_of, read_part
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
@@ -26,7 +27,6 @@ from diffreg.registration.jobs import Cohort, Job, Method
 from diffreg.registration.judgement import started
 from diffreg.registration.pair import Registration, register, register_batch
 from diffreg.registration.shares import FAILED, forget, tell, told
-from diffreg.registration.start import Start, affine_start
 
 # What one pair may raise without losing the others; a fault of the program is none of them, nor is
 # a full disk.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+from diffreg.affine.start import Start
 from diffreg.registration.result import Registration
 from diffreg.registration.signs import NCC, Signs, signs_of
-from diffreg.registration.start import Start
 from diffreg.registration.unfolded import SMALLEST_DETERMINANT
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diffreg._memory import returned_memory
+from diffreg.affine.start import affine_start
 from diffreg.data.geometry import Image
 from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.images import Normalization
@@ -29,7 +30,6 @@ from diffreg.registration.provenance import described, device_in_words
 from diffreg.registration.result import Registration
 from diffreg.registration.returned import Returned
 from diffreg.registration.solved import Search, solved
-from diffreg.registration.start import affine_start
 
 
 @returned_memory()

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from diffreg.affine.start import Start
 from diffreg.data.geometry import Image
 from diffreg.data.given import in_kind
 from diffreg.data.grid import in_words
 from diffreg.data.prepare import Compared, Prepared
 from diffreg.data.resampling import resample_to, usual_fill
 from diffreg.fields import FoldCertificate, fold_certificate
-from diffreg.registration.start import Start
 from diffreg.registration.transforms import whole_map
 from diffreg.registration.use import Inverse, applied, inverse_of, points_moved
 from diffreg.transforms import Chain

@@ -23,7 +23,7 @@ _MAY_CHANGE = {
     ("data", key)
     for key in (
         *("validation", "validation_groups", "validation_share"),
-        *("validation_settings", "workers"),
+        *("validation_settings", "workers", "cache"),
     )
 }
 

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from diffreg.affine.start import AffineStarts
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 from diffreg.data.synthetic import Augmentation
 from diffreg.training.config import Config
 from diffreg.training.own import made
 from diffreg.training.own_pairs import OwnPairs
 from diffreg.training.ranks import Ranks
-from diffreg.training.terms import terms_of
+from diffreg.training.read_ahead import ReadAhead
+from diffreg.training.terms import objective_of, terms_of
 
 Pairs = PairDataset | OwnPairs
 
 
 def datasets(
-    config: Config, dataset: Any, validation: Any, ranks: Ranks
+    config: Config, dataset: Any, validation: Any, ranks: Ranks, progress: bool = False
 ) -> tuple[Pairs, Pairs | None]:
     """The pairs to train on, and those to validate on, which are never augmented.
 
@@ -27,6 +29,7 @@ def datasets(
         dataset: what to train on in place of `config.data`, a PairDataset or a torch Dataset.
         validation: what to validate on then.
         ranks: the processes of the run.
+        progress: whether to draw a bar while pairs of images are made ready.
 
     Raises:
         TypeError, ValueError, OSError, ImportError: data that is not there or does not fit.
@@ -37,7 +40,7 @@ def datasets(
         raise ValueError("validation goes with dataset; that of the settings is data.validation")
     data = config.data
     if not data.name:
-        return _of_images(config)
+        return _of_images(config, ranks, progress)
     dataset = made(data.name, "data.name", data.settings)
     if data.validation_settings:
         validation = made(data.name, "data.name", data.validation_settings)
@@ -50,7 +53,7 @@ def drawing(pairs: Pairs) -> Iterator[None]:
     try:
         yield
     finally:
-        if isinstance(pairs, OwnPairs):
+        if isinstance(pairs, OwnPairs | ReadAhead):
             pairs.close()
 
 
@@ -81,23 +84,38 @@ def _held_out(config: Config, validation: Any, ranks: Ranks) -> Pairs | None:
     return found
 
 
-def _of_images(config: Config) -> tuple[PairDataset, PairDataset | None]:
-    """Those of files, which are held in memory."""
+def _of_images(
+    config: Config, ranks: Ranks, progress: bool
+) -> tuple[PairDataset, PairDataset | None]:
+    """Those of files, which are held in memory, or in a folder."""
     data, seed, terms = config.data, config.training.seed, terms_of(config.objective)
     taken = data.slices, config.model.dimensions
-    if data.workers:
+    if data.workers and not data.cache:
         raise ValueError(
-            "data.workers is for a dataset of your own (data.name): images are read once, and held"
+            "data.workers read images from a folder: give data.cache, where they are kept; without "
+            "it they are read once, and held"
         )
     pairs, held_out = split_by_group(
         find_pairs(data.images, *taken), data.validation_groups, data.validation_share, seed
     )
     if data.validation:
         held_out = find_pairs(data.validation, *taken)
-    training = PairDataset(pairs, config.normalization, config.augmentation, seed, terms=terms)
+    how: dict[str, Any] = {"terms": terms, "cache": data.cache or None, "progress": progress}
+    if data.affine != "none":
+        similarity = "+".join(objective_of(config.objective).similarity)
+        how["start"] = AffineStarts(data.affine, similarity)
+    given = pairs, config.normalization, config.augmentation, seed
+    if data.workers:
+        share = ranks.share if ranks.count > 1 else None
+        size = config.training.batch_size
+        training: PairDataset = ReadAhead(
+            *given, size=size, workers=data.workers, share=share, **how
+        )
+    else:
+        training = PairDataset(*given, **how)
     if not held_out:
         return training, None
-    validation = PairDataset(held_out, config.normalization, batches=False, terms=terms)
+    validation = PairDataset(held_out, config.normalization, batches=False, **how)
     if validation.spacing != training.spacing:
         raise ValueError(
             f"the voxels of the pairs to validate on have proportions {validation.spacing}, those "

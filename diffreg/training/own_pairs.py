@@ -6,21 +6,21 @@ are seeded for each, so a run goes on to the same bits with any number of worker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from diffreg.data.known import Known
 from diffreg.data.order import permutation
 from diffreg.data.pairs import Batch, Sample
+from diffreg.training.loading import Ahead, Sampler, Share, Steps
 from diffreg.training.protocol import batched, checked_sample, collated, tried
 from diffreg.training.seeding import seeded
 
-Share = Callable[[Sequence[int]], Sequence[int]]
 _DRAWN, _WHOLE = 2, 3  # what a seed is for, beside its number
 
 
@@ -52,8 +52,7 @@ class OwnPairs:
         workers: int = 0,
         terms: Collection[str] = (),
     ) -> None:
-        self.dataset, self.seed, self.size = dataset, seed, size
-        self.share, self.workers, self.terms = share or _all, workers, tuple(terms)
+        self.dataset, self.seed, self.terms = dataset, seed, tuple(terms)
         self.streams = isinstance(dataset, IterableDataset)
         self.kind = f"{type(dataset).__module__}:{type(dataset).__qualname__}"
         if not self.streams:
@@ -65,8 +64,7 @@ class OwnPairs:
             )
         spacing = getattr(dataset, "spacing", None)
         self.spacing = None if spacing is None else tuple(float(length) for length in spacing)
-        self._batches: Iterator[Any] | None = None
-        self._step = 0  # whose batch comes next
+        self.ahead = Ahead(size, share, workers, self._read)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -102,14 +100,7 @@ class OwnPairs:
     def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
         """The draws of this process in a step; those of the steps that follow are made ready."""
         numbers = list(numbers)
-        step = numbers[0] // self.size
-        if self._batches is None or step != self._step:
-            self._batches = iter(self._loader(step, torch.device(device).type == "cuda"))
-        found = next(self._batches)
-        if isinstance(found, Exception):
-            self.close()
-            raise found
-        self._step = step + 1
+        found: Batch = self.ahead.next(numbers, torch.device(device).type == "cuda")
         return found.to(device)._replace(names=tuple(map(self.name, numbers)))
 
     def whole(self, index: int) -> tuple[Sample, Known]:
@@ -120,25 +111,19 @@ class OwnPairs:
 
     def close(self) -> None:
         """End the workers; the next batch begins anew."""
-        self._batches = None
+        self.ahead.close()
 
-    def _loader(self, step: int, pinned: bool) -> DataLoader[Any]:
-        options: dict[str, Any] = {"num_workers": self.workers, "pin_memory": pinned}
-        options["generator"] = torch.Generator()  # torch's own stays as it was
-        steps = partial(_steps, step, self.size, self.share)
+    def _read(self, steps: Steps) -> tuple[Any, dict[str, Any]]:
+        """What the DataLoader reads, given the draws of each step."""
         if self.streams:
-            return DataLoader(_Stream(self, steps), batch_size=None, **options)
-        sampler: Any = _Sampler(steps, self.position)
+            return _Stream(self, steps), {"batch_size": None}
+        sampler = Sampler(steps, self.position)
         collate = partial(collated, terms=self.terms)
-        return DataLoader(_Draws(self), batch_sampler=sampler, collate_fn=collate, **options)
+        return _Draws(self), {"batch_sampler": sampler, "collate_fn": collate}
 
 
 def _title(kind: str, index: int) -> str:
     return f"sample {index} of {kind.rpartition(':')[2]}"
-
-
-def _all(numbers: Sequence[int]) -> Sequence[int]:
-    return numbers
 
 
 def _check_indexed(dataset: Any) -> None:
@@ -149,26 +134,6 @@ def _check_indexed(dataset: Any) -> None:
         )
     if len(dataset) == 0:
         raise ValueError(f"dataset must have samples; {type(dataset).__name__} has none")
-
-
-def _steps(step: int, size: int, share: Share) -> Iterator[Sequence[int]]:
-    """The draws of each step from one on, without end."""
-    return (share(range(k * size, (k + 1) * size)) for k in count(step))
-
-
-class _Sampler:
-    """What to draw, step by step: the number of each draw and its index."""
-
-    def __init__(
-        self,
-        steps: Callable[[], Iterator[Sequence[int]]],
-        position: Callable[[int], tuple[int, int]],
-    ) -> None:
-        self.steps, self.position = steps, position
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for numbers in self.steps():
-            yield [(number, self.position(number)[1]) for number in numbers]
 
 
 class _Draws(Dataset):
@@ -187,7 +152,7 @@ class _Draws(Dataset):
 class _Stream(IterableDataset):
     """The batches of an IterableDataset; what comes before the first step is read and dropped."""
 
-    def __init__(self, pairs: OwnPairs, steps: Callable[[], Iterator[Sequence[int]]]) -> None:
+    def __init__(self, pairs: OwnPairs, steps: Steps) -> None:
         self.dataset, self.seed, self.terms = pairs.dataset, pairs.seed, pairs.terms
         self.title, self.steps = partial(_title, pairs.kind), steps
 

@@ -35,7 +35,8 @@ def batches(
         share: which of a step's draws this process takes.
         device: of the steps.
     """
-    if device.type == "cuda" and type(dataset) is PairDataset and not dataset.terms:
+    held = type(dataset) is PairDataset and not dataset.terms and dataset.holds
+    if device.type == "cuda" and held:
         return SentAhead(dataset, size, share, device).next
     return lambda step: dataset.batch(share(range(step * size, (step + 1) * size)), device)
 

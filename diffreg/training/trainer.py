@@ -101,7 +101,8 @@ class Trainer(Parts):
         self.progress = progress and self.ranks.first
         self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
         _check_parts(settings, self.ranks.count)
-        self.dataset, self.validation = datasets(config, dataset, validation, self.ranks)
+        given = dataset, validation, self.ranks, self.progress
+        self.dataset, self.validation = datasets(config, *given)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)

@@ -165,7 +165,7 @@ def test_what_is_no_manifest(folder):
     (folder / "latin.csv").write_bytes(b"moving,fixed\n\xe4.png,b.png")
     for name, message in {
         "none.csv": "does not exist",
-        "a.png": "a manifest is a folder, or its name ends in .csv, .tsv or .toml",
+        "a.png": "a manifest is a folder, or its name ends in .csv, .tsv, .toml or .json",
         "empty": "must hold at least two images",
         "latin.csv": "is not a CSV file in UTF-8",
     }.items():

@@ -73,6 +73,16 @@ def test_an_image_is_held_once(tmp_path):
     assert len(held) == 5
 
 
+def test_an_image_may_be_its_own_label_map(tmp_path):
+    pictures(tmp_path, 3)
+    rows = ["image,label", *(f"000{k}.png,000{k}.png" for k in range(3))]
+    (tmp_path / "images.csv").write_text("\n".join(rows))
+    dataset = PairDataset(find_pairs([tmp_path / "images.csv"]))
+    samples = [dataset.sample(k) for k in range(6)]
+    assert len({id(label) for s in samples for label in (s.moving_label, s.fixed_label)}) == 3
+    assert not samples[0].moving_label.is_floating_point()
+
+
 def test_what_does_not_fit_into_memory_is_made_again(tmp_path):
     pairs = find_pairs([pictures(tmp_path / "images", 4)])
     dataset, small = PairDataset(pairs), PairDataset(pairs)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from diffreg.affine.parameters import KINDS
+from diffreg.affine.register import AffineStart, register_affine
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
 from diffreg.data.prepare import PairImages
 from diffreg.ops._checks import check_choice
-from diffreg.registration.affine import AffineStart, register_affine
-from diffreg.registration.affine_parameters import KINDS
 
 # Where all that is minimised after it is of these, an affine map is compared by "ncc", else by
 # "mi"; "lncc" alone goes by itself.
@@ -76,9 +76,29 @@ def affine_start(
     return Start(found.matrix, found, {"affine": {**said, "matrix": found.matrix.tolist()}})
 
 
+@dataclass(frozen=True)
+class AffineStarts:
+    """The affine map that `register` would start from, of one pair after the other.
+
+    Args:
+        kind: "auto", "none", or one of `KINDS`.
+        similarity: what is minimised after it, measures joined by "+".
+
+    Example: `AffineStarts("auto", "ncc+lncc")(PairImages(moving, fixed))`
+    """
+
+    kind: str
+    similarity: str = "auto"
+
+    def __call__(self, pair: PairImages) -> np.ndarray:
+        """(4, 4), RAS mm, from the fixed image's space to the moving one's."""
+        return affine_start(pair, self.kind, self.similarity).matrix
+
+
 def _measure(similarity: str | Iterable[str] | None) -> str:
     """What an affine map is compared by."""
-    names = {similarity or "auto"} if isinstance(similarity, str | None) else set(similarity)
+    joined = isinstance(similarity, str | None)
+    names = set((similarity or "auto").split("+") if joined else similarity)  # type: ignore
     if names == {"lncc"}:
         return "lncc"
     return "ncc" if names <= WITHIN else "mi"

@@ -36,7 +36,7 @@ def generators(kind: str, dimensions: int, radius: float) -> Tensor:
         (K, D + 1, D + 1) float64: the shifts, then the turns, the scale, the stretches and shears.
 
     Example:
-        >>> from diffreg.registration.affine_parameters import KINDS, generators
+        >>> from diffreg.affine.parameters import KINDS, generators
         >>> [len(generators(kind, 3, 80.0)) for kind in KINDS]
         [3, 6, 7, 12]
     """
@@ -74,7 +74,7 @@ def about(centre: Tensor, matrix: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from diffreg.registration.affine_parameters import about
+        >>> from diffreg.affine.parameters import about
         >>> about(torch.tensor([3.0]), torch.tensor([[2.0, 0.0], [0.0, 1.0]]))[0].tolist()
         [2.0, -3.0]
     """
@@ -86,7 +86,7 @@ def shifted(shift: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from diffreg.registration.affine_parameters import shifted
+        >>> from diffreg.affine.parameters import shifted
         >>> shifted(torch.tensor([3.0])).tolist()
         [[1.0, 3.0], [0.0, 1.0]]
     """
@@ -110,7 +110,7 @@ def rotations(dimensions: int, fine: bool = False) -> Tensor:
         Super-Fibonacci spirals (Alexa 2022).
 
     Example:
-        >>> from diffreg.registration.affine_parameters import rotations
+        >>> from diffreg.affine.parameters import rotations
         >>> [len(rotations(d, fine)) for d in (2, 3) for fine in (False, True)]
         [24, 72, 24, 624]
     """
@@ -159,7 +159,7 @@ def decomposed(matrix: np.ndarray, centre: np.ndarray) -> Decomposition:
 
     Example:
         >>> import numpy as np
-        >>> from diffreg.registration.affine_parameters import decomposed
+        >>> from diffreg.affine.parameters import decomposed
         >>> tuple(decomposed(np.diag([1.1, 1.1, 1.1, 1.0]), np.zeros(3)))
         (0.0, 0.0, 1.1)
     """

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.registration.affine_descent import minimise
-from diffreg.registration.affine_image import PlacedImage
-from diffreg.registration.affine_loss import AffineLoss
-from diffreg.registration.affine_parameters import about, generators, rotations, shifted
+from diffreg.affine.descent import minimise
+from diffreg.affine.image import PlacedImage
+from diffreg.affine.loss import AffineLoss
+from diffreg.affine.parameters import about, generators, rotations, shifted
 
 # Voxels along the fixed image's mean extent, level by level: 8, 4 and 2 mm in a head.
 LEVELS = {2: (32, 64, 128), 3: (21, 42, 84)}

@@ -36,7 +36,7 @@ def minimise(
 
     Example:
         >>> import numpy as np
-        >>> from diffreg.registration.affine_descent import minimise
+        >>> from diffreg.affine.descent import minimise
         >>> bowl = lambda x: (float(((x - 3) ** 2).sum()), 2 * (x - 3))
         >>> minimise(bowl, np.eye(2), 1.0, 20, 1e-6)[0].round(6).tolist()
         [3.0, 3.0]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg.affine.image import PlacedImage
 from diffreg.ops import affine_warp, correlation, local_correlation, mutual_information
-from diffreg.registration.affine_image import PlacedImage
 
 LOST, FEW = 0.05, 0.5
 FAR = 1.5
@@ -148,7 +148,7 @@ def sums(image: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from diffreg.registration.affine_loss import sums
+        >>> from diffreg.affine.loss import sums
         >>> sums(torch.ones(2, 1, 3, 4)).tolist()
         [12.0, 12.0]
     """

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg.affine.image import PlacedImage
+from diffreg.affine.loss import DISSIMILARITIES, AffineLoss, sums
+from diffreg.affine.parameters import KINDS, Decomposition, decomposed
+from diffreg.affine.search import best_map, levels
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
 from diffreg.data.prepare import check_type
 from diffreg.data.resampling import resample_to
-from diffreg.registration.affine_image import PlacedImage
-from diffreg.registration.affine_loss import DISSIMILARITIES, AffineLoss, sums
-from diffreg.registration.affine_parameters import KINDS, Decomposition, decomposed
-from diffreg.registration.affine_search import best_map, levels
 
 COMMON = 0.1  # of the fixed image: with less in common, each map is judged by what it compares
 

@@ -1,0 +1,95 @@
+"""What is drawn step by step, and read ahead of the steps by torch's DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+Share = Callable[[Sequence[int]], Sequence[int]]
+Steps = Callable[[], Iterator[Sequence[int]]]
+
+
+class Ahead:
+    """The batches of the steps, one after the other; asked for another step it begins there.
+
+    Args:
+        size: draws a step, of all processes together.
+        share: which of a step's draws this process takes; None: all.
+        workers: processes that read; 0: this one.
+        data: what is read, and the DataLoader's other options, given the draws of each step.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        share: Share | None,
+        workers: int,
+        data: Callable[[Steps], tuple[Any, dict[str, Any]]],
+    ) -> None:
+        self.size, self.share, self.workers, self.data = size, share or _all, workers, data
+        self._batches: Iterator[Any] | None = None
+        self._step = 0  # whose batch comes next
+
+    def are_a_step(self, numbers: Sequence[int]) -> bool:
+        """Whether these draws are all that this process takes in a step."""
+        start = numbers[0] - numbers[0] % self.size
+        return list(numbers) == list(self.share(range(start, start + self.size)))
+
+    def next(self, numbers: Sequence[int], pinned: bool) -> Any:
+        """The batch of a step; those of the steps that follow are made ready.
+
+        Args:
+            numbers: of its draws.
+            pinned: in memory that a GPU copies from while the host goes on.
+
+        Raises:
+            Exception: what the DataLoader gave in place of a batch.
+        """
+        step = numbers[0] // self.size
+        if self._batches is None or step != self._step:
+            self._batches = iter(self._loader(step, pinned))
+        found = next(self._batches)
+        if isinstance(found, Exception):
+            self.close()
+            raise found
+        self._step = step + 1
+        return found
+
+    def close(self) -> None:
+        """End the workers; the next batch begins anew."""
+        self._batches = None
+
+    def _loader(self, step: int, pinned: bool) -> DataLoader[Any]:
+        dataset, options = self.data(partial(_steps, step, self.size, self.share))
+        return DataLoader(
+            dataset,
+            num_workers=self.workers,
+            pin_memory=pinned,
+            generator=torch.Generator(),  # torch's own stays as it was
+            **options,
+        )
+
+
+class Sampler:
+    """What to draw, step by step: the number of each draw and its index."""
+
+    def __init__(self, steps: Steps, position: Callable[[int], tuple[int, int]]) -> None:
+        self.steps, self.position = steps, position
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for numbers in self.steps():
+            yield [(number, self.position(number)[1]) for number in numbers]
+
+
+def _all(numbers: Sequence[int]) -> Sequence[int]:
+    return numbers
+
+
+def _steps(step: int, size: int, share: Share) -> Iterator[Sequence[int]]:
+    """The draws of each step from one on, without end."""
+    return (share(range(k * size, (k + 1) * size)) for k in count(step))

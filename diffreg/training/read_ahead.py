@@ -1,0 +1,75 @@
+"""Pairs of images that other processes read from the disk while a step is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from diffreg.data.pairs import Batch, PairDataset, Sample
+from diffreg.training.loading import Ahead, Sampler, Share, Steps
+
+
+class ReadAhead(PairDataset):
+    """A PairDataset whose pairs are read ahead, step by step; its draws are the same bits.
+
+    What is random is done where the steps are taken, on their device, as without workers.
+
+    Args:
+        given, options: of `PairDataset`, `cache` among them.
+        size: draws a step, of all processes together.
+        workers: processes that read.
+        share: which of a step's draws this process takes; None: all.
+
+    Example: `ReadAhead(pairs, cache="cache", size=8, workers=2).batch(range(8)).moving`
+    """
+
+    def __init__(
+        self, *given: Any, size: int, workers: int, share: Share | None = None, **options: Any
+    ) -> None:
+        super().__init__(*given, **options)
+        self.ahead = Ahead(size, share, workers, self._read)
+        self._pinned = False
+
+    def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
+        self._pinned = torch.device(device).type == "cuda"
+        return super().batch(numbers, device)
+
+    def close(self) -> None:
+        """End the workers; the next batch begins anew."""
+        self.ahead.close()
+
+    def _samples(self, numbers: Sequence[int]) -> Sequence[Sample]:
+        if not self.ahead.are_a_step(numbers):
+            return super()._samples(numbers)
+        found: Sequence[Sample] = self.ahead.next(numbers, self._pinned)
+        return found
+
+    def _read(self, steps: Steps) -> tuple[Any, dict[str, Any]]:
+        sampler = Sampler(steps, self.position)
+        return _Samples(self), {"batch_sampler": sampler, "collate_fn": _several}
+
+
+class _Samples(Dataset):
+    """Samples by (number of the draw, index), in whatever process."""
+
+    def __init__(self, dataset: PairDataset) -> None:
+        self.pairs, self.prepared = dataset.pairs, dataset.prepared
+
+    def __getitem__(self, draw: tuple[int, int]) -> Sample | Exception:
+        try:
+            return self.prepared.sample(self.pairs[draw[1]])
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _several(samples: Sequence[Sample | Exception]) -> Sequence[Sample] | Exception:
+    """The samples of a step, or what is wrong with them."""
+    found: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return sample
+        found.append(sample)
+    return found
