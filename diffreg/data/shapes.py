@@ -41,6 +41,7 @@ class Shapes(Dataset):
         amplitude: standard deviation of the velocities' components at most, voxels.
         maps: label maps (*S), whole numbers from 0, to draw from in place of noise; 0 is the
             background, whose mean is 0 in half of the images.
+        alike: share of the pairs whose images have one contrast, which is learned first.
         seed: sample k is a function of (seed, k).
         length: samples.
 
@@ -64,20 +65,21 @@ class Shapes(Dataset):
         scale: float = 12.0,
         amplitude: float = 3.0,
         maps: Sequence[np.ndarray] = (),
+        alike: float = 0.0,
         seed: int = 0,
         length: int = 2**20,
     ) -> None:
         if len(size) not in (2, 3) or min(size) < 4:
             raise ValueError(f"size must be two or three numbers of at least 4, got {tuple(size)}")
-        if labels < 2 or not scale > 0 or not amplitude >= 0 or length < 1:
+        if labels < 2 or not scale > 0 or not amplitude >= 0 or length < 1 or not 0 <= alike <= 1:
             raise ValueError(
-                "labels must be at least 2, scale > 0, amplitude >= 0 and length at least 1, got "
-                f"{labels}, {scale}, {amplitude}, {length}"
+                "labels must be at least 2, scale > 0, amplitude >= 0, length at least 1 and alike "
+                f"in [0, 1], got {labels}, {scale}, {amplitude}, {length}, {alike}"
             )
         self.maps = [_checked(number, given, tuple(size)) for number, given in enumerate(maps)]
         self.size, self.labels = tuple(size), labels
         self.scale, self.amplitude = float(scale), float(amplitude)
-        self.seed, self.length = seed, length
+        self.alike, self.seed, self.length = alike, seed, length
 
     def __len__(self) -> int:
         return self.length
@@ -96,7 +98,13 @@ class Shapes(Dataset):
         back = integrate(-velocity[:1], _STEPS)
         both = warp(labels[None, None].expand(2, 1, *self.size), bent, "nearest")
         count = int(labels.max()) + 1
-        images = [self._painted(shapes[0], count, random) for shapes in both]
+        contrasts = [self._contrast(count, random) for _ in both]
+        if random.random() < self.alike:
+            contrasts = 2 * contrasts[:1]
+        images = [
+            self._painted(shapes[0], contrast, random)
+            for shapes, contrast in zip(both, contrasts, strict=True)
+        ]
         return {
             "moving": images[0][None],
             "fixed": images[1][None],
@@ -114,12 +122,19 @@ class Shapes(Dataset):
         axes = [axis for axis in range(found.ndim) if random.random() < 0.5]
         return found.flip(axes) if axes else found
 
-    def _painted(self, shapes: Tensor, count: int, random: np.random.Generator) -> Tensor:
-        """An image (*S) of labels in a contrast of its own."""
+    def _contrast(self, count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each label."""
         means = torch.from_numpy(random.random(count, dtype=np.float32))
         deviations = torch.from_numpy(random.random(count, dtype=np.float32) * _DEVIATION)
         if self.maps and random.random() < 0.5:
             means[0] = deviations[0] = 0
+        return means, deviations
+
+    def _painted(
+        self, shapes: Tensor, contrast: tuple[Tensor, Tensor], random: np.random.Generator
+    ) -> Tensor:
+        """An image (*S) of labels in a contrast."""
+        means, deviations = contrast
         noise = torch.from_numpy(random.standard_normal(self.size, dtype=np.float32))
         image = means[shapes] + deviations[shapes] * noise
         image = _blurred(image, _BLUR * random.random())

@@ -50,6 +50,19 @@ def test_images_fill_the_range_and_contrasts_differ():
     assert 0 < rising < 9
 
 
+def test_pairs_of_one_contrast_where_they_are_asked_for():
+    """Smooth images of one contrast are alike, apart from noise, bias and blur."""
+    share = {}
+    for alike in (0.0, 0.5, 1.0):
+        data = Shapes((32, 32), labels=6, scale=6.0, amplitude=0.0, alike=alike)
+        both = [
+            torch.stack([s["moving"].flatten(), s["fixed"].flatten()])
+            for s in map(data.__getitem__, range(40))
+        ]
+        share[alike] = sum(torch.corrcoef(pair)[0, 1].item() > 0.5 for pair in both) / 40
+    assert share[0.0] < 0.4 < share[0.5] < 0.9 < share[1.0]
+
+
 def test_label_maps_that_are_given_are_bent():
     given = np.zeros((20, 20, 20), np.int16)
     given[5:15, 6:14, 4:12] = 7
