@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_stops_float16_too(images, tmp_path):
     run = trainer(config_of(images, tmp_path / "run", precision="float16"))
     with torch.no_grad():
         run.network.head.weight.fill_(math.nan)
-    run._step._checked = True
+    run._steps.step._checked = True
     with pytest.raises(NonFiniteLoss, match="the loss is nan"):
         run.train()
 

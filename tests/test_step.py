@@ -71,9 +71,9 @@ def test_a_step_waits_for_nothing(images, tmp_path, sections):
         config = with_settings(config, **sections)
     run = trainer(config)
     batches = [run.dataset.batch(range(4 * k, 4 * k + 4)) for k in range(3)]
-    run._step(batches[0])  # what is looked at once
+    run._steps.step(batches[0])  # what is looked at once
     with Waits() as waits:
-        rows = [run._step(batch) for batch in batches[1:]]
+        rows = [run._steps.step(batch) for batch in batches[1:]]
     assert waits.seen == []
     assert all(torch.isfinite(row).all() for row in rows)
 
@@ -92,9 +92,9 @@ def test_terms_of_labels_points_and_displacements_wait_for_nothing(tmp_path):
     known |= {"moving_points": points, "fixed_points": points + 1}
     run = Trainer(config, Pairs(**known), progress=False)
     batches = [run.dataset.batch(range(4 * k, 4 * k + 4)) for k in range(2)]
-    run._step(batches[0])
+    run._steps.step(batches[0])
     with Waits() as waits:
-        row = run._step(batches[1])
+        row = run._steps.step(batches[1])
     assert waits.seen == []
     assert (row[5:8] > 0).all()
 
@@ -135,10 +135,10 @@ def rerun(monkeypatch):
 
 def replaying(run):
     """A trainer on the CPU that goes the way of a GPU: replayed steps, a log read now and then."""
-    run._run_step.replays = True
+    run._steps.run.replays = True
     size, share = run.config.training.batch_size, run.ranks.share
-    run._batch = SentAhead(run.dataset, size, share, run.ranks.device).next
-    run._log.rows = torch.zeros(READ_EVERY, len(run._log.rows[0]))
+    run._steps.batch = SentAhead(run.dataset, size, share, run.ranks.device).next
+    run._steps.log.rows = torch.zeros(READ_EVERY, len(run._steps.log.rows[0]))
     return run
 
 
@@ -177,14 +177,14 @@ def test_a_run_that_stops_within_a_reading_keeps_the_last_good_weights(images, t
     for _ in range(4):
         good.train_step()
     run = replaying(trainer(config_of(images, tmp_path / "run", steps=20, checkpoint_every=20)))
-    objective = run._step.objective
+    objective = run._steps.step.objective
 
     def poisoned(*images, **options):
         terms = objective(*images, **options)
         return terms._replace(total=terms.total * (math.nan if run.step == 4 else 1.0))
 
     poisoned.padding = objective.padding
-    run._step.objective = poisoned
+    run._steps.step.objective = poisoned
     with pytest.raises(NonFiniteLoss, match=r"the loss is nan .* at step 5, pairs"):
         run.train()
     assert run.step == 4 and len(read_log(run.out / "log.csv")) == 4

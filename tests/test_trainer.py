@@ -262,7 +262,7 @@ class Poison(torch.nn.Module):
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_stops_the_run(settings, where):
     run = trainer(settings())
-    run._step.objective = Poison(run.objective, run, 5, where)
+    run._steps.step.objective = Poison(run.objective, run, 5, where)
     with pytest.raises(NonFiniteLoss, match=r"at step 5, pairs \w\.nii to .*; .*last\.pt") as error:
         run.train()
     assert str(error.value).count(" to ") == 4

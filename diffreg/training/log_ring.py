@@ -9,9 +9,26 @@ import torch
 from torch import Tensor
 
 from diffreg.training.log import StepLog
-from diffreg.training.step import TERMS, Row
 
+TERMS = 9  # of `measure`: what a row of a step begins with
 READ_EVERY = 25  # steps on a GPU: for what is read the host has to wait
+
+
+class Row(NamedTuple):
+    """What a step leaves for the log: of all ranks, on the host."""
+
+    terms: list[float]
+    folded_percent: float
+    smallest_determinant: float
+    gradient_norm: float
+    stopped: bool
+
+    @staticmethod
+    def read(values: Tensor) -> Row:
+        """Of a row (TERMS + 4,), wherever it is."""
+        numbers = values.tolist()
+        folded, smallest, norm, stopped = numbers[TERMS:]
+        return Row(numbers[:TERMS], folded, smallest, norm, stopped > 0)
 
 
 class _Taken(NamedTuple):

@@ -7,7 +7,7 @@ hold all of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,25 +22,6 @@ from diffreg.training.optimization import Optimization, parts_of
 from diffreg.training.own import check_first
 from diffreg.training.ranks import Ranks
 from diffreg.training.terms import measure
-
-TERMS = 9  # of `measure`: what a row of a step begins with
-
-
-class Row(NamedTuple):
-    """What a step leaves for the log: of all ranks, on the host."""
-
-    terms: list[float]
-    folded_percent: float
-    smallest_determinant: float
-    gradient_norm: float
-    stopped: bool
-
-    @staticmethod
-    def read(values: Tensor) -> Row:
-        """Of a row (TERMS + 4,), wherever it is."""
-        numbers = values.tolist()
-        folded, smallest, norm, stopped = numbers[TERMS:]
-        return Row(numbers[:TERMS], folded, smallest, norm, stopped > 0)
 
 
 class Step:
@@ -69,7 +50,7 @@ class Step:
         self._checked = False
 
     def __call__(self, batch: Batch | Undrawn) -> Tensor:
-        """The row (TERMS + 4,) of the step, on the device: see `Row`."""
+        """The row (TERMS + 4,) of the step, on the device: see `diffreg.training.log_ring.Row`."""
         ranks = self.ranks
         if isinstance(batch, Undrawn):
             batch = drawn(batch)

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from warnings import warn
 
 import torch
 from torch import nn
 
 from diffreg._files import remove_leftovers, replacing, require_folder
 from diffreg.models import memory_order
-from diffreg.training._parts import Parts, check_parameters
+from diffreg.training._parts import Parts
 from diffreg.training.callbacks import callbacks_of, tell, telling
 from diffreg.training.checkpoint import (
     fresh_network,
@@ -32,16 +31,13 @@ from diffreg.training.checkpoint import (
 from diffreg.training.config import Config, TrainingConfig
 from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.datasets import datasets, drawing
-from diffreg.training.graphs import Replayed
 from diffreg.training.log import StepLog, ValidationLog
-from diffreg.training.log_ring import LogRing
 from diffreg.training.optimization import Optimization
 from diffreg.training.own import OwnModel, check_trainable, needed
 from diffreg.training.ranks import Ranks, single
-from diffreg.training.running import held_at_most, progress_bar, running
-from diffreg.training.seeding import seeded
-from diffreg.training.sent_ahead import batches
+from diffreg.training.running import progress_bar, running
 from diffreg.training.step import Step
+from diffreg.training.steps import Steps
 from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
@@ -106,14 +102,9 @@ class Trainer(Parts):
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
-        network = fresh_network(config) if network is None else network
-        check_trainable(network)
         self._needs = needed(*own_names(config))
         going_on = (self.out / LAST).exists()
-        if settings.start and not going_on:
-            load_weights(network, weights_of(settings.start, config), settings.start)
-        order = memory_order(config.model.dimensions, settings.channels_last)
-        self.network = network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload]
+        self.network = self._placed(network, settings.start if not going_on else "")
         self.optimization = Optimization(self.network, config, self.ranks.device)
         self.optimizer = self.optimization.optimizer
         self.step = 0
@@ -126,12 +117,18 @@ class Trainer(Parts):
         how = self.ranks.device, settings.precision
         self._measured = predictor(self.optimization.result, *how)
         predict, parts = predictor(running, *how), (config, self.optimization, self.ranks)
-        self._step = Step(self._wrapped, predict, self.objective, *parts)
-        place = self.ranks.device
-        replays = settings.graph and place.type == "cuda" and self.ranks.count == 1
-        self._run_step = Replayed(self._step, replays, warn)
-        self._batch = batches(self.dataset, settings.batch_size, self.ranks.share, place)
-        self._log = LogRing(settings.batch_size, self.ranks.device)
+        step = Step(self._wrapped, predict, self.objective, *parts)
+        self._steps = Steps(step, self.dataset)
+
+    def _placed(self, network: nn.Module | None, start: str) -> nn.Module:
+        """What is trained, given or fresh, with the weights of a start, where it is trained."""
+        config = self.config
+        network = fresh_network(config) if network is None else network
+        check_trainable(network)
+        if start:
+            load_weights(network, weights_of(start, config), start)
+        order: Any = memory_order(config.model.dimensions, config.training.channels_last)
+        return network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload,no-any-return]
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
@@ -158,7 +155,7 @@ class Trainer(Parts):
                 last = self.step == settings.steps
                 validating = last or self.step % settings.validate_every == 0
                 saving = last or self.step % settings.checkpoint_every == 0
-                if self._log.full or validating or saving:
+                if self._steps.full or validating or saving:
                     for entry in self._read_steps():
                         tell(self.callbacks, "on_step", self, entry)
                         show(entry)
@@ -184,23 +181,14 @@ class Trainer(Parts):
         entries: list[StepLog] = []
         for number in range(1, steps + 1):
             self._take_step()
-            if self._log.full or number == steps:
+            if self._steps.full or number == steps:
                 entries += self._read_steps()
         return entries
 
     def _take_step(self) -> None:
         """One step, whose line of the log stays where it is computed until it is read."""
-        settings, ranks = self.config.training, self.ranks
-        numbers = range(self.step * settings.batch_size, (self.step + 1) * settings.batch_size)
-        self._log.begin()
-        batch = self._batch(self.step)
-        check_parameters(self.network, self.optimizer)
-        self.network.train()
-        rate = self.optimization.prepare(self.step)
-        with seeded(settings.seed, self.step, ranks.rank, 1, device=ranks.device):
-            row = self._run_step(batch)
+        self._steps.take(self.step)
         self.step += 1
-        self._log.keep(row, self.step, self.dataset.position(numbers[0])[0], rate)
 
     def _read_steps(self) -> Iterator[StepLog]:
         """The lines of the steps since the last time; the host waits for the device.
@@ -208,7 +196,7 @@ class Trainer(Parts):
         Raises:
             NonFiniteLoss: at the first that was not finite, after which no weight was changed.
         """
-        for entry, stopped in self._log.read(held_at_most(self.ranks.device)):
+        for entry, stopped in self._steps.read():
             if stopped:
                 self.step = entry.step - 1
                 self._stop(entry)

@@ -42,7 +42,7 @@ def test_a_run_has_the_same_bits_with_and_without_graphs_and_resumed(images, tmp
         finished(base, out=str(tmp_path / name), graph=name != "eager")
         for name in ("graph", "eager")
     ]
-    assert runs[0]._run_step.replays and len(runs[0]._run_step._graphs) == 1
+    assert runs[0]._steps.run.replays and len(runs[0]._steps.run._graphs) == 1
     training = {**base.to_dict()["training"], "out": str(tmp_path / "stopped")}
     stopped = trainer(with_settings(base, training=training))
     stopped.take(30)
