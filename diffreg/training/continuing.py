@@ -17,7 +17,7 @@ _MAY_CHANGE = {
     ("training", key)
     for key in (
         *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard", "callbacks"),
-        *("validate_every", "patience", "graph"),
+        *("validate_every", "patience", "graph", "activation_checkpointing"),
     )
 } | {
     ("data", key)

@@ -36,7 +36,7 @@ from diffreg.training.graphs import Replayed
 from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.log_ring import LogRing
 from diffreg.training.optimization import Optimization
-from diffreg.training.own import OwnModel, check_trainable, needed
+from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.running import held_at_most, progress_bar, running
 from diffreg.training.seeding import seeded
@@ -108,6 +108,7 @@ class Trainer(Parts):
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
         network = fresh_network(config) if network is None else network
         check_trainable(network)
+        set_checkpointing(network, settings.activation_checkpointing)
         self._needs = needed(*own_names(config))
         going_on = (self.out / LAST).exists()
         if settings.start and not going_on:
