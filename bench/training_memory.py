@@ -1,6 +1,6 @@
 """Peak memory and time of a step of training LU-net on volumes, from files, on the CPU.
 
-    python bench/training_memory.py [--sizes 16 64 96 128] [--steps 3] [--batch 1]
+    python bench/training_memory.py [--sizes 16 64 96 128] [--steps 3] [--batch 1] [--checkpointing]
 
 Cubes of so many voxels a side, a fresh process each, on one thread. Prints what its log says in the
 end: the largest resident size of the process in MiB, and the seconds of a step.
@@ -47,10 +47,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="training.activation_checkpointing"
+    )
     options = parser.parse_args()
+    more = ("training.activation_checkpointing=true",) if options.checkpointing else ()
     for size in options.sizes:
         for name in options.networks:
-            found = measured(size, options.steps, options.batch, SETTINGS[name])
+            found = measured(size, options.steps, options.batch, (*SETTINGS[name], *more))
             print(json.dumps({"cube": size, "network": name, **found}), flush=True)
 
 

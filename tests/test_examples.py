@@ -57,6 +57,15 @@ def test_voxelmorph_loop(example, capsys):
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-4)
 
 
+def test_lightning_loop(example, capsys):
+    loop = example("lightning_loop", needs="lightning")
+    found = loop.main(["--steps", "60", "--size", "32", "--pairs", "2"])
+    (before,), (after,) = found["before"], found["after"]
+    assert after["similarity"] < 0.95 * before["similarity"]
+    assert after["folded"] == 0
+    assert capsys.readouterr().out.startswith(f"before: similarity {before['similarity']:.4f}")
+
+
 def test_memory_is_that_of_the_tensors_held(example):
     side_by_side = example("side_by_side", needs="torch")
 

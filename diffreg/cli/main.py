@@ -24,6 +24,7 @@ from diffreg._files import FULL
 from diffreg.cli import commands, manifests
 from diffreg.cli.apply import add_apply
 from diffreg.cli.certify import add_certify
+from diffreg.cli.export import add_export
 from diffreg.cli.notices import warning_in_lines
 from diffreg.cli.steps import add_images, add_source
 from diffreg.cli.transforms import add_transforms
@@ -179,6 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_certify(commands_)
     add_transforms(commands_)
     _add_train(commands_)
+    export = commands_.add_parser("export", help="a trained network for use elsewhere")
+    add_export(export)
     demo = commands_.add_parser("demo", help="train and evaluate on the images in the package")
     demo.add_argument("-o", "--out", default="demo", help="folder of the results (demo)")
     demo.set_defaults(run=commands.run_demo)

@@ -46,7 +46,7 @@ def displacement_of(
     """
     half = config.half_resolution
     with torch.autocast(x.device.type, enabled=False):
-        field = _first(in_single(head, x), [-(-n // 2) for n in shape] if half else shape)
+        field = _first(in_single(head, x), [(n + 1) // 2 for n in shape] if half else shape)
         if config.integrate:
             field = integrate(field, config.integration_steps)
         return _first(2 * doubled(field), shape) if half else field

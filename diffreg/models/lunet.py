@@ -5,12 +5,14 @@ Theljani and Chen 2020 recommend a light U-net on the two stacked images; its wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
 from diffreg.models._layers import convolution, head
@@ -86,6 +88,8 @@ class LUNet(nn.Module):
     name = LUNetConfig.name
     Config = LUNetConfig
     doubled = staticmethod(doubled)
+    # Whether a level keeps what goes in alone, and is computed anew in the backward pass.
+    activation_checkpointing = False
 
     def __init__(self, config: LUNetConfig | None = None) -> None:
         super().__init__()
@@ -110,13 +114,32 @@ class LUNet(nn.Module):
         check_images(moving, fixed, self.config.dimensions)
         x = stacked(moving, fixed, self.down[0])
         x = _padded(x, 2 ** (len(self.down) - 1))
-        skips = []
-        for level, block in enumerate(self.down):
-            x = block(halved(x) if level else x)
+        skips: list[Tensor] = []
+        for block in self.down:
+            x = self._computed(_coarser if skips else _first, block, x)
             skips.append(x)
         for block, skip in zip(self.up, reversed(skips[self.finest : -1]), strict=True):
-            x = block(torch.cat([skip, self.doubled(x)], 1))
+            x = self._computed(self._finer, block, x, skip)
         return displacement_of(self.head, x, fixed.shape[2:], self.config)
+
+    def _computed(self, level: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return level(*inputs)
+        # A level draws no random numbers: none have to be drawn again.
+        found: Tensor = checkpoint(level, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return found
+
+    def _finer(self, block: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+        return _first(block, torch.cat([skip, self.doubled(x)], 1))
+
+
+def _first(block: nn.Module, x: Tensor) -> Tensor:
+    found: Tensor = block(x)
+    return found
+
+
+def _coarser(block: nn.Module, x: Tensor) -> Tensor:
+    return _first(block, halved(x))
 
 
 def _level(dimensions: int, inputs: int, outputs: int) -> nn.Sequential:

@@ -97,7 +97,7 @@ def _check(
             f"displacement must have the batch size of moving, {moving.shape[0]}, got "
             f"{displacement.shape[0]}"
         )
-    if moving.shape[2:].numel() == 0 and displacement.numel() > 0:
+    if 0 in moving.shape[2:] and 0 not in displacement.shape:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
     check_same_device("displacement", displacement, "moving", moving)
     if moving.requires_grad and torch.is_grad_enabled():

@@ -103,14 +103,7 @@ def load_network(
     Example: `register(moving, fixed, **load_network("run/last.pt"))`
     """
     contents = read_checkpoint(path)
-    missing = [key for key in ("config", "weights") if not isinstance(contents.get(key), dict)]
-    if missing:
-        raise ValueError(f"{path} is no checkpoint that can be used: it has no {missing[0]}")
-    try:
-        config = Config.from_dict(contents["config"])
-    except ValueError as error:
-        reason = " ".join(str(error).split())  # a damaged name may hold line breaks
-        raise ValueError(f"{path}: its settings are of another version: {reason}") from None
+    config = config_of(contents, path)
     _check_trusted(config, contents, path, network, trust)
     objective = objective_of(config.objective)
     return {
@@ -119,6 +112,22 @@ def load_network(
         "objective": objective,
         "similarity": "+".join(objective.similarity),
     }
+
+
+def config_of(contents: dict[str, Any], path: str | Path) -> Config:
+    """The settings in a checkpoint that has settings and weights.
+
+    Raises:
+        ValueError: it has not, or they are of another version.
+    """
+    missing = [key for key in ("config", "weights") if not isinstance(contents.get(key), dict)]
+    if missing:
+        raise ValueError(f"{path} is no checkpoint that can be used: it has no {missing[0]}")
+    try:
+        return Config.from_dict(contents["config"])
+    except ValueError as error:
+        reason = " ".join(str(error).split())  # a damaged name may hold line breaks
+        raise ValueError(f"{path}: its settings are of another version: {reason}") from None
 
 
 def network_of(

@@ -17,7 +17,7 @@ _MAY_CHANGE = {
     ("training", key)
     for key in (
         *("out", "steps", "checkpoint_every", "resume", "device", "tensorboard", "callbacks"),
-        *("validate_every", "patience", "graph"),
+        *("validate_every", "patience", "graph", "activation_checkpointing"),
     )
 } | {
     ("data", key)
@@ -40,8 +40,13 @@ def check_same_run(
         path: of the checkpoint, for the message.
 
     Raises:
-        ValueError: another setting, or other pairs.
+        ValueError: another setting, or other pairs; or it was exported, without its optimiser.
     """
+    if "optimizer" not in contents:
+        raise ValueError(
+            f"{path} was exported, without the optimiser that a run goes on with: give it as "
+            "training.start, and another training.out"
+        )
     ours = config.to_dict()
     for section, table in Config.from_dict(contents["config"]).to_dict().items():
         for key in {*table, *ours[section]} - {k for s, k in _MAY_CHANGE if s == section}:

@@ -183,6 +183,21 @@ def check_trainable(network: Any) -> None:
         )
 
 
+def set_checkpointing(network: nn.Module, wanted: bool) -> None:
+    """Tell a network whether to compute activations anew in the backward pass.
+
+    Raises:
+        ValueError: it is wanted, and the network has no such attribute.
+    """
+    if hasattr(network, "activation_checkpointing"):
+        network.activation_checkpointing = wanted  # type: ignore[assignment]
+    elif wanted:
+        raise ValueError(
+            f"training.activation_checkpointing is of lunet; {type(network).__name__} has no such "
+            "attribute: torch.utils.checkpoint inside the network does the same"
+        )
+
+
 def check_displacement(displacement: Any, fixed: Tensor) -> None:
     """Raises unless a network gave what it must: forward(moving, fixed) -> (N, D, *S) in voxels."""
     contract = "a network must give the displacement (N, D, *S) in voxels of images (N, C, *S)"

@@ -187,6 +187,9 @@ class TrainingConfig:
             "float16" is scaled, and a step whose gradient leaves its range changes no weight.
         accumulate: parts that a batch is taken in, one after the other, each with a backward pass
             of its own, which needs the memory of one part.
+        activation_checkpointing: keep little of the network between its passes and compute the rest
+            anew in the backward one: less memory, more time, the same bits on a CPU. Of LU-net, and
+            of networks with an attribute of this name, which is set.
         channels_last: the network's memory order; on a CPU it halves the time of a step on images.
         compile: the network by torch.compile.
         graph: on a GPU, each step as a CUDA graph, to the same bits; one process alone.
@@ -212,6 +215,7 @@ class TrainingConfig:
     device: str = "auto"
     precision: str = "float32"
     accumulate: int = 1
+    activation_checkpointing: bool = False
     channels_last: bool = True
     compile: bool = False
     graph: bool = True

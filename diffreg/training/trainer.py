@@ -33,7 +33,7 @@ from diffreg.training.continuing import check_same_run, weights_of
 from diffreg.training.datasets import datasets, drawing
 from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.optimization import Optimization
-from diffreg.training.own import OwnModel, check_trainable, needed
+from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.running import progress_bar, running
 from diffreg.training.step import Step
@@ -125,6 +125,7 @@ class Trainer(Parts):
         config = self.config
         network = fresh_network(config) if network is None else network
         check_trainable(network)
+        set_checkpointing(network, config.training.activation_checkpointing)
         if start:
             load_weights(network, weights_of(start, config), start)
         order: Any = memory_order(config.model.dimensions, config.training.channels_last)
