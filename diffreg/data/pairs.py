@@ -8,6 +8,7 @@ to go on where a run stopped.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from diffreg import __version__
 from diffreg._extras import require
-from diffreg._memory import physical_memory
+from diffreg._memory import physical_memory, returned_memory
 from diffreg._ranks import this_rank
 from diffreg.data.finding import find_pairs, split_by_group
 from diffreg.data.known import Known, changed, check_terms, label_values, one_hot, together
@@ -197,10 +198,12 @@ class PairDataset:
             pairs = [*pairs[first:], *pairs[:first]]
         if progress:
             pairs = require("tqdm", "progress bars").tqdm(pairs, "prepare", leave=False, delay=1)
-        for pair in pairs:
-            sample = self.prepared.sample(pair)
-            if "labels" in self.terms:
-                found.update(label_values([sample.moving_label, sample.fixed_label]))
+        # Blocks of many sizes come and go: kept, they would break up gigabytes of memory.
+        with nullcontext() if self.holds else returned_memory():
+            for pair in pairs:
+                sample = self.prepared.sample(pair)
+                if "labels" in self.terms:
+                    found.update(label_values([sample.moving_label, sample.fixed_label]))
         self.prepared.forget_files()
         return sorted(found)
 

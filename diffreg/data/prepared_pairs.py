@@ -26,7 +26,9 @@ from diffreg.data.resampling import resample_to
 from diffreg.data.samples import Sample
 from diffreg.data.store import MISSING, Held, Kept, stamp
 
-_READ = 2**30  # bytes of images as they are in their files, the last ones, held meanwhile
+# Bytes of images as they are in their files, the last ones, held meanwhile: where pairs are held in
+# memory, and where they are kept in a folder because they may not fit.
+_READ = {Held: 2**30, Kept: 2**28}
 _KINDS = ("nifti", "png", "npz")
 
 Part = tuple[int | None, int | None]
@@ -88,13 +90,13 @@ class PreparedPairs:
         self.normalization, self.store, self.terms = normalization, store, terms
         self.start = start
         self._settings = repr(normalization), repr(start)
-        self._read_last = Held(_READ)
+        self._read_last = Held(_READ[type(self.store)])
         self._stamps: dict[Path, tuple[Any, ...]] = {}
         self._places: dict[Any, Place] = {}
 
     def forget_files(self) -> None:
         """No longer hold images as they are in their files."""
-        self._read_last = Held(_READ)
+        self._read_last = Held(_READ[type(self.store)])
 
     def place(self, path: Path, part: Part) -> Place:
         """Where an image lies, without its numbers where that is known."""
