@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_trainer import SHAPE, config_of, head, save_images, weights
 
+from diffreg.data.augmentation import Augmentation, Change
 from diffreg.data.images import read_part
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.store import MISSING, Kept
-from diffreg.data.synthetic import Augmentation, Change
 from diffreg.training import Trainer
 from diffreg.training.config import Config, load_config
 from diffreg.training.read_ahead import ReadAhead

@@ -23,8 +23,8 @@ from diffreg._memory import kept_memory
 from diffreg.benchmark import baselines
 from diffreg.benchmark.cases import Draw
 from diffreg.benchmark.timing import Graph, Run, Time, interleaved
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.pairs import PairDataset, find_pairs
-from diffreg.data.synthetic import Augmentation
 from diffreg.losses.presets import PRESETS
 from diffreg.models import build_model, memory_order
 from diffreg.training import Trainer

@@ -1,6 +1,6 @@
 """Pairs augmented together on one device, which nothing on the host has to wait for.
 
-The same values, to the bit, as `diffreg.data.synthetic.Change` gives pair by pair.
+The same values, to the bit, as `diffreg.data.augmentation.Change` gives pair by pair.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diffreg.data.augmentation import Augmentation, RandomNumbers
 from diffreg.data.samples import Batch
-from diffreg.data.synthetic import Augmentation, RandomNumbers
 from diffreg.ops import warp
 
 
@@ -31,7 +31,7 @@ def drawn(pairs: Undrawn) -> Batch:
     Example:
         >>> import numpy as np, torch
         >>> from diffreg.data.drawing import Undrawn, drawn
-        >>> from diffreg.data.synthetic import Augmentation
+        >>> from diffreg.data.augmentation import Augmentation
         >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 6))
         >>> numbers = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(2)])
         >>> images = torch.rand(2, 1, 16, 12)

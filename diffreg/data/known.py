@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg.data.augmentation import Change
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
-from diffreg.data.synthetic import Change
 from diffreg.data.transforms import read_displacement
 from diffreg.fields import compose, invert, warp_points
 

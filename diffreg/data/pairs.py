@@ -19,6 +19,7 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._memory import physical_memory, returned_memory
 from diffreg._ranks import this_rank
+from diffreg.data.augmentation import Augmentation, Change
 from diffreg.data.finding import find_pairs, split_by_group
 from diffreg.data.known import Known, changed, check_terms, label_values, one_hot, together
 from diffreg.data.normalization import Normalization
@@ -27,7 +28,6 @@ from diffreg.data.pairing import Pair, Pairs
 from diffreg.data.prepared_pairs import PreparedPairs, Start, parts_of
 from diffreg.data.samples import Batch, Sample
 from diffreg.data.store import Held, Kept
-from diffreg.data.synthetic import Augmentation, Change
 
 __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
 

@@ -15,8 +15,8 @@ from typing import Any, get_type_hints
 
 from diffreg._extras import toml_reader
 from diffreg._files import read_text
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.normalization import Normalization
-from diffreg.data.synthetic import Augmentation
 from diffreg.models import MODELS
 from diffreg.models.lunet import LUNetConfig
 from diffreg.training._settings import converted

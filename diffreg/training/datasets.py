@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from diffreg.affine.start import AffineStarts
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
-from diffreg.data.synthetic import Augmentation
 from diffreg.training.config import Config
 from diffreg.training.own import made
 from diffreg.training.own_pairs import OwnPairs

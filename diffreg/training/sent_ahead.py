@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg.data.augmentation import RandomNumbers
 from diffreg.data.drawing import Undrawn
 from diffreg.data.pairs import PairDataset
 from diffreg.data.samples import Batch
-from diffreg.data.synthetic import RandomNumbers
 
 BLOCK = 25  # steps whose random numbers are sent at once
 _HELD = 0.5  # of the device's free memory, by images

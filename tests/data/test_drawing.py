@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.drawing import Undrawn, drawn
-from diffreg.data.synthetic import Augmentation
 
 CASES = [
     {},

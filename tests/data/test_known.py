@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.images import read_image
 from diffreg.data.known import Known, changed, label_values, one_hot, together
 from diffreg.data.manifest import Pair
 from diffreg.data.pairs import PairDataset
-from diffreg.data.synthetic import Augmentation
 from diffreg.data.transforms import write_displacement
 from diffreg.fields import identity_grid, warp_points
 from diffreg.ops import warp

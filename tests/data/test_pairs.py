@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
-from diffreg.data.synthetic import Augmentation
 
 
 def picture(shape, seed=0):

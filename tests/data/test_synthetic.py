@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg.data.synthetic import Augmentation, random_velocity, random_warp
+from diffreg.data.augmentation import Augmentation
+from diffreg.data.synthetic import random_velocity, random_warp
 from diffreg.fields import compose
 from diffreg.metrics import folding
 from diffreg.ops import warp
