@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from diffreg import ops
 
+pytestmark = pytest.mark.core
 SIZE = (24, 24, 24)
 SLACK = 1.0  # bytes a voxel: sums of a sample, gradients of scalars
 
