@@ -12,7 +12,7 @@ import pytest
 import torch
 from cases import PLAIN, uniform
 
-from diffreg import ops
+from diffreg import _files, ops
 from diffreg.cli.info import Machine, description
 from diffreg.ops import _checks, _core
 
@@ -108,6 +108,20 @@ def test_without_float64_no_large_mean_cancels(monkeypatch):
     monkeypatch.setattr(_checks, "WITHOUT_DOUBLE", ("cpu",))
     found = ops.local_correlation_reference(warped.float(), fixed.float(), 5)
     torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=0)
+
+
+# Other systems
+
+
+def test_where_processes_are_not_listed_no_file_of_theirs_is_removed(tmp_path, monkeypatch):
+    """A Mac has no /proc: every process looked dead there."""
+    (tmp_path / ".999999999-whole.npz").touch()
+    monkeypatch.setattr(_files, "PROCESSES", tmp_path / "nowhere")
+    _files.remove_leftovers(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(_files, "PROCESSES", Path("/proc"))
+    _files.remove_leftovers(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 # The contract
