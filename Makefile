@@ -111,12 +111,12 @@ wheels: $(VENV)/.nvcc
 	@PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
 	@ls -l dist
 
-# The quick operator tests on the wheel, in an environment that has torch, numpy and pytest alone.
+# The quick operator tests on the wheel, in an environment that has torch, numpy, scipy and pytest alone.
 TESTS ?= tests/ops
 test-wheel:
 	@.ci/alive "$(VENV)-wheel: $(TORCH) and the wheel, a download of 250 MB, 1 to 5 minutes" sh -c ' \
 		$(PYTHON) -m venv --clear $(VENV)-wheel && $(VENV)-wheel/bin/python -m pip install --quiet \
-		--disable-pip-version-check -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl'
+		--disable-pip-version-check -c constraints.txt "$(TORCH)" numpy scipy pytest dist/*.whl'
 	$(VENV)-wheel/bin/pytest -q -m "not slow and not long" $(TESTS)
 
 # Version VERSION: bumped, the sdist and the wheel built, tested under the oldest torch and under TORCH, the

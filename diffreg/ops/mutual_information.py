@@ -180,7 +180,9 @@ def positions(image: torch.Tensor, ends: torch.Tensor, bins: int) -> torch.Tenso
     """Where intensities (N, voxels) fall among the bins, in [2, bins - 2]."""
     low, extent = ends[:, :1], ends[:, 1:]
     extent = torch.where(extent > 0, extent, torch.ones_like(extent))
-    part = ((image - low) / extent).clamp(0, 1)
+    part = (image - low) / extent
+    # Of clamp's derivative at its ends torch has changed its mind.
+    part = torch.where((part < 0) | (part > 1), part.detach().clamp(0, 1), part)
     return _PADDING + part * (bins - 2 * _PADDING)
 
 

@@ -15,7 +15,7 @@ from diffreg.ops import _core
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_operator = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.operator)
 # On first use, parts of torch warn about torch's own torch.jit.
-torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit")
 SIZES = [(1, 1), (1, 5), (3, 1), (2, 2), (3, 3), (5, 4), (16, 17), (17, 16), (33, 7), (2, 300)]
 EMPTY = [
     *((0, 1, (3, 4)), (2, 1, (0, 4)), (2, 1, (3, 0)), (0, 1, (0, 0))),
@@ -595,7 +595,7 @@ def test_every_operator_is_in_the_table():
     assert {case.operator for case in CASES} == public
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::torch.jit.TracerWarning")
 def test_the_short_way_leaves_tracing_to_torch():
     """A traced function holds the registered operator, which another process can load."""
     moving = torch.rand(1, 1, 5, 6)
