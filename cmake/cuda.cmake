@@ -17,7 +17,7 @@ if(DIFFREG_CUDA STREQUAL "" AND "${DIFFREG_TORCH_CUDA}" STREQUAL "")
   message(STATUS "CUDA kernels are left out: torch is a CPU build (DIFFREG_CUDA=auto builds them)")
 elseif(DIFFREG_CUDA STREQUAL "" OR DIFFREG_CUDA STREQUAL "auto")
   find_program(found_nvcc nvcc NO_CACHE HINTS $ENV{CUDA_HOME}/bin
-               PATHS /usr/local/cuda/bin ${Python_SITELIB}/nvidia/cu13/bin)
+               PATHS /usr/local/cuda/bin ${DIFFREG_TORCH_DIR}/../nvidia/cu13/bin)
   if(found_nvcc)
     set(DIFFREG_NVCC ${found_nvcc})
   else()

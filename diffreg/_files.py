@@ -13,6 +13,7 @@ from pathlib import Path
 # What the system says where a disk, a quota or a file's allowed size is used up.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 255  # bytes of a file's name
+PROCESSES = Path("/proc")  # of Linux
 
 
 class FileWarning(UserWarning):
@@ -52,11 +53,14 @@ def remove_leftovers(folder: str | Path) -> None:
     """Remove what `replacing` left when its process was killed in the middle of a file.
 
     Args:
-        folder: looked into, not below; files of processes that are alive stay.
+        folder: looked into, not below; files of processes that are alive stay, and all of them
+            where the system does not list its processes.
     """
+    if not PROCESSES.is_dir():
+        return
     for path in Path(folder).glob(".[0-9]*-*"):
         number = path.name[1:].partition("-")[0]
-        if path.is_file() and number.isdigit() and not Path(f"/proc/{number}").exists():
+        if path.is_file() and number.isdigit() and not (PROCESSES / number).exists():
             path.unlink(missing_ok=True)
 
 

@@ -64,7 +64,7 @@ class Case:
     def _options(self, inputs: Tensors) -> dict[str, Any]:
         options = dict(self.options)
         # Of the fixed grid: that of an objective is the second image's.
-        image = inputs[self.operator == "registration_objective"].detach()
+        image = inputs[int(self.operator == "registration_objective")].detach()
         size = image.shape[2:]
         if "spacing" in options:
             options["spacing"] = options["spacing"][: len(size)]

@@ -6,6 +6,8 @@ import chromium
 import pytest
 import torch
 
+from diffreg.ops import _core
+
 # Files whose tests share one costly fixture, and so one process.
 TOGETHER = (
     *("test_browser.py", "test_browser_viewer.py", "test_browser_volumes.py"),
@@ -19,6 +21,11 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item):
+    if not _core.HAS_CORE and any(item.iter_markers("core")):
+        pytest.skip("of the compiled core, and there is none")
 
 
 def pytest_collection_modifyitems(items):

@@ -57,7 +57,7 @@ def test_an_unknown_variant_is_one_clear_import_error():
     last = run.stderr.strip().splitlines()[-1]
     assert run.returncode == 1
     assert last.startswith("ImportError: DIFFREG_CPU must be one of baseline")
-    assert last.endswith("on this processor, got sse9")
+    assert last.endswith("on this processor, or none, got sse9")
 
 
 @pytest.mark.slow
@@ -81,15 +81,6 @@ def test_a_core_of_another_version_is_one_clear_import_error(monkeypatch):
     monkeypatch.setattr(_core, "__version__", "99.0")
     with pytest.raises(ImportError, match=r"core is of version .*package of version 99\.0.*pip"):
         _core.build_info()
-
-
-def test_a_missing_core_is_one_clear_import_error():
-    code = "import sys; sys.modules['diffreg._C'] = None; import diffreg.ops"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 1
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("ImportError: diffreg's compiled core does not load under torch")
-    assert "pip install --no-build-isolation" in last
 
 
 def test_the_operators_import_without_the_extras():

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def test_what_an_sdist_holds_can_be_configured(sdist, tmp_path):
     compiled = json.loads((tmp_path / "compile_commands.json").read_text())
     assert {entry["file"] for entry in compiled} == {
         *map(str, sdist.glob("csrc/*/*_cpu.cpp")),
-        str(sdist / "csrc" / "module.cpp"),
+        str(sdist / "csrc" / "core.cpp"),
     }
 
 
@@ -123,6 +124,30 @@ def test_the_package_data_are_installed(tree, tmp_path):
     for name in ("py.typed", "benchmark/schema.json", "demo/heads/NOTICE.md"):
         assert f"diffreg/{name}" in found
     assert "diffreg/training/pretrained/lunet-cardiac-mr.pt" in found
+
+
+NO_CORE = {
+    "asked for": ("", {"DIFFREG_BUILD": "off"}),
+    "ARM": ("import platform; platform.machine = lambda: 'aarch64'; ", {}),
+}
+
+
+@pytest.mark.parametrize("why", NO_CORE)
+def test_where_no_core_is_built_the_package_is_python_and_needs_no_torch(tree, tmp_path, why):
+    prepare, environment = NO_CORE[why]
+    code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
+    done = backend(tree, f"{prepare}sys.modules['torch'] = None; {code}", **environment)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "diffreg/ops/schemas.inc" in names
+    assert not [name for name in names if name.endswith(".so")]
+
+
+def test_a_wrong_choice_of_a_core_is_one_line(tree):
+    done = backend(tree, HOOK.format("wheel", "."), DIFFREG_BUILD="no")
+    assert done.stderr.splitlines() == ["DIFFREG_BUILD must be auto, on or off, got no"]
 
 
 HOOK = "from setuptools import build_meta; build_meta.prepare_metadata_for_build_{}({!r})"

@@ -80,7 +80,7 @@ def search_path() -> str:
 
 def missing(dry: bool) -> str | None:
     """What this machine lacks, in one line."""
-    modules = ["torch", "numpy"] + ([] if dry else ["pytest", "pybind11", "setuptools"])
+    modules = ["torch", "numpy"] + ([] if dry else ["pytest", "setuptools"])
     tools = [] if dry else ["cmake", "ninja", "g++", "nvcc"]
     lacking = [name for name in modules if not importlib.util.find_spec(name)]
     if not dry and "setuptools" not in lacking and int(version("setuptools").split(".")[0]) < 77:

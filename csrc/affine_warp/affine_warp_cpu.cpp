@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::affine_warp and diffreg::affine_warp_backward.
+// CPU driver of diffreg::affine_warp and diffreg::affine_warp_backward.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -140,16 +140,6 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
 
 }  // namespace
 }  // namespace diffreg::affine_warp
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def(
-      "affine_warp(Tensor moving, Tensor matrix, Tensor? displacement, int[] size, "
-      "str interpolation, str padding) -> Tensor");
-  library.def(
-      "affine_warp_backward(Tensor gradient, Tensor moving, Tensor matrix, Tensor? displacement, "
-      "int[] size, str interpolation, str padding, bool need_matrix, bool need_displacement) -> "
-      "(Tensor, Tensor)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("affine_warp", TORCH_BOX(&diffreg::affine_warp::forward));

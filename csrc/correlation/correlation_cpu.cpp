@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::correlation and diffreg::correlation_backward.
+// CPU driver of diffreg::correlation and diffreg::correlation_backward.
 #include "correlation_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -162,13 +162,6 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
 }
 
 }  // namespace diffreg::correlation
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def("correlation(Tensor warped, Tensor fixed, Tensor? mask) -> (Tensor, Tensor)");
-  library.def(
-      "correlation_backward(Tensor gradient, Tensor moments, Tensor warped, Tensor fixed, "
-      "Tensor? mask, bool need_warped, bool need_fixed) -> (Tensor, Tensor)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("correlation", TORCH_BOX(&diffreg::correlation::forward));

@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::deformation_energy and diffreg::deformation_energy_backward.
+// CPU driver of diffreg::deformation_energy and diffreg::deformation_energy_backward.
 #include "deformation_energy_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -156,16 +156,6 @@ std::vector<Energies> energies_and_gradient(const Tensor& displacement, const Op
 }
 
 }  // namespace diffreg::deformation_energy
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def(
-      "deformation_energy(Tensor displacement, float[] spacing, str penalty, float threshold) -> "
-      "(Tensor, Tensor, Tensor)");
-  library.def(
-      "deformation_energy_backward(Tensor? grad_diffusion, Tensor? grad_bending, "
-      "Tensor? grad_determinant, Tensor displacement, float[] spacing, str penalty, "
-      "float threshold) -> Tensor");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("deformation_energy", TORCH_BOX(&diffreg::deformation_energy::forward));

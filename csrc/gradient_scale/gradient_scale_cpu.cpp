@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
+// CPU driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -152,12 +152,6 @@ Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
 
 }  // namespace
 }  // namespace diffreg::gradient_scale
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def("gradient_scale(Tensor image, float eta, Tensor? mask) -> Tensor");
-  library.def(
-      "gradient_scale_backward(Tensor gradient, Tensor image, float eta, Tensor? mask) -> Tensor");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("gradient_scale", TORCH_BOX(&diffreg::gradient_scale::forward));

@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::jacobian_determinant and
+// CPU driver of diffreg::jacobian_determinant and
 // diffreg::jacobian_determinant_backward.
 #include <torch/csrc/stable/library.h>
 
@@ -146,12 +146,6 @@ Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string 
 
 }  // namespace
 }  // namespace diffreg::jacobian_determinant
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def("jacobian_determinant(Tensor displacement, str reduce) -> Tensor");
-  library.def(
-      "jacobian_determinant_backward(Tensor gradient, Tensor displacement, str reduce) -> Tensor");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("jacobian_determinant", TORCH_BOX(&diffreg::jacobian_determinant::forward));

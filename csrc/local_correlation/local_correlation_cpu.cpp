@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::local_correlation and diffreg::local_correlation_backward.
+// CPU driver of diffreg::local_correlation and diffreg::local_correlation_backward.
 #include "local_correlation_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -95,13 +95,6 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
 }
 
 }  // namespace diffreg::local_correlation
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def("local_correlation(Tensor warped, Tensor fixed, int window, Tensor? mask) -> Tensor");
-  library.def(
-      "local_correlation_backward(Tensor gradient, Tensor warped, Tensor fixed, int window, "
-      "Tensor? mask, bool need_warped, bool need_fixed) -> (Tensor, Tensor)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("local_correlation", TORCH_BOX(&diffreg::local_correlation::forward));

@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::mutual_information and diffreg::mutual_information_backward.
+// CPU driver of diffreg::mutual_information and diffreg::mutual_information_backward.
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -248,15 +248,6 @@ Tensor backward(const Tensor& gradient, const Tensor& histograms, const Tensor& 
 
 }  // namespace
 }  // namespace diffreg::mutual_information
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def(
-      "mutual_information(Tensor warped, Tensor fixed, int bins, Tensor? mask, Tensor? moving) -> "
-      "(Tensor, Tensor, Tensor)");
-  library.def(
-      "mutual_information_backward(Tensor gradient, Tensor histograms, Tensor ranges, "
-      "Tensor warped, Tensor fixed, int bins, Tensor? mask, Tensor? moving) -> Tensor");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("mutual_information", TORCH_BOX(&diffreg::mutual_information::forward));

@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
+// CPU driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
 #include "parallel_level_sets_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -133,16 +133,6 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
 }
 
 }  // namespace diffreg::parallel_level_sets
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def(
-      "parallel_level_sets(Tensor warped, Tensor fixed, Tensor eps_warped, Tensor eps_fixed, "
-      "str variant, Tensor? mask) -> Tensor");
-  library.def(
-      "parallel_level_sets_backward(Tensor gradient, Tensor warped, Tensor fixed, "
-      "Tensor eps_warped, Tensor eps_fixed, str variant, Tensor? mask, bool need_warped, "
-      "bool need_fixed) -> (Tensor, Tensor)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("parallel_level_sets", TORCH_BOX(&diffreg::parallel_level_sets::forward));

@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::registration_objective and
+// CPU driver of diffreg::registration_objective and
 // diffreg::registration_objective_backward, composed of the operators' drivers: the warped image
 // and the gradient to it are held once, everything else is added to the displacement's gradient.
 #include <torch/csrc/stable/library.h>
@@ -254,22 +254,6 @@ void scale(const Tensor& tensor, const Tensor& factor) {
 
 }  // namespace
 }  // namespace diffreg::registration_objective
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def(
-      "registration_objective(Tensor moving, Tensor fixed, Tensor displacement, "
-      "Tensor? eps_moving, Tensor? eps_fixed, Tensor? mask, float[] mixture, float[] weights, "
-      "str padding, float[] spacing, str penalty, float threshold, bool need_gradient, "
-      "bool need_warped, int window=9) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor)");
-  library.def(
-      "registration_objective_backward(Tensor? grad_total, Tensor? grad_similarity, "
-      "Tensor? grad_diffusion, Tensor? grad_bending, Tensor? grad_determinant, Tensor moving, "
-      "Tensor fixed, Tensor displacement, Tensor? eps_moving, Tensor? eps_fixed, Tensor? mask, "
-      "float[] mixture, float[] weights, str padding, float[] spacing, str penalty, "
-      "float threshold, int window=9) -> Tensor");
-  library.def("registration_objective_scale(Tensor(a!) tensor, Tensor factor) -> ()");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   using namespace diffreg::registration_objective;

@@ -1,4 +1,4 @@
-// Schema and CPU driver of diffreg::warp and diffreg::warp_backward.
+// CPU driver of diffreg::warp and diffreg::warp_backward.
 #include "warp_cpu.h"
 
 #include <torch/csrc/stable/library.h>
@@ -116,14 +116,6 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
 
 }  // namespace
 }  // namespace diffreg::warp
-
-STABLE_TORCH_LIBRARY_FRAGMENT(diffreg, library) {
-  library.def("warp(Tensor moving, Tensor displacement, str interpolation, str padding) -> Tensor");
-  library.def(
-      "warp_backward(Tensor gradient, Tensor moving, Tensor displacement, str interpolation, "
-      "str padding, bool need_moving, bool need_displacement, bool deterministic=False) -> "
-      "(Tensor, Tensor)");
-}
 
 STABLE_TORCH_LIBRARY_IMPL(diffreg, CPU, library) {
   library.impl("warp", TORCH_BOX(&diffreg::warp::forward));

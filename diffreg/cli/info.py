@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy
 import torch
 
-from diffreg.ops._core import build_info
+from diffreg.ops._core import PLAIN, build_info
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def _gpu_lines(machine: Machine, core: dict[str, str]) -> list[str]:
     if not machine.gpus:
         why = "there is no driver" if machine.driver is None else "torch finds none"
         return [f"GPU: not used, {why}"]
+    if core.get("cpu_variant") == PLAIN:
+        return [
+            f"GPU {k}: {name} (sm_{n}), runs plain PyTorch"
+            for k, (name, n) in enumerate(machine.gpus)
+        ]
     if core["cuda_architectures"] == "none":
         return [
             f"GPU {index}: {name} (sm_{capability}), NOT usable: the core was built without CUDA "

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + number
     except BrokenPipeError:  # `diffreg ... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return 141  # 128 + SIGPIPE, which not every system has
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
         message = _message(error, options)
         if message is None or os.environ.get("DIFFREG_DEBUG"):

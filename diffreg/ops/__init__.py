@@ -4,7 +4,7 @@ Needs torch and numpy only. Every operator has a ``<op>_reference`` in plain PyT
 documentation, the oracle of its tests and the baseline of its benchmark.
 """
 
-from diffreg.ops import _core  # noqa: F401  (loads the compiled operators)
+from diffreg.ops import _core  # loads the compiled operators
 from diffreg.ops._objective import RegistrationObjective, Weights
 from diffreg.ops.affine_warp import affine_warp, affine_warp_reference
 from diffreg.ops.correlation import correlation, correlation_reference
@@ -27,6 +27,9 @@ from diffreg.ops.registration_objective import (
     registration_objective_value_and_gradient,
 )
 from diffreg.ops.warp import warp, warp_reference
+
+if not _core.HAS_CORE:
+    from diffreg.ops import _plain  # noqa: F401  (registers the operators of its name)
 
 __all__ = [
     "DeformationEnergy",

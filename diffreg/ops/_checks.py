@@ -8,14 +8,16 @@ import torch
 from torch.autograd import forward_ad
 
 from diffreg.ops._autograd import has_values, under_gradient_transform
-from diffreg.ops._core import build_info
+from diffreg.ops._core import HAS_CORE, build_info
 from diffreg.ops._self_test import check_once
 
 HALVES = (torch.float16, torch.bfloat16)
 FLOATING = (*HALVES, torch.float32, torch.float64)
-# Devices whose kernels read and write half types; the CPU's compute in what they are given.
-READS_HALVES = ("cuda",)
 _CUDA_BUILT = build_info()["cuda_architectures"] != "none"
+# Devices whose kernels read and write half types; the CPU's, and plain PyTorch, compute in what
+# they are given.
+READS_HALVES = ("cuda",) if HAS_CORE else ()
+WITHOUT_DOUBLE = ("mps",)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -57,6 +59,11 @@ def arithmetic_dtype(*tensors: torch.Tensor) -> torch.dtype:
         if tensor.dtype == torch.float64:
             return torch.float64
     return torch.float32
+
+
+def widest_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """float64, or float32 on a device that has none."""
+    return torch.float32 if tensor.device.type in WITHOUT_DOUBLE else torch.float64
 
 
 def in_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -130,7 +137,7 @@ def check_same_device(
 
 def check_device(name: str, tensor: torch.Tensor) -> None:
     """Raises where no kernel was built for the tensor's device, or where it computes wrongly."""
-    if tensor.is_cpu or tensor.is_meta:
+    if tensor.is_cpu or tensor.is_meta or not HAS_CORE:
         return
     if tensor.is_cuda and _CUDA_BUILT:
         if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # a real one

@@ -34,6 +34,7 @@ from diffreg.ops.local_correlation import (
     local_correlation_reference,
 )
 from diffreg.ops.parallel_level_sets import (
+    on_device,
     parallel_level_sets,
     parallel_level_sets_reference,
     scale_argument,
@@ -272,3 +273,19 @@ def compose(
     pairs = zip(options.weights, terms, strict=True)
     total = torch.stack([weight * term for weight, term in pairs]).sum(0)
     return RegistrationObjective._make([total, *terms, warped if return_warped else None])
+
+
+def compose_raw(
+    parts, moving, fixed, displacement, eps_moving, eps_fixed, mask, mixture, weights, padding,
+    spacing, penalty, threshold, window=WINDOW,
+) -> RegistrationObjective:  # fmt: skip
+    """`compose` of what the registered operator takes, the warped image included."""
+    named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}
+    limit = threshold if penalty != "relu" else None
+    measures = named or {"ssd": 0.0}
+    options = Options(measures, weights, padding, penalty, limit, spacing, window)
+    eps_moving, eps_fixed = (
+        e if e is None else on_device(e, moving) for e in (eps_moving, eps_fixed)
+    )
+    inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
+    return compose(parts, options, *inputs, True)

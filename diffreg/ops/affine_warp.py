@@ -18,6 +18,7 @@ from diffreg.ops._checks import (
     in_dtype,
     refuse_transforms,
     renamed_keywords,
+    widest_dtype,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops.warp import (
@@ -102,7 +103,7 @@ def affine_warp(
     if len(image) != len(matrix) and _is_mapped(matrix):  # vmap takes what has all samples
         image = image.expand(len(matrix), *image.shape[1:])
     asked = () if displacement is not None else tuple(size or ())
-    map_ = in_dtype(matrix, torch.float64)
+    map_ = in_dtype(matrix, widest_dtype(matrix))
     return in_dtype(_operator(image, map_, field, asked, interpolation, padding), moving.dtype)
 
 
@@ -183,12 +184,14 @@ def affine_warp_reference(
     interpolation: str = "linear",
     padding: str = "border",
 ) -> torch.Tensor:
-    """`affine_warp` in plain PyTorch, in float64: its weighted sum over the voxels around a point.
+    """`affine_warp` in plain PyTorch: the weighted sum over the voxels around a point, in float64.
+
+    A device without float64 computes in float32.
 
     Args, Returns: as `affine_warp`.
     """
     on_grid = _fixed_size(displacement, size, moving.ndim - 2)
-    points = _points(matrix.double(), displacement, on_grid)
+    points = _points(matrix.to(widest_dtype(matrix)), displacement, on_grid)
     # A point that is not finite along one axis is not finite.
     points = points + (points.detach() * 0).sum(1, keepdim=True)
     image = moving.expand(len(matrix), *moving.shape[1:])

@@ -9,6 +9,7 @@ from diffreg.ops._checks import (
     check_pair,
     checked_mask,
     refuse_transforms,
+    widest_dtype,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._masks import counted
@@ -57,13 +58,13 @@ def correlation(
 def correlation_reference(
     warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`correlation` in plain PyTorch: centred moments in double.
+    """`correlation` in plain PyTorch: centred moments in double, or float where there is none.
 
     Args, Returns: as `correlation`.
     """
     warped, fixed = counted(warped, mask), counted(fixed, mask)
     weights = torch.ones_like(warped[:, :1]) if mask is None else mask
-    weights = weights.expand_as(warped).flatten(1).double()
+    weights = weights.expand_as(warped).flatten(1).to(widest_dtype(warped))
     b, b_constant = _centred(warped, weights)
     a, a_constant = _centred(fixed, weights)
     constant = a_constant | b_constant
@@ -76,7 +77,7 @@ def correlation_reference(
 
 def _centred(image: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The image less its weighted mean (N, voxels) in double, and where it is constant (N,)."""
-    values = image.flatten(1).double()
+    values = image.flatten(1).to(weights.dtype)
     total = weights.sum(1, keepdim=True)
     total = torch.where(total == 0, torch.ones_like(total), total)
     centred = values - (weights * values).sum(1, keepdim=True) / total
@@ -89,7 +90,7 @@ def _centred(image: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, 
 def _correlation_fake(warped, fixed, mask):
     samples = warped.shape[0]
     value = warped.new_empty((samples,), dtype=arithmetic_dtype(warped))
-    return value, warped.new_empty((samples, 5), dtype=torch.float64)
+    return value, warped.new_empty((samples, 5), dtype=widest_dtype(warped))
 
 
 @torch.library.register_fake("diffreg::correlation_backward")

@@ -11,6 +11,7 @@ from diffreg.ops._checks import (
     checked_mask,
     refuse_transforms,
     renamed_keywords,
+    widest_dtype,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._masks import visible
@@ -80,28 +81,68 @@ def local_correlation_reference(
     window: int = 9,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`local_correlation` in plain PyTorch: five box means in double.
+    """`local_correlation` in plain PyTorch: five box means in double, or central moments in float.
 
     Args, Returns: as `local_correlation`.
     """
-    w, r = visible(warped, mask).double(), visible(fixed, mask).double()
+    wide = widest_dtype(warped)
+    moments = _moments if wide == torch.float64 else _central_moments
+    v, variance, c = moments(visible(warped, mask).to(wide), visible(fixed, mask).to(wide), window)
+    f = 1 - c**2 / (v.clamp(min=GUARD) * variance.clamp(min=GUARD))
+    return masked_mean_reference(f, None if mask is None else mask.to(wide)).to(warped.dtype)
+
+
+def _moments(w: torch.Tensor, r: torch.Tensor, window: int) -> tuple[torch.Tensor, ...]:
+    """Variances of both images and their covariance over the windows, (N, C, *S) each."""
     mean_w, mean_r = _box_mean(w, window), _box_mean(r, window)
     v = _box_mean(w * w, window) - mean_w**2
     variance = _box_mean(r * r, window) - mean_r**2
-    c = _box_mean(w * r, window) - mean_w * mean_r
-    f = 1 - c**2 / (v.clamp(min=GUARD) * variance.clamp(min=GUARD))
-    return masked_mean_reference(f, None if mask is None else mask.double()).to(warped.dtype)
+    return v, variance, _box_mean(w * r, window) - mean_w * mean_r
+
+
+def _central_moments(w: torch.Tensor, r: torch.Tensor, window: int) -> tuple[torch.Tensor, ...]:
+    """The same where float64 is missing and a difference of large means would cancel.
+
+    Of lines, of planes, of boxes: what varies within the parts, on average, and what varies between
+    their means, about the mean of these (Chan, Golub and LeVeque 1983).
+    """
+    within = [torch.zeros_like(w) for _ in range(3)]
+    for axis in range(2, w.ndim):
+        lines = [_about_mean(image, window, axis) for image in (w, r)]
+        pairs = (lines[0], lines[0]), (lines[1], lines[1]), lines
+        within = [
+            _line_mean(part, window, axis) + (one * other).sum(-1)
+            for part, (one, other) in zip(within, pairs, strict=True)
+        ]
+        w, r = _line_mean(w, window, axis), _line_mean(r, window, axis)
+    return tuple(within)
+
+
+def _about_mean(image: torch.Tensor, window: int, axis: int) -> torch.Tensor:
+    """What the voxels of a window along an axis have more than their mean, (N, C, *S, window), over
+    the root of their number; 0 outside of the image."""
+    ends = (window // 2, window // 2)
+    lines = F.pad(image.movedim(axis, -1), ends).unfold(-1, window, 1).movedim(-2, axis)
+    inside = F.pad(image.new_ones(image.shape[axis]), ends).unfold(0, window, 1)
+    share = (inside / inside.sum(1, keepdim=True)).sqrt()
+    share = share.reshape(-1, *[1] * (image.ndim - 1 - axis), window)
+    return (lines - _line_mean(image, window, axis).unsqueeze(-1)) * share
 
 
 def _box_mean(image: torch.Tensor, window: int) -> torch.Tensor:
     """Mean over the window around every voxel, cut at the border, (N, C, *S)."""
+    for axis in range(2, image.ndim):
+        image = _line_mean(image, window, axis)
+    return image
+
+
+def _line_mean(image: torch.Tensor, window: int, axis: int) -> torch.Tensor:
+    """Mean over the window along one axis."""
     if image.numel() == 0:
         return image
-    for axis in range(2, image.ndim):
-        rows = image.movedim(axis, -1)
-        means = F.avg_pool1d(rows.flatten(0, -2), window, 1, window // 2, count_include_pad=False)
-        image = means.unflatten(0, rows.shape[:-1]).movedim(-1, axis)
-    return image
+    rows = image.movedim(axis, -1)
+    means = F.avg_pool1d(rows.flatten(0, -2), window, 1, window // 2, count_include_pad=False)
+    return means.unflatten(0, rows.shape[:-1]).movedim(-1, axis)
 
 
 @torch.library.register_fake("diffreg::local_correlation")

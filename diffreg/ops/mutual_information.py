@@ -6,8 +6,6 @@ with p from cubic B-splines for the warped image and boxes for the fixed one. Th
 evaluation, from a plain histogram, is diffreg.metrics.mutual_information.
 """
 
-from typing import NamedTuple
-
 import torch
 
 from diffreg.ops._autograd import differentiable
@@ -20,6 +18,7 @@ from diffreg.ops._checks import (
     checked_mask,
     in_dtype,
     refuse_transforms,
+    widest_dtype,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._masks import counted
@@ -112,55 +111,82 @@ def mutual_information_reference(
 
     Args, Returns: as `mutual_information`.
     """
+    images = flattened(warped, fixed, mask)
+    ranges = ranges_of(*images, moving)
+    # A box of NaN is empty, and the bins hold what is infinite: neither would show.
+    unknown = (0 * images[0].detach() + 0 * images[1]).sum(1).reshape(-1, 1, 1)
+    return minus_information(_joint_histogram(*images, ranges, bins) + unknown)
+
+
+def flattened(
+    warped: torch.Tensor, fixed: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Both images and the weights, (N, voxels) each; what does not count is 0."""
     dtype = arithmetic_dtype(warped, fixed)
     weight = torch.ones_like(warped[:, :1], dtype=dtype) if mask is None else mask.to(dtype)
+    weight = weight.expand_as(warped).flatten(1)
     warped, fixed = counted(warped.to(dtype), mask), counted(fixed.detach().to(dtype), mask)
-    weight = weight.expand_as(warped)
-    limits = _range(warped, weight > 0) if moving is None else _range(moving.to(dtype), None)
-    w = _positions(warped, limits, bins)
-    r = _positions(fixed, _range(fixed, weight > 0), bins)
-    centres = torch.arange(bins, dtype=dtype, device=warped.device).reshape(1, -1, 1)
-    windows = _cubic(centres - w.unsqueeze(1))  # (N, bins, voxels)
-    box = r.floor().clamp(_PADDING, bins - _PADDING - 1)
-    boxes = (box.unsqueeze(1) == centres).to(dtype)
-    counts = (windows * weight.flatten(1).unsqueeze(1)) @ boxes.mT  # (N, bins, bins)
-    # A box of NaN is empty, and the bins hold what is infinite: neither would show.
-    unknown = (0 * warped.detach() + 0 * fixed).flatten(1).sum(1)
-    total = counts.sum((1, 2), keepdim=True) + unknown.reshape(-1, 1, 1)
+    return warped.flatten(1), fixed.flatten(1), weight
+
+
+def ranges_of(
+    warped: torch.Tensor, fixed: torch.Tensor, weight: torch.Tensor, moving: torch.Tensor | None
+) -> torch.Tensor:
+    """Lowest intensity and extent that the bins cover, of warped and of fixed, (N, 4)."""
+    if moving is None:
+        of_warped = _range(warped, weight > 0)
+    else:
+        of_warped = _range(moving.flatten(1).to(warped.dtype), None)
+    return torch.cat([of_warped, _range(fixed, weight > 0)], 1)
+
+
+def _joint_histogram(
+    warped: torch.Tensor,
+    fixed: torch.Tensor,
+    weight: torch.Tensor,
+    ranges: torch.Tensor,
+    bins: int,
+) -> torch.Tensor:
+    """Boxes of the fixed image by windows of the other, of (N, voxels) (N, bins - 4, bins)."""
+    centres = torch.arange(bins, dtype=warped.dtype, device=warped.device).reshape(1, -1, 1)
+    windows = cubic(centres - positions(warped, ranges[:, :2], bins).unsqueeze(1))
+    box = positions(fixed, ranges[:, 2:], bins).floor().clamp(_PADDING, bins - _PADDING - 1)
+    boxes = (box.unsqueeze(1) == centres[:, _PADDING : bins - _PADDING]).to(warped.dtype)
+    return boxes @ (windows * weight.unsqueeze(1)).mT
+
+
+def minus_information(counts: torch.Tensor) -> torch.Tensor:
+    """Of a joint histogram (N, rows, columns), in nats, (N,)."""
+    total = counts.sum((1, 2), keepdim=True)
     joint = counts / torch.where(total == 0, torch.ones_like(total), total)
     return _entropy(joint) - _entropy(joint.sum(2)) - _entropy(joint.sum(1))
 
 
-class _Range(NamedTuple):
-    """The intensities that the bins cover, (N, 1) each."""
-
-    low: torch.Tensor
-    high: torch.Tensor
-
-
-def _range(image: torch.Tensor, counts: torch.Tensor | None) -> _Range:
-    """Smallest and largest finite intensity of each sample that counts, without gradient."""
-    values = image.detach().flatten(1)
+def _range(values: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    """Smallest finite intensity of each sample (N, voxels) that counts, and the extent, (N, 2)."""
+    values = values.detach()
     if values.shape[1] == 0:
-        return _Range(values.new_zeros(len(values), 1), values.new_ones(len(values), 1))
+        return values.new_tensor([[0.0, 1.0]]).expand(len(values), 2)
     known = torch.isfinite(values)
     if counts is not None:
-        known = known & counts.flatten(1)
+        known = known & counts
     low = torch.where(known, values, torch.inf).amin(1, keepdim=True)
     high = torch.where(known, values, -torch.inf).amax(1, keepdim=True)
     none = low > high  # nothing counts
-    return _Range(torch.where(none, 0, low), torch.where(none, 1, high))
+    return torch.cat([torch.where(none, 0, low), torch.where(none, 1, high - low)], 1)
 
 
-def _positions(image: torch.Tensor, limits: _Range, bins: int) -> torch.Tensor:
-    """Where the intensities fall among the bins, (N, voxels) in [2, bins - 2]."""
-    extent = limits.high - limits.low
+def positions(image: torch.Tensor, ends: torch.Tensor, bins: int) -> torch.Tensor:
+    """Where intensities (N, voxels) fall among the bins, in [2, bins - 2]."""
+    low, extent = ends[:, :1], ends[:, 1:]
     extent = torch.where(extent > 0, extent, torch.ones_like(extent))
-    part = ((image.flatten(1) - limits.low) / extent).clamp(0, 1)
+    part = (image - low) / extent
+    # Of clamp's derivative at its ends torch has changed its mind.
+    part = torch.where((part < 0) | (part > 1), part.detach().clamp(0, 1), part)
     return _PADDING + part * (bins - 2 * _PADDING)
 
 
-def _cubic(t: torch.Tensor) -> torch.Tensor:
+def cubic(t: torch.Tensor) -> torch.Tensor:
     """The cubic B-spline, of support (-2, 2)."""
     distance = t.abs()
     return ((2 - distance).clamp(min=0) ** 3 - 4 * (1 - distance).clamp(min=0) ** 3) / 6
@@ -177,8 +203,8 @@ def _mutual_information_fake(warped, fixed, bins, mask, moving):
     samples = warped.shape[0]
     return (
         warped.new_empty((samples,), dtype=arithmetic_dtype(warped)),
-        warped.new_empty((samples, bins - 2 * _PADDING, bins), dtype=torch.float64),
-        warped.new_empty((samples, 4), dtype=torch.float64),
+        warped.new_empty((samples, bins - 2 * _PADDING, bins), dtype=widest_dtype(warped)),
+        warped.new_empty((samples, 4), dtype=widest_dtype(warped)),
     )
 
 

@@ -9,7 +9,6 @@ from diffreg.ops._checks import arithmetic_dtype, refuse_transforms
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._flat_axis import flat_axis
 from diffreg.ops._objective import (
-    MEASURES,
     OPERATORS,
     REFERENCES,
     WINDOW,
@@ -18,9 +17,10 @@ from diffreg.ops._objective import (
     Similarity,
     check_inputs,
     compose,
+    compose_raw,
 )
 from diffreg.ops.deformation_energy import deformation_energy, energies_and_gradient
-from diffreg.ops.parallel_level_sets import as_saved, on_device
+from diffreg.ops.parallel_level_sets import as_saved
 
 
 def registration_objective(
@@ -286,19 +286,10 @@ def _setup_double_context(ctx, inputs, output):
 def _double_backward(ctx, grad_gradient):
     refuse_transforms("registration_objective")
     *upstream, moving, fixed, displacement, eps_moving, eps_fixed, mask = ctx.saved_tensors
-    mixture, weights, padding, spacing, penalty, threshold, window = ctx.options
-    named = {name: factor for name, factor in zip(MEASURES, mixture, strict=True) if factor}
-    limit = threshold if penalty != "relu" else None
-    eps_moving, eps_fixed = (
-        e if e is None else on_device(e, moving) for e in (eps_moving, eps_fixed)
-    )
 
     def reference(u):
-        terms = registration_objective_reference(
-            moving, fixed, u, named or {"ssd": 0.0}, weights, eps_moving, eps_fixed, mask, padding,
-            penalty, limit, spacing, window=window,
-        )  # fmt: skip
-        return tuple(terms[:5])
+        images = moving, fixed, u, eps_moving, eps_fixed, mask
+        return compose_raw(REFERENCES, *images, *ctx.options)[:5]
 
     to_upstream, (to_displacement,) = gradients_of_gradients(
         reference, [displacement], upstream, [grad_gradient]

@@ -125,17 +125,27 @@ def grid_points(size: torch.Size, like: torch.Tensor) -> torch.Tensor:
 
 
 def sample_reference(
-    moving: torch.Tensor, points: torch.Tensor, interpolation: str, padding: str
+    moving: torch.Tensor,
+    points: torch.Tensor,
+    interpolation: str,
+    padding: str,
+    spill: bool = True,
 ) -> torch.Tensor:
-    """The image at points (N, D, *S) of its grid, in voxels."""
+    """The image at points (N, D, *S) of its grid, in voxels.
+
+    Voxels of weight 0 that are not finite make NaN where they may `spill`, and else are 0.
+    """
     if interpolation == "nearest":
         return _nearest_reference(moving, points.detach(), padding)
     taps = _cubic_taps if interpolation == "cubic" else _linear_taps
     along = [taps(points[:, k], size, padding) for k, size in enumerate(moving.shape[2:])]
     total = torch.zeros_like(points[:, :1])
     for corner in itertools.product(*along):
-        weight = functools.reduce(torch.mul, [weight for _, weight in corner])
-        total = total + weight.unsqueeze(1) * _gather(moving, [index for index, _ in corner])
+        weight = functools.reduce(torch.mul, [weight for _, weight in corner]).unsqueeze(1)
+        values = _gather(moving, [index for index, _ in corner])
+        if not spill:
+            values = values.masked_fill((weight == 0) & ~torch.isfinite(values), 0)
+        total = total + weight * values
     return total
 
 

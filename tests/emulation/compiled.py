@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pybind11
 from emulation.build import ROOT, alone
 
 from diffreg.ops import _core
@@ -32,8 +31,6 @@ def settings(source: Path) -> list[str]:
     torch = Path(importlib.util.find_spec("torch").origin).parent
     return [
         *("-S", str(source), "-G", "Ninja"),
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DPython_EXECUTABLE={sys.executable}",
         f"-DDIFFREG_VERSION={_core.build_info()['version']}",
         f"-DDIFFREG_TORCH_DIR={torch}",
     ]
@@ -56,10 +53,10 @@ def package() -> Path | None:
         )
         if "no nvcc was found" in said:
             return None
-        cmake("--build", FOLDER, "--target", "_C")
+        cmake("--build", FOLDER, "--target", "_core")
         for path in (ROOT / "diffreg").iterdir():
             link = site / "diffreg" / path.name
-            if not path.name.startswith(("_C.", "__pycache__")):
+            if not path.name.startswith(("_core.", "__pycache__")):
                 link.unlink(missing_ok=True)
                 link.symlink_to(path)
     return site

@@ -97,6 +97,7 @@ def test_the_identity_leaves_what_warp_does(size, interpolation, padding):
     torch.testing.assert_close(found, warp(moving, u, interpolation, padding))
 
 
+@pytest.mark.core
 def test_points_are_rounded_once_however_far_they_are():
     """Half a unit in the last place of the coordinate, and a little of the step to an anchor."""
     stripes = (torch.arange(4096) % 2).float().expand(1, 1, 4, 4096)  # as steep everywhere

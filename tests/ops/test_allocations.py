@@ -9,6 +9,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from diffreg import ops
 
+pytestmark = [
+    pytest.mark.core,
+    pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning"),  # torch 2.11
+]
 SIZE = (24, 24, 24)
 SLACK = 1.0  # bytes a voxel: sums of a sample, gradients of scalars
 

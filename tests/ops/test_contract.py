@@ -10,11 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from diffreg import ops
+from diffreg.ops import _core
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_operator = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.operator)
 # On first use, parts of torch warn about torch's own torch.jit.
-torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+torch_warns = pytest.mark.filterwarnings("ignore:.torch.jit")
 SIZES = [(1, 1), (1, 5), (3, 1), (2, 2), (3, 3), (5, 4), (16, 17), (17, 16), (33, 7), (2, 300)]
 EMPTY = [
     *((0, 1, (3, 4)), (2, 1, (0, 4)), (2, 1, (3, 0)), (0, 1, (0, 0))),
@@ -102,7 +103,8 @@ def test_samples_do_not_mix(case, size):
     together = case(*inputs)
     for n in range(3):
         alone = case(*(tensor[n : n + 1] for tensor in inputs))
-        assert all(torch.equal(t[n : n + 1], a) for t, a in zip(together, alone, strict=True))
+        # torch's own sums differ in bits.
+        check_close([t[n : n + 1] for t in together], alone, 0 if _core.HAS_CORE else 1e-14)
 
 
 # Layouts and empty inputs
@@ -192,6 +194,7 @@ def test_images_without_channels(case, size):
 # Bits
 
 
+@pytest.mark.core
 @pytest.mark.alone
 @every_case
 @pytest.mark.parametrize("size", [(130, 290), (40, 12, 33)], ids=str)  # in 3-D five strips
@@ -545,6 +548,7 @@ def spoiled(argument):
         yield from ([], [1.0], [*argument, 1.0])
 
 
+@pytest.mark.core
 @every_case
 @pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)], ids=str)
 def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case, size):
@@ -570,6 +574,7 @@ def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case, size):
     assert refused >= 19
 
 
+@pytest.mark.core
 def test_a_message_of_the_core_names_argument_demand_and_finding():
     u = torch.zeros(1, 3, 4, 4)
     with pytest.raises(
@@ -590,7 +595,7 @@ def test_every_operator_is_in_the_table():
     assert {case.operator for case in CASES} == public
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::torch.jit.TracerWarning")
 def test_the_short_way_leaves_tracing_to_torch():
     """A traced function holds the registered operator, which another process can load."""
     moving = torch.rand(1, 1, 5, 6)

@@ -77,6 +77,7 @@ def on_gpu(case, gpu, *dtypes):
     return [torch.empty(s, dtype=d, device=gpu) for s, d in zip(shapes, of_maps, strict=True)]
 
 
+@pytest.mark.core
 @with_cuda
 @pytest.mark.parametrize("half", HALVES, ids=str)
 def test_on_a_gpu_half_types_are_handed_over_as_they_are(gpu, case, half):
@@ -100,6 +101,7 @@ def test_on_a_gpu_other_dtypes_go_to_the_arithmetic_s(gpu, case):
         assert all(given == {torch.float32} for given in handed(record))
 
 
+@pytest.mark.core
 def test_labels_on_a_gpu_are_warped_by_a_field_as_it_is_stored(gpu):
     labels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8, device=gpu)
     u = torch.zeros(1, 2, 8, 8, dtype=torch.float16, device=gpu)

@@ -281,6 +281,7 @@ def test_histograms_and_ranges_are_what_they_are_called():
 # A GPU, whose kernels read half types
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("other", [torch.float16, torch.float32, torch.float64], ids=str)
 def test_a_moving_image_in_float32_is_not_rounded_to_the_images_half_type(monkeypatch, other):
     monkeypatch.setattr(_checks, "_CUDA_BUILT", True)
@@ -325,12 +326,14 @@ def test_bad_arguments_are_refused(arguments, error, message):
         mutual_information(*arguments)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("bins", [-1, 0, 4, 1025, 2**40])
 def test_the_core_refuses_histograms_of_other_sizes(bins):
     with pytest.raises(RuntimeError, match="bins must be at least 5 and at most 1024, got"):
         torch.ops.diffreg.mutual_information(IMAGE, IMAGE, bins, None, None)
 
 
+@pytest.mark.core
 def test_the_core_refuses_a_moving_image_that_does_not_fit():
     with pytest.raises(RuntimeError, match=r"moving must have 2 samples, got \[1, 1, 4, 5\]"):
         torch.ops.diffreg.mutual_information(IMAGE, IMAGE, 32, None, IMAGE[:1])

@@ -12,6 +12,7 @@ import diffreg.ops  # noqa: F401  (registers the operators)
 CSRC = Path(__file__).parents[2] / "csrc"
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("operator", "arguments", "message"), CASES, ids=lambda v: str(v)[:40])
 def test_a_wrong_option_is_told_the_right_ones(operator, arguments, message):
     with pytest.raises(RuntimeError, match=re.escape(message)):

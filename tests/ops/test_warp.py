@@ -85,6 +85,7 @@ def test_zeros_fade_over_one_voxel():
     assert warp(image, u, padding="zeros").flatten().tolist() == expected
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (3, 1), (5, 5), (17, 33), (64, 31)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])

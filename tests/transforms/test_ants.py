@@ -1,4 +1,4 @@
-"""ANTs itself, where antspyx is installed (tests/constraints-ants.txt), with the files of ours."""
+"""ANTs itself, where antspyx is installed (constraints-ants.txt), with the files of ours."""
 
 import drawn_transforms as drawn
 import nibabel as nib
@@ -9,7 +9,7 @@ import torch
 from diffreg.data.grid import LPS
 from diffreg.transforms import compose, read, resample, write
 
-ants = pytest.importorskip("ants", reason="antspyx is not here: tests/constraints-ants.txt")
+ants = pytest.importorskip("ants", reason="antspyx is not here: constraints-ants.txt")
 
 
 @pytest.mark.filterwarnings("ignore:.*outside the grid of a field")

@@ -1,7 +1,5 @@
-// The Python module diffreg._C: what the core was built from, and which of its CPU variants this
+// The library diffreg/_core: what the core was built from, and which of its CPU variants this
 // processor runs. Loading it registers the CUDA kernels, where it has any.
-#include <pybind11/pybind11.h>
-
 #include <cstdlib>
 #include <sstream>
 #include <string>
@@ -38,24 +36,14 @@ std::string cpu_variant() {
   return running.substr(running.rfind(' ') + 1);
 }
 
-pybind11::dict build_info() {
-  pybind11::dict info;
-  info["version"] = DIFFREG_VERSION;
-  info["torch"] = DIFFREG_TORCH_VERSION;
-  info["oldest_torch"] = DIFFREG_OLDEST_TORCH;
-  info["compiler"] = DIFFREG_COMPILER;
-  info["cpu_variant"] = cpu_variant();
-  info["cpu_variants"] = cpu_variants();
-  info["cuda_architectures"] = DIFFREG_CUDA_ARCHITECTURES;
-  info["cuda_runtime"] = DIFFREG_CUDA_RUNTIME;
-  return info;
-}
-
 }  // namespace
 
-PYBIND11_MODULE(_C, module) {
-  module.doc() = "Compiled operators of diffreg, registered as torch.ops.diffreg.*";
-  module.def("build_info", &build_info,
-             "Version, torch at build time, oldest torch at run time, compiler, CPU variants, CUDA "
-             "architectures and runtime.");
+// Lines of "name=value"; the text stays.
+extern "C" __attribute__((visibility("default"))) const char* diffreg_build_info() {
+  static const std::string info =
+      "version=" DIFFREG_VERSION "\ntorch=" DIFFREG_TORCH_VERSION
+      "\noldest_torch=" DIFFREG_OLDEST_TORCH "\ncompiler=" DIFFREG_COMPILER "\ncpu_variant=" +
+      cpu_variant() + "\ncpu_variants=" + cpu_variants() +
+      "\ncuda_architectures=" DIFFREG_CUDA_ARCHITECTURES "\ncuda_runtime=" DIFFREG_CUDA_RUNTIME;
+  return info.c_str();
 }
