@@ -15,7 +15,7 @@ export DIFFREG_CUDA
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard cuda wheels test-wheel release clean machine
+.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard cuda wheels test-wheel release site clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
@@ -124,8 +124,12 @@ test-wheel:
 release: $(VENV)/.torch
 	$(BIN)/python .ci/release.py "$(VERSION)" $(if $(DRY),--dry)
 
+# The pages of this repository and the docstrings as site/index.html; no server is needed to read or search them.
+site: $(VENV)/.test
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/site -c docs/site . site
+
 clean:
-	rm -rf build dist $(VENV) $(VENV)-wheel diffreg/*.so *.egg-info
+	rm -rf build dist site $(VENV) $(VENV)-wheel diffreg/*.so *.egg-info
 
 # What is missing is said in words, before anything is downloaded.
 machine:

@@ -11,7 +11,7 @@ from diffreg.ops import _core
 # Files whose tests share one costly fixture, and so one process.
 TOGETHER = (
     *("test_browser.py", "test_browser_viewer.py", "test_browser_volumes.py"),
-    *("test_demo.py", "test_evaluation.py", "test_gpu_run.py"),
+    *("test_demo.py", "test_evaluation.py", "test_gpu_run.py", "test_site.py"),
 )
 LONGEST = 20  # seconds of processors, its children's too, of a test that is not marked slow
 

@@ -129,6 +129,8 @@ def _machine() -> dict:
 
 def _page(results: dict, about: dict, settings: dict) -> str:
     lines = [
+        "# Slices: variational registration beside its peers",
+        "",
         "Means over 5 patients (38 pairs), 95 % bootstrap intervals over patients; settings chosen",
         "on the other four patients. Written by bench/variational/cardiac.py.",
         f"{about['processor']}, {about['threads']} thread, load {about['load_before']:.1f} to",
