@@ -99,9 +99,21 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
             for file in sorted(folder.iterdir(), key=lambda path: path.name == last):
                 os.replace(file, out / file.name)
         else:
-            os.rename(folder, out)
+            _appear(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _appear(folder: Path, out: Path) -> None:
+    """A folder takes its name, unless another process, of another pair perhaps, has filled it."""
+    try:
+        os.rename(folder, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        raise ValueError(
+            f"another process wrote into {out} meanwhile: its files stay, this one's are dropped"
+        ) from None
 
 
 def _temporary(name: str) -> str:

@@ -33,11 +33,27 @@ PARTS = {
         (*PYTEST, "tests/test_fuzz_operators.py"),
         {"DIFFREG_FUZZ_CASES": "12600"},
     ),
-    "readers": (
-        "readers on 100,000 damaged files",
-        (*PYTEST, "tests/test_fuzz_readers.py"),
-        {"DIFFREG_FUZZ": "100000"},
+    "variants": (
+        "operators under every CPU variant, 1,000,000 drawn cases: references and equal bits",
+        ("tests/variants.py", "--cases", "1000000"),
+        {},
     ),
+    "readers": (
+        "readers on 200,000 damaged files",
+        (*PYTEST, "tests/test_fuzz_readers.py"),
+        {"DIFFREG_FUZZ": "200000"},
+    ),
+    "kills-train": (
+        "200 kills at random moments of training",
+        ("tests/kills.py", "train"),
+        {},
+    ),
+    "kills-cohort": (
+        "200 kills at random moments of a cohort",
+        ("tests/kills.py", "cohort"),
+        {},
+    ),
+    "memory": ("memory's slope over an hour of training", ("tests/slope.py",), {}),
     "mutants": (
         "every barrier, fence and bound check taken out in turn",
         ("tests/emulation/mutate.py",),
@@ -79,15 +95,15 @@ def run(name: str) -> tuple[str, bool]:
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | settings,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | settings,
     )
     assert process.stdout is not None
     for line in process.stdout:
         print(line, end="", flush=True)
         last = line.strip() or last
     passed = process.wait() == 0
-    # pytest and the mutants end with their counts, the others with whatever they print.
-    counted = name in ("marked", "operators", "readers", "mutants")
+    # These end with whatever they print, all others with their counts.
+    counted = name not in ("monai", "voxelmorph", "studies", "bench")
     result = last.strip("= ") if counted else ""
     result = " ".join(filter(None, ["passed" if passed else "**FAILED**", result]))
     minutes = (cpu_seconds() - before) / 60
