@@ -5,6 +5,8 @@ import hashlib
 import torch
 from cases import CASES
 
+from diffreg.ops import warp
+
 
 def main() -> None:
     for case in CASES:
@@ -21,6 +23,15 @@ def main() -> None:
                 for tensor in (*values, *(i.grad for i in inputs if i.grad is not None)):
                     digest.update(tensor.detach().contiguous().numpy().tobytes())
         print(case.name, digest.hexdigest())
+    print("zeros", hashlib.sha256(near_and_far().numpy().tobytes()).hexdigest())
+
+
+def near_and_far() -> torch.Tensor:
+    """Zeros sampled in and around an image: all that can differ is the sign of a 0."""
+    displacement = torch.randint(
+        -60, 60, (1, 3, 3, 5, 7), generator=torch.Generator().manual_seed(0)
+    )
+    return warp(torch.zeros(1, 1, 3, 5, 7), displacement / 32, "cubic", "zeros")
 
 
 if __name__ == "__main__":

@@ -98,10 +98,12 @@ class CubicTaps {
 #define DIFFREG_UNROLL_TAPS
 #endif
 
-// A voxel of weight 0 does not count.
+// A voxel of weight 0 does not count, whatever its value: -0 is added, which changes no sum.
+// Written as a condition, "if (weight != 0) sum += ...", compilers that vectorise it add 0, and
+// make -0 to 0.
 template <typename T>
 DIFFREG_HD void add_times(T& sum, T weight, T value) {
-  if (weight != 0) sum += weight * value;
+  sum += weight * (weight != 0 ? value : T(-1));
 }
 
 // Sums over the 4^D voxels around a point of voxel times weights: found[0] is the value, found[1 +
