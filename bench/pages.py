@@ -1,4 +1,4 @@
-"""Writes the tables of bench/results/benchmark.json into README.md and docs/operators.md.
+"""Writes the tables of bench/results/benchmark.json into docs/benchmarks.md and docs/operators.md.
 
     python bench/pages.py
 
@@ -22,7 +22,7 @@ def put(page: Path, mark: str, table: str) -> None:
 
 def main() -> None:
     result = json.loads((ROOT / "bench" / "results" / "benchmark.json").read_text())
-    put(ROOT / "README.md", "bench", tables.headline(result))
+    put(ROOT / "docs" / "benchmarks.md", "bench", tables.headline(result))
     if volumes := tables.volumes(result):
         put(ROOT / "docs" / "operators.md", "volumes", volumes)
 

@@ -88,3 +88,15 @@ def test_the_page_of_transforms_has_every_format():
     page = (ROOT / "docs/transforms.md").read_text()
     named = re.findall(r"^\| (`[-a-z0-9`, ]+`) \| .* \| (?:yes|no|affine) \|$", page, re.MULTILINE)
     assert set(re.findall(r"`([-a-z0-9]+)`", " ".join(named))) == set(FORMATS)
+
+
+def test_every_promise_has_its_test():
+    """docs/reliability.md names the tests that hold what it says."""
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text()))
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 15
+    assert named <= there

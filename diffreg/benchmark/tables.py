@@ -30,7 +30,7 @@ def markdown(result: Row) -> str:
 
 
 def headline(result: Row) -> str:
-    """Forward and backward at the headline shapes, images and then volumes; README shows it."""
+    """Forward and backward at the headline shapes, images, then volumes."""
     parts = (_headline(headline_rows(result)), volumes(result))
     return "\n".join(part for part in parts if part)
 
