@@ -1,6 +1,7 @@
 """A training step asks the device for nothing: what a GPU would wait for is counted on the CPU."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from test_trainer import config_of, save_images, trainer
 from test_training_options import validated, with_settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffreg.data.drawing import drawn
 from diffreg.data.pairs import Batch
 from diffreg.training import Trainer, graphs
 from diffreg.training.checkpoint import read_checkpoint
@@ -112,9 +114,9 @@ class Rerun:
     """What stands for a captured graph where there is no GPU: the function, run again."""
 
     def __init__(self):
-        self.captures, self.replays = 0, 0
+        self.captures, self.replays, self.waits = 0, 0, []
 
-    def __call__(self, function):
+    def __call__(self, function, pool):
         self.captures += 1
         left = torch.full((13,), math.nan)
 
@@ -129,6 +131,8 @@ class Rerun:
 def rerun(monkeypatch):
     found = Rerun()
     monkeypatch.setattr(graphs, "captured", found)
+    monkeypatch.setattr(graphs, "new_pool", lambda: None)
+    monkeypatch.setattr(graphs, "waits", lambda: nullcontext(found.waits))
     monkeypatch.setattr(Replayed, "_aside", lambda self, batch: self.step(batch))
     return found
 
@@ -214,7 +218,7 @@ def test_each_shape_has_its_graph_up_to_a_number(rerun):
 
 
 def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):
-    def refused(function):
+    def refused(function, pool):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(graphs, "captured", refused)
@@ -225,3 +229,66 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):
         assert run(Batch(image, image, None, ("pair",))) == 16
     assert len(said) == 1 and "runs without one: operation not permitted" in said[0]
     assert "\n" not in said[0]
+
+
+def test_a_step_that_waits_is_never_captured(rerun):
+    rerun.waits.append("called a synchronizing CUDA operation")
+    said = []
+    image = torch.ones(1, 1, 4, 4)
+    run = Replayed(lambda batch: batch.moving.sum()[None], True, said.append)
+    for _ in range(EAGER_STEPS + 4):
+        assert run(Batch(image, image, None, ("pair",))) == 16
+    assert rerun.captures == 0 and len(said) == 1 and "synchronizing" in said[0]
+
+
+def test_a_checkpoint_that_is_loaded_is_what_the_next_steps_train(images, tmp_path, rerun):
+    """After a capture, after steps that nobody read, and after a stop."""
+    run = replaying(trainer(config_of(images, tmp_path / "run", steps=50)))
+    run.take(3)
+    run.out.mkdir()
+    run.save_checkpoint()
+    expected = [entry[:11] for entry in run.take(6)]
+    run._take_step()
+    run.load_checkpoint(run.out / "last.pt")
+    run.optimization.stopped.fill_(1.0)
+    run.load_checkpoint(run.out / "last.pt")
+    captures = rerun.captures
+    assert [entry[:11] for entry in run.take(6)] == expected
+    assert captures == 1 and rerun.captures == 2
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight_in_float16(images, tmp_path):
+    """Whatever its gradient."""
+    run = trainer(config_of(images, tmp_path / "run", precision="float16"))
+    before = {key: value.clone() for key, value in run.network.state_dict().items()}
+    objective = run._steps.step.objective
+
+    def infinite(*images, **options):
+        terms = objective(*images, **options)
+        return terms._replace(total=terms.total + math.inf)
+
+    infinite.padding = objective.padding
+    run._steps.step.objective = infinite
+    with pytest.raises(NonFiniteLoss):
+        run.train_step()
+    assert all(torch.equal(before[key], value) for key, value in run.network.state_dict().items())
+
+
+def test_what_is_sent_ahead_is_drawn_once_a_block_and_held_while_it_lives(images, tmp_path):
+    run = trainer(config_of(images, tmp_path / "run"))
+    ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)
+    blocks = []
+    block = ahead._block
+    ahead._block = lambda first, shape: blocks.append(first) or block(first, shape)
+    for step in range(60):
+        batch = drawn(ahead.next(step))
+        expected = run.dataset.batch(range(4 * step, 4 * step + 4))
+        assert torch.equal(batch.moving, expected.moving)
+        assert torch.equal(batch.fixed, expected.fixed)
+    assert blocks == [0, 25, 50]
+    ahead._sent = torch.clone
+    image = torch.rand(1, 1, 5, 5)
+    held = len(ahead._there)
+    assert ahead._hold(iter([image])) and len(ahead._there) == held + 1
+    del image
+    assert len(ahead._there) == held

@@ -86,7 +86,10 @@ class Step:
         running: Any = torch.compile(self.network) if setting.compiled else self.network
         precision = "bfloat16" if setting.bfloat16 else "float32"
         self.predict = predictor(running, torch.device(draw.device), precision)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), 1e-4, capturable=setting.graph)
+        fused, capturable = not setting.eager, setting.graph
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), 1e-4, fused=fused, capturable=capturable
+        )
         self.objective = _eager_objective if setting.eager else _fused_objective
         with torch.no_grad():
             self.field = self.forward()

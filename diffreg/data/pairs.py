@@ -25,7 +25,7 @@ from diffreg.data.known import Known, changed, check_terms, label_values, one_ho
 from diffreg.data.normalization import Normalization
 from diffreg.data.order import shuffled
 from diffreg.data.pairing import Pair, Pairs
-from diffreg.data.prepared_pairs import PreparedPairs, Start, parts_of
+from diffreg.data.prepared_pairs import PreparedPairs, Start, sides_of
 from diffreg.data.samples import Batch, Sample
 from diffreg.data.store import Held, Kept
 
@@ -211,7 +211,7 @@ class PairDataset:
         """The proportions of the fixed images' voxels: one for all; so is what batches hold."""
         grids: dict[tuple[tuple[int, ...], tuple[float, ...]], Path] = {}
         for pair in pairs:
-            fixed = self.prepared.place(pair.fixed, parts_of(pair)[1]).grid
+            fixed = self.prepared.place(pair.fixed, sides_of(pair)[1]).grid
             finest = min(fixed.spacing)
             proportions = tuple(round(length / finest, 3) for length in fixed.spacing)
             try:

@@ -110,7 +110,7 @@ class PreparedPairs:
 
     def sample(self, pair: Pair) -> Sample:
         """All of a pair on the fixed grid."""
-        of_moving, of_fixed = parts_of(pair)
+        of_moving, of_fixed = sides_of(pair)
         images = self._key(pair.moving, of_moving), self._key(pair.fixed, of_fixed)
         region, place = self._region(pair), self.place(pair.fixed, of_fixed)
         keys: list[Any] = [("moving", images[0]), ("fixed", images[1]), ("mask",)]
@@ -123,7 +123,7 @@ class PreparedPairs:
 
     def _region(self, pair: Pair) -> tuple[Any, ...]:
         """What decides where a pair is compared: two grids, or all of its files."""
-        of_moving, of_fixed = parts_of(pair)
+        of_moving, of_fixed = sides_of(pair)
         places = self.place(pair.moving, of_moving), self.place(pair.fixed, of_fixed)
         whole = all(place.whole for place in places)
         if whole and not (pair.moving_mask or pair.fixed_mask or self.start):
@@ -153,7 +153,7 @@ class PreparedPairs:
         path = (pair.moving_label, pair.fixed_label)[side]
         if path is None:
             return None
-        of_label, of_fixed = parts_of(pair)[side], parts_of(pair)[1]
+        of_label, of_fixed = sides_of(pair)[side], sides_of(pair)[1]
         started = (region, self._settings) if self.start and side == 0 else ()
         key = "label", self._key(path, of_label), self.place(pair.fixed, of_fixed).key, started
 
@@ -192,7 +192,7 @@ class PreparedPairs:
 
     def _images(self, pair: Pair) -> PairImages:
         """A pair as read."""
-        of_moving, of_fixed = parts_of(pair)
+        of_moving, of_fixed = sides_of(pair)
         moving, fixed = self._read(pair.moving, of_moving), self._read(pair.fixed, of_fixed)
         sides = (pair.fixed_mask, of_fixed), (pair.moving_mask, of_moving)
         masks = [None if path is None else self._read(path, part, True) for path, part in sides]
@@ -224,6 +224,6 @@ class PreparedPairs:
         return [self.store.put(key, value, image) for key, value, image in made]
 
 
-def parts_of(pair: Pair) -> tuple[Part, Part]:
+def sides_of(pair: Pair) -> tuple[Part, Part]:
     """Slice and time point of the moving and of the fixed image."""
     return (pair.moving_slice, pair.moving_time), (pair.fixed_slice, pair.fixed_time)

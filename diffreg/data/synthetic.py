@@ -6,7 +6,7 @@ v = amplitude * white noise smoothed by a Gaussian, u = exp(v) - id, inverse = e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -145,7 +145,7 @@ def _knots(size: int, sigma: float) -> np.ndarray:
     return step * np.arange(-outside, np.ceil((size - 1) / step) + outside + 1)
 
 
-@lru_cache(maxsize=16)
+@cache  # CUDA graphs go on reading them
 def _smoothing(size: int, sigma: float, device: torch.device) -> Tensor:
     """(size, knots) Gaussian weights; each row has norm 1, so that white noise keeps its variance.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,12 @@ class Replayed:
         self, step: Callable[[Any], Tensor], replays: bool, say: Callable[[str], None]
     ) -> None:
         self.step, self.replays, self.say = step, replays, say
+        self._stream: Any = None  # of eager calls: memory belongs to the stream that asked for it
+        self._pool: Any = None  # that the graphs share: one is replayed after the other
+        self.forget()
+
+    def forget(self) -> None:
+        """Capture anew: the graphs hold tensors that the step no longer has."""
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
 
@@ -37,39 +45,56 @@ class Replayed:
         if not self.replays:
             return self.step(given)
         key = _key(given)
-        if key not in self._graphs:
-            calls = self._calls[key] = self._calls.get(key, 0) + 1
-            if calls <= EAGER_STEPS or len(self._graphs) == MOST or not self._capture(key, given):
-                return self._aside(given)
-        return self._graphs[key](given)
+        if key in self._graphs:
+            return self._graphs[key](given)
+        calls = self._calls[key] = self._calls.get(key, 0) + 1
+        if calls < EAGER_STEPS or len(self._graphs) == MOST:
+            return self._aside(given)
+        if calls == EAGER_STEPS:
+            with waits() as seen:
+                found = self._aside(given)
+            self._check(seen)
+            return found
+        self._capture(key, given)
+        return self._graphs[key](given) if self.replays else self._aside(given)
 
     def _aside(self, given: Any) -> Tensor:
         """On another stream, as what is captured later has to be."""
-        stream, usual = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(usual)
-        with torch.cuda.stream(stream):
+        self._stream = self._stream or torch.cuda.Stream()
+        usual = torch.cuda.current_stream()
+        self._stream.wait_stream(usual)
+        with torch.cuda.stream(self._stream):
             found = self.step(given)
-        usual.wait_stream(stream)
+        usual.wait_stream(self._stream)
         return found
 
-    def _capture(self, key: Any, given: Any) -> bool:
+    def _check(self, waits: Sequence[str]) -> None:
+        """A step that waits for the device cannot be captured; a try would leave a torn graph."""
+        if waits:
+            self._give_up(waits[0])
+
+    def _capture(self, key: Any, given: Any) -> None:
         try:
-            self._graphs[key] = _Graph(self.step, given)
+            self._pool = self._pool or new_pool()
+            self._graphs[key] = _Graph(self.step, given, self._pool)
         except RuntimeError as error:
-            reason = str(error).strip().partition("\n")[0]
-            self.say(f"a training step cannot be a CUDA graph, and runs without one: {reason}")
-            self.replays = False
-        return self.replays
+            self._give_up(str(error.__context__ or error))
+
+    def _give_up(self, reason: str) -> None:
+        line = reason.strip().partition("\n")[0]
+        self.say(f"a training step cannot be a CUDA graph, and runs without one: {line}")
+        self.replays = False
+        self._graphs.clear()
 
 
 class _Graph:
     """A captured call, the tensors that it reads and the one that it leaves."""
 
-    def __init__(self, step: Callable[[Any], Tensor], given: Any) -> None:
+    def __init__(self, step: Callable[[Any], Tensor], given: Any, pool: Any) -> None:
         leaves, form = tree_flatten(given)
         held = [part.clone() if isinstance(part, Tensor) else part for part in leaves]
         self.held = [part for part in held if isinstance(part, Tensor)]
-        self.replay, self.left = captured(lambda: step(tree_unflatten(held, form)))
+        self.replay, self.left = captured(lambda: step(tree_unflatten(held, form)), pool)
 
     def __call__(self, given: Any) -> Tensor:
         for kept, part in zip(self.held, _tensors(given), strict=True):
@@ -78,12 +103,42 @@ class _Graph:
         return self.left
 
 
-def captured(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+def captured(function: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
     """What runs the kernels of a function again, and the tensor that they leave; not yet run."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        left = function()
+    graph, usual = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        # Other threads, such as one that pins memory, are let alone.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            left = function()
+    finally:
+        torch.cuda.set_stream(usual)  # which torch does not after a failure
     return graph.replay, left
+
+
+def new_pool() -> Any:
+    """Memory for graphs."""
+    return torch.cuda.graph_pool_handle()
+
+
+@contextmanager
+def waits() -> Iterator[list[str]]:
+    """What torch says, within, of operations for which the host waits; other warnings go on."""
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield said
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in caught:
+        if "synchronizing" in str(warning.message):
+            said.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
 
 
 def _tensors(given: Any) -> list[Tensor]:

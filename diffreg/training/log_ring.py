@@ -56,7 +56,8 @@ class LogRing:
 
     def __init__(self, batch_size: int, device: torch.device) -> None:
         self.batch_size = batch_size
-        self.rows = torch.zeros(READ_EVERY if device.type == "cuda" else 1, TERMS + 4).to(device)
+        rows = READ_EVERY if device.type == "cuda" else 1
+        self.rows = torch.zeros(rows, TERMS + 4, dtype=torch.float32, device=device)
         self.taken: list[_Taken] = []
 
     @property

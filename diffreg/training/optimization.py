@@ -30,14 +30,14 @@ class Optimization:
     What a checkpoint needs of it is `state()`, which `load` takes; a run goes on to the same bits.
 
     Attributes:
-        stopped: (), 1 from the step on whose loss or gradient was not finite; no weight changes
-            from then on.
+        stopped: (), 1 from the step on whose loss or gradient was not finite; no parameter changes
+            from then on (statistics of batches do).
     """
 
     def __init__(self, network: nn.Module, config: Config, device: torch.device) -> None:
         settings = config.optimizer
         self.network, self.config = network, config
-        self.stopped = torch.zeros((), device=device)
+        self.stopped = torch.zeros((), dtype=torch.float32, device=device)
         self.optimizer = _optimizer(network, settings, device)
         half = config.training.precision == "float16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=half)
@@ -46,7 +46,7 @@ class Optimization:
         self.averaged: nn.Module | None = None
         if settings.average:
             self.averaged = copy.deepcopy(network).requires_grad_(False)
-        self._new_part = torch.ones((), device=device)  # of the mean: the weights of the step
+        self._new_part = torch.ones_like(self.stopped)  # of the mean: the weights of the step
 
     @property
     def result(self) -> nn.Module:
@@ -74,6 +74,9 @@ class Optimization:
         norm = self._gradient_norm()
         wrong = ~torch.isfinite(loss) | ~(torch.isfinite(norm) | self._may_overflow())
         self.stopped.copy_(torch.maximum(self.stopped, wrong.float()))
+        if self.scaler.is_enabled():  # which looks at gradients alone
+            for found in self.scaler._found_inf_per_device(self.optimizer).values():
+                found.copy_(torch.maximum(found, self.stopped))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._average()
@@ -121,6 +124,7 @@ class Optimization:
     def load(self, contents: dict[str, Any], path: Any) -> None:
         """Take over the state of a checkpoint of the same run."""
         load_weights(self.network, contents.get("trained", contents["weights"]), path)
+        self.stopped.zero_()
         # How Adam computes is this run's, on whatever device and by whatever version it began.
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({**contents["optimizer"], "param_groups": groups})
@@ -134,7 +138,7 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     """On a CPU the fused kernel takes half the time, on a GPU a CUDA graph can hold it."""
     options: dict[str, Any] = {
-        "lr": torch.zeros((), device=device),
+        "lr": torch.zeros((), dtype=torch.float32, device=device),
         "fused": True,
         "capturable": device.type == "cuda",
     }

@@ -6,8 +6,10 @@ What a step needs of the host is then a list of images and a part of what is alr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -53,10 +55,10 @@ class SentAhead:
 
     def __init__(self, dataset: PairDataset, size: int, share: Share, device: torch.device) -> None:
         self.dataset, self.size, self.share, self.device = dataset, size, share, device
-        # By the tensor on the host, which is kept: another one cannot have its id then.
-        self._there: dict[int, tuple[Tensor, Tensor]] = {}
+        # By the tensor on the host, as long as it lives: another one may have its id then.
+        self._there: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._room = _HELD * _free(device)
-        self._random: dict[tuple[int, Sequence[int]], RandomNumbers] = {}
+        self._random: dict[Sequence[int], dict[int, RandomNumbers]] = {}  # by shape, by step
 
     def next(self, step: int) -> Undrawn | Batch:
         """What a step, 0 being the first, is to draw from, on the device.
@@ -72,11 +74,18 @@ class SentAhead:
         moving, fixed = (
             torch.cat([self._there[id(sample[side])][1] for sample in samples]) for side in (0, 1)
         )
-        if (step, shape) not in self._random:
-            self._random = dict(self._block(step, shape))
         names = tuple(map(self.dataset.name, numbers))
-        random = self._random[step, shape]
+        random = self._drawn(step, shape)
         return Undrawn(moving, fixed, random, self.dataset.augmentation, names)
+
+    def _drawn(self, step: int, shape: Sequence[int]) -> RandomNumbers:
+        """Of a step; those half a block later are drawn meanwhile, when no log is waited for."""
+        found = self._random.setdefault(shape, {})
+        for wanted in (step, step + BLOCK // 2):
+            if wanted not in found:
+                kept = {number: random for number, random in found.items() if number >= step}
+                found = self._random[shape] = {**kept, **dict(self._block(wanted, shape))}
+        return found[step]
 
     def _numbers(self, step: int) -> Sequence[int]:
         return self.share(range(step * self.size, (step + 1) * self.size))
@@ -88,12 +97,16 @@ class SentAhead:
                 if image.nbytes > self._room:
                     return False
                 self._room -= image.nbytes
-                self._there[id(image)] = image, self._sent(image)
+                gone = partial(self._forget, id(image), image.nbytes)
+                self._there[id(image)] = ref(image, gone), self._sent(image)
         return True
 
-    def _block(
-        self, first: int, shape: Sequence[int]
-    ) -> Iterator[tuple[tuple[int, Sequence[int]], RandomNumbers]]:
+    def _forget(self, key: int, size: int, _: Any) -> None:
+        """What is no longer held on the host is not held on the device."""
+        self._there.pop(key, None)
+        self._room += size
+
+    def _block(self, first: int, shape: Sequence[int]) -> Iterator[tuple[int, RandomNumbers]]:
         """Of the steps from one on: drawn on the host, sent in one piece for each kind."""
         steps = range(first, first + BLOCK)
         draws = [self._numbers(step) for step in steps]
@@ -106,7 +119,7 @@ class SentAhead:
             start, end = end, end + len(numbers)
             pairs, images = slice(start, end), slice(2 * start, 2 * end)
             yield (
-                (step, shape),
+                step,
                 RandomNumbers(flips[pairs], corners[pairs], strengths[images], noise[images]),
             )
 

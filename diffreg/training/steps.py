@@ -45,6 +45,11 @@ class Steps:
         epoch = self.dataset.position(number * settings.batch_size)[0]
         self.log.keep(row, number + 1, epoch, rate)
 
+    def forget(self) -> None:
+        """Weights and optimiser are others now: graphs are captured anew, no step is unread."""
+        self.run.forget()
+        self.log.taken.clear()
+
     @property
     def full(self) -> bool:
         """Whether the log has to be read before the next step."""

@@ -110,8 +110,6 @@ class Trainer(Parts):
         self.step = 0
         self.best: dict[str, float] = {}
         self._since_checkpoint: list[float] = []
-        if going_on:
-            self._resume()
         self._wrapped: Any = self.ranks.wrapped(self.network)
         running = torch.compile(self._wrapped) if settings.compile else self._wrapped
         how = self.ranks.device, settings.precision
@@ -119,6 +117,8 @@ class Trainer(Parts):
         predict, parts = predictor(running, *how), (config, self.optimization, self.ranks)
         step = Step(self._wrapped, predict, self.objective, *parts)
         self._steps = Steps(step, self.dataset)
+        if going_on:
+            self._resume()
 
     def _placed(self, network: nn.Module | None, start: str) -> nn.Module:
         """What is trained, given or fresh, with the weights of a start, where it is trained."""
@@ -269,6 +269,7 @@ class Trainer(Parts):
         contents = read_checkpoint(path)
         check_same_run(contents, self.config, self.dataset, path)
         self.optimization.load(contents, path)
+        self._steps.forget()
         self.step, self.best = contents["step"], contents["best"]
 
     def validate(self) -> ValidationLog:
