@@ -1,7 +1,9 @@
 """Datasets of the user's own: the protocol, draws that are a function of a number, workers."""
 
+import os
 import random
 import re
+import signal
 import sys
 from pathlib import Path
 
@@ -322,3 +324,14 @@ def test_the_protocol_is_in_the_documentation():
     text = (ROOT / "docs" / "training.md").read_text()
     for key, what in PROTOCOL.items():
         assert f"| `{key}` | {what} |" in text
+
+
+class Killed(Pairs):
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_reader_is_one_line():
+    pairs = OwnPairs(Killed(), 0, 2, workers=1)
+    with pytest.raises(ChildProcessError, match=r"was killed, .*: go on with --resume and fewer"):
+        pairs.batch(range(2))

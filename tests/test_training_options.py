@@ -296,3 +296,35 @@ def test_a_start_is_relative_to_its_file(tmp_path, monkeypatch):
     ):
         override = f"training.start={given}"
         assert load_config("runs/config.toml", [override]).training.start == expected
+
+
+def test_the_best_is_that_of_the_pairs_validated_on(images, tmp_path):
+    """Not the training loss of a run without, nor a validation of others."""
+    out = tmp_path / "run"
+    plain = trainer(config_of(images, out, steps=2))
+    plain.train()
+    assert plain.best == {} and "best.pt" not in plain.conclusion
+    sections = plain.config.to_dict()
+    sections["data"] |= {"validation": [str(images / "a.nii"), str(images / "b.nii")]}
+    sections["training"] |= {"steps": 4, "validate_every": 2, "resume": True}
+    going_on = trainer(Config.from_dict(sections))
+    assert going_on.best == {}
+    going_on.train()
+    assert going_on.best["step"] == 4 and (out / "best.pt").exists()
+    sections["data"] |= {"validation": [str(images / "a.nii"), str(images / "c.nii")]}
+    assert trainer(Config.from_dict(sections)).best == {}
+    sections["data"] |= {"validation": [str(images / "a.nii"), str(images / "b.nii")]}
+    assert trainer(Config.from_dict(sections)).best == going_on.best
+
+
+def test_steps_taken_by_hand_are_saved_where_the_run_ends(images, tmp_path):
+    run = trainer(config_of(images, tmp_path / "run", steps=4, checkpoint_every=3))
+    run.take(4)
+    run.train()
+    assert read_checkpoint(run.out / "last.pt")["step"] == 4
+
+
+def test_another_network_on_the_command_line_is_of_the_same_dimensions(tmp_path):
+    (tmp_path / "c.toml").write_text("[model]\ndimensions = 3\nwidths = [4, 8]\n")
+    found = load_config(tmp_path / "c.toml", ["model.name=sn"]).model
+    assert (found.name, found.dimensions) == ("sn", 3)

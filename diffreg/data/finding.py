@@ -46,6 +46,9 @@ def find_pairs(
         pairs = read_manifest(manifests[0]).pairs
     else:
         pairs = Pairs([Crossed(tuple(map(Member, _files(paths))))])
+    missing = [path for path in paths if not path.exists()]
+    if not pairs and missing:
+        raise FileNotFoundError(f"{missing[0]} does not exist")
     if not pairs:
         raise ValueError(
             "images must be at least two images to make a pair, got "

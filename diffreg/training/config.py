@@ -144,7 +144,9 @@ def _override(sections: dict[str, Any], override: str) -> None:
     except (ValueError, RecursionError):
         value = text.strip()  # text without quotes
     if section == "model" and key == "name":
-        sections["model"] = {}  # another model has settings of its own
+        # Another model has settings of its own, of images or volumes as before.
+        model = sections.get("model", {})
+        sections["model"] = {k: v for k, v in model.items() if k == "dimensions"}
     given = {section: {key: value}}
     trial = {section: {**sections.get(section, {}), key: value}}
     Config.from_dict(trial)

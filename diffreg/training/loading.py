@@ -49,11 +49,21 @@ class Ahead:
 
         Raises:
             Exception: what the DataLoader gave in place of a batch.
+            ChildProcessError: a worker was killed.
         """
         step = numbers[0] // self.size
         if self._batches is None or step != self._step:
             self._batches = iter(self._loader(step, pinned))
-        found = next(self._batches)
+        try:
+            found = next(self._batches)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            self.close()
+            raise ChildProcessError(
+                "a process that reads ahead was killed, perhaps for want of memory: go on with "
+                "--resume and fewer data.workers"
+            ) from error
         if isinstance(found, Exception):
             self.close()
             raise found

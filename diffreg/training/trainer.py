@@ -109,7 +109,7 @@ class Trainer(Parts):
         self.optimizer = self.optimization.optimizer
         self.step = 0
         self.best: dict[str, float] = {}
-        self._since_checkpoint: list[float] = []
+        self._saved: int | None = None  # the step of last.pt
         self._wrapped: Any = self.ranks.wrapped(self.network)
         running = torch.compile(self._wrapped) if settings.compile else self._wrapped
         how = self.ranks.device, settings.precision
@@ -164,6 +164,8 @@ class Trainer(Parts):
                     self._validate()
                 if saving or self.stopped_early:
                     self.save_checkpoint()
+            if self._saved != self.step:  # steps taken before by `take`
+                self.save_checkpoint()
 
     def train_step(self) -> StepLog:
         """One optimisation step on the next batch, of which every rank computes its share."""
@@ -201,7 +203,6 @@ class Trainer(Parts):
             if stopped:
                 self.step = entry.step - 1
                 self._stop(entry)
-            self._since_checkpoint.append(entry.total)
             yield entry
 
     def learning_rate(self, step: int) -> float:
@@ -220,7 +221,7 @@ class Trainer(Parts):
     def conclusion(self) -> str:
         """What a run that ended says of itself."""
         early = " (stopped early)" if self.step < self.config.training.steps else ""
-        best = f"; {self.out / BEST} is of step {self.best['step']}" if self.validation else ""
+        best = f"; {self.out / BEST} is of step {self.best['step']}" if self.best else ""
         return f"{self.out / LAST}: {self.step} steps{early}{best}"
 
     def save_checkpoint(self, path: str | Path | None = None) -> None:
@@ -229,9 +230,6 @@ class Trainer(Parts):
         Args:
             path: the file; None is last.pt in `training.out`.
         """
-        if self._since_checkpoint and self.validation is None:
-            self._note_best(sum(self._since_checkpoint) / len(self._since_checkpoint))
-        self._since_checkpoint = []
         if not self.ranks.first:
             return
         draws = self.step * self.config.training.batch_size
@@ -249,11 +247,13 @@ class Trainer(Parts):
                 "epoch": epoch,
                 "place_in_epoch": place,
                 "best": self.best,
+                "validation": self.validation.names if self.validation else [],
                 "spacing": list(self.dataset.spacing or ()),
                 "orientation": _ORIENTATION,
                 "pairs": self.dataset.names,
             },
         )
+        self._saved = self.step if path == self.out / LAST else self._saved
         tell(self.callbacks, "on_checkpoint", self, path)
 
     def load_checkpoint(self, path: str | Path) -> None:
@@ -270,7 +270,10 @@ class Trainer(Parts):
         check_same_run(contents, self.config, self.dataset, path)
         self.optimization.load(contents, path)
         self._steps.forget()
-        self.step, self.best = contents["step"], contents["best"]
+        self.step = self._saved = contents["step"]
+        # What was best on other pairs, or in training, is not what is best on these.
+        names = self.validation.names if self.validation else []
+        self.best = contents["best"] if names and contents.get("validation", names) == names else {}
 
     def validate(self) -> ValidationLog:
         """The network as it is, on the pairs kept out; every rank measures its share.

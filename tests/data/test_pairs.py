@@ -257,3 +257,8 @@ def test_the_split_keeps_groups_together():
 def test_a_split_is_refused_in_words(names, options, message):
     with pytest.raises(ValueError, match=message):
         split_by_group(grouped(*names), **options)
+
+
+def test_images_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        find_pairs([tmp_path / "nowhere"])
