@@ -31,7 +31,7 @@ class Callback:
         """The first step of this process comes next; trainer.step are taken already."""
 
     def on_step(self, trainer: Any, entry: StepLog) -> None:
-        """A step was taken."""
+        """A step was taken: entry.step. On a GPU steps are told of together: more are taken then."""
 
     def on_validation(self, trainer: Any, entry: ValidationLog, picture: bytes) -> None:
         """The network was measured; picture is a PNG file of one pair."""
