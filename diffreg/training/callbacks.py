@@ -31,7 +31,7 @@ class Callback:
         """The first step of this process comes next; trainer.step are taken already."""
 
     def on_step(self, trainer: Any, entry: StepLog) -> None:
-        """A step was taken: entry.step. On a GPU steps are told of together: more are taken then."""
+        """A step was taken: entry.step. On a GPU several are told of together, when all are."""
 
     def on_validation(self, trainer: Any, entry: ValidationLog, picture: bytes) -> None:
         """The network was measured; picture is a PNG file of one pair."""
