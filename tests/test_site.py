@@ -101,21 +101,26 @@ def until(condition):
     return found
 
 
+def element(browser, selector):
+    """Once the page that is on its way has it."""
+    from selenium.webdriver.common.by import By
+
+    return until(lambda: browser.find_elements(By.CSS_SELECTOR, selector))[0]
+
+
 @pytest.mark.parametrize("view", ["400", "1400"])
 @pytest.mark.parametrize("page", ASKED)
 def test_the_navigation_leads_to_a_page(browser, site, view, page):
     """From the first page; on a small screen behind its button."""
-    from selenium.webdriver.common.by import By
-
     look(browser, site / "index.html", view)
     until(lambda: browser.current_url.endswith("README.html"))
     if view == "400":
-        button = browser.find_element(By.CSS_SELECTOR, ".nav-overlay-icon")
+        button = element(browser, ".nav-overlay-icon")
         assert button.is_displayed()
         button.click()
     name = page.removeprefix("docs/").partition("/api/")[0]
     wanted = "docs/site/api/index.html" if name == "site" else page
-    link = browser.find_element(By.CSS_SELECTOR, f'.sidebar-tree a[href="{wanted}"]')
+    link = element(browser, f'.sidebar-tree a[href="{wanted}"]')
     until(link.is_displayed)
     browser.execute_script("arguments[0].scrollIntoView()", link)
     until(lambda: 0 <= link.rect["x"] < int(view))
@@ -128,15 +133,14 @@ def test_the_navigation_leads_to_a_page(browser, site, view, page):
 def test_the_search_finds_a_page(browser, site, view, page):
     """Without a server and without a network: the pages are files."""
     from selenium.webdriver import Keys
-    from selenium.webdriver.common.by import By
 
     look(browser, site / "README.html", view)
     if view == "400":
-        browser.find_element(By.CSS_SELECTOR, ".nav-overlay-icon").click()
-    field = browser.find_element(By.CSS_SELECTOR, ".sidebar-search")
+        element(browser, ".nav-overlay-icon").click()
+    field = element(browser, ".sidebar-search")
     until(field.is_displayed)
     field.send_keys(ASKED[page] + Keys.ENTER)
     found = f'#search-results a[href*="{page}"]'
-    until(lambda: browser.find_elements(By.CSS_SELECTOR, found))
+    assert element(browser, found)
     width = browser.execute_script("return document.documentElement.scrollWidth")
     assert width <= int(view)
