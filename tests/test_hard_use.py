@@ -90,7 +90,7 @@ def can_mount():
     )
 
 
-@pytest.mark.parametrize("kilobytes", [8, 40, 120])
+@pytest.mark.parametrize("kilobytes", [8, 40, 60, 120])
 def test_a_disk_that_is_full(pair, kilobytes):
     """A disk of its own, too small for the results, or for the report alone."""
     if not can_mount():

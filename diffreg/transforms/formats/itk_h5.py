@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,31 @@ def _numbers(path: Path, group: Any, names: tuple[str, str]) -> np.ndarray:
     return np.asarray(data[()]).ravel()
 
 
+_OVERHEAD = 2**15  # bytes of a file beside its numbers
+
+
 def _write(path: Path, transform: Transform, places: Places) -> None:
     h5py = require("h5py", ".h5 files", "h5")
     stored = stored_of(transform)
     words = h5py.string_dtype("ascii")
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        for index, (kind, numbers, fixed) in enumerate(stored):
-            group = file.create_group(f"{_GROUP}/{index}")
-            group.create_dataset("TransformType", data=[kind], dtype=words)
-            if not numbers.size and not fixed.size:  # a composite
-                continue
-            # Not packed: a fifth less for ten times the time.
-            group.create_dataset(_NAMES[0][0], data=numbers)
-            group.create_dataset(_NAMES[1][0], data=fixed)
+    with replacing(path) as temporary:
+        _check_room(temporary, sum(part.nbytes for _, *parts in stored for part in parts))
+        with h5py.File(temporary, "w") as file:
+            for index, (kind, numbers, fixed) in enumerate(stored):
+                group = file.create_group(f"{_GROUP}/{index}")
+                group.create_dataset("TransformType", data=[kind], dtype=words)
+                if not numbers.size and not fixed.size:  # a composite
+                    continue
+                # Not packed: a fifth less for ten times the time.
+                group.create_dataset(_NAMES[0][0], data=numbers)
+                group.create_dataset(_NAMES[1][0], data=fixed)
+
+
+def _check_room(path: Path, size: int) -> None:
+    """Raises OSError where the disk has no room: HDF5 would end the process, not raise."""
+    with path.open("wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size + _OVERHEAD)
 
 
 H5 = Adapter(
