@@ -11,6 +11,7 @@ JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 # (docs/cuda.md). What `make cuda` asked for, this .venv keeps.
 DIFFREG_CUDA ?= $(if $(wildcard $(VENV)/.cuda),auto)
 export DIFFREG_CUDA
+export DIFFREG_STRICT := ON
 # NVIDIA's compiler from PyPI, for machines without an nvcc; constraints.txt has the versions.
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)

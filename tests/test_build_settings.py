@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where pip puts cmake
@@ -136,3 +137,19 @@ def test_nothing_beats_on_after_a_step_is_stopped():
     started = time.monotonic()
     process.communicate(timeout=30)  # until nobody has the pipe any more
     assert process.returncode == 143 and time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_warnings_are_errors_for_developers_alone(tmp_path, strict):
+    """Another compiler warns of other things: nobody's installation should end at that."""
+    said = ["-DDIFFREG_STRICT=ON"] if strict else []
+    subprocess.run(
+        [
+            *("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DDIFFREG_CUDA=off", *said),
+            f"-DDIFFREG_TORCH_DIR={Path(torch.__file__).parent}",
+        ],
+        env={"PATH": PATH},
+        check=True,
+        capture_output=True,
+    )
+    assert ("-Werror" in (tmp_path / "build.ninja").read_text()) == strict

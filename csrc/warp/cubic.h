@@ -98,12 +98,17 @@ class CubicTaps {
 #define DIFFREG_UNROLL_TAPS
 #endif
 
-// A voxel of weight 0 does not count, whatever its value: -0 is added, which changes no sum.
-// Written as a condition, "if (weight != 0) sum += ...", compilers that vectorise it add 0, and
-// make -0 to 0.
+// A voxel of weight 0 does not count, whatever its value: -0 is added, which changes no sum. A
+// processor's compiler that vectorises the condition adds 0 instead, and makes -0 to 0; on a GPU
+// the condition is a predicate, and the other form takes registers that backward kernels in double
+// do not have.
 template <typename T>
 DIFFREG_HD void add_times(T& sum, T weight, T value) {
+#ifdef __CUDA_ARCH__
+  if (weight != 0) sum += weight * value;
+#else
   sum += weight * (weight != 0 ? value : T(-1));
+#endif
 }
 
 // Sums over the 4^D voxels around a point of voxel times weights: found[0] is the value, found[1 +

@@ -48,7 +48,7 @@ def package() -> Path | None:
     with alone(FOLDER):
         said = cmake(
             *settings(ROOT),
-            *("-B", FOLDER, "-DDIFFREG_CUDA=auto"),
+            *("-B", FOLDER, "-DDIFFREG_CUDA=auto", "-DDIFFREG_STRICT=ON"),
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={site / 'diffreg'}",
         )
         if "no nvcc was found" in said:
