@@ -140,7 +140,7 @@ def _cached(name: str, read) -> dict[str, np.ndarray]:
 def _read_cardiac(folder: Path) -> dict[str, np.ndarray]:
     import nibabel as nib
 
-    sys.path.insert(0, str(ROOT / "bench" / "variational"))
+    sys.path.insert(0, str(ROOT / "bench" / "compare"))
     from pairs import CROPS, middle_of_motion, window_of
 
     def rows(name: str) -> list[dict[str, str]]:

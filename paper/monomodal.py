@@ -4,7 +4,7 @@
     python paper/monomodal.py --quick
 
 LU-net trained without one patient at a time, SN on one split, against registration without learning
-(ours, ANTs SyN, demons: tuned, bench/variational) and learned peers on the same images and steps:
+(ours, ANTs SyN, demons: tuned, bench/compare) and learned peers on the same images and steps:
 VoxelMorph, and LU-net with an integration layer and without the determinant term. LU-net and
 VoxelMorph as they come, and with energies as strong as was best for the other patients.
 """
@@ -62,7 +62,7 @@ def without_learning(quick: bool) -> dict[str, Callable[[str], Method]]:
     }
     if quick:
         return found
-    sys.path.insert(0, str(ROOT / "bench" / "variational"))
+    sys.path.insert(0, str(ROOT / "bench" / "compare"))
     from methods import METHODS
 
     tuned = json.loads((ROOT / "bench" / "results" / "variational.json").read_text())

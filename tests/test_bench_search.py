@@ -13,7 +13,7 @@ from diffreg.losses import Objective
 from diffreg.ops import warp
 from diffreg.registration import descent, register_variational
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "variational"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
 search = pytest.importorskip("search")
 family = pytest.importorskip("family")
 histories = pytest.importorskip("histories")

@@ -8,7 +8,7 @@ from test_variational import texture
 from diffreg.fields import identity_grid
 from diffreg.ops import warp
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "variational"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
 nested = pytest.importorskip("nested")
 peers = pytest.importorskip("peers")
 

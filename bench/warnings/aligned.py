@@ -19,7 +19,7 @@ from diffreg.fields import invert
 
 ROOT = Path(__file__).parents[2]
 HEADS = ROOT / "diffreg" / "demo" / "heads"
-sys.path.insert(0, str(ROOT / "bench" / "variational"))
+sys.path.insert(0, str(ROOT / "bench" / "compare"))
 from pairs import CROPS, middle_of_motion, window_of  # noqa: E402
 
 

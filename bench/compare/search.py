@@ -1,8 +1,8 @@
 """The settings of `diffreg register` and their neighbours, chosen on other people's pairs.
 
-    python bench/variational/search.py run --data DIR
-    python bench/variational/search.py run --data DIR --group "heads, 1 mm" --setting "as shipped"
-    python bench/variational/search.py table
+    python bench/compare/search.py run --data DIR
+    python bench/compare/search.py run --data DIR --group "heads, 1 mm" --setting "as shipped"
+    python bench/compare/search.py table
 
 `run` registers every pair of the groups with every setting (family.py), appends one line of JSON
 each to --runs and goes on where it was stopped. `table` chooses a setting for each person on the

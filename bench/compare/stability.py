@@ -1,7 +1,7 @@
 """What the variational method does where nothing is to be done, and how near a minimum it ends.
 
-    python bench/variational/stability.py run --data DIR
-    python bench/variational/stability.py table
+    python bench/compare/stability.py run --data DIR
+    python bench/compare/stability.py table
 
 `run` measures every trial on the first pairs of its groups, appends one line of JSON each to --runs
 and goes on where it was stopped; `table` writes bench/results/variational_stability.{json,md}. DIR
@@ -165,7 +165,7 @@ def summary(found: Iterable[dict]) -> list[dict]:
 ABOUT = f"""\
 # Where nothing is to be done, and how near a minimum it ends
 
-Written by bench/variational/stability.py; images in [0, 1], prepared as by `register`, its default
+Written by bench/compare/stability.py; images in [0, 1], prepared as by `register`, its default
 settings, the first {PAIRS} pairs of each group, on one grid. Told are lengths of the displacement,
 or of its change, in voxels: what 95 % of the voxels are below, and the largest; and what the
 objective gains, in percent of its size; means over pairs (from the smallest to the largest).

@@ -1,4 +1,4 @@
-"""The page and the plot of volume_table.py's results."""
+"""The page and the plot of summary.py's results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from volume_table import FEWEST, PARTS
+from summary import FEWEST, PARTS
 
 Row = dict[str, Any]
 TITLES = {
@@ -17,7 +17,7 @@ TITLES = {
 ABOUT = f"""\
 # Volumes: variational registration and what a user could run instead
 
-Written by bench/variational/volumes.py. A pair is two people (of hearts two phases of one) on one
+Written by bench/compare/compare.py. A pair is two people (of hearts two phases of one) on one
 grid; every method starts from the identity there, and runs in a fresh process on one thread. Means
 over people (the one whose image is fixed), 95 % bootstrap intervals over them; of fewer than
 {FEWEST} people there is no interval. Labels are read at the nearest voxel of every method's

@@ -1,4 +1,4 @@
-"""The results of volumes.py: means over people, intervals, differences, ties called ties."""
+"""The results of compare.py: means over people, intervals, differences, ties called ties."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from volume_pairs import label_group
+from labelled import label_group
 
 from diffreg.benchmark.run import machine
 
@@ -120,7 +120,7 @@ def write_results(
     runs: Iterable[Row], settings: Mapping[str, str], ours: tuple[str, ...], to: Path = RESULTS
 ) -> None:
     """variational_volumes.json, .md and .png in `to`."""
-    from volume_page import page, plot
+    from compare_page import page, plot
 
     groups = summaries(runs, settings)
     for rows in groups.values():

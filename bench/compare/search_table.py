@@ -10,7 +10,7 @@ import numpy as np
 from family import ACROSS, OTHERS, USUAL, WITHIN
 from nested import chosen, patient_means
 from search_cases import READERS
-from volume_table import interval
+from summary import interval
 
 from diffreg.benchmark.run import machine
 
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 ABOUT = f"""\
 # The settings of `register`, and their neighbours
 
-Written by bench/variational/search.py. Every pair is registered with every setting, each of which
+Written by bench/compare/search.py. Every pair is registered with every setting, each of which
 changes a thing or two of what `register` does where nothing is said ("{USUAL}"); q is how many of
 the finest voxels a level's is long, whose fourth power the bending of a level is multiplied by, as
 shipped. Images are prepared as by `register`; pairs are on one grid, without an affine start.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pairs
 import torch
-from volume_pairs import NOT_COMPARED, read_pairs
+from labelled import NOT_COMPARED, read_pairs
 
 import diffreg
 from diffreg.data.prepare import prepare

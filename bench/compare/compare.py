@@ -1,14 +1,14 @@
 """Variational registration of volumes against what a user could run instead.
 
-    python bench/variational/volumes.py run --data FOLDER --group brain2mm --method greedy \
+    python bench/compare/compare.py run --data FOLDER --group brain2mm --method greedy \
         --python PEERS/bin/python
-    python bench/variational/volumes.py measure --data FOLDER
-    python bench/variational/volumes.py table
+    python bench/compare/compare.py measure --data FOLDER
+    python bench/compare/compare.py table
 
-`run` registers the pairs of a group, a fresh process each (volume_methods.py), appends one line of
+`run` registers the pairs of a group, a fresh process each (tools.py), appends one line of
 JSON a pair to --runs, keeps the displacements in --fields, and goes on where it was stopped.
 `measure` certifies the kept displacements. `table` writes
-bench/results/variational_volumes.{json,md,png}. FOLDER has pairs.csv (volume_pairs.py).
+bench/results/variational_volumes.{json,md,png}. FOLDER has pairs.csv (labelled.py).
 """
 
 import argparse
@@ -24,16 +24,16 @@ import journal
 import nibabel as nib
 import numpy as np
 import torch
-from volume_methods import METHODS
-from volume_pairs import Pair, certified, measured, read_pairs
-from volume_table import write_results
+from labelled import Pair, certified, measured, read_pairs
+from summary import write_results
+from tools import METHODS
 
 from diffreg.benchmark.run import machine
 from diffreg.data.transforms import read_field
 
 ROOT = Path(__file__).parents[2]
 FIELDS = Path(tempfile.gettempdir()) / "peers_fields"
-PEER = Path(__file__).with_name("volume_methods.py")
+PEER = Path(__file__).with_name("tools.py")
 GROUPS = ("brain2mm", "brain1mm", "cardiac3d")
 # Words of `diffreg register`: the pairs are on one grid already, as for all others.
 ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report", "--no-composites")

@@ -1,6 +1,6 @@
 """What L-BFGS's memory and its matrix cost in convergence, at the same iterations.
 
-    python bench/variational/histories.py --data DIR
+    python bench/compare/histories.py --data DIR
 
 Heads at 2 mm and hearts by `register`'s default settings, with the optimiser's parts replaced. A
 line of JSON each is appended to --runs, where a stopped run goes on; at the end, prints a table and
@@ -110,7 +110,7 @@ def rows_of(found: dict[str, dict[str, dict]]) -> list[dict]:
 ABOUT = """\
 # What L-BFGS keeps: the objective reached after the same iterations
 
-Written by bench/variational/histories.py: `register`'s default settings, pairs on one grid; the
+Written by bench/compare/histories.py: `register`'s default settings, pairs on one grid; the
 objective is without the price of leaving. Means over people; by how much the objective (percent)
 and Dice are above those of three pairs, with 95 % bootstrap intervals over people. Evaluations and
 CPU seconds of the search, on one thread of a machine with other work. Rounded to bfloat16, the

@@ -1,8 +1,8 @@
 """Variational registration against ANTs SyN and demons on cardiac pairs.
 
-    python bench/variational/cardiac.py run --data FOLDER --method "SyNOnly CC"
-    python bench/variational/cardiac.py run --data FOLDER --method "SyNOnly CC" --crop variance
-    python bench/variational/cardiac.py table --data FOLDER
+    python bench/compare/cardiac.py run --data FOLDER --method "SyNOnly CC"
+    python bench/compare/cardiac.py run --data FOLDER --method "SyNOnly CC" --crop variance
+    python bench/compare/cardiac.py table --data FOLDER
 
 `run` appends one line of JSON for every pair and setting to --runs and goes on where it was
 stopped; with the crop that knows no label it runs the settings chosen on the other one. `table`
@@ -132,7 +132,7 @@ def _page(results: dict, about: dict, settings: dict) -> str:
         "# Slices: variational registration beside its peers",
         "",
         "Means over 5 patients (38 pairs), 95 % bootstrap intervals over patients; settings chosen",
-        "on the other four patients. Written by bench/variational/cardiac.py.",
+        "on the other four patients. Written by bench/compare/cardiac.py.",
         f"{about['processor']}, {about['threads']} thread, load {about['load_before']:.1f} to",
         f"{about['load_after']:.1f}, torch {about['torch']}, antspyx {about['antspyx']},",
         f"SimpleITK {about['SimpleITK']}, commit {about['commit'][:10]}.",

@@ -1,6 +1,6 @@
 """Other people's deformable registrations of volumes on one grid, a fresh process each.
 
-    python bench/variational/volume_methods.py METHOD FIXED MOVING OUT
+    python bench/compare/tools.py METHOD FIXED MOVING OUT
 
 writes OUT.nii (ITK's displacements, mm) or OUT.npz (voxels), and OUT.json: the seconds of the
 search alone, and the package's version. Imports only what the method needs: an import is part of

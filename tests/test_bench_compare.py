@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "variational"))
-volumes = pytest.importorskip("volumes")
-volume_pairs = pytest.importorskip("volume_pairs")
-volume_table = pytest.importorskip("volume_table")
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
+compare = pytest.importorskip("compare")
+labelled = pytest.importorskip("labelled")
+summary = pytest.importorskip("summary")
 
 SIZE, SPACING = (20, 22, 24), (2.0, 2.0, 3.0)
 needs_time = pytest.mark.skipif(not shutil.which("/usr/bin/time"), reason="no GNU time")
@@ -51,18 +51,18 @@ def options(data, **more):
 
 
 def test_a_pair_is_of_the_person_whose_image_is_fixed(data):
-    first, second = volume_pairs.read_pairs(data, "brain2mm")
+    first, second = labelled.read_pairs(data, "brain2mm")
     assert (first.name, first.person) == ("1_t1-0_t1", "0")
     assert second.name == "2_t1-0_t1"
-    assert volume_pairs.read_pairs(data, "cardiac3d") == []
+    assert labelled.read_pairs(data, "cardiac3d") == []
 
 
 def test_a_shift_by_what_was_moved_makes_the_ball_fit(data):
-    pair = volume_pairs.read_pairs(data, "brain2mm")[1]
+    pair = labelled.read_pairs(data, "brain2mm")[1]
     u = np.zeros((3, *SIZE), np.float32)
-    before = volume_pairs.measured(pair, u)
+    before = labelled.measured(pair, u)
     u[0] = 2  # warped(p) = moving(p + u)
-    after = volume_pairs.measured(pair, u)
+    after = labelled.measured(pair, u)
     assert before["dice_labels"]["1"] < 0.9
     assert after["dice_labels"]["1"] == 1
     assert after["dice"] == pytest.approx(sum(after["dice_labels"].values()) / 2, abs=1e-4)
@@ -72,17 +72,17 @@ def test_a_shift_by_what_was_moved_makes_the_ball_fit(data):
 
 
 def test_a_label_that_is_lost_overlaps_by_nothing(data):
-    pair = volume_pairs.read_pairs(data, "brain2mm")[0]
+    pair = labelled.read_pairs(data, "brain2mm")[0]
     u = np.zeros((3, *SIZE), np.float32)
     u[0] = 100  # the border is repeated: background everywhere
-    assert volume_pairs.measured(pair, u)["dice"] == 0
+    assert labelled.measured(pair, u)["dice"] == 0
 
 
 def test_folds_are_counted_by_central_differences_and_by_corners(data):
-    pair = volume_pairs.read_pairs(data, "brain2mm")[0]
+    pair = labelled.read_pairs(data, "brain2mm")[0]
     u = np.zeros((3, *SIZE), np.float32)
     u[1, :, 10] = 2.5  # one plane jumps over the next ones
-    found = volume_pairs.measured(pair, u)
+    found = labelled.measured(pair, u)
     # Centrally row 11 alone, (0 - 2.5) / 2, less the border; the cells between 10 and 11.
     assert found["folded_central"] == (SIZE[0] - 4) * (SIZE[2] - 4)
     assert found["folded_corners"] == (SIZE[0] - 1) * (SIZE[2] - 1)
@@ -91,35 +91,35 @@ def test_folds_are_counted_by_central_differences_and_by_corners(data):
 
 def test_determinants_of_an_even_stretch():
     u = 0.5 * np.indices((9, 8, 7)).astype(np.float32) * np.array([1, 0, -1]).reshape(3, 1, 1, 1)
-    determinants = volume_pairs.central_determinants(u)
+    determinants = labelled.central_determinants(u)
     assert determinants.shape == (5, 4, 3)
     assert determinants == pytest.approx(1.5 * 0.5)
 
 
 def test_a_run_goes_on_where_it_was_stopped(data):
-    pair = volume_pairs.read_pairs(data, "brain2mm")[0]
+    pair = labelled.read_pairs(data, "brain2mm")[0]
     asked = options(data)
-    volumes.run_pair(pair, "identity", asked)
+    compare.run_pair(pair, "identity", asked)
     with asked.runs.open("a") as file:
         file.write('{"group": "brain2mm", "cut o')  # by a kill
-    volumes.run_pair(pair, "identity", asked)
+    compare.run_pair(pair, "identity", asked)
     assert len(asked.runs.read_text().splitlines()) == 2
-    (run,) = volumes.read_runs(asked.runs).values()
-    assert np.load(volumes.field_of(run, asked.fields)).shape == (3, *SIZE)
+    (run,) = compare.read_runs(asked.runs).values()
+    assert np.load(compare.field_of(run, asked.fields)).shape == (3, *SIZE)
 
 
 def test_kept_displacements_are_certified_later(data):
-    pair = volume_pairs.read_pairs(data, "brain2mm")[0]
+    pair = labelled.read_pairs(data, "brain2mm")[0]
     asked = options(data, again=False)
-    volumes.run_pair(pair, "identity", asked)
-    (run,) = volumes.read_runs(asked.runs).values()
+    compare.run_pair(pair, "identity", asked)
+    (run,) = compare.read_runs(asked.runs).values()
     u = np.zeros((3, *SIZE), np.float32)
     u[1, :, 10] = 2.5
-    np.save(volumes.field_of(run, asked.fields), u)
-    volumes.measure(asked)
-    volumes.measure(asked)  # finds nothing left to do
+    np.save(compare.field_of(run, asked.fields), u)
+    compare.measure(asked)
+    compare.measure(asked)  # finds nothing left to do
     assert len(asked.runs.read_text().splitlines()) == 2
-    (run,) = volumes.read_runs(asked.runs).values()
+    (run,) = compare.read_runs(asked.runs).values()
     assert run["verdict"] == "folded"
     assert run["folded_cells"] == (SIZE[0] - 1) * (SIZE[2] - 1)
 
@@ -127,10 +127,10 @@ def test_kept_displacements_are_certified_later(data):
 @needs_time
 def test_demons_in_a_process_of_its_own_bring_the_ball_back(data):
     pytest.importorskip("SimpleITK")
-    pair = volume_pairs.read_pairs(data, "brain2mm")[1]
+    pair = labelled.read_pairs(data, "brain2mm")[1]
     for method in ("identity", "demons"):
-        volumes.run_pair(pair, method, options(data))
-    identity, demons = volumes.read_runs(data / "runs.jsonl").values()
+        compare.run_pair(pair, method, options(data))
+    identity, demons = compare.read_runs(data / "runs.jsonl").values()
     assert demons["dice_labels"]["1"] > identity["dice_labels"]["1"] + 0.1
     assert 0 < demons["search_s"] < demons["cpu_s"]
     assert 20 < demons["peak_mb"] < 1000
@@ -139,10 +139,10 @@ def test_demons_in_a_process_of_its_own_bring_the_ball_back(data):
 
 @needs_time
 def test_what_stops_with_an_error_is_recorded_and_not_tried_again(data, monkeypatch):
-    monkeypatch.setattr(volumes, "PEER", data / "none.py")
-    pair = volume_pairs.read_pairs(data, "brain2mm")[0]
+    monkeypatch.setattr(compare, "PEER", data / "none.py")
+    pair = labelled.read_pairs(data, "brain2mm")[0]
     for _ in range(2):
-        volumes.run_pair(pair, "greedy", options(data))
+        compare.run_pair(pair, "greedy", options(data))
     (line,) = (data / "runs.jsonl").read_text().splitlines()
     assert "none.py" in json.loads(line)["error"]
 
@@ -170,7 +170,7 @@ def test_a_difference_is_over_the_people_of_both_and_a_tie_is_called_one(tmp_pat
     runs = [*runs_of("diffreg", PEOPLE), *runs_of("good", better), *runs_of("alike", mixed)]
     runs += runs_of("few", few) + runs_of("good", dict.fromkeys("abcdef", 1.0), "an older setting")
     settings = dict.fromkeys(("diffreg", "good", "alike", "few"), "")
-    volume_table.write_results(runs, settings, ("diffreg",), tmp_path)
+    summary.write_results(runs, settings, ("diffreg",), tmp_path)
     page = (tmp_path / "variational_volumes.md").read_text()
     assert "| good | -0.0200 [-0.0200, -0.0200] |" in page
     assert "| few | +0.0000 (people: 2) |" in page
@@ -186,7 +186,7 @@ def test_a_difference_is_over_the_people_of_both_and_a_tie_is_called_one(tmp_pat
 
 def test_an_error_is_named_on_the_page(tmp_path):
     failed = {"group": "cardiac3d", "method": "greedy", "setting": "", "person": "a", "pair": "x-a"}
-    volume_table.write_results(
+    summary.write_results(
         [{**failed, "error": "of filter (0x7f) too thin"}], {"greedy": ""}, (), tmp_path
     )
     page = (tmp_path / "variational_volumes.md").read_text()
@@ -194,6 +194,6 @@ def test_an_error_is_named_on_the_page(tmp_path):
 
 
 def test_the_interval_of_few_people_is_none():
-    assert volume_table.interval([0.5] * 4) is None
-    low, high = volume_table.interval([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert summary.interval([0.5] * 4) is None
+    low, high = summary.interval([0.5, 0.6, 0.7, 0.8, 0.9])
     assert 0.5 < low < 0.7 < high < 0.9
