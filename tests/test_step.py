@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from test_own_data import Pairs, config_with
@@ -207,7 +208,7 @@ def test_each_shape_has_its_graph_up_to_a_number(rerun):
 
     def batch(size, value):
         image = torch.full((1, 1, 4, size), value)
-        return Batch(image, 2 * image, None, ("pair",))
+        return Batch(image, 2 * image, None)
 
     run = Replayed(step, True, pytest.fail)
     for size in range(2, MOST + 4):
@@ -226,7 +227,7 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):
     image = torch.ones(1, 1, 4, 4)
     run = Replayed(lambda batch: batch.moving.sum()[None], True, said.append)
     for _ in range(EAGER_STEPS + 4):
-        assert run(Batch(image, image, None, ("pair",))) == 16
+        assert run(Batch(image, image, None)) == 16
     assert len(said) == 1 and "runs without one: operation not permitted" in said[0]
     assert "\n" not in said[0]
 
@@ -237,7 +238,7 @@ def test_a_step_that_waits_is_never_captured(rerun):
     image = torch.ones(1, 1, 4, 4)
     run = Replayed(lambda batch: batch.moving.sum()[None], True, said.append)
     for _ in range(EAGER_STEPS + 4):
-        assert run(Batch(image, image, None, ("pair",))) == 16
+        assert run(Batch(image, image, None)) == 16
     assert rerun.captures == 0 and len(said) == 1 and "synchronizing" in said[0]
 
 
@@ -285,10 +286,41 @@ def test_what_is_sent_ahead_is_drawn_once_a_block_and_held_while_it_lives(images
         expected = run.dataset.batch(range(4 * step, 4 * step + 4))
         assert torch.equal(batch.moving, expected.moving)
         assert torch.equal(batch.fixed, expected.fixed)
-    assert blocks == [0, 25, 50]
+    assert blocks == [0, 25, 50, 75]
     ahead._sent = torch.clone
     image = torch.rand(1, 1, 5, 5)
     held = len(ahead._there)
     assert ahead._hold(iter([image])) and len(ahead._there) == held + 1
     del image
     assert len(ahead._there) == held
+
+
+def test_draws_of_a_shape_that_comes_and_goes_are_those_of_its_steps(images, tmp_path):
+    """Wherever a run begins, and begins anew."""
+    run = trainer(config_of(images, tmp_path / "run"))
+    ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)
+    shape = run.dataset.sample(0).fixed.shape[2:]
+    for step in (0, 30, 63, 64, 90, 7, 8, 200):
+        numbers = range(4 * step, 4 * step + 4)
+        randoms = [
+            np.random.default_rng([run.dataset.seed, *run.dataset.position(k)]) for k in numbers
+        ]
+        expected = run.dataset.augmentation.random(shape, randoms)
+        assert all(map(torch.equal, ahead._drawn(step, shape), expected))
+
+
+def test_what_fails_while_draws_are_made_ahead_stops_the_step(images, tmp_path, monkeypatch):
+    run = trainer(config_of(images, tmp_path / "run"))
+    ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)
+    position = run.dataset.position
+
+    def failing(number):
+        if number == 4 * 26:
+            raise OSError("gone")
+        return position(number)
+
+    monkeypatch.setattr(run.dataset, "position", failing)
+    with pytest.raises(OSError, match="gone"):
+        for step in range(30):
+            ahead.next(step)
+    assert step == 13  # when they were to be sent

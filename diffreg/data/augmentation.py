@@ -167,8 +167,9 @@ class Augmentation:
             for axis in self.flip_axes:
                 flips[which, axis] = random.random() < 0.5
             if self.amplitude > 0:
-                strengths[which] = [self.amplitude * part for part in random.random(2)]
-                noise += [white_noise(shape, dimensions, self.sigma, random) for _ in range(2)]
+                strengths[which] = self.amplitude * random.random(2)
+                both = white_noise(shape, 2 * dimensions, self.sigma, random)
+                noise.append(both.unflatten(1, (2, dimensions))[0])
             for axis, (size, cut) in enumerate(zip(shape, self.crop, strict=False)):
                 corners[which, axis] = random.integers(size - cut + 1)
         return RandomNumbers(

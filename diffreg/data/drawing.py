@@ -22,7 +22,6 @@ class Undrawn(NamedTuple):
     fixed: Tensor
     numbers: RandomNumbers
     augmentation: Augmentation
-    names: tuple[str, ...]
 
 
 def drawn(pairs: Undrawn) -> Batch:
@@ -35,7 +34,7 @@ def drawn(pairs: Undrawn) -> Batch:
         >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 6))
         >>> numbers = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(2)])
         >>> images = torch.rand(2, 1, 16, 12)
-        >>> drawn(Undrawn(images, images, numbers, augmentation, ("a", "b"))).moving.shape
+        >>> drawn(Undrawn(images, images, numbers, augmentation)).moving.shape
         torch.Size([2, 1, 8, 6])
     """
     shape, augmentation = pairs.moving.shape[2:], pairs.augmentation
@@ -48,7 +47,7 @@ def drawn(pairs: Undrawn) -> Batch:
         both = warp(mirrored, augmentation.bent(shape, strengths, noise))
         flips = torch.zeros_like(flips)
     both = _cut(both, corners, window, flips).unflatten(0, (-1, 2))
-    return Batch(both[:, 0], both[:, 1], None, pairs.names)
+    return Batch(both[:, 0], both[:, 1], None)
 
 
 def _cut(images: Tensor, corners: Tensor, window: tuple[int, ...], flips: Tensor) -> Tensor:

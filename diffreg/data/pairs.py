@@ -163,8 +163,7 @@ class PairDataset:
         if any(mask is not None for mask in masks):
             both = zip(masks, fixed, strict=True)
             weights = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
-        names = tuple(map(self.name, numbers))
-        batch = Batch(torch.cat(moving), torch.cat(fixed), weights, names)
+        batch = Batch(torch.cat(moving), torch.cat(fixed), weights)
         if not self.terms:
             return batch
         pairs = zip(samples, changes, strict=True)

@@ -7,9 +7,10 @@ that it is compared in: of n images on one grid n are kept, however many pairs t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,8 @@ Part = tuple[int | None, int | None]
 Start = Callable[[PairImages], np.ndarray]
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """Where an image lies, and whether all its voxels hold a number."""
 
     grid: Grid
@@ -46,10 +48,15 @@ class Place(NamedTuple):
     def of(cls, image: Image) -> Place:
         return cls(image.grid, image.kind, image.valid is None)
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """What is the same for all images on one grid."""
         return (*self.grid.size, self.grid.affine.tobytes(), self.grid.is_flat, self.kind)
+
+    @cached_property
+    def display(self) -> tuple[bool, bool, bool]:
+        """How it is drawn upright."""
+        return display_orientation(self.grid.affine, self.kind)
 
     def packed(self) -> Tensor:
         """As numbers, float64."""
@@ -118,8 +125,7 @@ class PreparedPairs:
         make = partial(self._prepared, pair, region)
         moving, fixed, mask = self._found(keys, make, [*images, None])
         labels = self._label(pair, region, 0), self._label(pair, region, 1)
-        display = display_orientation(place.grid.affine, place.kind)
-        return Sample(moving, fixed, mask, *labels, display, self._known(pair, region))
+        return Sample(moving, fixed, mask, *labels, place.display, self._known(pair, region))
 
     def _region(self, pair: Pair) -> tuple[Any, ...]:
         """What decides where a pair is compared: two grids, or all of its files."""

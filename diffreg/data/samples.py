@@ -27,23 +27,21 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pairs drawn together: images (N, 1, *S) in [0, 1], what counts, and what each is called."""
+    """Pairs drawn together: images (N, 1, *S) in [0, 1], and what counts."""
 
     moving: Tensor
     fixed: Tensor
     mask: Tensor | None
-    names: tuple[str, ...]
     known: Known = Known()
 
     def part(self, which: slice) -> Batch:
         """Some of the pairs."""
         mask = None if self.mask is None else self.mask[which]
-        images = self.moving[which], self.fixed[which]
-        return Batch(*images, mask, self.names[which], self.known.part(which))
+        return Batch(self.moving[which], self.fixed[which], mask, self.known.part(which))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on a device; from pinned memory the host does not wait."""
         mask = None if self.mask is None else self.mask.to(device, non_blocking=True)
         moving = self.moving.to(device, non_blocking=True)
         fixed = self.fixed.to(device, non_blocking=True)
-        return Batch(moving, fixed, mask, self.names, self.known.to(device))
+        return Batch(moving, fixed, mask, self.known.to(device))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -175,13 +174,12 @@ def learning_rate(settings: OptimizerConfig, steps: int, step: int) -> float:
     return final + (first - final) * (1 + math.cos(math.pi * min(part, 1.0))) / 2
 
 
-def parts_of(numbers: Sequence[Any], count: int) -> list[slice]:
-    """A batch in so many parts, which differ by one at most.
+def parts_of(size: int, count: int) -> list[slice]:
+    """A batch of a size in so many parts, which differ by one at most.
 
     Example:
         >>> from diffreg.training.optimization import parts_of
-        >>> parts_of(range(5), 2)
+        >>> parts_of(5, 2)
         [slice(0, 2, None), slice(2, 5, None)]
     """
-    size = len(numbers)
     return [slice(size * k // count, size * (k + 1) // count) for k in range(count)]

@@ -101,7 +101,7 @@ class OwnPairs:
         """The draws of this process in a step; those of the steps that follow are made ready."""
         numbers = list(numbers)
         found: Batch = self.ahead.next(numbers, torch.device(device).type == "cuda")
-        return found.to(device)._replace(names=tuple(map(self.name, numbers)))
+        return found.to(device)
 
     def whole(self, index: int) -> tuple[Sample, Known]:
         """A sample to validate on, always the same, and what `terms` ask for of it."""

@@ -49,7 +49,7 @@ def collated(samples: Sequence[Sample | Exception], terms: Collection[str]) -> B
 
 
 def batched(samples: Sequence[Sample], terms: Collection[str]) -> Batch:
-    """Samples as one batch; its names are given by whoever draws it."""
+    """Samples as one batch."""
     first = samples[0].fixed
     for sample in samples:
         if sample.fixed.shape != first.shape:
@@ -66,7 +66,7 @@ def batched(samples: Sequence[Sample], terms: Collection[str]) -> Batch:
     maps = [label for s in samples for label in (s.moving_label, s.fixed_label)]
     values = label_values(maps) if "labels" in terms else []
     known = [_wanted(sample, values, terms) for sample in samples]
-    return Batch(moving, fixed, mask, (), together(known, fixed.shape[2:]))
+    return Batch(moving, fixed, mask, together(known, fixed.shape[2:]))
 
 
 def _wanted(sample: Sample, values: Sequence[float], terms: Collection[str]) -> Known:

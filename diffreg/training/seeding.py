@@ -31,7 +31,11 @@ def seeded(*key: int, device: torch.device | str = "cpu") -> Iterator[None]:
     kept, kept_numpy = random.getstate(), np.random.get_state()
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(word << 31 ^ half)
+        # Not torch.manual_seed, which seeds every device there is, and is slow where one is not.
+        torch.default_generator.manual_seed(word << 31 ^ half)
+        for one in devices:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(word << 31 ^ half)
         np.random.seed(word)
         random.seed(word << 32 | half)
         try:

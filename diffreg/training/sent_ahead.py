@@ -6,8 +6,9 @@ What a step needs of the host is then a list of images and a part of what is alr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from itertools import chain
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import accumulate, chain, pairwise
 from typing import Any
 from weakref import ref
 
@@ -24,6 +25,7 @@ BLOCK = 25  # steps whose random numbers are sent at once
 _HELD = 0.5  # of the device's free memory, by images
 
 Share = Callable[[Sequence[int]], Sequence[int]]
+_Numbers = dict[int, Callable[[], RandomNumbers]]  # by step
 
 
 def batches(
@@ -58,7 +60,8 @@ class SentAhead:
         # By the tensor on the host, as long as it lives: another one may have its id then.
         self._there: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._room = _HELD * _free(device)
-        self._random: dict[Sequence[int], dict[int, RandomNumbers]] = {}  # by shape, by step
+        self._random: dict[Sequence[int], _Numbers] = {}  # by shape
+        self._thread = ThreadPoolExecutor(1, "draws")
 
     def next(self, step: int) -> Undrawn | Batch:
         """What a step, 0 being the first, is to draw from, on the device.
@@ -74,18 +77,19 @@ class SentAhead:
         moving, fixed = (
             torch.cat([self._there[id(sample[side])][1] for sample in samples]) for side in (0, 1)
         )
-        names = tuple(map(self.dataset.name, numbers))
-        random = self._drawn(step, shape)
-        return Undrawn(moving, fixed, random, self.dataset.augmentation, names)
+        return Undrawn(moving, fixed, self._drawn(step, shape), self.dataset.augmentation)
 
     def _drawn(self, step: int, shape: Sequence[int]) -> RandomNumbers:
-        """Of a step; those half a block later are drawn meanwhile, when no log is waited for."""
-        found = self._random.setdefault(shape, {})
-        for wanted in (step, step + BLOCK // 2):
-            if wanted not in found:
-                kept = {number: random for number, random in found.items() if number >= step}
-                found = self._random[shape] = {**kept, **dict(self._block(wanted, shape))}
-        return found[step]
+        """Of a step; those of later ones are drawn, and sent, when no log is waited for."""
+        found = self._random.get(shape, {})
+        if step not in found:
+            found = self._block(step, shape)
+        if (last := max(found)) < step + BLOCK:
+            kept = {number: random for number, random in found.items() if number >= step}
+            found = kept | self._block(last + 1, shape)
+        self._random[shape] = found
+        found[step + BLOCK // 2]()
+        return found[step]()
 
     def _numbers(self, step: int) -> Sequence[int]:
         return self.share(range(step * self.size, (step + 1) * self.size))
@@ -106,28 +110,40 @@ class SentAhead:
         self._there.pop(key, None)
         self._room += size
 
-    def _block(self, first: int, shape: Sequence[int]) -> Iterator[tuple[int, RandomNumbers]]:
-        """Of the steps from one on: drawn on the host, sent in one piece for each kind."""
-        steps = range(first, first + BLOCK)
-        draws = [self._numbers(step) for step in steps]
+    def _block(self, first: int, shape: Sequence[int]) -> _Numbers:
+        """Of the steps from one on: sent in one piece for each kind when one is asked for."""
+        draws = [self._numbers(step) for step in range(first, first + BLOCK)]
+        drawing = self._thread.submit(self._random_numbers, draws, shape)
+        sent = cache(lambda: RandomNumbers._make(map(self._sent, drawing.result())))
+        ends = accumulate(map(len, draws), initial=0)
+        return {
+            step: partial(_part, sent, start, end)
+            for step, (start, end) in enumerate(pairwise(ends), first)
+        }
+
+    def _random_numbers(
+        self, draws: Sequence[Sequence[int]], shape: Sequence[int]
+    ) -> RandomNumbers:
+        """On the host, ready to be sent; numpy draws them while another thread goes on."""
         places = map(self.dataset.position, chain.from_iterable(draws))
         randoms = [np.random.default_rng([self.dataset.seed, *place]) for place in places]
         drawn = self.dataset.augmentation.random(shape, randoms)
-        flips, corners, strengths, noise = map(self._sent, drawn)
-        end = 0
-        for step, numbers in zip(steps, draws, strict=True):
-            start, end = end, end + len(numbers)
-            pairs, images = slice(start, end), slice(2 * start, 2 * end)
-            yield (
-                step,
-                RandomNumbers(flips[pairs], corners[pairs], strengths[images], noise[images]),
-            )
+        return RandomNumbers._make(map(self._ready, drawn))
+
+    def _ready(self, values: Tensor) -> Tensor:
+        """In memory that is sent without a wait."""
+        return values.contiguous().pin_memory() if self.device.type == "cuda" else values
 
     def _sent(self, values: Tensor) -> Tensor:
         """On the device; the host does not wait."""
-        if self.device.type != "cuda":
-            return values
-        return values.contiguous().pin_memory().to(self.device, non_blocking=True)
+        return self._ready(values).to(self.device, non_blocking=True)
+
+
+def _part(numbers: Callable[[], RandomNumbers], start: int, end: int) -> RandomNumbers:
+    """Of some pairs, of each of which there are two images."""
+    flips, corners, strengths, noise = numbers()
+    pairs, images = slice(start, end), slice(2 * start, 2 * end)
+    return RandomNumbers(flips[pairs], corners[pairs], strengths[images], noise[images])
 
 
 def _free(device: torch.device) -> float:

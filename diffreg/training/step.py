@@ -56,8 +56,8 @@ class Step:
             batch = drawn(batch)
         self.optimization.optimizer.zero_grad()
         found = [
-            self._backward(batch.part(part), last=part.stop == len(batch.names))
-            for part in parts_of(batch.names, self.config.training.accumulate)
+            self._backward(batch.part(part), last=part.stop == len(batch.moving))
+            for part in parts_of(len(batch.moving), self.config.training.accumulate)
         ]
         sums, smallest = (torch.stack(values) for values in zip(*found, strict=True))
         means, least = ranks.sum(sums.sum(0)), ranks.smallest(smallest.min())
