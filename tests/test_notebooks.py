@@ -77,6 +77,16 @@ def test_a_notebook_says_how_small_it_can_be_and_nothing_of_a_machine(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_shows_what_came_of_it(name):
+    """As docs/notebooks.py left it: run once from the first cell to the last."""
+    code = [cell for cell in cells(name) if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    kinds = {output["output_type"] for cell in code for output in cell["outputs"]}
+    assert "stream" in kinds and "error" not in kinds
+    assert not any(output.get("name") == "stderr" for c in code for output in c["outputs"])
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_small(name, tmp_path, monkeypatch, capsys):
     save_pair(tmp_path)
     names = run(name, SMALL[name], tmp_path, monkeypatch)

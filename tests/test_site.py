@@ -75,6 +75,11 @@ def test_links_and_anchors_lead_somewhere(site):
     assert broken_links(site) == []
 
 
+def test_the_notebooks_are_pages_with_what_came_of_them(site):
+    page = (site / "docs/notebooks/two_volumes.html").read_text(encoding="utf-8")
+    assert "no warnings" in page and "data:image/png" in page
+
+
 def test_a_broken_link_is_found(tmp_path):
     text = '<a href="two.html#here">a</a><a href="two.html#there">b</a><img src="none.png">'
     (tmp_path / "one.html").write_text(text)

@@ -17,11 +17,12 @@ project = "diffreg"
 author = "The diffreg developers"
 copyright = f"{datetime.now(timezone.utc).year}, {author}"
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "README"
 include_patterns = [
     "*.md",
     "docs/**.md",
+    "docs/notebooks/*.ipynb",
     "paper/results/README.md",
     "bench/results/*.md",
     "tests/long.md",
@@ -32,6 +33,7 @@ exclude_patterns = ["docs/site/contents.md", ".venv*", "build", "dist", "site", 
 default_role = "code"
 
 myst_heading_anchors = 6
+nb_execution_mode = "off"  # docs/notebooks.py runs them
 
 html_theme = "furo"
 html_title = f"diffreg {version}"
