@@ -16,7 +16,7 @@ export DIFFREG_STRICT := ON
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard cuda wheels test-wheel release site clean machine
+.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard compare cuda wheels test-wheel release site clean machine
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
@@ -80,6 +80,12 @@ bench-gpu: $(VENV)/.app
 bench-guard: $(VENV)/.app
 	$(BIN)/python bench/guard.py $(if $(PARENT),--against $(PARENT))
 
+# docs/compare.md: volumes registered by diffreg and by other tools, which get an environment of their own; two
+# hours of one core. What is registered is in build/compare.jsonl and is not registered again.
+compare: $(VENV)/.app
+	@test -n "$(DATA)" || { echo "compare: make compare DATA=DIR, the folder that docs/data.md describes"; exit 2; }
+	$(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+
 # The paper's experiments (paper/results), on the images of docs/data.md: make paper DATA=DIR, or with
 # DEVICE=cuda PROCESSES=16. What is finished is in build/paper/runs and is not run again.
 DEVICE ?= cpu
@@ -130,7 +136,7 @@ site: $(VENV)/.test
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/site -c docs/site . site
 
 clean:
-	rm -rf build dist site $(VENV) $(VENV)-wheel diffreg/*.so *.egg-info
+	rm -rf build dist site $(VENV) $(VENV)-wheel $(VENV)-peers diffreg/*.so *.egg-info
 
 # What is missing is said in words, before anything is downloaded.
 machine:

@@ -1,9 +1,8 @@
 """The benchmark of volumes, on volumes made here, without other people's packages but SimpleITK."""
 
-import argparse
 import json
-import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +11,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
 compare = pytest.importorskip("compare")
+compare_page = pytest.importorskip("compare_page")
+environment = pytest.importorskip("environment")
+journal = pytest.importorskip("journal")
 labelled = pytest.importorskip("labelled")
+registering = pytest.importorskip("registering")
+sets = pytest.importorskip("sets")
 summary = pytest.importorskip("summary")
+tools = pytest.importorskip("tools")
 
 SIZE, SPACING = (20, 22, 24), (2.0, 2.0, 3.0)
-needs_time = pytest.mark.skipif(not shutil.which("/usr/bin/time"), reason="no GNU time")
 
 
 def ball(middle, radius=5.0):
@@ -45,9 +49,11 @@ def data(tmp_path):
     return tmp_path
 
 
-def options(data, **more):
-    known = {"data": data, "runs": data / "runs.jsonl", "fields": data / "fields"}
-    return argparse.Namespace(**known, python=sys.executable, **more)
+@pytest.fixture
+def runner(data, monkeypatch):
+    """By this Python, which has SimpleITK among the tools."""
+    monkeypatch.setattr(environment, "python_of", lambda folder: sys.executable)
+    return compare.Runner(data / "runs.jsonl", data / "peers", {})
 
 
 def test_a_pair_is_of_the_person_whose_image_is_fixed(data):
@@ -96,40 +102,98 @@ def test_determinants_of_an_even_stretch():
     assert determinants == pytest.approx(1.5 * 0.5)
 
 
-def test_a_run_goes_on_where_it_was_stopped(data):
-    pair = labelled.read_pairs(data, "brain2mm")[0]
-    asked = options(data)
-    compare.run_pair(pair, "identity", asked)
-    with asked.runs.open("a") as file:
-        file.write('{"group": "brain2mm", "cut o')  # by a kill
-    compare.run_pair(pair, "identity", asked)
-    assert len(asked.runs.read_text().splitlines()) == 2
-    (run,) = compare.read_runs(asked.runs).values()
-    assert np.load(compare.field_of(run, asked.fields)).shape == (3, *SIZE)
-
-
-def test_kept_displacements_are_certified_later(data):
-    pair = labelled.read_pairs(data, "brain2mm")[0]
-    asked = options(data, again=False)
-    compare.run_pair(pair, "identity", asked)
-    (run,) = compare.read_runs(asked.runs).values()
+def test_landmarks_are_apart_by_what_the_displacement_leaves(data):
+    """Label 1 is the gland, label 2 a landmark, here of three voxels."""
+    for person, row in ((0, 11), (1, 12)):
+        labels = 1 * ball((10, 11, 12), 6)
+        labels[9:12, row, 12] = 2
+        save(data / f"{person}_seg.nii.gz", labels)
+    pair = replace(labelled.read_pairs(data, "brain2mm")[0], group="prostate_mrus")
     u = np.zeros((3, *SIZE), np.float32)
-    u[1, :, 10] = 2.5
-    np.save(compare.field_of(run, asked.fields), u)
-    compare.measure(asked)
-    compare.measure(asked)  # finds nothing left to do
-    assert len(asked.runs.read_text().splitlines()) == 2
-    (run,) = compare.read_runs(asked.runs).values()
-    assert run["verdict"] == "folded"
-    assert run["folded_cells"] == (SIZE[0] - 1) * (SIZE[2] - 1)
+    found = labelled.fit(pair, u)
+    assert found["tre"] == pytest.approx(2.0)  # a voxel of 2 mm
+    assert list(found["dice_labels"]) == ["1"]
+    u[1] = 1
+    assert labelled.fit(pair, u)["tre"] == pytest.approx(0)
 
 
-@needs_time
-def test_demons_in_a_process_of_its_own_bring_the_ball_back(data):
+def test_a_run_goes_on_where_it_was_stopped(data, runner):
+    pairs = labelled.read_pairs(data, "brain2mm")
+    assert runner.run(pairs[0], "identity")
+    with runner.runs.open("a") as file:
+        file.write('{"group": "brain2mm", "cut o')  # by a kill
+    assert not runner.run(pairs[0], "identity")
+    assert runner.run(pairs[1], "identity")  # on a line of its own
+    assert not runner.run(pairs[1], "identity")
+    assert len(runner.runs.read_text().splitlines()) == 3
+    first, second = compare.read_runs(runner.runs).values()
+    assert (first["pair"], second["pair"]) == ("1_t1-0_t1", "2_t1-0_t1")
+    assert first["verdict"] == "homeomorphism"
+
+
+def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
+    plan = sets.each("brain2mm", "identity", pairs=1) + sets.each("cardiac3d", "identity")
+    monkeypatch.setattr(compare, "PLAN", plan)
+    pages = []
+    monkeypatch.setattr(compare, "write_page", lambda runs, left_out: pages.append(list(runs)))
+    for _ in range(2):
+        compare.run_plan(data, runner)
+    (runs,) = pages
+    assert [run["pair"] for run in runs] == ["1_t1-0_t1"]
+
+
+def test_a_tool_that_is_not_installed_is_left_out_in_words(data, runner, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "PLAN", sets.each("brain2mm", "greedy"))
+    monkeypatch.setattr(compare, "write_page", None)  # is not called
+    compare.run_plan(data, runner._replace(left_out={"picsl_greedy": "no such thing"}))
+    assert not runner.runs.exists()
+    assert compare_page.absent({"picsl_greedy": "no such thing"}) == [
+        "- not installed here, and left out: picsl_greedy (no such thing)"
+    ]
+
+
+def test_what_cannot_be_installed_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "NEEDED", {"a-tool": (("./nowhere-at-all",),)})
+    monkeypatch.setattr(environment, "python_of", lambda folder: Path(sys.executable))
+    missing = environment.prepare(tmp_path)
+    assert list(missing) == ["a-tool"]
+    assert "nowhere-at-all" in missing["a-tool"]
+    assert "a-tool could not be installed and is left out: " in capsys.readouterr().out
+
+
+def test_every_tool_of_the_plan_is_known_and_can_be_installed():
+    for task in sets.PLAN:
+        assert task.method in registering.SETTINGS
+        assert task.group in sets.GROUPS
+    assert {method.package for method in tools.METHODS.values()} <= set(environment.NEEDED)
+    pinned = environment.CONSTRAINTS.read_text()
+    assert all(f"\n{package}==" in pinned for package in environment.NEEDED)
+
+
+def test_where_there_is_no_data_the_command_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--data", str(tmp_path)])
+    compare.main()
+    assert f"there is no {tmp_path / 'volumes' / 'pairs.csv'}" in capsys.readouterr().out
+
+
+def test_a_network_is_used_on_people_whom_it_has_not_seen(data, runner, monkeypatch):
+    contents = {"config": {"model": {"name": "lunet"}}, "step": 7}
+    contents |= {"pairs": ["every ordered pair of 2 images:", "heads/2_t1.nii.gz", "5_t1.nii.gz"]}
+    contents |= {"validation": ["3_t1.nii.gz to 4_t1.nii.gz"]}
+    monkeypatch.setattr(registering, "read_checkpoint", lambda path: contents)
+    network = registering.read_network(Path("best.pt"))
+    assert (network.people, network.about) == (2, "lunet, 7 steps on 2 people")
+    (task,) = sets.each("brain2mm", "diffreg network")
+    pairs = labelled.read_pairs(data, "brain2mm")
+    assert runner.pairs(task, pairs) == []
+    assert runner._replace(network=network).pairs(task, pairs) == pairs[:1]
+
+
+def test_demons_in_a_process_of_its_own_bring_the_ball_back(data, runner):
     pytest.importorskip("SimpleITK")
     pair = labelled.read_pairs(data, "brain2mm")[1]
     for method in ("identity", "demons"):
-        compare.run_pair(pair, method, options(data))
+        runner.run(pair, method)
     identity, demons = compare.read_runs(data / "runs.jsonl").values()
     assert demons["dice_labels"]["1"] > identity["dice_labels"]["1"] + 0.1
     assert 0 < demons["search_s"] < demons["cpu_s"]
@@ -137,27 +201,41 @@ def test_demons_in_a_process_of_its_own_bring_the_ball_back(data):
     assert demons["version"].startswith("SimpleITK 2")
 
 
-@needs_time
-def test_what_stops_with_an_error_is_recorded_and_not_tried_again(data, monkeypatch):
-    monkeypatch.setattr(compare, "PEER", data / "none.py")
+def test_what_a_process_holds_and_takes_is_its_own(tmp_path):
+    words = "x = bytearray(200_000_000); sum(range(5_000_000))"
+    cost = registering.fresh([sys.executable, "-c", words], tmp_path / "cost")
+    assert 190 < cost["peak_mb"] < 300
+    assert 0.02 < cost["cpu_s"] < 20
+    with pytest.raises(RuntimeError, match="ValueError: no"):
+        registering.fresh([sys.executable, "-c", "raise ValueError('no')"], tmp_path / "cost")
+
+
+def test_what_stops_with_an_error_is_recorded_and_not_tried_again(data, runner, monkeypatch):
+    monkeypatch.setattr(registering, "TOOLS", data / "none.py")
     pair = labelled.read_pairs(data, "brain2mm")[0]
     for _ in range(2):
-        compare.run_pair(pair, "greedy", options(data))
+        runner.run(pair, "greedy")
     (line,) = (data / "runs.jsonl").read_text().splitlines()
     assert "none.py" in json.loads(line)["error"]
 
 
-def runs_of(method, dice, setting=""):
+def runs_of(method, dice, **more):
     """Of one label each: {person: Dice}."""
-    about = {"group": "brain2mm", "method": method, "setting": setting, "hd95": 5.0}
-    about |= {"sd_log_j": 0.3, "sd_log_j_learn2reg": 0.06, "cpu_s": 4.0, "smallest_corner": 0.1}
-    about |= {"folded_central_percent": 0.0, "folded_corners_percent": 0.5}
-    about |= {"folded_central": 0, "folded_corners": 7}
+    about = {"group": "brain2mm", "method": method, "setting": registering.SETTINGS[method]}
+    about |= {"processor": "one", "commit": "abc", "version": f"{method} 1"}
+    about |= {"sd_log_j": 0.3, "sd_log_j_learn2reg": 0.06, "cpu_s": 4.0, "search_s": 3.0}
+    about |= {"folded_central_percent": 0.0, "folded_certificate_percent": 0.5, "hd95": 5.0}
+    about |= {"folded_central": 0, "folded_corners": 7, "smallest_corner": 0.1, "peak_mb": 100.0}
     return [
         {**about, "person": person, "dice": value, "pair": f"x-{person}",
-         "dice_labels": {"4": value, "100": value, "38": value}}
+         "dice_labels": {"4": value, "100": value, "38": value}, **more}
         for person, value in dice.items()
     ]  # fmt: skip
+
+
+def written(runs, folder, left_out=None):
+    compare_page.write_page(runs, left_out or {}, folder, folder)
+    return (folder / "compare.md").read_text()
 
 
 PEOPLE = dict(zip("abcdef", (0.60, 0.62, 0.58, 0.61, 0.59, 0.60), strict=True))
@@ -167,30 +245,56 @@ def test_a_difference_is_over_the_people_of_both_and_a_tie_is_called_one(tmp_pat
     better = {person: value + 0.02 for person, value in PEOPLE.items()}
     mixed = {person: value + (-1) ** k / 50 for k, (person, value) in enumerate(PEOPLE.items())}
     few = {person: PEOPLE[person] for person in "ab"}
-    runs = [*runs_of("diffreg", PEOPLE), *runs_of("good", better), *runs_of("alike", mixed)]
-    runs += runs_of("few", few) + runs_of("good", dict.fromkeys("abcdef", 1.0), "an older setting")
-    settings = dict.fromkeys(("diffreg", "good", "alike", "few"), "")
-    summary.write_results(runs, settings, ("diffreg",), tmp_path)
-    page = (tmp_path / "variational_volumes.md").read_text()
-    assert "| good | -0.0200 [-0.0200, -0.0200] |" in page
-    assert "| few | +0.0000 (people: 2) |" in page
-    alike = next(line for line in page.splitlines() if line.startswith("| alike | +0.0000 ["))
-    assert alike.endswith("(tie) |")
-    rows = json.loads((tmp_path / "variational_volumes.json").read_text())["groups"]["brain2mm"]
-    good = next(row for row in rows if row["method"] == "good")
-    assert good["mean"]["dice"] == pytest.approx(0.62)
-    assert good["mean"]["cortex"] == pytest.approx(0.62)
-    assert good["counts"]["folded_corners"] == 6 * 7
-    assert (tmp_path / "variational_volumes.png").stat().st_size > 1000
+    runs = [*runs_of("diffreg", PEOPLE), *runs_of("greedy", better), *runs_of("demons", mixed)]
+    runs += runs_of("dipy SyN", few)
+    runs = runs_of("greedy", dict.fromkeys("abcdef", 1.0), setting="another") + runs
+    page = written(runs, tmp_path)
+    assert "| greedy | 6 | 0.6200 [0.6" in page
+    assert "| 0.600 | -0.0200 [-0.0200, -0.0200] | 5.00 | 0.300 | 0.5 (6) | 4.0 (3.0) |" in page
+    assert "| +0.0000 (people: 2) |" in page
+    alike = next(line for line in page.splitlines() if line.startswith("| demons | 6 |"))
+    assert "(tie)" in alike
+    assert "- **Dice** of diffreg: a tie with demons; worse than greedy." in page
+    rows = json.loads((tmp_path / "compare.json").read_text())["groups"]["brain2mm"]
+    greedy = next(row for row in rows if row["method"] == "greedy")
+    assert greedy["mean"]["dice"] == pytest.approx(0.62)
+    assert greedy["mean"]["cortex"] == pytest.approx(0.62)
+    assert greedy["counts"]["folded_corners"] == 6 * 7
+    assert (tmp_path / "compare.png").stat().st_size > 1000
 
 
-def test_an_error_is_named_on_the_page(tmp_path):
-    failed = {"group": "cardiac3d", "method": "greedy", "setting": "", "person": "a", "pair": "x-a"}
-    summary.write_results(
-        [{**failed, "error": "of filter (0x7f) too thin"}], {"greedy": ""}, (), tmp_path
-    )
-    page = (tmp_path / "variational_volumes.md").read_text()
+def test_the_headline_has_the_worst_person_and_no_tool_of_a_few_easy_ones(tmp_path):
+    easy = {"a": 0.99}
+    runs = runs_of("diffreg", PEOPLE) + runs_of("demons", PEOPLE) + runs_of("greedy", easy)
+    page = written(runs, tmp_path)
+    assert "| Heads, 2 mm | 6 | 0.6000 [" in page
+    assert (
+        "| demons | 0.6000 [" in page
+    )  # and not greedy, which was run on the easiest person alone
+    assert "| 0.580 | 0.5 (6) | 4.0 (3.0) | demons |" in page
+
+
+def test_times_of_two_processors_do_not_meet(tmp_path):
+    runs = runs_of("diffreg", PEOPLE, processor="another") + runs_of("demons", PEOPLE)
+    assert "| diffreg |" not in written(runs, tmp_path).partition("## Slices")[0]
+
+
+def test_landmarks_have_a_column_where_there_are_any(tmp_path):
+    of_prostates = {"group": "prostate_mrus"}
+    runs = runs_of("diffreg", PEOPLE, tre=3.0, **of_prostates)
+    runs += runs_of("greedy NMI", PEOPLE, tre=4.0, **of_prostates)
+    del runs[-1]["tre"]  # a person without landmarks
+    page = written(runs, tmp_path)
+    assert "| 4.00 [4.00, 4.00] | -1.00 [-1.00, -1.00] |" in page
+    assert "- **TRE** of diffreg: better than greedy NMI." in page
+    assert (tmp_path / "compare_across.png").stat().st_size > 1000
+
+
+def test_an_error_and_what_is_not_installed_are_named_on_the_page(tmp_path):
+    failed = {**runs_of("greedy", {"a": 0.5})[0], "error": "of filter (0x7f) too thin"}
+    page = written([failed], tmp_path, {"dipy": "no network"})
     assert "greedy stopped on 1 of 1 pairs: `of filter too thin`" in page
+    assert "- not installed here, and left out: dipy (no network)" in page
 
 
 def test_the_interval_of_few_people_is_none():

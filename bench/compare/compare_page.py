@@ -1,128 +1,205 @@
-"""The page and the plot of summary.py's results."""
+"""docs/compare.md and its pictures, and bench/results/compare.json, from what was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from summary import FEWEST, PARTS
+import slices
+from compare_plot import plot
+from registering import NETWORKS, OURS, SETTINGS
+from sets import GROUPS
+from summary import FEWEST, compared, summaries, told
 
+from diffreg.benchmark.run import machine
+
+ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
-TITLES = {
-    "brain2mm": "Heads, 2 mm, 80 x 96 x 80",
-    "brain1mm": "Heads, 1 mm, 160 x 192 x 160",
-    "cardiac3d": "Hearts, end-systole to end-diastole, 96 x 96 x 10 to 13, planes 8 to 10 mm apart",
+US = "diffreg"
+PICTURES = {
+    "compare.png": ("brain2mm", "cardiac3d"),
+    "compare_across.png": ("prostate_mrus",),
 }
 ABOUT = f"""\
-# Volumes: variational registration and what a user could run instead
+# Compared with what you could use instead
 
-Written by bench/compare/compare.py. A pair is two people (of hearts two phases of one) on one
-grid; every method starts from the identity there, and runs in a fresh process on one thread. Means
-over people (the one whose image is fixed), 95 % bootstrap intervals over them; of fewer than
-{FEWEST} people there is no interval. Labels are read at the nearest voxel of every method's
-displacement by one code.
+Labelled volumes registered by diffreg and by other tools, each with settings that it documents.
+This page is written by
 
-- **Dice**, of the labels that both people have (heads: 130, drawn by hand), and of parts of the
-  head: deep grey matter, ventricles and brain stem (deep), cortex, and what is left (rest).
-- **HD95**: mean over labels of the larger of the two directed 95th percentiles, mm.
-- **SDlogJ**: standard deviation of the logarithm of the determinants by central differences, two
-  voxels at the border left out, those below 1e-9 taken as that. (Learn2Reg's script adds 3 to each
-  determinant first; the JSON has that figure as sd_log_j_learn2reg.)
-- **Folded**: voxels by these central differences (without that border), cells by their eight
-  corners, cells by the certificate of the whole trilinear cell, percent; in brackets the pairs with
-  one at least.
-- **CPU s** of the process from files to file, user and system, and of the search alone (diffreg:
-  all of the process beyond `import torch`, files included); largest resident size, MB. Medians.
+    make compare DATA=DIR
+    make compare DATA=DIR CHECKPOINT=run/best.pt
+
+DIR is the folder of [data.md](data.md#labelled-volumes-volumes); without it there is nothing to
+compare, and the command says so. The other tools are installed into `.venv-peers`, in the versions
+of `bench/compare/constraints.txt`. All of it takes some two hours of one core, cheap tools first;
+stopped at any moment it goes on where it was. CHECKPOINT is a
+[network of volumes](training.md#volumes) for the heads at 2 mm.
+
+Every tool gets the same two files on one grid, starts from the identity, and runs in a fresh
+process on one thread. One code reads the labels at the nearest voxel of its displacement, and
+measures:
+
+- **Dice**: mean over people (the one whose image is fixed), in brackets its 95 % bootstrap
+  interval; of fewer than {FEWEST} people there is none. **Worst** is the person with the lowest.
+- **diffreg minus it**: over the people that both have, which is how to compare tools that were run
+  on different numbers of pairs; where its interval holds 0 it is a tie. "diffreg" is `diffreg
+  register` as it is; "fast" and "long" are other numbers of iterations.
+- **SDlogJ**: standard deviation of the logarithm of the determinant, how unevenly it bends.
+- **Folded**: cells of the displacement as the tool gives it, by the [certificate](folding.md),
+  percent, and in how many pairs.
+- **CPU s** of the process from files to file, in brackets without what it imports (of diffreg
+  without torch alone); **MB**: its largest resident size. Medians, on a machine with other work,
+  where a tenth says nothing.
+"""
+
+HOW = """\
+## Settings
+
+What a tool documents for such images, or its defaults; elastix has what its model zoo has for heads
+of different people (Par0035). Not blind are these, all of heads at 2 mm: demons with sigma .7,
+FireANTs with sigma .25 and ConvexAdam's three settings were found on the first of the ten pairs,
+greedy's long run, dipy's iterations and SyNOnly's with CC were known to be good; diffreg's
+weights have seen three of the pairs, and the hearts. Nothing was tuned on the prostates, the
+abdomen or at 1 mm; elastix has its defaults there because its setting for heads folded half of the
+first prostate. Demons and measures of one contrast are left out across modalities. VoxelMorph is
+not among the volumes: no network of it that was trained on such images comes with its package, and
+to train one takes longer than all of this (`diffreg train` trains
+[its architecture](training.md#a-network), too).
 """
 
 
-def page(results: Row, ours: tuple[str, ...]) -> str:
-    about = results["machine"]
-    told = [f"{key} {about[key]}" for key in ("processor", "torch", "commit") if about.get(key)]
-    parts = [ABOUT, ", ".join(told) + "."]
-    for group, rows in results["groups"].items():
-        parts += ["", f"## {TITLES[group]}", "", *table(rows)]
-        measures = ("dice", "sd_log_j") if group == "cardiac3d" else ("dice", "deep", "sd_log_j")
-        for measure in measures:
-            parts += differences(rows, ours, measure)
-        parts += totals(rows) + failures(rows)
-    return "\n".join([*parts, "", "## Settings", "", *settings(results["groups"])]) + "\n"
+def write_page(
+    runs: Iterable[Row],
+    left_out: Mapping[str, str],
+    docs: Path = ROOT / "docs",
+    results: Path = ROOT / "bench" / "results",
+) -> None:
+    """compare.md and its pictures in `docs`, compare.json in `results`."""
+    runs = list(runs)
+    groups = summaries(runs, SETTINGS)
+    for rows in groups.values():
+        compared(rows, OURS)
+    about = {
+        "machine": machine("cpu"),
+        "commits": sorted({r["commit"] for r in runs if "commit" in r}),
+    }
+    text = json.dumps({**about, "left_out": left_out, "groups": groups}, indent=1)
+    (results / "compare.json").write_text(text + "\n")
+    drawn = [name for name, wanted in PICTURES.items() if plot(groups, wanted, docs / name)]
+    (docs / "compare.md").write_text(page(groups, about, left_out, drawn))
+
+
+def page(groups: Row, about: Row, left_out: Mapping[str, str], drawn: list[str]) -> str:
+    where = about["machine"]
+    parts = [
+        ABOUT,
+        f"{where['processor']}, commits {', '.join(about['commits']) or 'unknown'}.",
+        "",
+    ]
+    parts += headline(groups)
+    for group in (group for group in GROUPS if group in groups):
+        rows = sorted(groups[group], key=lambda row: -row["mean"].get("dice", -1))
+        parts += ["", f"## {GROUPS[group].title}", "", GROUPS[group].about, "", *verdict(rows)]
+        parts += [
+            f"\n![Dice, cost{' and landmarks' if GROUPS[group].landmarks else ''}, by tool]({name})"
+            for name in drawn
+            if PICTURES[name][0] == group
+        ]
+        parts += ["", *table(rows), *failures(rows)]
+    parts += ["", *slices.section(), "", HOW, *settings(groups), *absent(left_out)]
+    return "\n".join(parts) + "\n"
+
+
+def headline(groups: Row) -> list[str]:
+    """diffreg and, of each set, the other tool that comes off best beside it."""
+    head = ["set", "pairs", "diffreg: Dice", "worst", "folded, %", "CPU s"]
+    head += ["the best other", "Dice", "worst", "folded, %", "CPU s", "diffreg minus it"]
+    lines = [line_of(head), line_of(["---"] * len(head))]
+    for group in (group for group in GROUPS if group in groups):
+        us = next((row for row in groups[group] if row["method"] == US and row["pairs"]), None)
+        if us is None:
+            continue
+        enough = [r for r in rivals(groups[group]) if r["pairs"] >= min(FEWEST, us["pairs"])]
+        if enough:
+            best = min(enough, key=lambda row: row["minus_this"][US]["dice"]["mean"])
+            pairs = f" ({best['pairs']} pairs)" if best["pairs"] != us["pairs"] else ""
+            cells = [GROUPS[group].title, str(us["pairs"]), *short(us)]
+            cells += [best["label"] + pairs, *short(best), difference(best, "dice")]
+            lines.append(line_of(cells))
+    return lines if len(lines) > 2 else []
+
+
+def rivals(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["pairs"] and not ours(row) and row["method"] != "identity"]
+
+
+def ours(row: Row) -> bool:
+    return row["method"] in OURS or row["method"] in NETWORKS
+
+
+def short(row: Row) -> list[str]:
+    return [spread(row, "dice"), f"{row['worst']:.3f}", folds(row), cost(row)]
+
+
+def verdict(rows: list[Row]) -> list[str]:
+    """diffreg against every other tool, in words: above, a tie, below, in this order."""
+    lines = []
+    for measure, name, more in (("dice", "Dice", True), ("tre", "TRE", False)):
+        said: dict[str, list[str]] = {"above": [], "tie": [], "below": []}
+        for row in rivals(rows):
+            found = told((row["minus_this"].get(US) or {}).get(measure), more)
+            if found:
+                said[found].append(row["label"])
+        words = {"above": "better than", "tie": "a tie with", "below": "worse than"}
+        parts = [f"{words[how]} {', '.join(said[how])}" for how in said if said[how]]
+        if parts:
+            lines.append(f"- **{name}** of diffreg: {'; '.join(parts)}.")
+    return lines
 
 
 def table(rows: list[Row]) -> list[str]:
-    parts = [part for part in PARTS if any(part in row["mean"] for row in rows)]
-    head = ["method", "pairs", "Dice", *parts, "HD95", "SDlogJ"]
-    head += ["folded: central", "corners", "certificate", "CPU s", "search", "MB"]
+    points = any("tre" in row["mean"] for row in rows)
+    head = ["tool", "pairs", "Dice", "worst", "diffreg minus it"]
+    head += ["TRE, mm", "diffreg minus it"] * points
+    head += ["HD95, mm", "SDlogJ", "folded, %", "CPU s", "MB"]
     lines = [line_of(head), line_of(["---"] * len(head))]
     for row in (row for row in rows if row["pairs"]):
-        median = row["median"]
-        cells = [row["method"], str(row["pairs"]), spread(row, "dice")]
-        cells += [plain(row, part, 3) for part in parts]
-        cells += [plain(row, "hd95", 2), plain(row, "sd_log_j", 3)]
-        cells += [folds(row, how) for how in ("central", "corners", "certificate")]
-        cells += [f"{median[name]:.1f}" if name in median else "" for name in ("cpu_s", "search_s")]
-        cells += [f"{median['peak_mb']:.0f}" if "peak_mb" in median else ""]
+        cells = [row["label"], str(row["pairs"]), spread(row, "dice")]
+        cells += [f"{row['worst']:.3f}", difference(row, "dice")]
+        cells += [spread(row, "tre", 2), difference(row, "tre", 2)] if points else []
+        cells += [plain(row, "hd95", 2), plain(row, "sd_log_j", 3), folds(row), cost(row)]
+        cells.append(f"{row['median']['peak_mb']:.0f}" if "peak_mb" in row["median"] else "")
         lines.append(line_of(cells))
     return lines
 
 
-def differences(rows: list[Row], ours: Iterable[str], measure: str) -> list[str]:
-    """What each budget of ours has more than every other method, over the people of both."""
-    names = [name for name in ours if any(name in row["minus_this"] for row in rows)]
-    if not names:
-        return []
-    title = {"dice": "Dice", "deep": "Dice, deep", "sd_log_j": "SDlogJ"}[measure]
-    head = [f"{title}: ours minus it", *names]
-    lines = ["", line_of(head), line_of(["---"] * len(head))]
-    for row in rows:
-        found = [(row["minus_this"].get(name) or {}).get(measure) for name in names]
-        if any(found):
-            lines.append(line_of([row["method"], *map(difference, found)]))
-    return lines
-
-
-def difference(found: Row | None) -> str:
+def difference(row: Row, measure: str, digits: int = 4) -> str:
+    found = (row["minus_this"].get(US) or {}).get(measure)
     if found is None:
         return ""
     if found["interval"] is None:
-        return f"{found['mean']:+.4f} (people: {found['people']})"
+        return f"{found['mean']:+.{digits}f} (people: {found['people']})"
     low, high = found["interval"]
-    tie = " (tie)" if low <= 0 <= high else ""
-    return f"{found['mean']:+.4f} [{low:+.4f}, {high:+.4f}]{tie}"
-
-
-def totals(rows: list[Row]) -> list[str]:
-    """What folds, counted over all pairs: how much of it central differences and corners see."""
-    head = ["folded, all pairs", "voxels, central differences", "cells, corners"]
-    head += ["cells, only inside", "undecided", "homeomorphisms, of pairs"]
-    names = ("folded_central", "folded_corners", "folded_inside", "undecided_cells")
-    lines = ["", line_of(head), line_of(["---"] * len(head))]
-    for row in (row for row in rows if "folded_cells" in row["counts"]):
-        cells = [row["method"], *(str(row["counts"][name]) for name in names)]
-        lines.append(line_of([*cells, f"{row['homeomorphisms']} of {row['pairs']}"]))
-    return lines if len(lines) > 3 else []
+    tie = " (tie)" if told(found) == "tie" else ""
+    return f"{found['mean']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{tie}"
 
 
 def failures(rows: list[Row]) -> list[str]:
     lines = [
-        f"- {row['method']} stopped on {count} of {tried(row)} pairs: `{error}`"
+        f"- {row['label']} stopped on {count} of {row['pairs'] + sum(row['errors'].values())} "
+        f"pairs: `{error}`"
         for row in rows
         for error, count in row["errors"].items()
     ]
     return ["", *lines] if lines else []
 
 
-def tried(row: Row) -> int:
-    return row["pairs"] + sum(row["errors"].values())
-
-
-def settings(groups: dict[str, list[Row]]) -> list[str]:
-    found = {}
-    for rows in groups.values():
-        for row in rows:
-            version = row["version"] or found.get(row["method"], ("", ""))[0]
-            found[row["method"]] = version, row["setting"]
+def settings(groups: Row) -> list[str]:
+    found: dict[str, tuple[str, str]] = {}
+    for row in (row for rows in groups.values() for row in rows):
+        found[row["method"]] = row["version"] or found.get(row["method"], ("",))[0], row["setting"]
     return [
         f"- {method} ({version}): `{setting or 'its defaults'}`"
         for method, (version, setting) in found.items()
@@ -130,60 +207,35 @@ def settings(groups: dict[str, list[Row]]) -> list[str]:
     ]
 
 
-def spread(row: Row, measure: str) -> str:
+def absent(left_out: Mapping[str, str]) -> list[str]:
+    return [f"- not installed here, and left out: {name} ({why})" for name, why in left_out.items()]
+
+
+def spread(row: Row, measure: str, digits: int = 4) -> str:
+    if measure not in row["mean"]:
+        return ""
     limits = row["interval"][measure]
-    between = f" [{limits[0]:.4f}, {limits[1]:.4f}]" if limits else ""
-    return f"{row['mean'][measure]:.4f}{between}"
+    between = f" [{limits[0]:.{digits}f}, {limits[1]:.{digits}f}]" if limits else ""
+    return f"{row['mean'][measure]:.{digits}f}{between}"
 
 
 def plain(row: Row, measure: str, digits: int) -> str:
     return f"{row['mean'][measure]:.{digits}f}" if measure in row["mean"] else ""
 
 
-def folds(row: Row, how: str) -> str:
-    name = f"folded_{how}_percent"
+def folds(row: Row) -> str:
+    name = "folded_certificate_percent"
     if name not in row["mean"]:
         return "not measured"
     return f"{row['mean'][name]:.2g} ({row['folded_pairs'][name]})"
 
 
+def cost(row: Row) -> str:
+    found = [
+        f"{row['median'][name]:.1f}" for name in ("cpu_s", "search_s") if name in row["median"]
+    ]
+    return f"{found[0]} ({found[1]})" if len(found) == 2 else ""
+
+
 def line_of(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def plot(groups: dict[str, list[Row]], path: Path) -> None:
-    """Dice against CPU seconds, and Dice of the parts of the head, at 2 mm."""
-    from matplotlib.figure import Figure
-
-    rows = [row for row in groups.get("brain2mm", []) if row["interval"].get("dice")]
-    rows.sort(key=lambda row: -row["mean"]["dice"])
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    against, parts = figure.subplots(1, 2)
-    plot_costs(against, {n: row for n, row in enumerate(rows, 1) if "cpu_s" in row["median"]})
-    for part, marker in zip(PARTS, "os^", strict=True):
-        parts.plot([row["mean"][part] for row in rows], range(len(rows)), marker, label=part)
-    parts.set_yticks(range(len(rows)), [f"{row['method']}  {n}" for n, row in enumerate(rows, 1)])
-    parts.invert_yaxis()
-    parts.grid(axis="y", alpha=0.3)
-    parts.set(xlabel="Dice", title="By parts of the head")
-    parts.legend()
-    figure.savefig(path, dpi=110)
-
-
-def plot_costs(axes: Any, rows: dict[int, Row]) -> None:
-    """Each with its number in the other picture."""
-    for number, row in rows.items():
-        seconds, mean = row["median"]["cpu_s"], row["mean"]["dice"]
-        colour = "C3" if row["method"].startswith("diffreg") else "C0"
-        inside = "none" if row["mean"]["folded_corners_percent"] else colour
-        axes.plot([seconds] * 2, row["interval"]["dice"], color=colour, alpha=0.3, linewidth=1)
-        axes.plot(seconds, mean, "o", color=colour, markerfacecolor=inside)
-        axes.annotate(str(number), (seconds, mean), (5, 3), textcoords="offset points")
-    axes.set(xscale="log", xlabel="CPU seconds of a process, one thread", ylabel="Dice, all labels")
-    axes.set_title("Heads, 2 mm (hollow: folded corners)")
-    axes.margins(x=0.1)
-    axes.minorticks_off()
-    ticks = [1, 2, 5, 10, 20, 50, 100, 200]
-    low, high = axes.get_xlim()
-    shown = [tick for tick in ticks if low < tick < high]
-    axes.set_xticks(shown, [str(tick) for tick in shown])

@@ -18,6 +18,12 @@ def read(path: Path, key: Callable[[dict], Hashable]) -> dict:
 
 
 def append(run: dict, path: Path) -> None:
+    """A line of its own, whatever a kill has left of the one before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        print(json.dumps(run), file=file)
+    with path.open("a+b") as file:
+        if size := file.tell():
+            file.seek(size - 1)
+            cut_off = file.read() != b"\n"
+        else:
+            cut_off = False
+        file.write(b"\n" * cut_off + json.dumps(run).encode() + b"\n")

@@ -10,9 +10,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from sets import GROUPS
 
 from diffreg.fields import fold_certificate, warp_labels
-from diffreg.metrics import dice, folding, sd_log_jacobian_learn2reg, surface_distances
+from diffreg.metrics import (
+    dice,
+    folding,
+    sd_log_jacobian_learn2reg,
+    surface_distances,
+    target_registration_error,
+)
 
 # Of the heads: background, vessels, what few people have, and labels of one side or of no organ.
 NOT_COMPARED = {42, 43, 46, 49, 50, 53, 54, 63, 64, 69}
@@ -54,28 +61,46 @@ def label_group(label: int) -> str:
 
 
 def measured(pair: Pair, u: np.ndarray) -> dict:
-    """How well the labels fit under u (3, *S), voxels, and how evenly it bends.
+    """How well the labels fit under u (3, *S), voxels, how evenly it bends, and what folds."""
+    return fit(pair, u) | bending(u) | certified(u)
 
-    The moving label map is read at the nearest voxel, the border repeated. Compared is what both
-    people have: a label that the displacement loses has Dice 0 and no HD95.
+
+def fit(pair: Pair, u: np.ndarray) -> dict:
+    """The moving label map is read at the nearest voxel, the border repeated.
+
+    Compared is what both people have: a label that the displacement loses has Dice 0 and no HD95.
 
     Returns:
-        dice, dice_labels {label: value}, hd95 (mm, mean over labels), sd_log_j, what folds by
-        central differences and by the eight corners of a cell (percent of voxels, of cells).
+        dice, dice_labels {label: value}, hd95 (mm, mean over labels), tre (mm, mean over
+        landmarks) where there are any.
     """
     (moving, _), (fixed, spacing) = map(_labels, (pair.moving_label, pair.fixed_label))
-    labels = sorted((set(np.unique(moving)) & set(np.unique(fixed))) - {0} - NOT_COMPARED)
+    group = GROUPS[pair.group]
+    both = sorted((set(np.unique(moving)) & set(np.unique(fixed))) - {0} - NOT_COMPARED)
+    labels = [label for label in both if not group.compared or label in group.compared]
     images = torch.from_numpy(moving)[None, None], torch.from_numpy(u)[None]
     warped = warp_labels(*images)[0, 0].numpy()
     overlaps = dice(warped, fixed, labels)
     apart = [each["hd95"] for each in surface_distances(warped, fixed, spacing, labels).values()]
     known = [distance for distance in apart if not np.isnan(distance)]
-    determinants, corners = central_determinants(u), folding(u)
-    folded, cells = ~(determinants > 0), int(np.prod([size - 1 for size in u.shape[1:]]))
-    return {
+    found = {
         "dice": float(np.mean(list(overlaps.values()))),
         "dice_labels": {str(label): round(value, 5) for label, value in overlaps.items()},
         "hd95": float(np.mean(known)) if known else float("nan"),
+    }
+    points = [label for label in both if label not in labels] if group.landmarks else []
+    if points:
+        middles = [_middles(label_map, points) for label_map in (fixed, moving)]
+        errors = target_registration_error(u, *middles, axes=np.diag(spacing))
+        found["tre"] = float(errors.mean())
+    return found
+
+
+def bending(u: np.ndarray) -> dict:
+    """What determinants by central differences and by the eight corners of a cell say of u."""
+    determinants, corners = central_determinants(u), folding(u)
+    folded, cells = ~(determinants > 0), int(np.prod([size - 1 for size in u.shape[1:]]))
+    return {
         "sd_log_j": float(np.std(np.log(np.maximum(determinants, SMALLEST)))),
         "sd_log_j_learn2reg": sd_log_jacobian_learn2reg(u),
         "folded_central_percent": float(100 * folded.mean()),
@@ -110,3 +135,8 @@ def _labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
     """(*S) as the file has them, and its spacing, mm."""
     file = nib.load(path)
     return np.asarray(file.dataobj), tuple(map(float, file.header.get_zooms()[:3]))
+
+
+def _middles(labels: np.ndarray, points: list[int]) -> np.ndarray:
+    """(K, 3): the mean voxel of each point."""
+    return np.array([np.argwhere(labels == point).mean(0) for point in points])

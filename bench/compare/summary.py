@@ -1,22 +1,17 @@
-"""The results of compare.py: means over people, intervals, differences, ties called ties."""
+"""What was measured, put together: means over people, intervals, differences, ties called ties."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from labelled import label_group
 
-from diffreg.benchmark.run import machine
-
-RESULTS = Path(__file__).parents[1] / "results"
 FEWEST = 5  # people: of fewer an interval says nothing
 PARTS = ("deep", "cortex", "rest")
 MEASURES = (
-    *("dice", *PARTS, "hd95", "sd_log_j", "sd_log_j_learn2reg"),
+    *("dice", "tre", *PARTS, "hd95", "sd_log_j", "sd_log_j_learn2reg"),
     *(f"folded_{how}_percent" for how in ("central", "corners", "certificate")),
 )
 COUNTS = ("folded_central", "folded_corners", "folded_inside", "undecided_cells", "folded_cells")
@@ -37,9 +32,9 @@ def interval(values: Iterable[float]) -> list[float] | None:
 
 
 def by_part(run: Row) -> dict[str, float]:
-    """Mean Dice of the labels of each part of the head; of a heart nothing."""
+    """Mean Dice of the labels of each part of the head; elsewhere nothing."""
     parts = defaultdict(list)
-    if len(run["dice_labels"]) > 1:
+    if run["group"].startswith("brain"):
         for label, value in run["dice_labels"].items():
             parts[label_group(int(label))].append(value)
     return {part: float(np.mean(values)) for part, values in parts.items()}
@@ -52,17 +47,19 @@ def row_of(method: str, runs: list[Row]) -> Row:
         measure: {run["person"]: run[measure] for run in whole if measure in run}
         for measure in MEASURES
     }
-    people = {measure: values for measure, values in people.items() if len(values) == len(whole)}
+    people = {measure: values for measure, values in people.items() if values}
     return {
         "method": method,
+        "label": runs[-1].get("label", method),
         "setting": runs[0]["setting"],
         "version": next((run["version"] for run in whole if "version" in run), ""),
         "pairs": len(whole),
         "errors": Counter(
             re.sub(r" *\(0x[0-9a-f]+\)", "", run["error"]) for run in runs if "error" in run
         ),
-        "people": people if whole else {},
-        "mean": {name: float(np.mean(list(p.values()))) for name, p in people.items() if p},
+        "people": people,
+        "worst": min(people.get("dice", {}).values(), default=None),
+        "mean": {name: float(np.mean(list(each.values()))) for name, each in people.items()},
         "interval": {name: interval(values.values()) for name, values in people.items()},
         "folded_pairs": {
             name: sum(value > 0 for value in values.values())
@@ -94,19 +91,31 @@ def versus(a: Row, b: Row, measure: str) -> Row | None:
 
 
 def summaries(runs: Iterable[Row], settings: Mapping[str, str]) -> dict[str, list[Row]]:
-    """group -> rows, in the order of settings; runs of other settings than these are left out."""
+    """group -> rows, in the order of settings.
+
+    Runs of other settings than these are left out, and those of another processor than the last
+    run's; of a network those of the last checkpoint stay.
+    """
+    runs = list(runs)
     found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
-        if settings.get(run["method"]) == run["setting"]:
+        known = run["setting"].startswith(settings.get(run["method"], "?"))
+        if known and run.get("processor") == runs[-1].get("processor"):
             found[run["group"]][run["method"]].append(run)
     return {
-        group: [row_of(method, methods[method]) for method in settings if method in methods]
+        group: [
+            row_of(method, _newest(methods[method])) for method in settings if method in methods
+        ]
         for group, methods in found.items()
     }
 
 
+def _newest(runs: list[Row]) -> list[Row]:
+    return [run for run in runs if run["setting"] == runs[-1]["setting"]]
+
+
 def compared(rows: list[Row], ours: Iterable[str]) -> None:
-    """Every row gets what each of ours has more, in Dice, HD95 and SDlogJ."""
+    """Every row gets what each of ours has more."""
     named = {row["method"]: row for row in rows}
     for row in rows:
         row["minus_this"] = {
@@ -116,17 +125,11 @@ def compared(rows: list[Row], ours: Iterable[str]) -> None:
         }
 
 
-def write_results(
-    runs: Iterable[Row], settings: Mapping[str, str], ours: tuple[str, ...], to: Path = RESULTS
-) -> None:
-    """variational_volumes.json, .md and .png in `to`."""
-    from compare_page import page, plot
-
-    groups = summaries(runs, settings)
-    for rows in groups.values():
-        compared(rows, ours)
-    to.mkdir(exist_ok=True)
-    results = {"machine": machine("cpu"), "groups": groups}
-    (to / "variational_volumes.json").write_text(json.dumps(results, indent=1) + "\n")
-    (to / "variational_volumes.md").write_text(page(results, ours))
-    plot(groups, to / "variational_volumes.png")
+def told(difference: Row | None, more_is_better: bool = True) -> str:
+    """ "above", "below" or "tie": what a difference (ours minus another's) bears out, or ""."""
+    if difference is None or difference["interval"] is None:
+        return ""
+    low, high = difference["interval"]
+    if low <= 0 <= high:
+        return "tie"
+    return "above" if (low > 0) == more_is_better else "below"

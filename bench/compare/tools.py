@@ -18,12 +18,30 @@ from typing import NamedTuple
 GREEDY = "-m NCC 2x2x2 -n 100x50x10"
 GREEDY_LONG = "-m NCC 2x2x2 -n 100x100x100 -s 1.732vox 0.7071vox"
 GREEDY_THIN = "-m NCC 2x2x2 -n 100x50"  # a third level would leave three planes of a heart
+GREEDY_WNCC = "-m WNCC 2x2x2 -n 100x50x10"
+GREEDY_NMI = "-m NMI -n 100x50x10"
 DEMONS = {"sigma": 1.0, "iterations": 40}  # diffeomorphic, three levels
 DEMONS_FINE = {"sigma": 0.7, "iterations": 80}
 CC = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (100, 70, 50, 20)}
+MATTES = {"syn_metric": "mattes", "syn_sampling": 32, "reg_iterations": (100, 70, 50, 20)}
 FIREANTS = {"scales": [4, 2, 1], "iterations": [200, 100, 50], "cc_kernel_size": 5}
 FIREANTS_FINE = {**FIREANTS, "smooth_warp_sigma": 0.25}  # 0.5 by default
+FIREANTS_MI = {**FIREANTS, "loss_type": "mi"}
 CONVEX_ADAM = {"grid_sp": 3, "disp_hw": 4, "lambda_weight": 0.65}
+# What elastix's model zoo has for heads of different people (Par0035, Hammers' atlas).
+ELASTIX = {
+    "Registration": "MultiResolutionRegistration",  # by the metric alone, no bending energy
+    "Metric": "AdvancedMattesMutualInformation",
+    "NumberOfHistogramBins": 32,
+    "NumberOfResolutions": 3,
+    "ImagePyramidSchedule": "4 4 4 2 2 2 1 1 1",
+    "FinalGridSpacingInPhysicalUnits": 5.0,
+    "GridSpacingSchedule": "4 2 1",
+    "MaximumNumberOfIterations": 500,
+    "NumberOfSpatialSamples": 5000,
+    "FixedKernelBSplineOrder": 1,
+    "SP_A": 10.0,
+}
 Found = tuple[Callable[[], object], Callable[[object], None]]  # the search; what writes its result
 
 
@@ -70,24 +88,30 @@ def syn(**options) -> Callable[[str, str, str], Found]:
     return method
 
 
-def dipy(fixed: str, moving: str, out: str) -> Found:
-    import nibabel as nib
-    import numpy as np
-    from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
-    from dipy.align.metrics import CCMetric
+def dipy(metric: str) -> Callable[[str, str, str], Found]:
+    """SyN by a metric of dipy.align.metrics."""
 
-    files = [nib.load(path) for path in (fixed, moving)]
-    images = [file.get_fdata() for file in files]
-    affine = files[0].affine
-    search = SymmetricDiffeomorphicRegistration(CCMetric(3), level_iters=[100, 50, 25])
+    def method(fixed: str, moving: str, out: str) -> Found:
+        import nibabel as nib
+        import numpy as np
+        from dipy.align import metrics
+        from dipy.align.imwarp import SymmetricDiffeomorphicRegistration
 
-    def write(found) -> None:
-        along_axes = found.get_forward_field() @ np.linalg.inv(affine[:3, :3]).T  # of mm, RAS
-        np.savez(f"{out}.npz", u=along_axes.astype(np.float32))
+        files = [nib.load(path) for path in (fixed, moving)]
+        images = [file.get_fdata() for file in files]
+        affine = files[0].affine
+        measure = getattr(metrics, metric)(3)
+        search = SymmetricDiffeomorphicRegistration(measure, level_iters=[100, 50, 25])
 
-    return lambda: search.optimize(
-        *images, static_grid2world=affine, moving_grid2world=files[1].affine
-    ), write
+        def write(found) -> None:
+            along_axes = found.get_forward_field() @ np.linalg.inv(affine[:3, :3]).T  # of mm, RAS
+            np.savez(f"{out}.npz", u=along_axes.astype(np.float32))
+
+        return lambda: search.optimize(
+            *images, static_grid2world=affine, moving_grid2world=files[1].affine
+        ), write
+
+    return method
 
 
 def fireants(**options) -> Callable[[str, str, str], Found]:
@@ -102,7 +126,7 @@ def fireants(**options) -> Callable[[str, str, str], Found]:
         }
 
         def search() -> GreedyRegistration:
-            found = GreedyRegistration(**images, **options, loss_type="cc", progress_bar=False)
+            found = GreedyRegistration(**images, **options, progress_bar=False)
             found.optimize()
             return found
 
@@ -111,17 +135,42 @@ def fireants(**options) -> Callable[[str, str, str], Found]:
     return method
 
 
-def convex_adam(fixed: str, moving: str, out: str) -> Found:
-    import nibabel as nib
-    import numpy as np
-    import torch
-    from convexAdam.convex_adam_MIND import convex_adam_pt
+def convex_adam(**options) -> Callable[[str, str, str], Found]:
+    def method(fixed: str, moving: str, out: str) -> Found:
+        import nibabel as nib
+        import numpy as np
+        import torch
+        from convexAdam.convex_adam_MIND import convex_adam_pt
 
-    images = [torch.from_numpy(nib.load(path).get_fdata()).float() for path in (fixed, moving)]
-    return (
-        lambda: convex_adam_pt(*images, **CONVEX_ADAM, device=torch.device("cpu")),
-        lambda u: np.savez(f"{out}.npz", u=u.astype(np.float32)),
-    )
+        images = [torch.from_numpy(nib.load(path).get_fdata()).float() for path in (fixed, moving)]
+        return (
+            lambda: convex_adam_pt(*images, **options, device=torch.device("cpu")),
+            lambda u: np.savez(f"{out}.npz", u=u.astype(np.float32)),
+        )
+
+    return method
+
+
+def elastix(**options) -> Callable[[str, str, str], Found]:
+    """A B-spline grid; the options replace entries of elastix's own default for that."""
+
+    def method(fixed: str, moving: str, out: str) -> Found:
+        import itk
+
+        images = [itk.imread(path, itk.F) for path in (fixed, moving)]
+        parameters = itk.ParameterObject.New()
+        chosen = parameters.GetDefaultParameterMap("bspline")
+        for name, value in options.items():
+            chosen[name] = str(value).split()
+        parameters.AddParameterMap(chosen)
+
+        def write(found) -> None:
+            field = itk.transformix_deformation_field(images[1], found[1])
+            itk.imwrite(field, f"{out}.nii")
+
+        return lambda: itk.elastix_registration_method(*images, parameter_object=parameters), write
+
+    return method
 
 
 class Method(NamedTuple):
@@ -134,14 +183,22 @@ METHODS = {
     "greedy": Method("picsl_greedy", GREEDY, greedy(GREEDY)),
     "greedy 100x100x100": Method("picsl_greedy", GREEDY_LONG, greedy(GREEDY_LONG)),
     "greedy 2 levels": Method("picsl_greedy", GREEDY_THIN, greedy(GREEDY_THIN)),
+    "greedy WNCC": Method("picsl_greedy", GREEDY_WNCC, greedy(GREEDY_WNCC)),
+    "greedy NMI": Method("picsl_greedy", GREEDY_NMI, greedy(GREEDY_NMI)),
     "demons": Method("SimpleITK", told(DEMONS), demons(**DEMONS)),
     "demons sigma 0.7": Method("SimpleITK", told(DEMONS_FINE), demons(**DEMONS_FINE)),
     "SyNOnly": Method("antspyx", "its defaults", syn()),
     "SyNOnly CC": Method("antspyx", told(CC), syn(**CC)),
-    "dipy SyN": Method("dipy", "CC, 100 50 25", dipy),
+    "SyNOnly Mattes": Method("antspyx", told(MATTES), syn(**MATTES)),
+    "dipy SyN": Method("dipy", "CC, 100 50 25", dipy("CCMetric")),
+    "dipy SyN EM": Method("dipy", "EM, 100 50 25", dipy("EMMetric")),
     "FireANTs": Method("fireants", told(FIREANTS), fireants(**FIREANTS)),
     "FireANTs sigma 0.25": Method("fireants", told(FIREANTS_FINE), fireants(**FIREANTS_FINE)),
-    "ConvexAdam": Method("convexAdam", told(CONVEX_ADAM), convex_adam),
+    "FireANTs MI": Method("fireants", told(FIREANTS_MI), fireants(**FIREANTS_MI)),
+    "ConvexAdam": Method("convexAdam", told(CONVEX_ADAM), convex_adam(**CONVEX_ADAM)),
+    "ConvexAdam defaults": Method("convexAdam", "its defaults", convex_adam()),
+    "elastix": Method("itk-elastix", told(ELASTIX), elastix(**ELASTIX)),
+    "elastix defaults": Method("itk-elastix", "its default for B-splines", elastix()),
 }
 
 

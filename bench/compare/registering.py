@@ -1,0 +1,138 @@
+"""One registration of two files in a process of its own, on one thread, and what it costs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from labelled import Pair
+from tools import METHODS
+
+from diffreg.data.transforms import read_field
+from diffreg.training.checkpoint import read_checkpoint
+
+TOOLS = Path(__file__).with_name("tools.py")
+# Words of `diffreg register`: the pairs are on one grid already, as for all others.
+ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report", "--no-composites")
+OURS: dict[str, tuple[str, ...]] = {
+    "diffreg fast": ("--iterations", "30,30,10"),
+    "diffreg": (),
+    "diffreg long": ("--iterations", "100,100,60"),
+    "diffreg ngf": ("--similarity", "ngf"),
+}
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "diffreg network": (),
+    "diffreg network, refined": ("--refine", "10"),
+}
+SETTINGS = {
+    "identity": "",
+    **{name: " ".join((*ALWAYS, *words)) for name, words in OURS.items()},
+    **{name: " ".join(("--checkpoint FILE", *ALWAYS, *words)) for name, words in NETWORKS.items()},
+    **{name: method.setting for name, method in METHODS.items()},
+}
+NAMES = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+ONE_THREAD = dict.fromkeys((*NAMES, "OPENBLAS_NUM_THREADS"), "1")
+# A small process starts the one that is measured: what a process says of its child includes what
+# it holds itself. It tells CPU seconds, user and system, and the largest resident size, KB.
+STARTER = """\
+import os, sys
+child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
+_, status, used = os.wait4(child, 0)
+with open(sys.argv[1], "w") as told:
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss, file=told)
+sys.exit(os.waitstatus_to_exitcode(status) != 0)
+"""
+
+
+class Network(NamedTuple):
+    """A checkpoint, and the names of the files that it was trained or validated on."""
+
+    path: Path
+    seen: frozenset[str]
+    people: int  # whom it was trained on
+    about: str
+
+    def knows(self, pair: Pair) -> bool:
+        return bool({pair.moving.name, pair.fixed.name} & self.seen)
+
+
+def read_network(path: Path) -> Network:
+    """Raises a ValueError where it is no checkpoint."""
+    contents = read_checkpoint(path)
+    trained, validated = map(_files, (contents["pairs"], contents["validation"]))
+    model = contents["config"]["model"]["name"]
+    about = f"{model}, {contents['step']} steps on {len(trained)} people"
+    return Network(path, trained | validated, len(trained), about)
+
+
+def _files(names: Iterable[str]) -> frozenset[str]:
+    found = re.findall(r"\S+\.nii(?:\.gz)?", " ".join(names))
+    return frozenset(Path(name).name for name in found)
+
+
+def registered(
+    pair: Pair, method: str, python: str | Path, network: Network | None = None
+) -> tuple[np.ndarray, dict]:
+    """The displacement (3, *S), voxels, float32, and what it cost.
+
+    Args:
+        python: that has the other tools.
+        network: what `method` registers by, where it is one of NETWORKS.
+
+    Raises:
+        RuntimeError: the process failed; the message is its last line.
+    """
+    if method == "identity":
+        return np.zeros((3, *nib.load(pair.fixed).shape), np.float32), {}
+    with tempfile.TemporaryDirectory() as folder:
+        if method in OURS:
+            return ours(pair, OURS[method], Path(folder))
+        if method in NETWORKS:
+            words = ("--checkpoint", network.path, *NETWORKS[method])
+            u, cost = ours(pair, words, Path(folder))
+            return u, cost | {"version": f"{cost['version']}: {network.about}"}
+        out, cost = Path(folder) / "out", Path(folder) / "cost"
+        cost = fresh([python, TOOLS, method, pair.fixed, pair.moving, out], cost)
+        told = json.loads(out.with_suffix(".json").read_text())
+        path = out.with_suffix(".nii")
+        u = read_field(path if path.exists() else f"{out}.npz:u")[0].numpy()
+    return u.astype(np.float32), cost | told
+
+
+def ours(pair: Pair, words: Sequence, folder: Path) -> tuple[np.ndarray, dict]:
+    """As `registered`, by the command line; the search is the process beyond importing torch."""
+    images = ("register", pair.moving, pair.fixed, "-o", folder / "out")
+    cost = fresh([sys.executable, "-m", "diffreg", *images, *ALWAYS, *words], folder / "cost")
+    search = cost["cpu_s"] - importing_torch()
+    cost |= {"search_s": search, "version": f"diffreg {version('diffreg')}"}
+    u = read_field(folder / "out" / "displacement.nii.gz")[0].numpy()
+    return u.astype(np.float32), cost
+
+
+@cache
+def importing_torch() -> float:
+    """CPU seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        return fresh([sys.executable, "-c", "import torch"], Path(folder) / "cost")["cpu_s"]
+
+
+def fresh(command: Sequence, told: Path) -> dict:
+    """CPU seconds and the largest resident size of a process on one thread."""
+    asked = [sys.executable, "-S", "-c", STARTER, told, *command]
+    done = subprocess.run(
+        [str(part) for part in asked], env=os.environ | ONE_THREAD, capture_output=True, text=True
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise RuntimeError(lines[-1] if lines else f"ended with {done.returncode}")
+    seconds, kilobytes = map(float, told.read_text().split())
+    return {"cpu_s": seconds, "peak_mb": kilobytes / 1024}

@@ -1,0 +1,81 @@
+"""The sets of labelled volumes, and who is run on which pairs of them, in this order."""
+
+from typing import NamedTuple
+
+
+class Group(NamedTuple):
+    """Pairs of pairs.csv under one name.
+
+    Args:
+        title: on the page.
+        about: what is measured there, a sentence or two.
+        compared: the labels whose overlap is measured; (): all that both people have.
+        landmarks: whether the other labels are points, whose distance is measured.
+    """
+
+    title: str
+    about: str
+    compared: tuple[int, ...] = ()
+    landmarks: bool = False
+
+
+GROUPS = {
+    "brain2mm": Group(
+        "Heads, 2 mm",
+        "T1, 80 x 96 x 80 voxels, ten pairs of twenty people; Dice of 130 labels drawn by hand.",
+    ),
+    "cardiac3d": Group(
+        "Hearts",
+        "Cine MR, end-systole to end-diastole, 96 x 96 x 10 to 13 voxels, planes 8 to 10 mm apart; "
+        "Dice of the left ventricle's cavity.",
+    ),
+    "prostate_mrus": Group(
+        "Prostates, MR to ultrasound",
+        "44 x 59 x 41 voxels of nominally .8 mm; Dice of the gland, and the target registration "
+        "error (TRE): the mean distance of landmarks in the gland, mm, a person's mean first.",
+        (1,),
+        True,
+    ),
+    "abdomen_ctmr": Group(
+        "Abdomen, CT to MR",
+        "117 x 91 x 20 voxels of 3 mm, two people, labels by a model: one pair, a smoke test.",
+    ),
+    "brain1mm": Group(
+        "Heads, 1 mm",
+        "The same heads, 160 x 192 x 160 voxels: three pairs, of slow tools one.",
+    ),
+}
+
+
+class Task(NamedTuple):
+    group: str
+    method: str
+    pairs: int | None = None  # the first of the group; None: all
+
+
+def each(group: str, *methods: str, pairs: int | None = None) -> list[Task]:
+    return [Task(group, method, pairs) for method in methods]
+
+
+# What is cheap first, set by set, then what is slow: a page can be written at any moment.
+PLAN = (
+    *each("brain2mm", "identity", "diffreg", "greedy", "demons", "SyNOnly", "dipy SyN"),
+    *each("brain2mm", "FireANTs", "ConvexAdam", "diffreg fast", "diffreg long"),
+    *each("cardiac3d", "identity", "diffreg", "diffreg fast", "diffreg long", "greedy"),
+    *each("cardiac3d", "greedy 2 levels", "demons", "demons sigma 0.7", "SyNOnly", "dipy SyN"),
+    *each("cardiac3d", "FireANTs", "ConvexAdam", "elastix defaults"),
+    *each("prostate_mrus", "identity", "diffreg", "diffreg ngf", "greedy WNCC", "greedy NMI"),
+    *each("prostate_mrus", "SyNOnly", "ConvexAdam defaults"),
+    *each("abdomen_ctmr", "identity", "diffreg", "diffreg ngf", "greedy WNCC", "greedy NMI"),
+    *each("abdomen_ctmr", "SyNOnly", "SyNOnly Mattes", "dipy SyN EM", "FireANTs MI"),
+    *each("abdomen_ctmr", "ConvexAdam defaults", "elastix defaults"),
+    *each("brain2mm", "diffreg network", "diffreg network, refined"),
+    *each("brain2mm", "elastix", pairs=5),
+    *each("brain1mm", "identity", "diffreg", "greedy"),
+    *each("prostate_mrus", "elastix defaults", "SyNOnly Mattes", "FireANTs MI", pairs=10),
+    *each("prostate_mrus", "dipy SyN EM", pairs=10),
+    *each("brain2mm", "demons sigma 0.7", "greedy 100x100x100"),
+    *each("brain2mm", "FireANTs sigma 0.25", pairs=5),
+    *each("brain1mm", "demons", "SyNOnly", "elastix", "dipy SyN", pairs=1),
+    *each("brain2mm", "SyNOnly CC", pairs=5),
+)
