@@ -11,7 +11,7 @@ from test_trainer import config_of, save_images, trainer
 from test_training_options import validated, with_settings
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffreg.data.drawing import drawn
+from diffreg.data.drawing import Draws, drawn
 from diffreg.data.pairs import Batch
 from diffreg.training import Trainer, graphs
 from diffreg.training.checkpoint import read_checkpoint
@@ -177,11 +177,15 @@ def test_steps_that_are_taken_together_are_those_taken_one_by_one(images, tmp_pa
     assert [entry[:11] for entry in many.take(5)] == each and many.take(0) == []
 
 
-def test_a_run_that_stops_within_a_reading_keeps_the_last_good_weights(images, tmp_path, rerun):
-    good = trainer(config_of(images, tmp_path / "good", steps=20, checkpoint_every=20))
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_run_that_stops_within_a_reading_keeps_the_last_good_weights(
+    images, tmp_path, rerun, precision
+):
+    options = {"steps": 20, "checkpoint_every": 20, "precision": precision}
+    good = trainer(config_of(images, tmp_path / "good", **options))
     for _ in range(4):
         good.train_step()
-    run = replaying(trainer(config_of(images, tmp_path / "run", steps=20, checkpoint_every=20)))
+    run = replaying(trainer(config_of(images, tmp_path / "run", **options)))
     objective = run._steps.step.objective
 
     def poisoned(*images, **options):
@@ -305,7 +309,8 @@ def test_draws_of_a_shape_that_comes_and_goes_are_those_of_its_steps(images, tmp
         randoms = [
             np.random.default_rng([run.dataset.seed, *run.dataset.position(k)]) for k in numbers
         ]
-        expected = run.dataset.augmentation.random(shape, randoms)
+        random = run.dataset.augmentation.random(shape, randoms)
+        expected = Draws.of(random, run.dataset.augmentation, shape)
         assert all(map(torch.equal, ahead._drawn(step, shape), expected))
 
 

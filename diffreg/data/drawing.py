@@ -1,10 +1,13 @@
 """Pairs augmented together on one device, which nothing on the host has to wait for.
 
-The same values, to the bit, as `diffreg.data.augmentation.Change` gives pair by pair.
+The same values, to the bit, as `diffreg.data.augmentation.Change` gives pair by pair. What a device
+looks up is found on the host: a GPU takes as long for a tiny kernel as for a batch of images.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -15,12 +18,42 @@ from diffreg.data.samples import Batch
 from diffreg.ops import warp
 
 
-class Undrawn(NamedTuple):
-    """Pairs as they are, (N, 1, *S) each, and what is random of their draw, on one device."""
+class Draws(NamedTuple):
+    """What is random of N draws from images of one size, as it is sent to a device.
 
-    moving: Tensor
-    fixed: Tensor
-    numbers: RandomNumbers
+    Args:
+        places: (N, P), int64: the voxels along each axis that make the mirrored images, and, where
+            these are bent, then those of the window.
+        strengths, noise: of `diffreg.data.augmentation.RandomNumbers`.
+    """
+
+    places: Tensor
+    strengths: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, random: RandomNumbers, augmentation: Augmentation, shape: Sequence[int]) -> Draws:
+        """Of images of a size (*S)."""
+        flips, corners, strengths, noise = random
+        window = augmentation.crop or shape
+        if augmentation.amplitude > 0:
+            places = _places(shape, shape, torch.zeros_like(corners), flips)
+            places += _places(shape, window, corners, torch.zeros_like(flips))
+        else:
+            places = _places(shape, window, corners, flips)
+        return cls(torch.cat(places, 1), strengths, noise)
+
+    def part(self, pairs: slice) -> Draws:
+        """Those of some pairs, of each of which there are two images."""
+        images = slice(2 * pairs.start, 2 * pairs.stop)
+        return Draws(self.places[pairs], self.strengths[images], self.noise[images])
+
+
+class Undrawn(NamedTuple):
+    """Pairs as they are, moving and fixed (N, 2, *S), and their draws, on one device."""
+
+    images: Tensor
+    draws: Draws
     augmentation: Augmentation
 
 
@@ -29,34 +62,47 @@ def drawn(pairs: Undrawn) -> Batch:
 
     Example:
         >>> import numpy as np, torch
-        >>> from diffreg.data.drawing import Undrawn, drawn
+        >>> from diffreg.data.drawing import Draws, Undrawn, drawn
         >>> from diffreg.data.augmentation import Augmentation
         >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 6))
-        >>> numbers = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(2)])
-        >>> images = torch.rand(2, 1, 16, 12)
-        >>> drawn(Undrawn(images, images, numbers, augmentation)).moving.shape
-        torch.Size([2, 1, 8, 6])
+        >>> random = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(3)])
+        >>> draws = Draws.of(random, augmentation, (16, 12))
+        >>> drawn(Undrawn(torch.rand(3, 2, 16, 12), draws, augmentation)).moving.shape
+        torch.Size([3, 1, 8, 6])
     """
-    shape, augmentation = pairs.moving.shape[2:], pairs.augmentation
-    flips, corners, strengths, noise = pairs.numbers
-    flips, corners = flips.repeat_interleave(2, 0), corners.repeat_interleave(2, 0)
-    both = torch.stack([pairs.moving, pairs.fixed], 1).flatten(0, 1)
-    window = tuple(augmentation.crop or shape)
+    images, (places, strengths, noise), augmentation = pairs
+    shape = images.shape[2:]
     if augmentation.amplitude > 0:
-        mirrored = _cut(both, torch.zeros_like(corners), shape, flips)
-        both = warp(mirrored, augmentation.bent(shape, strengths, noise))
-        flips = torch.zeros_like(flips)
-    both = _cut(both, corners, window, flips).unflatten(0, (-1, 2))
-    return Batch(both[:, 0], both[:, 1], None)
+        mirrored, places = places.tensor_split([sum(shape)], 1)
+        images = _taken(images, mirrored[:, None], shape)
+        displacement = augmentation.bent(shape, strengths, noise)
+        images = warp(images.flatten(0, 1)[:, None], displacement)[:, 0].unflatten(0, (-1, 2))
+    window = tuple(augmentation.crop or shape)
+    moving, fixed = _taken(images.transpose(0, 1), places[None], window)
+    return Batch(moving[:, None], fixed[:, None], None)
 
 
-def _cut(images: Tensor, corners: Tensor, window: tuple[int, ...], flips: Tensor) -> Tensor:
-    """Windows (N, 1, *window) of images (N, 1, *S), mirrored before along the axes of `flips`."""
-    number = torch.arange(len(images), device=images.device)
-    places = [number.reshape(-1, *[1] * len(window))]
-    for axis, (size, length) in enumerate(zip(images.shape[2:], window, strict=True)):
-        place = corners[:, axis, None] + torch.arange(length, device=images.device)
-        place = torch.where(flips[:, axis, None], size - 1 - place, place)
-        around = [-1 if other == axis else 1 for other in range(len(window))]
-        places.append(place.reshape(len(images), *around))
-    return images[:, 0][tuple(places)][:, None]
+def _places(
+    shape: Sequence[int], window: Sequence[int], corners: Tensor, flips: Tensor
+) -> list[Tensor]:
+    """Where windows with corners (N, D) lie in images that are mirrored before, along each axis."""
+    found = []
+    for axis, (size, length) in enumerate(zip(shape, window, strict=True)):
+        place = corners[:, axis, None] + torch.arange(length)
+        found.append(torch.where(flips[:, axis, None], size - 1 - place, place))
+    return found
+
+
+def _taken(images: Tensor, places: Tensor, window: Sequence[int]) -> Tensor:
+    """The voxels (A, B, *window) of images (A, B, *S) at places (A or 1, B or 1, all of window)."""
+    first, second = (_count(number, images.device) for number in images.shape[:2])
+    one = [1] * len(window)
+    index = [first.reshape(-1, 1, *one), second.reshape(1, -1, *one)]
+    for axis, place in enumerate(places.split(list(window), 2)):
+        index.append(place.reshape(*place.shape[:2], *one[:axis], -1, *one[axis + 1 :]))
+    return images[tuple(index)]
+
+
+@cache  # CUDA graphs go on reading them
+def _count(number: int, device: torch.device) -> Tensor:
+    return torch.arange(number, device=device)

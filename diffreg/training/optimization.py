@@ -61,18 +61,19 @@ class Optimization:
         rate = self.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"].fill_(rate)
-        self._new_part.fill_(1 - self.config.optimizer.average if step else 1.0)
+        if self.averaged is not None:
+            self._new_part.fill_(1 - self.config.optimizer.average if step else 1.0)
         return rate
 
     def backward(self, loss: Tensor) -> None:
-        """Adds a loss's gradient to those that are there; once stopped, no number."""
-        self.scaler.scale(loss / (1 - self.stopped)).backward()
+        """Adds a loss's gradient to those that are there."""
+        self.scaler.scale(loss).backward()
 
     def change(self, loss: Tensor) -> Tensor:
         """Change the weights by the gradients that are there, of a loss; the gradient's norm."""
         norm = self._gradient_norm()
-        wrong = ~torch.isfinite(loss) | ~(torch.isfinite(norm) | self._may_overflow())
-        self.stopped.copy_(torch.maximum(self.stopped, wrong.float()))
+        # 0 times what is not finite is no number, which counts as true.
+        self.stopped.logical_or_(0 * loss + 0 * self._blamed(norm))
         if self.scaler.is_enabled():  # which looks at gradients alone
             for found in self.scaler._found_inf_per_device(self.optimizer).values():
                 found.copy_(torch.maximum(found, self.stopped))
@@ -91,14 +92,15 @@ class Optimization:
             nn.utils.clip_grads_with_norm_(parameters, longest, norm)
         return norm
 
-    def _may_overflow(self) -> Tensor:
-        """Whether a gradient that is not finite may be float16's range: a smaller scale mends that.
+    def _blamed(self, norm: Tensor) -> Tensor:
+        """A gradient's norm; 0 where it may not be finite by float16's range alone.
 
-        Such a step changes no weight.
+        A smaller scale mends that, and such a step changes no weight.
         """
         if not self.scaler.is_enabled():
-            return torch.zeros_like(self.stopped, dtype=torch.bool)
-        return self.scaler.scale(torch.ones_like(self.stopped)) > _SMALLEST_SCALE
+            return norm
+        scale = self.scaler.scale(torch.ones_like(norm))
+        return torch.where(scale > _SMALLEST_SCALE, 0, norm)
 
     @torch.no_grad()
     def _average(self) -> None:

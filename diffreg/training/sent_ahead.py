@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data.augmentation import RandomNumbers
-from diffreg.data.drawing import Undrawn
+from diffreg.data.drawing import Draws, Undrawn
 from diffreg.data.pairs import PairDataset
 from diffreg.data.samples import Batch
 
@@ -25,7 +24,7 @@ BLOCK = 25  # steps whose random numbers are sent at once
 _HELD = 0.5  # of the device's free memory, by images
 
 Share = Callable[[Sequence[int]], Sequence[int]]
-_Numbers = dict[int, Callable[[], RandomNumbers]]  # by step
+_Steps = dict[int, Callable[[], Draws]]
 
 
 def batches(
@@ -60,7 +59,7 @@ class SentAhead:
         # By the tensor on the host, as long as it lives: another one may have its id then.
         self._there: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._room = _HELD * _free(device)
-        self._random: dict[Sequence[int], _Numbers] = {}  # by shape
+        self._random: dict[Sequence[int], _Steps] = {}  # by shape
         self._thread = ThreadPoolExecutor(1, "draws")
 
     def next(self, step: int) -> Undrawn | Batch:
@@ -74,12 +73,11 @@ class SentAhead:
         simple = all(s.mask is None and s.fixed.shape[2:] == shape for s in samples)
         if not simple or not self._hold(chain.from_iterable(s[:2] for s in samples)):
             return self.dataset.batch(numbers, self.device)
-        moving, fixed = (
-            torch.cat([self._there[id(sample[side])][1] for sample in samples]) for side in (0, 1)
-        )
-        return Undrawn(moving, fixed, self._drawn(step, shape), self.dataset.augmentation)
+        both = [self._there[id(image)][1] for sample in samples for image in sample[:2]]
+        images = torch.cat(both)[:, 0].unflatten(0, (-1, 2))
+        return Undrawn(images, self._drawn(step, shape), self.dataset.augmentation)
 
-    def _drawn(self, step: int, shape: Sequence[int]) -> RandomNumbers:
+    def _drawn(self, step: int, shape: Sequence[int]) -> Draws:
         """Of a step; those of later ones are drawn, and sent, when no log is waited for."""
         found = self._random.get(shape, {})
         if step not in found:
@@ -110,25 +108,24 @@ class SentAhead:
         self._there.pop(key, None)
         self._room += size
 
-    def _block(self, first: int, shape: Sequence[int]) -> _Numbers:
+    def _block(self, first: int, shape: Sequence[int]) -> _Steps:
         """Of the steps from one on: sent in one piece for each kind when one is asked for."""
         draws = [self._numbers(step) for step in range(first, first + BLOCK)]
-        drawing = self._thread.submit(self._random_numbers, draws, shape)
-        sent = cache(lambda: RandomNumbers._make(map(self._sent, drawing.result())))
+        drawing = self._thread.submit(self._draws, draws, shape)
+        sent = cache(lambda: Draws._make(map(self._sent, drawing.result())))
         ends = accumulate(map(len, draws), initial=0)
         return {
-            step: partial(_part, sent, start, end)
-            for step, (start, end) in enumerate(pairwise(ends), first)
+            step: partial(lambda pairs: sent().part(pairs), slice(*part))
+            for step, part in enumerate(pairwise(ends), first)
         }
 
-    def _random_numbers(
-        self, draws: Sequence[Sequence[int]], shape: Sequence[int]
-    ) -> RandomNumbers:
+    def _draws(self, draws: Sequence[Sequence[int]], shape: Sequence[int]) -> Draws:
         """On the host, ready to be sent; numpy draws them while another thread goes on."""
         places = map(self.dataset.position, chain.from_iterable(draws))
         randoms = [np.random.default_rng([self.dataset.seed, *place]) for place in places]
-        drawn = self.dataset.augmentation.random(shape, randoms)
-        return RandomNumbers._make(map(self._ready, drawn))
+        augmentation = self.dataset.augmentation
+        drawn = Draws.of(augmentation.random(shape, randoms), augmentation, shape)
+        return Draws._make(map(self._ready, drawn))
 
     def _ready(self, values: Tensor) -> Tensor:
         """In memory that is sent without a wait."""
@@ -137,13 +134,6 @@ class SentAhead:
     def _sent(self, values: Tensor) -> Tensor:
         """On the device; the host does not wait."""
         return self._ready(values).to(self.device, non_blocking=True)
-
-
-def _part(numbers: Callable[[], RandomNumbers], start: int, end: int) -> RandomNumbers:
-    """Of some pairs, of each of which there are two images."""
-    flips, corners, strengths, noise = numbers()
-    pairs, images = slice(start, end), slice(2 * start, 2 * end)
-    return RandomNumbers(flips[pairs], corners[pairs], strengths[images], noise[images])
 
 
 def _free(device: torch.device) -> float:

@@ -7,6 +7,7 @@ hold all of it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -59,10 +60,11 @@ class Step:
             self._backward(batch.part(part), last=part.stop == len(batch.moving))
             for part in parts_of(len(batch.moving), self.config.training.accumulate)
         ]
-        sums, smallest = (torch.stack(values) for values in zip(*found, strict=True))
-        means, least = ranks.sum(sums.sum(0)), ranks.smallest(smallest.min())
+        sums, smallest = zip(*found, strict=True)
+        means = ranks.sum(reduce(torch.add, sums))
+        least = ranks.smallest(reduce(torch.minimum, smallest))
         norm = self.optimization.change(means[0])
-        return torch.cat([means, torch.stack([least, norm, self.optimization.stopped])])
+        return torch.cat([means, least[None], norm[None], self.optimization.stopped[None]])
 
     def _backward(self, batch: Batch, last: bool) -> tuple[Tensor, Tensor]:
         """The gradients of a part of the step's batch are added to those of the others.
@@ -86,13 +88,18 @@ class Step:
                 *(displacement, batch.mask, batch.known),
             )
             # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
-            self.optimization.backward(total * (share * ranks.count))
+            self.optimization.backward(_times(share * ranks.count, total))
         cells = jacobian_determinant(displacement.detach(), reduce="min")
         folded = 100 * (cells <= 0).float().mean()
-        return share * torch.cat([terms, folded[None]]), cells.min()
+        return _times(share, torch.cat([terms, folded[None]])), cells.min()
 
     def _check(self, displacement: Any) -> None:
         """What is looked at once, for which the host waits."""
         if not self._checked:
             check_first(displacement)
             self._checked = True
+
+
+def _times(factor: float, value: Tensor) -> Tensor:
+    """A product, for which no kernel runs where the factor is 1."""
+    return value if factor == 1 else factor * value

@@ -77,21 +77,21 @@ def measure(
 
     """
     terms = objective(*images, displacement, mask, return_warped=False)
-    total, raw = terms.total, [term.detach().mean() for term in terms[1:5]]
+    total, raw = terms.total, torch.stack(terms[1:5]).detach().mean(1)
     back = None
     if settings.inverse_consistency > 0:
         moving, fixed = images
         back = predict(fixed, moving)
         other = objective(fixed, moving, back, mask, return_warped=False)
         total = (total + other.total) / 2
-        raw = [(a + b.detach().mean()) / 2 for a, b in zip(raw, other[1:5], strict=True)]
-    for name in EXTRA:
-        weight, term = getattr(settings, name), raw[0].new_zeros(())
-        if weight > 0:
+        raw = (raw + torch.stack(other[1:5]).detach().mean(1)) / 2
+    extra = raw.new_zeros(len(EXTRA))
+    for place, name in enumerate(EXTRA):
+        if (weight := getattr(settings, name)) > 0:
             term = _extra(name, displacement, known, back, objective.padding).mean()
             total = total + weight * term
-        raw.append(term.detach())
-    return total, torch.stack([total.detach(), *raw])
+            extra[place] = term.detach()
+    return total, torch.cat([total.detach()[None], raw, extra])
 
 
 def _extra(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffreg.data.augmentation import Augmentation
-from diffreg.data.drawing import Undrawn, drawn
+from diffreg.data.drawing import Draws, Undrawn, drawn
 
 CASES = [
     {},
@@ -33,7 +33,8 @@ def test_draws_together_have_the_bits_of_each(settings, size):
     changes = augmentation.draw_all(size, randoms())
     each = [change(moving[k : k + 1], fixed[k : k + 1]) for k, change in enumerate(changes)]
     numbers = augmentation.random(size, randoms())
-    batch = drawn(Undrawn(moving, fixed, numbers, augmentation))
+    draws = Draws.of(numbers, augmentation, size)
+    batch = drawn(Undrawn(torch.cat([moving, fixed], 1), draws, augmentation))
     assert torch.equal(batch.moving, torch.cat([pair[0] for pair in each]))
     assert torch.equal(batch.fixed, torch.cat([pair[1] for pair in each]))
     if settings.get("flip_axes"):
