@@ -211,8 +211,7 @@ def test_a_run_fills_the_tables(module, dry_run, monkeypatch):
     measured = json.loads((dry_run[0] / "results.json").read_text())
     small = {"images": shapes.DRY_IMAGE, "volume": shapes.DRY_VOLUME}
     monkeypatch.setattr(page, "SHAPES", small)
-    _, older, counts, wanted = page.read()
-    found = page.sections(measured, older, counts, wanted)
+    found = page.sections(measured, *page.read()[1:])
     assert page.NOT_YET not in "".join(found.values())
     for line in filter(None, found["aims"].splitlines()):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -225,8 +224,8 @@ def test_a_run_fills_the_tables(module, dry_run, monkeypatch):
 
 def test_without_any_measurement_the_aims_stand(module):
     page = module("page")
-    _, older, _, wanted = page.read()
-    found = page.sections(None, older, [], wanted)
+    _, older, _, wanted, _ = page.read()
+    found = page.sections(None, older, [], wanted, [])
     assert "| 83% | - | - |" in found["aims"] and "| +25 | - | - |" in found["aims"]
     assert found["calls"] == page.NOT_YET
 
@@ -246,6 +245,36 @@ def test_a_prediction_is_the_larger_of_traffic_and_instructions(module):
     assert page.predicted(aim, counts[:1], card) is None
     counts[0]["kernels"] = [kernel | {"instructions_a_voxel": None}]  # not compiled
     assert page.predicted(aim, counts, card) is None
+
+
+def test_kernels_of_a_step_are_counted(module):
+    """A convolution's gradients are two kernels and that of its bias, a view is none."""
+    import torch
+
+    counts = module("step_counts")
+    image, layer = torch.rand(2, 3, 8, 8), torch.nn.Conv2d(3, 4, 3, padding=1)
+    found = counts.counted(lambda: (2 * layer(image)[None]).sum().backward())
+    moved = 4 * (2 * 3 * 64 + 4 * 27 + 2 * 4 * 64)
+    forward, bias, *rest = found
+    assert forward == ("aten::convolution", moved, 2 * 27 * 2 * 4 * 64, False)
+    assert bias.moved == 2 * 4 * 512
+    product, total = rest[:2]
+    assert (product.name, product.moved) == ("aten::mul", 2 * 4 * 512)
+    assert (total.name, total.moved) == ("aten::sum", 4 * 512 + 4)
+    weight, of_bias = (k for k in rest if "convolution_" in k.name or "bias" in k.name)
+    assert (weight.moved, weight.operations) == forward[1:3] and of_bias.moved == 4 * 512
+    card = counts.Card()
+    assert card.seconds(bias, 3e-6) == 3e-6 and card.seconds(forward, 3e-6) == card.convolution
+    assert card.seconds(counts.Kernel("", 4.2e12), 3e-6) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("given", [("lunet", (2, 1, 16, 16)), ("sn", (1, 1, 12, 12, 12))], ids=str)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_has_few_kernels_beside_the_network_s(module, given, precision):
+    """A kernel takes a GPU two microseconds or more, a whole step 900."""
+    counts = module("step_counts")
+    trainer, alone = (len(of(*given, precision)) for of in (counts.trainer, counts.alone))
+    assert 0 < trainer - alone <= 50
 
 
 def test_the_results_of_a_dry_run_are_not_kept(module, dry_run, monkeypatch):

@@ -4,7 +4,8 @@
 
 Of bench/results/gpu.json, in which a run of run.sh is kept (a path given is copied there); where
 there is none, of the older bench/results/benchmark_cuda.json. Predictions are of what cuda_cost.py
-counted, bench/results/cuda_counts.json; aims are those of aims.json.
+counted, bench/results/cuda_counts.json, and step_counts.py, step_counts.json; aims are those of
+aims.json.
 """
 
 from __future__ import annotations
@@ -14,45 +15,23 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from shapes import IMAGES, SMALL, VOLUME
+from tables import Row, number, rows_of, size_of, table
+from training_tables import training, training_aims
 
-Row = dict[str, Any]
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-MEASURED, OLDER, COUNTS = (
-    RESULTS / name for name in ("gpu.json", "benchmark_cuda.json", "cuda_counts.json")
+MEASURED, OLDER, COUNTS, STEPS = (
+    RESULTS / f"{name}.json" for name in ("gpu", "benchmark_cuda", "cuda_counts", "step_counts")
 )
 PAGE = HERE.parents[1] / "docs" / "cuda.md"
 SHAPES = {"images": IMAGES, "volume": VOLUME}
 BOTH = "forward + backward"
 NOT_YET = "Not measured yet by `bench/gpu/run.sh`."
 LANES, SCHEDULERS = 32, 4
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def size_of(shape: Sequence[int]) -> str:
-    """16 x 2048² of (16, 1, 2048, 2048)."""
-    samples, channels, *size = shape
-    square = len(size) == 2 and size[0] == size[1]
-    words = f"{size[0]}²" if square else " x ".join(map(str, size))
-    several = f"{samples} x {words}" if len(size) == 2 else words
-    return several if channels == 1 else f"{several}, {channels} channels"
-
-
-def rows_of(measured: Row | None, part: str) -> list[Row]:
-    return measured["parts"].get(part, {}).get("rows", []) if measured else []
 
 
 def predicted(aim: Row, counts: Sequence[Row], card: Row) -> float | None:
@@ -221,37 +200,6 @@ def calls(measured: Row | None) -> str:
     return table(titles, rows)
 
 
-def training(measured: Row | None, older: Row) -> str:
-    """Milliseconds of a step under each setting, and the share of drawing its batch."""
-    steps = [r for r in rows_of(measured, "training") if "milliseconds" in r] or older["training"]
-    settings = list(dict.fromkeys(name for row in steps for name in row["milliseconds"]))
-    drawn = any("shares" in row for row in steps)
-    rows = []
-    for row in steps:
-        ms = row["milliseconds"]
-        cells = [f"{ms[name]:.1f}" if name in ms else "-" for name in settings]
-        shares = next(reversed(row.get("shares", {"": {}}).values()))
-        share = shares.get("drawing the batch")
-        where = f"{row['model']}, {size_of(row['shape'])}"
-        rows.append([where, *cells, *([f"{share:.0%}" if share else "-"] if drawn else [])])
-    drawing = ["drawing, of step, drawing and log"] if drawn else []
-    return table(["milliseconds", *settings, *drawing], rows)
-
-
-def training_aims(measured: Row | None, wanted: Row) -> str:
-    """The trainer, with drawing and log, over a graph of network, objective and Adam alone."""
-    steps = {(r["model"], *r["shape"]): r for r in rows_of(measured, "training")}
-    rows = []
-    for aim in wanted["training"]:
-        ms = steps.get((aim["model"], *aim["shape"]), {}).get("milliseconds", {})
-        both = [ms.get(aim[name]) for name in ("trainer", "alone")]
-        found = "not measured" if None in both else f"{both[0] / both[1]:.2f}"
-        where = f"{aim['model']}, {size_of(aim['shape'])}"
-        rows.append([where, aim["trainer"], aim["alone"], f"{aim['over']}", found])
-    titles = ("a step", "of", "over", "aim, at most", "measured")
-    return table(titles, rows)
-
-
 def rivals(measured: Row | None) -> str:
     rows = []
     for row in rows_of(measured, "rivals"):
@@ -267,7 +215,7 @@ def rivals(measured: Row | None) -> str:
 
 
 def sections(
-    measured: Row | None, older: Row, counts: Sequence[Row], wanted: Row
+    measured: Row | None, older: Row, counts: Sequence[Row], wanted: Row, steps: Sequence[Row]
 ) -> dict[str, str]:
     """Mark -> what stands between it and its end."""
     return {
@@ -275,16 +223,19 @@ def sections(
         "kernels": kernels(measured, older),
         "calls": calls(measured),
         "training": training(measured, older),
-        "training aims": training_aims(measured, wanted),
+        "training aims": training_aims(measured, wanted, steps),
         "rivals": rivals(measured),
     }
 
 
-def read() -> tuple[Row | None, Row, list[Row], Row]:
-    measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else None
-    counts = json.loads(COUNTS.read_text()) if COUNTS.exists() else []
+def read() -> tuple[Row | None, Row, list[Row], Row, list[Row]]:
+    """What `sections` takes."""
+    measured, counts, steps = (
+        json.loads(path.read_text()) if path.exists() else none
+        for path, none in ((MEASURED, None), (COUNTS, []), (STEPS, []))
+    )
     aimed = json.loads((HERE / "aims.json").read_text())
-    return measured, json.loads(OLDER.read_text()), counts, aimed
+    return measured, json.loads(OLDER.read_text()), counts, aimed, steps
 
 
 def main() -> None:

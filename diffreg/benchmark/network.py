@@ -196,7 +196,7 @@ def training_step(
     runs: dict[str, Run] = {**alone, **_parts(ALONE, alone[ALONE])}
     times = interleaved(runs, device, seconds / 2)
     kept = KEPT | (COMPILED if compiled else {})
-    with kept_memory(), _pairs(size, dimensions) as dataset:
+    with kept_memory(), drawn_pairs(size, dimensions) as dataset:
         steps = {name: Step(model, setting, draw) for name, setting in kept.items()}
         runs = {**steps, **_parts(USUAL, steps[USUAL])}
         runs[f"{USUAL}: drawing the batch"] = lambda: dataset.batch(range(batch), device)
@@ -244,7 +244,7 @@ def _shares(name: str, times: Mapping[str, Time]) -> dict[str, float]:
 
 
 @contextmanager
-def _pairs(size: int, dimensions: int) -> Iterator[PairDataset]:
+def drawn_pairs(size: int, dimensions: int) -> Iterator[PairDataset]:
     """Pairs that are bent, mirrored and cropped to that size."""
     crop = (size,) * dimensions
     augmentation = Augmentation(amplitude=1.0, flip_axes=tuple(range(dimensions)), crop=crop)
