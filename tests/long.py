@@ -38,6 +38,11 @@ PARTS = {
         ("tests/variants.py", "--cases", "1000000"),
         {},
     ),
+    "fuzzer": (
+        "the CPU operators under libFuzzer, AddressSanitizer and UBSan for an hour",
+        ("tests/fuzzer/run.py", "--minutes", "60"),
+        {},
+    ),
     "readers": (
         "readers on 200,000 damaged files",
         (*PYTEST, "tests/test_fuzz_readers.py"),

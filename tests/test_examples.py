@@ -132,3 +132,35 @@ def test_cine_becomes_manifests(tmp_path, monkeypatch):
     disc = np.argwhere(np.asarray(nib.load(out / "A_label00.nii").dataobj)[..., 0]).mean(0)
     assert np.abs(disc - 12).max() <= 6.5
     assert np.allclose(window.affine[:2, :2] @ disc + window.affine[:2, 3], (18, 45))
+
+
+def test_volumes_become_manifests(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = importlib.import_module("volume_manifests")
+    random = np.random.default_rng(0)
+    for name in "abcdefgh":
+        for kind in ("t1", "seg"):
+            image = nib.Nifti1Image(random.random((6, 5, 4)).astype(np.float32), np.eye(4))
+            nib.save(image, tmp_path / f"{name}_{kind}.nii")
+    people = ["ab", "cd", "ef", "gh"]
+    rows = [f"heads,{m}_t1.nii,{f}_t1.nii,{m}_seg.nii,{f}_seg.nii" for m, f in people]
+    head = "group,moving,fixed,moving_label,fixed_label"
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path), "heads", str(out), "--test", "2"])
+
+    (tmp_path / "pairs.csv").write_text("\n".join([head, *rows, rows[0].replace("heads", "other")]))
+    script.main()
+    found = {
+        name: find_pairs([out / f"{name}.csv"], dimensions=3)
+        for name in ("test", "validate", "train")
+    }
+    assert [pair.group for pair in found["test"]] == ["b", "d"]
+    assert [pair.group for pair in found["validate"]] == ["f"]
+    assert all(
+        pair.moving_label and pair.fixed_label for pair in [*found["test"], *found["validate"]]
+    )
+    assert len(found["train"]) == 2  # of the last two people, either way
+
+    (tmp_path / "pairs.csv").write_text("\n".join([head, *rows[:3], rows[3].replace("g_", "a_")]))
+    with pytest.raises(SystemExit):
+        script.main()
