@@ -137,7 +137,7 @@ class Still(torch.nn.Module):
 def test_a_checkpoint_brings_its_network_and_settings(folder, monkeypatch, capsys):
     importlib.import_module("diffreg.training")  # before a part of it is another
     trained = {"network": Still(), "normalization": Normalization(1, 99), "similarity": "pls"}
-    monkeypatch.setattr("diffreg.training.trainer.load_network", lambda path: trained)
+    monkeypatch.setattr("diffreg.training.checkpoint.load_network", lambda path: trained)
     (folder / "c.pt").write_bytes(b"")
     assert run(*PAIR, "--checkpoint", "c.pt") == 0
     metrics = json.loads((folder / "out/metrics.json").read_text())

@@ -64,7 +64,7 @@ def network(folder, monkeypatch):
     """A checkpoint that brings Shift."""
     shift = Shift()
     trained = {"network": shift, "normalization": Normalization(1, 99), "similarity": "ncc"}
-    monkeypatch.setattr("diffreg.training.trainer.load_network", lambda path: trained)
+    monkeypatch.setattr("diffreg.training.checkpoint.load_network", lambda path: trained)
     (folder / "c.pt").write_bytes(b"weights")
     return shift
 

@@ -99,7 +99,7 @@ def test_a_manifest_in_such_a_folder(folder, capsys):
 
 
 def test_training_on_such_images(folder, capsys):
-    from diffreg.training.trainer import load_network
+    from diffreg.training.checkpoint import load_network
 
     settings = f"{folder}/c.toml"
     with open(settings, "w") as file:

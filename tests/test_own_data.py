@@ -104,9 +104,9 @@ def test_drawing_leaves_the_random_numbers_of_the_process_alone():
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu", "mtia"])
-def test_drawing_leaves_the_random_numbers_of_other_devices_alone(kind, monkeypatch):
+def test_a_run_leaves_the_random_numbers_of_other_devices_alone(kind, monkeypatch, tmp_path):
     monkeypatch.setattr(getattr(torch, kind), "manual_seed_all", lambda seed: pytest.fail(kind))
-    OwnPairs(Pairs(), 0, 2).batch([0, 1])
+    trainer(config_with(tmp_path / "run"), Pairs()).train_step()
 
 
 def test_every_epoch_draws_every_sample_once():

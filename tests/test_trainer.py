@@ -13,10 +13,11 @@ import diffreg.ops
 from diffreg.cli.main import main
 from diffreg.data.images import read_image
 from diffreg.registration import register
+from diffreg.training import load_network
 from diffreg.training.checkpoint import FORMAT, read_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.log import StepLog, read_log
-from diffreg.training.trainer import NonFiniteLoss, Trainer, load_network
+from diffreg.training.trainer import NonFiniteLoss, Trainer
 
 SHAPE = (24, 20)
 

@@ -23,8 +23,8 @@ from diffreg.losses import usual_objective
 from diffreg.registration import register
 from diffreg.registration.result import Registration, registration_of
 from diffreg.registration.signs import signs_of
+from diffreg.training import load_network
 from diffreg.training.pretrained import checkpoint_path
-from diffreg.training.trainer import load_network
 
 # What a displacement depends on: with other sources, all is registered again.
 SOURCES = (

@@ -17,11 +17,11 @@ from diffreg.affine.image import PlacedImage
 from diffreg.affine.loss import DISSIMILARITIES, AffineLoss, sums
 from diffreg.affine.parameters import KINDS, Decomposition, decomposed
 from diffreg.affine.search import best_map, levels
+from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
-from diffreg.data.prepare import check_type
 from diffreg.data.resampling import resample_to
 
 COMMON = 0.1  # of the fixed image: with less in common, each map is judged by what it compares

@@ -136,7 +136,7 @@ def _eager_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Ten
 
 def _network(model: str, setting: Setting, device: str, dimensions: int = 2) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         network = build_model(model, dimensions=dimensions).to(device)
     order: Any = memory_order(dimensions, setting.channels_last)
     return network.to(memory_format=order)  # type: ignore[call-overload]

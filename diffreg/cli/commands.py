@@ -27,7 +27,7 @@ def run_register(options: argparse.Namespace) -> int:
         from diffreg.cli.manifests import register_manifest
 
         return register_manifest(options)
-    from diffreg.data.prepare import check_images
+    from diffreg.data.comparable import check_images
     from diffreg.registration import register
     from diffreg.registration.determinants import check_cells
     from diffreg.registration.folders import REPORT, check_output_folder, check_same_pair

@@ -42,7 +42,7 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
 
     path = checkpoint_path(options.checkpoint)
     from diffreg.registration.devices import device_named
-    from diffreg.training.trainer import load_network
+    from diffreg.training.checkpoint import load_network
 
     found = load_network(path, trust=True) if options.trust else load_network(path)
     return {**found, "network": found["network"].to(device_named(options.device))}

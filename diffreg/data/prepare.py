@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data._forms import check_right_angles
-from diffreg.data.geometry import Image, voxel_map
+from diffreg.data.comparable import check_contrast, check_type, compared_region, selected
+from diffreg.data.geometry import Image
 from diffreg.data.normalization import Normalization
 from diffreg.data.resampling import coverage, resample_to
 from diffreg.data.resolution import as_coarse_as
 
 # Of the moving image round the fixed grid: part of an axis at each end, and voxels at least.
 MARGIN, LEAST_MARGIN = 0.125, 4
-# The kinds of images in words.
-_KINDS = {
-    "nifti": "an image with physical coordinates",
-    "png": "a picture of 8 or 16 bits (PNG, JPEG, TIFF), which has no physical coordinates",
-    "npz": "an array (npz, other TIFF), which has no physical coordinates",
-}
 
 
 class Compared(NamedTuple):
@@ -87,7 +80,7 @@ class Prepared:
         chosen = torch.ones_like(self.mask)
         if self.fixed.valid is not None:
             chosen = chosen * self.fixed.valid.to(torch.float32)
-        return chosen if self.fixed_mask is None else chosen * _chosen(self.fixed_mask, self.fixed)
+        return chosen if self.fixed_mask is None else chosen * selected(self.fixed_mask, self.fixed)
 
     def surroundings(self) -> Surroundings:
         """The moving image on the fixed grid and round it, as far as it reaches there.
@@ -131,11 +124,11 @@ class Prepared:
         """
         inside = self.mask * coverage(self.moving, self.fixed, displacement)
         if self.moving_mask is not None:
-            inside = inside * _chosen(self.moving_mask, self.fixed, displacement)
+            inside = inside * selected(self.moving_mask, self.fixed, displacement)
         after = resample_to(self.as_seen, self.fixed, displacement, fill=None)
         after = self.normalization.scale(after, self.limits)
-        _check_contrast(self.moving, after, inside, "where the displacement leads")
-        _check_contrast(self.fixed, self.fixed_values, inside, "where the displacement leads")
+        check_contrast(self.moving, after, inside, "where the displacement leads")
+        check_contrast(self.fixed, self.fixed_values, inside, "where the displacement leads")
         return Compared(self.moving_values, after, self.fixed_values, inside)
 
 
@@ -186,7 +179,7 @@ def prepare(
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from diffreg.data.geometry import Image, voxel_map
+        >>> from diffreg.data.geometry import Image
         >>> from diffreg.data.prepare import prepare
         >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
         >>> prepare(image, image).moving_values.max().item()
@@ -204,44 +197,18 @@ def prepare(
     # The edge is repeated: to a registration, the end of the field of view would be an edge.
     on_fixed = resample_to(as_seen, fixed, fill=None)
     for image, values in ((moving, on_fixed), (fixed, fixed.data)):
-        _check_contrast(image, values, inside, "where the two images are compared")
+        check_contrast(image, values, inside, "where the two images are compared")
     normalization = normalization or Normalization()
     limits = normalization.limits(on_fixed, inside)
     values = normalization.scale(on_fixed, limits)
     fixed_values = normalization(fixed.data, inside)
     for image, normalized in ((moving, values), (fixed, fixed_values)):
-        _check_contrast(image, normalized, inside, "between the limits of the normalisation")
+        check_contrast(image, normalized, inside, "between the limits of the normalisation")
     return Prepared(
         *(moving, fixed, moving_mask, normalization, limits, as_seen, values, fixed_values, inside),
         fixed_mask=mask,
         affine=affine,
     )
-
-
-def check_type(name: str, value: Any, kind: type, optional: bool = False) -> None:
-    """Refuse an argument of another type; True and False are no numbers.
-
-    Args:
-        name: of the argument.
-        value: what was given.
-        kind: what it must be an instance of.
-        optional: whether None will do.
-
-    Raises:
-        TypeError: it is something else.
-
-    Example:
-        >>> from diffreg.data.prepare import check_type
-        >>> check_type("levels", 3, int)
-    """
-    if optional and value is None:
-        return
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
-        return
-    what = f"a diffreg {kind.__name__}" if kind.__module__.startswith("diffreg") else kind.__name__
-    hint = ", as diffreg.read_image gives it" if kind is Image else ""
-    none = " or None" if optional else ""
-    raise TypeError(f"{name} must be {what}{none}{hint}, got {type(value).__name__}")
 
 
 def relative_spacing(fixed: Image) -> tuple[float, ...]:
@@ -259,104 +226,10 @@ def relative_spacing(fixed: Image) -> tuple[float, ...]:
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from diffreg.data.geometry import Image, voxel_map
+        >>> from diffreg.data.geometry import Image
         >>> from diffreg.data.prepare import relative_spacing
         >>> relative_spacing(Image(torch.zeros(1, 1, 2, 2), np.diag([3.0, 1.5, 1, 1])))
         (2.0, 1.0)
     """
     finest = min(fixed.spacing)
     return tuple(round(length / finest, 6) for length in fixed.spacing)
-
-
-def compared_region(
-    moving: Image, fixed: Image, mask: Image | None = None, moving_mask: Image | None = None
-) -> Tensor:
-    """Where two images are compared: in the masks and in the moving image's field of view.
-
-    Args:
-        moving: the image to be warped.
-        fixed: the image that stays.
-        mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
-        moving_mask: voxels of the moving image that count where it is > 0; on any grid as well.
-
-    Returns:
-        (1, 1, *S) float32 on the fixed grid, 1 inside and 0 outside.
-
-    Raises:
-        ValueError: the two cannot be registered, or nothing is left to compare.
-
-    Example:
-        >>> import numpy as np
-        >>> import torch
-        >>> from diffreg.data.geometry import Image, voxel_map
-        >>> from diffreg.data.prepare import compared_region
-        >>> image = Image(torch.arange(6.0).reshape(1, 1, 2, 3), np.eye(4))
-        >>> compared_region(image, image).sum().item()
-        6.0
-    """
-    check_images(moving, fixed, (mask, moving_mask))
-    inside = coverage(moving, fixed)
-    if fixed.valid is not None:
-        inside = inside * fixed.valid.to(torch.float32)
-    for chosen in (mask, moving_mask):
-        if chosen is None:
-            continue
-        where = _chosen(chosen, fixed)
-        if not where.any():
-            raise ValueError(f"the mask {chosen.name} selects no voxel of {fixed.name}")
-        inside = inside * where
-        if not inside.any():
-            raise ValueError(f"the mask {chosen.name} selects no voxel that {moving.name} covers")
-    if not inside.any():
-        raise ValueError(f"{moving.name} and {fixed.name} have no voxel in common that has a value")
-    return inside
-
-
-def check_images(moving: Image, fixed: Image, masks: Sequence[Image | None] = ()) -> None:
-    """Refuse two images that no map brings onto each other.
-
-    Args:
-        moving, fixed: the images.
-        masks: of either.
-
-    Raises:
-        ValueError: kinds or dimensions that do not go together, two slices that do not lie in one
-            plane, a skewed grid, or an image of one value.
-
-    Example: `check_images(read_image("a.nii.gz"), read_image("b.nii.gz"))`
-    """
-    for image in (moving, *(mask for mask in masks if mask is not None)):
-        _check_kinds(image, fixed)
-        voxel_map(image, fixed)
-    check_right_angles(fixed.grid)
-    for image in (moving, fixed):
-        _check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
-
-
-def _chosen(mask: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:
-    """Where a mask is > 0, (1, 1, *S) float32 on the fixed grid."""
-    return (resample_to(mask, fixed, displacement, "nearest") > 0).to(torch.float32)
-
-
-def _check_kinds(image: Image, fixed: Image) -> None:
-    if image.kind != fixed.kind:
-        raise ValueError(
-            f"{image.name} and {fixed.name} do not belong together: the one is "
-            f"{_KINDS[image.kind]}, the other {_KINDS[fixed.kind]}; convert one of them"
-        )
-
-
-def _check_contrast(image: Image, values: Tensor, inside: Tensor, where: str) -> None:
-    """Refuse an image that is one value at all the voxels that count, (1, 1, *S) both."""
-    counts = inside > 0
-    number = int(counts.count_nonzero())
-    if number == 0:
-        raise ValueError(f"{image.name} has no voxel {where}: there is nothing to align")
-    first = values.flatten()[counts.flatten().byte().argmax()]
-    if not bool(((values != first) & counts).any()):
-        voxels = f"all {number} voxels" if number > 1 else "the only voxel"
-        raise ValueError(
-            f"{image.name} is {float(first):g} everywhere: there is nothing to align"
-            if where == "everywhere"
-            else f"{image.name} is {float(first):g} at {voxels} {where}: there is nothing to align"
-        )

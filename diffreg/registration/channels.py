@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffreg.data.comparable import check_images
 from diffreg.data.geometry import Image
 from diffreg.data.given import on_grid_of
 from diffreg.data.normalization import Normalization
-from diffreg.data.prepare import PairImages, Prepared, check_images
+from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.resampling import coverage, resample_to
 from diffreg.data.resolution import as_coarse_as
 from diffreg.registration.landmarks import checked_weight

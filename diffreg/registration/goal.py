@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image
-from diffreg.data.prepare import Prepared, check_type, relative_spacing
+from diffreg.data.prepare import Prepared, relative_spacing
 from diffreg.losses import PRESETS, SIMILARITIES, Objective
 from diffreg.ops import Weights
 from diffreg.ops._checks import check_choice

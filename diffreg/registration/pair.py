@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from diffreg._memory import returned_memory
 from diffreg.affine.start import affine_start
+from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image
 from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.images import Normalization
-from diffreg.data.prepare import PairImages, Prepared, check_type
+from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.resampling import check_fill
 from diffreg.losses import Objective
 from diffreg.registration.channels import Channel

@@ -7,10 +7,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from diffreg._files import replacing
 from diffreg.training.log import StepLog, ValidationLog, appending, tensorboard
 from diffreg.training.own import called, imported
 
 LOG, VALIDATION, TENSORBOARD = "log.csv", "validation.csv", "tensorboard"
+PICTURES = "pictures"
 EVENTS = ("on_start", "on_step", "on_validation", "on_checkpoint", "on_end")
 
 
@@ -63,6 +65,15 @@ class CSVLog(Callback):
         self.open.close()
 
 
+class Pictures(Callback):
+    """pictures/ in the run's folder: one pair, a file a validation."""
+
+    def on_validation(self, trainer: Any, entry: ValidationLog, picture: bytes) -> None:
+        (trainer.out / PICTURES).mkdir(exist_ok=True)
+        with replacing(trainer.out / PICTURES / f"step{entry.step:07d}.png") as temporary:
+            temporary.write_bytes(picture)
+
+
 class TensorBoard(Callback):
     """tensorboard/ in the run's folder."""
 
@@ -91,7 +102,7 @@ def callbacks_of(settings: Any, given: Sequence[Any] = ()) -> list[Any]:
         ImportError: a path that cannot be imported.
         TypeError, ValueError: what is there is no callback.
     """
-    own = [CSVLog(), *([TensorBoard()] if settings.tensorboard else [])]
+    own = [Pictures(), CSVLog(), *([TensorBoard()] if settings.tensorboard else [])]
     named = [_named(path) for path in settings.callbacks]
     for callback in (*named, *given):
         if isinstance(callback, type) or not any(hasattr(callback, name) for name in EVENTS):

@@ -160,7 +160,7 @@ def fresh_network(config: Config) -> nn.Module:
     """Its weights are a function of the seed, whatever torch's default dtype is."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
+        torch.default_generator.manual_seed(config.training.seed)  # those of GPUs stay as they are
         try:
             torch.set_default_dtype(torch.float32)
             return built(config.model)

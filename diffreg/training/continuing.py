@@ -1,4 +1,4 @@
-"""Which checkpoint a run may go on from, or begin with."""
+"""What a run leaves in its checkpoints, and which one it may go on from, or begin with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
-from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.checkpoint import read_checkpoint, versions
 from diffreg.training.config import Config
 from diffreg.training.datasets import Pairs
 from diffreg.training.pretrained import checkpoint_path
+
+# How a network's input lies in space, kept with the weights.
+_ORIENTATION = "stored array axes; the moving image on the fixed image's grid; displacement voxels"
 
 # Settings that may differ where a run goes on; all others make it another run.
 _MAY_CHANGE = {
@@ -26,6 +29,27 @@ _MAY_CHANGE = {
         *("validation_settings", "workers", "cache"),
     )
 }
+
+
+def contents_of(trainer: Any) -> dict[str, Any]:
+    """What is needed to go on with a run (a `Trainer`), and to use its network."""
+    config, dataset, validation = trainer.config, trainer.dataset, trainer.validation
+    epoch, place = dataset.epoch(trainer.step * config.training.batch_size)
+    return {
+        "config": config.to_dict(),
+        "versions": versions(),
+        "needs": trainer.needs,
+        **trainer.optimization.state(),
+        "learning_rate": trainer.learning_rate(trainer.step),
+        "step": trainer.step,
+        "epoch": epoch,
+        "place_in_epoch": place,
+        "best": trainer.best,
+        "validation": validation.names if validation else [],
+        "spacing": list(dataset.spacing or ()),
+        "orientation": _ORIENTATION,
+        "pairs": dataset.names,
+    }
 
 
 def check_same_run(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffreg.training.checkpoint import load_weights
-from diffreg.training.config import Config, OptimizerConfig
+from diffreg.training.config import Config, OptimizerConfig, TrainingConfig
 
 _SMALLEST_SCALE = 1.0  # of a float16 loss: where its gradient is not finite, the loss is to blame
 
@@ -185,3 +185,14 @@ def parts_of(size: int, count: int) -> list[slice]:
         [slice(0, 2, None), slice(2, 5, None)]
     """
     return [slice(size * k // count, size * (k + 1) // count) for k in range(count)]
+
+
+def check_parts(settings: TrainingConfig, processes: int) -> None:
+    """Raises where a batch has less pairs than it is split into."""
+    parts = processes * settings.accumulate
+    if settings.batch_size < parts:
+        each = f", each in {settings.accumulate} parts" if settings.accumulate > 1 else ""
+        raise ValueError(
+            f"training.batch_size must be at least the {processes} processes{each}, got "
+            f"{settings.batch_size}"
+        )

@@ -15,24 +15,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffreg._files import remove_leftovers, replacing, require_folder
+from diffreg._files import remove_leftovers, require_folder
 from diffreg.models import memory_order
 from diffreg.training._parts import Parts
 from diffreg.training.callbacks import callbacks_of, tell, telling
 from diffreg.training.checkpoint import (
     fresh_network,
-    load_network,
     load_weights,
     own_names,
     read_checkpoint,
-    versions,
     write_checkpoint,
 )
-from diffreg.training.config import Config, TrainingConfig
-from diffreg.training.continuing import check_same_run, weights_of
+from diffreg.training.config import Config
+from diffreg.training.continuing import check_same_run, contents_of, weights_of
 from diffreg.training.datasets import datasets, drawing
 from diffreg.training.log import StepLog, ValidationLog
-from diffreg.training.optimization import Optimization
+from diffreg.training.optimization import Optimization, check_parts
 from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.running import progress_bar, running
@@ -41,11 +39,9 @@ from diffreg.training.steps import Steps
 from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
-__all__ = ["NonFiniteLoss", "StepLog", "Trainer", "load_network"]
+__all__ = ["NonFiniteLoss", "StepLog", "Trainer"]
 
-LAST, BEST, PICTURES = "last.pt", "best.pt", "pictures"
-# How a network's input lies in space, kept with the weights.
-_ORIENTATION = "stored array axes; the moving image on the fixed image's grid; displacement voxels"
+LAST, BEST = "last.pt", "best.pt"
 
 
 class NonFiniteLoss(ValueError):
@@ -96,13 +92,13 @@ class Trainer(Parts):
         self.ranks = ranks or single(settings.device)
         self.progress = progress and self.ranks.first
         self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
-        _check_parts(settings, self.ranks.count)
+        check_parts(settings, self.ranks.count)
         given = dataset, validation, self.ranks, self.progress
         self.dataset, self.validation = datasets(config, *given)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
-        self._needs = needed(*own_names(config))
+        self.needs = needed(*own_names(config))
         going_on = (self.out / LAST).exists()
         self.network = self._placed(network, settings.start if not going_on else "")
         self.optimization = Optimization(self.network, config, self.ranks.device)
@@ -110,12 +106,12 @@ class Trainer(Parts):
         self.step = 0
         self.best: dict[str, float] = {}
         self._saved: int | None = None  # the step of last.pt
-        self._wrapped: Any = self.ranks.wrapped(self.network)
-        running = torch.compile(self._wrapped) if settings.compile else self._wrapped
+        wrapped: Any = self.ranks.wrapped(self.network)
+        running = torch.compile(wrapped) if settings.compile else wrapped
         how = self.ranks.device, settings.precision
         self._measured = predictor(self.optimization.result, *how)
         predict, parts = predictor(running, *how), (config, self.optimization, self.ranks)
-        step = Step(self._wrapped, predict, self.objective, *parts)
+        step = Step(wrapped, predict, self.objective, *parts)
         self._steps = Steps(step, self.dataset)
         if going_on:
             self._resume()
@@ -232,27 +228,8 @@ class Trainer(Parts):
         """
         if not self.ranks.first:
             return
-        draws = self.step * self.config.training.batch_size
-        epoch, place = self.dataset.epoch(draws)
         path = self.out / LAST if path is None else Path(path)
-        write_checkpoint(
-            path,
-            {
-                "config": self.config.to_dict(),
-                "versions": versions(),
-                "needs": self._needs,
-                **self.optimization.state(),
-                "learning_rate": self.learning_rate(self.step),
-                "step": self.step,
-                "epoch": epoch,
-                "place_in_epoch": place,
-                "best": self.best,
-                "validation": self.validation.names if self.validation else [],
-                "spacing": list(self.dataset.spacing or ()),
-                "orientation": _ORIENTATION,
-                "pairs": self.dataset.names,
-            },
-        )
+        write_checkpoint(path, contents_of(self))
         self._saved = self.step if path == self.out / LAST else self._saved
         tell(self.callbacks, "on_checkpoint", self, path)
 
@@ -292,22 +269,14 @@ class Trainer(Parts):
         return validate(self._measured, self.validation, measured, self.ranks, self.step)
 
     def _validate(self) -> None:
-        """Logs a validation, with a picture; the best one so far is kept as best.pt."""
+        """Tells of a validation, with a picture; the best one so far is kept as best.pt."""
         entry = self.validate()
-        if self._note_best(entry.total):
+        if entry.total < self.best.get("total", math.inf):
+            self.best = {"total": entry.total, "step": self.step}
             self.save_checkpoint(self.out / BEST)
         if self.ranks.first and self.validation is not None:
             shown = picture(self._measured, self.validation, self.ranks.device)
-            (self.out / PICTURES).mkdir(exist_ok=True)
-            with replacing(self.out / PICTURES / f"step{self.step:07d}.png") as temporary:
-                temporary.write_bytes(shown)
             tell(self.callbacks, "on_validation", self, entry, shown)
-
-    def _note_best(self, total: float) -> bool:
-        if not total < self.best.get("total", math.inf):
-            return False
-        self.best = {"total": total, "step": self.step}
-        return True
 
     def _resume(self) -> None:
         path = self.out / LAST
@@ -325,15 +294,4 @@ class Trainer(Parts):
         raise NonFiniteLoss(
             f"the loss is {entry.total:g} and its gradient's norm {entry.gradient_norm:g} at step "
             f"{entry.step}, pairs {'; '.join(map(self.dataset.name, numbers))}; {where}"
-        )
-
-
-def _check_parts(settings: TrainingConfig, processes: int) -> None:
-    """Raises where a batch has less pairs than it is split into."""
-    parts = processes * settings.accumulate
-    if settings.batch_size < parts:
-        each = f", each in {settings.accumulate} parts" if settings.accumulate > 1 else ""
-        raise ValueError(
-            f"training.batch_size must be at least the {processes} processes{each}, got "
-            f"{settings.batch_size}"
         )

@@ -9,9 +9,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from diffreg.data.comparable import compared_region
 from diffreg.data.geometry import Image
 from diffreg.data.images import FileWarning, read_image, write_image
-from diffreg.data.prepare import compared_region
 from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.registration import register, write_registration
