@@ -1,4 +1,4 @@
-"""Every reader on damaged files: what is wrong is said, nothing crashes, nothing hangs.
+"""Every reader on damaged files: what is wrong is said, nothing crashes, hangs or takes memory.
 
 600 files in a normal run; DIFFREG_FUZZ=100000 makes it as many as that.
 """
@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import struct
 import zipfile
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::diffreg._fil
 CASES = int(os.environ.get("DIFFREG_FUZZ", "600"))
 FIRST = int(os.environ.get("DIFFREG_FUZZ_FIRST", "0"))
 SECONDS = 10  # after which a reader counts as hanging
+KILOBYTES = 200_000  # more than which no file of some hundred bytes may add to the peak of memory
 FIXED = drawn.grid(np.random.default_rng(0), (4, 5, 3))
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 WORDS = [b"\x00", b"-1", b"1e999", b"nan", b'"', b"'", b",", b"\n", b"[[", b"{", b"=", b"\xff\xfe"]
@@ -258,6 +260,11 @@ def hang(number, frame):
     raise Hanging
 
 
+def peak():
+    """Kilobytes that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def test_damaged_files_are_read_or_refused_in_words(seeds):
     folder, readers = seeds
     before = signal.signal(signal.SIGALRM, hang)
@@ -269,6 +276,7 @@ def test_damaged_files_are_read_or_refused_in_words(seeds):
             content = damage((folder / name).read_bytes(), random.Random(case))
             file = folder / f"damaged-{name}"
             file.write_bytes(content)
+            before_it = peak()
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             try:
                 read(file)
@@ -279,6 +287,8 @@ def test_damaged_files_are_read_or_refused_in_words(seeds):
                 wrong.append((case, name, type(error).__name__, str(error)[:200]))
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
+            if peak() > before_it + KILOBYTES:
+                wrong.append((case, name, "takes memory", f"{peak() - before_it} kB"))
             file.unlink()
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -6,14 +6,14 @@ Their places are those of the files (Image Position Patient), not the order of n
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffreg._extras import require
-from diffreg.data._itk import affine_of, ask, open_itk, read_itk, read_voxels
+from diffreg.data._dicom_elements import is_dicom, walk
+from diffreg.data._itk import affine_of, open_itk, read_itk, read_voxels
 from diffreg.data._itk import shape_of as shape_of_file
 from diffreg.data._nifti import part_of
 
@@ -44,7 +44,7 @@ def split_series(path: str | Path) -> tuple[Path, str | None]:
 
 def holds_dicom(folder: Path) -> bool:
     """Whether a file in a folder says that it is DICOM; folders below are not looked into."""
-    return any(file.is_file() and _is_dicom(file) for file in folder.iterdir())
+    return any(file.is_file() and is_dicom(file) for file in folder.iterdir())
 
 
 def shape_of(path: str | Path) -> tuple[int, ...]:
@@ -91,11 +91,12 @@ def read_series(
 def _files(path: str | Path) -> list[Path]:
     """The files of the series that a path names, or of the only one of a folder."""
     folder, series = split_series(path)
-    reader = require("SimpleITK", f"DICOM files as in {folder}", "itk").ImageSeriesReader
+    require("SimpleITK", f"DICOM files as in {folder}", "itk")
     found: dict[str, list[Path]] = {}
-    for uid in ask(folder, partial(reader.GetGDCMSeriesIDs, str(folder))):
-        names = ask(folder, partial(reader.GetGDCMSeriesFileNames, str(folder), uid))
-        found[uid] = [Path(name) for name in names]
+    for file in sorted(file for file in folder.iterdir() if file.is_file() and is_dicom(file)):
+        elements = walk(file)
+        if elements.has_pixels:
+            found.setdefault(elements.series, []).append(file)
     if not found:
         raise ValueError(f"{folder} holds no DICOM series that can be read")
     if series is None and len(found) == 1:
@@ -135,8 +136,3 @@ def _step(path: Path, places: np.ndarray, normal: np.ndarray) -> np.ndarray:
             f"{gaps.max():.4g} mm; slices may be missing"
         )
     return step
-
-
-def _is_dicom(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"

@@ -21,8 +21,11 @@ import numpy as np
 
 from diffreg._extras import require
 from diffreg.data import _npz, _png
-from diffreg.data._limits import check_claim
+from diffreg.data._dicom_elements import walk
+from diffreg.data._headers import check_header
+from diffreg.data._limits import check_claim, check_coded
 from diffreg.data._nifti import part_of
+from diffreg.data._tiff import check_directories
 from diffreg.data.grid import LPS, check_affine
 
 _PICTURES = {
@@ -34,12 +37,6 @@ _PLACED = {
     **dict.fromkeys((".nrrd", ".nhdr"), "NrrdImageIO"),
 }
 ENDINGS = (*_PLACED, *_PICTURES)
-# The end of a text header, and the longest line in one: ITK's libraries write past the end of what
-# they hold of longer ones. Values that anybody may add to NRRD, "key:=value", have any length.
-_HEAD, _END, _LINE = 2**20, re.compile(rb"\r?\n\r?\n|ElementDataFile.*\n"), 500
-_BINARY = re.compile(rb"(?m)^BinaryData *= *(True|true|TRUE|1)\s*$")
-# The header of a file whose numbers are in another one.
-_DETACHED = re.compile(rb"(?im)^(data ?file:|ElementDataFile *=(?! *LOCAL))")
 _LONGEST = 200  # letters of what ITK says
 _T = TypeVar("_T")
 
@@ -52,14 +49,45 @@ def open_itk(path: Path) -> Any:
         ValueError: it is no such file, or its header is damaged.
     """
     reader = require("SimpleITK", f"reading {path.name}", "itk").ImageFileReader()
-    reader.SetImageIO({**_PLACED, **_PICTURES}.get(path.suffix.lower(), "GDCMImageIO"))
+    ending = path.suffix.lower()
+    reader.SetImageIO({**_PLACED, **_PICTURES}.get(ending, "GDCMImageIO"))
     reader.SetFileName(str(path))
-    if path.suffix.lower() in _PLACED:
-        _check_head(path)
+    check = _check_before(path, ending)
     ask(path, reader.ReadImageInformation)
-    if path.suffix.lower() in (".jpg", ".jpeg", ".mha", ".nrrd") and not _is_detached(path):
-        check_claim(prod(reader.GetSize()), path, packed=True)  # of one byte a voxel or more
+    check(reader)
     return reader
+
+
+def _check_before(path: Path, ending: str) -> Callable[[Any], None]:
+    """Refuse a header that does harm to ITK's libraries; what to ask of what they make of it.
+
+    Raises:
+        ValueError: as `open_itk`.
+    """
+    if ending in _PLACED:
+        packed, files = check_header(path, _PLACED[ending] == "MetaImageIO")
+        return lambda reader: check_claim(prod(reader.GetSize()), path, packed, files)
+    if _PICTURES.get(ending) == "TIFFImageIO":
+        bits = check_directories(path)
+        return lambda reader: _check_depth(reader, path, bits)
+    if ending in _PICTURES:
+        return lambda reader: check_claim(prod(reader.GetSize()), path, packed=True)
+    elements = walk(path)
+    check_coded(elements.claimed, path)
+    if elements.packed:
+        return lambda reader: check_coded(prod(reader.GetSize()), path)
+    # Masks may have a bit a voxel, all others a byte or more.
+    return lambda reader: check_claim(prod(reader.GetSize()) // 8, path, packed=False)
+
+
+def _check_depth(reader: Any, path: Path, bits: int) -> None:
+    """Refuse what ITK draws as colours of 8 bits, such as tiles, where the file has more."""
+    itk = require("SimpleITK", "images", "itk")
+    if bits > 8 and "8-bit unsigned" in itk.GetPixelIDValueAsString(reader.GetPixelIDValue()):
+        raise ValueError(
+            f"{path} has {bits} bits a pixel, of which SimpleITK reads 8 of such a file, in tiles "
+            "or of another layout; write it in strips, its first row on top"
+        )
 
 
 def shape_of(path: Path) -> tuple[int, ...]:
@@ -195,21 +223,3 @@ def _picture(
     if values.ndim == 2 and values.dtype in (np.uint8, np.uint16):
         return values, {**_png.fields_of(path, values.dtype), "slice_index": index}
     return values, _npz.fields_of(path, values.ndim == 3, index, values.dtype)
-
-
-def _check_head(path: Path) -> None:
-    """Refuse a text header that would make ITK's libraries write where they must not."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    end = _END.search(head)
-    head = head[: end.end() if end else None]
-    endless = any(len(line) > _LINE and b":=" not in line for line in head.splitlines())
-    if endless or b"\0" in head:
-        raise ValueError(f"{path} is damaged or no such file: its header is not lines of text")
-    if _PLACED[path.suffix.lower()] == "MetaImageIO" and not _BINARY.search(head):
-        raise ValueError(f"{path} holds its numbers as text (BinaryData is not True): not read")
-
-
-def _is_detached(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _DETACHED.search(file.read(4096)) is not None

@@ -408,7 +408,8 @@ def refused(folder):
     Pillow.fromarray(colour).resize((50, 40)).save(folder / "colour.jpg")
     (folder / "empty").mkdir()
     (folder / "hollow").mkdir()
-    (folder / "hollow" / "a.dcm").write_bytes(bytes(128) + b"DICM" + b"nothing")
+    whole = whole[: whole.rindex(b"\xe0\x7f\x10\x00")]
+    (folder / "hollow" / "a.dcm").write_bytes(whole)
     return {
         **{f"cut.{e}": "is damaged or no such file" for e in ("mha", "nrrd", "jpg", "tif", "dcm")},
         **{f"text.{e}": "is damaged or no such file" for e in ("nrrd", "jpg", "tif", "dcm")},
