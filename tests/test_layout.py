@@ -28,6 +28,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Headers of the drivers; all others are for kernels too.
 TORCH_HEADERS = {
     "check.h",
+    "text.h",
     "grid.h",
     "cuda_driver.h",
     "mask.h",

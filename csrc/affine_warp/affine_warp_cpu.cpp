@@ -51,7 +51,7 @@ std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
 
 Tensor forward(const Tensor& moving, const Tensor& matrix,
                const std::optional<Tensor>& displacement, std::vector<int64_t> asked_size,
-               std::string interpolation, std::string padding) {
+               Text interpolation, Text padding) {
   const Sampling sampling = warp::parse_sampling(interpolation, padding);
   const auto size = fixed_size(displacement, asked_size);
   check(moving, matrix, displacement, size);
@@ -106,8 +106,8 @@ void collect(const Grids<D>& grids, const Mapped<D, T, displaced>& field, const 
 // The gradient to moving is that of warp by M (p + u(p), 1) - p.
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
                                     const Tensor& matrix, const std::optional<Tensor>& displacement,
-                                    std::vector<int64_t> asked_size, std::string interpolation,
-                                    std::string padding, bool need_matrix, bool need_displacement) {
+                                    std::vector<int64_t> asked_size, Text interpolation,
+                                    Text padding, bool need_matrix, bool need_displacement) {
   const Sampling sampling = warp::parse_sampling(interpolation, padding);
   const auto size = fixed_size(displacement, asked_size);
   check(moving, matrix, displacement, size);

@@ -50,7 +50,7 @@ void dispatch_field(const Tensor& moving, const std::optional<Tensor>& displacem
 
 Tensor forward(const Tensor& moving, const Tensor& matrix,
                const std::optional<Tensor>& displacement, std::vector<int64_t> asked_size,
-               std::string interpolation, std::string padding) {
+               Text interpolation, Text padding) {
   const Device device(moving);
   const Sampling sampling = warp::parse_sampling(interpolation, padding);
   const auto size = fixed_size(displacement, asked_size);
@@ -86,8 +86,8 @@ Tensor forward(const Tensor& moving, const Tensor& matrix,
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
                                     const Tensor& matrix, const std::optional<Tensor>& displacement,
-                                    std::vector<int64_t> asked_size, std::string interpolation,
-                                    std::string padding, bool need_matrix, bool need_displacement) {
+                                    std::vector<int64_t> asked_size, Text interpolation,
+                                    Text padding, bool need_matrix, bool need_displacement) {
   const Device device(moving);
   const Sampling sampling = warp::parse_sampling(interpolation, padding);
   const auto size = fixed_size(displacement, asked_size);

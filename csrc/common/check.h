@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "options.h"
+#include "text.h"
 
 namespace diffreg {
 

@@ -86,7 +86,7 @@ Options checked(const Tensor& displacement, std::vector<double>& spacing,
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
-                                           std::string penalty, double threshold) {
+                                           Text penalty, double threshold) {
   const Options options = checked(displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
   const auto energies = energies_of(u, options);
@@ -104,7 +104,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vect
 
 Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
                 std::optional<Tensor> grad_determinant, const Tensor& displacement,
-                std::vector<double> spacing, std::string penalty, double threshold) {
+                std::vector<double> spacing, Text penalty, double threshold) {
   const Options options = checked(displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
   std::vector<Energies> factors(u.size(0), Energies{});

@@ -42,7 +42,7 @@ void dispatch(const Tensor& displacement, const Options& options, const Run& run
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
-                                           std::string penalty, double threshold) {
+                                           Text penalty, double threshold) {
   const Device device(displacement);
   const Options options(device, displacement, std::move(spacing), penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
@@ -63,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vect
 
 Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
                 std::optional<Tensor> grad_determinant, const Tensor& displacement,
-                std::vector<double> spacing, std::string penalty, double threshold) {
+                std::vector<double> spacing, Text penalty, double threshold) {
   const Device device(displacement);
   const Options options(device, displacement, std::move(spacing), penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);

@@ -103,7 +103,7 @@ void add_gradients(const Tensor& u, const T* upstream, T* gradient) {  // zeros
   });
 }
 
-Tensor forward(const Tensor& displacement, std::string reduce_name) {
+Tensor forward(const Tensor& displacement, Text reduce_name) {
   check_displacement(displacement);
   const Reduce reduce = parse("reduce", reduce_name, kReduces);
   const Tensor u = torch::stable::contiguous(displacement);
@@ -120,7 +120,7 @@ Tensor forward(const Tensor& displacement, std::string reduce_name) {
   return determinant;
 }
 
-Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string reduce_name) {
+Tensor backward(const Tensor& gradient, const Tensor& displacement, Text reduce_name) {
   check_displacement(displacement);
   const Reduce reduce = parse("reduce", reduce_name, kReduces);
   STD_TORCH_CHECK(reduce != Reduce::bound, "reduce 'bound' has no gradient");

@@ -29,7 +29,7 @@ void dispatch(const Tensor& displacement, Reduce reduce, const Run& run) {
   });
 }
 
-Tensor forward(const Tensor& displacement, std::string name) {
+Tensor forward(const Tensor& displacement, Text name) {
   const Device device(displacement);
   check_displacement(device, displacement);
   const Reduce reduce = parse("reduce", name, kReduces);
@@ -44,7 +44,7 @@ Tensor forward(const Tensor& displacement, std::string name) {
   return determinant;
 }
 
-Tensor backward(const Tensor& gradient, const Tensor& displacement, std::string name) {
+Tensor backward(const Tensor& gradient, const Tensor& displacement, Text name) {
   const Device device(displacement);
   check_displacement(device, displacement);
   const Reduce reduce = parse("reduce", name, kReduces);

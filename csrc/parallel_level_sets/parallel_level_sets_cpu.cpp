@@ -54,7 +54,7 @@ void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
 }
 
 Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
-               const Tensor& eps_fixed, std::string variant_name, std::optional<Tensor> mask) {
+               const Tensor& eps_fixed, Text variant_name, std::optional<Tensor> mask) {
   check(warped, fixed, eps_warped, eps_fixed);
   const Variant variant = parse("variant", variant_name, kVariants);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
@@ -70,7 +70,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
                                     const Tensor& fixed, const Tensor& eps_warped,
-                                    const Tensor& eps_fixed, std::string variant_name,
+                                    const Tensor& eps_fixed, Text variant_name,
                                     std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
   check(warped, fixed, eps_warped, eps_fixed);
   const Variant variant = parse("variant", variant_name, kVariants);

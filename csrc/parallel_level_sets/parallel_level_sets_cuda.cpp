@@ -48,7 +48,7 @@ struct Inputs {
 };
 
 Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
-               const Tensor& eps_fixed, std::string variant, std::optional<Tensor> mask) {
+               const Tensor& eps_fixed, Text variant, std::optional<Tensor> mask) {
   const Device device(warped);
   const Inputs in(device, warped, fixed, eps_warped, eps_fixed, variant, mask);
   Tensor value = new_scalars(in.warped);
@@ -64,7 +64,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
                                     const Tensor& fixed, const Tensor& eps_warped,
-                                    const Tensor& eps_fixed, std::string variant,
+                                    const Tensor& eps_fixed, Text variant,
                                     std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
   const Device device(warped);
   const Inputs in(device, warped, fixed, eps_warped, eps_fixed, variant, mask);

@@ -61,8 +61,8 @@ template <Outputs (*run)(const Arguments&, bool, bool)>
 Outputs forward(const Tensor& moving, const Tensor& fixed, const Tensor& displacement,
                 std::optional<Tensor> eps_moving, std::optional<Tensor> eps_fixed,
                 std::optional<Tensor> mask, std::vector<double> mixture,
-                std::vector<double> weights, std::string padding, std::vector<double> spacing,
-                std::string penalty, double threshold, bool need_gradient, bool need_warped,
+                std::vector<double> weights, Text padding, std::vector<double> spacing,
+                Text penalty, double threshold, bool need_gradient, bool need_warped,
                 int64_t window) {
   return run({moving, fixed, displacement, eps_moving, eps_fixed, mask, std::move(mixture),
               std::move(weights), std::move(padding), std::move(spacing), std::move(penalty),
@@ -77,9 +77,8 @@ Tensor backward(std::optional<Tensor> total, std::optional<Tensor> similarity,
                 std::optional<Tensor> determinant, const Tensor& moving, const Tensor& fixed,
                 const Tensor& displacement, std::optional<Tensor> eps_moving,
                 std::optional<Tensor> eps_fixed, std::optional<Tensor> mask,
-                std::vector<double> mixture, std::vector<double> weights, std::string padding,
-                std::vector<double> spacing, std::string penalty, double threshold,
-                int64_t window) {
+                std::vector<double> mixture, std::vector<double> weights, Text padding,
+                std::vector<double> spacing, Text penalty, double threshold, int64_t window) {
   return run({total, similarity, diffusion, bending, determinant},
              {moving, fixed, displacement, eps_moving, eps_fixed, mask, std::move(mixture),
               std::move(weights), std::move(padding), std::move(spacing), std::move(penalty),

@@ -76,8 +76,7 @@ void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& d
 
 namespace {
 
-Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
-               std::string padding) {
+Tensor forward(const Tensor& moving, const Tensor& displacement, Text interpolation, Text padding) {
   const Sampling sampling = parse_sampling(interpolation, padding);
   check(moving, displacement);
   if (sampling.interpolation != Interpolation::nearest) {
@@ -88,8 +87,8 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
-                                    const Tensor& displacement, std::string interpolation,
-                                    std::string padding, bool need_moving, bool need_displacement,
+                                    const Tensor& displacement, Text interpolation, Text padding,
+                                    bool need_moving, bool need_displacement,
                                     bool /* deterministic, as always on the CPU */) {
   const Sampling sampling = parse_sampling(interpolation, padding);
   check(moving, displacement);

@@ -34,8 +34,7 @@ std::vector<int64_t> warped_shape(const Tensor& moving, const Tensor& displaceme
   return shape;
 }
 
-Tensor forward(const Tensor& moving, const Tensor& displacement, std::string interpolation,
-               std::string padding) {
+Tensor forward(const Tensor& moving, const Tensor& displacement, Text interpolation, Text padding) {
   const Device device(displacement);
   const Sampling sampling = parse_sampling(interpolation, padding);
   check(device, moving, displacement);
@@ -63,9 +62,8 @@ Tensor forward(const Tensor& moving, const Tensor& displacement, std::string int
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving,
-                                    const Tensor& displacement, std::string interpolation,
-                                    std::string padding, bool need_moving, bool need_displacement,
-                                    bool deterministic) {
+                                    const Tensor& displacement, Text interpolation, Text padding,
+                                    bool need_moving, bool need_displacement, bool deterministic) {
   const Device device(displacement);
   const Sampling sampling = parse_sampling(interpolation, padding);
   check(device, moving, displacement);
