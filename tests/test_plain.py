@@ -86,6 +86,23 @@ def test_gpus_are_of_use_without_a_core():
     assert description(machine, core)[-1] == "GPU 0: NVIDIA H200 (sm_90), runs plain PyTorch"
 
 
+UNKNOWN = """
+import torch
+from diffreg import ops
+for bad in (torch.nan, torch.inf, -torch.inf):
+    for side in (0, 1):
+        images = torch.rand(2, 1, 1, 6, 7)
+        images[side, 0, 0, 2, 3] = bad
+        print(ops.mutual_information(*images, bins=5).isnan().item())
+"""
+
+
+def test_an_image_that_is_not_finite_has_no_information():
+    """Not an index out of its histogram."""
+    run = python(UNKNOWN, DIFFREG_CPU="none")
+    assert run.stdout.split() == ["True"] * 6, run.stderr
+
+
 # Devices without float64
 
 

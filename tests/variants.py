@@ -1,10 +1,11 @@
 """Drawn operator cases under every CPU variant: all agree with the reference, and to the bit.
 
-    python tests/variants.py --cases 1000000 [--minutes 20] [--first 0]
+    python tests/variants.py --cases 1000000 [--minutes 20] [--first 0] [--only none]
 
-A round is 500 cases of each operator in a process of its own per variant, with one seed for all of
-them. A process that dies is a crash; so is counted whatever is not an AssertionError. Ends with a
-line of counts, and with 1 where any of them is not 0. tests/long.py runs it.
+One more variant is none: the operators in plain PyTorch, whose bits are others. A round is 500
+cases of each operator in a process of its own per variant, with one seed for all of them. A process
+that dies is a crash; so is counted whatever is not an AssertionError. Ends with a line of counts,
+and with 1 where any of them is not 0. tests/long.py runs it.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PLAIN = "none"  # of DIFFREG_CPU
 ROUND = 500  # cases of an operator: hypothesis takes longer for each where there are thousands
 
 
@@ -96,7 +98,7 @@ def round_of(variant: str, seed: int) -> tuple[dict[str, list[str]], list[str]]:
 
 def differing(found: dict[str, dict[str, list[str]]], seed: int) -> list[str]:
     """Operators of which two variants gave other bits for the same case."""
-    first, *others = found
+    first, *others = [variant for variant in found if variant != PLAIN] or [PLAIN]
     return [
         f"{first} and {other}, seed {seed}, {operator}: disagreement: other bits"
         for other in others
@@ -110,13 +112,15 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=4800, help="in all, over all variants")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end after these")
     parser.add_argument("--first", type=int, default=0, help="the first round's seed")
+    parser.add_argument("--only", action="append", help="a variant; may be repeated")
     parser.add_argument("--round", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.round is not None:
         return draw_round(asked.round)
     from diffreg.ops._core import build_info
 
-    variants = build_info()["cpu_variants"].split()
+    built = build_info()["cpu_variants"].split()
+    variants = asked.only or list(dict.fromkeys([*built, PLAIN]))
     counts: Counter[str] = Counter()
     end, seed = time.monotonic() + 60 * asked.minutes, asked.first
     while sum(counts[v] for v in variants) < asked.cases and time.monotonic() < end:

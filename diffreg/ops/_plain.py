@@ -255,7 +255,8 @@ def _joint_histogram(warped, fixed, weight, ranges, bins):
     reached = first.unsqueeze(2) + torch.arange(4, device=first.device)
     windows = cubic(reached - place.unsqueeze(2)) * weight.unsqueeze(2)
     box = positions(fixed, ranges[:, 2:], bins).nan_to_num().floor().clamp(2, bins - 3) - 2
-    cells = (box.unsqueeze(2) * bins + reached.clamp(max=bins - 1)).long()  # the window is 0 there
+    # Outside the window is 0, or NaN where an image is.
+    cells = (box.unsqueeze(2) * bins + reached.clamp(0, bins - 1)).long()
     empty = warped.new_zeros((len(warped), (bins - 4) * bins), dtype=widest_dtype(warped))
     counts = empty.scatter_add(1, cells.flatten(1), windows.flatten(1).to(empty.dtype))
     return counts.unflatten(1, (bins - 4, bins))
