@@ -122,6 +122,8 @@ def checkpoints(folder):
     torch.save({"epoch": 3}, folder / "foreign.pt")
     torch.save({"format": FORMAT}, folder / "hollow.pt")
     torch.save({"format": "diffreg checkpoint 0"}, folder / "older.pt")
+    for name in ("net.pt2", "net.onnx"):  # by their names alone
+        torch.save({}, folder / name)
     config = {"model": {"name": "lunet", "widths": [2, 4]}}
     torch.save({"format": FORMAT, "config": config, "weights": {}}, folder / "unfit.pt")
     other = {"model": {"name": "none"}}
@@ -207,6 +209,8 @@ TABLE = [
     # checkpoints
     (f"register moving.nii.gz {TO} --checkpoint none.pt", "none.pt does not exist"),
     (f"register moving.nii.gz {TO} --checkpoint fixed.nii.gz", "fixed.nii.gz is no checkpoint"),
+    (f"register moving.nii.gz {TO} --checkpoint net.pt2", "net.pt2 is an exported program"),
+    (f"register moving.nii.gz {TO} --checkpoint net.onnx", "diffreg export CHECKPOINT -o NAME.pt"),
     (f"register moving.nii.gz {TO} --checkpoint zero.pt", "zero.pt is no checkpoint"),
     (f"register moving.nii.gz {TO} --checkpoint cut.pt", "cut.pt is no checkpoint"),
     (f"register moving.nii.gz {TO} --checkpoint archive.pt", "archive.pt is no checkpoint"),

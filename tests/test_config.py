@@ -85,6 +85,7 @@ def test_overrides_are_toml_or_bare_text(write, tmp_path, monkeypatch):
         "objective.threshold = 0.1",
         "data.slices=[3, 4]",
         "training.out=results",
+        "data.images=2024",
     ]
     config = load_config(write("[training]\nsteps = 5\nseed = 2"), overrides)
     assert (config.training.steps, config.training.seed, config.training.resume) == (7, 2, True)
@@ -92,6 +93,7 @@ def test_overrides_are_toml_or_bare_text(write, tmp_path, monkeypatch):
     assert config.objective.threshold == 0.1
     assert config.data.slices == (3, 4)
     assert config.training.out == str(tmp_path / "here" / "results")
+    assert config.data.images == (str(tmp_path / "here" / "2024"),)
 
 
 REFUSALS = {

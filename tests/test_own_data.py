@@ -13,6 +13,7 @@ import torch
 from test_trainer import config_of, save_images, weights
 from torch.utils.data import Dataset, IterableDataset
 
+from diffreg.cli.main import main
 from diffreg.data.known import Known
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.training import Trainer
@@ -188,6 +189,10 @@ def test_the_protocol_reaches_the_objective():
             r"points must be \(K, D\)",
         ),
         ({"displacement": torch.ones(3, *SHAPE)}, r"displacement must be \(D, \*S\), voxels"),
+        (
+            {"moving": torch.tensor([torch.nan, torch.inf, *190 * [1.0]]).view(1, *SHAPE)},
+            "moving has 2 numbers that are NaN or infinite",
+        ),
     ],
 )
 def test_what_is_no_sample_is_refused_in_words(item, said):
@@ -196,6 +201,33 @@ def test_what_is_no_sample_is_refused_in_words(item, said):
     given = {**whole, **item} if isinstance(item, dict) and "movin" not in item else item
     with pytest.raises((TypeError, ValueError), match=rf"^sample 3 of Pairs.*{said}"):
         checked_sample(given, "sample 3 of Pairs")
+
+
+def test_a_path_is_no_settings():
+    with pytest.raises(TypeError, match=r"must be a Config, of load_config\(path\), got 'a.toml'"):
+        Trainer("a.toml")
+
+
+OWN_CODE = """
+def loss(warped, fixed, mask):
+    if warped.ndim == 4:
+        raise ValueError("this loss is for volumes")
+"""
+
+
+def test_an_error_in_code_of_one_s_own_is_told_with_its_place(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_losses.py").write_text(OWN_CODE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    save_images(tmp_path / "images")
+    settings = {"data.images": "images", "model.widths": "[2, 4]", "training.steps": "1"}
+    settings |= {"training.out": "run", "training.device": "cpu"}
+    (tmp_path / "config.toml").write_text("[objective]\nsimilarity = { 'my_losses:loss' = 1.0 }\n")
+    words = [f"{key}={value}" for key, value in settings.items()]
+    assert main(["train", "config.toml", *words]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    place = f"({tmp_path / 'my_losses.py'}, line 4)"
+    assert said == f"diffreg: error: this loss is for volumes {place}"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -12,10 +12,13 @@ import io
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from diffreg._files import FULL
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = _message(error, options)
         if message is None or os.environ.get("DIFFREG_DEBUG"):
             raise
-        print(f"diffreg: error: {message}", file=sys.stderr)
+        print(f"diffreg: error: {message}{_place(error)}", file=sys.stderr)
         return 2
 
 
@@ -76,6 +79,16 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
         return f"{place}: {error.strerror.lower()}" if place else text
     return text or type(error).__name__
+
+
+def _place(error: Exception) -> str:
+    """File and line of the user's own code that an error went through: a network, a loss, data."""
+    others = [Path(__file__).parents[1], *map(Path, sysconfig.get_paths().values())]
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = Path(frame.f_code.co_filename)
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in others):
+            return f" ({file}, line {line})"
+    return ""
 
 
 class _Stopped(KeyboardInterrupt):

@@ -26,6 +26,7 @@ _DAMAGE = (
     *(AttributeError, AssertionError, OverflowError, MemoryError, struct.error),
 )
 FORMAT = "diffreg checkpoint 1"
+_PROGRAMS = (".pt2", ".onnx")  # what diffreg export --pt2 and --onnx write
 
 
 def write_checkpoint(path: str | Path, contents: dict[str, Any]) -> None:
@@ -63,6 +64,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a checkpoint")
+    if path.suffix.lower() in _PROGRAMS:
+        raise ValueError(
+            f"{path} is an exported program, for other tools; as a checkpoint give the run's, or "
+            "what diffreg export CHECKPOINT -o NAME.pt writes"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch, about pickles that it then refuses

@@ -143,6 +143,8 @@ def _override(sections: dict[str, Any], override: str) -> None:
         value = toml_reader().loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text.strip()  # text without quotes
+    if (section, key) in _PATHS | _PATH_OR_NAME and not isinstance(value, str | list):
+        value = text.strip()  # a file or folder that is called 2024
     if section == "model" and key == "name":
         # Another model has settings of its own, of images or volumes as before.
         model = sections.get("model", {})

@@ -155,6 +155,9 @@ def _part(item: Mapping[str, Any], key: str, name: str, fixed: Tensor | None) ->
             f"{name}: {key} must be {PROTOCOL[key]}, got {list(values.shape)} {values.dtype}"
             + ("" if fixed is None else f", where fixed is {list(fixed.shape[1:])}")
         )
+    unknown = values.numel() - int(torch.isfinite(values).sum())
+    if unknown and not key.endswith("points"):
+        raise ValueError(f"{name}: {key} has {unknown} numbers that are NaN or infinite")
     whole = key.endswith("label") and not values.is_floating_point()
     return (values if whole else values.to(torch.float32))[None]
 

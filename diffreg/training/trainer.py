@@ -84,6 +84,8 @@ class Trainer(Parts):
         network: nn.Module | None = None,
         callbacks: Sequence[Any] = (),
     ) -> None:
+        if not isinstance(config, Config):
+            raise TypeError(f"config must be a Config, of load_config(path), got {config!r:.80}")
         settings = config.training
         if network is not None:
             config = replace(config, model=OwnModel.given(network, config.model.dimensions))
