@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,8 +195,12 @@ def test_a_run_that_stops_within_a_reading_keeps_the_last_good_weights(
 
     poisoned.padding = objective.padding
     run._steps.step.objective = poisoned
+    told = SimpleNamespace(on_step=lambda run, entry: said.append(run.step))
+    said = []
+    run.callbacks.append(told)
     with pytest.raises(NonFiniteLoss, match=r"the loss is nan .* at step 5, pairs"):
         run.train()
+    assert said == [4] * 4  # that of the weights, though 20 steps were taken
     assert run.step == 4 and len(read_log(run.out / "log.csv")) == 4
     for key, value in good.network.state_dict().items():
         assert torch.equal(value, run.network.state_dict()[key])

@@ -197,9 +197,11 @@ class Trainer(Parts):
         Raises:
             NonFiniteLoss: at the first that was not finite, after which no weight was changed.
         """
-        for entry, stopped in self._steps.read():
+        found = self._steps.read()
+        # Before anyone is told: who saves a checkpoint then has the step of these weights.
+        self.step = next((entry.step - 1 for entry, stopped in found if stopped), self.step)
+        for entry, stopped in found:
             if stopped:
-                self.step = entry.step - 1
                 self._stop(entry)
             yield entry
 
