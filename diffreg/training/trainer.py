@@ -39,8 +39,6 @@ from diffreg.training.steps import Steps
 from diffreg.training.terms import measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
-__all__ = ["NonFiniteLoss", "StepLog", "Trainer"]
-
 LAST, BEST = "last.pt", "best.pt"
 
 
