@@ -11,6 +11,7 @@ import torch
 from PIL import Image as Pillow
 
 from diffreg import __version__, losses
+from diffreg.cli import info
 from diffreg.cli.info import Machine, description
 from diffreg.cli.main import main
 from diffreg.cli.variational import PRESETS, SIMILARITIES
@@ -341,3 +342,37 @@ def test_the_written_field_is_the_registration(folder):
     assert displacement.shape == (1, 2, 48, 40)
     assert torch.isfinite(displacement).all()
     assert grid.is_flat
+
+
+class Driver:
+    """libcuda.so.1, as far as it is asked."""
+
+    def __init__(self, version, failed=0):
+        self.version, self.failed = version, failed
+
+    def cuDriverGetVersion(self, out):
+        out._obj.value = self.version
+        return self.failed
+
+
+@pytest.mark.parametrize(
+    "library, said", [(Driver(12090), 12090), (Driver(0), None), (Driver(12090, 999), None)]
+)
+def test_a_cuda_build_of_torch_asks_the_driver_itself(monkeypatch, library, said):
+    """Not torch, which gave its private word for it up in 2.14."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(info.ctypes, "CDLL", lambda name: library)
+    assert info.this_machine() == Machine((), said, "13.0")
+
+
+def test_where_there_is_no_driver_info_says_so(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(info.ctypes, "CDLL", missing)
+        assert info.this_machine() == Machine((), None, "13.0")

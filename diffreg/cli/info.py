@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +29,22 @@ class Machine:
     torch_cuda: str | None = None
 
 
+def driver_version() -> int | None:
+    """As the driver says it, for which nothing is started; torch has no public word for it."""
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int(0)
+    failed = library.cuDriverGetVersion(ctypes.byref(version))
+    return None if failed else version.value or None
+
+
 def this_machine() -> Machine:
     """What torch says; nothing is started on a GPU."""
     if torch.version.cuda is None:
         return Machine()
-    driver = torch._C._cuda_getDriverVersion() or None  # type: ignore[attr-defined]
+    driver = driver_version()
     if not torch.cuda.is_available():
         return Machine((), driver, torch.version.cuda)
     gpus = []
