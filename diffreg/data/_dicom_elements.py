@@ -61,8 +61,9 @@ def walk(path: Path) -> Elements:
             raise ValueError("it does not say DICM")
         with path.open("rb") as file:
             return _walked(file, path.stat().st_size)
-    except (ValueError, struct.error, zlib.error) as error:
-        reason = "it ends within an element" if isinstance(error, struct.error) else error
+    except (ValueError, EOFError, struct.error, zlib.error) as error:
+        cut = isinstance(error, EOFError | struct.error)
+        reason = "it ends within an element" if cut else error
         raise ValueError(f"{path} is damaged or no such file: {reason}") from error
 
 
@@ -110,6 +111,8 @@ class _Walk:
             self._element(end, explicit, depth)
             if marked and self.tag == _ITEM_END:
                 return
+        if not depth and self.file.tell() + 4 <= end:
+            raise EOFError  # a tag, after which GDCM would guess
         if depth and (marked or self.file.tell() != end):
             raise ValueError(f"an item's data elements do not end by byte {end:,}, as it does")
 

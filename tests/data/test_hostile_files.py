@@ -200,6 +200,12 @@ def test_elements_that_would_be_guessed_at_are_refused(name, tmp_path):
         read(tmp_path, Writer(EXPLICIT).file(extra))
 
 
+def test_a_few_bytes_more_are_no_element(tmp_path):
+    """GDCM would begin anew, with bytes in the other order as lengths."""
+    with pytest.raises(ValueError, match="is damaged or no such file: it ends within an element"):
+        read(tmp_path, Writer(BIG_ENDIAN).file() + b"\x16\x9d\x19\x00\x12")
+
+
 def test_a_slice_is_no_larger_than_its_file(tmp_path):
     with pytest.raises(ValueError, match=r"header claims 32,000,000 bytes of numbers, the file"):
         read(tmp_path, Writer(EXPLICIT).file(rows=16000, columns=16000))
