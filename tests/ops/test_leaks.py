@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import PLAIN
 
-CALLS = 500
+CALLS = 200
 BYTES = 8  # a call; the smallest block has 32
 
 
@@ -25,7 +25,10 @@ class Held(ctypes.Structure):
 
 LIBRARY = ctypes.CDLL(None)
 told = sys.platform == "linux" and hasattr(LIBRARY, "mallinfo2")
-pytestmark = [pytest.mark.skipif(not told, reason="the C library is no glibc from 2.33 on")]
+pytestmark = [
+    pytest.mark.core,
+    pytest.mark.skipif(not told, reason="the C library is no glibc from 2.33 on"),
+]
 
 
 def held():
