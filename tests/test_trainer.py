@@ -295,10 +295,15 @@ def test_a_long_gradient_is_shortened(settings):
     assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_an_earlier_run_is_not_overwritten(settings):
+def test_an_earlier_run_is_not_overwritten(settings, images):
+    """And that is said before images are read, which may be moved onto each other for minutes."""
     trainer(settings()).train()
+    for image in images.iterdir():
+        image.write_bytes(b"read")
     with pytest.raises(ValueError, match=r"last\.pt is the checkpoint of an earlier run: set"):
         trainer(settings())
+    with pytest.raises(ValueError, match=r"a run with training\.batch_size = 4, not 2"):
+        trainer(settings(batch_size=2, resume=True))
 
 
 def test_a_checkpoint_that_names_every_pair_is_gone_on_with(settings, tmp_path):

@@ -52,6 +52,23 @@ def contents_of(trainer: Any) -> dict[str, Any]:
     }
 
 
+def goes_on(config: Config, last: Path) -> bool:
+    """Whether a run goes on from its last checkpoint; asked before images are read and moved.
+
+    Raises:
+        ValueError: there is one, and `training.resume` is not set or it is of other settings.
+    """
+    if not last.exists():
+        return False
+    if not config.training.resume:
+        raise ValueError(
+            f"{last} is the checkpoint of an earlier run: set training.resume=true (--resume) "
+            "to continue it, or give another training.out"
+        )
+    _check_settings(read_checkpoint(last), config, last)
+    return True
+
+
 def check_same_run(
     contents: dict[str, Any], config: Config, pairs: Pairs, path: str | Path
 ) -> None:
@@ -66,6 +83,12 @@ def check_same_run(
     Raises:
         ValueError: another setting, or other pairs; or it was exported, without its optimiser.
     """
+    _check_settings(contents, config, path)
+    if not pairs.are(contents["pairs"]):
+        raise ValueError(f"{path} is of a run on other pairs; give another training.out")
+
+
+def _check_settings(contents: dict[str, Any], config: Config, path: str | Path) -> None:
     if "optimizer" not in contents:
         raise ValueError(
             f"{path} was exported, without the optimiser that a run goes on with: give it as "
@@ -84,8 +107,6 @@ def check_same_run(
                     f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
                     "another training.out"
                 )
-    if not pairs.are(contents["pairs"]):
-        raise ValueError(f"{path} is of a run on other pairs; give another training.out")
 
 
 def weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:

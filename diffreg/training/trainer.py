@@ -27,7 +27,7 @@ from diffreg.training.checkpoint import (
     write_checkpoint,
 )
 from diffreg.training.config import Config
-from diffreg.training.continuing import check_same_run, contents_of, weights_of
+from diffreg.training.continuing import check_same_run, contents_of, goes_on, weights_of
 from diffreg.training.datasets import datasets, drawing
 from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.optimization import Optimization, check_parts
@@ -93,13 +93,13 @@ class Trainer(Parts):
         self.progress = progress and self.ranks.first
         self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
         check_parts(settings, self.ranks.count)
+        going_on = goes_on(config, self.out / LAST)
         given = dataset, validation, self.ranks, self.progress
         self.dataset, self.validation = datasets(config, *given)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
         self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
         self.needs = needed(*own_names(config))
-        going_on = (self.out / LAST).exists()
         self.network = self._placed(network, settings.start if not going_on else "")
         self.optimization = Optimization(self.network, config, self.ranks.device)
         self.optimizer = self.optimization.optimizer
@@ -114,7 +114,7 @@ class Trainer(Parts):
         step = Step(wrapped, predict, self.objective, *parts)
         self._steps = Steps(step, self.dataset)
         if going_on:
-            self._resume()
+            self.load_checkpoint(self.out / LAST)
 
     def _placed(self, network: nn.Module | None, start: str) -> nn.Module:
         """What is trained, given or fresh, with the weights of a start, where it is trained."""
@@ -279,15 +279,6 @@ class Trainer(Parts):
         if self.ranks.first and self.validation is not None:
             shown = picture(self._measured, self.validation, self.ranks.device)
             tell(self.callbacks, "on_validation", self, entry, shown)
-
-    def _resume(self) -> None:
-        path = self.out / LAST
-        if not self.config.training.resume:
-            raise ValueError(
-                f"{path} is the checkpoint of an earlier run: set training.resume=true (--resume) "
-                "to continue it, or give another training.out"
-            )
-        self.load_checkpoint(path)
 
     def _stop(self, entry: StepLog) -> None:
         size, kept = self.config.training.batch_size, self.out / LAST
