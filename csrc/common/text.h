@@ -9,9 +9,7 @@
 
 namespace diffreg {
 
-struct Text : std::string {
-  using std::string::string;
-};
+struct Text : std::string {};
 
 }  // namespace diffreg
 
@@ -22,10 +20,12 @@ struct torch::stable::detail::ToImpl<diffreg::Text> {
     const StringHandle handle = to<StringHandle>(value);
     size_t length = 0;
     const char* letters = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &letters));
-    const diffreg::Text text(letters, length);
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    bool read = torch_string_length(handle, &length) == AOTI_TORCH_SUCCESS &&
+                torch_string_c_str(handle, &letters) == AOTI_TORCH_SUCCESS;
+    diffreg::Text text;
+    if (read) text.assign(letters, length);
+    read &= torch_delete_string(handle) == AOTI_TORCH_SUCCESS;
+    STD_TORCH_CHECK(read, "torch does not give an argument of text");
     return text;
   }
 };
