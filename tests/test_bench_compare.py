@@ -246,7 +246,7 @@ def test_a_difference_is_over_the_people_of_both_and_a_tie_is_called_one(tmp_pat
     mixed = {person: value + (-1) ** k / 50 for k, (person, value) in enumerate(PEOPLE.items())}
     few = {person: PEOPLE[person] for person in "ab"}
     runs = [*runs_of("diffreg", PEOPLE), *runs_of("greedy", better), *runs_of("demons", mixed)]
-    runs += runs_of("dipy SyN", few)
+    runs += runs_of("dipy SyN", few) + runs_of("identity", dict.fromkeys("abcdef", 0.4))
     runs = runs_of("greedy", dict.fromkeys("abcdef", 1.0), setting="another") + runs
     page = written(runs, tmp_path)
     assert "| greedy | 6 | 0.6200 [0.6" in page
@@ -254,7 +254,10 @@ def test_a_difference_is_over_the_people_of_both_and_a_tie_is_called_one(tmp_pat
     assert "| +0.0000 (people: 2) |" in page
     alike = next(line for line in page.splitlines() if line.startswith("| demons | 6 |"))
     assert "(tie)" in alike
-    assert "- **Dice** of diffreg: a tie with demons; worse than greedy." in page
+    assert (
+        "- **Dice** of diffreg: better than no registration at all; a tie with demons; worse"
+        in page
+    )
     rows = json.loads((tmp_path / "compare.json").read_text())["groups"]["brain2mm"]
     greedy = next(row for row in rows if row["method"] == "greedy")
     assert greedy["mean"]["dice"] == pytest.approx(0.62)
@@ -291,9 +294,11 @@ def test_landmarks_have_a_column_where_there_are_any(tmp_path):
 
 
 def test_an_error_and_what_is_not_installed_are_named_on_the_page(tmp_path):
-    failed = {**runs_of("greedy", {"a": 0.5})[0], "error": "of filter (0x7f) too thin"}
-    page = written([failed], tmp_path, {"dipy": "no network"})
-    assert "greedy stopped on 1 of 1 pairs: `of filter too thin`" in page
+    runs = runs_of("greedy", {"a": 0.5, "b": 0.5})
+    errors = [f"filter (0x7f) has size [1, {size}], too thin" for size in (10, 12)]
+    failed = [{**run, "error": error} for run, error in zip(runs, errors, strict=True)]
+    page = written(failed, tmp_path, {"dipy": "no network"})
+    assert "- greedy stopped on 2 of 2 pairs: `filter has size [...], too thin`" in page
     assert "- not installed here, and left out: dipy (no network)" in page
 
 

@@ -29,7 +29,7 @@ def plot(groups: dict[str, list[Row]], wanted: tuple[str, ...], path: Path) -> b
         for measure, ax in zip(measures, axes, strict=False):
             accuracy(ax, rows, measure)
         axes[0].set_title(GROUPS[group].title, loc="left", fontweight="bold")
-        axes[0].set_yticks(range(len(rows)), [row["label"] for row in rows])
+        axes[0].set_yticks(range(len(rows)), [label(row, rows) for row in rows])
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
         seconds(axes[-1], rows)
     figure.savefig(path, dpi=100)
@@ -41,6 +41,11 @@ def drawn(rows: list[Row]) -> list[Row]:
     most = max((row["pairs"] for row in rows), default=0)
     kept = [row for row in rows if row["pairs"] >= min(most, 5) and row["pairs"]]
     return sorted(kept, key=lambda row: -row["mean"]["dice"])
+
+
+def label(row: Row, rows: list[Row]) -> str:
+    fewer = row["pairs"] < max(each["pairs"] for each in rows)
+    return f"{row['label']} ({row['pairs']} pairs)" if fewer else row["label"]
 
 
 def colour(row: Row) -> str:

@@ -49,8 +49,9 @@ def prepare(folder: Path) -> dict[str, str]:
         print(f"{folder}: an environment for the other tools", flush=True)
         venv.create(folder, with_pip=True)
     missing = {}
-    for package in NEEDED.keys() - installed(folder):
-        print(f"{package} is installed: a download of up to 300 MB", flush=True)
+    there = installed(folder)
+    for package in (name for name in NEEDED if name not in there):
+        print(f"installing {package}: a download of up to 300 MB", flush=True)
         if problem := install(package, python_of(folder)):
             print(f"{package} could not be installed and is left out: {problem}", flush=True)
             missing[package] = problem

@@ -54,9 +54,7 @@ def row_of(method: str, runs: list[Row]) -> Row:
         "setting": runs[0]["setting"],
         "version": next((run["version"] for run in whole if "version" in run), ""),
         "pairs": len(whole),
-        "errors": Counter(
-            re.sub(r" *\(0x[0-9a-f]+\)", "", run["error"]) for run in runs if "error" in run
-        ),
+        "errors": Counter(_kind(run["error"]) for run in runs if "error" in run),
         "people": people,
         "worst": min(people.get("dice", {}).values(), default=None),
         "mean": {name: float(np.mean(list(each.values()))) for name, each in people.items()},
@@ -79,6 +77,11 @@ def row_of(method: str, runs: list[Row]) -> Row:
             if any(name in run for run in whole)
         },
     }
+
+
+def _kind(error: str) -> str:
+    """Without addresses and sizes, so that one error of many pairs is told once."""
+    return re.sub(r" *\(0x[0-9a-f]+\)", "", re.sub(r"\[\d[\d, ]*\]", "[...]", error))
 
 
 def versus(a: Row, b: Row, measure: str) -> Row | None:
