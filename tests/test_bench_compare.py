@@ -300,6 +300,7 @@ def test_an_error_and_what_is_not_installed_are_named_on_the_page(tmp_path):
     page = written(failed, tmp_path, {"dipy": "no network"})
     assert "- greedy stopped on 2 of 2 pairs: `filter has size [...], too thin`" in page
     assert "- not installed here, and left out: dipy (no network)" in page
+    assert "- not run so far, Heads, 2 mm: identity, diffreg, demons, SyNOnly, dipy SyN," in page
 
 
 def test_the_interval_of_few_people_is_none():
