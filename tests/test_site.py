@@ -128,7 +128,7 @@ def test_the_navigation_leads_to_a_page(browser, site, view, page):
     wanted = "docs/site/api/index.html" if name == "site" else page
     link = element(browser, f'.sidebar-tree a[href="{wanted}"]')
     until(link.is_displayed)
-    browser.execute_script("arguments[0].scrollIntoView()", link)
+    browser.execute_script("arguments[0].scrollIntoView({behavior: 'instant'})", link)
     until(lambda: 0 <= link.rect["x"] < int(view))
     link.click()
     until(lambda: browser.current_url.endswith(wanted))
