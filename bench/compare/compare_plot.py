@@ -29,7 +29,7 @@ def plot(groups: dict[str, list[Row]], wanted: tuple[str, ...], path: Path) -> b
         for measure, ax in zip(measures, axes, strict=False):
             accuracy(ax, rows, measure)
         axes[0].set_title(GROUPS[group].title, loc="left", fontweight="bold")
-        axes[0].set_yticks(range(len(rows)), [label(row, rows) for row in rows])
+        axes[0].set_yticks(range(len(rows)), [label(row, rows) for row in rows], fontsize=9)
         axes[0].set_ylim(len(rows) - 0.4, -0.6)
         seconds(axes[-1], rows)
     figure.savefig(path, dpi=100)
@@ -45,7 +45,8 @@ def drawn(rows: list[Row]) -> list[Row]:
 
 def label(row: Row, rows: list[Row]) -> str:
     fewer = row["pairs"] < max(each["pairs"] for each in rows)
-    return f"{row['label']} ({row['pairs']} pairs)" if fewer else row["label"]
+    name = row["label"].replace(", trained", ",\ntrained")
+    return f"{name} ({row['pairs']} pairs)" if fewer else name
 
 
 def colour(row: Row) -> str:
@@ -71,7 +72,7 @@ def seconds(ax: Any, rows: list[Row]) -> None:
     for y, row in found.items():
         ax.plot(row["median"]["cpu_s"], y, "s", color=colour(row), markersize=5)
     ax.set_xscale("log")
-    ax.set_xlabel("CPU seconds of a process, one thread", fontsize=8)
+    ax.set_xlabel("CPU seconds, one thread", fontsize=8)
     ax.grid(axis="x", alpha=0.3)
     ax.margins(x=0.15)
     ax.minorticks_off()
