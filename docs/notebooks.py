@@ -52,10 +52,12 @@ def run(path: Path) -> None:
 
 
 def main() -> None:
-    for path in sorted(FOLDER.glob("*.ipynb")):
-        if not sys.argv[1:] or path.stem in sys.argv[1:]:
-            run(path)
-            print(path.name)
+    paths = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
+    if unknown := set(sys.argv[1:]) - set(paths):
+        sys.exit(f"notebooks: there is no {', '.join(unknown)}; there are {', '.join(paths)}")
+    for name in sys.argv[1:] or paths:
+        run(paths[name])
+        print(name)
 
 
 if __name__ == "__main__":

@@ -300,6 +300,11 @@ CORE = {"cuda_architectures": "75 80 90 ptx90", "cuda_runtime": "13.0"}
         (Machine(), {}, "not used, torch is a CPU build"),
         (Machine((), None, "13.0"), {}, "not used, there is no driver"),
         (Machine((), 13000, "13.0"), {}, "not used, torch finds none"),
+        (
+            Machine((), 12040, "13.0"),
+            {},
+            "the driver runs CUDA 12.4, and torch was built with 13.0",
+        ),
         (Machine([("A", 90)], 13000, "13.0"), {}, "A (sm_90), runs the kernels built for sm_90"),
         (Machine([("A", 86)], 13010, "13.0"), {}, "A (sm_86), runs the kernels built for sm_80"),
         (

@@ -309,6 +309,7 @@ def test_a_dataset_by_its_import_path(tmp_path, monkeypatch):
     assert (len(run.dataset), len(run.validation)) == (3, 2)
     run.train()
     sections["data"] = {"name": "own_data:Stream", "settings": {"size": 3}}
+    sections["training"]["out"] = str(tmp_path / "other")
     with pytest.raises(ValueError, match=r"data\.name = 'own_data:Stream' does not take these set"):
         trainer(Config.from_dict(sections))
 

@@ -127,6 +127,7 @@ def test_a_measure_by_its_import_path(losses, images, tmp_path):
     found = load_network(path, trust=True)
     assert found["similarity"] == "ncc+own_losses:squares"
     with pytest.raises(ValueError, match=r"objective\.similarity = 'own_losses:cubes': own_losses"):
+        config = config_of(images, tmp_path / "other", steps=2)
         trainer(with_settings(config, objective={"similarity": "own_losses:cubes"}))
 
 

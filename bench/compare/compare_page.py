@@ -66,8 +66,8 @@ greedy's long run, dipy's iterations and SyNOnly's with CC were known to be good
 weights have seen three of the pairs, and the hearts. Nothing was tuned on the prostates, the
 abdomen or at 1 mm. Elsewhere than on heads elastix has its defaults: its setting for heads folded
 half of the first prostate. Demons and measures of one contrast are left out across modalities.
-VoxelMorph is not among the volumes: its package brings no trained network, and to train one takes
-longer than all of this (`diffreg train` trains [its architecture](training.md#a-network), too).
+VoxelMorph is not among the volumes: its package brings no trained network, and none was
+trained for this page (`diffreg train` trains [its architecture](training.md#a-network), too).
 """
 
 
@@ -96,7 +96,7 @@ def page(groups: Row, about: Row, left_out: Mapping[str, str], drawn: list[str])
     where = about["machine"]
     parts = [
         ABOUT,
-        f"{where['processor']}, commits {', '.join(about['commits']) or 'unknown'}.",
+        f"{where['processor']}; diffreg of commits {', '.join(about['commits']) or 'unknown'}.",
         "",
     ]
     parts += headline(groups)

@@ -85,8 +85,7 @@ def _gpu_lines(machine: Machine, core: dict[str, str]) -> list[str]:
     if machine.torch_cuda is None:
         return ["GPU: not used, torch is a CPU build"]
     if not machine.gpus:
-        why = "there is no driver" if machine.driver is None else "torch finds none"
-        return [f"GPU: not used, {why}"]
+        return [f"GPU: not used, {_why_none(machine)}"]
     if core.get("cpu_variant") == PLAIN:
         return [
             f"GPU {k}: {name} (sm_{n}), runs plain PyTorch"
@@ -99,8 +98,7 @@ def _gpu_lines(machine: Machine, core: dict[str, str]) -> list[str]:
             for index, (name, capability) in enumerate(machine.gpus)
         ]
     needed = core["cuda_runtime"]
-    if machine.driver is not None and machine.driver // 1000 < int(needed.split(".")[0]):
-        found = f"{machine.driver // 1000}.{machine.driver % 1000 // 10}"
+    if machine.driver is not None and (found := _too_old(machine.driver, needed)):
         return [
             f"GPU: NOT usable: the driver runs CUDA {found}, the kernels were built with {needed}; "
             f"update the driver, or build with an nvcc of CUDA {found} (docs/cuda.md)"
@@ -109,6 +107,24 @@ def _gpu_lines(machine: Machine, core: dict[str, str]) -> list[str]:
         f"GPU {index}: {name} (sm_{capability}), {_fit(capability, core['cuda_architectures'])}"
         for index, (name, capability) in enumerate(machine.gpus)
     ]
+
+
+def _too_old(driver: int, needed: str) -> str | None:
+    """The CUDA that the driver runs, where that is of a major version before the one needed."""
+    older = driver // 1000 < int(needed.split(".")[0])
+    return f"{driver // 1000}.{driver % 1000 // 10}" if older else None
+
+
+def _why_none(machine: Machine) -> str:
+    """Why torch, a CUDA build, has no GPU."""
+    if machine.driver is None:
+        return "there is no driver"
+    if found := _too_old(machine.driver, machine.torch_cuda or "0"):
+        return (
+            f"the driver runs CUDA {found}, and torch was built with {machine.torch_cuda}; update "
+            f"the driver, or install a torch for CUDA {found}"
+        )
+    return "torch finds none"
 
 
 def _fit(capability: int, architectures: str) -> str:
@@ -120,8 +136,8 @@ def _fit(capability: int, architectures: str) -> str:
     if fitting:
         return f"runs the kernels built for sm_{max(fitting)}"
     intermediate = [int(word.removeprefix("ptx")) for word in words if word.startswith("ptx")]
-    if any(n <= capability for n in intermediate):
-        return f"runs the kernels by PTX of sm_{max(intermediate)}, compiled at their first use"
+    if fitting := [n for n in intermediate if n <= capability]:
+        return f"runs the kernels by PTX of sm_{max(fitting)}, compiled at their first use"
     return (
         f"NOT usable: the kernels were built for sm_{', sm_'.join(map(str, codes))}; build with "
         f'DIFFREG_CUDA_ARCHITECTURES="{capability}" and an nvcc that knows it (docs/cuda.md)'

@@ -83,6 +83,8 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
 
 def _place(error: Exception) -> str:
     """File and line of the user's own code that an error went through: a network, a loss, data."""
+    if isinstance(error, OSError) and error.errno in FULL:  # of no line of anybody's
+        return ""
     others = [Path(__file__).parents[1], *map(Path, sysconfig.get_paths().values())]
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = Path(frame.f_code.co_filename)

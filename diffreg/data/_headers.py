@@ -14,12 +14,14 @@ from typing import NamedTuple
 # The end of a header, and the longest line in one. Values that anybody may add to NRRD,
 # "key:=value", have any length, and so have MetaImage's rows of numbers up to that.
 _HEAD, _END, _LINE, _NAME = 2**20, re.compile(rb"\r?\n\r?\n|ElementDataFile.*\n"), 500, 250
-_BINARY = re.compile(rb"(?m)^BinaryData *= *(True|true|TRUE|1)\s*$")
+_BINARY = re.compile(rb"(?m)^BinaryData[ \t]*[=:][ \t]*([Tt]rue|TRUE|[Tt1])\s*$")
 _AXES = re.compile(rb"NDims[ \t]*[=:][ \t]*([^\r\n]*)")
 _NUMBERS = re.compile(rb"[^=:]*[=:][-+.eE0-9 \t]*")
 _DATA = re.compile(rb"(?im)^(?:data ?file:|ElementDataFile *[=:])[ \t]*(.*?)\s*$")
 # Names by numbers, as C prints them: from, to and step follow.
-_PATTERN = re.compile(r"[^%]*%0?\d?d[^%]*( \d+){2} [1-9]\d*( \d)?")
+_PATTERN = re.compile(r"[^%]*%0?\d?d[^%]*( \d+){2} -?[1-9]\d*( \d)?")
+# What C would take for a text's address, or write to, or make a long text of.
+_HARMFUL = re.compile(r"%(?!%)([^%A-Za-z]*[hlLqjzt]*[nsSC]|[^%A-Za-z]*\d{3})|%\*")
 _PACKED = re.compile(rb"(?im)^(encoding: *(gz|bz)|CompressedData *[=:] *[t1])")
 
 
@@ -64,11 +66,13 @@ def _files(path: Path, head: bytes, after: bytes) -> list[Path]:
     name = os.fsdecode(found[-1][1]) if found else "LOCAL"
     if name.upper() == "LOCAL":
         return [path]
-    if re.fullmatch(r"LIST( \d)?", name):
+    if re.fullmatch(r"LIST( \d[dD]?)?", name):
         listed = (head[found[-1].end() :] + after).split(b"\n")
         return [path.parent / os.fsdecode(line.strip()) for line in listed if line.strip()]
     if _PATTERN.fullmatch(name):
         return [file for file in (path.parent / name).parent.iterdir() if file.is_file()]
-    if "%" in name or not (path.parent / name).is_file():
+    if _HARMFUL.search(name):
+        raise ValueError(f"{path} names {name} as the file of its numbers: a pattern, not read")
+    if not (path.parent / name).is_file():
         raise ValueError(f"{path} names {name} as the file of its numbers: there is none")
     return [path.parent / name]

@@ -328,12 +328,15 @@ def meta(folder, name="a.mhd", data="a.raw", **changes):
     return folder / name
 
 
-@pytest.mark.parametrize("data", ["a.raw", "LIST\na.raw\nb.raw", "s%d.raw 1 2 1"])
+@pytest.mark.parametrize(
+    "data", ["a.raw", "a%20b.raw", "LIST\na.raw\nb.raw", "LIST 2D\na.raw\nb.raw", "s%d.raw 1 2 1"]
+)
 def test_numbers_beside_a_header_are_read(data, tmp_path):
     for name in ("b.raw", "s1.raw", "s2.raw"):
         (tmp_path / name).write_bytes(bytes(60))
     path = meta(tmp_path, data=data)
     (tmp_path / "a.raw").write_bytes(bytes(120 if data == "a.raw" else 60))
+    (tmp_path / "a%20b.raw").write_bytes(bytes(120))
     assert read_image(path).shape == (6, 5, 2)
 
 
@@ -343,7 +346,9 @@ def test_numbers_beside_a_header_are_read(data, tmp_path):
         ({"NDims": "2000000000"}, "NDims must be 2 to 4, is 2000000000"),
         ({"NDims": "-1"}, "NDims must be 2 to 4, is -1"),
         ({"Name": "x" * 300}, "its header is not lines of text"),
-        ({"data": "%s%s%s%n"}, "names %s%s%s%n as the file of its numbers: there is none"),
+        ({"data": "%s%s%s%n"}, "names %s%s%s%n as the file of its numbers: a pattern"),
+        ({"data": "a%20s.raw"}, "names a%20s.raw as the file of its numbers: a pattern"),
+        ({"data": "a%9999b.raw"}, "names a%9999b.raw as the file of its numbers: a pattern"),
         ({"data": "a%d.raw 1 5 0"}, "names a%d.raw 1 5 0 as the file of its numbers"),
         ({"data": "none.raw"}, "names none.raw as the file of its numbers: there is none"),
         (

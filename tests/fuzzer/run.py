@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "fuzzer"
 TORCH = Path(torch.__file__).parent
 SANITIZERS = ["-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=undefined"]
-# As CMakeLists.txt has them, so that what runs is what ships.
+# Of CMakeLists.txt those that change values; -O1 for the sanitizers.
 FLAGS = ["-std=c++20", "-O1", "-g", "-w", "-ffp-contract=off", "-fno-math-errno"]
 INCLUDE = [f"-isystem{TORCH}/include", f"-isystem{TORCH}/include/torch/csrc/api/include"]
 STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"
@@ -30,7 +30,7 @@ VARIANTS = {"baseline": [], "avx2": ["-mavx2", "-mfma"]}
 
 def compiled(source: Path, words: list[str], out: Path) -> Path:
     """The source as an object, where it is newer than that or a header is."""
-    seen = [source, *ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.inc")]
+    seen = [source, Path(__file__), *ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.inc")]
     if not out.exists() or out.stat().st_mtime < max(path.stat().st_mtime for path in seen):
         words = [*FLAGS, *SANITIZERS, *INCLUDE, *words]
         subprocess.run(["clang++", *words, "-c", source, "-o", out], check=True)
@@ -66,9 +66,9 @@ def main() -> None:
     program = built(options.variant)
     corpus = BUILD / "corpus"
     corpus.mkdir(exist_ok=True)
-    words = [f"-max_total_time={60 * options.minutes:.0f}", "-max_len=400", "-timeout=60"]
+    words = [f"-max_total_time={60 * options.minutes:.0f}", "-max_len=2000", "-timeout=60"]
     words += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={BUILD}/"]
-    # torch's own libraries keep what they have at the end: leaks are tests/slope.py's matter.
+    # torch's own libraries keep what they have at the end; tests/ops/test_leaks.py is of leaks.
     settings = {"ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
     done = subprocess.Popen(
         [program, *words, corpus], env=os.environ | settings, stderr=subprocess.PIPE, text=True
