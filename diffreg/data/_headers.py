@@ -71,8 +71,7 @@ def _files(path: Path, head: bytes, after: bytes) -> list[Path]:
         return [path.parent / os.fsdecode(line.strip()) for line in listed if line.strip()]
     if _PATTERN.fullmatch(name):
         return [file for file in (path.parent / name).parent.iterdir() if file.is_file()]
-    if _HARMFUL.search(name):
-        raise ValueError(f"{path} names {name} as the file of its numbers: a pattern, not read")
-    if not (path.parent / name).is_file():
-        raise ValueError(f"{path} names {name} as the file of its numbers: there is none")
+    if _HARMFUL.search(name) or not (path.parent / name).is_file():
+        why = "a pattern, not read" if "%" in name else "there is none"
+        raise ValueError(f"{path} names {name} as the file of its numbers: {why}")
     return [path.parent / name]

@@ -329,14 +329,13 @@ def meta(folder, name="a.mhd", data="a.raw", **changes):
 
 
 @pytest.mark.parametrize(
-    "data", ["a.raw", "a%20b.raw", "LIST\na.raw\nb.raw", "LIST 2D\na.raw\nb.raw", "s%d.raw 1 2 1"]
+    "data", ["a.raw", "LIST\na.raw\nb.raw", "LIST 2D\na.raw\nb.raw", "s%d.raw 1 2 1"]
 )
 def test_numbers_beside_a_header_are_read(data, tmp_path):
     for name in ("b.raw", "s1.raw", "s2.raw"):
         (tmp_path / name).write_bytes(bytes(60))
     path = meta(tmp_path, data=data)
     (tmp_path / "a.raw").write_bytes(bytes(120 if data == "a.raw" else 60))
-    (tmp_path / "a%20b.raw").write_bytes(bytes(120))
     assert read_image(path).shape == (6, 5, 2)
 
 
@@ -347,6 +346,7 @@ def test_numbers_beside_a_header_are_read(data, tmp_path):
         ({"NDims": "-1"}, "NDims must be 2 to 4, is -1"),
         ({"Name": "x" * 300}, "its header is not lines of text"),
         ({"data": "%s%s%s%n"}, "names %s%s%s%n as the file of its numbers: a pattern"),
+        ({"data": "a%20b.raw"}, "names a%20b.raw as the file of its numbers: a pattern, not read"),
         ({"data": "a%20s.raw"}, "names a%20s.raw as the file of its numbers: a pattern"),
         ({"data": "a%9999b.raw"}, "names a%9999b.raw as the file of its numbers: a pattern"),
         ({"data": "a%d.raw 1 5 0"}, "names a%d.raw 1 5 0 as the file of its numbers"),
@@ -361,6 +361,12 @@ def test_numbers_beside_a_header_are_read(data, tmp_path):
 def test_a_metaimage_header_does_no_harm(changes, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_image(meta(tmp_path, **changes))
+
+
+def test_a_name_with_a_percent_sign_is_no_pattern_to_nrrd(tmp_path):
+    image = sitk.GetImageFromArray(np.zeros((2, 5, 6), np.int16))
+    sitk.WriteImage(image, tmp_path / "a%20b.nhdr")
+    assert read_image(tmp_path / "a%20b.nhdr").shape == (6, 5, 2)
 
 
 def test_raw_numbers_are_not_taken_for_packed_ones(tmp_path):
