@@ -36,7 +36,7 @@ DIR is the folder of [data.md](data.md#labelled-volumes-volumes); without it the
 compare, and the command says so. The other tools are installed into `.venv-peers`, in the versions
 of `bench/compare/constraints.txt`. All of it takes some two hours of one core, cheap tools first;
 stopped at any moment it goes on where it was. CHECKPOINT is a
-[network of volumes](training.md#volumes) for the heads at 2 mm.
+[network of volumes](training.md#heads-in-3-d) for the heads at 2 mm.
 
 Every tool gets the same two files on one grid, starts from the identity, and runs in a fresh
 process on one thread. One code reads every displacement as voxels (a head warped by it and by the
