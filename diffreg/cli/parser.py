@@ -142,16 +142,7 @@ def _add_evaluate(subparsers: Any) -> None:
 def _add_method(command: argparse.ArgumentParser) -> None:
     """How a displacement is found."""
     command.add_argument("--method", choices=("variational", "network"))
-    command.add_argument(
-        "--checkpoint",
-        help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
-    )
-    command.add_argument(
-        "--trust",
-        action="store_true",
-        help="import, which runs code, what the checkpoint names that does not come with diffreg: "
-        "a network of its author's",
-    )
+    _add_network(command)
     add_minimised(command)
     command.add_argument(
         "--affine",
@@ -164,27 +155,7 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--search", action="store_true", help="look for any turn, from hundreds of starts (24)"
     )
     _add_device(command)
-    command.add_argument(
-        "--by-slice",
-        action="store_true",
-        help="of a manifest, register volumes slice by slice, as a network of images does",
-    )
-    command.add_argument(
-        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, slices at once (8)"
-    )
-    command.add_argument(
-        "--all-pairs",
-        action="store_true",
-        help="of a folder, every ordered pair of its images also where these are more than 50",
-    )
-    command.add_argument(
-        "--refine",
-        type=int,
-        default=0,
-        metavar="N",
-        help="go on from the network's displacement, by at most N steps of the variational method "
-        "with the objective that the network was trained with (0)",
-    )
+    _add_several(command)
     command.add_argument(
         "--window",
         type=float,
@@ -198,6 +169,43 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--guarantee",
         action="store_true",
         help="repair the displacement where it folds, and certify what is in the file",
+    )
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint",
+        help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
+    )
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="import, which runs code, a network of its author's that the checkpoint names",
+    )
+    command.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="N",
+        help="go on from the network's displacement, by at most N steps of the variational method "
+        "with the objective that the network was trained with (0)",
+    )
+
+
+def _add_several(command: argparse.ArgumentParser) -> None:
+    """How the pairs of a manifest or a folder are found."""
+    command.add_argument(
+        "--by-slice",
+        action="store_true",
+        help="of a manifest, register volumes slice by slice, as a network of images does",
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="of a manifest, slices at once (8)"
+    )
+    command.add_argument(
+        "--all-pairs",
+        action="store_true",
+        help="of a folder, every ordered pair of its images also where these are more than 50",
     )
 
 
