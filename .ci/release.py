@@ -26,7 +26,8 @@ def git(*words: str) -> str:
 
 
 def make(*words: str) -> None:
-    subprocess.run(["make", *words], cwd=ROOT, check=True)
+    if subprocess.run(["make", *words], cwd=ROOT).returncode:
+        sys.exit(f"release: `make {' '.join(words)}` failed, as said above; the tree is as it was")
 
 
 def refusal(version: str) -> str | None:

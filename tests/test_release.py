@@ -32,7 +32,7 @@ def release(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("release", tmp_path / ".ci/release.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.made = []
+    module.made, module.made_by_make = [], module.make
     monkeypatch.setattr(module, "make", lambda *words: module.made.append(words))
     return module
 
@@ -73,12 +73,12 @@ def test_a_dry_run_tests_under_the_oldest_torch_too_and_leaves_the_tree(release,
     assert notes.startswith("# diffreg 9.0.0\n\n- ") and "## " not in notes
 
 
-def test_a_failure_leaves_the_tree_too(release, monkeypatch):
-    def fails(*words):
-        raise subprocess.CalledProcessError(2, words)
-
-    monkeypatch.setattr(release, "make", fails)
-    with pytest.raises(subprocess.CalledProcessError):
+def test_a_failure_is_a_line_and_leaves_the_tree_too(release, monkeypatch):
+    (release.ROOT / "Makefile").write_text("wheels:\n\tfalse\n")
+    git(release.ROOT, "add", "Makefile")
+    git(release.ROOT, "commit", "-qm", "fails")
+    monkeypatch.setattr(release, "make", release.made_by_make)
+    with pytest.raises(SystemExit, match=r"^release: `make wheels` failed, as said above"):
         run(release, monkeypatch, "9.0.0")
     assert git(release.ROOT, "status", "--porcelain") == ""
 
