@@ -36,6 +36,33 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+# Operators whose result the host has to see, or whose size depends on values; and what the host
+# knows, made a tensor: on a GPU a copy there.
+WAITING = {
+    *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"),
+    *("aten::is_nonzero", "aten::unique_dim", "aten::_unique2", "aten::bincount"),
+    "aten::lift_fresh",
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        masks = [a for a in args[1:2] if isinstance(a, (list, tuple))]
+        by_mask = any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool for m in masks for i in m
+        )
+        if name in WAITING or (name.startswith("aten::index") and by_mask):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
 @dataclass(frozen=True)
 class Case:
     """An operator with one choice of its options, and how to draw its inputs."""

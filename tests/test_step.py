@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from cases import Waits
 from test_own_data import Pairs, config_with
 from test_trainer import config_of, save_images, trainer
 from test_training_options import validated, with_settings
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffreg.data.drawing import Draws, drawn
 from diffreg.data.pairs import Batch
@@ -21,30 +21,6 @@ from diffreg.training.log import read_log
 from diffreg.training.log_ring import READ_EVERY
 from diffreg.training.sent_ahead import SentAhead
 from diffreg.training.trainer import NonFiniteLoss
-
-# Operators whose result the host has to see, or whose size depends on values.
-WAITING = {
-    *("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"),
-    *("aten::is_nonzero", "aten::unique_dim", "aten::_unique2", "aten::bincount"),
-}
-
-
-class Waits(TorchDispatchMode):
-    """Counts what a GPU would have to be waited for."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function._schema.name
-        masks = [a for a in args[1:2] if isinstance(a, (list, tuple))]
-        by_mask = any(
-            isinstance(i, torch.Tensor) and i.dtype == torch.bool for m in masks for i in m
-        )
-        if name in WAITING or (name.startswith("aten::index") and by_mask):
-            self.seen.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -109,7 +85,9 @@ def test_the_counter_sees_what_waits():
         x.sum().item()
         x[x > 0.5]
         x.nonzero()
-    assert len(waits.seen) >= 3
+        x[[0, 1]]
+        x.new_tensor([1.0])
+    assert len(waits.seen) >= 5
 
 
 class Rerun:

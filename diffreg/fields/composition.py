@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from diffreg.ops import warp
 from diffreg.ops._checks import check_axes, check_displacement
+from diffreg.ops._per_axis import per_axis
 
 
 def identity_grid(
@@ -176,7 +177,7 @@ def warp_points(points: torch.Tensor, displacement: torch.Tensor) -> torch.Tenso
         )
     if points.ndim != 3 or points.shape[0] != samples or points.shape[2] != dimensions:
         raise ValueError(f"points must be ({samples}, K, {dimensions}), got {list(points.shape)}")
-    last = points.new_tensor([max(size - 1, 1) for size in displacement.shape[2:]])
+    last = per_axis([max(size - 1, 1) for size in displacement.shape[2:]], points)
     grid = (2 * points / last - 1).flip(2)  # grid_sample's order is (x, y), (x, y, z)
     grid = grid.reshape(samples, *[1] * (dimensions - 1), *points.shape[1:])
     sampled = F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
@@ -207,7 +208,7 @@ def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     if not isinstance(shape, Sequence) or len(shape) != len(sizes) or min(shape) < 1:
         raise ValueError(f"shape must be {len(sizes)} sizes of at least 1, got {shape}")
     factors = [new / old for new, old in zip(shape, sizes, strict=True)]
-    scale = displacement.new_tensor(factors).reshape(1, -1, *[1] * len(sizes))
+    scale = per_axis(factors, displacement).reshape(1, -1, *[1] * len(sizes))
     mode = "bilinear" if len(sizes) == 2 else "trilinear"
     resized = F.interpolate(displacement, size=tuple(shape), mode=mode, align_corners=False)
     return resized * scale

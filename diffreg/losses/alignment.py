@@ -17,6 +17,7 @@ from diffreg.ops._checks import (
     checked_mask,
 )
 from diffreg.ops._masks import counted
+from diffreg.ops._per_axis import per_axis
 from diffreg.ops.deformation_energy import _lengths
 
 
@@ -96,7 +97,7 @@ class Keypoint(nn.Module):
         there = torch.where(counts[..., None], moving_points.to(dtype), 0)
         apart = warp_points(here, displacement.to(dtype)) - there
         if self.spacing is not None:
-            apart = apart * apart.new_tensor(_lengths(self.spacing, displacement.shape[1]))
+            apart = apart * per_axis(_lengths(self.spacing, displacement.shape[1]), apart)
         squares = torch.where(counts, (apart**2).sum(2), torch.zeros_like(apart[..., 0]))
         return reduced(squares.sum(1) / counts.sum(1).clamp(min=1), self.reduction)
 

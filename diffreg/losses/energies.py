@@ -8,6 +8,7 @@ import torch
 
 from diffreg.ops._checks import arithmetic_dtype, check_displacement
 from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, without_axis
+from diffreg.ops._per_axis import per_axis
 from diffreg.ops.deformation_energy import _lengths
 
 
@@ -122,8 +123,7 @@ def _interior(u: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
 
 def _per_component(lengths: list[float], u: torch.Tensor) -> torch.Tensor:
     """h_c, shaped to multiply component c."""
-    made = [u.new_full((), length) for length in lengths]  # CUDA graphs allow no copy to the device
-    return torch.stack(made).reshape(1, -1, *[1] * len(lengths))
+    return per_axis(lengths, u).reshape(1, -1, *[1] * len(lengths))
 
 
 def _voxel_mean(values: torch.Tensor) -> torch.Tensor:

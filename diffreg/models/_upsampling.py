@@ -32,7 +32,7 @@ class _Doubled(torch.autograd.Function):
         (gradient,) = gradients
         channels, dimensions = gradient.shape[1], gradient.ndim - 2
         line = gradient.new_full((4,), 0.75)  # made on the device: CUDA graphs allow no copy
-        line[::3] = 0.25
+        line[::3].fill_(0.25)
         weights = line
         for _ in range(dimensions - 1):
             weights = weights[..., None] * line

@@ -22,10 +22,10 @@ def without_axis(displacement: torch.Tensor, axis: int) -> torch.Tensor:
         Of a volume (N, 2, *S). Of an image two equal rows that do not move across: derivatives and
         determinants are those of the line, and no operator of one dimension is needed.
     """
-    kept = [k for k in range(displacement.shape[1]) if k != axis]
-    along = displacement[:, kept]
     if displacement.ndim == 5:
+        along = torch.cat([displacement[:, :axis], displacement[:, axis + 1 :]], dim=1)
         return along.squeeze(2 + axis)
+    along = displacement[:, 1 - axis : 2 - axis]
     across = torch.zeros_like(along)
     both = torch.cat([across, along] if axis == 0 else [along, across], dim=1)
     return both.repeat_interleave(2, dim=2 + axis)

@@ -16,6 +16,7 @@ from diffreg.ops._checks import (
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, with_axis, without_axis
+from diffreg.ops._per_axis import per_axis
 from diffreg.ops.jacobian_determinant import jacobian_determinant_reference
 
 # Below its threshold a penalty goes on as its tangent ("hinge" is 0 above it, "relu" has none).
@@ -174,7 +175,7 @@ def deformation_energy_reference(
         return deformation_energy_reference(
             flat, lengths_without_axis(lengths, axis), penalty, threshold
         )
-    own = u.new_tensor(lengths).reshape(1, -1, *[1] * dimensions)
+    own = per_axis(lengths, u).reshape(1, -1, *[1] * dimensions)
     zero = u.flatten(1)[:, :0].sum(1)
     diffusion, bending = zero, zero
     for k in range(dimensions):

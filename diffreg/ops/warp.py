@@ -19,6 +19,7 @@ from diffreg.ops._checks import (
     renamed_keywords,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
+from diffreg.ops._per_axis import per_axis
 
 INTERPOLATIONS = ("linear", "nearest", "cubic")
 PADDINGS = ("border", "zeros", "reflection")
@@ -223,7 +224,7 @@ def _nearest_reference(moving: torch.Tensor, points: torch.Tensor, padding: str)
     finite = torch.isfinite(points).all(1, keepdim=True)
     values = _gather(moving, list(rounded.unbind(1)))
     if padding == "zeros":
-        last = torch.tensor(moving.shape[2:], device=points.device) - 1
+        last = per_axis([size - 1 for size in moving.shape[2:]], points)
         last = last.reshape(1, -1, *[1] * (points.ndim - 2))
         inside = ((rounded >= 0) & (rounded <= last)).all(1, keepdim=True)
         values = torch.where(inside, values, torch.zeros_like(values))
