@@ -123,7 +123,7 @@ def test_the_operators_need_torch_and_numpy_only():
     allowed = {"torch", "numpy", "diffreg"}
     for path in (ROOT / "diffreg" / "ops").glob("*.py"):
         found = re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
-        standard = {"collections", "functools", "itertools", "math", "typing"}
+        standard = {"collections", "concurrent", "functools", "itertools", "math", "typing"}
         # What loads the compiled libraries, or stands in for them.
         standard |= {"ast", "contextlib", "ctypes", "os", "pathlib", "warnings"}
         assert set(found) <= allowed | standard, path.name

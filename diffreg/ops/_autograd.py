@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from diffreg.ops._core import what_torch_said
+
 # Private, and so may go: then every call takes the long way.
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
@@ -81,6 +83,17 @@ def _register_vmap(name: str, operator: Any) -> None:
     torch.library.register_vmap(f"diffreg::{name}", rule)
 
 
+def in_words(error: RuntimeError) -> RuntimeError:
+    """An operator's error; where torch refused what the operator asked of it, torch's own.
+
+    Memory, above all: torch's stable ABI tells an operator no more than that a call failed.
+    """
+    if "API call failed" not in str(error):
+        return error
+    said = what_torch_said() or f"out of memory, or what torch has printed: {error}"
+    return (torch.OutOfMemoryError if "CUDA out of memory" in said else RuntimeError)(said)
+
+
 def differentiable(
     name: str, backward: Callable[..., Any], setup_context: Callable[..., None]
 ) -> Callable[..., Any]:
@@ -116,10 +129,13 @@ def differentiable(
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling() or transforms() or tracing():
             return operator(*arguments)
-        if torch.is_grad_enabled():
-            for argument in arguments:
-                if isinstance(argument, torch.Tensor) and argument.requires_grad:
-                    return function.apply(*arguments)
-        return kernel(*arguments)
+        try:
+            if torch.is_grad_enabled():
+                for argument in arguments:
+                    if isinstance(argument, torch.Tensor) and argument.requires_grad:
+                        return function.apply(*arguments)
+            return kernel(*arguments)
+        except RuntimeError as error:
+            raise in_words(error) from error.__cause__
 
     return call

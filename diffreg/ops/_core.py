@@ -73,6 +73,18 @@ def _loaded(path: Path) -> ctypes.CDLL:
         ) from None
 
 
+def what_torch_said() -> str:
+    """Why torch refused what an operator of the core last asked of it in this thread.
+
+    Empty where torch does not keep it (before 2.13).
+    """
+    said = getattr(ctypes.CDLL(str(LIBRARY)), "torch_exception_get_what_without_backtrace", None)
+    if said is None:
+        return ""
+    said.restype = ctypes.c_char_p
+    return said().decode(errors="replace")
+
+
 def _load_cpu_variant() -> str:
     """Registers the CPU operators; the variant, from the library's own mouth."""
     info = _built()

@@ -1,9 +1,12 @@
 """Once per GPU and process: every kernel against the CPU on a small case, before it is trusted."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+
+from diffreg.ops._autograd import in_words
 
 _passed: set[int] = set()
 
@@ -23,6 +26,7 @@ def check_once(device: torch.device) -> None:
 
     Raises:
         RuntimeError: a kernel gives something else than the CPU, or does not run on this GPU.
+        OutOfMemoryError: the GPU has no memory left for a small case.
     """
     if device.index in _passed:
         return
@@ -31,7 +35,11 @@ def check_once(device: torch.device) -> None:
     index = torch.cuda.current_device() if device.index is None else device.index
     if index in _passed:
         return
-    compare(torch.device("cuda", index), torch.ops.diffreg, architecture(index))
+    # In a thread of its own torch knows nothing of the caller's state: under vmap no number may be
+    # drawn, a default device is another one than the CPU, and what a trace sees it keeps.
+    with ThreadPoolExecutor(1) as apart:
+        where = torch.device("cuda", index), torch.ops.diffreg, architecture(index)
+        apart.submit(compare, *where).result()
     _passed.add(index)
 
 
@@ -55,8 +63,11 @@ def compare(device: torch.device, ops: Any, where: str) -> None:
             try:
                 found = getattr(ops, name)(*there)
             except RuntimeError as error:
+                told = in_words(error)
+                if isinstance(told, torch.OutOfMemoryError):  # of the caller's own tensors
+                    raise told from None
                 raise RuntimeError(
-                    f"diffreg's {name} kernel does not run on {where}: {error}. The core was built "
+                    f"diffreg's {name} kernel does not run on {where}: {told}. The core was built "
                     "for other architectures, or the driver is too old; build it with this "
                     "machine's nvcc"
                 ) from None

@@ -90,7 +90,7 @@ def scale_argument(name, eps, image, mask=None) -> torch.Tensor:
         return scale
     dtype, samples = arithmetic_dtype(image), image.shape[0]
     if image.is_cuda and not torch.compiler.is_compiling():
-        return torch.full((), scale, dtype=dtype).expand(samples)
+        return torch.full((), scale, dtype=dtype, device="cpu").expand(samples)
     return torch.full((samples,), scale, dtype=dtype, device=image.device)
 
 
