@@ -40,6 +40,9 @@ USERS = {
 HEADERS = (
     "deformation_energy/energy_columns.h",
     "local_correlation/box_march.h",
+    "mutual_information/counting.h",
+    "mutual_information/histogram_cells.h",
+    "mutual_information/intensity_ranges.h",
     "warp/forward_kernels.h",
     "warp/gather.h",
     "warp/points.h",
