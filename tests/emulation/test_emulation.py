@@ -2,10 +2,12 @@
 
 import itertools
 import re
+import subprocess
 
 import pytest
 import torch
 from emulation import comparison
+from emulation.build import ROOT
 from wrong_options import CASES
 
 from diffreg.ops import _self_test
@@ -248,6 +250,28 @@ def test_the_first_use_test_passes_right_kernels_and_names_a_wrong_one(emulation
 
     with pytest.raises(RuntimeError, match="gradient_scale kernel computes wrongly on sm_00"):
         _self_test.compare(torch.device("cpu"), Wrong(), "sm_00")
+
+
+def test_the_first_use_test_runs_every_kernel_that_is_compiled(emulation, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    code = pytest.importorskip("cuda_code")
+    launched = set()
+    for storage in _self_test._ALLOWED:
+        arithmetic = comparison.ARITHMETIC.get(storage, storage)
+        for name, arguments in _self_test._calls(storage, arithmetic):
+            emulation.set()
+            getattr(emulation.ops, name)(*arguments)
+            traffic = emulation.traffic()
+            traffic.pop("memset", None)
+            launched |= {kernel["instance"] for kernel in traffic.values()}
+    names = subprocess.run(
+        ["c++filt", "-t"], input="\n".join(launched), capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    compiled = set(code.read_resources(ROOT / "bench" / "results" / "cuda_resources.tsv"))
+    missing = compiled - {code.short(name[name.index("diffreg::") :]) for name in names}
+    # Of a kernel's two launches in one call the second is named: an energy's cells.
+    first = "deformation_energy/energy_kernel<3, double, double, "
+    assert all(name.startswith(first) for name in missing) and len(missing) <= 1
 
 
 def test_the_first_use_test_covers_what_is_stored_in_16_bits(emulation):

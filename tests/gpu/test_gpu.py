@@ -139,7 +139,7 @@ def default(moving, fixed, u) -> torch.Tensor:
     return ops.registration_objective(moving, fixed, u, {"ncc": 1.0, "lncc": 0.2}).total.sum()
 
 
-SIZES = pytest.mark.parametrize("size", [(128, 128), (20, 33, 40)], ids=str)
+SIZES = pytest.mark.parametrize("size", [(128, 128), (20, 33, 40), (1, 33, 40)], ids=str)
 LOSSES = pytest.mark.parametrize("loss", [loss, fused, default])
 
 
@@ -254,6 +254,20 @@ def test_more_than_2_to_the_31_elements():
     assert energy.determinant.item() == 0
     energy.determinant.sum().backward()
     assert not u.grad[..., -5:, :].any()
+
+
+def test_memory_that_is_missing_is_told_as_such():
+    moving = torch.zeros(1, 1, 4, 4, device="cuda")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        ops.warp(moving, torch.zeros(1, 2, 1, 1, device="cuda").expand(1, 2, 1 << 23, 1 << 22))
+
+
+def test_the_first_use_may_have_a_gpu_as_default_device():
+    code = (
+        "import torch; from diffreg import ops; torch.set_default_device('cuda');"
+        "ops.warp(torch.zeros(1, 1, 4, 4), torch.zeros(1, 2, 4, 4))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("check", ["memcheck", "racecheck", "synccheck", "initcheck"])

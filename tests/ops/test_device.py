@@ -11,7 +11,7 @@ from diffreg.ops import _autograd, _checks, _self_test, warp
 from diffreg.ops.parallel_level_sets import scale_argument
 
 
-@pytest.mark.parametrize("size", [(5, 6), (1, 6), (3, 4, 5), (4, 1, 5)], ids=str)
+@pytest.mark.parametrize("size", [(1, 6), (4, 1, 5)], ids=str)  # flat ones: all others do as much
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_an_operator_and_its_derivatives_wait_for_nothing(case, size, monkeypatch):
     monkeypatch.setattr(_checks, "has_values", lambda tensor: False)  # as on a GPU
