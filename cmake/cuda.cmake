@@ -62,6 +62,14 @@ function(diffreg_cudart result)
   set(${result} ${cudart} PARENT_SCOPE)
 endfunction()
 
+# Who chose a compiler means nvcc's too, which else takes the g++ of the path: it may be one too new for it.
+function(diffreg_host_compiler result)
+  set(${result} "" PARENT_SCOPE)
+  if(NOT "$ENV{CXX}" STREQUAL "")
+    set(${result} -ccbin ${CMAKE_CXX_COMPILER} PARENT_SCOPE)
+  endif()
+endfunction()
+
 # Adds the kernels and their drivers to a target.
 function(diffreg_add_cuda target)
   separate_arguments(wanted UNIX_COMMAND "${DIFFREG_CUDA_ARCHITECTURES}")
@@ -71,6 +79,8 @@ function(diffreg_add_cuda target)
   endif()
   diffreg_cudart(cudart)
   set(flags -std=c++17 -O3 -Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra -t 2)
+  diffreg_host_compiler(host)
+  list(APPEND flags ${host})
   if(DIFFREG_STRICT)
     list(APPEND flags -Werror all-warnings -Xptxas=-warn-spills,-warn-lmem-usage)
   endif()

@@ -1,6 +1,7 @@
 """What decides whether CUDA kernels are built, and what the set-up says while it works."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where pip puts cmake
-UNSET = ("CUDA_HOME", "DIFFREG_CUDA", "DIFFREG_CUDA_ARCHITECTURES")
+UNSET = ("CUDA_HOME", "CXX", "DIFFREG_CUDA", "DIFFREG_CUDA_ARCHITECTURES")
 
 
 @pytest.fixture
@@ -26,11 +27,13 @@ def nvcc(tmp_path):
 
 @pytest.fixture
 def chosen(tmp_path, nvcc):
-    """chosen(DIFFREG_CUDA="auto"): nvcc and architectures of a build, always in one folder."""
+    """chosen(DIFFREG_CUDA="auto"): nvcc, architectures and its host compiler's flags of a build,
+    always in one folder."""
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.22)\nproject(ask LANGUAGES NONE)\n"
         f"include({ROOT}/cmake/cuda.cmake)\n"
-        'message("nvcc=${DIFFREG_NVCC} for ${DIFFREG_CUDA_ARCHITECTURES}")\n'
+        "set(CMAKE_CXX_COMPILER /opt/g++)\ndiffreg_host_compiler(host)\n"
+        'message("nvcc=${DIFFREG_NVCC} for ${DIFFREG_CUDA_ARCHITECTURES} by ${host}")\n'
     )
 
     def configure(torch_cuda="", **environment):
@@ -45,7 +48,7 @@ def chosen(tmp_path, nvcc):
         if done.returncode:
             raise ValueError(done.stderr)
         line = next(line for line in done.stderr.splitlines() if line.startswith("nvcc="))
-        return line.removeprefix("nvcc=").split(" for ")
+        return re.split(" for | by ", line.removeprefix("nvcc="))
 
     return configure
 
@@ -79,8 +82,13 @@ def test_architectures_are_five_or_those_asked_for(chosen):
 def test_a_build_folder_goes_by_what_is_asked_for_now(chosen, nvcc):
     settings = {"DIFFREG_CUDA": "auto", "DIFFREG_CUDA_ARCHITECTURES": "90"}
     for _ in range(2):
-        assert chosen(**settings) == [str(nvcc), "90"]
-        assert chosen() == ["", "75 80 90 100 120"]
+        assert chosen(**settings)[:2] == [str(nvcc), "90"]
+        assert chosen()[:2] == ["", "75 80 90 100 120"]
+
+
+def test_a_compiler_that_was_chosen_is_nvcc_s_too(chosen):
+    assert chosen()[2] == chosen(CXX="")[2] == ""
+    assert chosen(CXX="/opt/g++")[2] == "-ccbin;/opt/g++"
 
 
 def dry_run(target, folder, **environment):
