@@ -32,7 +32,8 @@ GROUPS = {
     "prostate_mrus": Group(
         "Prostates, MR to ultrasound",
         "44 x 59 x 41 voxels of nominally .8 mm; Dice of the gland, and the target registration "
-        "error (TRE): the mean distance of landmarks in the gland, mm, a person's mean first.",
+        "error (TRE): the mean distance of landmarks in the gland, mm, a person's mean first. "
+        "[What was tried](variational.md#prostates-what-was-tried) to do better.",
         (1,),
         True,
     ),
