@@ -30,6 +30,7 @@ from diffreg.ops._objective import (
     scale_of_moving,
 )
 from diffreg.ops.local_correlation import check_window
+from diffreg.ops.parallel_level_sets import Measured
 
 
 def _weighted(factors: Sequence[float], terms: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -184,7 +185,7 @@ class Objective(nn.Module):
         """
         options, apart = self._options(), self._apart()
         if any(name in LEVEL_SETS for name in self.similarity):
-            scale_of_fixed = gradient_scale(visible(fixed, mask))
+            scale_of_fixed = Measured(gradient_scale(visible(fixed, mask)))
             options |= {"eps_moving": scale_of_moving(moving, mask), "eps_fixed": scale_of_fixed}
 
         def evaluate(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

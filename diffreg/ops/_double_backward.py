@@ -49,26 +49,30 @@ def gradients_of_gradients(
         return to_upstream, to_inputs
     with torch.enable_grad():
         points = _differentiable(inputs)
-        used = [(k, g) for k, g in enumerate(upstream) if g is not None]
-        weights = _differentiable([g for _, g in used])
         wide = arithmetic_dtype(*points)
         values = reference(*(point.to(wide) for point in points))
         values = values if isinstance(values, tuple) else (values,)
+        # A value may be a constant: an edge scale of an image without voxels is the smallest.
+        pairs = [(k, g) for k, g in enumerate(upstream) if g is not None]
+        used = [(k, g) for k, g in pairs if values[k].requires_grad]
+        if not used:
+            return to_upstream, to_inputs
+        weights = _differentiable([g for _, g in used])
         outputs = [values[k].to(g.dtype) for k, g in used]
         gradients = torch.autograd.grad(
             outputs, [points[i] for i in asked], weights, create_graph=True, allow_unused=True
         )
-        pairs = [
+        dependent = [
             (gradient, grad_gradients[i])
             for i, gradient in zip(asked, gradients, strict=True)
             if gradient is not None and gradient.requires_grad
         ]
-        if not pairs:
+        if not dependent:
             return to_upstream, to_inputs
         results = torch.autograd.grad(
-            [gradient for gradient, _ in pairs],
+            [gradient for gradient, _ in dependent],
             [*weights, *points],
-            [weight for _, weight in pairs],
+            [weight for _, weight in dependent],
             create_graph=create_graph,
             allow_unused=True,
         )

@@ -34,6 +34,7 @@ from diffreg.ops.local_correlation import (
     local_correlation_reference,
 )
 from diffreg.ops.parallel_level_sets import (
+    Measured,
     on_device,
     parallel_level_sets,
     parallel_level_sets_reference,
@@ -210,9 +211,9 @@ def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
     check_same_device("displacement", displacement, "fixed", fixed)
 
 
-def scale_of_moving(moving, mask=None, measure=gradient_scale) -> torch.Tensor:
+def scale_of_moving(moving, mask=None, measure=gradient_scale) -> Measured:
     """The edge scale (N,) of the unwarped image: it must not change with the displacement."""
-    return measure(finite_part(moving.detach(), mask))
+    return Measured(measure(finite_part(moving.detach(), mask)))
 
 
 class Parts(NamedTuple):
@@ -251,7 +252,11 @@ def _warped(warp, moving, displacement, padding, mask) -> torch.Tensor:
 def compose(
     parts, options, moving, fixed, displacement, eps_moving, eps_fixed, mask, return_warped
 ) -> RegistrationObjective:
-    """The objective out of its parts, one after the other."""
+    """The objective out of its parts, one after the other.
+
+    As in the operator the warped image is not rounded to a half type.
+    """
+    moving = in_dtype(moving, arithmetic_dtype(moving, fixed, displacement))
     warped = _warped(parts.warp, moving, displacement, options.padding, mask)
 
     def measure(name: str) -> torch.Tensor:
@@ -284,8 +289,8 @@ def compose_raw(
     limit = threshold if penalty != "relu" else None
     measures = named or {"ssd": 0.0}
     options = Options(measures, weights, padding, penalty, limit, spacing, window)
-    eps_moving, eps_fixed = (
-        e if e is None else on_device(e, moving) for e in (eps_moving, eps_fixed)
+    eps_moving, eps_fixed = (  # looked at before the operator was called
+        e if e is None else Measured(on_device(e, moving)) for e in (eps_moving, eps_fixed)
     )
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
     return compose(parts, options, *inputs, True)

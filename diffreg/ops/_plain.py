@@ -262,8 +262,7 @@ def _joint_histogram(warped, fixed, weight, ranges, bins):
     return counts.unflatten(1, (bins - 4, bins))
 
 
-# As the compiled operator's, its parts are not asked whether edge scales are positive.
-PARTS = REFERENCES._replace(warp=warp, parallel_level_sets=_with_scales_reference)
+PARTS = REFERENCES._replace(warp=warp)
 
 
 @_implements

@@ -1,6 +1,7 @@
 """Parallel level sets: how far the level sets of two images are from parallel."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -82,6 +83,12 @@ def parallel_level_sets(
     return _operator(*pair, scale_warped, scale_fixed, variant, weights)
 
 
+class Measured(NamedTuple):
+    """An edge scale (N,) that was measured and not given: NaN where the image is."""
+
+    scale: torch.Tensor
+
+
 def scale_argument(name, eps, image, mask=None) -> torch.Tensor:
     """eps as the operator takes it: on a GPU a float is one on the host, expanded to (N,), which
     goes along as a kernel's argument."""
@@ -112,6 +119,8 @@ def _scale(name, eps, image, measure, mask=None, fill=True) -> torch.Tensor | fl
     """eps as a tensor (N,) in the dtype of the image's arithmetic; a float stays without `fill`."""
     if eps is None:
         return measure(visible(image.detach(), mask))
+    if isinstance(eps, Measured):
+        return in_dtype(eps.scale, arithmetic_dtype(image))
     if isinstance(eps, torch.Tensor):
         if eps.ndim != 1 or eps.shape[0] != image.shape[0]:
             raise ValueError(

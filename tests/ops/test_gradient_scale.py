@@ -139,6 +139,15 @@ def test_where_the_image_is_flat_there_is_no_direction():
     assert image.grad.any()
 
 
+@pytest.mark.parametrize("shape", [(0, 1, 3, 4), (2, 1, 3, 0), (2, 0, 3, 4)])
+def test_a_gradient_penalty_without_voxels_is_0(shape):
+    """The scale of such an image is a constant."""
+    image = torch.zeros(shape, requires_grad=True)
+    (first,) = torch.autograd.grad(gradient_scale(image).sum(), image, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), image, materialize_grads=True)
+    assert second.shape == shape
+
+
 # Errors
 
 IMAGE = torch.zeros(2, 1, 4, 5)

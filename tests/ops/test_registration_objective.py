@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import Calls, uniform
 
+from diffreg.losses import Objective
 from diffreg.losses.presets import PRESETS
 from diffreg.ops import (
     RegistrationObjective,
@@ -286,6 +287,40 @@ def test_a_displacement_that_is_not_finite_shows():
     terms, gradient = registration_objective_value_and_gradient(moving, fixed, u)
     assert torch.isfinite(terms.total[0]) and gradient[0].isfinite().all()
     assert terms.total[1].isnan() and gradient[1, 0, 5, 5].isnan()
+
+
+@every_measure
+@pytest.mark.parametrize("which", ["moving", "fixed"])
+def test_an_image_that_is_not_finite_shows(name, which):
+    """In each form; of the measures that have one, the edge scale is not finite either."""
+    moving, fixed = images(2)
+    {"moving": moving, "fixed": fixed}[which][1, 0, 5, 5] = math.nan
+    u = field(2)
+    terms, _ = registration_objective_value_and_gradient(moving, fixed, u, name)
+    for function in (registration_objective, registration_objective_reference):
+        leaf, image = u.clone().requires_grad_(), moving.clone().requires_grad_()
+        for found in (terms, function(moving, fixed, leaf, name), function(image, fixed, u, name)):
+            assert found.total[0].isfinite() and found.total[1].isnan()
+        (first,) = torch.autograd.grad(
+            function(moving, fixed, leaf, name).total.sum(), leaf, create_graph=True
+        )
+        (second,) = torch.autograd.grad(first[0].square().sum(), leaf)
+        assert second[0].isfinite().all()
+    objective = Objective(name)
+    value, _ = objective.value_and_gradient_of(moving[1:], fixed[1:])(u[1:])
+    assert value.isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_single_where_an_image_has_a_gradient(dtype):
+    moving, fixed = images(dtype=dtype)
+    u = field(dtype=dtype)
+    expected = registration_objective(moving, fixed, u, "pls", return_warped=True)
+    terms = registration_objective(moving.requires_grad_(), fixed, u, "pls", return_warped=True)
+    for found, right in zip(terms, expected, strict=True):
+        torch.testing.assert_close(found.detach(), right, rtol=1e-6, atol=1e-6)
+    terms.total.sum().backward()
+    assert moving.grad.dtype == dtype and moving.grad.any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
