@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawn_tensors import LAYOUTS, WILD, laid_out
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -36,8 +37,6 @@ FLOATING = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.
 LABELS = st.sampled_from(
     [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
 )
-LAYOUTS = ("contiguous", "transposed", "channels_last", "every_second", "inside", "expanded")
-WILD = (float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-42, 65504.0, 2.0**31, -(2.0**63))
 OPTIONS = {
     "warp": {
         "interpolation": st.sampled_from(["linear", "nearest", "cubic"]),
@@ -121,27 +120,6 @@ class Case:
             found = iter(torch.autograd.grad(total, wanted, allow_unused=True))
             gradients = [next(found) if leaf.requires_grad else None for leaf in leaves]
         return [value.detach() for value in values], gradients
-
-
-def laid_out(tensor, layout):
-    """The same numbers with other strides."""
-    if layout == "transposed":
-        return tensor.mT.contiguous().mT
-    if layout == "channels_last":
-        volume = tensor.ndim == 5
-        order = torch.channels_last_3d if volume else torch.channels_last
-        return tensor.contiguous(memory_format=order)
-    if layout == "every_second":
-        wide = tensor.new_zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]))
-        wide[..., ::2] = tensor
-        return wide[..., ::2]
-    if layout == "inside":
-        larger = tensor.new_zeros([size + 2 for size in tensor.shape])
-        inner = larger[(slice(1, -1),) * tensor.ndim]
-        return inner.copy_(tensor)
-    if layout == "expanded" and len(tensor):
-        return tensor[:1].expand(tensor.shape)
-    return tensor
 
 
 def numbers(draw, shape, dtype, largest):
