@@ -254,9 +254,10 @@ def compose(
 ) -> RegistrationObjective:
     """The objective out of its parts, one after the other.
 
-    As in the operator the warped image is not rounded to a half type.
+    As in the operator neither the warped image nor a part of a gradient is rounded to a half type.
     """
-    moving = in_dtype(moving, arithmetic_dtype(moving, fixed, displacement))
+    dtype = arithmetic_dtype(moving, fixed, displacement)
+    moving, fixed, displacement = (in_dtype(x, dtype) for x in (moving, fixed, displacement))
     warped = _warped(parts.warp, moving, displacement, options.padding, mask)
 
     def measure(name: str) -> torch.Tensor:
