@@ -106,7 +106,7 @@ def _evaluated(
     *terms, warped, _gradient = _operator(*arguments, *asked)
     if flat:
         total, similarity, *_ = terms
-        energies = list(deformation_energy(displacement, *options.of_energies()))
+        energies = list(deformation_energy(arguments[2], *options.of_energies()))
         for weight, energy in zip(options.weights[1:], energies, strict=True):
             total = total + weight * energy
         terms = [total, similarity, *energies]
@@ -156,7 +156,7 @@ def registration_objective_value_and_gradient(
         if flat:
             weights = options.weights[1:]
             energies, to_energies = energies_and_gradient(
-                displacement, weights, *options.of_energies()
+                arguments[2], weights, *options.of_energies()
             )
             values[2:] = energies
             gradient = gradient + to_energies

@@ -323,6 +323,18 @@ def test_half_types_are_computed_in_single_where_an_image_has_a_gradient(dtype):
     assert moving.grad.dtype == dtype and moving.grad.any()
 
 
+@pytest.mark.parametrize("size", [(6, 7), (1, 7)])
+def test_energies_are_computed_in_double_where_an_image_is(size):
+    """Those of an image of one row, which are not the operator's own, too."""
+    moving, fixed = images(1, 1, size)
+    u = field(1, size, torch.float16)
+    expected, slope = registration_objective_value_and_gradient(moving, fixed, u.double())
+    terms, gradient = registration_objective_value_and_gradient(moving, fixed, u)
+    for found in (terms, registration_objective(moving, fixed, u)):
+        assert all(torch.equal(*pair) for pair in zip(found[:5], expected[:5], strict=True))
+    assert torch.equal(gradient, slope.half())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_computed_in_single(dtype):
     moving, fixed = images(dtype=dtype)
