@@ -14,7 +14,7 @@ WEIGHTS = (torch.bool, torch.uint8, torch.float16, torch.float32, torch.float64)
 LAYOUTS = ("contiguous", "transposed", "channels_last", "every_second", "inside", "expanded")
 WILD = (float("nan"), float("inf"), -float("inf"), 3e38, -3e38, 1e-42, 65504.0, 2.0**31, -(2.0**63))
 SMALL = (1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9)  # voxels along an axis
-ROW = (*SMALL, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65)
+ROW = (*SMALL, 7, 8, 9, 10, 15, 16, 17, 18, 23, 24, 25, 31, 32, 33, 34, 47, 48, 49, 63, 64, 65, 66)
 LARGE = {2: (40, 130), 3: (9, 17, 40)}
 
 
@@ -55,6 +55,7 @@ class Draw:
     def __init__(self, *seed: int) -> None:
         self.generator = np.random.Generator(np.random.SFC64(seed))
         self.random = random.Random(int(self.generator.integers(2**62))).random  # much faster
+        self.rough = False  # numbers whose products and sums round
 
     def below(self, n: int) -> int:
         return int(self.random() * n)
@@ -68,7 +69,8 @@ class Draw:
     def size(self, dimensions: int, empty: bool = True) -> tuple[int, ...]:
         if self.one_in(60):
             return LARGE[dimensions]
-        size = [*(self.of(*SMALL) for _ in range(dimensions - 1)), self.of(*ROW)]
+        row = 1 + self.below(67) if self.one_in(3) else self.of(*ROW)
+        size = [*(self.of(*SMALL) for _ in range(dimensions - 1)), row]
         if self.one_in(3):
             size = size[::-1] if self.one_in(2) else [*size[1:], size[0]]
         if empty and self.one_in(40):
@@ -81,7 +83,9 @@ class Draw:
         return [self.of(*FLOATING) for _ in range(number)]
 
     def multiples(self, shape: Sequence[int], reach: float) -> torch.Tensor:
-        """Of 1/32, of one of several kinds, in float64."""
+        """Of 1/32, of one of several kinds, in float64; or rough ones."""
+        if self.rough:
+            return torch.from_numpy(reach * (2 * self.generator.random(shape) - 1))
         kind = self.of("any", "any", "any", "any", "small", "constant", "zero", "whole")
         last = {"small": 2, "zero": 0, "constant": 0}.get(kind, int(32 * reach))
         values = self.generator.integers(-last, last + 1, shape, dtype=np.int16) / 32
