@@ -34,8 +34,13 @@ PARTS = {
         {"DIFFREG_FUZZ_CASES": "12600"},
     ),
     "variants": (
-        "operators, every CPU variant and plain PyTorch, 1,000,000 drawn cases: references, bits",
+        "operators, 1,000,000 drawn cases over the CPU variants: references, bits",
         ("tests/variants.py", "--cases", "1000000"),
+        {},
+    ),
+    "plain": (
+        "operators in plain PyTorch, 1,000,000 drawn cases: references",
+        ("tests/variants.py", "--cases", "1000000", "--only", "none"),
         {},
     ),
     "fuzzer": (

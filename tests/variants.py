@@ -5,10 +5,10 @@
 A case is a call, forward and nearly always backward; tests/drawn_operators.py says how one is
 drawn, and a case is counted once for each variant. A block is 200 groups of cases. Each variant has
 a process that draws the block from its number, so that bits are compared by digests, a group each;
-one of the compiled variants, by turns, also evaluates the reference, which stands for the others as
-long as their bits are the same, and the second derivatives, which are torch's own. One more variant
-is none: the operators in plain PyTorch, whose bits are others; it evaluates the reference itself.
-One process is at work at a time, with one thread.
+one of them, by turns, also evaluates the reference, which stands for the others as long as their
+bits are the same, and the second derivatives, which are torch's own. `--only none` is of the
+operators in plain PyTorch, whose bits are others. One process is at work at a time, with one
+thread.
 
 A process that dies, or takes more than a CPU minute for a group, is a crash, and so is whatever is
 raised but an AssertionError. Ends with a line of counts, and with 1 where any of them is not 0. A
@@ -187,8 +187,7 @@ def main() -> None:
         return work()
     from diffreg.ops._core import build_info
 
-    built = build_info()["cpu_variants"].split()
-    variants = asked.only or list(dict.fromkeys([*built, PLAIN]))
+    variants = asked.only or build_info()["cpu_variants"].split()
     rows = journal_of(asked.journal, variants)
     workers = [Worker(variant) for variant in variants]
     end = time.monotonic() + 60 * asked.minutes
