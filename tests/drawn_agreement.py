@@ -134,7 +134,7 @@ def check_numbers(group: Group, number: int, one, other, part: float) -> None:
     size = size.clamp(min=0.05 if cancels else 0.0).reshape(-1, *[1] * (wide.ndim - 1))
     rounded = rounding_of_terms(group, wide.ndim, double) if number else 0.0
     off = (one.to(torch.float64) - wide).abs()
-    good = (one == wide) | (one.isnan() & wide.isnan())
+    good = (one == other.to(one.dtype)) | (one.isnan() & wide.isnan())  # infinite in float16, too
     if one.is_floating_point():
         good = good | (off <= part * (wide.abs() + size) + rounded + 1e-30)
     if not good.all():
