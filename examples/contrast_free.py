@@ -1,4 +1,4 @@
-"""Pairs for networks that know no contrast: shapes from noise, and tissues of heads, painted anew.
+"""Pairs for networks that know no contrast: shapes from noise, and heads, painted anew.
 
 [data]
 name = "contrast_free:ShapesAndTissues"
@@ -6,18 +6,20 @@ settings = {size = [64, 64, 64], maps = "/data/tissues"}
 
     python examples/contrast_free.py FREE_HEADS /data/tissues
 
-makes the tissues of two heads: FREE_HEADS has colin27_t1, colin27_aal, mni152_gm and mni152_wm
-(.nii.gz, 1 mm, on one grid).
+makes the tissues of two heads: FREE_HEADS has colin27_t1, colin27_aal, mni152_t1, mni152_gm and
+mni152_wm (.nii.gz, 1 mm, on one grid).
 """
 
 from __future__ import annotations
 
 import sys
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from scipy.ndimage import binary_closing, binary_fill_holes, gaussian_filter
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,54 +27,89 @@ from diffreg.data.shapes import Shapes
 
 # Of AAL, left and right: hippocampus, amygdala, caudate, putamen, pallidum, thalamus.
 DEEP = (37, 38, 41, 42, *range(71, 79))
+OTHERWISE = 1.0  # amplitude where two heads differ of themselves
 EVERY = 5  # slices from one to the next that networks of images are shown
 
 
 class ShapesAndTissues(Dataset):
-    """Every second sample is of shapes from noise, the others of label maps in a folder.
+    """Shapes from noise and heads of a folder, in turn, the heads' displacement known or of two.
 
     Args:
         size: *S, two or three axes.
-        maps: a folder of label maps, volumes; patches of `size` are cut from them, of two axes from
-            slices across the last axis.
+        maps: a folder of label maps, volumes NAME.nii.gz, and their images, NAME_t1.nii.gz; patches
+            of `size` are cut from them, of two axes from slices across the last axis.
+        pairs: whether half of the samples are of two heads, a quarter of shapes, a quarter of one
+            head; else half are of shapes, half of one head.
         seed: sample k is a function of (seed, k).
         options: those of both `diffreg.data.shapes.Shapes`, such as scale and amplitude.
     """
 
-    def __init__(self, size: list[int], maps: str, seed: int = 0, **options: float) -> None:
-        files = sorted(Path(maps).glob("*.nii.gz"))
-        patches = [patch for path in files for patch in _cut(path, size)]
-        self.kinds = (
-            Shapes(size, seed=seed, **options),
-            Shapes(size, seed=seed + 1, maps=patches, **options),
-        )
+    def __init__(
+        self, size: list[int], maps: str, pairs: bool = True, seed: int = 0, **options: Any
+    ) -> None:
+        files = sorted(Path(maps).glob("*_t1.nii.gz"))
+        heads = {
+            file.name[:-10]: (_read(file.with_name(file.name.replace("_t1", ""))), _read(file))
+            for file in files
+        }
+        one = [patch for head in heads.values() for patch in _cut(*head, size)]
+        options = {"seed": seed, **options}
+        self.kinds = [Shapes(size, **options), _of(one, size, **options)]
+        if pairs:
+            two = [
+                patch
+                for first, second in combinations(sorted(heads), 2)
+                if first.rpartition("_")[2] == second.rpartition("_")[2]  # voxels of one size
+                for patch in _cut(*_together(heads[first], heads[second]), size)
+            ]
+            self.kinds[1:1] = [_of(two, size, **options | {"amplitude": OTHERWISE})]
+            self.kinds.append(self.kinds[1])
 
     def __len__(self) -> int:
         return len(self.kinds[0])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.kinds[index % 2][index]
+        return self.kinds[index % len(self.kinds)][index]
 
 
-def _cut(path: Path, size: list[int]) -> list[np.ndarray]:
-    """Patches that cover a volume, at both ends of each axis and in the middle."""
-    volume = np.asarray(nib.load(path).dataobj)
-    if len(size) == 2:
-        planes = range(EVERY, volume.shape[2] - EVERY, EVERY)
-        return [patch for z in planes for patch in _patches(volume[..., z], size)]
-    return _patches(volume, size)
+def _of(patches: list[tuple[np.ndarray, ...]], size: list[int], **options: Any) -> Shapes:
+    labels, images = zip(*patches, strict=True)
+    return Shapes(size, maps=labels, images=images, **options)
 
 
-def _patches(values: np.ndarray, size: list[int]) -> list[np.ndarray]:
+def _together(*heads: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Two heads as one: tissues, which both have, deep structures being grey matter; images."""
+    labels = np.stack([np.where(head[0] > 3, 1, head[0]) for head in heads])
+    return labels, np.stack([head[1] for head in heads])
+
+
+def _read(path: Path) -> np.ndarray:
+    """Labels as they are, intensities as shares of the largest."""
+    values = np.asarray(nib.load(path).dataobj)
+    return values / np.float32(values.max()) if "_t1" in path.name else values
+
+
+def _cut(labels: np.ndarray, image: np.ndarray, size: list[int]) -> list[tuple[np.ndarray, ...]]:
+    """Patches that cover (..., *S), at both ends of each axis and in the middle."""
+    if len(size) == 3:
+        return _patches(labels, image, size)
+    planes = range(EVERY, labels.shape[-1] - EVERY, EVERY)
+    return [p for z in planes for p in _patches(labels[..., z], image[..., z], size)]
+
+
+def _patches(
+    labels: np.ndarray, image: np.ndarray, size: list[int]
+) -> list[tuple[np.ndarray, ...]]:
     """None where the label map is the smaller one."""
-    if any(n < s for n, s in zip(values.shape, size, strict=True)):
+    shape = labels.shape[-len(size) :]
+    if any(n < s for n, s in zip(shape, size, strict=True)):
         return []
-    corners = [sorted({0, (n - s) // 2, n - s}) for n, s in zip(values.shape, size, strict=True)]
-    found = [
-        values[tuple(slice(a, a + s) for a, s in zip(corner, size, strict=True))]
+    corners = [sorted({0, (n - s) // 2, n - s}) for n, s in zip(shape, size, strict=True)]
+    boxes = [
+        (..., *(slice(a, a + s) for a, s in zip(corner, size, strict=True)))
         for corner in product(*corners)
     ]
-    return [patch for patch in found if (patch > 0).mean() > 0.2]
+    return [(labels[box], image[box]) for box in boxes if (labels[box] > 0).mean() > 0.2]
 
 
 def tissues(heads: Path) -> dict[str, np.ndarray]:
@@ -94,8 +131,6 @@ def tissues(heads: Path) -> dict[str, np.ndarray]:
 
 def _filled(mask: np.ndarray) -> np.ndarray:
     """A mask with what lies within it: here the ventricles."""
-    from scipy.ndimage import binary_closing, binary_fill_holes
-
     closed: np.ndarray = binary_fill_holes(binary_closing(mask, iterations=4))
     return closed
 
@@ -103,10 +138,13 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 def main(heads: str, out: str) -> None:
     Path(out).mkdir(parents=True, exist_ok=True)
     for name, labels in tissues(Path(heads)).items():
+        image = np.asarray(nib.load(Path(heads) / f"{name}_t1.nii.gz").dataobj)
         for spacing in (1, 2):
-            half = labels[::spacing, ::spacing, ::spacing]
-            image = nib.Nifti1Image(half, np.diag([spacing, spacing, spacing, 1]))
-            nib.save(image, Path(out) / f"{name}_{spacing}mm.nii.gz")
+            seen = gaussian_filter(image.astype(np.float32), 0.4 * (spacing - 1))
+            for end, values in (("", labels), ("_t1", seen.round().astype(np.uint8))):
+                coarse = values[::spacing, ::spacing, ::spacing]
+                found = nib.Nifti1Image(coarse, np.diag([spacing, spacing, spacing, 1]))
+                nib.save(found, Path(out) / f"{name}_{spacing}mm{end}.nii.gz")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,12 @@ def gradients(network, images, checkpointing, precision=torch.float32):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("dimensions", "settings"),
-    [(2, {}), (2, {"half_resolution": True, "integrate": True}), (3, {})],
+    [
+        (2, {}),
+        (2, {"half_resolution": True, "integrate": True}),
+        (2, {"edges": True}),
+        (3, {}),
+    ],
 )
 def test_gradients_are_the_same_bits(dimensions, settings, precision):
     network = network_of(dimensions, **settings)

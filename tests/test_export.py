@@ -30,6 +30,11 @@ NETWORKS = {
         *("lunet", 3),
         {"widths": (2, 4), "integrate": True, "half_resolution": True},
     ),
+    "lunet, images, edges": ("lunet", 2, {"widths": (2, 4), "edges": True}),
+    "lunet, volumes, edges, half, twice": (
+        *("lunet", 3),
+        {"widths": (2, 4), "edges": True, "half_resolution": True, "passes": 2},
+    ),
     "sn, images, integrated, half": ("sn", 2, {"integrate": True, "half_resolution": True}),
     "sn, volumes": ("sn", 3, {}),
 }

@@ -189,6 +189,7 @@ def test_the_protocol_reaches_the_objective():
             r"points must be \(K, D\)",
         ),
         ({"displacement": torch.ones(3, *SHAPE)}, r"displacement must be \(D, \*S\), voxels"),
+        ({"displacement": torch.ones(2, *SHAPE) / 0}, "displacement has 384 numbers .* infinite"),
         (
             {"moving": torch.tensor([torch.nan, torch.inf, *190 * [1.0]]).view(1, *SHAPE)},
             "moving has 2 numbers that are NaN or infinite",

@@ -9,7 +9,7 @@ The displacement that brings the moving image onto the fixed one is known: phi_m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ _DEVIATION = 0.1  # of the noise within a label, at most; means lie in [0, 1]
 _BIAS, _BLUR, _GAMMA = 0.3, 1.0, 0.25  # of the logarithm; voxels; of the logarithm of the exponent
 _COARSE = 0.2  # share of images whose resolution is lower along one axis
 _LARGEST = 4  # times a voxel
+_KNOTS = 8  # of a curve
 
 
 class Shapes(Dataset):
@@ -38,9 +39,15 @@ class Shapes(Dataset):
         size: *S, two or three axes.
         labels: shapes of a label map.
         scale: of the shapes, and of the warps: standard deviation of the noise's Gaussian, voxels.
+        scales: of the warps, whose noise is then the sum of noises of these scales, as strong as
+            each other.
         amplitude: standard deviation of the velocities' components at most, voxels.
         maps: label maps (*S), whole numbers from 0, to draw from in place of noise; 0 is the
-            background, whose mean is 0 in half of the images.
+            background, whose mean is 0 in half of the images and whose displacement is NaN: it
+            shows nothing by which it could be found. Or two (2, *S) of one place in two heads,
+            say, of which each image shows one: then nothing of the displacement is known.
+        images: of each map, of its shape, in [0, 1]; half of the samples take their intensities
+            from these by random curves, and not from labels.
         alike: share of the pairs whose images have one contrast, which is learned first.
         seed: sample k is a function of (seed, k).
         length: samples.
@@ -64,7 +71,9 @@ class Shapes(Dataset):
         labels: int = 16,
         scale: float = 12.0,
         amplitude: float = 3.0,
+        scales: Sequence[float] = (),
         maps: Sequence[np.ndarray] = (),
+        images: Sequence[np.ndarray] = (),
         alike: float = 0.0,
         seed: int = 0,
         length: int = 2**20,
@@ -77,8 +86,14 @@ class Shapes(Dataset):
                 f"in [0, 1], got {labels}, {scale}, {amplitude}, {length}, {alike}"
             )
         self.maps = [_checked(number, given, tuple(size)) for number, given in enumerate(maps)]
+        if images and [np.shape(image) for image in images] != [m.shape for m in self.maps]:
+            raise ValueError("images must be as many as maps, and of their size")
+        if not all(0 < each < np.inf for each in scales):
+            raise ValueError(f"scales must be numbers > 0 of voxels, got {tuple(scales)}")
+        self.images = [torch.from_numpy(np.asarray(image, np.float32)) for image in images]
         self.size, self.labels = tuple(size), labels
         self.scale, self.amplitude = float(scale), float(amplitude)
+        self.scales = tuple(map(float, scales)) or (self.scale,)
         self.alike, self.seed, self.length = alike, seed, length
 
     def __len__(self) -> int:
@@ -89,60 +104,92 @@ class Shapes(Dataset):
         if not 0 <= index < self.length:
             raise IndexError(index)
         random = np.random.default_rng([self.seed, index])
-        labels = self._map(random)
-        strengths = self.amplitude * random.random(2)
+        labels, image = self._map(random)
         velocity = torch.stack(
-            [s * smooth_noise(self.size, len(self.size), self.scale, random) for s in strengths]
+            [self._velocity(s, random) for s in self.amplitude * random.random(2)]
         )
         bent = integrate(velocity, _STEPS)
         back = integrate(-velocity[:1], _STEPS)
-        both = warp(labels[None, None].expand(2, 1, *self.size), bent, "nearest")
+        both = warp(labels[:, None], bent, "nearest")
         count = int(labels.max()) + 1
-        contrasts = [self._contrast(count, random) for _ in both]
+        contrasts = [
+            self._means(count, random) if image is None else self._curve(random) for _ in both
+        ]
         if random.random() < self.alike:
             contrasts = 2 * contrasts[:1]
+        given = both if image is None else warp(image[:, None], bent)
         images = [
-            self._painted(shapes[0], contrast, random)
-            for shapes, contrast in zip(both, contrasts, strict=True)
+            self._seen(contrast(shapes[0]), random)
+            for shapes, contrast in zip(given, contrasts, strict=True)
         ]
+        displacement = compose(back, bent[1:])[0]
+        if self.maps:
+            other = not torch.equal(*labels)
+            displacement[:, (both[1][0] == 0) | other] = torch.nan
         return {
             "moving": images[0][None],
             "fixed": images[1][None],
             "moving_label": both[0],
             "fixed_label": both[1],
-            "displacement": compose(back, bent[1:])[0],
+            "displacement": displacement,
         }
 
-    def _map(self, random: np.random.Generator) -> Tensor:
-        """One label map (*S), int64, mirrored at random."""
+    def _map(self, random: np.random.Generator) -> tuple[Tensor, Tensor | None]:
+        """Label maps (2, *S), int64, and in half of the cases their images, mirrored at random."""
+        image = None
         if self.maps:
-            found = self.maps[int(random.integers(len(self.maps)))]
+            number = int(random.integers(len(self.maps)))
+            found = self.maps[number]
+            if self.images and random.random() < 0.5:
+                image = self.images[number]
         else:
             found = smooth_noise(self.size, self.labels, self.scale, random).argmax(0)
-        axes = [axis for axis in range(found.ndim) if random.random() < 0.5]
-        return found.flip(axes) if axes else found
+        size = (2, *self.size)
+        axes = [axis for axis in range(1, len(size)) if random.random() < 0.5]
+        if found.ndim == len(size) and random.random() < 0.5:
+            axes.append(0)
+        mirrored = [None if x is None else x.expand(size).flip(axes) for x in (found, image)]
+        return mirrored[0], mirrored[1]
 
-    def _contrast(self, count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each label."""
-        means = torch.from_numpy(random.random(count, dtype=np.float32))
-        deviations = torch.from_numpy(random.random(count, dtype=np.float32) * _DEVIATION)
+    def _velocity(self, strength: float, random: np.random.Generator) -> Tensor:
+        """(D, *S), its components of that standard deviation."""
+        parts = [smooth_noise(self.size, len(self.size), scale, random) for scale in self.scales]
+        return strength / len(parts) ** 0.5 * torch.stack(parts).sum(0)
+
+    def _means(self, labels: int, random: np.random.Generator) -> Callable[[Tensor], Tensor]:
+        """Labels to intensities: each has a mean, and deviates from it."""
+        means = torch.from_numpy(random.random(labels, dtype=np.float32))
+        deviations = torch.from_numpy(random.random(labels, dtype=np.float32) * _DEVIATION)
         if self.maps and random.random() < 0.5:
             means[0] = deviations[0] = 0
-        return means, deviations
 
-    def _painted(
-        self, shapes: Tensor, contrast: tuple[Tensor, Tensor], random: np.random.Generator
-    ) -> Tensor:
-        """An image (*S) of labels in a contrast."""
-        means, deviations = contrast
-        noise = torch.from_numpy(random.standard_normal(self.size, dtype=np.float32))
-        image = means[shapes] + deviations[shapes] * noise
+        def painted(shapes: Tensor) -> Tensor:
+            noise = torch.from_numpy(random.standard_normal(self.size, dtype=np.float32))
+            return means[shapes] + deviations[shapes] * noise
+
+        return painted
+
+    def _curve(self, random: np.random.Generator) -> Callable[[Tensor], Tensor]:
+        """Intensities to others, as a curve through random points says."""
+        values, deviation = random.random(_KNOTS), _DEVIATION * random.random()
+        empty = random.random() < 0.5  # where the image is 0
+
+        def painted(image: Tensor) -> Tensor:
+            noise = random.standard_normal(self.size, dtype=np.float32)
+            curve = np.interp(image.numpy(), np.linspace(0, 1, _KNOTS), values)
+            found = torch.from_numpy((curve + deviation * noise).astype(np.float32))
+            return found.masked_fill(image == 0, 0) if empty else found
+
+        return painted
+
+    def _seen(self, image: Tensor, random: np.random.Generator) -> Tensor:
+        """An image (*S) as a scanner gives it: blurred, coarse, in a bias field, normalised."""
         image = _blurred(image, _BLUR * random.random())
         if random.random() < _COARSE:
             image = _coarse(image, int(random.integers(image.ndim)), random.uniform(1.5, _LARGEST))
         bias = smooth_noise(self.size, 1, 2 * self.scale, random)[0]
         image = image.clamp(min=0) * torch.exp(_BIAS * random.random() * bias)
-        low, high = torch.quantile(image.flatten()[:: 1 + image.numel() // 2**18], _ENDS)
+        low, high = torch.quantile(image.flatten()[:: 1 + image.numel() // 2**16], _ENDS)
         image = ((image - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
         return image ** float(np.exp(_GAMMA * random.standard_normal()))
 
@@ -152,13 +199,13 @@ _ENDS = torch.tensor([0.005, 0.995])
 
 def _checked(number: int, given: np.ndarray, size: tuple[int, ...]) -> Tensor:
     array = np.asarray(given)
-    if array.shape != size or array.dtype.kind not in "iu" or array.min() < 0:
+    if array.shape not in (size, (2, *size)) or array.dtype.kind not in "iu" or array.min() < 0:
         raise ValueError(
             f"maps[{number}] must be whole numbers >= 0 of size {list(size)}, got {array.dtype} of "
             f"{list(array.shape)}"
         )
     _, ranks = np.unique(array, return_inverse=True)
-    ranks = ranks.reshape(size) + int(array.min() > 0)
+    ranks = ranks.reshape(array.shape) + int(array.min() > 0)
     return torch.from_numpy(ranks.astype(np.int64))
 
 

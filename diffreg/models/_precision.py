@@ -24,10 +24,10 @@ class _Output(Protocol):
     def half_resolution(self) -> bool: ...
 
 
-def stacked(moving: Tensor, fixed: Tensor, layers: nn.Module) -> Tensor:
-    """Both images as channels (N, 2, *S), in the dtype of the layers that read them."""
+def stacked(layers: nn.Module, *images: Tensor) -> Tensor:
+    """Images (N, C, *S) as channels of one, in the dtype of the layers that read them."""
     dtype = next(layers.parameters()).dtype
-    return torch.cat([moving.to(dtype), fixed.to(dtype)], 1)
+    return torch.cat([image.to(dtype) for image in images], 1)
 
 
 def displacement_of(

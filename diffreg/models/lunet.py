@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from diffreg.fields import compose
 from diffreg.models._checks import check_dimensions, check_images, check_integration_steps
+from diffreg.models._edges import averaged, edges, force
 from diffreg.models._layers import convolution, head
 from diffreg.models._pooling import halved
 from diffreg.models._precision import displacement_of, stacked
 from diffreg.models._upsampling import doubled
+from diffreg.ops import warp
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,14 @@ class LUNetConfig:
         integration_steps: squarings of that integration.
         half_resolution: the head says what half as many voxels along each axis do, which is
             upsampled; the finest level is then on the way down alone.
+        edges: in place of the images it is shown where they have edges and which way these lie, and
+            each level what pulls the ones to the others: the same in every contrast.
+        passes: how often it looks, each time with the same weights: it goes on from the moving
+            image as it has warped it so far.
 
     Raises:
         ValueError: another number of dimensions, widths that are not positive, or one alone at
-            half resolution, or steps below 0.
+            half resolution, steps below 0, or passes below 1.
 
     Example:
         >>> from diffreg.models.lunet import LUNetConfig
@@ -50,6 +57,8 @@ class LUNetConfig:
     integrate: bool = False
     integration_steps: int = 7
     half_resolution: bool = False
+    edges: bool = False
+    passes: int = 1
 
     def __post_init__(self) -> None:
         check_dimensions(self.dimensions)
@@ -59,6 +68,8 @@ class LUNetConfig:
             raise ValueError(f"widths must be positive numbers of channels, got {self.widths}")
         if self.half_resolution and len(widths) == 1:
             raise ValueError(f"half_resolution needs two widths or more, got {self.widths}")
+        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
+            raise ValueError(f"passes must be a whole number >= 1, got {self.passes!r}")
         object.__setattr__(self, "widths", widths)
 
 
@@ -96,7 +107,9 @@ class LUNet(nn.Module):
         self.config = LUNetConfig() if config is None else config
         dimensions, widths = self.config.dimensions, self.config.widths
         self.finest = int(self.config.half_resolution)  # the level of the head
-        inputs = (2, *widths[:-1])
+        shown = dimensions * (dimensions + 1) // 2 if self.config.edges else 1
+        pull = dimensions if self.config.edges else 0
+        inputs = [n + pull for n in (2 * shown, *widths[:-1])]
         self.down = nn.ModuleList(
             _level(dimensions, i, o) for i, o in zip(inputs, widths, strict=True)
         )
@@ -112,15 +125,37 @@ class LUNet(nn.Module):
         The images may be of any floating dtype.
         """
         check_images(moving, fixed, self.config.dimensions)
-        x = stacked(moving, fixed, self.down[0])
+        displacement = self._seen(moving, fixed)
+        for _ in range(self.config.passes - 1):
+            warped = warp(moving.float(), displacement)
+            displacement = compose(displacement, self._seen(warped, fixed))
+        return displacement
+
+    def _seen(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """The displacement that one look finds."""
+        shown = [edges(moving), edges(fixed)] if self.config.edges else [moving, fixed]
+        x = stacked(self.down[0], *shown)
         x = _padded(x, 2 ** (len(self.down) - 1))
+        pulls = self._pulls(x)
         skips: list[Tensor] = []
-        for block in self.down:
-            x = self._computed(_coarser if skips else _first, block, x)
+        for block, pull in zip(self.down, pulls, strict=True):
+            x = self._computed(_coarser if skips else _first, block, x, *pull)
             skips.append(x)
         for block, skip in zip(self.up, reversed(skips[self.finest : -1]), strict=True):
             x = self._computed(self._finer, block, x, skip)
         return displacement_of(self.head, x, fixed.shape[2:], self.config)
+
+    def _pulls(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        """What each level is shown beside what the finer one gives."""
+        if not self.config.edges:
+            return [()] * len(self.down)
+        moving, fixed = x.float().chunk(2, 1)
+        found: list[tuple[Tensor, ...]] = []
+        for _ in self.down:
+            if found:
+                moving, fixed = averaged(moving), averaged(fixed)
+            found.append((force(moving, fixed).to(x.dtype),))
+        return found
 
     def _computed(self, level: Callable[..., Tensor], *inputs: Any) -> Tensor:
         if not (self.activation_checkpointing and torch.is_grad_enabled()):
@@ -133,13 +168,13 @@ class LUNet(nn.Module):
         return _first(block, torch.cat([skip, self.doubled(x)], 1))
 
 
-def _first(block: nn.Module, x: Tensor) -> Tensor:
-    found: Tensor = block(x)
+def _first(block: nn.Module, *x: Tensor) -> Tensor:
+    found: Tensor = block(torch.cat(x, 1) if len(x) > 1 else x[0])
     return found
 
 
-def _coarser(block: nn.Module, x: Tensor) -> Tensor:
-    return _first(block, halved(x))
+def _coarser(block: nn.Module, x: Tensor, *pull: Tensor) -> Tensor:
+    return _first(block, halved(x), *pull)
 
 
 def _level(dimensions: int, inputs: int, outputs: int) -> nn.Sequential:

@@ -93,5 +93,5 @@ class SN(nn.Module):
         The images may be of any floating dtype.
         """
         check_images(moving, fixed, self.config.dimensions)
-        x = self.blocks(stacked(moving, fixed, self.blocks))
+        x = self.blocks(stacked(self.blocks, moving, fixed))
         return displacement_of(self.head, x, fixed.shape[2:], self.config)

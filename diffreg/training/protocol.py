@@ -21,7 +21,7 @@ PROTOCOL = {
     "fixed_label": "(1, *S), whole numbers, or (L, *S), floating, in [0, 1]",
     "moving_points": "(K, D), voxels of the grid of fixed",
     "fixed_points": "(K, D), voxels",
-    "displacement": "(D, *S), voxels",
+    "displacement": "(D, *S), voxels, NaN where it is not known",
 }
 
 
@@ -155,9 +155,10 @@ def _part(item: Mapping[str, Any], key: str, name: str, fixed: Tensor | None) ->
             f"{name}: {key} must be {PROTOCOL[key]}, got {list(values.shape)} {values.dtype}"
             + ("" if fixed is None else f", where fixed is {list(fixed.shape[1:])}")
         )
-    unknown = values.numel() - int(torch.isfinite(values).sum())
-    if unknown and not key.endswith("points"):
-        raise ValueError(f"{name}: {key} has {unknown} numbers that are NaN or infinite")
+    wrong = torch.isinf(values) if key == "displacement" else ~torch.isfinite(values)
+    if wrong.any() and not key.endswith("points"):
+        kind = "infinite" if key == "displacement" else "NaN or infinite"
+        raise ValueError(f"{name}: {key} has {int(wrong.sum())} numbers that are {kind}")
     whole = key.endswith("label") and not values.is_floating_point()
     return (values if whole else values.to(torch.float32))[None]
 

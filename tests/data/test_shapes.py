@@ -69,8 +69,44 @@ def test_label_maps_that_are_given_are_bent():
     given[7:11, 8:12, 6:9] = 40
     sample = Shapes((20, 20, 20), maps=[given], scale=5.0, amplitude=1.0)[0]
     assert sample["moving_label"].unique().tolist() == [0, 1, 2]
-    size = (sample["fixed_label"] > 0).sum().item()
-    assert 0.5 < size / (given > 0).sum() < 2
+    inside = sample["fixed_label"][0] > 0
+    assert 0.5 < inside.sum().item() / (given > 0).sum() < 2
+    known = sample["displacement"].isfinite()
+    assert torch.equal(known, inside.expand(3, -1, -1, -1))  # the background shows nothing
+
+
+def test_of_two_heads_each_image_shows_one_and_no_displacement_is_known():
+    two = np.zeros((2, 20, 20, 20), int)
+    two[0, 5:15, 6:14, 4:12], two[1, 8:10, 8:10, 8:10] = 1, 1
+    data = Shapes((20, 20, 20), maps=[two], images=[two.astype(float)], scale=5.0, amplitude=0.2)
+    larger = set()
+    for sample in map(data.__getitem__, range(8)):
+        moving, fixed = ((sample[f"{name}_label"] == 1).sum() for name in ("moving", "fixed"))
+        assert max(moving, fixed) > 10 * min(moving, fixed) > 0
+        assert sample["displacement"].isnan().all()
+        larger.add((moving > fixed).item())
+    assert larger == {True, False}
+
+
+def test_images_that_are_given_keep_their_texture_in_half_of_the_samples():
+    image = np.random.default_rng(0).random((24, 24, 24)).astype(np.float32)
+    maps = [np.ones(image.shape, int)]
+    data = Shapes(image.shape, maps=maps, images=[image], amplitude=0.0, alike=1.0, length=40)
+    found = []
+    for sample in map(data.__getitem__, range(40)):
+        pair = torch.stack([sample["moving"].flatten(), sample["fixed"].flatten()])
+        found.append(torch.corrcoef(pair)[0, 1].item() > 0.3)  # of one label there is noise alone
+    assert 10 <= sum(found) <= 30
+
+
+def test_warps_of_several_scales_are_as_strong_and_finer():
+    of = {
+        scales: torch.stack([Shapes((64, 64), scales=scales)[k]["displacement"] for k in range(30)])
+        for scales in ((16.0,), (16.0, 4.0))
+    }
+    one, both = of.values()
+    assert 0.7 < both.std() / one.std() < 1.3
+    assert both.diff(dim=-1).std() > 1.5 * one.diff(dim=-1).std()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +117,8 @@ def test_label_maps_that_are_given_are_bent():
         ({"size": (8, 8), "labels": 1}, "labels must be at least 2"),
         ({"size": (8, 8), "maps": [np.zeros((8, 8))]}, r"maps\[0\] must be whole numbers"),
         ({"size": (8, 8), "maps": [np.zeros((8, 9), int)]}, r"of size \[8, 8\]"),
+        ({"size": (8, 8), "images": [np.zeros((8, 8))]}, "images must be as many as maps"),
+        ({"size": (8, 8), "scales": (8.0, 0.0)}, "scales must be numbers > 0"),
     ],
 )
 def test_settings_are_refused_in_words(settings, message):
