@@ -5,8 +5,11 @@ import torch
 
 from diffreg.fields import compose
 from diffreg.models import build_model
-from diffreg.models._edges import edges, force
+from diffreg.models._edges import _means, averaged, edges, force
 from diffreg.ops import warp
+from diffreg.training.checkpoint import write_checkpoint
+from diffreg.training.config import Config
+from diffreg.training.continuing import weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 every_dimension = pytest.mark.parametrize("dimensions", [2, 3])
@@ -97,3 +100,21 @@ def test_a_second_pass_goes_on_from_the_warped_image(dimensions, half):
     torch.testing.assert_close(twice(*images), compose(first, more))
     with pytest.raises(ValueError, match="passes must be a whole number >= 1, got 0"):
         network(dimensions, passes=0)
+
+
+def test_weights_fit_any_number_of_passes_and_no_network_without_edges(tmp_path):
+    settings = {"dimensions": 2, "widths": [4, 8], "edges": True}
+    weights = network(2).state_dict()
+    contents = {"config": Config.from_dict({"model": settings}).to_dict(), "weights": weights}
+    write_checkpoint(tmp_path / "once.pt", contents)
+    start = str(tmp_path / "once.pt")
+    found = weights_of(start, Config.from_dict({"model": settings | {"passes": 3}}))
+    assert all(torch.equal(found[name], values) for name, values in weights.items())
+    with pytest.raises(ValueError, match=r"holds .*edges=True.* asks for .*edges=False"):
+        weights_of(start, Config.from_dict({"model": settings | {"edges": False}}))
+
+
+@every_dimension
+def test_means_of_a_gpu_are_those_of_a_cpu(dimensions):
+    x = torch.rand(2, 3, *(4, 6, 8)[:dimensions])
+    torch.testing.assert_close(_means(x), averaged(x))

@@ -18,10 +18,11 @@ from diffreg.training.pretrained import (
 )
 
 NAMES = pretrained_networks()
+SLICES = "lunet-cardiac-mr"
 
 
 def test_what_comes_with_the_package():
-    assert NAMES == ["lunet-cardiac-mr", "lunet-mr-ct"]
+    assert NAMES == ["lunet-any", "lunet-cardiac-mr", "lunet-mr-ct"]
     for name in NAMES:
         assert (FOLDER / f"{name}.pt").stat().st_size < 1e6
 
@@ -31,7 +32,8 @@ def test_a_card_says_what_has_to_be_known(name):
     card = model_card(name)
     for part in ("Data", "Licence", "Split", "Figures", "Limits", "How it was trained"):
         assert f"\n## {part}\n" in card
-    assert "SCD0000301" in card.partition("## Split")[2].partition("##")[0]
+    split = card.partition("## Split")[2].partition("##")[0]
+    assert ("people whom it has not seen" if name == "lunet-any" else "SCD0000301") in split
 
 
 def test_a_drawn_cavity_that_grows_is_followed():
@@ -70,6 +72,26 @@ def test_across_modalities_a_disc_is_followed():
     assert all(step > 0.5 for step in inward)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["one contrast", "another"])
+def test_in_any_contrast_a_ball_is_followed(turned):
+    network = load_pretrained("lunet-any")["network"]
+    axis = torch.arange(64.0) - 32
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    distance = (z**2 + y**2 + x**2).sqrt()
+
+    def image(radius, inside, outside):
+        body, ball = torch.sigmoid(28 - distance), torch.sigmoid(radius - distance)
+        return (body * (outside + (inside - outside) * ball))[None, None]
+
+    with torch.no_grad():
+        u = network(image(12, 0.9, 0.5), image(14, *(0.2, 0.6) if turned else (0.9, 0.5)))
+    assert fold_certificate(u).folded_cells == 0
+    inward = [
+        sign * u[0, k].movedim(k, 0)[32 - 14 * sign, 32, 32] for k in range(3) for sign in (1, -1)
+    ]
+    assert all(step > 0.5 for step in inward)
+
+
 def test_register_takes_its_name(tmp_path, capsys):
     nib = pytest.importorskip("nibabel")
     for k, name in enumerate(("a", "b")):
@@ -77,7 +99,7 @@ def test_register_takes_its_name(tmp_path, capsys):
         nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
     pair = [str(tmp_path / f"{name}.nii.gz") for name in "ab"]
     out = tmp_path / "out"
-    assert main(["register", *pair, "-o", str(out), "--checkpoint", NAMES[0], "--guarantee"]) == 0
+    assert main(["register", *pair, "-o", str(out), "--checkpoint", SLICES, "--guarantee"]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["method"] == "network"
     assert metrics["certificate"]["verdict"] == "homeomorphism"
@@ -90,5 +112,5 @@ def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
     assert checkpoint_path(NAMES[0]).parent == FOLDER
     (tmp_path / NAMES[0]).write_bytes(b"")
     assert checkpoint_path(NAMES[0]).name == NAMES[0]
-    with pytest.raises(ValueError, match="name must be one of lunet-cardiac-mr"):
+    with pytest.raises(ValueError, match="name must be one of lunet-any"):
         load_pretrained("none")

@@ -148,8 +148,8 @@ class Shapes(Dataset):
         axes = [axis for axis in range(1, len(size)) if random.random() < 0.5]
         if found.ndim == len(size) and random.random() < 0.5:
             axes.append(0)
-        mirrored = [None if x is None else x.expand(size).flip(axes) for x in (found, image)]
-        return mirrored[0], mirrored[1]
+        labels = found.expand(size).flip(axes)
+        return labels, None if image is None else image.expand(size).flip(axes)
 
     def _velocity(self, strength: float, random: np.random.Generator) -> Tensor:
         """(D, *S), its components of that standard deviation."""

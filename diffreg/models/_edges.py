@@ -32,7 +32,8 @@ def edges(image: Tensor) -> Tensor:
     """
     axes = range(2, image.ndim)
     gradient = torch.cat([_difference(image.float(), axis) for axis in axes], 1)
-    squared = (gradient * gradient).sum(1, keepdim=True) + 1e-12  # a flat image has a root, too
+    # A flat image has a root, too. (Of a sum with so small a number ONNX's exporter drops it.)
+    squared = (gradient * gradient).sum(1, keepdim=True).clamp(min=1e-12)
     mean = squared.sqrt().mean(tuple(axes), keepdim=True)
     normal = gradient / (squared + mean * mean).sqrt()
     pairs = combinations_with_replacement(range(len(axes)), 2)
@@ -54,20 +55,31 @@ def force(moving: Tensor, fixed: Tensor) -> Tensor:
     rest = fixed - moving
     slopes = [_difference(moving + fixed, axis) for axis in range(2, moving.ndim)]
     pull = torch.cat([(slope * rest).sum(1, keepdim=True) for slope in slopes], 1)
-    steep = sum(((slope * slope).sum(1, keepdim=True) for slope in slopes), torch.zeros(()))
+    steep = torch.cat(slopes, 1).square().sum(1, keepdim=True)
     return pull / ((rest * rest).sum(1, keepdim=True) + steep / 2 + _EPSILON)
 
 
 def averaged(x: Tensor) -> Tensor:
     """The mean of each 2^D voxels of (N, C, *S), S even."""
-    pooled: Tensor = F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool3d(x, 2)
-    return pooled
+    if x.ndim == 4:
+        pooled: Tensor = F.avg_pool2d(x, 2)
+        return pooled
+    if x.device.type == "cpu":
+        pooled = F.avg_pool3d(x, 2)
+        return pooled
+    return _means(x)
+
+
+def _means(x: Tensor) -> Tensor:
+    """The same, with a gradient that a GPU repeats to the bit; that of avg_pool3d is refused."""
+    for axis in range(2, x.ndim):
+        x = x.unflatten(axis, (-1, 2)).mean(axis + 1)
+    return x
 
 
 def _difference(image: Tensor, axis: int) -> Tensor:
     """Central differences, the border repeated."""
     size = image.shape[axis]
-    around = [0, 0] * (image.ndim - 2)
-    around[2 * (image.ndim - 1 - axis)] = around[2 * (image.ndim - 1 - axis) + 1] = 1
-    padded = F.pad(image, around, mode="replicate")
+    ends = image.narrow(axis, 0, 1), image.narrow(axis, size - 1, 1)
+    padded = torch.cat([ends[0], image, ends[1]], axis)
     return (padded.narrow(axis, 2, size) - padded.narrow(axis, 0, size)) / 2
