@@ -84,7 +84,9 @@ def compared(network, run, dimensions, compare):
     return largest
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * ("twice" in name)) for name in NETWORKS]
+)
 def test_a_program_of_any_size_gives_the_bits_of_the_network(programs, tmp_path, name):
     network, program = programs(name)
     write_program(tmp_path / "net.pt2", program, {"a": "b"})

@@ -117,7 +117,7 @@ def test_patches_are_a_function_of_the_seed_and_the_step(images, tmp_path):
 )
 def test_other_networks_train_and_are_loaded(images, tmp_path, model):
     if model.get("name") == "sn":
-        model = {**model, "widths": None}
+        model = {**model, "widths": None, "edges": None, "passes": None}
     sections = settings(images, tmp_path, training={"steps": 2}).to_dict()
     sections["model"] = {
         key: value for key, value in {**sections["model"], **model}.items() if value is not None
