@@ -86,11 +86,16 @@ class Shapes(Dataset):
                 f"in [0, 1], got {labels}, {scale}, {amplitude}, {length}, {alike}"
             )
         self.maps = [_checked(number, given, tuple(size)) for number, given in enumerate(maps)]
-        if images and [np.shape(image) for image in images] != [m.shape for m in self.maps]:
-            raise ValueError("images must be as many as maps, and of their size")
         if not all(0 < each < np.inf for each in scales):
             raise ValueError(f"scales must be numbers > 0 of voxels, got {tuple(scales)}")
         self.images = [torch.from_numpy(np.asarray(image, np.float32)) for image in images]
+        if self.images and [i.shape for i in self.images] != [m.shape for m in self.maps]:
+            raise ValueError("images must be as many as maps, and of their size")
+        for number, image in enumerate(self.images):
+            if not (image.min() >= 0 and image.max() <= 1):
+                raise ValueError(
+                    f"images[{number}] must be in [0, 1], got {image.min():g} to {image.max():g}"
+                )
         self.size, self.labels = tuple(size), labels
         self.scale, self.amplitude = float(scale), float(amplitude)
         self.scales = tuple(map(float, scales)) or (self.scale,)
@@ -119,7 +124,7 @@ class Shapes(Dataset):
             contrasts = 2 * contrasts[:1]
         given = both if image is None else warp(image[:, None], bent)
         images = [
-            self._seen(contrast(shapes[0]), random)
+            self._scanned(contrast(shapes[0]), random)
             for shapes, contrast in zip(given, contrasts, strict=True)
         ]
         displacement = compose(back, bent[1:])[0]
@@ -182,7 +187,7 @@ class Shapes(Dataset):
 
         return painted
 
-    def _seen(self, image: Tensor, random: np.random.Generator) -> Tensor:
+    def _scanned(self, image: Tensor, random: np.random.Generator) -> Tensor:
         """An image (*S) as a scanner gives it: blurred, coarse, in a bias field, normalised."""
         image = _blurred(image, _BLUR * random.random())
         if random.random() < _COARSE:

@@ -118,6 +118,14 @@ def test_warps_of_several_scales_are_as_strong_and_finer():
         ({"size": (8, 8), "maps": [np.zeros((8, 8))]}, r"maps\[0\] must be whole numbers"),
         ({"size": (8, 8), "maps": [np.zeros((8, 9), int)]}, r"of size \[8, 8\]"),
         ({"size": (8, 8), "images": [np.zeros((8, 8))]}, "images must be as many as maps"),
+        (
+            {"size": (8, 8), "maps": [np.ones((8, 8), int)], "images": [np.full((8, 8), 255)]},
+            r"images\[0\] must be in \[0, 1\], got 255 to 255",
+        ),
+        (
+            {"size": (8, 8), "maps": [np.ones((8, 8), int)], "images": [np.full((8, 8), np.nan)]},
+            r"images\[0\] must be in \[0, 1\], got nan to nan",
+        ),
         ({"size": (8, 8), "scales": (8.0, 0.0)}, "scales must be numbers > 0"),
     ],
 )
