@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from diffreg.training.pretrained import (
 
 NAMES = pretrained_networks()
 SLICES = "lunet-cardiac-mr"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_what_comes_with_the_package():
@@ -34,6 +36,19 @@ def test_a_card_says_what_has_to_be_known(name):
         assert f"\n## {part}\n" in card
     split = card.partition("## Split")[2].partition("##")[0]
     assert ("people whom it has not seen" if name == "lunet-any" else "SCD0000301") in split
+
+
+@pytest.mark.parametrize("command", ["register", "evaluate", "export"])
+def test_help_names_every_network(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(name in said.replace("- ", "-") for name in NAMES)  # a line may end in a name
+
+
+def test_docs_say_what_every_network_is_of():
+    limits = (DOCS / "registration.md").read_text(encoding="utf-8").partition("## Limits today")[2]
+    assert all(f"[{name}](../diffreg/training/pretrained/{name}.md)" in limits for name in NAMES)
 
 
 def test_a_drawn_cavity_that_grows_is_followed():

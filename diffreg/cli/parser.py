@@ -175,7 +175,8 @@ def _add_method(command: argparse.ArgumentParser) -> None:
 def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
-        help="a trained network's file, or lunet-cardiac-mr, which comes with diffreg",
+        help="a trained network's file, or one that comes with diffreg: lunet-any (volumes), "
+        "lunet-cardiac-mr or lunet-mr-ct (slices)",
     )
     command.add_argument(
         "--trust",
