@@ -21,7 +21,7 @@ from labelled import Pair, certified, fit, read_pairs
 from registering import ours
 
 SIMULATED = "simulated"
-SETS = ("brain2mm", SIMULATED, "prostate_mrus", "abdomen_ctmr", "cardiac3d")
+SETS = ("brain2mm", SIMULATED, "brain1mm", "prostate_mrus", "abdomen_ctmr", "cardiac3d")
 
 
 def methods(checkpoint: str) -> dict[str, tuple[str, ...]]:
