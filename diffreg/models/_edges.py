@@ -1,4 +1,4 @@
-"""Where images have edges and which way they lie, and what pulls those of one to the other's.
+"""Where images have edges and which way they lie, and the demons force between two images'.
 
 E = n n^T, n = grad I / sqrt(|grad I|^2 + eta^2), eta = mean |grad I|
 f = grad S : R / (|R|^2 + |grad S|^2 / 2 + eps), S = E_moving + E_fixed, R = E_fixed - E_moving

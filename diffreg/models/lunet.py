@@ -36,10 +36,10 @@ class LUNetConfig:
         integration_steps: squarings of that integration.
         half_resolution: the head says what half as many voxels along each axis do, which is
             upsampled; the finest level is then on the way down alone.
-        edges: in place of the images it is shown where they have edges and which way these lie, and
-            each level what pulls the ones to the others: the same in every contrast.
-        passes: how often it looks, each time with the same weights: it goes on from the moving
-            image as it has warped it so far.
+        edges: its input is n n^T of the images' normalised gradients n, in place of the images, and
+            at each level the demons force between these: the same in every contrast.
+        passes: displacements that it finds one after the other with the same weights, each from the
+            moving image warped so far; their composition is the result.
 
     Raises:
         ValueError: another number of dimensions, widths that are not positive, or one alone at
@@ -107,9 +107,9 @@ class LUNet(nn.Module):
         self.config = LUNetConfig() if config is None else config
         dimensions, widths = self.config.dimensions, self.config.widths
         self.finest = int(self.config.half_resolution)  # the level of the head
-        shown = dimensions * (dimensions + 1) // 2 if self.config.edges else 1
-        pull = dimensions if self.config.edges else 0
-        inputs = [n + pull for n in (2 * shown, *widths[:-1])]
+        entries = dimensions * (dimensions + 1) // 2 if self.config.edges else 1
+        forces = dimensions if self.config.edges else 0
+        inputs = [n + forces for n in (2 * entries, *widths[:-1])]
         self.down = nn.ModuleList(
             _level(dimensions, i, o) for i, o in zip(inputs, widths, strict=True)
         )
@@ -125,28 +125,28 @@ class LUNet(nn.Module):
         The images may be of any floating dtype.
         """
         check_images(moving, fixed, self.config.dimensions)
-        displacement = self._seen(moving, fixed)
+        displacement = self._pass(moving, fixed)
         for _ in range(self.config.passes - 1):
             warped = warp(moving.float(), displacement)
-            displacement = compose(displacement, self._seen(warped, fixed))
+            displacement = compose(displacement, self._pass(warped, fixed))
         return displacement
 
-    def _seen(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """The displacement that one look finds."""
-        shown = [edges(moving), edges(fixed)] if self.config.edges else [moving, fixed]
-        x = stacked(self.down[0], *shown)
+    def _pass(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """The displacement that one pass finds."""
+        images = [edges(moving), edges(fixed)] if self.config.edges else [moving, fixed]
+        x = stacked(self.down[0], *images)
         x = _padded(x, 2 ** (len(self.down) - 1))
-        pulls = self._pulls(x)
+        forces = self._forces(x)
         skips: list[Tensor] = []
-        for block, pull in zip(self.down, pulls, strict=True):
-            x = self._computed(_coarser if skips else _first, block, x, *pull)
+        for block, between in zip(self.down, forces, strict=True):
+            x = self._computed(_coarser if skips else _first, block, x, *between)
             skips.append(x)
         for block, skip in zip(self.up, reversed(skips[self.finest : -1]), strict=True):
             x = self._computed(self._finer, block, x, skip)
         return displacement_of(self.head, x, fixed.shape[2:], self.config)
 
-    def _pulls(self, x: Tensor) -> list[tuple[Tensor, ...]]:
-        """What each level is shown beside what the finer one gives."""
+    def _forces(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        """At each level the force (N, D, *S) that it is given, too; none without edges."""
         if not self.config.edges:
             return [()] * len(self.down)
         moving, fixed = x.float().chunk(2, 1)
@@ -173,8 +173,8 @@ def _first(block: nn.Module, *x: Tensor) -> Tensor:
     return found
 
 
-def _coarser(block: nn.Module, x: Tensor, *pull: Tensor) -> Tensor:
-    return _first(block, halved(x), *pull)
+def _coarser(block: nn.Module, x: Tensor, *force: Tensor) -> Tensor:
+    return _first(block, halved(x), *force)
 
 
 def _level(dimensions: int, inputs: int, outputs: int) -> nn.Sequential:
