@@ -119,7 +119,7 @@ def test_warps_of_several_scales_are_as_strong_and_finer():
         ({"size": (8, 8), "maps": [np.zeros((8, 9), int)]}, r"of size \[8, 8\]"),
         ({"size": (8, 8), "images": [np.zeros((8, 8))]}, "images must be as many as maps"),
         (
-            {"size": (8, 8), "maps": [np.ones((8, 8), int)], "images": [np.full((8, 8), 255)]},
+            {"size": (8, 8), "maps": np.ones((2, 8, 8), int), "images": np.full((2, 8, 8), 255)},
             r"images\[0\] must be in \[0, 1\], got 255 to 255",
         ),
         (
