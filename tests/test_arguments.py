@@ -88,7 +88,11 @@ def test_resampling_refuses_in_words(arguments, message):
         ({"normalization": (0.5, 99.5)}, "normalization must be a diffreg Normalization or None"),
         ({"network": FIXED}, "network must be a torch.nn.Module, got Image"),
         ({"network": LUNet}, "network must be callable, .*got <class"),
-        ({"network": "lunet-cardiac-mr"}, "network must be a torch.nn.Module, got str"),
+        (
+            {"network": "lunet-cardiac-mr"},
+            "network must be a torch.nn.Module, got str; give "
+            r'\*\*diffreg.load_pretrained."lunet-cardiac-mr".',
+        ),
         ({"objective": "ncc"}, "objective must be a diffreg Objective or None, got str"),
         ({"levels": 2.0}, "levels must be int, got float"),
         ({"iterations": True}, "iterations must be int, got bool"),

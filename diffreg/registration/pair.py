@@ -164,7 +164,8 @@ def _check_options(
     network: Any, objective: Any, refine: Any, both_ways: Any, guarantee: Any, fill: Any, show: Any
 ) -> None:
     if network is not None and not callable(network):
-        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+        hint = f'; give **diffreg.load_pretrained("{network}")' * isinstance(network, str)
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}{hint}")
     check_type("objective", objective, Objective, optional=True)
     check_type("refine", refine, int)
     if refine and network is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,15 @@ def weights_of(start: str, config: Config) -> dict[str, torch.Tensor]:
         FileNotFoundError, ValueError: it is neither, or of another network.
     """
     contents = read_checkpoint(checkpoint_path(start))
-    theirs, ours = Config.from_dict(contents["config"]).model, config.model
-    if _of_one_pass(theirs) != _of_one_pass(ours):
-        raise ValueError(f"training.start: {start} holds {theirs}, and [model] asks for {ours}")
+    theirs, ours = (
+        {"name": type(model).__name__.removesuffix("Config").lower(), **asdict(_of_one_pass(model))}
+        for model in (Config.from_dict(contents["config"]).model, config.model)
+    )
+    differ = [key for key in theirs if key not in ours or theirs[key] != ours[key]]
+    if theirs != ours:
+        held = ", ".join(f"{key} = {theirs[key]}" for key in differ)
+        asked = ", ".join(f"{key} = {ours.get(key, 'nothing')}" for key in differ)
+        raise ValueError(f"training.start: {start} has {held}, and [model] has {asked}")
     weights: dict[str, torch.Tensor] = contents["weights"]
     return weights
 
