@@ -95,6 +95,12 @@ def test_register_without_a_report(folder, capsys):
     assert "--no-report is of one pair: leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--by-slice", "--all-pairs"])
+def test_an_option_of_a_manifest_is_none_of_a_pair(tmp_path, capsys, option):
+    assert main(["register", "a.nii", "b.nii", "-o", str(tmp_path / "out"), option]) == 2
+    assert f"{option} is of a manifest or a folder: leave it out" in capsys.readouterr().err
+
+
 def test_apply_repeats_what_register_did(folder):
     run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out")
     assert run("apply", "out/displacement.nii.gz", "moving.nii.gz", "-o", "again.nii.gz") == 0

@@ -27,6 +27,10 @@ def run_register(options: argparse.Namespace) -> int:
         from diffreg.cli.manifests import register_manifest
 
         return register_manifest(options)
+    for option in ("by_slice", "all_pairs"):
+        if getattr(options, option):
+            name = option.replace("_", "-")
+            raise ValueError(f"--{name} is of a manifest or a folder: leave it out")
     from diffreg.data.comparable import check_images
     from diffreg.registration import register
     from diffreg.registration.determinants import check_cells
