@@ -131,6 +131,16 @@ def test_a_run_goes_on_where_it_was_stopped(data, runner):
     assert first["verdict"] == "homeomorphism"
 
 
+def test_what_another_version_of_diffreg_did_is_done_anew(data, runner, monkeypatch):
+    monkeypatch.setattr(compare, "registered", lambda *_: (np.zeros((3, *SIZE), np.float32), {}))
+    pair = labelled.read_pairs(data, "brain2mm")[0]
+    assert runner.run(pair, "diffreg") and not runner.run(pair, "diffreg")
+    monkeypatch.setattr(compare, "version", lambda package: "9.9.9")
+    assert runner.run(pair, "diffreg") and not runner.run(pair, "diffreg")
+    (run,) = compare.read_runs(runner.runs).values()
+    assert run["version"] == "diffreg 9.9.9"
+
+
 def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
     plan = sets.each("brain2mm", "identity", pairs=1) + sets.each("cardiac3d", "identity")
     monkeypatch.setattr(compare, "PLAN", plan)

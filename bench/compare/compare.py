@@ -11,6 +11,7 @@ written from what there is.
 """
 
 import argparse
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import journal
 import torch
 from compare_page import write_page
 from labelled import Pair, measured, read_pairs
-from registering import NETWORKS, SETTINGS, Network, read_network, registered
+from registering import NETWORKS, OURS, SETTINGS, Network, read_network, registered
 from sets import GROUPS, PLAN, Task
 from tools import METHODS
 
@@ -58,7 +59,7 @@ class Runner(NamedTuple):
     def run(self, pair: Pair, method: str) -> bool:
         """Register, measure and keep, unless that has been done; whether there was something to do.
 
-        What ends with an error is kept as that.
+        What ends with an error is kept as that. What another version of diffreg did is done anew.
         """
         about = machine("cpu")
         run = {"group": pair.group, "pair": pair.name, "person": pair.person, "method": method}
@@ -67,7 +68,11 @@ class Runner(NamedTuple):
         if method in NETWORKS:
             run["setting"] += f" ({self.network.about})"
             run["label"] = f"{method}, trained here on {self.network.people} people"
-        if key(run) in read_runs(self.runs):
+        if method in OURS or method in NETWORKS:
+            run["version"] = f"diffreg {version('diffreg')}"
+        done = read_runs(self.runs).get(key(run))
+        by = (done or {}).get("version", "").partition(":")[0]
+        if done and run.get("version", by) == by:
             return False
         try:
             u, cost = registered(pair, method, environment.python_of(self.peers), self.network)

@@ -78,5 +78,6 @@ PLAN = (
     *each("brain2mm", "FireANTs sigma 0.25", pairs=5),
     *each("brain1mm", "demons", "SyNOnly", "elastix", "dipy SyN", pairs=1),
     *each("brain2mm", "SyNOnly CC", pairs=5),
-    *each("brain2mm", "demons sigma 0.7", "greedy 100x100x100"),
+    *each("brain2mm", "demons sigma 0.7", "greedy 100x100x100", "FireANTs sigma 0.25"),
+    *each("brain1mm", "demons", "SyNOnly", "dipy SyN"),
 )
