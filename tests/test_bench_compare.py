@@ -212,8 +212,9 @@ def test_demons_in_a_process_of_its_own_bring_the_ball_back(data, runner):
 
 
 def test_what_a_process_holds_and_takes_is_its_own(tmp_path):
-    words = "x = bytearray(200_000_000); sum(range(5_000_000))"
+    words = "x = bytearray(200_000_000); sum(range(5_000_000)); open('left behind', 'w')"
     cost = registering.fresh([sys.executable, "-c", words], tmp_path / "cost")
+    assert (tmp_path / "left behind").exists()
     assert 190 < cost["peak_mb"] < 300
     assert 0.02 < cost["cpu_s"] < 20
     with pytest.raises(RuntimeError, match="ValueError: no"):

@@ -126,10 +126,14 @@ def importing_torch() -> float:
 
 
 def fresh(command: Sequence, told: Path) -> dict:
-    """CPU seconds and the largest resident size of a process on one thread."""
+    """CPU seconds and the largest resident size of a process on one thread.
+
+    It runs in the folder of `told`: elastix leaves a file where it is.
+    """
     asked = [sys.executable, "-S", "-c", STARTER, told, *command]
+    words = [str(part.absolute() if isinstance(part, Path) else part) for part in asked]
     done = subprocess.run(
-        [str(part) for part in asked], env=os.environ | ONE_THREAD, capture_output=True, text=True
+        words, env=os.environ | ONE_THREAD, capture_output=True, text=True, cwd=told.parent
     )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
