@@ -1,6 +1,10 @@
 """Pairs of random shapes: the known displacement brings one onto the other; a sample is a function
 of seed and number; contrasts differ."""
 
+import importlib
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,9 @@ import torch
 from diffreg.data.shapes import Shapes
 from diffreg.fields import fold_certificate
 from diffreg.ops import warp
+from diffreg.training.config import load_config
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZES = [(40, 36), (24, 22, 26)]
 
 
@@ -107,6 +113,26 @@ def test_warps_of_several_scales_are_as_strong_and_finer():
     one, both = of.values()
     assert 0.7 < both.std() / one.std() < 1.3
     assert both.diff(dim=-1).std() > 1.5 * one.diff(dim=-1).std()
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("lunet_any_*.toml")), ids=lambda f: f.stem)
+def test_the_examples_settings_draw_pairs(file, tmp_path, monkeypatch):
+    """As many axes as the network takes; each stage but a first begins with the end of another."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    head = np.ones((100, 98, 66), np.uint8)
+    head[30:70, 30:70] = 2
+    for name in ("a_1mm", "a_1mm_t1", "b_1mm", "b_1mm_t1"):
+        nib.save(nib.Nifti1Image(head, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    config = load_config(file)
+    drawn = importlib.import_module("contrast_free").ShapesAndTissues
+    for settings in (config.data.settings, config.data.validation_settings):
+        data = drawn(**settings | {"maps": str(tmp_path)})
+        for sample in (data[k] for k in range(2)):
+            assert sample["displacement"].shape == (config.model.dimensions, *settings["size"])
+            assert sample["fixed"].isfinite().all()
+    stages = [load_config(other) for other in EXAMPLES.glob("lunet_any_*.toml")]
+    ends = {Path(stage.training.out) / "last.pt" for stage in stages}
+    assert file.stem.endswith("1") or Path(config.training.start) in ends
 
 
 @pytest.mark.parametrize(
