@@ -181,7 +181,8 @@ def test_a_start_that_does_not_fit(images, tmp_path):
     with pytest.raises(ValueError, match="is a folder, not a checkpoint"):
         trainer(with_settings(config, training={"start": str(tmp_path)}))
     other = with_settings(config, model={"integrate": True})
-    with pytest.raises(ValueError, match=r"training\.start: lunet-cardiac-mr holds LUNetConfig"):
+    wrong = r"lunet-cardiac-mr has .*integrate = False, and .model. has .*integrate = True"
+    with pytest.raises(ValueError, match=wrong):
         trainer(with_settings(other, training={"start": "lunet-cardiac-mr"}))
     assert not (tmp_path / "run").exists()
 
