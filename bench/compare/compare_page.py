@@ -84,7 +84,7 @@ def write_page(
         compared(rows, (US,))
     about = {
         "machine": machine("cpu"),
-        "commits": sorted({r["commit"] for r in runs if "commit" in r}),
+        "commits": sorted({r["commit"] for r in runs if "commit" in r and ours(r)}),
     }
     text = json.dumps({**about, "left_out": left_out, "groups": groups}, indent=1)
     (results / "compare.json").write_text(text + "\n")
