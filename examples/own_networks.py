@@ -2,7 +2,7 @@
 
     [model]
     name = "own_networks:LocalNet"      # or "own_networks:VoxelMorph"
-    channels = 8
+    channels = 8                        # features = [16, 32, 32, 32]
 
 What a network has to be: `forward(moving, fixed)`, images (N, 1, *S) of about [0, 1], gives the
 displacement (N, D, *S) in voxels, component k along axis k of S, by which the moving image is read:
@@ -12,6 +12,7 @@ warped(p) = moving(p + u(p)). The keys of [model] but `name` are the class's key
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +46,12 @@ class LocalNet(nn.Module):
 class VoxelMorph(nn.Module):
     """VoxelMorph's network, a velocity that is integrated; sizes are multiples of 16."""
 
-    def __init__(self, dimensions: int = 2, channels: int = 16) -> None:
+    def __init__(
+        self, dimensions: int = 2, features: Sequence[int] = (16, 32, 32, 32)
+    ) -> None:
         super().__init__()
         self.network = VxmPairwise(
-            ndim=dimensions, source_channels=1, target_channels=1, nb_features=[channels] * 4
+            ndim=dimensions, source_channels=1, target_channels=1, nb_features=list(features)
         )
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
