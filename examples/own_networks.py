@@ -46,9 +46,7 @@ class LocalNet(nn.Module):
 class VoxelMorph(nn.Module):
     """VoxelMorph's network, a velocity that is integrated; sizes are multiples of 16."""
 
-    def __init__(
-        self, dimensions: int = 2, features: Sequence[int] = (16, 32, 32, 32)
-    ) -> None:
+    def __init__(self, dimensions: int = 2, features: Sequence[int] = (16, 32, 32, 32)) -> None:
         super().__init__()
         self.network = VxmPairwise(
             ndim=dimensions, source_channels=1, target_channels=1, nb_features=list(features)

@@ -4,7 +4,6 @@ import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from cases import Waits
@@ -12,7 +11,6 @@ from test_own_data import Pairs, config_with
 from test_trainer import config_of, save_images, trainer
 from test_training_options import validated, with_settings
 
-from diffreg.data.drawing import Draws, drawn
 from diffreg.data.pairs import Batch
 from diffreg.training import Trainer, graphs
 from diffreg.training.checkpoint import read_checkpoint
@@ -260,55 +258,3 @@ def test_a_loss_that_is_not_finite_changes_no_weight_in_float16(images, tmp_path
     with pytest.raises(NonFiniteLoss):
         run.train_step()
     assert all(torch.equal(before[key], value) for key, value in run.network.state_dict().items())
-
-
-def test_what_is_sent_ahead_is_drawn_once_a_block_and_held_while_it_lives(images, tmp_path):
-    run = trainer(config_of(images, tmp_path / "run"))
-    ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)
-    blocks = []
-    block = ahead._block
-    ahead._block = lambda first, shape: blocks.append(first) or block(first, shape)
-    for step in range(60):
-        batch = drawn(ahead.next(step))
-        expected = run.dataset.batch(range(4 * step, 4 * step + 4))
-        assert torch.equal(batch.moving, expected.moving)
-        assert torch.equal(batch.fixed, expected.fixed)
-    assert blocks == [0, 25, 50, 75]
-    ahead._sent = torch.clone
-    image = torch.rand(1, 1, 5, 5)
-    held = len(ahead._there)
-    assert ahead._hold(iter([image])) and len(ahead._there) == held + 1
-    del image
-    assert len(ahead._there) == held
-
-
-def test_draws_of_a_shape_that_comes_and_goes_are_those_of_its_steps(images, tmp_path):
-    """Wherever a run begins, and begins anew."""
-    run = trainer(config_of(images, tmp_path / "run"))
-    ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)
-    shape = run.dataset.sample(0).fixed.shape[2:]
-    for step in (0, 30, 63, 64, 90, 7, 8, 200):
-        numbers = range(4 * step, 4 * step + 4)
-        randoms = [
-            np.random.default_rng([run.dataset.seed, *run.dataset.position(k)]) for k in numbers
-        ]
-        random = run.dataset.augmentation.random(shape, randoms)
-        expected = Draws.of(random, run.dataset.augmentation, shape)
-        assert all(map(torch.equal, ahead._drawn(step, shape), expected))
-
-
-def test_what_fails_while_draws_are_made_ahead_stops_the_step(images, tmp_path, monkeypatch):
-    run = trainer(config_of(images, tmp_path / "run"))
-    ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)
-    position = run.dataset.position
-
-    def failing(number):
-        if number == 4 * 26:
-            raise OSError("gone")
-        return position(number)
-
-    monkeypatch.setattr(run.dataset, "position", failing)
-    with pytest.raises(OSError, match="gone"):
-        for step in range(30):
-            ahead.next(step)
-    assert step == 13  # when they were to be sent

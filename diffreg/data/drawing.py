@@ -50,9 +50,17 @@ class Draws(NamedTuple):
 
 
 class Undrawn(NamedTuple):
-    """Pairs as they are, moving and fixed (N, 2, *S), and their draws, on one device."""
+    """Pairs as they are, and their draws, on one device.
+
+    Args:
+        images: (N, 2, *S), moving and fixed.
+        masks: (N, 1, *S), of all fixed images; None: of none.
+        draws: of the N pairs.
+        augmentation: what is done to them.
+    """
 
     images: Tensor
+    masks: Tensor | None
     draws: Draws
     augmentation: Augmentation
 
@@ -67,19 +75,24 @@ def drawn(pairs: Undrawn) -> Batch:
         >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 6))
         >>> random = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(3)])
         >>> draws = Draws.of(random, augmentation, (16, 12))
-        >>> drawn(Undrawn(torch.rand(3, 2, 16, 12), draws, augmentation)).moving.shape
+        >>> drawn(Undrawn(torch.rand(3, 2, 16, 12), None, draws, augmentation)).moving.shape
         torch.Size([3, 1, 8, 6])
     """
-    images, (places, strengths, noise), augmentation = pairs
+    images, masks, (places, strengths, noise), augmentation = pairs
     shape = images.shape[2:]
     if augmentation.amplitude > 0:
         mirrored, places = places.tensor_split([sum(shape)], 1)
-        images = _taken(images, mirrored[:, None], shape)
         displacement = augmentation.bent(shape, strengths, noise)
+        images = _taken(images, mirrored[:, None], shape)
         images = warp(images.flatten(0, 1)[:, None], displacement)[:, 0].unflatten(0, (-1, 2))
+        if masks is not None:
+            masks = _taken(masks, mirrored[:, None], shape)
+            masks = warp(masks, displacement[1::2], "nearest", "zeros")
     window = tuple(augmentation.crop or shape)
     moving, fixed = _taken(images.transpose(0, 1), places[None], window)
-    return Batch(moving[:, None], fixed[:, None], None)
+    if masks is not None:
+        masks = _taken(masks, places[:, None], window)
+    return Batch(moving[:, None], fixed[:, None], masks)
 
 
 def _places(

@@ -148,9 +148,22 @@ class PairDataset:
     def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
         """Several draws together, augmented on the device that they are wanted on."""
         numbers = list(numbers)
-        positions = [self.position(number) for number in numbers]
-        samples = self._samples(numbers)
-        changes = self._changes(samples, positions, device)
+        return self.drawn(self.samples(numbers), numbers, device)
+
+    def samples(self, numbers: Sequence[int], pinned: bool = False) -> Sequence[Sample]:
+        """The pairs of some draws as they are.
+
+        Args:
+            numbers: of the draws.
+            pinned: whether pairs that are read for them are to lie in pinned memory.
+        """
+        return [self.sample(self.position(number)[1]) for number in numbers]
+
+    def drawn(
+        self, samples: Sequence[Sample], numbers: Sequence[int], device: torch.device | str
+    ) -> Batch:
+        """The pairs of some draws, augmented on a device."""
+        changes = self._changes(samples, [self.position(number) for number in numbers], device)
         moving, fixed, masks = [], [], []
         for sample, change in zip(samples, changes, strict=True):
             images = (sample.moving, sample.fixed)
@@ -158,7 +171,7 @@ class PairDataset:
             mask = sample.mask
             moving.append(pair[0])
             fixed.append(pair[1])
-            masks.append(None if mask is None else change.mask(mask.to(device)))
+            masks.append(None if mask is None else change.mask(mask.to(device, non_blocking=True)))
         weights = None
         if any(mask is not None for mask in masks):
             both = zip(masks, fixed, strict=True)
@@ -169,10 +182,6 @@ class PairDataset:
         pairs = zip(samples, changes, strict=True)
         known = [changed(self._known(sample).to(device), change) for sample, change in pairs]
         return batch._replace(known=together(known, batch.fixed.shape[2:]))
-
-    def _samples(self, numbers: Sequence[int]) -> Sequence[Sample]:
-        """The pairs of some draws."""
-        return [self.sample(self.position(number)[1]) for number in numbers]
 
     def _changes(
         self,

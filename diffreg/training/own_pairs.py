@@ -99,9 +99,17 @@ class OwnPairs:
 
     def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
         """The draws of this process in a step; those of the steps that follow are made ready."""
-        numbers = list(numbers)
-        found: Batch = self.ahead.next(numbers, torch.device(device).type == "cuda")
-        return found.to(device)
+        return self.read(list(numbers), torch.device(device).type == "cuda").to(device)
+
+    def read(self, numbers: Sequence[int], pinned: bool) -> Batch:
+        """As `batch`, on the host.
+
+        Args:
+            numbers: of the draws.
+            pinned: in memory that a GPU copies from while the host goes on.
+        """
+        found: Batch = self.ahead.next(numbers, pinned)
+        return found
 
     def whole(self, index: int) -> tuple[Sample, Known]:
         """A sample to validate on, always the same, and what `terms` ask for of it."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
-from diffreg.data.pairs import Batch, PairDataset, Sample
+from diffreg.data.pairs import PairDataset, Sample
 from diffreg.training.loading import Ahead, Sampler, Share, Steps
 
 
@@ -31,21 +30,16 @@ class ReadAhead(PairDataset):
     ) -> None:
         super().__init__(*given, **options)
         self.ahead = Ahead(size, share, workers, self._read)
-        self._pinned = False
 
-    def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
-        self._pinned = torch.device(device).type == "cuda"
-        return super().batch(numbers, device)
+    def samples(self, numbers: Sequence[int], pinned: bool = False) -> Sequence[Sample]:
+        if not self.ahead.are_a_step(numbers):
+            return super().samples(numbers)
+        found: Sequence[Sample] = self.ahead.next(numbers, pinned)
+        return found
 
     def close(self) -> None:
         """End the workers; the next batch begins anew."""
         self.ahead.close()
-
-    def _samples(self, numbers: Sequence[int]) -> Sequence[Sample]:
-        if not self.ahead.are_a_step(numbers):
-            return super()._samples(numbers)
-        found: Sequence[Sample] = self.ahead.next(numbers, self._pinned)
-        return found
 
     def _read(self, steps: Steps) -> tuple[Any, dict[str, Any]]:
         sampler = Sampler(steps, self.position)

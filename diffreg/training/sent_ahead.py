@@ -1,11 +1,12 @@
-"""Pairs held on a GPU, and the random numbers of several steps sent to it at once.
+"""What a step on a GPU draws from: pairs as they are, and random numbers that were sent before.
 
-What a step needs of the host is then a list of images and a part of what is already there.
+Images in memory are held on the device, others are sent for each step while another is computed;
+what is random of several steps is drawn and sent at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import accumulate, chain, pairwise
@@ -19,6 +20,9 @@ from torch import Tensor
 from diffreg.data.drawing import Draws, Undrawn
 from diffreg.data.pairs import PairDataset
 from diffreg.data.samples import Batch
+from diffreg.training.own_pairs import OwnPairs
+from diffreg.training.read_ahead import ReadAhead
+from diffreg.training.uploads import Uploads
 
 BLOCK = 25  # steps whose random numbers are sent at once
 _HELD = 0.5  # of the device's free memory, by images
@@ -33,49 +37,57 @@ def batches(
     """What a step, 0 being the first, has of a dataset, on the device.
 
     Args:
-        dataset: a `PairDataset` or `diffreg.training.own_pairs.OwnPairs`.
+        dataset: a `PairDataset`, `ReadAhead` or `OwnPairs`.
         size: draws a step, of all processes together.
         share: which of a step's draws this process takes.
         device: of the steps.
     """
-    held = type(dataset) is PairDataset and not dataset.terms and dataset.holds
-    if device.type == "cuda" and held:
+    numbers = partial(_numbers, size, share)
+    if device.type == "cuda" and type(dataset) in (PairDataset, ReadAhead):
         return SentAhead(dataset, size, share, device).next
-    return lambda step: dataset.batch(share(range(step * size, (step + 1) * size)), device)
+    if device.type == "cuda" and isinstance(dataset, OwnPairs):
+        uploads = Uploads(device)
+        return lambda step: uploads(dataset.read(numbers(step), pinned=True))
+    return lambda step: dataset.batch(numbers(step), device)
 
 
 class SentAhead:
     """The pairs of a dataset as the steps on a GPU draw them: the values that its `batch` gives.
 
     Args:
-        dataset: of pairs.
+        dataset: a `PairDataset` or `ReadAhead`, by whose augmentation they are drawn.
         size: draws a step, of all processes together.
         share: which of a step's draws this process takes.
         device: of the steps.
     """
 
     def __init__(self, dataset: PairDataset, size: int, share: Share, device: torch.device) -> None:
-        self.dataset, self.size, self.share, self.device = dataset, size, share, device
+        self.dataset, self.device = dataset, device
+        self.numbers = partial(_numbers, size, share)
         # By the tensor on the host, as long as it lives: another one may have its id then.
         self._there: dict[int, tuple[ref[Tensor], Tensor]] = {}
-        self._room = _HELD * _free(device)
+        self._room = _HELD * _free(device) if dataset.holds else 0.0
+        self._uploads = Uploads(device) if device.type == "cuda" else _same
         self._random: dict[Sequence[int], _Steps] = {}  # by shape
         self._thread = ThreadPoolExecutor(1, "draws")
 
     def next(self, step: int) -> Undrawn | Batch:
         """What a step, 0 being the first, is to draw from, on the device.
 
-        Where its images have several sizes or masks, or there is no room: drawn already.
+        Where its images have several sizes, some of them no mask, or more is known of them: drawn.
         """
-        numbers = self._numbers(step)
-        samples = [self.dataset.sample(self.dataset.position(number)[1]) for number in numbers]
+        numbers, dataset = self.numbers(step), self.dataset
+        samples = dataset.samples(numbers, pinned=self.device.type == "cuda")
+        forms = {(sample.fixed.shape[2:], sample.mask is None) for sample in samples}
+        if dataset.terms or len(forms) > 1:
+            return dataset.drawn(samples, numbers, self.device)
         shape = samples[0].fixed.shape[2:]
-        simple = all(s.mask is None and s.fixed.shape[2:] == shape for s in samples)
-        if not simple or not self._hold(chain.from_iterable(s[:2] for s in samples)):
-            return self.dataset.batch(numbers, self.device)
-        both = [self._there[id(image)][1] for sample in samples for image in sample[:2]]
-        images = torch.cat(both)[:, 0].unflatten(0, (-1, 2))
-        return Undrawn(images, self._drawn(step, shape), self.dataset.augmentation)
+        images = [image for sample in samples for image in sample[:2]]
+        masks = [sample.mask for sample in samples if sample.mask is not None]
+        sent = self._on_device([*images, *masks])
+        both = torch.cat(sent[: len(images)])[:, 0].unflatten(0, (-1, 2))
+        where = torch.cat(sent[len(images) :]) if masks else None
+        return Undrawn(both, where, self._drawn(step, shape), dataset.augmentation)
 
     def _drawn(self, step: int, shape: Sequence[int]) -> Draws:
         """Of a step; those of later ones are drawn, and sent, when no log is waited for."""
@@ -89,11 +101,15 @@ class SentAhead:
         found[step + BLOCK // 2]()
         return found[step]()
 
-    def _numbers(self, step: int) -> Sequence[int]:
-        return self.share(range(step * self.size, (step + 1) * self.size))
+    def _on_device(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images of the host: held there, sent once, while there is room; else sent anew."""
+        if self._hold(images):
+            return [self._there[id(image)][1] for image in images]
+        sent: list[Tensor] = self._uploads([self._ready(image) for image in images])
+        return sent
 
-    def _hold(self, images: Iterator[Tensor]) -> bool:
-        """Whether all are on the device, where each is sent once while there is room."""
+    def _hold(self, images: Sequence[Tensor]) -> bool:
+        """Whether all are on the device."""
         for image in images:
             if id(image) not in self._there:
                 if image.nbytes > self._room:
@@ -110,7 +126,7 @@ class SentAhead:
 
     def _block(self, first: int, shape: Sequence[int]) -> _Steps:
         """Of the steps from one on: sent in one piece for each kind when one is asked for."""
-        draws = [self._numbers(step) for step in range(first, first + BLOCK)]
+        draws = [self.numbers(step) for step in range(first, first + BLOCK)]
         drawing = self._thread.submit(self._draws, draws, shape)
         sent = cache(lambda: Draws._make(map(self._sent, drawing.result())))
         ends = accumulate(map(len, draws), initial=0)
@@ -134,6 +150,16 @@ class SentAhead:
     def _sent(self, values: Tensor) -> Tensor:
         """On the device; the host does not wait."""
         return self._ready(values).to(self.device, non_blocking=True)
+
+
+def _numbers(size: int, share: Share, step: int) -> Sequence[int]:
+    """Of the draws that this process takes in a step."""
+    return share(range(step * size, (step + 1) * size))
+
+
+def _same(given: Any) -> Any:
+    """What is on the host's own device."""
+    return given
 
 
 def _free(device: torch.device) -> float:

@@ -1,10 +1,14 @@
 """Training on a GPU: graphs and eager steps have the same bits, nothing waits, runs go on."""
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from test_own_data import Pairs
 from test_trainer import config_of, save_images, trainer
 from test_training_options import with_settings
 
+from diffreg.training import Config, Trainer
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.log import read_log
 
@@ -22,9 +26,48 @@ SECTIONS = [
 ]
 
 
+# Where a step's pairs come from, beside images in memory.
+SOURCES = ["masks", "cache", "workers", "own"]
+
+
 @pytest.fixture
 def images(tmp_path):
     return save_images(tmp_path / "images")
+
+
+def drawing_from(source, config, images, tmp_path):
+    """A trainer whose pairs are read, or sent, for each step."""
+    if source == "own":
+        sections = {**config.to_dict(), "augmentation": {}}
+        return Trainer(Config.from_dict(sections), Pairs(), progress=False)
+    data = {"cache": str(tmp_path / "cache"), "workers": 2 if source == "workers" else 0}
+    if source == "masks":
+        mask = nib.load(images / "a.nii")
+        values = (mask.get_fdata() > 0.1).astype(np.uint8)
+        nib.save(nib.Nifti1Image(values, mask.affine), images / "m.nii")
+        rows = ["image,mask", *(f"{name}.nii,m.nii" for name in "abc")]
+        (images / "images.csv").write_text("\n".join(rows))
+        data = {}
+    where = images / "images.csv" if source == "masks" else images
+    return trainer(with_settings(config, data={"images": [str(where)], **data}))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_what_is_sent_for_a_step_is_what_the_step_draws(source, images, tmp_path):
+    """Same bits with and without graphs: no buffer is filled while a step reads it."""
+    base = config_of(images, tmp_path / "run", steps=60, device="cuda")
+    logs = []
+    for graph in (True, False):
+        out = str(tmp_path / f"run {graph}")
+        how = {**base.to_dict()["training"], "out": out, "graph": graph}
+        run = drawing_from(source, with_settings(base, training=how), images, tmp_path)
+        run.train()
+        assert bool(run._steps.run._graphs) == graph
+        logs.append([entry[:11] for entry in read_log(run.out / "log.csv")])
+    on_host = with_settings(base, training={**how, "device": "cpu", "out": str(tmp_path / "cpu")})
+    host = drawing_from(source, on_host, images, tmp_path)
+    assert logs[0] == logs[1]
+    assert logs[0][0][2] == pytest.approx(host.train_step()[2], rel=1e-4)
 
 
 def finished(config, **training):
