@@ -5,6 +5,7 @@ import torch
 
 from diffreg.fields import integrate
 from diffreg.models import MODELS, build_model, memory_order
+from diffreg.models._layers import convolution
 from diffreg.models._pooling import _Halved, halved
 from diffreg.models._upsampling import doubled
 
@@ -57,6 +58,44 @@ def test_a_volume_does_not_see_the_rest_of_its_batch(name):
     model, (moving, fixed) = network(name), pair(8, 9, 6, samples=2)
     together = model(moving, fixed)
     torch.testing.assert_close(model(moving[1:], fixed[1:]), together[1:])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("size", [(1, 2, 3), (6, 5, 7), (9, 6, 4)])
+def test_a_convolution_of_one_volume_is_torch_s(size, kernel, channels_last):
+    """With its gradients, though it is done in slabs."""
+    torch.manual_seed(0)
+    ours = convolution(3, 4, 5, kernel).to(memory_format=memory_order(3, channels_last))
+    theirs = torch.nn.Conv3d(4, 5, kernel, padding=kernel // 2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(1, 4, *size).contiguous(memory_format=memory_order(3, channels_last))
+    upstream = torch.rand(1, 5, *size)
+    values, gradients = [], []
+    for layer in (ours, theirs):
+        given = x.clone().requires_grad_()
+        values.append(layer(given))
+        inputs = given, layer.weight, layer.bias
+        gradients.append(torch.autograd.grad(values[-1], inputs, upstream))
+    torch.testing.assert_close(*values, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has one convolution")
+@every_model
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_no_convolution_of_one_volume_is_torch_s_slow_one(name, half, autocast):
+    def called(function):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            function().square().mean().backward()
+        return {event.key for event in profile.key_averages() if "slow_conv" in event.key}
+
+    model, images = network(name, half_resolution=half), pair(20, 18, 17)
+    if not called(lambda: torch.nn.Conv3d(1, 4, 3)(images[0])):
+        pytest.skip("this torch has no slow convolution: the slabs can go")
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert called(lambda: model(*images)) == set()
 
 
 @every_model

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-_CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+# Channels times the two outer sizes of a single volume up to which torch, on a CPU and in float32,
+# takes its slow convolution (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp, torch 2.13).
+_SLOW = 20480
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
@@ -23,6 +26,30 @@ def memory_order(dimensions: int, channels_last: bool = True) -> torch.memory_fo
         torch.channels_last_3d
     """
     return _CHANNELS_LAST[dimensions] if channels_last else torch.contiguous_format
+
+
+class _Convolution3d(nn.Conv3d):
+    """torch's, to rounding; a small single volume in two slabs, which torch does at full speed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._is_slow(x):
+            return super().forward(x)
+        reach, (depth, *_) = self.kernel_size[0] // 2, x.shape[2:]
+        half = (depth + 1) // 2
+        padded = F.pad(x, (0, 0, 0, 0, reach, reach + 2 * half - depth))
+        slabs = [padded.narrow(2, first, half + 2 * reach) for first in (0, half)]
+        found = F.conv3d(torch.cat(slabs), self.weight, self.bias, padding=(0, reach, reach))
+        # No copy where channels are last.
+        return found.movedim(1, -1).flatten(0, 1)[None, :depth].movedim(-1, 1)
+
+    def _is_slow(self, x: Tensor) -> bool:
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            return False
+        single = x.ndim == 5 and len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32
+        return single and self.stride[0] == 1 and x[0, :, :, :, 0].numel() <= _SLOW
+
+
+_CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: _Convolution3d}
 
 
 def convolution(
