@@ -84,7 +84,8 @@ bench-guard: $(VENV)/.app
 # hours of one core. What is registered is in build/compare.jsonl and is not registered again.
 compare: $(VENV)/.app
 	@test -n "$(DATA)" || { echo "compare: make compare DATA=DIR, the folder that docs/data.md describes"; exit 2; }
-	$(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+	$(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
+		$(if $(VOXELMORPH),--voxelmorph "$(VOXELMORPH)")
 
 # The paper's experiments (paper/results), on the images of docs/data.md: make paper DATA=DIR, or with
 # DEVICE=cuda PROCESSES=16. What is finished is in build/paper/runs and is not run again.

@@ -196,7 +196,10 @@ def test_a_network_is_used_on_people_whom_it_has_not_seen(data, runner, monkeypa
     (task,) = sets.each("brain2mm", "diffreg network")
     pairs = labelled.read_pairs(data, "brain2mm")
     assert runner.pairs(task, pairs) == []
-    assert runner._replace(network=network).pairs(task, pairs) == pairs[:1]
+    runner = runner._replace(networks={"diffreg network": network})
+    assert runner.pairs(task, pairs) == pairs[:1]
+    (other,) = sets.each("brain2mm", "VoxelMorph")
+    assert runner.pairs(other, pairs) == []
 
 
 def test_demons_in_a_process_of_its_own_bring_the_ball_back(data, runner):

@@ -4,6 +4,7 @@ So do the commands in its blocks of the shell, where all of these are diffreg's.
 """
 
 import importlib.util
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -82,6 +83,24 @@ def test_links_inside_the_documentation_lead_somewhere():
                 if not (page.parent / target).exists():
                     broken.append(f"{page.name} -> {target}")
     assert broken == []
+
+
+def test_the_rows_of_a_table_have_the_cells_of_its_head():
+    def cells(line):
+        line = re.sub(r"`[^`]*`", "", line).strip()
+        return len(re.findall(r"(?<!\\)\|", line.removeprefix("|").removesuffix("|"))) + 1
+
+    wrong, rule = [], re.compile(r"\|?[\s:|-]*---[\s:|-]*")
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("diffreg/**/*.md")]:
+        lines = page.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if "|" not in line or not rule.fullmatch(line):
+                continue
+            below = itertools.takewhile(lambda row: row.startswith("|"), lines[number + 1 :])
+            for row in [lines[number - 1], *below]:
+                if cells(row) != cells(line):
+                    wrong.append(f"{page.name}: {row:.60}")
+    assert wrong == []
 
 
 def test_the_page_of_transforms_has_every_format():

@@ -1,6 +1,6 @@
 """diffreg beside what a user could run instead, on labelled volumes: docs/compare.md.
 
-    python bench/compare/compare.py --data DIR [--checkpoint run/best.pt]
+    python bench/compare/compare.py --data DIR [--checkpoint run/best.pt] [--voxelmorph run/best.pt]
     python bench/compare/compare.py
 
 DIR is the folder of docs/data.md, of which `volumes` is read. The other tools are installed into
@@ -11,6 +11,7 @@ written from what there is.
 """
 
 import argparse
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,15 @@ import journal
 import torch
 from compare_page import write_page
 from labelled import Pair, measured, read_pairs
-from registering import NETWORKS, OURS, SETTINGS, Network, read_network, registered
+from registering import (
+    NETWORKS,
+    OURS,
+    SETTINGS,
+    VOXELMORPH,
+    Network,
+    read_network,
+    registered,
+)
 from sets import GROUPS, PLAN, Task
 from tools import METHODS
 
@@ -37,21 +46,21 @@ class Runner(NamedTuple):
         runs: the journal.
         peers: the folder of the other tools' environment.
         left_out: package -> why it is not there.
-        network: what NETWORKS register by; None: they are left out.
+        networks: what those of NETWORKS register by that are not left out.
     """
 
     runs: Path
     peers: Path
     left_out: dict[str, str]
-    network: Network | None = None
+    networks: Mapping[str, Network] = {}
 
     def pairs(self, task: Task, pairs: list[Pair]) -> list[Pair]:
         """Those of the task; of a network's those of people whom it has not seen."""
         if task.method not in NETWORKS:
             return pairs[: task.pairs]
-        if self.network is None:
+        if task.method not in self.networks:
             return []
-        return [pair for pair in pairs if not self.network.knows(pair)]
+        return [pair for pair in pairs if not self.networks[task.method].knows(pair)]
 
     def can(self, method: str) -> bool:
         return method not in METHODS or METHODS[method].package not in self.left_out
@@ -65,9 +74,10 @@ class Runner(NamedTuple):
         run = {"group": pair.group, "pair": pair.name, "person": pair.person, "method": method}
         run |= {"setting": SETTINGS[method], "processor": about["processor"]}
         run |= {"commit": about["commit"], "load": about["load"]}
-        if method in NETWORKS:
-            run["setting"] += f" ({self.network.about})"
-            run["label"] = f"{method}, trained here on {self.network.people} people"
+        network = self.networks.get(method)
+        if network is not None:
+            run["setting"] += f" ({network.about})"
+            run["label"] = f"{method}, trained here on {network.people} people"
         if method in OURS or method in NETWORKS:
             run["version"] = f"diffreg {version('diffreg')}"
         done = read_runs(self.runs).get(key(run))
@@ -75,7 +85,7 @@ class Runner(NamedTuple):
         if done and run.get("version", by) == by:
             return False
         try:
-            u, cost = registered(pair, method, environment.python_of(self.peers), self.network)
+            u, cost = registered(pair, method, environment.python_of(self.peers), network)
             run |= cost | measured(pair, u)
         except RuntimeError as error:
             run["error"] = str(error)
@@ -111,6 +121,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, help="the folder of docs/data.md")
     parser.add_argument("--checkpoint", type=Path, help="a network of volumes, for the heads")
+    parser.add_argument("--voxelmorph", type=Path, help="VoxelMorph's, of voxelmorph_heads.toml")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "compare.jsonl")
     return parser.parse_args()
@@ -127,9 +138,13 @@ def main() -> None:
             f"compare: skipped, there is no {volumes / 'pairs.csv'}; docs/data.md says what it is"
         )
         return
-    network = read_network(options.checkpoint) if options.checkpoint else None
+    networks = {
+        method: read_network(path)
+        for method in NETWORKS
+        if (path := options.voxelmorph if method == VOXELMORPH else options.checkpoint)
+    }
     left_out = environment.prepare(options.peers)
-    run_plan(volumes, Runner(options.runs, options.peers, left_out, network))
+    run_plan(volumes, Runner(options.runs, options.peers, left_out, networks))
     write_page(read_runs(options.runs).values(), left_out)
 
 

@@ -30,13 +30,14 @@ Labelled volumes registered by diffreg and by other tools, each with settings th
 This page is written by
 
     make compare DATA=DIR
-    make compare DATA=DIR CHECKPOINT=run/best.pt
+    make compare DATA=DIR CHECKPOINT=run/best.pt VOXELMORPH=voxelmorph/best.pt
 
 DIR is the folder of [data.md](data.md#labelled-volumes-volumes); without it there is nothing to
 compare, and the command says so. The other tools are installed into `.venv-peers`, in the versions
 of `bench/compare/constraints.txt`. All of it takes some two hours of one core, cheap tools first;
 stopped at any moment it goes on where it was. CHECKPOINT is a
-[network of volumes](training.md#heads-in-3-d) for the heads at 2 mm.
+[network of volumes](training.md#heads-in-3-d) for the heads at 2 mm, VOXELMORPH one of
+[VoxelMorph's](#settings).
 
 Every tool gets the same two files on one grid, starts from the identity, and runs in a fresh
 process on one thread. One code reads every displacement as voxels (a head warped by it and by the
@@ -66,8 +67,14 @@ greedy's long run, dipy's iterations and SyNOnly's with CC were known to be good
 weights have seen three of the pairs, and the hearts. Nothing was tuned on the prostates, the
 abdomen or at 1 mm. Elsewhere than on heads elastix has its defaults: its setting for heads folded
 half of the first prostate. Demons and measures of one contrast are left out across modalities.
-VoxelMorph is not among the volumes: its package brings no trained network, and none was
-trained for this page (`diffreg train` trains [its architecture](training.md#a-network), too).
+
+VoxelMorph's package brings no trained network. Its architecture (features 16, 32, 32, 32) was
+trained here on the people that diffreg's network was trained on, by its own objective (local
+correlation in windows of 9^3, lambda = 1 for the squared gradient, here of the displacement), for
+twice as many steps; `diffreg register` runs it:
+
+    PYTHONPATH=examples diffreg train bench/compare/voxelmorph_heads.toml \\
+        data.images=heads/train.csv data.validation=heads/validate.csv training.out=voxelmorph
 """
 
 

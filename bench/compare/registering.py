@@ -21,6 +21,7 @@ from diffreg.data.transforms import read_field
 from diffreg.training.checkpoint import read_checkpoint
 
 TOOLS = Path(__file__).with_name("tools.py")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # Words of `diffreg register`: the pairs are on one grid already, as for all others.
 ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report", "--no-composites")
 OURS: dict[str, tuple[str, ...]] = {
@@ -29,9 +30,11 @@ OURS: dict[str, tuple[str, ...]] = {
     "diffreg long": ("--iterations", "100,100,60"),
     "diffreg ngf": ("--similarity", "ngf"),
 }
+VOXELMORPH = "VoxelMorph"  # its network, which examples/own_networks.py hands to diffreg
 NETWORKS: dict[str, tuple[str, ...]] = {
     "diffreg network": (),
     "diffreg network, refined": ("--refine", "10"),
+    VOXELMORPH: ("--trust",),
 }
 SETTINGS = {
     "identity": "",
@@ -132,9 +135,9 @@ def fresh(command: Sequence, told: Path) -> dict:
     """
     asked = [sys.executable, "-S", "-c", STARTER, told, *command]
     words = [str(part.absolute() if isinstance(part, Path) else part) for part in asked]
-    done = subprocess.run(
-        words, env=os.environ | ONE_THREAD, capture_output=True, text=True, cwd=told.parent
-    )
+    names = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(EXAMPLES)]))
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": names}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=told.parent)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise RuntimeError(lines[-1] if lines else f"ended with {done.returncode}")

@@ -70,7 +70,7 @@ PLAN = (
     *each("abdomen_ctmr", "identity", "diffreg", "diffreg ngf", "greedy WNCC", "greedy NMI"),
     *each("abdomen_ctmr", "SyNOnly", "SyNOnly Mattes", "dipy SyN EM", "FireANTs MI"),
     *each("abdomen_ctmr", "ConvexAdam defaults", "elastix defaults"),
-    *each("brain2mm", "diffreg network", "diffreg network, refined"),
+    *each("brain2mm", "diffreg network", "diffreg network, refined", "VoxelMorph"),
     *each("brain2mm", "greedy 100x100x100", "demons sigma 0.7", "elastix", pairs=5),
     *each("brain1mm", "identity", "diffreg", "greedy"),
     *each("prostate_mrus", "SyNOnly Mattes", "FireANTs MI", "dipy SyN EM", pairs=5),
