@@ -343,6 +343,28 @@ def test_h5_files_that_are_none_are_refused(tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("name", ["TransformType", "TransformParameters"])
+@pytest.mark.parametrize("what", ["a group", "a type", "a float that no processor has"])
+def test_h5_files_without_data_of_that_name_are_refused(name, what, tmp_path):
+    path = tmp_path / "t.h5"
+    write(path, Affine(np.eye(4)))
+    with h5py.File(path, "r+") as file:
+        group = file["TransformGroup/0"]
+        del group[name]
+        if what == "a group":
+            group.create_group(name)
+        elif what == "a type":
+            group[name] = np.dtype("f8")
+        else:
+            kind = h5py.h5t.IEEE_F64LE.copy()
+            kind.set_ebias(100_000)
+            space = h5py.h5s.create_simple((1,))
+            h5py.h5d.create(group.id, name.encode(), kind, space)
+    with pytest.raises(ValueError, match=r"t\.h5") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
 def test_mat_files_that_are_none_are_refused(tmp_path):
     savemat(tmp_path / "t.mat", {"a": np.eye(2), "b": np.eye(2)}, format="4")
     with pytest.raises(ValueError, match="holds 2 arrays"):

@@ -21,15 +21,19 @@ _NAMES = (
     ("TransformParameters", "TranformParameters"),
     ("TransformFixedParameters", "TranformFixedParameters"),
 )
+# What it raises of damaged files; ValueError is also ours, which names the file.
+_OF_H5PY = OSError, KeyError, RuntimeError, TypeError, OverflowError, MemoryError, ValueError
 
 
 def _read(path: Path, places: Places) -> Transform:
     try:
         with require("h5py", ".h5 files", "h5").File(path, "r") as file:
             stored = [_stored(path, group) for group in _groups(path, file)]
-    except (OSError, KeyError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
+    except _OF_H5PY as error:
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{path} does not exist") from None
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
         message = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} is not a readable .h5 file: {message}") from error
     return transform_of(path, stored)
@@ -52,7 +56,7 @@ def _groups(path: Path, file: Any) -> list[Any]:
 
 
 def _stored(path: Path, group: Any) -> Stored:
-    kind = np.asarray(group["TransformType"][()]).ravel()
+    kind = np.asarray(_data_set(path, group, "TransformType")[()]).ravel()
     if kind.size != 1:
         raise ValueError(f"{path}: a TransformType holds {kind.size} words, not one")
     word = kind[0].decode("latin-1") if isinstance(kind[0], bytes) else str(kind[0])
@@ -64,13 +68,21 @@ def _numbers(path: Path, group: Any, names: tuple[str, str]) -> np.ndarray:
     name = next((name for name in names if name in group), None)
     if name is None:
         return np.zeros(0)
-    data = group[name]
-    if not hasattr(data, "dtype") or data.dtype.kind not in "iuf":
+    data = _data_set(path, group, name)
+    if data.dtype.kind not in "iuf":
         raise ValueError(f"{path}: {name} must be numbers")
     check_claim(data.size * data.dtype.itemsize, path, packed=data.compression is not None)
     if data.size > 3 * LARGEST:
         raise ValueError(f"{path} is too large: {name} has {data.size:,} numbers")
     return np.asarray(data[()]).ravel()
+
+
+def _data_set(path: Path, group: Any, name: str) -> Any:
+    """Not a group, or a type of data, of that name."""
+    found = group[name]
+    if not hasattr(found, "size"):
+        raise ValueError(f"{path}: {name} must be data, got a {type(found).__name__}")
+    return found
 
 
 _OVERHEAD = 2**15  # bytes of a file beside its numbers
