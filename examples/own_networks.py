@@ -17,11 +17,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of packages that these could use and do not find
-    from monai.networks.nets import LocalNet as MonaiLocalNet
-    from voxelmorph.nn.models import VxmPairwise
-
 from diffreg.fields import integrate
 
 
@@ -30,6 +25,9 @@ class LocalNet(nn.Module):
 
     def __init__(self, dimensions: int = 2, channels: int = 8) -> None:
         super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of packages that it could use and does not find
+            from monai.networks.nets import LocalNet as MonaiLocalNet
         self.network = MonaiLocalNet(
             spatial_dims=dimensions,
             in_channels=2,
@@ -48,6 +46,9 @@ class VoxelMorph(nn.Module):
 
     def __init__(self, dimensions: int = 2, features: Sequence[int] = (16, 32, 32, 32)) -> None:
         super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from voxelmorph.nn.models import VxmPairwise
         self.network = VxmPairwise(
             ndim=dimensions, source_channels=1, target_channels=1, nb_features=list(features)
         )

@@ -98,8 +98,11 @@ def test_a_program_of_any_size_gives_the_bits_of_the_network(programs, tmp_path,
         found = loaded(*images)
         return found if isinstance(found, tuple) else (found,)
 
-    def same(ours, theirs):
-        assert torch.equal(ours, theirs)
+    def same(found, own):
+        if own.ndim == 5 and len(own) == 1:  # which the network convolves in two slabs
+            torch.testing.assert_close(found, own, rtol=0, atol=1e-4 * own.abs().max().item())
+        else:
+            assert torch.equal(found, own)
 
     assert compared(network, run, NETWORKS[name][1], same) > 1
     axes = ["Z", "Y", "X"][-NETWORKS[name][1] :]

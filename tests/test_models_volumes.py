@@ -61,13 +61,12 @@ def test_a_volume_does_not_see_the_rest_of_its_batch(name):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("size", [(1, 2, 3), (6, 5, 7), (9, 6, 4)])
-def test_a_convolution_of_one_volume_is_torch_s(size, kernel, channels_last):
-    """With its gradients, though it is done in slabs."""
+def test_a_convolution_of_one_volume_is_torch_s(size, channels_last):
+    """With its gradients and its order in memory, though it is done in slabs."""
     torch.manual_seed(0)
-    ours = convolution(3, 4, 5, kernel).to(memory_format=memory_order(3, channels_last))
-    theirs = torch.nn.Conv3d(4, 5, kernel, padding=kernel // 2)
+    ours = convolution(3, 4, 5, 3).to(memory_format=memory_order(3, channels_last))
+    theirs = torch.nn.Conv3d(4, 5, 3, padding=1).to(memory_format=memory_order(3, channels_last))
     theirs.load_state_dict(ours.state_dict())
     x = torch.rand(1, 4, *size).contiguous(memory_format=memory_order(3, channels_last))
     upstream = torch.rand(1, 5, *size)
@@ -79,6 +78,16 @@ def test_a_convolution_of_one_volume_is_torch_s(size, kernel, channels_last):
         gradients.append(torch.autograd.grad(values[-1], inputs, upstream))
     torch.testing.assert_close(*values, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+    if 1 not in size:  # whose strides are anything
+        assert values[0].is_contiguous(memory_format=memory_order(3, channels_last))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_convolution_that_is_traced_takes_other_sizes():
+    layer = convolution(3, 1, 2, 3)
+    traced = torch.jit.trace(layer, torch.rand(1, 1, 4, 5, 6))
+    x = torch.rand(2, 1, 7, 4, 3)
+    torch.testing.assert_close(traced(x), layer(x))
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has one convolution")
@@ -91,11 +100,18 @@ def test_no_convolution_of_one_volume_is_torch_s_slow_one(name, half, autocast):
             function().square().mean().backward()
         return {event.key for event in profile.key_averages() if "slow_conv" in event.key}
 
-    model, images = network(name, half_resolution=half), pair(20, 18, 17)
+    model, images = network(name, half_resolution=half), pair(12, 10, 9)
     if not called(lambda: torch.nn.Conv3d(1, 4, 3)(images[0])):
         pytest.skip("this torch has no slow convolution: the slabs can go")
+    sizes = []
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv3d) and m is not model.head]
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda layer, given, found: sizes.append(layer._is_slow(*given))
+        )
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert called(lambda: model(*images)) == set()
+    assert any(slabs) == (not autocast)  # torch has no slow one in bfloat16
 
 
 @every_model

@@ -73,8 +73,8 @@ trained here on the people that diffreg's network was trained on, by its own obj
 correlation in windows of 9^3, lambda = 1 for the squared gradient, here of the displacement), for
 twice as many steps; `diffreg register` runs it:
 
-    PYTHONPATH=examples diffreg train bench/compare/voxelmorph_heads.toml \\
-        data.images=heads/train.csv data.validation=heads/validate.csv training.out=voxelmorph
+    cp bench/compare/voxelmorph_heads.toml .     # beside heads/
+    PYTHONPATH=examples diffreg train voxelmorph_heads.toml training.out=voxelmorph
 """
 
 

@@ -36,6 +36,7 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "diffreg network, refined": ("--refine", "10"),
     VOXELMORPH: ("--trust",),
 }
+IMPORTS = {VOXELMORPH: "torch, voxelmorph.nn.models"}
 SETTINGS = {
     "identity": "",
     **{name: " ".join((*ALWAYS, *words)) for name, words in OURS.items()},
@@ -101,7 +102,7 @@ def registered(
             return ours(pair, OURS[method], Path(folder))
         if method in NETWORKS:
             words = ("--checkpoint", network.path, *NETWORKS[method])
-            u, cost = ours(pair, words, Path(folder))
+            u, cost = ours(pair, words, Path(folder), IMPORTS.get(method, "torch"))
             return u, cost | {"version": f"{cost['version']}: {network.about}"}
         out, cost = Path(folder) / "out", Path(folder) / "cost"
         cost = fresh([python, TOOLS, method, pair.fixed, pair.moving, out], cost)
@@ -111,21 +112,23 @@ def registered(
     return u.astype(np.float32), cost | told
 
 
-def ours(pair: Pair, words: Sequence, folder: Path) -> tuple[np.ndarray, dict]:
-    """As `registered`, by the command line; the search is the process beyond importing torch."""
+def ours(
+    pair: Pair, words: Sequence, folder: Path, imports: str = "torch"
+) -> tuple[np.ndarray, dict]:
+    """As `registered`, by the command line; the search is the process beyond the imports."""
     images = ("register", pair.moving, pair.fixed, "-o", folder / "out")
     cost = fresh([sys.executable, "-m", "diffreg", *images, *ALWAYS, *words], folder / "cost")
-    search = cost["cpu_s"] - importing_torch()
+    search = cost["cpu_s"] - importing(imports)
     cost |= {"search_s": search, "version": f"diffreg {version('diffreg')}"}
     u = read_field(folder / "out" / "displacement.nii.gz")[0].numpy()
     return u.astype(np.float32), cost
 
 
 @cache
-def importing_torch() -> float:
+def importing(names: str) -> float:
     """CPU seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        return fresh([sys.executable, "-c", "import torch"], Path(folder) / "cost")["cpu_s"]
+        return fresh([sys.executable, "-c", f"import {names}"], Path(folder) / "cost")["cpu_s"]
 
 
 def fresh(command: Sequence, told: Path) -> dict:

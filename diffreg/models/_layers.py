@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Channels times the two outer sizes of a single volume up to which torch, on a CPU and in float32,
-# takes its slow convolution (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp, torch 2.13).
+# takes its slow convolution for kernels of 3^3 (`use_mkldnn` in ATen/native/Convolution.cpp, torch
+# 2.13).
 _SLOW = 20480
 _CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -34,19 +37,20 @@ class _Convolution3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         if not self._is_slow(x):
             return super().forward(x)
-        reach, (depth, *_) = self.kernel_size[0] // 2, x.shape[2:]
+        depth = x.shape[2]
         half = (depth + 1) // 2
-        padded = F.pad(x, (0, 0, 0, 0, reach, reach + 2 * half - depth))
-        slabs = [padded.narrow(2, first, half + 2 * reach) for first in (0, half)]
-        found = F.conv3d(torch.cat(slabs), self.weight, self.bias, padding=(0, reach, reach))
-        # No copy where channels are last.
-        return found.movedim(1, -1).flatten(0, 1)[None, :depth].movedim(-1, 1)
+        padded = F.pad(x, (0, 0, 0, 0, 1, 1 + 2 * half - depth))
+        slabs = [padded.narrow(2, first, half + 2) for first in (0, half)]
+        found = F.conv3d(torch.cat(slabs), self.weight, self.bias, padding=(0, 1, 1))
+        return torch.cat([found[:1], found[1:, :, : depth - half]], 2)
 
     def _is_slow(self, x: Tensor) -> bool:
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for other sizes, too
+        if fixed or torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
             return False
-        single = x.ndim == 5 and len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32
-        return single and self.stride[0] == 1 and x[0, :, :, :, 0].numel() <= _SLOW
+        usual = self.kernel_size == (3, 3, 3) and self.stride == (1, 1, 1) and x.ndim == 5
+        single = usual and len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32
+        return single and math.prod(x.shape[1:4]) <= _SLOW
 
 
 _CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: _Convolution3d}

@@ -26,6 +26,7 @@ from diffreg.training.own import check_displacement
 # What a network is traced at: sizes that nothing divides, which ours take, then multiples of 32.
 _SIZES = {2: ((37, 50), (64, 96)), 3: ((13, 18, 21), (32, 64, 96))}
 _BATCH = 2
+_ROUNDING = 1e-4  # of the largest displacement
 _KEPT = ("versions", "needs", "weights", "step", "best", "spacing", "orientation")
 FORM = "moving, fixed: (N, 1, *S), float32, of about [0, 1]; displacement: (N, D, *S), voxels, "
 FORM += "component k along axis k of S: warped(p) = moving(p + displacement(p))"
@@ -175,8 +176,16 @@ def _taken(network: nn.Module, sizes: Sequence[tuple[int, ...]]) -> list[tuple[i
     return found
 
 
+def _close(found: Tensor, own: Tensor) -> bool:
+    """To rounding of the largest number."""
+    return bool((found - own).abs().max() <= _ROUNDING * own.abs().max())
+
+
 def _check_same(program: ExportedProgram, network: nn.Module, sizes: Sequence[Any]) -> None:
-    """Raises unless the program gives the network's bits at the shapes that it should take."""
+    """Raises unless the program gives what the network does at the shapes that it should take.
+
+    To rounding: some layers compute in another order where sizes are not fixed.
+    """
     shape, run = shape_of(program), program.module()
     batches = (1, 3) if isinstance(shape[0], str) else (_BATCH,)
     free = all(isinstance(n, str) for n in shape[2:])
@@ -192,7 +201,7 @@ def _check_same(program: ExportedProgram, network: nn.Module, sizes: Sequence[An
         with torch.no_grad():
             ours = network(*images)
         pairs = zip(theirs, ours, strict=True) if isinstance(ours, tuple) else [(theirs, ours)]
-        if not all(torch.equal(*pair) for pair in pairs):
+        if not all(_close(*pair) for pair in pairs):
             raise ValueError(
                 f"the exported program gives another displacement than the network at {size}: does "
                 "the network draw random numbers, or branch on values?"

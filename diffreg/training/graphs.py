@@ -63,10 +63,11 @@ class Replayed:
         self._stream = self._stream or torch.cuda.Stream()
         usual = torch.cuda.current_stream()
         self._stream.wait_stream(usual)
-        with torch.cuda.stream(self._stream):
-            found = self.step(given)
-        usual.wait_stream(self._stream)
-        return found
+        try:
+            with torch.cuda.stream(self._stream):
+                return self.step(given)
+        finally:
+            usual.wait_stream(self._stream)  # what was queued before an error, too
 
     def _check(self, waits: Sequence[str]) -> None:
         """A step that waits for the device cannot be captured; a try would leave a torn graph."""

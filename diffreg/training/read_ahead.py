@@ -37,6 +37,10 @@ class ReadAhead(PairDataset):
         found: Sequence[Sample] = self.ahead.next(numbers, pinned)
         return found
 
+    @property
+    def holds(self) -> bool:
+        return False  # the tensors of another process are new ones each time
+
     def close(self) -> None:
         """End the workers; the next batch begins anew."""
         self.ahead.close()

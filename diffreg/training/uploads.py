@@ -33,7 +33,7 @@ class Uploads:
         """The same in tuples, lists and dicts as they were; the host waits for nothing.
 
         Args:
-            given: whose tensors lie in pinned memory.
+            given: whose tensors are contiguous, in pinned memory.
         """
         leaves, form = tree_flatten(given)
         parts = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -7,8 +7,9 @@ import torch
 from test_own_data import Pairs
 from test_trainer import config_of, save_images, trainer
 from test_training_options import with_settings
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from diffreg.training import Config, Trainer
+from diffreg.training import Config, Trainer, sent_ahead
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.log import read_log
 
@@ -52,22 +53,41 @@ def drawing_from(source, config, images, tmp_path):
     return trainer(with_settings(config, data={"images": [str(where)], **data}))
 
 
+class Plain:
+    """In the place of `Uploads`: the steps wait for what is sent."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __call__(self, given):
+        leaves, form = tree_flatten(given)
+        sent = [x.to(self.device) if isinstance(x, torch.Tensor) else x for x in leaves]
+        return tree_unflatten(sent, form)
+
+
 @pytest.mark.parametrize("source", SOURCES)
-def test_what_is_sent_for_a_step_is_what_the_step_draws(source, images, tmp_path):
-    """Same bits with and without graphs: no buffer is filled while a step reads it."""
+def test_what_is_sent_for_a_step_is_what_the_step_draws(source, images, tmp_path, monkeypatch):
+    """No buffer is filled while a step, which is slowed down, or a graph's copy reads it."""
     base = config_of(images, tmp_path / "run", steps=60, device="cuda")
     logs = []
-    for graph in (True, False):
-        out = str(tmp_path / f"run {graph}")
-        how = {**base.to_dict()["training"], "out": out, "graph": graph}
-        run = drawing_from(source, with_settings(base, training=how), images, tmp_path)
+    for how in ("plain", "eager", "graph"):
+        training = {"out": str(tmp_path / how), "graph": how == "graph"}
+        config = with_settings(base, training={**base.to_dict()["training"], **training})
+        with monkeypatch.context() as patch:
+            if how == "plain":
+                patch.setattr(sent_ahead, "Uploads", Plain)
+            run = drawing_from(source, config, images, tmp_path)
+        step = run._steps.step.__call__
+
+        def slowly(batch, step=step):
+            torch.cuda._sleep(2_000_000)  # a millisecond
+            return step(batch)
+
+        run._steps.run.step = slowly
         run.train()
-        assert bool(run._steps.run._graphs) == graph
+        assert bool(run._steps.run._graphs) == (how == "graph")
         logs.append([entry[:11] for entry in read_log(run.out / "log.csv")])
-    on_host = with_settings(base, training={**how, "device": "cpu", "out": str(tmp_path / "cpu")})
-    host = drawing_from(source, on_host, images, tmp_path)
-    assert logs[0] == logs[1]
-    assert logs[0][0][2] == pytest.approx(host.train_step()[2], rel=1e-4)
+    assert logs[0] == logs[1] == logs[2]
 
 
 def finished(config, **training):
