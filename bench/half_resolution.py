@@ -21,7 +21,7 @@ import torch
 from diffreg.training.config import Config
 from diffreg.training.trainer import Trainer
 
-OPTIMIZER = {"learning_rate": 2e-3, "warmup_steps": 10, "clip_norm": 1.0}
+OPTIMIZER = {"learning_rate": 1e-3, "warmup_steps": 10, "clip_norm": 1.0}
 MODELS: dict[str, dict[str, Any]] = {
     "full": {},
     "half": {"half_resolution": True},
