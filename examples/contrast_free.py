@@ -55,6 +55,8 @@ class ShapesAndTissues(Dataset):
         one = [patch for head in heads.values() for patch in _cut(*head, size)]
         options = {"seed": seed, **options}
         self.kinds = [Shapes(size, **options), _of(one, size, **options)]
+        # What [data] cannot say: of the tissues' voxels, mm, for whoever registers others.
+        self.spacing_mm = ((1.0,) * len(size), (2.0,) * len(size))
         if pairs:
             two = [
                 patch

@@ -85,6 +85,7 @@ class PairDataset:
         self.prepared = PreparedPairs(self.normalization, store, self.terms, start)
         self._labels = self._made_ready(cover, progress)
         self.spacing = self._common_grid(cover, batches)
+        self.spacing_mm = self._lengths(cover)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -234,3 +235,9 @@ class PairDataset:
                 f"has {one[0]} and {one[1]}, {second} has {other[0]} and {other[1]}"
             )
         return next(iter(grids))[1]
+
+    def _lengths(self, pairs: Sequence[Pair]) -> tuple[tuple[float, ...], ...]:
+        """The fixed images' shortest and longest voxels, mm; nothing where no file has lengths."""
+        places = [self.prepared.place(pair.fixed, sides_of(pair)[1]) for pair in pairs]
+        found = sorted(place.grid.spacing for place in places if place.kind == "nifti")
+        return (found[0], found[-1]) if found else ()

@@ -265,6 +265,7 @@ def _through_network(
                 objective=method.objective,
                 refine=method.refine,
                 fill=method.fill,
+                trained_on=method.trained_on,
             )
     except PAIR_ERRORS as error:
         if len(pairs) == 1:

@@ -10,6 +10,7 @@ from torch import nn
 
 from diffreg.data.images import Normalization
 from diffreg.data.manifest import Pair
+from diffreg.data.voxels import Voxels
 from diffreg.losses import Objective
 from diffreg.registration._json import read_json
 from diffreg.registration.folders import AFFINE, DISPLACEMENT, METRICS
@@ -39,6 +40,7 @@ class Method:
         search: look for large turns too.
         device: of the variational method.
         by_slice: take volumes slice by slice; so does a network of images.
+        trained_on: the voxels that the network knows.
     """
 
     network: nn.Module | None = None
@@ -59,6 +61,7 @@ class Method:
     weights: Sequence[float] | None = None
     levels: int | None = None
     iterations: int | Sequence[int] | None = None
+    trained_on: Voxels | None = None
 
     @property
     def slices(self) -> bool:

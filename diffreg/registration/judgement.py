@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from diffreg.affine.start import Start
+from diffreg.data.geometry import Image
+from diffreg.data.voxels import Voxels, lengths_in_words
 from diffreg.registration.result import Registration
 from diffreg.registration.signs import NCC, Signs, signs_of
 from diffreg.registration.unfolded import SMALLEST_DETERMINANT
@@ -42,6 +44,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+# Beside the voxels that a network was trained on: how often as long along one axis, and how often
+# as short. At twice a network loses an eighth and a sixth of what it gains, by longer ones nothing.
+STRETCHED, FINER = 2.5, 2.0
 # Of an affine start: degrees, and the factor of lengths.
 FAR_TURN, FAR_SCALE = 45.0, 1.25
 
@@ -94,6 +99,35 @@ def started(result: Registration, start: Start) -> Registration:
     warnings = [*_turned(start), *result.metrics["warnings"]]
     metrics = {**result.metrics, **start.metrics, "warnings": warnings}
     return replace(result, start=start, metrics=metrics)
+
+
+def as_trained(result: Registration, voxels: Voxels | None) -> Registration:
+    """The result of a network with a warning where it was trained on voxels quite unlike these.
+
+    Args:
+        result: what came of it, with its warnings.
+        voxels: those that the network was trained on; None: not known.
+
+    Example: `as_trained(result, Voxels((1.0, 1.0, 1.0))).warnings`
+    """
+    refined = result.method == "refined network"
+    unlike = _unlike(result.fixed, voxels or Voxels(), refined)
+    warnings = [*unlike, *result.metrics["warnings"]]
+    return replace(result, metrics={**result.metrics, "warnings": warnings})
+
+
+def _unlike(fixed: Image, voxels: Voxels, refined: bool) -> list[str]:
+    """Displacements are in voxels: of finer ones they are longer than what the network knows."""
+    if fixed.kind != "nifti":  # without a place, and so without lengths
+        return []
+    if voxels.stretched(fixed.spacing) <= STRETCHED and voxels.finer(fixed.spacing) <= FINER:
+        return []
+    in_part = ", for which the refinement makes up in part" if refined else ""
+    return [
+        f"The network was trained on voxels of {voxels.words}, and on these, of "
+        f"{lengths_in_words(fixed.spacing)} mm, it finds less{in_part}: resample the fixed image "
+        "to such voxels, or leave out --checkpoint; the variational method takes any."
+    ]
 
 
 def _turned(start: Start) -> list[str]:

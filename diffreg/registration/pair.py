@@ -19,12 +19,13 @@ from diffreg.data.given import as_image, on_grid_of
 from diffreg.data.images import Normalization
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.resampling import check_fill
+from diffreg.data.voxels import Voxels
 from diffreg.losses import Objective
 from diffreg.registration.channels import Channel
 from diffreg.registration.devices import device_named
 from diffreg.registration.finished import Ending, Found, finished
 from diffreg.registration.goal import Goal, schedule_of, with_proportions
-from diffreg.registration.judgement import started
+from diffreg.registration.judgement import as_trained, started
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words
@@ -57,6 +58,7 @@ def register(
     weights: Sequence[float] | None = None,
     also: Sequence[tuple[Any, Any, float]] = (),
     landmarks: tuple[Any, Any, float] | None = None,
+    trained_on: Voxels | None = None,
 ) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
@@ -116,6 +118,8 @@ def register(
         landmarks: (fixed points, moving points, weight), (K, 3) each, RAS mm, (K, 2) of images
             without a third axis: weight times the mean squared distance in mm^2 is added to the
             objective. `metrics["landmarks"]` has the distances. The affine start knows none.
+        trained_on: the voxels that the network knows, as `load_network` gives them: others are a
+            warning.
 
     Returns:
         The registration.
@@ -154,7 +158,8 @@ def register(
         result = solved(prepared, wanted, Ending(both_ways, guarantee, fill))
     else:
         options = named, both_ways, guarantee, objective, refine, progress, fill
-        (result,) = register_batch([prepared], network, *options)
+        known = trained_on if _have_places(fixed) else None
+        (result,) = register_batch([prepared], network, *options, known)
     if isinstance(result, ValueError):
         raise result
     return Returned.of(replace(started(result, start), given=moving))
@@ -217,6 +222,7 @@ def register_batch(
     refine: int = 0,
     progress: Callable[..., Any] | None = None,
     fill: float | None = None,
+    trained_on: Voxels | None = None,
 ) -> list[Registration | ValueError]:
     """Register several pairs through a network at once.
 
@@ -224,8 +230,8 @@ def register_batch(
         pairs: as `prepare` gives them, with the network's normalisation; of one size.
         network: called (moving, fixed) -> displacement.
         similarity: what the network was trained with, if known.
-        both_ways, guarantee, objective, refine, progress, fill: as in `register`; pairs are refined
-            one by one.
+        both_ways, guarantee, objective, refine, progress, fill, trained_on: as in `register`;
+            pairs are refined one by one.
 
     Returns:
         The registration of each pair, its time an equal part of the batch's and its refinement; or
@@ -262,7 +268,7 @@ def register_batch(
             result = finished(pair, u, v, found, ending)
             origin = {"refinement": measured, "objective": described(goal)}
         result.metrics.update(origin, device=device_in_words(device_of(network)))
-        return result
+        return as_trained(result, trained_on)
 
     results: list[Registration | ValueError] = []
     for pair, u, v in zip(pairs, there.split(1), back.split(1), strict=True):

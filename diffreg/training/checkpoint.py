@@ -15,6 +15,7 @@ from torch import nn
 
 from diffreg import __version__
 from diffreg._files import replacing
+from diffreg.data.voxels import Voxels
 from diffreg.models import build_model, memory_order
 from diffreg.training.config import Config
 from diffreg.training.own import GIVEN, OwnModel, is_path, own_network
@@ -98,8 +99,8 @@ def load_network(
             that does not come with diffreg.
 
     Returns:
-        network, normalization, objective and similarity, as `diffreg.registration.register` takes
-        them.
+        network, normalization, objective, similarity and trained_on, as
+        `diffreg.registration.register` takes them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -117,6 +118,7 @@ def load_network(
         "normalization": config.normalization,
         "objective": objective,
         "similarity": "+".join(objective.similarity),
+        "trained_on": _voxels_of(contents, path),
     }
 
 
@@ -134,6 +136,17 @@ def config_of(contents: dict[str, Any], path: str | Path) -> Config:
     except ValueError as error:
         reason = " ".join(str(error).split())  # a damaged name may hold line breaks
         raise ValueError(f"{path}: its settings are of another version: {reason}") from None
+
+
+def _voxels_of(contents: dict[str, Any], path: str | Path) -> Voxels:
+    """Those that the network was trained on, as far as the checkpoint knows them."""
+    try:
+        return Voxels.of(contents)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{path}: spacing and spacing_mm must be lengths of voxels, "
+            f"got {contents.get('spacing')!r:.80} and {contents.get('spacing_mm')!r:.80}"
+        ) from None
 
 
 def network_of(

@@ -49,6 +49,7 @@ def contents_of(trainer: Any) -> dict[str, Any]:
         "best": trainer.best,
         "validation": validation.names if validation else [],
         "spacing": list(dataset.spacing or ()),
+        "spacing_mm": [list(lengths) for lengths in dataset.spacing_mm],
         "orientation": _ORIENTATION,
         "pairs": dataset.names,
     }

@@ -27,7 +27,7 @@ from diffreg.training.own import check_displacement
 _SIZES = {2: ((37, 50), (64, 96)), 3: ((13, 18, 21), (32, 64, 96))}
 _BATCH = 2
 _ROUNDING = 1e-4  # of the largest displacement
-_KEPT = ("versions", "needs", "weights", "step", "best", "spacing", "orientation")
+_KEPT = ("versions", "needs", "weights", "step", "best", "spacing", "spacing_mm", "orientation")
 FORM = "moving, fixed: (N, 1, *S), float32, of about [0, 1]; displacement: (N, D, *S), voxels, "
 FORM += "component k along axis k of S: warped(p) = moving(p + displacement(p))"
 

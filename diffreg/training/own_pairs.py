@@ -11,6 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
@@ -64,6 +65,8 @@ class OwnPairs:
             )
         spacing = getattr(dataset, "spacing", None)
         self.spacing = None if spacing is None else tuple(float(length) for length in spacing)
+        lengths = getattr(dataset, "spacing_mm", None)
+        self.spacing_mm = () if lengths is None else _from_to(lengths)
         self.ahead = Ahead(size, share, workers, self._read)
 
     def __len__(self) -> int:
@@ -142,6 +145,12 @@ def _check_indexed(dataset: Any) -> None:
         )
     if len(dataset) == 0:
         raise ValueError(f"dataset must have samples; {type(dataset).__name__} has none")
+
+
+def _from_to(lengths: Any) -> tuple[tuple[float, ...], ...]:
+    """Lengths of voxels, mm, along each axis: those of all, or the shortest and the longest."""
+    rows = np.atleast_2d(np.asarray(lengths, dtype=np.float64))
+    return tuple(rows.min(0).tolist()), tuple(rows.max(0).tolist())
 
 
 class _Draws(Dataset):

@@ -50,8 +50,8 @@ def load_pretrained(name: str) -> dict[str, Any]:
         name: one of `pretrained_networks()`; its card stands beside it, `model_card(name)`.
 
     Returns:
-        network, normalization, objective and similarity, as `diffreg.registration.register` takes
-        them.
+        network, normalization, objective, similarity and trained_on, as
+        `diffreg.registration.register` takes them.
 
     Raises:
         ValueError: a name that is not known.
