@@ -85,6 +85,26 @@ def test_register_alone(folder, capsys):
     assert metrics["min_determinant"] > 0
 
 
+def test_overlap_and_landmarks_stand_beside_the_other_figures(folder, capsys):
+    save("fixed_labels.nii.gz", (blob((48, 40)) > 100).astype(np.uint16) * 700)
+    (folder / "points.csv").write_text("fixed_x,fixed_y,moving_x,moving_y\n46,34,50,34\n")
+    labels = ("--moving-label", "labels.nii.gz", "--fixed-label", "fixed_labels.nii.gz")
+    quick = ("--iterations", "5", "--no-report", "--no-composites")
+    points = ("--landmarks", "points.csv", "0.1")
+    words = ("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out", *quick)
+    assert run(*words, *labels, *points) == 0
+    metrics = json.loads((folder / "out/metrics.json").read_text())
+    said = " ".join(capsys.readouterr().out.split())
+    dice, apart = metrics["dice"], metrics["landmarks"]
+    assert dice["after"] > dice["before"]
+    assert f", mean Dice {dice['before']:.3f} -> {dice['after']:.3f}, landmarks " in said
+    first, last = (apart[f"{when}_mm"]["mean"] for when in ("before", "after"))
+    assert f", landmarks {first:.2f} -> {last:.2f} mm, compared on " in said
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "Dice" not in said and "landmarks" not in said
+
+
 def test_register_without_a_report(folder, capsys):
     assert run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out") == 0
     assert run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out", "--no-report") == 0

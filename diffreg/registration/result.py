@@ -137,19 +137,36 @@ class Registration:
         return fold_certificate(self.displacement)
 
     def __repr__(self) -> str:
-        size, verdict = in_words(self.fixed.shape), self.verdict.split(", ")
+        size = in_words(self.fixed.shape)
         lines = [f"Registration of {self.moving.name} to {self.fixed.name}, {size}:"]
-        lines += [f"  {line}" for line in (*self.how, ", ".join(verdict[:2]))]
-        lines += [f"  {', '.join(verdict[2:])}", *(f"  warning: {w}" for w in self.warnings)]
-        return "\n".join(lines)
+        lines += [f"  {line}" for line in (*self.how, self._fit, self._map)]
+        return "\n".join([*lines, *(f"  warning: {w}" for w in self.warnings)])
 
     @property
     def verdict(self) -> str:
         """The result in one line: how well it fits, then whether it folds."""
+        return f"{self._fit}, {self._map}"
+
+    @property
+    def _fit(self) -> str:
         before, after = self.metrics["before"], self.metrics["after"]
+        said = [
+            f"NCC {before['ncc']:.3f} -> {after['ncc']:.3f}",
+            f"MI {before['mutual_information']:.3f} -> {after['mutual_information']:.3f}",
+        ]
+        if "dice" in self.metrics:
+            dice = self.metrics["dice"]
+            said.append(f"mean Dice {dice['before']:.3f} -> {dice['after']:.3f}")
+        if "landmarks" in self.metrics:
+            found = self.metrics["landmarks"]
+            unit = "pixels" if self.fixed.kind == "png" else "mm"
+            first, last = (found[f"{when}_mm"]["mean"] for when in ("before", "after"))
+            said.append(f"landmarks {first:.2f} -> {last:.2f} {unit}")
+        return self._doubt + ", ".join(said)
+
+    @property
+    def _map(self) -> str:
         return (
-            f"{self._doubt}NCC {before['ncc']:.3f} -> {after['ncc']:.3f}, "
-            f"MI {before['mutual_information']:.3f} -> {after['mutual_information']:.3f}, "
             f"compared on {self.metrics['compared_percent']:.3g} % of the voxels, "
             f"{self.metrics['folded_percent']:.2g} % of the cells folded, "
             f"smallest determinant {self.metrics['min_determinant']:.3f}, "
