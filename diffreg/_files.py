@@ -159,6 +159,9 @@ def read_text(path: str | Path) -> str:
 def require_folder(folder: str | Path, what: str) -> Path:
     """Refuse a folder that files cannot be written into, before any work is done for them.
 
+    What the system says of rights does not hold for everyone and on every disk: a folder is made in
+    it, and removed.
+
     Args:
         folder: where the files are to appear.
         what: what the user calls it in the message, such as "the output folder".
@@ -179,6 +182,40 @@ def require_folder(folder: str | Path, what: str) -> Path:
         raise ValueError(f"{what} {folder} does not exist")
     if not folder.is_dir():
         raise ValueError(f"{what} {folder} is a file, not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{what} {folder} is not writable")
+    trial = folder / _temporary("trial")
+    try:
+        trial.mkdir()
+    except OSError as error:
+        reason = "" if error.errno == errno.EACCES else f": {str(error.strerror).lower()}"
+        raise ValueError(f"{what} {folder} is not writable{reason}") from None
+    trial.rmdir()
+    return folder
+
+
+def require_place(folder: str | Path, what: str) -> Path:
+    """Refuse a folder that may not exist, nor its parents, and that could not be made.
+
+    Args:
+        folder: where the files are to appear.
+        what: what the user calls it in the message, such as "the output folder".
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: it, or the first of its parents that exists, is a file or is not writable; or it
+            is a link to nowhere.
+
+    Example:
+        >>> from diffreg._files import require_place
+        >>> require_place("/", "the output folder").name
+        ''
+    """
+    folder = Path(folder)
+    if folder.is_symlink() and not folder.exists():
+        raise ValueError(
+            f"{what} {folder} is a link to {os.readlink(folder)}, which does not exist"
+        )
+    above = [folder, *folder.absolute().parents]
+    require_folder(next(path for path in above if path.exists()), what)
     return folder

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffreg.affine.parameters import KINDS
 from diffreg.affine.register import AffineStart, register_affine
+from diffreg.data.comparable import check_images
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
 from diffreg.data.prepare import PairImages
@@ -51,7 +52,7 @@ def affine_start(
         search: look for large turns too.
 
     Raises:
-        TypeError, ValueError: no such kind, or no map.
+        TypeError, ValueError: no such kind, no map, or images that cannot be compared.
 
     Example: `affine_start(PairImages(moving, fixed)).matrix`
     """
@@ -65,6 +66,7 @@ def affine_start(
     kind = _usual(pair.moving, pair.fixed) if affine == "auto" else affine
     if kind == "none":
         return Start()
+    check_images(*pair[:2], pair[2:])  # as the registration after it does
     found = register_affine(
         *(pair.moving, pair.fixed, kind, _measure(similarity)),
         mask=pair.mask,

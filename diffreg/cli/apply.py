@@ -51,9 +51,9 @@ def run_apply(options: argparse.Namespace) -> int:
 
     out = Path(options.out)
     options.image = options.places[-1]
+    require_folder(out.absolute().parent, "the output's folder")
     by, fixed, words = _map_of(options)
     check_ending(out, fixed)
-    require_folder(out.absolute().parent, "the output's folder")
     interpolation = _write_sampled(options, out, by, fixed)
     for line in words:
         print(line, file=sys.stderr)

@@ -35,6 +35,7 @@ def run_register(options: argparse.Namespace) -> int:
     from diffreg.registration import register
     from diffreg.registration.determinants import check_cells
     from diffreg.registration.folders import REPORT, check_output_folder, check_same_pair
+    from diffreg.registration.outlines import labels_shared
 
     minimised, trained = minimised_of(options), network_of(options)
     out = check_output_folder(options.out)
@@ -47,7 +48,9 @@ def run_register(options: argparse.Namespace) -> int:
     mask = _mask(options.fixed_mask, options.slice, options.time)
     moving_mask = _mask(options.moving_mask, of_moving, time)
     labels = _labels(options, of_moving, time)
-    check_images(moving, fixed, (mask, moving_mask))  # before any word
+    check_images(moving, fixed, (mask, moving_mask, *(labels or ())))  # before any word
+    if labels is not None:
+        labels_shared(*(image.data for image in labels))
     if options.jacobian:
         check_cells(fixed)
     beside = beside_of(options, (of_moving, options.slice), (time, options.time))

@@ -60,11 +60,13 @@ def _add_written(command: argparse.ArgumentParser) -> None:
 
 def run_convert(options: argparse.Namespace) -> int:
     """Write a transform in another tool's format."""
+    _check_out(options)
     return _write(options, one_of(options))
 
 
 def run_compose(options: argparse.Namespace) -> int:
     """Write one transform of several."""
+    _check_out(options)
     return _write(options, read_steps(options.transform, options.fixed, options.moving))
 
 
@@ -73,6 +75,7 @@ def run_invert(options: argparse.Namespace) -> int:
 
     Its fixed image is the moving one of what is inverted.
     """
+    _check_out(options)
     steps = one_of(options).inverse()
     options.fixed, options.moving = options.moving, options.fixed
     try:
@@ -119,11 +122,16 @@ def run_points(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write(options: argparse.Namespace, steps: Steps) -> int:
+def _check_out(options: argparse.Namespace) -> None:
+    """Before the transform is read, or inverted, which takes long."""
     from diffreg._files import require_folder
-    from diffreg.transforms import FORMATS, write
 
     require_folder(Path(options.out).absolute().parent, "the output's folder")
+
+
+def _write(options: argparse.Namespace, steps: Steps) -> int:
+    from diffreg.transforms import FORMATS, write
+
     name = write(options.out, steps.chain, options.to, options.fixed, options.moving)
     for line in (*steps.notes, steps.order):
         print(line, file=sys.stderr)

@@ -31,6 +31,8 @@ from diffreg.data.store import Held, Kept
 
 __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
 
+# The size of what is drawn and the voxels' proportions, with the first image that has them.
+Grids = dict[tuple[tuple[int, ...], tuple[float, ...]], Path]
 _HELD = 0.5  # of the machine's memory, by images that were made ready
 
 
@@ -83,8 +85,7 @@ class PairDataset:
         check_terms(cover, self.terms)
         store = Kept(cache, __version__) if cache else Held(_HELD * physical_memory())
         self.prepared = PreparedPairs(self.normalization, store, self.terms, start)
-        self._labels = self._made_ready(cover, progress)
-        self.spacing = self._common_grid(cover, batches)
+        self._labels, self.spacing = self._made_ready(cover, batches, progress)
         self.spacing_mm = self._lengths(cover)
 
     def __len__(self) -> int:
@@ -198,9 +199,16 @@ class PairDataset:
         pairs = zip(shapes, randoms, strict=True)
         return [self.augmentation.draw_all(shape, [r], device)[0] for shape, r in pairs]
 
-    def _made_ready(self, pairs: Sequence[Pair], progress: bool) -> list[float]:
-        """Pairs are seen to fit together; the labels of their maps, where the objective asks."""
+    def _made_ready(
+        self, pairs: Sequence[Pair], batches: bool, progress: bool
+    ) -> tuple[list[float], tuple[float, ...]]:
+        """Pairs are seen to fit together, each before it is made ready.
+
+        Returns:
+            The labels of their maps, where the objective asks, and the proportions of the voxels.
+        """
         found: set[float] = set()
+        grids: Grids = {}
         if not self.holds:  # what another rank has kept by then is found
             rank = this_rank()
             first = len(pairs) * rank.number // rank.count
@@ -210,31 +218,29 @@ class PairDataset:
         # Blocks of many sizes come and go: kept, they would break up gigabytes of memory.
         with nullcontext() if self.holds else returned_memory():
             for pair in pairs:
+                self._check_grid(pair, batches, grids)
                 sample = self.prepared.sample(pair)
                 if "labels" in self.terms:
                     found.update(label_values([sample.moving_label, sample.fixed_label]))
         self.prepared.forget_files()
-        return sorted(found)
+        return sorted(found), next(iter(grids))[1]
 
-    def _common_grid(self, pairs: Sequence[Pair], batches: bool) -> tuple[float, ...]:
-        """The proportions of the fixed images' voxels: one for all; so is what batches hold."""
-        grids: dict[tuple[tuple[int, ...], tuple[float, ...]], Path] = {}
-        for pair in pairs:
-            fixed = self.prepared.place(pair.fixed, sides_of(pair)[1]).grid
-            finest = min(fixed.spacing)
-            proportions = tuple(round(length / finest, 3) for length in fixed.spacing)
-            try:
-                shape = self.augmentation.shape(fixed.size) if batches else ()
-            except ValueError as error:
-                raise ValueError(f"{pair.fixed}: {error}") from None
-            grids.setdefault((shape, proportions), pair.fixed)
+    def _check_grid(self, pair: Pair, batches: bool, grids: Grids) -> None:
+        """Refuses a fixed image unless its voxels have the shape of those before, as do batches."""
+        fixed = self.prepared.place(pair.fixed, sides_of(pair)[1]).grid
+        finest = min(fixed.spacing)
+        proportions = tuple(round(length / finest, 3) for length in fixed.spacing)
+        try:
+            shape = self.augmentation.shape(fixed.size) if batches else ()
+        except ValueError as error:
+            raise ValueError(f"{pair.fixed}: {error}") from None
+        grids.setdefault((shape, proportions), pair.fixed)
         if len(grids) > 1:
-            (one, first), (other, second) = list(grids.items())[:2]
+            (one, first), (other, second) = list(grids.items())
             raise ValueError(
                 f"the fixed images must have one size (or a crop) and voxels of one shape: {first} "
                 f"has {one[0]} and {one[1]}, {second} has {other[0]} and {other[1]}"
             )
-        return next(iter(grids))[1]
 
     def _lengths(self, pairs: Sequence[Pair]) -> tuple[tuple[float, ...], ...]:
         """The fixed images' shortest and longest voxels, mm; nothing where no file has lengths."""

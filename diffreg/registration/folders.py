@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffreg._files import require_folder
+from diffreg._files import require_folder, require_place
 from diffreg.data._npz import split_array
 from diffreg.data.geometry import Image
 from diffreg.data.images import ENDINGS, file_of
@@ -40,7 +40,7 @@ def check_output_folder(out: str | Path) -> Path:
 
     Raises:
         ValueError: it, or its parent where it does not exist, is no folder that can be written to;
-            or it does not exist and is named as a file.
+            it does not exist and is named as a file; or a folder has the name of one of its files.
 
     Example:
         >>> from diffreg.registration.folders import check_output_folder
@@ -49,14 +49,23 @@ def check_output_folder(out: str | Path) -> Path:
     """
     out = Path(out)
     if out.exists():
-        return require_folder(out, "the output folder")
+        require_folder(out, "the output folder")
+        _check_replaceable(out)
+        return out
     if out.name.lower().endswith(_FILES):
         raise ValueError(
             f"{out} is named as a file, but the output is a folder, for {DISPLACEMENT}, {METRICS} "
             "and others: leave out the ending"
         )
     require_folder(out.absolute().parent, "the folder to make the output folder in,")
-    return out
+    return require_place(out, "the output folder")
+
+
+def _check_replaceable(out: Path) -> None:
+    named = (DISPLACEMENT, METRICS, REPORT, AFFINE, COMPOSITE, INVERSE, INVERSE_COMPOSITE)
+    for name in (*named, "warped.nii.gz", "warped.png"):
+        if (out / name).is_dir():
+            raise ValueError(f"{out / name} is a folder; a file of that name is to be written")
 
 
 def folder_name(number: int, pair: Pair) -> str:

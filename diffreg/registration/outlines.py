@@ -27,15 +27,21 @@ class Outlines(NamedTuple):
         Raises:
             ValueError: they have none in common.
         """
-        labels = shared_labels(self.started, self.fixed)
-        if not labels:
-            raise ValueError("the labels of the two images have none in common but 0")
+        labels = labels_shared(self.started, self.fixed)
         found = {}
         ends = {"by_headers": self.moving, "before": self.started, "after": self.warped}
         for when, image in ends.items():
             values = dice(image, self.fixed, labels)
             found[when] = sum(values.values()) / len(values)
         return found
+
+
+def labels_shared(moving: Tensor, fixed: Tensor) -> list[int]:
+    """The labels but 0 that two maps have, of any shapes; a ValueError where there is none."""
+    labels = shared_labels(moving, fixed)
+    if not labels:
+        raise ValueError("the labels of the two images have none in common but 0")
+    return labels
 
 
 def fallen(overlap: dict[str, float]) -> list[str]:

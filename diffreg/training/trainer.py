@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffreg._files import remove_leftovers, require_folder
+from diffreg._files import remove_leftovers, require_folder, require_place
 from diffreg.models import memory_order
 from diffreg.training._parts import Parts
 from diffreg.training.callbacks import callbacks_of, tell, telling
@@ -94,13 +94,16 @@ class Trainer(Parts):
         self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
         check_parts(settings, self.ranks.count)
         going_on = goes_on(config, self.out / LAST)
+        # What can be refused without the images is, before they are read and moved.
+        require_place(self.out, "the output folder")
+        objective = objective_of(config.objective)
+        self.needs = needed(*own_names(config))
+        self.network = self._placed(network, settings.start if not going_on else "")
         given = dataset, validation, self.ranks, self.progress
         self.dataset, self.validation = datasets(config, *given)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
-        self.objective = objective_of(config.objective, self.dataset.spacing).to(self.ranks.device)
-        self.needs = needed(*own_names(config))
-        self.network = self._placed(network, settings.start if not going_on else "")
+        self.objective = objective.with_spacing(self.dataset.spacing).to(self.ranks.device)
         self.optimization = Optimization(self.network, config, self.ranks.device)
         self.optimizer = self.optimization.optimizer
         self.step = 0

@@ -1,0 +1,166 @@
+"""What can be refused before the long work is: output folders, labels, images, a run's settings."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from test_cohort import blob, save
+from test_trainer import config_of, save_images
+
+import diffreg
+from diffreg.affine import start as starts
+from diffreg.cli.main import main
+from diffreg.data.geometry import Image
+from diffreg.data.pairs import PairDataset
+from diffreg.data.prepared_pairs import PreparedPairs
+from diffreg.registration import pair as registration
+from diffreg.training.checkpoint import write_checkpoint
+from diffreg.training.config import Config
+from diffreg.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SHAPE = (24, 20)
+
+
+def never(*arguments, **named):
+    raise AssertionError("the long work has begun")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A pair with labels; nothing is registered."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFREG_DEBUG", raising=False)
+    for name, at, label in (("m", 0.53, 1), ("f", 0.5, 1), ("o", 0.5, 2)):
+        save(f"{name}.nii.gz", blob(SHAPE, at))
+        save(f"{name}_label.nii.gz", label * (blob(SHAPE, at) > 100).astype(np.uint8))
+    save("v_label.nii.gz", np.ones((*SHAPE, 3), np.uint8))
+    monkeypatch.setattr(registration, "register_batch", never)
+    monkeypatch.setattr(registration, "solved", never)
+    monkeypatch.setattr(starts, "register_affine", never)
+    return tmp_path
+
+
+def refused(capsys, *words):
+    assert main(["register", "m.nii.gz", "f.nii.gz", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("diffreg: error: ") and said.count("\n") == 1
+    return said
+
+
+def test_a_link_to_nowhere_is_no_output_folder(folder, capsys):
+    (folder / "out").symlink_to("nowhere")
+    said = refused(capsys, "-o", "out")
+    assert "the output folder out is a link to nowhere, which does not exist" in said
+
+
+def test_a_folder_in_the_place_of_a_result(folder, capsys):
+    (folder / "out" / "metrics.json").mkdir(parents=True)
+    said = refused(capsys, "-o", "out")
+    assert "out/metrics.json is a folder; a file of that name is to be written" in said
+
+
+def test_what_the_system_says_of_rights_is_tried(folder, capsys, monkeypatch):
+    """As of a disk that is read-only, or /proc, for root."""
+    monkeypatch.setattr("os.access", lambda *arguments: True)
+    made = type(folder).mkdir
+
+    def mkdir(path, *arguments, **named):
+        if path.parent.name == "locked":
+            raise OSError(30, "Read-only file system", str(path))
+        made(path, *arguments, **named)
+
+    (folder / "locked").mkdir()
+    monkeypatch.setattr(type(folder), "mkdir", mkdir)
+    said = refused(capsys, "-o", "locked/out")
+    assert "locked is not writable: read-only file system" in said
+    assert "locked is not writable" in refused(capsys, "-o", "locked")
+
+
+def test_trying_leaves_nothing(folder, capsys):
+    (folder / "out").mkdir()
+    before = sorted(folder.rglob("*"))
+    for out in ("out", "other"):
+        diffreg.registration.folders.check_output_folder(out)
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("moving", "fixed", "message"),
+    [
+        ("m_label", "v_label", "is a volume of 24 x 20 x 3 voxels"),
+        ("m_label", "o_label", "the labels of the two images have none in common but 0"),
+    ],
+)
+def test_labels_that_do_not_fit(folder, capsys, moving, fixed, message):
+    words = ("--moving-label", f"{moving}.nii.gz", "--fixed-label", f"{fixed}.nii.gz")
+    assert message in refused(capsys, "-o", "out", *words)
+
+
+def test_images_that_cannot_be_compared(folder):
+    """By the affine start too, which comes first."""
+    volume = Image(torch.rand(1, 1, 12, 10, 8), np.eye(4))
+    with pytest.raises(ValueError, match=r"is a volume of .* take one slice of the volume too"):
+        diffreg.register(str(folder / "m.nii.gz"), volume)
+    skewed = np.eye(4)
+    skewed[0, 1] = 0.5
+    with pytest.raises(ValueError, match="right angles"):
+        diffreg.register(volume, Image(volume.data, skewed))
+
+
+# training
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    monkeypatch.setattr(PreparedPairs, "sample", never)
+
+
+def test_a_start_of_another_network(tmp_path, unread):
+    config = config_of(save_images(tmp_path / "images"), tmp_path / "run")
+    sections = config.to_dict()
+    other = Config.from_dict({**sections, "model": {"widths": [2, 4]}})
+    weights = diffreg.models.build_model("lunet", widths=(2, 4)).state_dict()
+    write_checkpoint(tmp_path / "other.pt", {"config": other.to_dict(), "weights": weights})
+    sections["training"]["start"] = str(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"training.start: .*other\.pt has widths"):
+        Trainer(Config.from_dict(sections), progress=False)
+
+
+def test_a_crop_that_is_too_large(tmp_path, unread):
+    config = config_of(save_images(tmp_path / "images"), tmp_path / "run")
+    sections = config.to_dict()
+    sections["augmentation"]["crop"] = [16, 40]
+    with pytest.raises(ValueError, match=r"crop \[16, 40\] is larger than \[24, 20\]"):
+        Trainer(Config.from_dict(sections), progress=False)
+
+
+def test_images_of_two_sizes(tmp_path, monkeypatch):
+    """Found at the second image, not behind the last one."""
+    images = save_images(tmp_path / "images")
+    nib.save(nib.Nifti1Image(blob((30, 20), 0.5), np.diag([2.0, 2, 4, 1])), images / "a0.nii")
+    seen = []
+    made = PreparedPairs.sample
+    monkeypatch.setattr(
+        PreparedPairs, "sample", lambda self, pair: seen.append(pair) or made(self, pair)
+    )
+    files = sorted(images.iterdir())
+    pairs = [diffreg.data.manifest.Pair(moving, moving) for moving in files]
+    with pytest.raises(ValueError, match="must have one size"):
+        PairDataset(pairs)
+    assert len(seen) == 1 and len(files) == 4
+
+
+def test_a_measure_that_is_not_there(tmp_path, unread):
+    config = config_of(save_images(tmp_path / "images"), tmp_path / "run")
+    sections = config.to_dict()
+    sections["objective"]["similarity"] = "nowhere.at_all:measure"
+    with pytest.raises((ImportError, ValueError), match=r"nowhere"):
+        Trainer(Config.from_dict(sections), progress=False)
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path, unread):
+    (tmp_path / "file").write_text("")
+    config = config_of(save_images(tmp_path / "images"), tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match=r"the output folder .*file is a file, not a folder"):
+        Trainer(config, progress=False)
