@@ -187,7 +187,11 @@ def _labels(
     fixed = _mask(options.fixed_label, options.slice, options.time)
     if (moving is None) != (fixed is None):
         raise ValueError("--moving-label and --fixed-label go together: give both or neither")
-    return None if moving is None or fixed is None else (moving, fixed)
+    if moving is None or fixed is None:
+        return None
+    from diffreg.data.labels import doubted
+
+    return doubted(moving), doubted(fixed)
 
 
 def _mask(path: str | None, index: int | None, time: int | None) -> Image | None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
+from diffreg._files import FileWarning
 from diffreg.data.geometry import Image
 
+_FEW = 2  # values: a mask, or nothing
 _ALIKE = 0.25  # share of neighbours that are equal, of the median value
 _SPAN = 2**20  # values from lowest to highest that are counted rather than sorted
 _GREYS, _STEPS = 16, 0.55  # of more values, share of borders to the next higher or lower one
@@ -58,6 +62,26 @@ def looks_like_labels(image: Image) -> bool:
         borders += int(np.count_nonzero(~equal))
     smooth = count > _GREYS and next_ones > _STEPS * borders
     return not smooth and bool(np.median(alike / np.maximum(seen, 1)) >= _ALIKE)
+
+
+def doubted(image: Image) -> Image:
+    """Labels as they are; a FileWarning says so where they look like the intensities of an image.
+
+    Args:
+        image: read as labels, whole numbers.
+
+    Returns:
+        The same image.
+    """
+    values = len(np.unique(image.data.numpy()))
+    if values > _FEW and not looks_like_labels(image):
+        warnings.warn(
+            f"{image.name} looks like an image, not like labels: its {values} values do not keep "
+            "together in regions",
+            FileWarning,
+            stacklevel=3,
+        )
+    return image
 
 
 def _ranks(array: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.grid import Grid
 from diffreg.data.images import read_part
 from diffreg.data.known import Known, placed, read_known
+from diffreg.data.labels import doubted
 from diffreg.data.normalization import Normalization
 from diffreg.data.pairing import Pair
 from diffreg.data.prepare import PairImages
@@ -165,6 +166,7 @@ class PreparedPairs:
 
         def made() -> list[Tensor]:
             labels, fixed = self._read(path, of_label, True), self._read(pair.fixed, of_fixed)
+            doubted(labels)
             matrix = self._matrix(pair, region) if started else None
             labels = labels if matrix is None else labels.placed(matrix)
             return [resample_to(labels, fixed, interpolation="nearest")]

@@ -18,6 +18,7 @@ from diffreg._files import FULL
 from diffreg._ranks import ALONE, Rank
 from diffreg.affine.start import Start, affine_start
 from diffreg.data.images import Image, file_of, read_part
+from diffreg.data.labels import doubted
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
@@ -151,8 +152,8 @@ def read_labels(pair: Pair) -> tuple[Image, Image] | None:
     if pair.moving_label is None or pair.fixed_label is None:
         return None
     return (
-        read_part(pair.moving_label, pair.moving_slice, pair.moving_time, label=True),
-        read_part(pair.fixed_label, pair.fixed_slice, pair.fixed_time, label=True),
+        doubted(read_part(pair.moving_label, pair.moving_slice, pair.moving_time, label=True)),
+        doubted(read_part(pair.fixed_label, pair.fixed_slice, pair.fixed_time, label=True)),
     )
 
 

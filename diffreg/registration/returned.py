@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffreg.data.given import as_image
+from diffreg.data.labels import doubted
 from diffreg.registration.files import write_registration
 from diffreg.registration.pair_page import view
 from diffreg.registration.result import Registration
@@ -51,7 +52,7 @@ class Returned(Registration):
         if labels is not None:
             names = zip(("moving labels", "fixed labels"), labels, strict=True)
             moving, fixed = (as_image(name, given, label=True) for name, given in names)
-            images = moving, fixed
+            images = doubted(moving), doubted(fixed)
         options: Any = {"jacobian": jacobian, "labels": images, "composites": composites}
         written = write_registration(self, folder, report, **options)
         return replace(self, metrics=written.metrics)
