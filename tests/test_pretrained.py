@@ -10,6 +10,7 @@ import torch
 
 from diffreg.cli.main import main
 from diffreg.fields import fold_certificate
+from diffreg.training.checkpoint import load_network
 from diffreg.training.pretrained import (
     FOLDER,
     checkpoint_path,
@@ -44,6 +45,15 @@ def test_help_names_every_network(command, capsys):
         main([command, "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert all(name in said.replace("- ", "-") for name in NAMES)  # a line may end in a name
+
+
+@pytest.mark.parametrize("name", [SLICES, Path(SLICES)])
+def test_a_name_for_a_file_is_answered_by_the_call(name):
+    hint = f'does not exist; load_pretrained("{SLICES}") gives the network'
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{SLICES} {hint}")):
+        load_network(name)
+    with pytest.raises(FileNotFoundError, match=r"run/best\.pt does not exist$"):
+        load_network("run/best.pt")
 
 
 def test_docs_say_what_every_network_is_of():

@@ -62,7 +62,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+        ships = (Path(__file__).parent / "pretrained" / f"{path}.pt").is_file()
+        hint = f'; load_pretrained("{path}") gives the network that comes with diffreg' * ships
+        raise FileNotFoundError(f"{path} does not exist{hint}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a checkpoint")
     if path.suffix.lower() in _PROGRAMS:
