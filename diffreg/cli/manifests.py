@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffreg._ranks import Rank, this_rank
-from diffreg.cli.options import network_of, normalization_of, progress_bar, say_method
+from diffreg.cli.options import (
+    affine_of_run,
+    network_of,
+    normalization_of,
+    progress_bar,
+    say_method,
+)
 from diffreg.cli.variational import OPTIONS, minimised_of
 
 if TYPE_CHECKING:
@@ -24,13 +30,14 @@ MOST_PAIRS = 50  # of a folder, without --all-pairs
 
 def register_manifest(options: argparse.Namespace) -> int:
     """Every pair of a manifest, each into a folder of its own, and one report."""
+    from diffreg.data.manifest import read_manifest
     from diffreg.evaluation.cohort_report import write_cohort_report
     from diffreg.registration.cohort import gathered
     from diffreg.registration.files import METRICS, read_json
 
     rank = this_rank()
     _check_manifest_options(options)
-    manifest = _manifest(options.moving)
+    manifest = read_manifest(options.moving)
     method = _method(options, both_ways=False)
     pairs = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
@@ -75,11 +82,12 @@ def _to_measure(
     options: argparse.Namespace, rank: Rank
 ) -> tuple[Path, str, Cohort, Callable[[], Cohort | None]]:
     """Output folder, method in words, this rank's pairs, and how to have those of all ranks."""
+    from diffreg.data.manifest import read_manifest
     from diffreg.evaluation.given import given
     from diffreg.registration.cohort import gathered
     from diffreg.registration.shares import forget
 
-    manifest = _manifest(options.manifest)
+    manifest = read_manifest(options.manifest)
     if options.displacements is not None:
         out, folder = _checked(options.out), Path(options.displacements)
         forget(out, rank)
@@ -87,6 +95,7 @@ def _to_measure(
         share = given(manifest, folder, rank, slices)
         name = f"displacements in {folder}"
         return out, name, share, lambda: given(manifest, folder, slices=slices)
+    options.affine = options.affine or affine_of_run(options, rank)
     method = _method(options, both_ways=True)
     said = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
@@ -207,12 +216,6 @@ def _failures(failed: Sequence[tuple[Pair, str]], total: int, out: Path) -> int:
     if failed and out.is_dir() and not any(out.iterdir()):
         out.rmdir()
     return 2 if failed else 0
-
-
-def _manifest(path: str) -> Manifest:
-    from diffreg.data.manifest import read_manifest
-
-    return read_manifest(path)
 
 
 def _checked(out: str) -> Path:

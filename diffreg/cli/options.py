@@ -48,6 +48,19 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
     return {**found, "network": found["network"].to(device_named(options.device))}
 
 
+def affine_of_run(options: argparse.Namespace, rank: Rank) -> str:
+    """What a checkpoint's run did is what its network is measured with, where nothing is said."""
+    from diffreg.training.checkpoint import affine_of
+    from diffreg.training.pretrained import checkpoint_path
+
+    if options.checkpoint is None:
+        return "auto"
+    found = affine_of(checkpoint_path(options.checkpoint))
+    if found is not None and rank.first:
+        print(f"affine start: {found}, as in training (data.affine)", file=sys.stderr)
+    return found or "auto"
+
+
 def normalization_of(options: argparse.Namespace, trained: Mapping[str, Any]) -> Normalization:
     """A network's own, or the default percentiles; the intensities of --window in place of both."""
     from diffreg.data.normalization import Normalization

@@ -120,11 +120,9 @@ def _add_register(subparsers: Any) -> None:
 
 def _add_evaluate(subparsers: Any) -> None:
     command = subparsers.add_parser("evaluate", help="measure all pairs of a manifest")
-    command.add_argument(
-        "manifest", metavar="MANIFEST", help=".csv, .toml, .json file, or a folder"
-    )
+    command.add_argument("manifest", metavar="MANIFEST", help="a file as of register, or a folder")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
-    _add_method(command)
+    _add_method(command, "of --checkpoint as its run moved them, data.affine; else auto; ")
     command.add_argument(
         "--displacements",
         metavar="DIR",
@@ -136,10 +134,10 @@ def _add_evaluate(subparsers: Any) -> None:
         help="leave out relative SSD and SSIM, which compare intensities as they are",
     )
     command.add_argument("--seed", type=int, default=0, help="of the bootstrap (0)")
-    command.set_defaults(run=manifests.run_evaluate, safe=manifests.whole_pairs)
+    command.set_defaults(run=manifests.run_evaluate, safe=manifests.whole_pairs, affine=None)
 
 
-def _add_method(command: argparse.ArgumentParser) -> None:
+def _add_method(command: argparse.ArgumentParser, usual: str = "") -> None:
     """How a displacement is found."""
     command.add_argument("--method", choices=("variational", "network"))
     _add_network(command)
@@ -148,7 +146,7 @@ def _add_method(command: argparse.ArgumentParser) -> None:
         "--affine",
         choices=AFFINE,
         default="auto",
-        help="the start, the moving image moved as a whole (auto: affine for volumes, and for "
+        help=f"the start, the moving image moved as a whole ({usual}auto: affine for volumes, and "
         "slices whose headers do not say that they are aligned; kept only where it fits better)",
     )
     command.add_argument(

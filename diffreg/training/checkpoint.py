@@ -151,6 +151,21 @@ def _voxels_of(contents: dict[str, Any], path: str | Path) -> Voxels:
         ) from None
 
 
+def affine_of(path: str | Path) -> str | None:
+    """How a checkpoint's run moved its images as a whole first, `data.affine`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        None where that is not known: it was trained on a dataset of one's own.
+    """
+    contents = read_checkpoint(path)
+    data = config_of(contents, path).data
+    kept = contents.get("affine")
+    return kept if isinstance(kept, str) else data.affine if data.images else None
+
+
 def network_of(
     model: Any, weights: dict[str, Any], path: str | Path, network: nn.Module | None = None
 ) -> nn.Module:

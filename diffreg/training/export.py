@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from diffreg import __version__
 from diffreg._files import replacing, require_folder
 from diffreg.ops import warp
-from diffreg.training.checkpoint import config_of, read_checkpoint, write_checkpoint
+from diffreg.training.checkpoint import affine_of, config_of, read_checkpoint, write_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.own import check_displacement
 
@@ -54,6 +54,8 @@ def export_checkpoint(path: str | Path, out: str | Path) -> None:
     for key in ("out", "start", "callbacks", "resume"):
         config["training"][key] = plain["training"][key]
     kept = {key: contents[key] for key in _KEPT if key in contents}
+    affine = affine_of(path)
+    kept |= {} if affine is None else {"affine": affine}
     write_checkpoint(out, {"config": {**config, "data": plain["data"]}, **kept})
 
 
