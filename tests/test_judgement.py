@@ -19,7 +19,7 @@ from diffreg.data.prepare import prepare
 from diffreg.fields import identity_grid
 from diffreg.losses import usual_objective
 from diffreg.registration import register, write_registration
-from diffreg.registration.judgement import LIMITS, judged, sentences, warnings_of
+from diffreg.registration.judgement import LIMITS, LOW_IN_MASK, judged, sentences, warnings_of
 from diffreg.registration.result import registration_of
 from diffreg.registration.second_start import displacement_of, second_start
 from diffreg.registration.signs import motion_of, signs_of
@@ -181,6 +181,31 @@ def test_hardly_a_gain_is_named_unless_the_images_agree():
     gained = replace(signs, before=0.2)
     assert "agreement" not in sentences(gained)
     assert "agreement" not in sentences(replace(signs, before=0.95, after=0.95))
+
+
+def test_volumes_in_a_mask_have_no_background_to_agree_on():
+    """Of a ball of four tissues, seen in another contrast under noise."""
+    places = np.indices((24, 22, 20)) - 11
+    shell = np.digitize(np.sqrt((places**2).sum(0)), [3, 5, 7, 9])
+    noise = 0.25 * np.random.default_rng(0).normal(size=(2, *shell.shape))
+    tables = np.array([[1.0, 2.0, 1.0, 1.7, 0.0], [1.5, 0.6, 1.4, 1.0, 0.0]])
+    painted = torch.from_numpy(tables[:, shell] + noise).float()
+    images = [Image(values[None, None], np.eye(4)) for values in painted]
+    brain = Image(torch.from_numpy((shell < 4).astype(np.uint8))[None, None], np.eye(4))
+    field = torch.zeros(1, 3, *shell.shape)
+
+    def shown(moving, **masks):
+        pair = prepare(moving, images[1], **masks)
+        return registration_of(pair, field, "given", "mi", 0.0, {})
+
+    whole, within = (signs_of(shown(images[0], **masks)) for masks in ({}, {"mask": brain}))
+    assert (whole.in_mask, within.in_mask) == (False, True)
+    assert LOW_IN_MASK < within.after < LIMITS.information.low < whole.after
+    named = [sentences(replace(signs, before=1.0)) for signs in (whole, within)]
+    assert not any("agreement" in found for found in named)
+    other = replace(images[0], data=images[0].data.flip(2).roll(5, 3))
+    assert "hardly agree" in said(shown(other, moving_mask=brain))["agreement"]
+    assert not signs_of(given(0, mask=replace(FIXED, data=torch.ones_like(FIXED.data)))).in_mask
 
 
 def test_a_small_cover_is_named():

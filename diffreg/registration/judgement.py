@@ -44,6 +44,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+# Of normalised mutual information in a mask of a volume, where no background agrees: half of what
+# heads that fit have there beyond 1, 0.063 to 0.086; heads that do not, 0.019 at most.
+LOW_IN_MASK = 1.031
 # Beside the voxels that a network was trained on: how often as long along one axis, and how often
 # as short. At twice a network loses an eighth and a sixth of what it gains, by longer ones nothing.
 STRETCHED, FINER = 2.5, 2.0
@@ -228,7 +231,8 @@ def _agreement(signs: Signs, limits: Limits) -> str:
     limit = limits.ncc if within else limits.information
     values = f"{signs.before:.3f} before, {signs.after:.3f} after"
     name = "NCC" if within else "normalised mutual information, from 1 to 2,"
-    if not signs.after >= limit.low:
+    low = limit.low if within or not signs.in_mask else min(limit.low, LOW_IN_MASK)
+    if not signs.after >= low:
         return f"The images hardly agree where they were compared: {name} {values}."
     if signs.after < limit.good and not signs.gained >= limit.gained:
         return f"The images agree hardly better than before: {name} {values}."

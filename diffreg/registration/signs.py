@@ -76,6 +76,7 @@ class Signs:
         moved: mean length of the displacement.
         motion: the affine part of the displacement.
         elsewhere: what a second start found; None: the images do not allow one.
+        in_mask: whether they are volumes that are compared within a mask, without a background.
     """
 
     extent: float
@@ -89,6 +90,7 @@ class Signs:
     moved: float
     motion: Motion
     elsewhere: Elsewhere | None
+    in_mask: bool = False
 
     @property
     def gained(self) -> float:
@@ -126,6 +128,7 @@ def signs_of(result: Registration, one_contrast: bool | None = None) -> Signs:
         moved=_mean_length(result.displacement, fixed, content),
         motion=motion_of(result.displacement, fixed, content),
         elsewhere=_elsewhere(result, content),
+        in_mask=dimensions == 3 and _masked(result.prepared),
     )
 
 
@@ -205,6 +208,10 @@ def _mean_length(displacement: Tensor, fixed: Image, where: Tensor) -> float:
     for component, length in zip(displacement[0], fixed.spacing, strict=True):
         squares.addcmul_(component * length, component * length)
     return float(squares.sqrt_()[where].mean())
+
+
+def _masked(prepared: Prepared) -> bool:
+    return prepared.fixed_mask is not None or prepared.moving_mask is not None
 
 
 def _covered(prepared: Prepared) -> float:
