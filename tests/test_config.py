@@ -207,6 +207,7 @@ def test_a_start_on_the_command_line_is_relative_to_the_working_folder(
         [objective]
         similarity = {ncc = 1, "own.losses:nmi" = 0.2}
         weights = [60, 1, 30, 3]
+        window = 7
         [optimizer]
         final_learning_rate = 1e-7
         [training]

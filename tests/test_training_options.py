@@ -145,6 +145,8 @@ def test_a_validation_that_cannot_be(images, tmp_path, sections, message):
         ("data", {"validation_share": 0.5, "validation": ["x"]}, "three ways to say one thing"),
         ("optimizer", {"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ("augmentation", {"crop": [5]}, "crop must be 2 or 3 sizes of at least 1"),
+        ("objective", {"window": 4}, r"\[objective\] window must be odd and positive, got 4"),
+        ("objective", {"window": 2.5}, r"objective\.window must be a whole number, got 2\.5"),
     ],
 )
 def test_settings_that_are_refused(section, settings, message):

@@ -19,9 +19,13 @@ from diffreg.training.log import ValidationLog, read_log
 
 LOSSES = """
 import torch
+from diffreg.ops import local_correlation
 
 def squares(warped, fixed, mask):
     return ((warped - fixed) ** 2).flatten(1).mean(1)
+
+def five(warped, fixed, mask):
+    return local_correlation(warped, fixed, 5, mask)
 
 class Squares(torch.nn.Module):
     def forward(self, warped, fixed, mask=None):
@@ -129,6 +133,30 @@ def test_a_measure_by_its_import_path(losses, images, tmp_path):
     with pytest.raises(ValueError, match=r"objective\.similarity = 'own_losses:cubes': own_losses"):
         config = config_of(images, tmp_path / "other", steps=2)
         trainer(with_settings(config, objective={"similarity": "own_losses:cubes"}))
+
+
+def test_the_window_is_that_of_lncc(losses, images, tmp_path):
+    """Of a run, of what its checkpoint refines by, and of no measure of one's own."""
+    ends = {}
+    for name, similarity, window in (
+        ("own", f"{losses}:five", 3),
+        ("five", "lncc", 5),
+        ("preset", "lncc", None),
+    ):
+        config = config_of(images, tmp_path / name, steps=2)
+        settings = {"similarity": similarity, **({"window": window} if window else {})}
+        run = trainer(with_settings(config, objective=settings))
+        run.train()
+        ends[name] = torch.cat([w.flatten() for w in weights(run.out / "last.pt").values()])
+    torch.testing.assert_close(ends["five"], ends["own"], rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(ends["preset"], ends["own"], rtol=1e-3, atol=1e-5)
+    assert load_network(tmp_path / "five" / "last.pt")["objective"].window == 5
+    older = read_checkpoint(tmp_path / "preset" / "last.pt")["config"]
+    assert "window" not in older["objective"]  # as before there was the setting
+    resumed = with_settings(Config.from_dict(older), training={"resume": True})
+    assert trainer(resumed).objective.window == 9
+    with pytest.raises(ValueError, match=r"objective\.window = None, not 5; give another"):
+        trainer(with_settings(resumed, objective={"window": 5}))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffreg.affine.parameters import KINDS
+from diffreg.ops.local_correlation import check_window
 from diffreg.training.own import is_path, is_plain
 
 AFFINE = ("auto", "none", *KINDS)
@@ -104,6 +105,8 @@ class ObjectiveConfig:
         padding: of the warp, "border" or "zeros".
         penalty: of the determinant.
         threshold: of the penalty; left out: its own.
+        window: side of the box of "lncc", voxels, odd; left out: the preset's, 9 but for 5 of
+            "volume".
         labels: weight of 1 - Dice of the warped moving labels and the fixed ones.
         landmarks: weight of the mean squared distance of the points, voxels^2.
         displacement: weight of the mean distance from the displacement that is known, voxels.
@@ -111,7 +114,7 @@ class ObjectiveConfig:
             lead, voxels^2. Above 0 both ways are trained, and the objective is their mean.
 
     Raises:
-        ValueError: a weight that is negative.
+        ValueError: a weight that is negative, or a window that is even or not positive.
     """
 
     similarity: str | dict[str, float] | None = None
@@ -119,6 +122,7 @@ class ObjectiveConfig:
     padding: str = "border"
     penalty: str = "hyperelastic"
     threshold: float | None = None
+    window: int | None = None
     labels: float = 0.0
     landmarks: float = 0.0
     displacement: float = 0.0
@@ -128,6 +132,8 @@ class ObjectiveConfig:
         for name in EXTRA:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        if self.window is not None:
+            check_window(self.window)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def objective_of(settings: ObjectiveConfig, spacing: tuple[float, ...] | None = 
         settings.penalty,
         settings.threshold,
         spacing,
+        settings.window,
     )
 
 
