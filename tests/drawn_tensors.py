@@ -108,3 +108,16 @@ class Draw:
             if not slot.dtype.is_floating_point:
                 values = values > 0.25
         return values.to(slot.dtype)
+
+
+class Steeper(torch.autograd.Function):
+    """The identity, whose gradient a function changes: a fault that tests must find."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.change(gradient), None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from drawn_agreement import check, digest_of, expected, results
 from drawn_operators import PLANS, drawn
+from drawn_tensors import Steeper
 from variants import blocks, differing, journal_of, one_group, said_of
 
 from diffreg import ops
@@ -33,18 +34,6 @@ def off(x):
     return x * factor
 
 
-class Steeper(torch.autograd.Function):
-    """The identity, the last number of whose gradient is."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return off(gradient)
-
-
 @pytest.mark.parametrize("operator", PLANS)
 @pytest.mark.parametrize("part", ["value", "gradient"])
 def test_a_number_that_is_off_is_found(operator, part, monkeypatch):
@@ -53,7 +42,7 @@ def test_a_number_that_is_off_is_found(operator, part, monkeypatch):
 
     def wrong(*args, **options):
         if part == "gradient":
-            args = [Steeper.apply(x) if x.requires_grad else x for x in args]
+            args = [Steeper.apply(x, off) if x.requires_grad else x for x in args]
             return right(*args, **options)
         result = right(*args, **options)
         values = [result] if isinstance(result, torch.Tensor) else list(result)
