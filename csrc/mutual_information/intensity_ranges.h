@@ -38,8 +38,8 @@ struct Extremes {
 
   DIFFREG_DEVICE void add(T value, T its_weight) {
     const bool counts = (value - value == 0) & (its_weight > 0);
-    low = counts & (value < low) ? value : low;
-    high = counts & (value > high) ? value : high;
+    low = (counts & (value < low)) ? value : low;
+    high = (counts & (value > high)) ? value : high;
     weight = its_weight > weight ? its_weight : weight;
   }
 };

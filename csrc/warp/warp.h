@@ -106,7 +106,7 @@ DIFFREG_HD Neighbours<T> linear(T coordinate, T bad, int32_t size, Padding paddi
     }
     // Constant beyond the outermost voxel centres, hence no slope there, nor on them.
     // No && here, nor below: a branch in 3-D is one too many for GCC to vectorise the loop.
-    const T slope = sign * ((coordinate > 0) & (coordinate < last) ? T(1) : T(0)) + bad;
+    const T slope = sign * (((coordinate > 0) & (coordinate < last)) ? T(1) : T(0)) + bad;
     const T raised = coordinate > 0 ? coordinate : T(0);
     const T inside = smaller(raised, last);
     const int32_t low = static_cast<int32_t>(inside);
