@@ -5,6 +5,7 @@
 After `make bench`; the tests hold the pages against the file.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def put(page: Path, mark: str, table: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     result = json.loads((ROOT / "bench" / "results" / "benchmark.json").read_text())
     put(ROOT / "docs" / "benchmarks.md", "bench", tables.headline(result))
     if volumes := tables.volumes(result):

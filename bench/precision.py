@@ -3,6 +3,7 @@
 Rounding only, no timing: the figures are the same on every machine.
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -55,6 +56,7 @@ def grid_error(dtype: torch.dtype) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     halves = torch.float16, torch.bfloat16
     rows = [row(amplitude, dtype) for amplitude in AMPLITUDES for dtype in halves]
     tail = TAIL.format(float16=grid_error(torch.float16), bfloat16=grid_error(torch.bfloat16))

@@ -7,6 +7,7 @@ Each block of the page between <!-- NAME --> and <!-- end --> is what a function
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
@@ -114,6 +115,7 @@ def written(text: str, blocks: dict[str, str]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -8,6 +8,7 @@ minimises the same loss without a network. Positions are inches from the figure'
 
 from __future__ import annotations
 
+import argparse
 import io
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,7 @@ def draw_afterwards(d: Drawing, view: PairView) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     with matplotlib.rc_context(SETTINGS):
         view, drawing = registered(), Drawing()
         draw_inputs(drawing, view)

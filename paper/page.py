@@ -5,6 +5,7 @@ python paper/page.py
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -28,6 +29,7 @@ STUDIES = (
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     with replacing(PAGES / "README.md") as temporary:
         temporary.write_text(page())
 

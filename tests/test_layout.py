@@ -143,3 +143,12 @@ def test_kernels_share_no_torch_header():
 
 def test_there_is_no_drawer_for_everything():
     assert [p for p in ROOT.glob("*/**/util*.py") if ".venv" not in p.parts] == []
+
+
+def test_a_script_reads_its_words():
+    """One that does not would run, and write over what it writes, where it is asked for --help."""
+    scripts = [p for room in ("bench", "docs", "paper") for p in (ROOT / room).rglob("*.py")]
+    named = [p for p in scripts if f"python {p.relative_to(ROOT)}" in p.read_text()]
+    reads = re.compile(r"ArgumentParser\(|sys\.argv|Study\(")
+    assert len(named) > 20
+    assert [p.name for p in named if not reads.search(p.read_text())] == []

@@ -11,6 +11,7 @@ at least a fixed one.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -223,6 +224,7 @@ def summed(kernels: Sequence[Kernel]) -> Row:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     rows = []
     with mock.patch.object(lunet, "halved", halved_on_a_gpu):
         for model, shape, precision in (*GRAPHS, VOLUMES):
