@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -55,9 +56,13 @@ def cases(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Pair
             yield name, simulated(pair, folder) if name == SIMULATED else pair
 
 
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
 def run(options: argparse.Namespace) -> None:
     out, only = options.out, options.methods
-    rows = [json.loads(line) for line in out.open()] if out.exists() else []
+    rows = rows_of(out)
     done = {(row["set"], row["pair"], row["method"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder, out.open("a") as file:
         for name, pair in cases(options, Path(folder)):
@@ -77,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
 
 def table(out: Path) -> str:
     """Means over the pairs, and the worst of them."""
-    rows = [json.loads(line) for line in out.open()]
+    rows = rows_of(out)
     lines = ["| set | pairs | method | Dice | worst | TRE | folded, % | pairs that fold | CPU s |"]
     for key in dict.fromkeys((row["set"], row["method"]) for row in rows):
         few = [row for row in rows if (row["set"], row["method"]) == key]
