@@ -8,7 +8,7 @@ says. A minute on one core.
 
 from __future__ import annotations
 
-import shutil
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -124,15 +124,16 @@ PAIRS = (
 def section(pair: Pair, folder: Path) -> str:
     """Registers and draws a pair; its part of the page."""
     result = diffreg.register(*pair.images(folder), **pair.options)
-    path = ROOT / pair.picture
-    readme_picture(path, view(result, pair.title, {}))
-    with Image.open(path) as picture:
-        few = picture.convert("RGB").quantize(256)  # half the bytes, and nobody sees it
-    few.save(path, optimize=True)
+    with replacing(ROOT / pair.picture) as path:
+        readme_picture(path, view(result, pair.title, {}))
+        with Image.open(path) as picture:
+            few = picture.convert("RGB").quantize(256)  # half the bytes, and nobody sees it
+        few.save(path, optimize=True)
     if pair.report:
-        result.save(folder / "out")
-        shutil.move(folder / "out" / "report.html", ROOT / pair.report)
-        shutil.rmtree(folder / "out")
+        out = folder / Path(pair.report).stem
+        result.save(out)
+        with replacing(ROOT / pair.report) as path:
+            path.write_bytes((out / "report.html").read_bytes())
     said = [result.verdict.partition(", compared")[0], *(f"warning: {w}" for w in result.warnings)]
     lines = "\n".join(f"> {line}".rstrip() for line in "\n\n".join(said).splitlines())
     return (
@@ -141,6 +142,7 @@ def section(pair: Pair, folder: Path) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     (ROOT / "gallery").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         page = HEAD + "".join(section(pair, Path(folder)) for pair in PAIRS)
