@@ -31,6 +31,7 @@ USERS = {
     "columns.h": ("deformation_energy",),
     "gradient_columns.h": ("parallel_level_sets",),
     "mask_total.h": ("parallel_level_sets",),
+    "pack_columns.h": ("parallel_level_sets",),
     "quad.h": ("local_correlation",),
     "row_exchange.h": ("jacobian_determinant", "parallel_level_sets"),
     "tile.h": ("warp",),
@@ -38,8 +39,10 @@ USERS = {
 }
 # Headers of an operator's own that hold kernel code.
 HEADERS = (
+    "correlation/tile_moments.h",
     "deformation_energy/energy_columns.h",
     "local_correlation/box_march.h",
+    "local_correlation/march_sources.h",
     "mutual_information/counting.h",
     "mutual_information/histogram_cells.h",
     "mutual_information/intensity_ranges.h",
