@@ -48,7 +48,8 @@ def check_header(path: Path, meta: bool) -> Header:
     head, after = (content[: end.end()], content[end.end() :]) if end else (content, b"")
     lines = head.splitlines()
     longest = [_LINE if _NUMBERS.fullmatch(line) or not meta else _NAME for line in lines]
-    endless = any(len(s) > n and b":=" not in s for s, n in zip(lines, longest, strict=True))
+    lines = [line if meta or b":=" not in line else b"" for line in lines]
+    endless = any(len(line) > n for line, n in zip(lines, longest, strict=True))
     if endless or b"\0" in head:
         raise ValueError(f"{path} is damaged or no such file: its header is not lines of text")
     if meta and not _BINARY.search(head):

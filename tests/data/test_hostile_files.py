@@ -345,6 +345,7 @@ def test_numbers_beside_a_header_are_read(data, tmp_path):
         ({"NDims": "2000000000"}, "NDims must be 2 to 4, is 2000000000"),
         ({"NDims": "-1"}, "NDims must be 2 to 4, is -1"),
         ({"Name": "x" * 300}, "its header is not lines of text"),
+        ({"Name": ":=" + "x" * 300}, "its header is not lines of text"),  # NRRD's, of any length
         ({"data": "%s%s%s%n"}, "names %s%s%s%n as the file of its numbers: a pattern"),
         ({"data": "a%20b.raw"}, "names a%20b.raw as the file of its numbers: a pattern, not read"),
         ({"data": "a%20s.raw"}, "names a%20s.raw as the file of its numbers: a pattern"),
