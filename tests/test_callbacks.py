@@ -1,5 +1,6 @@
 """Who is told how a run goes: in which order, whatever happens, and what is no callback."""
 
+import gc
 import importlib
 import sys
 import types
@@ -12,6 +13,7 @@ from test_training_options import validated, with_settings
 
 from diffreg.training import Callback, Trainer
 from diffreg.training.log import ValidationLog, read_log
+from diffreg.training.validation import picture
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,3 +156,16 @@ def test_the_example_of_weights_and_biases(images, tmp_path, monkeypatch):
     trainer(longer, callbacks=[example.WandB()]).train()
     assert board.inits[1]["id"] == begun["id"]
     sys.modules.pop("wandb_callback")
+
+
+def test_a_picture_leaves_nothing_to_be_collected(tmp_path):
+    """A figure's parts refer to each other, and have a dozen megabytes of pixels."""
+    config = config_of(save_images(tmp_path / "images"), tmp_path / "run")
+    run = Trainer(config, progress=False)
+    gc.collect()
+    gc.disable()
+    try:
+        picture(run.network, run.dataset, torch.device("cpu"))
+        assert gc.collect() < 1000
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import numpy as np
@@ -84,7 +85,9 @@ def picture(
         spacing=dataset.spacing or (1.0,) * (sample.fixed.ndim - 2),
         display=sample.display,
     )
-    return pair_figure(view)
+    drawn = pair_figure(view)
+    gc.collect()  # a figure refers to itself: a dozen megabytes of pixels until it is found
+    return drawn
 
 
 def predictor(network: Callable[..., Tensor], device: torch.device, precision: str) -> Predict:
