@@ -9,7 +9,7 @@ from typing import Any
 
 import slices
 from compare_plot import plot
-from registering import NETWORKS, OURS, SETTINGS
+from registering import NETWORKS, OURS, SETTINGS, VOXELMORPH
 from sets import GROUPS, PLAN
 from summary import FEWEST, compared, summaries, told
 
@@ -152,7 +152,8 @@ def rivals(rows: list[Row]) -> list[Row]:
 
 
 def ours(row: Row) -> bool:
-    return row["method"] in OURS or row["method"] in NETWORKS
+    networks = (name for name in NETWORKS if name != VOXELMORPH)
+    return row["method"] in (*OURS, *networks)
 
 
 def short(row: Row) -> list[str]:
