@@ -6,13 +6,15 @@ import codecs
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What the system says where a disk, a quota or a file's allowed size is used up.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 255  # bytes of a file's name
+_TRIAL = "trial"  # of whether a folder can be written into
 PROCESSES = Path("/proc")  # of Linux
 
 
@@ -60,8 +62,12 @@ def remove_leftovers(folder: str | Path) -> None:
         return
     for path in Path(folder).glob(".[0-9]*-*"):
         number = path.name[1:].partition("-")[0]
-        if path.is_file() and number.isdigit() and not (PROCESSES / number).exists():
-            path.unlink(missing_ok=True)
+        if number.isdigit() and not (PROCESSES / number).exists():
+            if path.is_file():
+                path.unlink(missing_ok=True)
+            elif path.name.startswith(f".{number}-{_TRIAL}"):
+                with suppress(OSError):
+                    path.rmdir()
 
 
 @contextmanager
@@ -182,13 +188,12 @@ def require_folder(folder: str | Path, what: str) -> Path:
         raise ValueError(f"{what} {folder} does not exist")
     if not folder.is_dir():
         raise ValueError(f"{what} {folder} is a file, not a folder")
-    trial = folder / _temporary("trial")
     try:
-        trial.mkdir()
+        os.rmdir(tempfile.mkdtemp(prefix=_temporary(_TRIAL), dir=folder))
     except OSError as error:
-        reason = "" if error.errno == errno.EACCES else f": {str(error.strerror).lower()}"
+        known = errno.EACCES, errno.ENOENT  # the second is that of /proc
+        reason = "" if error.errno in known else f": {str(error.strerror).lower()}"
         raise ValueError(f"{what} {folder} is not writable{reason}") from None
-    trial.rmdir()
     return folder
 
 
@@ -212,10 +217,9 @@ def require_place(folder: str | Path, what: str) -> Path:
         ''
     """
     folder = Path(folder)
-    if folder.is_symlink() and not folder.exists():
-        raise ValueError(
-            f"{what} {folder} is a link to {os.readlink(folder)}, which does not exist"
-        )
     above = [folder, *folder.absolute().parents]
-    require_folder(next(path for path in above if path.exists()), what)
+    there = next(path for path in above if path.is_symlink() or path.exists())
+    if not there.exists():
+        raise ValueError(f"{what} {there} is a link to {os.readlink(there)}, which does not exist")
+    require_folder(there, what)
     return folder

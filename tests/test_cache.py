@@ -68,7 +68,7 @@ def test_ranks_make_ready_what_the_others_have_not(images, tmp_path, monkeypatch
         "diffreg.data.prepared_pairs.read_part", lambda path, *_: opened.append(path) or read(path)
     )
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, first in (("0", "a.nii"), ("1", "c.nii")):
+    for rank, first in (("0", "b.nii"), ("1", "d.nii")):
         monkeypatch.setenv("RANK", rank)
         PairDataset(find_pairs([images]), cache=tmp_path / rank)
         assert opened[0].name == first

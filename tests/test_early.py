@@ -1,5 +1,9 @@
 """What can be refused before the long work is: output folders, labels, images, a run's settings."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ from test_cohort import blob, save
 from test_trainer import config_of, save_images
 
 import diffreg
+from diffreg._files import remove_leftovers, require_folder, require_place
 from diffreg.affine import start as starts
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
@@ -54,24 +59,39 @@ def test_a_link_to_nowhere_is_no_output_folder(folder, capsys):
     assert "the output folder out is a link to nowhere, which does not exist" in said
 
 
-def test_a_folder_in_the_place_of_a_result(folder, capsys):
-    (folder / "out" / "metrics.json").mkdir(parents=True)
+def test_a_link_to_nowhere_above_is_found(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(ValueError, match="link is a link to nowhere, which does not exist"):
+        require_place(tmp_path / "link" / "run", "the output folder")
+
+
+def test_threads_try_one_folder_and_leave_nothing(tmp_path):
+    (tmp_path / f".{2**22 + 1}-trial").mkdir()  # of a process that is gone
+    with ThreadPoolExecutor(8) as threads:
+        assert len(list(threads.map(lambda _: require_folder(tmp_path, "it"), range(400)))) == 400
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "jacobian.nii.gz"])
+def test_a_folder_in_the_place_of_a_result(name, folder, capsys):
+    (folder / "out" / name).mkdir(parents=True)
     said = refused(capsys, "-o", "out")
-    assert "out/metrics.json is a folder; a file of that name is to be written" in said
+    assert f"out/{name} is a folder; a file of that name is to be written" in said
 
 
 def test_what_the_system_says_of_rights_is_tried(folder, capsys, monkeypatch):
     """As of a disk that is read-only, or /proc, for root."""
     monkeypatch.setattr("os.access", lambda *arguments: True)
-    made = type(folder).mkdir
+    made = os.mkdir
 
     def mkdir(path, *arguments, **named):
-        if path.parent.name == "locked":
+        if Path(path).parent.name == "locked":
             raise OSError(30, "Read-only file system", str(path))
         made(path, *arguments, **named)
 
     (folder / "locked").mkdir()
-    monkeypatch.setattr(type(folder), "mkdir", mkdir)
+    monkeypatch.setattr("os.mkdir", mkdir)
     said = refused(capsys, "-o", "locked/out")
     assert "locked is not writable: read-only file system" in said
     assert "locked is not writable" in refused(capsys, "-o", "locked")

@@ -200,6 +200,10 @@ def test_volumes_in_a_mask_have_no_background_to_agree_on():
 
     whole, within = (signs_of(shown(images[0], **masks)) for masks in ({}, {"mask": brain}))
     assert (whole.in_mask, within.in_mask) == (False, True)
+    dark = [replace(image, data=image.data * brain.data) for image in images]
+    view = replace(brain, data=torch.ones_like(brain.data))  # with the background
+    pair = prepare(*dark, mask=view)
+    assert not signs_of(registration_of(pair, field, "given", "mi", 0.0, {})).in_mask
     assert LOW_IN_MASK < within.after < LIMITS.information.low < whole.after
     named = [sentences(replace(signs, before=1.0)) for signs in (whole, within)]
     assert not any("agreement" in found for found in named)

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from test_own_data import Pairs
 
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
@@ -15,6 +16,7 @@ from diffreg.training import load_network, load_pretrained
 from diffreg.training.checkpoint import fresh_network, read_checkpoint, write_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.export import export_checkpoint
+from diffreg.training.own_pairs import OwnPairs
 from diffreg.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -190,6 +192,19 @@ def test_a_run_keeps_the_shortest_and_the_longest(tmp_path):
     expected = Voxels((1.0, 1.0), (1.0, 1.0), (2.0, 2.0))
     for path in (last, tmp_path / "net.pt"):
         assert load_network(path)["trained_on"] == expected
+
+
+@pytest.mark.parametrize("lengths", [(np.nan, 1.0), (0, 0), 1.5, {"x": 1}, [(1, 1), (1,)], "mm"])
+def test_lengths_of_ones_own_that_are_none_stop_before_the_training(lengths):
+    dataset = Pairs()
+    dataset.spacing_mm = lengths
+    with pytest.raises(ValueError, match="a dataset's spacing_mm must be the lengths of a voxel"):
+        OwnPairs(dataset, 0, 2)
+
+
+def test_what_is_no_voxels_is_refused_at_once():
+    with pytest.raises(TypeError, match="trained_on must be"):
+        register(torch.rand(9, 9), torch.rand(9, 9), trained_on=(1.0, 1.0))
 
 
 def test_a_dataset_of_ones_own_may_say_its_lengths(tmp_path):

@@ -95,8 +95,9 @@ def _to_measure(
         share = given(manifest, folder, rank, slices)
         name = f"displacements in {folder}"
         return out, name, share, lambda: given(manifest, folder, slices=slices)
-    options.affine = options.affine or affine_of_run(options, rank)
     method = _method(options, both_ways=True)
+    if options.affine is None:
+        method = replace(method, affine=affine_of_run(options, rank))
     said = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
     share = _registered(manifest, out, method, said, options, rank)
@@ -285,7 +286,7 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         guarantee=options.guarantee,
         refine=options.refine,
         fill=options.fill,
-        affine=options.affine,
+        affine=options.affine or "auto",
         search=options.search,
         device=options.device,
         by_slice=options.by_slice,

@@ -76,8 +76,8 @@ def doubted(image: Image) -> Image:
     values = len(np.unique(image.data.numpy()))
     if values > _FEW and not looks_like_labels(image):
         warnings.warn(
-            f"{image.name} looks like an image, not like labels: its {values} values do not keep "
-            "together in regions",
+            f"{image.name} may be an image and no labels: its {values} values do not keep together "
+            "in regions",
             FileWarning,
             stacklevel=3,
         )

@@ -101,6 +101,7 @@ class PreparedPairs:
         self._read_last = Held(_READ[type(self.store)])
         self._stamps: dict[Path, tuple[Any, ...]] = {}
         self._places: dict[Any, Place] = {}
+        self._doubted: set[Any] = set()  # label maps that were looked at
 
     def forget_files(self) -> None:
         """No longer hold images as they are in their files."""
@@ -166,7 +167,9 @@ class PreparedPairs:
 
         def made() -> list[Tensor]:
             labels, fixed = self._read(path, of_label, True), self._read(pair.fixed, of_fixed)
-            doubted(labels)
+            if (of_file := self._key(path, of_label)) not in self._doubted:
+                self._doubted.add(of_file)
+                doubted(labels)
             matrix = self._matrix(pair, region) if started else None
             labels = labels if matrix is None else labels.placed(matrix)
             return [resample_to(labels, fixed, interpolation="nearest")]

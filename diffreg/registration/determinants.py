@@ -15,11 +15,8 @@ from torch import Tensor
 from diffreg.data.geometry import Image
 from diffreg.data.images import write_image
 from diffreg.ops import jacobian_determinant
+from diffreg.registration.folders import JACOBIAN, LOG_JACOBIAN, WITH_AFFINE
 from diffreg.registration.result import Registration
-
-JACOBIAN, LOG_JACOBIAN = "jacobian.nii.gz", "log_jacobian.nii.gz"
-WITH_AFFINE = "jacobian_with_affine.nii.gz"
-MAPS = (JACOBIAN, LOG_JACOBIAN, WITH_AFFINE)
 
 
 def write_determinants(folder: Path, result: Registration) -> None:

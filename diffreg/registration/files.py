@@ -20,13 +20,14 @@ from diffreg.data.transforms import read_displacement, write_displacement
 from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.metrics import folding
 from diffreg.registration._json import read_json, write_json
-from diffreg.registration.determinants import MAPS, check_cells, write_determinants
+from diffreg.registration.determinants import check_cells, write_determinants
 from diffreg.registration.folders import (
     AFFINE,
     COMPOSITE,
     DISPLACEMENT,
     INVERSE,
     INVERSE_COMPOSITE,
+    MAPS,
     METRICS,
     REPORT,
     check_output_folder,

@@ -20,6 +20,9 @@ from diffreg.registration._json import read_json
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
 AFFINE, COMPOSITE = "affine.mat", "composite.h5"
 INVERSE, INVERSE_COMPOSITE = "inverse_displacement.nii.gz", "inverse_composite.h5"
+JACOBIAN, LOG_JACOBIAN = "jacobian.nii.gz", "log_jacobian.nii.gz"
+WITH_AFFINE = "jacobian_with_affine.nii.gz"
+MAPS = (JACOBIAN, LOG_JACOBIAN, WITH_AFFINE)
 _LONGEST = 100  # bytes of an image's name in a folder's: two, a number and an ending make 255
 _PAIRS = "[0-9][0-9][0-9][0-9]*_to_*/" + METRICS
 # Names that ask for a file, as programs have it that write their result into one.
@@ -62,7 +65,7 @@ def check_output_folder(out: str | Path) -> Path:
 
 
 def _check_replaceable(out: Path) -> None:
-    named = (DISPLACEMENT, METRICS, REPORT, AFFINE, COMPOSITE, INVERSE, INVERSE_COMPOSITE)
+    named = (DISPLACEMENT, METRICS, REPORT, AFFINE, COMPOSITE, INVERSE, INVERSE_COMPOSITE, *MAPS)
     for name in (*named, "warped.nii.gz", "warped.png"):
         if (out / name).is_dir():
             raise ValueError(f"{out / name} is a folder; a file of that name is to be written")

@@ -138,7 +138,7 @@ def register(
         >>> type(result.warped).__name__, result.metrics["folded_percent"]
         ('ndarray', 0.0)
     """
-    _check_options(network, objective, refine, both_ways, guarantee, fill, progress)
+    _check_options(network, objective, trained_on, refine, both_ways, guarantee, fill, progress)
     if network is not None:
         beside = {"preset": preset, "weights": weights, "also": also or None}
         _check_free({**beside, "landmarks": landmarks})
@@ -166,12 +166,20 @@ def register(
 
 
 def _check_options(
-    network: Any, objective: Any, refine: Any, both_ways: Any, guarantee: Any, fill: Any, show: Any
+    network: Any,
+    objective: Any,
+    trained_on: Any,
+    refine: Any,
+    both_ways: Any,
+    guarantee: Any,
+    fill: Any,
+    show: Any,
 ) -> None:
     if network is not None and not callable(network):
         hint = f'; give **diffreg.load_pretrained("{network}")' * isinstance(network, str)
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}{hint}")
     check_type("objective", objective, Objective, optional=True)
+    check_type("trained_on", trained_on, Voxels, optional=True)
     check_type("refine", refine, int)
     if refine and network is None:
         raise ValueError("refine needs a network, whose displacement is where it starts")

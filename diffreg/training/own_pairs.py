@@ -149,7 +149,16 @@ def _check_indexed(dataset: Any) -> None:
 
 def _from_to(lengths: Any) -> tuple[tuple[float, ...], ...]:
     """Lengths of voxels, mm, along each axis: those of all, or the shortest and the longest."""
-    rows = np.atleast_2d(np.asarray(lengths, dtype=np.float64))
+    try:
+        rows = np.atleast_2d(np.asarray(lengths, dtype=np.float64))
+    except (TypeError, ValueError):
+        rows = np.zeros((0, 0))
+    right = rows.ndim == 2 and rows.size and rows.shape[1] in (2, 3)
+    if not right or not (np.isfinite(rows) & (rows > 0)).all():
+        raise ValueError(
+            "a dataset's spacing_mm must be the lengths of a voxel along its 2 or 3 axes, mm, or "
+            f"those of several, (K, 2 or 3), got {lengths!r:.80}"
+        )
     return tuple(rows.min(0).tolist()), tuple(rows.max(0).tolist())
 
 

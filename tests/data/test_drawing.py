@@ -34,7 +34,7 @@ def test_draws_together_have_the_bits_of_each(settings, size):
     each = [change(moving[k : k + 1], fixed[k : k + 1]) for k, change in enumerate(changes)]
     numbers = augmentation.random(size, randoms())
     draws = Draws.of(numbers, augmentation, size)
-    batch = drawn(Undrawn(torch.cat([moving, fixed], 1), draws, augmentation))
+    batch = drawn(Undrawn(torch.cat([moving, fixed], 1), None, draws, augmentation))
     assert torch.equal(batch.moving, torch.cat([pair[0] for pair in each]))
     assert torch.equal(batch.fixed, torch.cat([pair[1] for pair in each]))
     if settings.get("flip_axes"):
