@@ -13,6 +13,7 @@ import torch
 from test_trainer import config_of, save_images, weights
 from torch.utils.data import Dataset, IterableDataset
 
+from diffreg._files import FileWarning
 from diffreg.cli.main import main
 from diffreg.data.known import Known
 from diffreg.data.pairs import PairDataset, find_pairs
@@ -374,3 +375,11 @@ def test_a_killed_reader_is_one_line():
     pairs = OwnPairs(Killed(), 0, 2, workers=1)
     with pytest.raises(ChildProcessError, match=r"was killed, .*: go on with --resume and fewer"):
         pairs.batch(range(2))
+
+
+def test_images_far_from_0_and_1_are_told(recwarn):
+    image = torch.rand(1, 8, 8)
+    checked_sample({"moving": image - 5, "fixed": 9 * image}, "sample 0")
+    assert not recwarn
+    with pytest.warns(FileWarning, match="values beyond 50, .* normalise them in __getitem__"):
+        checked_sample({"moving": 1000 * image, "fixed": image}, "sample 0")

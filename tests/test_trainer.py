@@ -375,7 +375,8 @@ def test_the_command_line_trains_and_registers(images, tmp_path, monkeypatch, ca
     (tmp_path / "config.toml").write_text(
         "[data]\nimages = 'images'\n[model]\nwidths = [4, 8]\n[training]\nout = 'run'\nthreads = 1"
     )
-    assert main(["train", "config.toml", "training.steps=2", "training.batch_size=2"]) == 0
+    words = ["train", "config.toml", "training.steps=2", "training.batch_size=2"]
+    assert main(words) == 0
     assert "2/2" in capsys.readouterr().err
     assert read_checkpoint("run/last.pt")["step"] == 2
     pair = ["images/a.nii", "images/b.nii"]
@@ -385,3 +386,5 @@ def test_the_command_line_trains_and_registers(images, tmp_path, monkeypatch, ca
     assert "set training.resume=true" in capsys.readouterr().err
     assert main(["train", "config.toml", "training.step=2"]) == 2
     assert "the nearest is training.steps" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert "; training.steps is 2: give more to go on" in capsys.readouterr().out

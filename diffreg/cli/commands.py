@@ -105,8 +105,10 @@ def run_train(options: argparse.Namespace) -> int:
 
     def train(ranks: Ranks) -> str:
         trainer = Trainer(config, ranks=ranks)
+        before, wanted = trainer.step, config.training.steps
         trainer.train()
-        return trainer.conclusion
+        ended = f"; training.steps is {wanted}: give more to go on" if before >= wanted else ""
+        return trainer.conclusion + ended
 
     with joined(config.training.device) as ranks:
         conclusion = train(ranks)  # the trainer ends before the processes part

@@ -45,7 +45,9 @@ def as_labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
     with np.errstate(all="ignore"):
         whole = stored.kind != "f" or np.all((np.abs(array) < 2**53) & (array == np.round(array)))
     if not whole:
-        raise ValueError(f"{path} is no label image: it holds values that are not whole numbers")
+        raise ValueError(
+            f"{path} is no label image, nor a mask: not all of its values are whole numbers"
+        )
     return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffreg._files import FileWarning
 from diffreg.data.known import TERMS, Known, label_values, one_hot, together
 from diffreg.data.pairs import Batch, Sample
 
@@ -23,6 +25,7 @@ PROTOCOL = {
     "fixed_points": "(K, D), voxels",
     "displacement": "(D, *S), voxels, NaN where it is not known",
 }
+_FAR = 50  # of an image's values: nothing that is centred and scaled is beyond, a CT is
 
 
 def tried(item: Any, name: str) -> Sample | Exception:
@@ -159,6 +162,13 @@ def _part(item: Mapping[str, Any], key: str, name: str, fixed: Tensor | None) ->
     if wrong.any() and not key.endswith("points"):
         kind = "infinite" if key == "displacement" else "NaN or infinite"
         raise ValueError(f"{name}: {key} has {int(wrong.sum())} numbers that are {kind}")
+    if key in ("moving", "fixed") and values.abs().amax() > _FAR:
+        warnings.warn(
+            f"the dataset's images have values beyond {_FAR}, and about [0, 1] is what networks and "
+            "weights are made for: normalise them in __getitem__",
+            FileWarning,
+            stacklevel=2,
+        )
     whole = key.endswith("label") and not values.is_floating_point()
     return (values if whole else values.to(torch.float32))[None]
 
