@@ -7,8 +7,8 @@ from torch import Tensor
 _SHAPES = {2: "(N, 1, H, W)", 3: "(N, 1, D, H, W)"}
 _KINDS = {2: "image", 3: "volume"}
 _OTHERWISE = {
-    2: "the network is of images (dimensions = 2): register volumes slice by slice (--slice K, or a "
-    "manifest), or take one of volumes (dimensions = 3)",
+    2: "the network is of images (dimensions = 2): register volumes slice by slice (--slice K, or "
+    "a manifest), or take one of volumes (dimensions = 3)",
     3: "the network is of volumes (dimensions = 3): give whole ones, or take one of images",
 }
 

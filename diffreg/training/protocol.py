@@ -164,8 +164,8 @@ def _part(item: Mapping[str, Any], key: str, name: str, fixed: Tensor | None) ->
         raise ValueError(f"{name}: {key} has {int(wrong.sum())} numbers that are {kind}")
     if key in ("moving", "fixed") and values.abs().amax() > _FAR:
         warnings.warn(
-            f"the dataset's images have values beyond {_FAR}, and about [0, 1] is what networks and "
-            "weights are made for: normalise them in __getitem__",
+            f"the dataset's images have values beyond {_FAR}, and about [0, 1] is what networks "
+            "and weights are made for: normalise them in __getitem__",
             FileWarning,
             stacklevel=2,
         )
