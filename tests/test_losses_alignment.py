@@ -54,6 +54,8 @@ def test_dice_with_a_mask_and_without_labels():
     mask = torch.tensor([[[[1.0, 0.0, 1.0]]]], dtype=torch.float64)
     assert Dice()(warped, fixed, mask).item() == 0
     assert Dice()(0 * warped, 0 * fixed).item() == 0
+    with pytest.raises(TypeError, match=r"fixed must be floating, in \[0, 1\], a channel for each"):
+        Dice()(warped, fixed.long())
 
 
 @both_sizes

@@ -31,6 +31,9 @@ class Dice(Similarity):
     Args:
         reduction: "mean", "sum" or "none" over the batch.
 
+    Raises:
+        TypeError: maps of whole numbers, which are no channels.
+
     Source:
         Dice 1945; Milletari et al. 2016 for its use as a loss, there with squares below the line.
 
@@ -43,6 +46,12 @@ class Dice(Similarity):
     """
 
     def per_sample(self, warped: Tensor, fixed: Tensor, mask: Tensor | None = None) -> Tensor:
+        for name, labels in (("warped", warped), ("fixed", fixed)):
+            if isinstance(labels, Tensor) and not labels.is_floating_point():
+                raise TypeError(
+                    f"{name} must be floating, in [0, 1], a channel for each label, as of "
+                    f"torch.nn.functional.one_hot, got a map of {labels.dtype}"
+                )
         check_pair(warped, fixed)
         dtype = arithmetic_dtype(warped, fixed)
         weights = checked_mask(mask, warped, dtype)
