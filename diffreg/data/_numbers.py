@@ -46,7 +46,7 @@ def as_labels(array: np.ndarray, path: Path) -> tuple[np.ndarray, np.dtype]:
         whole = stored.kind != "f" or np.all((np.abs(array) < 2**53) & (array == np.round(array)))
     if not whole:
         raise ValueError(
-            f"{path} is no label image, nor a mask: not all of its values are whole numbers"
+            f"{path} is no label image, nor a mask: it holds values that are not whole numbers"
         )
     return array.astype(stored if stored.name in _TORCH_INTEGERS else np.int64), stored
 
