@@ -81,3 +81,13 @@ def itk_points(transform, points):
     """Where SimpleITK leads points (K, 3), RAS mm."""
     made, lps = itk_transform(transform), np.diag(LPS)[:3]
     return np.array([made.TransformPoint(tuple(p)) for p in (points * lps).tolist()]) * lps
+
+
+def itk_text(*entries):
+    """ITK's text of transforms, each its type, parameters and fixed parameters."""
+    lines = ["#Insight Transform File V1.0"]
+    for index, (kind, numbers, fixed) in enumerate(entries):
+        lines += [f"#Transform {index}", f"Transform: {kind}"]
+        lines += [f"Parameters: {' '.join(map(repr, map(float, numbers)))}"]
+        lines += [f"FixedParameters: {' '.join(map(repr, map(float, fixed)))}"]
+    return "\n".join([*lines, ""])
