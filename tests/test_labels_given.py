@@ -103,3 +103,17 @@ def test_save_says_it(folder):
     result = diffreg.register("moving.nii.gz", "fixed.nii.gz", affine="none", iterations=1)
     with pytest.warns(FileWarning, match=SAID):
         result.save("out", report=False, composites=False, labels=("fixed.nii.gz",) * 2)
+
+
+def test_evaluate_says_where_labels_have_none_in_common(folder, capsys):
+    labels = nib.load("fixed_label.nii.gz")
+    values = np.asarray(labels.dataobj).astype(np.int32)
+    others = np.where(values > 0, values + 20_000, 0)
+    nib.save(nib.Nifti1Image(others.astype(np.int32), labels.affine), "other_label.nii.gz")
+    (folder / "others.csv").write_text(
+        "moving,fixed,moving_label,fixed_label\n"
+        "moving.nii.gz,fixed.nii.gz,moving_label.nii.gz,other_label.nii.gz\n"
+    )
+    assert main(["evaluate", "others.csv", *QUICK]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "none in common" in line]
+    assert len(said) == 1 and "so that there is no Dice of them" in said[0]

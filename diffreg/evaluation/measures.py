@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffreg import metrics
+from diffreg._files import FileWarning
 from diffreg.data.geometry import voxel_map
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
@@ -174,6 +176,13 @@ def _labels(pair: Pair, result: Registration, displacement: Tensor) -> dict[str,
     warped = resample_to(moving, fixed, displacement, interpolation="nearest")
     there = resample_to(maps[1], fixed, interpolation="nearest")
     labels = shared_labels(maps[0].data, there)
+    if not labels:
+        warnings.warn(
+            f"{pair.name}: the labels of the two images have none in common but 0, so that there "
+            "is no Dice of them",
+            FileWarning,
+            stacklevel=2,
+        )
     distances = metrics.surface_distances(warped, there, fixed.spacing, labels)
     found: dict[str, dict[int, float]] = {"dice": metrics.dice(warped, there, labels)}
     for name in ("hd95", "assd"):
