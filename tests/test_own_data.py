@@ -1,5 +1,6 @@
 """Datasets of the user's own: the protocol, draws that are a function of a number, workers."""
 
+import importlib
 import os
 import random
 import re
@@ -230,6 +231,39 @@ def test_an_error_in_code_of_one_s_own_is_told_with_its_place(tmp_path, monkeypa
     said = capsys.readouterr().err.splitlines()[-1]
     place = f"({tmp_path / 'my_losses.py'}, line 4)"
     assert said == f"diffreg: error: this loss is for volumes {place}"
+
+
+BROKEN = """
+from torch.utils.data import Dataset, IterableDataset
+
+def sample(index):
+    return {}["subject 17"] if index == 3 else __import__("torch").rand(2, 1, 8, 8).unbind()
+
+class Listed(Dataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return dict(zip(("moving", "fixed"), sample(index)))
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        return map(Listed().__getitem__, range(5))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["Listed", "Streamed"])
+def test_what_a_dataset_raises_is_told_with_the_sample(name, workers, tmp_path, monkeypatch):
+    """In one line, whatever it is and whichever process it comes from."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("broken", None)
+    dataset = getattr(importlib.import_module("broken"), name)()
+    with pytest.raises(ValueError, match=f"^sample 3 of {name}: KeyError: ") as found:
+        trainer(config_with(tmp_path / "run", workers), dataset, Pairs()).train()
+    place = f"{tmp_path / 'broken.py'}, line 5"
+    assert str(found.value) == f"sample 3 of {name}: KeyError: 'subject 17' ({place})"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

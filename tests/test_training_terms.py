@@ -136,10 +136,10 @@ def test_a_measure_by_its_import_path(losses, images, tmp_path):
 
 
 def test_the_window_is_that_of_lncc(losses, images, tmp_path):
-    """Of a run, of what its checkpoint refines by, and of no measure of one's own."""
+    """Of a run and of what its checkpoint refines by; without lncc it is refused."""
     ends = {}
     for name, similarity, window in (
-        ("own", f"{losses}:five", 3),
+        ("own", f"{losses}:five", None),
         ("five", "lncc", 5),
         ("preset", "lncc", None),
     ):
@@ -155,6 +155,9 @@ def test_the_window_is_that_of_lncc(losses, images, tmp_path):
     assert "window" not in older["objective"]  # as before there was the setting
     resumed = with_settings(Config.from_dict(older), training={"resume": True})
     assert trainer(resumed).objective.window == 9
+    with pytest.raises(ValueError, match=r"window is of lncc, similarity is ncc; leave it out"):
+        config = config_of(images, tmp_path / "ncc")
+        trainer(with_settings(config, objective={"similarity": "ncc", "window": 5}))
     with pytest.raises(ValueError, match=r"objective\.window = None, not 5; give another"):
         trainer(with_settings(resumed, objective={"window": 5}))
 

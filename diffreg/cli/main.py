@@ -12,16 +12,14 @@ import io
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from diffreg._files import FULL
+from diffreg._own_code import place_of
 from diffreg.cli.notices import warning_in_lines
 from diffreg.cli.parser import parsed
 
@@ -61,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = _message(error, options)
         if message is None or os.environ.get("DIFFREG_DEBUG"):
             raise
-        print(f"diffreg: error: {message}{_place(error)}", file=sys.stderr)
+        # A full disk is of no line of anybody's.
+        full = isinstance(error, OSError) and error.errno in FULL
+        print(f"diffreg: error: {message}{'' if full else place_of(error)}", file=sys.stderr)
         return 2
 
 
@@ -79,18 +79,6 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
         return f"{place}: {error.strerror.lower()}" if place else text
     return text or type(error).__name__
-
-
-def _place(error: Exception) -> str:
-    """File and line of the user's own code that an error went through: a network, a loss, data."""
-    if isinstance(error, OSError) and error.errno in FULL:  # of no line of anybody's
-        return ""
-    others = [Path(__file__).parents[1], *map(Path, sysconfig.get_paths().values())]
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        file = Path(frame.f_code.co_filename)
-        if file.is_file() and not any(file.is_relative_to(folder) for folder in others):
-            return f" ({file}, line {line})"
-    return ""
 
 
 class _Stopped(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from diffreg.data.known import Known
 from diffreg.data.order import permutation
 from diffreg.data.pairs import Batch, Sample
 from diffreg.training.loading import Ahead, Sampler, Share, Steps
-from diffreg.training.protocol import batched, checked_sample, collated, tried
+from diffreg.training.protocol import batched, collated, tried
 from diffreg.training.seeding import seeded
 
 _DRAWN, _WHOLE = 2, 3  # what a seed is for, beside its number
@@ -117,7 +117,9 @@ class OwnPairs:
     def whole(self, index: int) -> tuple[Sample, Known]:
         """A sample to validate on, always the same, and what `terms` ask for of it."""
         with seeded(self.seed, index, _WHOLE):
-            sample = checked_sample(self.dataset[index], self.title(index))
+            sample = tried(lambda: self.dataset[index], self.title(index))
+        if isinstance(sample, Exception):
+            raise sample
         return sample, batched([sample], self.terms).known
 
     def close(self) -> None:
@@ -172,7 +174,7 @@ class _Draws(Dataset):
     def __getitem__(self, draw: tuple[int, int]) -> Sample | Exception:
         number, index = draw
         with seeded(self.seed, number, _DRAWN):
-            return tried(self.dataset[index], self.title(index))
+            return tried(lambda: self.dataset[index], self.title(index))
 
 
 class _Stream(IterableDataset):
@@ -185,24 +187,30 @@ class _Stream(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         draws = self._draws()
         for numbers in self.steps():
-            wanted: list[Any] = []
+            wanted: list[Sample | Exception] = []
             while len(wanted) < len(numbers):
-                number, item = next(draws)
-                if number in numbers:
-                    wanted.append(tried(item, self.title(number)))
+                number, sample = next(draws)
+                # A source that failed has ended, whoever's sample it was.
+                if number in numbers or isinstance(sample, Exception):
+                    wanted.append(sample)
             yield collated(wanted, self.terms)
 
-    def _draws(self) -> Iterator[tuple[int, Any]]:
+    def _draws(self) -> Iterator[tuple[int, Sample | Exception]]:
         """All samples with their numbers, over and over."""
         source: Iterator[Any] = iter(())
+
+        def following() -> Any:
+            nonlocal source
+            item = next(source, None)
+            if item is None:
+                source = iter(self.dataset)
+                item = next(source, None)
+            if item is None:
+                kind = type(self.dataset).__name__
+                raise ValueError(f"dataset must have samples; {kind} has none")
+            return item
+
         for number in count():
             with seeded(self.seed, number, _DRAWN):
-                item = next(source, None)
-                if item is None:
-                    source = iter(self.dataset)
-                    item = next(source, None)
-            if item is None:
-                raise ValueError(
-                    f"dataset must have samples; {type(self.dataset).__name__} has none"
-                )
-            yield number, item
+                sample = tried(following, self.title(number))
+            yield number, sample

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffreg._files import FileWarning
+from diffreg._own_code import place_of
 from diffreg.data.known import TERMS, Known, label_values, one_hot, together
 from diffreg.data.pairs import Batch, Sample
 
@@ -28,8 +29,20 @@ PROTOCOL = {
 _FAR = 50  # of an image's values: nothing that is centred and scaled is beyond, a CT is
 
 
-def tried(item: Any, name: str) -> Sample | Exception:
-    """A sample, or what is wrong with it: a worker's exceptions would come with its whole trace."""
+def tried(get: Callable[[], Any], name: str) -> Sample | Exception:
+    """A sample, or what is wrong with it: a worker's exceptions would come with its whole trace.
+
+    Args:
+        get: the dataset's own code, which may raise anything.
+        name: of the sample.
+    """
+    try:
+        item = get()
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        wrong = ValueError(f"{name}: {what}{place_of(error)}")
+        wrong.__cause__ = error  # its trace, where it does not come from another process
+        return wrong
     try:
         return checked_sample(item, name)
     except (TypeError, ValueError) as error:
