@@ -111,8 +111,8 @@ def test_register_without_a_report(folder, capsys):
     assert "out: NCC " in capsys.readouterr().out
     names = {path.name for path in (folder / "out").iterdir()}
     assert "report.html" not in names and "metrics.json" in names
-    assert run("register", "manifest.csv", "-o", "all", "--no-report") == 2
-    assert "--no-report is of one pair: leave it out" in capsys.readouterr().err
+    assert run("register", "manifest.csv", "-o", "all", "--no-composites") == 2
+    assert "--no-composites is of one pair: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--by-slice", "--all-pairs"])

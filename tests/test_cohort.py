@@ -99,6 +99,37 @@ def test_every_pair_and_one_report(folder, capsys):
     assert "moving3.nii.gz to fixed3.nii.gz" in page
 
 
+def test_without_a_page(folder, capsys):
+    assert run("register", "some.csv", "-o", "out") == 2
+    assert (folder / "out/report.html").exists()
+    capsys.readouterr()
+    assert run("register", "some.csv", "-o", "out", "--no-report") == 2
+    assert capsys.readouterr().out.startswith("out/metrics.csv: 1 pair: NCC ")
+    assert not (folder / "out/report.html").exists()
+
+
+def test_maps_of_the_determinant_of_every_pair(folder, capsys):
+    """Of pairs that are complete too, which are not registered again."""
+    maps = {"jacobian.nii.gz", "log_jacobian.nii.gz", "jacobian_with_affine.nii.gz"}
+    assert run("register", "pairs.csv", "-o", "out", "--jacobian") == 0
+    assert run("register", "pairs.csv", "-o", "late", "--no-report") == 0
+    capsys.readouterr()
+    assert run("register", "pairs.csv", "-o", "late", "--jacobian", "--no-report") == 0
+    assert "4 of 4 pairs were complete and are kept" in capsys.readouterr().err
+    assert run("register", "moving1.nii.gz", "fixed1.nii.gz", "-o", "one", "--jacobian") == 0
+    for pair in sorted(folder.glob("out/0*")):
+        there = {path.name for path in pair.iterdir()}
+        late = folder / "late" / pair.name
+        assert maps < there == {path.name for path in late.iterdir()}
+        for name in maps:
+            values = nib.load(pair / name).get_fdata()
+            assert np.array_equal(values, nib.load(late / name).get_fdata())
+            if "moving1" in pair.name:
+                assert np.array_equal(values, nib.load(folder / "one" / name).get_fdata())
+        grown = nib.load(pair / "jacobian.nii.gz").get_fdata()
+        assert (grown.std() > 0.01) == ("moving0" not in pair.name)  # the first are equal
+
+
 def test_pairs_that_may_not_fit_are_counted(folder, capsys):
     noise = np.random.default_rng(0).random((32, 24)).astype(np.float32)
     save("moving1.nii.gz", noise)

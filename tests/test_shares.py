@@ -214,10 +214,10 @@ def test_of_two_ranks_that_find_all_done_one_writes_the_report(as_rank, monkeypa
     words = ("register", "pairs.csv", "-o", "two")
     write, others = cohort_report.write_cohort_report, []
 
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, page):
         if not others:
             others.append(as_rank(0, 2, *words))
-        return write(*arguments)
+        return write(*arguments, page=page)
 
     monkeypatch.setattr(cohort_module, "forget", lambda out, rank: None)  # both had begun before
     monkeypatch.setattr(cohort_report, "write_cohort_report", meanwhile)

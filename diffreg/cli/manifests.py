@@ -46,7 +46,7 @@ def register_manifest(options: argparse.Namespace) -> int:
     if cohort is None or not _writes(out, rank, cohort):
         return _follows(rank, len(share.jobs), len(share.failed))
     if cohort.jobs:
-        print(f"{out / 'report.html'}: {write_cohort_report(cohort, method, out)}")
+        print(write_cohort_report(cohort, method, out, page=not options.no_report))
         found = [read_json(job.folder / METRICS).get("warnings", ()) for job in cohort.jobs]
         _warn(found, "each metrics.json")
     return _failures(cohort.failed, cohort.total, out)
@@ -244,7 +244,7 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
             "(a .csv, .tsv, .toml or .json file, or a folder)"
         )
-    for option in ("jacobian", "no_report", "no_composites", "also", "landmarks"):
+    for option in ("no_composites", "also", "landmarks"):
         if getattr(options, option):
             raise ValueError(f"--{option.replace('_', '-')} is of one pair: leave it out")
     for option, column in (
@@ -290,6 +290,7 @@ def _method(options: argparse.Namespace, both_ways: bool) -> Method:
         search=options.search,
         device=options.device,
         by_slice=options.by_slice,
+        jacobian=getattr(options, "jacobian", False),  # evaluate has no such option
     )
     if trained and options.by_slice and takes_volumes(trained["network"]):
         raise ValueError("--by-slice makes slices of volumes, which the network takes whole")

@@ -108,7 +108,7 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument(
         "--no-report",
         action="store_true",
-        help="of a pair, leave out report.html, which takes as long as a fast registration",
+        help="leave out report.html, which of a pair takes as long as a fast registration",
     )
     command.add_argument(
         "--no-composites",

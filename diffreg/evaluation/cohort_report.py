@@ -21,19 +21,21 @@ from diffreg.report.rows import PairRow, kept
 from diffreg.report.table import Column, Row, Table, shown
 
 IN_FULL, IN_ROWS = 4, 20  # pairs that the report draws; of the others it has the numbers
+TABLE = "metrics.csv"
 MOST_WARNINGS = 10  # that the first screen has room for
 
 
-def write_cohort_report(cohort: Cohort, method: Method, out: Path) -> str:
+def write_cohort_report(cohort: Cohort, method: Method, out: Path, page: bool = True) -> str:
     """Write metrics.csv and report.html for the pairs that are done.
 
     Args:
         cohort: at least one pair is done.
         method: how they were registered.
         out: the folder.
+        page: whether to write report.html; else one that is there goes.
 
     Returns:
-        The result in one line.
+        The result in one line, after the file to look at.
 
     Raises:
         OSError: the files could not be written.
@@ -41,28 +43,40 @@ def write_cohort_report(cohort: Cohort, method: Method, out: Path) -> str:
 
     Example: `write_cohort_report(register_all(manifest, out, method), method, out)`
     """
+    found, views = _read(cohort, IN_FULL + IN_ROWS if page else 0)
+    write_csv(out / TABLE, [_record(values) for values in found])
+    if page:
+        _write_page(cohort, method, out / REPORT, found, views)
+    else:
+        (out / REPORT).unlink(missing_ok=True)
+    numbers = [f"{name} {a:.3f} -> {b:.3f}" for name, (a, b) in _means(found).items()]
+    sentence = folds(found)[1]
+    folded = f"{sentence[0].lower()}{sentence[1:]}"
+    where = out / (REPORT if page else TABLE)
+    return f"{where}: {counted(len(found))}: {', '.join(numbers)}, {folded}"
+
+
+def _write_page(
+    cohort: Cohort,
+    method: Method,
+    page: Path,
+    found: Sequence[dict[str, Any]],
+    views: Sequence[PairView | PairRow],
+) -> None:
     from diffreg.report.html import write_report  # needs matplotlib
 
-    found, views = _read(cohort)
-    write_csv(out / "metrics.csv", [_record(values) for values in found])
-    verdict = _verdict(found)
     notes = [f"Method: {method.name}.", *shown_note(len(views), len(found))]
     notes += [f"Failed: {pair.row}: {message}" for pair, message in cohort.failed]
     title = f"{len(found)} pairs" if len(found) > 1 else cohort.jobs[0].pair.name
-    sentence = folds(found)
-    table = _table(cohort, found)
     write_report(
-        *(out / REPORT, title, verdict, views, table),
+        *(page, title, _verdict(found), views, _table(cohort, found)),
         notes=notes,
         in_full=IN_FULL,
-        sentence=sentence,
+        sentence=folds(found),
         fit=_fit(found),
         warnings=_warnings(cohort, found),
         origin=in_words(_origin(found)),
     )
-    numbers = [f"{name} {a:.3f} -> {b:.3f}" for name, (a, b) in _means(found).items()]
-    folded = f"{sentence[1][0].lower()}{sentence[1][1:]}"
-    return f"{counted(len(found))}: {', '.join(numbers)}, {folded}"
 
 
 def counted(pairs: int) -> str:
@@ -76,15 +90,15 @@ def counted(pairs: int) -> str:
     return f"{pairs:,} pair{'' if pairs == 1 else 's'}"
 
 
-def _read(cohort: Cohort) -> tuple[list[dict[str, Any]], list[PairView | PairRow]]:
-    """The metrics of every pair and the pictures of the first; what has been damaged has failed."""
+def _read(cohort: Cohort, drawn: int) -> tuple[list[dict[str, Any]], list[PairView | PairRow]]:
+    """The metrics of every pair and pictures of the first; what has been damaged has failed."""
     found: list[dict[str, Any]] = []
     views: list[PairView | PairRow] = []
     pairs = len(cohort.jobs)
     for job in list(cohort.jobs):
         try:
             values = read_json(job.folder / METRICS)
-            if len(views) < IN_FULL + IN_ROWS:
+            if len(views) < drawn:
                 result = read_registration(read_pair(job.pair), job.folder)
                 views.append(kept(view(result, job.pair.name, _numbers(values)), pairs))
         except PAIR_ERRORS as error:

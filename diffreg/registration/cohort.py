@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from diffreg import __version__
@@ -22,7 +24,7 @@ from diffreg.data.labels import doubted
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
-from diffreg.registration.files import write_registration
+from diffreg.registration.files import add_determinants, write_registration
 from diffreg.registration.folders import check_some_listed, folder_name, place_from
 from diffreg.registration.jobs import Cohort, Job, Method
 from diffreg.registration.judgement import started
@@ -64,22 +66,23 @@ def register_all(
     forget(out, rank)
     jobs = [job for job in jobs if rank.takes(job.number)]
     failed = {number: entry for number, entry in closed.items() if rank.takes(number)}
-    done = [job for job in jobs if job.done]
-    kept, folders, total = len(done), {job.folder for job in done}, len(jobs) + len(failed)
+    there = [job for job in jobs if job.done]
+    folders, total = {job.folder for job in there}, len(jobs) + len(failed)
     show = progress or (lambda done, at_most: None)
-    show(kept + len(failed), total)
+    show(len(there) + len(failed), total)
     run = _one_by_one if method.network is None else _in_batches
-    news = {}
-    for job, result in run([job for job in jobs if job.folder not in folders], method):
-        error = result if isinstance(result, str) else _written(result, job)
+    new = run([job for job in jobs if job.folder not in folders], method)
+    done, news = [], {}
+    for job, result in chain(((job, None) for job in there), new):
+        error = result if isinstance(result, str) else _written(result, job, method.jacobian)
         if error is None:
             done.append(job)
         else:
             failed[job.number] = (job.pair, error)
             news[job.key] = error
-        show(len(done) + len(failed), total)
+        show(max(len(there), len(done)) + len(failed), total)
     tell(out, rank, FAILED, news)
-    return _cohort(done, failed, kept)
+    return _cohort(done, failed, len(there))
 
 
 def gathered(manifest: Manifest, out: Path, method: Method, rank: Rank) -> Cohort | None:
@@ -96,7 +99,7 @@ def gathered(manifest: Manifest, out: Path, method: Method, rank: Rank) -> Cohor
     """
     jobs, failed = _jobs(manifest, out, method)
     errors = told(out, rank, FAILED)
-    done = [job for job in jobs if job.done]
+    done = [job for job in jobs if job.done and job.key not in errors]
     folders = {job.folder for job in done}
     for job in jobs:
         if job.folder in folders:
@@ -113,11 +116,21 @@ def _cohort(done: Sequence[Job], failed: Mapping[int, tuple[Pair, str]], kept: i
     return Cohort(jobs, kept, [failed[number] for number in sorted(failed)])
 
 
-def _written(result: Registration, job: Job) -> str | None:
-    """Writes a pair's results; why that was impossible, None where it was done."""
+def _written(result: Registration | None, job: Job, jacobian: bool) -> str | None:
+    """Writes a pair's results; why that was impossible, None where it was done.
+
+    Args:
+        result: None where all but the maps of the determinant is written.
+        job: the pair.
+        jacobian: whether it gets those maps.
+    """
     more = {"request": job.request, "group": job.pair.group, "row": job.pair.row}
+    write = partial(write_registration, report=False, composites=False, jacobian=jacobian)
     try:
-        write_registration(result, job.folder, report=False, more=more, composites=False)
+        if result is not None:
+            write(result, job.folder, more=more)
+        elif jacobian:
+            add_determinants(job.folder)
     except PAIR_ERRORS as error:
         if not isinstance(error, OSError) or error.strerror is None:
             return one_line(error)

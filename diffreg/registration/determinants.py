@@ -16,30 +16,33 @@ from diffreg.data.geometry import Image
 from diffreg.data.images import write_image
 from diffreg.ops import jacobian_determinant
 from diffreg.registration.folders import JACOBIAN, LOG_JACOBIAN, WITH_AFFINE
-from diffreg.registration.result import Registration
 
 
-def write_determinants(folder: Path, result: Registration) -> None:
+def write_determinants(
+    folder: Path, displacement: Tensor, affine: np.ndarray, fixed: Image
+) -> None:
     """Write J and log J of the displacement, and J of the displacement and the affine map together.
 
     log J is NaN where J is not positive.
 
     Args:
         folder: an existing one.
-        result: a registration between images that have a place in space.
+        displacement: (1, D, *S), voxels.
+        affine: (4, 4), world to world, mm.
+        fixed: the grid, which has a place in space.
 
     Raises:
         ValueError: PNG files, of which no such image can be written, or a grid without cells.
     """
-    check_cells(result.fixed)
-    found = voxel_determinants(result.displacement)
-    growth = _growth(result)
+    check_cells(fixed)
+    found = voxel_determinants(displacement)
+    growth = _growth(affine, fixed)
     for name, values in (
         (JACOBIAN, found),
         (LOG_JACOBIAN, torch.where(found > 0, found, torch.nan).log()),
         (WITH_AFFINE, found * growth),
     ):
-        write_image(folder / name, values, result.fixed)
+        write_image(folder / name, values, fixed)
 
 
 def check_cells(fixed: Image) -> None:
@@ -81,9 +84,9 @@ def voxel_determinants(displacement: Tensor) -> Tensor:
     return (total / count)[None]
 
 
-def _growth(result: Registration) -> float:
+def _growth(affine: np.ndarray, fixed: Image) -> float:
     """The determinant of the affine map, of a slice that of its plane."""
-    linear, axes = result.affine[:3, :3], result.fixed.grid.direction
+    linear, axes = affine[:3, :3], fixed.grid.direction
     if axes.shape[1] == 3:
         return float(np.linalg.det(linear))
     return float(np.linalg.det(axes.T @ linear @ axes))

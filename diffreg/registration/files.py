@@ -95,9 +95,9 @@ def write_registration(
             write_image(folder / "warped.nii.gz", result.values, result.fixed)
         write_displacement(folder / DISPLACEMENT, result.displacement, result.fixed)
         write_affine(folder / AFFINE, result.affine, result.fixed.is_flat)
-        if jacobian:
-            write_determinants(folder, result)
         written, _ = read_displacement(folder / DISPLACEMENT)
+        if jacobian:
+            write_determinants(folder, written, result.affine, result.fixed)
         result = judged(replace(result, metrics={**result.metrics, **folding(written)}))
         certificate = None
         if sum(n > 1 for n in result.fixed.shape) > 1:  # no line, which no certificate is of
@@ -123,6 +123,23 @@ def write_registration(
         if name not in left:
             (out / name).unlink(missing_ok=True)
     return result
+
+
+def add_determinants(folder: Path) -> None:
+    """The maps of the determinant, beside a registration that was written without them.
+
+    Args:
+        folder: of `write_registration`; nothing is done where the maps are there.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_map`; a grid that has no such maps.
+
+    Example: `add_determinants(Path("out"))`
+    """
+    if not all((folder / name).is_file() for name in MAPS):
+        displacement, affine, fixed = read_map(folder)
+        with staged(folder) as temporary:
+            write_determinants(temporary, displacement, affine, fixed)
 
 
 def read_registration(

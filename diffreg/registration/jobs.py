@@ -41,6 +41,7 @@ class Method:
         device: of the variational method.
         by_slice: take volumes slice by slice; so does a network of images.
         trained_on: the voxels that the network knows.
+        jacobian: write the maps of the determinant too, of pairs that are kept as well.
     """
 
     network: nn.Module | None = None
@@ -62,6 +63,7 @@ class Method:
     levels: int | None = None
     iterations: int | Sequence[int] | None = None
     trained_on: Voxels | None = None
+    jacobian: bool = False
 
     @property
     def slices(self) -> bool:
