@@ -77,7 +77,7 @@ class Runner(NamedTuple):
         network = self.networks.get(method)
         if network is not None:
             run["setting"] += f" ({network.about})"
-            run["label"] = f"{method}, trained here on {network.people} people"
+            run["label"] = f"{method} (trained here on {network.people} people)"
         if method in OURS or method in NETWORKS:
             run["version"] = f"diffreg {version('diffreg')}"
         done = read_runs(self.runs).get(key(run))
