@@ -59,7 +59,7 @@ class _Samples(Dataset):
     def __getitem__(self, draw: tuple[int, int]) -> Sample | Exception:
         try:
             return self.prepared.sample(self.pairs[draw[1]])
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:
             return error
 
 
