@@ -23,9 +23,9 @@ from diffreg.training.trainer import Trainer
 
 OPTIMIZER = {"learning_rate": 1e-3, "warmup_steps": 10, "clip_norm": 1.0}
 MODELS: dict[str, dict[str, Any]] = {
-    "full": {},
+    "full": {"half_resolution": False},
     "half": {"half_resolution": True},
-    "full, integrated": {"integrate": True},
+    "full, integrated": {"half_resolution": False, "integrate": True},
     "half, integrated": {"half_resolution": True, "integrate": True},
 }
 

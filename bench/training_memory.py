@@ -21,7 +21,7 @@ from memory import heads
 from diffreg.training.log import read_log
 
 SETTINGS = {
-    "full": (),
+    "full": ("model.half_resolution=false",),
     "half": ("model.half_resolution=true",),
     "half, integrated": ("model.half_resolution=true", "model.integrate=true"),
 }

@@ -27,9 +27,17 @@ def pair(*size, samples=1):
     return images[0], images[1]
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("lunet", 366_043), ("sn", 264_307)])
+@pytest.mark.parametrize(("name", "parameters"), [("lunet", 359_763), ("sn", 264_307)])
 def test_the_parameters_are_counted(name, parameters):
     assert sum(p.numel() for p in network(name).parameters()) == parameters
+
+
+@every_model
+def test_volumes_are_found_at_half_resolution(name):
+    """Unless something else is asked for, or a U-net has one level."""
+    assert [build_model(name, dimensions=d).config.half_resolution for d in (2, 3)] == [False, True]
+    assert not build_model(name, dimensions=3, half_resolution=False).config.half_resolution
+    assert not build_model("lunet", dimensions=3, widths=(8,)).config.half_resolution
 
 
 @every_model

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diffreg.benchmark.cases import Draw
-from diffreg.benchmark.network import Setting, Step, TrainerSteps, drawn_pairs
+from diffreg.benchmark.network import NetworkStep, Setting, Step, TrainerSteps, drawn_pairs
 from diffreg.models import lunet, memory_order
 from diffreg.models._pooling import _Halved, halved
 from diffreg.training import graphs
@@ -175,14 +175,17 @@ def counted(step: Callable[[], Any]) -> list[Kernel]:
     return kernels.found
 
 
-def alone(model: str, shape: Sequence[int], precision: str) -> list[Kernel]:
-    """Network, objective and Adam."""
+def alone(
+    model: str, shape: Sequence[int], precision: str, kind: type[Step] = Step
+) -> list[Kernel]:
+    """Network, objective and Adam; of a `NetworkStep` the network's two passes."""
     samples, channels, *size = shape
     setting = Setting(channels_last=True, bfloat16=precision == "bfloat16")
-    step = Step(model, setting, Draw((1, channels, *(16 for _ in size))))
+    step = kind(model, setting, Draw((1, channels, *(16 for _ in size))))
     step()  # Adam makes its state
     draw = Draw((samples, channels, *size))
     step.moving, step.fixed = draw.image(1), draw.image(2)
+    step.field = torch.zeros(samples, len(size), *size)  # the gradient that a network alone gets
     return counted(step)
 
 
@@ -231,6 +234,7 @@ def main() -> None:
             given = model, shape, precision
             row = {"model": model, "shape": shape, "precision": precision}
             row |= {"measured": GRAPHS.get(given), "alone": summed(alone(*given))}
+            row |= {"network": summed(alone(*given, NetworkStep))}
             rows.append(row | {"trainer": summed(trainer(*given))})
             print(rows[-1], flush=True)
     WRITTEN.write_text(json.dumps(rows, indent=1) + "\n")

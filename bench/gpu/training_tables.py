@@ -27,7 +27,7 @@ def training(measured: Row | None, older: Row) -> str:
 
 
 def training_aims(measured: Row | None, wanted: Row, counts: Sequence[Row]) -> str:
-    """The trainer, with drawing and log, over a graph of network, objective and Adam alone."""
+    """The trainer, with drawing and log, over a graph of the network, objective and Adam mostly."""
     steps = {(r["model"], *r["shape"]): r for r in rows_of(measured, "training")}
     rows = []
     for aim in wanted["training"]:
@@ -47,7 +47,8 @@ def _predicted(aim: Row, counts: Sequence[Row]) -> str:
     wanted = aim["model"], aim["shape"], precision
     for row in counts:
         if (row["model"], row["shape"], row["precision"]) == wanted:
-            whole, alone = (row[of]["milliseconds"] for of in ("trainer", "alone"))
+            less = "network" if aim["alone"].startswith("the network") else "alone"
+            whole, alone = (row[of]["milliseconds"] for of in ("trainer", less))
             ratios = {node: whole[node] / alone[node] for node in whole}
             return f"{ratios[NODE]:.2f} ({min(ratios.values()):.2f} to {max(ratios.values()):.2f})"
     return "-"

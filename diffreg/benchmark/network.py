@@ -57,10 +57,12 @@ KEPT = {
     "channels last, bfloat16": Setting(channels_last=True, bfloat16=True),
 }
 COMPILED = {"channels last, torch.compile": Setting(channels_last=True, compiled=True)}
+GRAPHED = "channels last, bfloat16, in a graph"
 GRAPHS = {
     "channels last, in a graph": Setting(channels_last=True, graph=True),
-    "channels last, bfloat16, in a graph": Setting(channels_last=True, bfloat16=True, graph=True),
+    GRAPHED: Setting(channels_last=True, bfloat16=True, graph=True),
 }
+NETWORK = "the network alone, bfloat16, in a graph"
 # With drawing and log, as `diffreg train` does it.
 TRAINER = "the trainer"
 TRAINERS: dict[str, dict[str, Any]] = {
@@ -116,6 +118,14 @@ class Step:
         self.optimizer.step()
 
 
+class NetworkStep(Step):
+    """The network's own forward and backward pass, without objective and Adam."""
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad()
+        self.forward().backward(self.field)
+
+
 def _torch_doubled(image: Tensor) -> Tensor:
     mode = "bilinear" if image.ndim == 4 else "trilinear"
     return F.interpolate(image, scale_factor=2.0, mode=mode, align_corners=False)
@@ -137,7 +147,7 @@ def _eager_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Ten
 def _network(model: str, setting: Setting, device: str, dimensions: int = 2) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = build_model(model, dimensions=dimensions).to(device)
+        network = build_model(model, dimensions=dimensions, half_resolution=False).to(device)
     order: Any = memory_order(dimensions, setting.channels_last)
     return network.to(memory_format=order)  # type: ignore[call-overload]
 
@@ -159,7 +169,7 @@ class TrainerSteps:
         dimensions = dataset.sample(0).fixed.ndim - 2
         training = {"steps": 10**9, "batch_size": batch, "device": device, **settings}
         sections: dict[str, Any] = {
-            "model": {"name": model, "dimensions": dimensions},
+            "model": {"name": model, "dimensions": dimensions, "half_resolution": False},
             "objective": {"similarity": "ncc"},
             "training": training,
         }
@@ -203,7 +213,9 @@ def training_step(
         trainers = TRAINERS if device == "cuda" else {TRAINER: {}}
         runs |= {n: TrainerSteps(model, dataset, batch, device, **s) for n, s in trainers.items()}
         if device == "cuda":
-            runs |= {name: Graph(Step(model, s, draw), calls=1) for name, s in GRAPHS.items()}
+            graphs = {name: Step(model, s, draw) for name, s in GRAPHS.items()}
+            graphs[NETWORK] = NetworkStep(model, GRAPHS[GRAPHED], draw)
+            runs |= {name: Graph(step, calls=1) for name, step in graphs.items()}
         times |= interleaved(runs, device, seconds / 2)
     measured = {name: time for name, time in times.items() if ": " not in name}
     return {

@@ -243,6 +243,9 @@ def _training(quick: bool, device: str, note: Callable[[str], None]) -> Iterator
                 torch.set_num_threads(1)
                 yield training_step(model, size, batch, device, False, seconds)
                 torch.set_num_threads(threads)
+    if device == "cuda" and not quick:
+        note("training step: lunet, 1 pair of 128x128x128")
+        yield training_step("lunet", 128, 1, device, False, 8.0, dimensions=3)
 
 
 def _prediction(quick: bool, device: str, note: Callable[[str], None]) -> Iterator[Row]:

@@ -29,7 +29,7 @@ class SNConfig:
             diffeomorphism (`diffreg.fields.integrate`).
         integration_steps: squarings of that integration.
         half_resolution: the first convolution takes every second voxel along each axis, and the
-            displacement is upsampled.
+            displacement is upsampled. Left out: of volumes.
 
     Raises:
         ValueError: another number of dimensions, or steps below 0.
@@ -44,11 +44,13 @@ class SNConfig:
     dimensions: int = 2
     integrate: bool = False
     integration_steps: int = 7
-    half_resolution: bool = False
+    half_resolution: bool | None = None
 
     def __post_init__(self) -> None:
         check_dimensions(self.dimensions)
         check_integration_steps(self.integration_steps)
+        if self.half_resolution is None:
+            object.__setattr__(self, "half_resolution", self.dimensions == 3)
 
 
 class SN(nn.Module):
@@ -80,7 +82,7 @@ class SN(nn.Module):
         super().__init__()
         self.config = SNConfig() if config is None else config
         dimensions, channels = self.config.dimensions, (2, *WIDTHS)
-        strides = (1 + self.config.half_resolution, 1, 1)
+        strides = (1 + bool(self.config.half_resolution), 1, 1)
         self.blocks = nn.Sequential()
         for between, kernel, stride in zip(pairwise(channels), KERNELS[:-1], strides, strict=True):
             self.blocks.append(convolution(dimensions, *between, kernel, stride))
