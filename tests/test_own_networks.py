@@ -146,6 +146,21 @@ def test_a_hostile_or_foreign_name(config, tmp_path, name, said):
         load_network(path, trust=True)
 
 
+def test_a_package_that_is_gone_is_named_with_its_version(config, tmp_path):
+    run = trainer(config(name="lunet", widths=[4]))
+    run.out.mkdir()
+    run.save_checkpoint()
+    contents = read_checkpoint(run.out / "last.pt")
+    contents["config"]["model"] = {"name": "gone_nets.big:Net"}
+    contents["needs"] = {"gone_nets.big:Net": "gone-nets 1.4"}
+    torch.save(contents, tmp_path / "gone.pt")
+    said = re.escape("gone.pt needs 'gone_nets.big:Net' ('gone-nets 1.4'): model.name = ")
+    with pytest.raises(
+        ImportError, match=said + ".* No module named 'gone_nets'; install its pack"
+    ):
+        load_network(tmp_path / "gone.pt", trust=True)
+
+
 def test_an_entry_point_is_a_name_for_a_path(nets, config, monkeypatch):
     point = importlib.metadata.EntryPoint("plain", "own_nets:Plain", "diffreg.models")
     entry_points = importlib.metadata.entry_points

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,14 @@ def load_network(
     contents = read_checkpoint(path)
     config = config_of(contents, path)
     _check_trusted(config, contents, path, network, trust)
-    objective = objective_of(config.objective)
+    try:
+        objective = objective_of(config.objective)
+        found = network_of(config.model, contents["weights"], path, network)
+    except ImportError as error:
+        names = own_names(config, network is None)
+        raise ImportError(f"{path} needs {_with_packages(names, contents)}: {error}") from error
     return {
-        "network": network_of(config.model, contents["weights"], path, network),
+        "network": found,
         "normalization": config.normalization,
         "objective": objective,
         "similarity": "+".join(objective.similarity),
@@ -223,13 +229,18 @@ def _check_trusted(
     names = own_names(config, network is None)
     if not names or trust:
         return
-    held = contents.get("needs")
-    needs = held if isinstance(held, dict) else {}
-    said = ", ".join(f"{n!r} ({needs[n]!r})" if needs.get(n) else repr(n) for n in names)
+    said = _with_packages(names, contents)
     raise ValueError(
         f"{path} names what does not come with diffreg and would be imported, which runs its code: "
         f"{said}; if you know where the file is from, --trust or load_network(path, trust=True)"
     )
+
+
+def _with_packages(names: Sequence[str], contents: dict[str, Any]) -> str:
+    """Import paths with the packages, and their versions, that they were of in the run."""
+    held = contents.get("needs")
+    needs = held if isinstance(held, dict) else {}
+    return ", ".join(f"{n!r} ({needs[n]!r})" if needs.get(n) else repr(n) for n in names)
 
 
 def own_names(config: Config, of_network: bool = True) -> list[str]:
