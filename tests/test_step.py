@@ -1,6 +1,7 @@
 """A training step asks the device for nothing: what a GPU would wait for is counted on the CPU."""
 
 import math
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -225,6 +226,48 @@ def test_a_step_that_waits_is_never_captured(rerun):
     for _ in range(EAGER_STEPS + 4):
         assert run(Batch(image, image, None)) == 16
     assert rerun.captures == 0 and len(said) == 1 and "synchronizing" in said[0]
+
+
+def test_what_torch_says_of_its_own_mode_is_no_wait(monkeypatch, recwarn):
+    modes = []
+
+    def set_mode(mode):
+        modes.append(mode)
+        warnings.warn(  # torch/csrc/cuda/Module.cpp, once in a process
+            "Synchronization debug mode is a prototype feature and does not yet detect all "
+            "synchronizing operations",
+            stacklevel=1,
+        )
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with graphs.waits() as seen:
+        warnings.warn("another", stacklevel=1)
+    assert seen == [] and [str(warning.message) for warning in recwarn] == ["another"]
+    with graphs.waits() as seen:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert seen == ["called a synchronizing CUDA operation"] and modes == ["warn", 0] * 2
+
+
+def test_graphs_that_are_forgotten_take_their_pool_with_them(monkeypatch, rerun):
+    """torch's allocator refuses a pool that no graph holds any more."""
+    pools = []
+
+    def captured(function, pool):
+        pools.append(pool)
+        return rerun(function, pool)
+
+    monkeypatch.setattr(graphs, "captured", captured)
+    monkeypatch.setattr(graphs, "new_pool", object)
+    run = Replayed(lambda batch: torch.full((13,), batch.moving.sum()), True, pytest.fail)
+    for size in (2, 3):
+        image = torch.ones(1, 1, 4, size)
+        for _ in range(EAGER_STEPS + 1):
+            run(Batch(image, image, None))
+    run.forget()
+    for _ in range(EAGER_STEPS + 1):
+        run(Batch(image, image, None))
+    assert len(pools) == 3 and pools[0] is pools[1] and pools[2] is not pools[0]
 
 
 def test_a_checkpoint_that_is_loaded_is_what_the_next_steps_train(images, tmp_path, rerun):

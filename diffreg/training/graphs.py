@@ -33,13 +33,14 @@ class Replayed:
     ) -> None:
         self.step, self.replays, self.say = step, replays, say
         self._stream: Any = None  # of eager calls: memory belongs to the stream that asked for it
-        self._pool: Any = None  # that the graphs share: one is replayed after the other
         self.forget()
 
     def forget(self) -> None:
         """Capture anew: the graphs hold tensors that the step no longer has."""
         self._calls: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph] = {}
+        # The graphs share one: one is replayed after the other. It ends with the last of them.
+        self._pool: Any = None
 
     def __call__(self, given: Any) -> Tensor:
         if not self.replays:
@@ -125,14 +126,14 @@ def new_pool() -> Any:
 def waits() -> Iterator[list[str]]:
     """What torch says, within, of operations for which the host waits; other warnings go on."""
     said: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("warn")
+        _set_sync_debug_mode("warn")
         try:
             yield said
         finally:
-            torch.cuda.set_sync_debug_mode(before)
+            _set_sync_debug_mode(before)
     for warning in caught:
         if "synchronizing" in str(warning.message):
             said.append(str(warning.message))
@@ -140,6 +141,14 @@ def waits() -> Iterator[list[str]]:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+
+
+def _set_sync_debug_mode(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        # The first call in a process says that the mode does not detect all "synchronizing
+        # operations" yet, which is no wait.
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _tensors(given: Any) -> list[Tensor]:
