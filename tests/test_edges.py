@@ -6,6 +6,7 @@ import torch
 from diffreg.fields import compose
 from diffreg.models import build_model
 from diffreg.models._edges import _means, averaged, edges, force
+from diffreg.models.lunet import _continued, _padded
 from diffreg.ops import warp
 from diffreg.training.checkpoint import write_checkpoint
 from diffreg.training.config import Config
@@ -118,3 +119,16 @@ def test_weights_fit_any_number_of_passes_and_no_network_without_edges(tmp_path)
 def test_means_of_a_gpu_are_those_of_a_cpu(dimensions):
     x = torch.rand(2, 3, *(4, 6, 8)[:dimensions])
     torch.testing.assert_close(_means(x), averaged(x))
+
+
+@every_dimension
+def test_a_border_that_a_gpu_continues_is_that_of_a_cpu(dimensions):
+    """Where a gradient comes back: torch's adds it in any order there."""
+    x = torch.rand(2, 3, *(5, 8, 7)[:dimensions], requires_grad=True)
+    found, expected = _continued(x, 4), _padded(x, 4)
+    assert torch.equal(found, expected)
+    upstream = torch.rand_like(found)
+    gradients = [torch.autograd.grad(y, x, upstream)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    there = torch.empty(x.shape, device="meta", requires_grad=True)
+    assert _padded(there, 4).grad_fn.name() == "CatBackward0"

@@ -11,6 +11,7 @@ from cases import Waits
 from test_own_data import Pairs, config_with
 from test_trainer import config_of, save_images, trainer
 from test_training_options import validated, with_settings
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffreg.data.pairs import Batch
 from diffreg.training import Trainer, graphs
@@ -202,6 +203,29 @@ def test_each_shape_has_its_graph_up_to_a_number(rerun):
             value = size + call / 4
             assert run(batch(size, value))[0] == 12 * size * value
     assert rerun.captures == MOST and rerun.replays == 3 * MOST
+
+
+class ToMoving(TorchDispatchMode):
+    """Notes how a GPU would add the gradient to what is warped."""
+
+    def __init__(self):
+        super().__init__()
+        self.deterministic = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._schema.name == "diffreg::warp_backward" and args[5]:
+            self.deterministic.append(args[7:] == (True,))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("taken", ["train", "take"])
+def test_a_step_is_what_a_gpu_repeats_to_the_bit(images, tmp_path, taken):
+    objective = {"similarity": "ncc", "inverse_consistency": 1.0}
+    run = trainer(with_settings(config_of(images, tmp_path / "run"), objective=objective))
+    with torch.autograd.set_multithreading_enabled(False), ToMoving() as seen:
+        run.train() if taken == "train" else run.take(6)
+    assert seen.deterministic == 12 * [True]
+    assert not torch.backends.cudnn.deterministic
 
 
 def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):

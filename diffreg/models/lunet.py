@@ -194,5 +194,17 @@ def _level(dimensions: int, inputs: int, outputs: int) -> nn.Sequential:
 
 def _padded(x: Tensor, multiple: int) -> Tensor:
     """The image with its border repeated after the last voxels, up to multiples of `multiple`."""
+    if x.device.type != "cpu" and x.requires_grad:
+        return _continued(x, multiple)
     more = [part for size in reversed(x.shape[2:]) for part in (0, -size % multiple)]
     return F.pad(x, more, mode="replicate")
+
+
+def _continued(x: Tensor, multiple: int) -> Tensor:
+    """The same, with a gradient that a GPU repeats to the bit: torch's adds in any order."""
+    for axis in range(2, x.ndim):
+        more = list(x.shape)
+        more[axis] = -more[axis] % multiple
+        if more[axis]:
+            x = torch.cat([x, x.narrow(axis, -1, 1).expand(more)], axis)
+    return x

@@ -25,6 +25,7 @@ from diffreg.ops.warp import (
     INTERPOLATIONS,
     PADDINGS,
     grid_points,
+    same_bits_asked,
     sample_reference,
     warp_backward,
 )
@@ -280,8 +281,7 @@ def _gradient_to_moving(ctx, gradient, moving, matrix, displacement):
     image = moving.expand(len(matrix), *moving.shape[1:])
     wide = arithmetic_dtype(moving)  # no half type holds a displacement of a hundred voxels
     tensors = gradient.to(wide), image.to(wide), total.to(wide)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    found, _ = warp_backward(*tensors, *ctx.options[1:], True, False, deterministic)
+    found, _ = warp_backward(*tensors, *ctx.options[1:], True, False, same_bits_asked())
     if len(moving) < len(matrix):
         found = found.sum(0, keepdim=True)
     return found.to(moving.dtype)

@@ -254,6 +254,12 @@ def _warp_backward_fake(
     )
 
 
+def same_bits_asked() -> bool:
+    """Whether the gradient to moving, which a GPU adds up in any order else, is to be the same at
+    every run: by torch.use_deterministic_algorithms, or by what asks cuDNN alone for that."""
+    return torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
+
+
 def _setup_context(ctx, inputs, output):
     moving, displacement, ctx.interpolation, ctx.padding = inputs
     ctx.save_for_backward(moving, displacement)
@@ -265,10 +271,8 @@ def _backward(ctx, gradient):
     moving, displacement = ctx.saved_tensors
     if moving.dtype != displacement.dtype:  # "nearest" of labels: no gradient but 0
         return None, torch.zeros_like(displacement), None, None
-    # On a GPU the gradient to moving adds in any order, unless the same bits are asked for.
-    deterministic = torch.are_deterministic_algorithms_enabled()
     gradients = warp_backward(
-        gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs, deterministic
+        gradient, moving, displacement, ctx.interpolation, ctx.padding, *needs, same_bits_asked()
     )
     return (*(g if need else None for g, need in zip(gradients, needs, strict=True)), None, None)
 

@@ -16,21 +16,30 @@ from diffreg.training.log import StepLog
 
 @contextmanager
 def running(threads: int, device: torch.device) -> Iterator[None]:
-    """As long as a run goes on: its threads, its memory kept, convolutions with one result.
+    """As long as a run goes on: its threads, its memory kept, the same bits at every run.
 
     Args:
         threads: of torch; 0 leaves them.
         device: of the run.
     """
-    cudnn, before = torch.backends.cudnn, torch.get_num_threads()
-    kept = cudnn.deterministic, cudnn.benchmark
+    before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
-    cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        with kept_memory() if device.type == "cpu" else nullcontext():
+        with repeatable(), kept_memory() if device.type == "cpu" else nullcontext():
             yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Within, a GPU's convolutions, and its gradients to what is warped, have one result."""
+    cudnn = torch.backends.cudnn
+    kept = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
         cudnn.deterministic, cudnn.benchmark = kept
 
 

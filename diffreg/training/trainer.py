@@ -33,7 +33,7 @@ from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.optimization import Optimization, check_parts
 from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing
 from diffreg.training.ranks import Ranks, single
-from diffreg.training.running import progress_bar, running
+from diffreg.training.running import progress_bar, repeatable, running
 from diffreg.training.step import Step
 from diffreg.training.steps import Steps
 from diffreg.training.terms import measure, objective_of
@@ -181,10 +181,11 @@ class Trainer(Parts):
             NonFiniteLoss: as `train`.
         """
         entries: list[StepLog] = []
-        for number in range(1, steps + 1):
-            self._take_step()
-            if self._steps.full or number == steps:
-                entries += self._read_steps()
+        with repeatable():
+            for number in range(1, steps + 1):
+                self._take_step()
+                if self._steps.full or number == steps:
+                    entries += self._read_steps()
         return entries
 
     def _take_step(self) -> None:
