@@ -6,7 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from test_trainer import SHAPE, config_of, head, save_images, weights
+from runs import SHAPE, config_of, head
+from test_trainer import save_images, weights
 
 from diffreg.data.augmentation import Augmentation, Change
 from diffreg.data.images import read_part

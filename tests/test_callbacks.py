@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, weights
-from test_training_options import validated, with_settings
+from runs import config_of, with_settings
+from test_trainer import save_images, weights
+from test_training_options import validated
 
 from diffreg.training import Callback, Trainer
 from diffreg.training.log import ValidationLog, read_log

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer, weights
-from test_training_options import with_settings
+from runs import config_of, trainer, with_settings
+from test_trainer import save_images, weights
 
 from diffreg.models import build_model
 from diffreg.training.config import Config

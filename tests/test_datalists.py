@@ -5,7 +5,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
-from test_trainer import SHAPE, config_of, head
+from runs import SHAPE, config_of, head
 
 from diffreg.cli.main import main
 from diffreg.data.manifest import read_manifest

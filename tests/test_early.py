@@ -8,8 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from runs import config_of
 from test_cohort import blob, save
-from test_trainer import config_of, save_images
+from test_trainer import save_images
 
 import diffreg
 from diffreg._files import remove_leftovers, require_folder, require_place

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer
-from test_training_options import with_settings
+from runs import config_of, trainer, with_settings
+from test_trainer import save_images
 
 from diffreg.cli.main import main
 from diffreg.ops import warp

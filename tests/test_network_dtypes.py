@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer, weights
+from runs import config_of, trainer
+from test_trainer import save_images, weights
 from torch import nn
 
 from diffreg.data.geometry import Image

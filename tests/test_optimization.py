@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer, weights
-from test_training_options import validated, with_settings
+from runs import config_of, trainer, with_settings
+from test_trainer import save_images, weights
+from test_training_options import validated
 
 from diffreg.training import load_network
 from diffreg.training.checkpoint import read_checkpoint

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_trainer import config_of, save_images, weights
-from torch.utils.data import Dataset, IterableDataset
+from runs import Pairs, config_of
+from test_trainer import save_images, weights
+from torch.utils.data import IterableDataset
 
 from diffreg._files import FileWarning
 from diffreg.cli.main import main
@@ -26,27 +27,7 @@ from diffreg.training.protocol import PROTOCOL, checked_sample
 from diffreg.training.seeding import seeded
 
 ROOT = Path(__file__).parents[1]
-SHAPE = (16, 12)
-
-
-def disc(at):
-    x, y = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
-    return np.exp(-(((x - at) / 3) ** 2) - ((y - 6) / 3) ** 2)
-
-
-class Pairs(Dataset):
-    """Discs, drawn by every generator of random numbers that there is."""
-
-    def __init__(self, length=7, **more):
-        self.length, self.more = length, more
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        noise = 0.01 * (torch.rand(1).item() + np.random.rand() + random.random())
-        moving, fixed = (torch.tensor(disc(at)[None] + noise) for at in (7.0 + index / 7, 9.0))
-        return {"moving": moving, "fixed": fixed.float(), "name": "left alone", **self.more}
+SHAPE = Pairs.shape
 
 
 class Stream(IterableDataset):

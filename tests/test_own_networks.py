@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, weights
+from runs import config_of
+from test_trainer import save_images, weights
 from torch import nn
 
 from diffreg.cli.main import main

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import torch
-from test_trainer import config_of, weights
+from runs import config_of
+from test_trainer import weights
 from torch import nn
 
 from diffreg.registration import register

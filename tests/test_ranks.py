@@ -6,7 +6,8 @@ import sys
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer, weights
+from runs import config_of, trainer
+from test_trainer import save_images, weights
 
 from diffreg.cli.main import main
 from diffreg.training.log import read_log

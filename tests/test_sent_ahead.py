@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer
+from runs import config_of, trainer
+from test_trainer import save_images
 
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.drawing import Draws, Undrawn, drawn

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import Waits
-from test_own_data import Pairs, config_with
-from test_trainer import config_of, save_images, trainer
-from test_training_options import validated, with_settings
+from runs import Pairs, config_of, trainer, with_settings
+from test_own_data import config_with
+from test_trainer import save_images
+from test_training_options import validated
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffreg.data.pairs import Batch

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from runs import config_of, head, trainer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import diffreg.ops
@@ -17,15 +18,7 @@ from diffreg.training import load_network
 from diffreg.training.checkpoint import FORMAT, read_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.log import StepLog, read_log
-from diffreg.training.trainer import NonFiniteLoss, Trainer
-
-SHAPE = (24, 20)
-
-
-def head(at):
-    x, y = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
-    body = np.exp(-(((x - at) / 5) ** 2) - ((y - 10) / 4) ** 2)
-    return (200 * body + 20 * np.sin(x / 3 + y / 4)).astype(np.float32)
+from diffreg.training.trainer import NonFiniteLoss
 
 
 def save_images(folder):
@@ -33,26 +26,6 @@ def save_images(folder):
     for name, at in (("a", 11.0), ("b", 13.0), ("c", 12.0)):
         nib.save(nib.Nifti1Image(head(at), np.diag([2.0, 2.0, 4.0, 1.0])), folder / f"{name}.nii")
     return folder
-
-
-def config_of(images, out, **training):
-    return Config.from_dict(
-        {
-            "data": {"images": [str(images)]},
-            "augmentation": {"amplitude": 0.5, "sigma": 4.0, "flip_axes": [0]},
-            "model": {"widths": [4, 8]},
-            "objective": {"similarity": "ncc", "weights": [60, 1, 10, 3]},
-            "optimizer": {"learning_rate": 1e-2, "final_learning_rate": 1e-3},
-            "training": {
-                "out": str(out),
-                "steps": 6,
-                "batch_size": 4,
-                "checkpoint_every": 3,
-                "threads": 1,
-                **training,
-            },
-        }
-    )
 
 
 @pytest.fixture
@@ -80,10 +53,6 @@ def trained(tmp_path_factory):
     run = trainer(Config.from_dict(sections))
     run.train()
     return run
-
-
-def trainer(config):
-    return Trainer(config, progress=False)
 
 
 def weights(path):

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from test_trainer import config_of, save_images, trainer, weights
+from runs import config_of, trainer, with_settings
+from test_trainer import save_images, weights
 
 from diffreg.data.images import read_image, write_image
 from diffreg.training.checkpoint import read_checkpoint
@@ -16,12 +17,6 @@ from diffreg.training.pretrained import checkpoint_path
 @pytest.fixture
 def images(tmp_path):
     return save_images(tmp_path / "images")
-
-
-def with_settings(config, **sections):
-    """The settings with some keys of some sections replaced."""
-    plain = config.to_dict()
-    return Config.from_dict({**plain, **{k: {**plain[k], **v} for k, v in sections.items()}})
 
 
 def validated(images, out, **training):

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_trainer import config_of, save_images, weights
-from test_training_options import with_settings
+from runs import config_of, with_settings
+from test_trainer import save_images, weights
 
 from diffreg.data.images import read_image, write_image
 from diffreg.data.transforms import write_displacement

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from test_own_data import Pairs
+from runs import Pairs
 
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image

@@ -1,12 +1,9 @@
 """Training on a GPU: graphs and eager steps have the same bits, nothing waits, runs go on."""
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from test_own_data import Pairs
-from test_trainer import config_of, save_images, trainer
-from test_training_options import with_settings
+from runs import Pairs, config_of, head, trainer, with_settings
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffreg.training import Config, Trainer, sent_ahead
@@ -24,16 +21,23 @@ SECTIONS = [
     {"optimizer": {"average": 0.9, "clip_norm": 1.0, "learning_rate": 1e-2}},
     {"objective": {"similarity": {"ncc": 1.0, "lncc": 0.2}, "inverse_consistency": 1.0}},
     {"objective": {"similarity": "mi"}},
+    {"model": {"integrate": True}},
+    {
+        "model": {"widths": [4, 8, 8, 8], "edges": True, "passes": 2},
+        "training": {"activation_checkpointing": True},
+    },
 ]
-
-
 # Where a step's pairs come from, beside images in memory.
 SOURCES = ["masks", "cache", "workers", "own"]
 
 
 @pytest.fixture
 def images(tmp_path):
-    return save_images(tmp_path / "images")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, at in (("a", 11.0), ("b", 13.0), ("c", 12.0)):
+        np.savez(folder / f"{name}.npz", head(at))
+    return folder
 
 
 def drawing_from(source, config, images, tmp_path):
@@ -43,10 +47,8 @@ def drawing_from(source, config, images, tmp_path):
         return Trainer(Config.from_dict(sections), Pairs(), progress=False)
     data = {"cache": str(tmp_path / "cache"), "workers": 2 if source == "workers" else 0}
     if source == "masks":
-        mask = nib.load(images / "a.nii")
-        values = (mask.get_fdata() > 0.1).astype(np.uint8)
-        nib.save(nib.Nifti1Image(values, mask.affine), images / "m.nii")
-        rows = ["image,mask", *(f"{name}.nii,m.nii" for name in "abc")]
+        np.savez(images / "m.npz", (head(11.0) > 0.1).astype(np.uint8))
+        rows = ["image,mask", *(f"{name}.npz,m.npz" for name in "abc")]
         (images / "images.csv").write_text("\n".join(rows))
         data = {}
     where = images / "images.csv" if source == "masks" else images
@@ -134,3 +136,13 @@ def test_the_host_waits_for_no_step(images, tmp_path, sections):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(list(run._read_steps())) == 10
+
+
+def test_a_checkpoint_that_is_loaded_into_a_run_with_graphs(images, tmp_path):
+    run = trainer(config_of(images, tmp_path / "run", steps=100, device="cuda"))
+    run.take(10)
+    run.save_checkpoint(tmp_path / "ten.pt")
+    expected = [entry[:11] for entry in run.take(10)]
+    run.load_checkpoint(tmp_path / "ten.pt")
+    assert [entry[:11] for entry in run.take(10)] == expected
+    assert run._steps.run.replays and len(run._steps.run._graphs) == 1
