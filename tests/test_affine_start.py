@@ -11,11 +11,16 @@ import torch
 from test_volumes import AFFINE, head, save
 
 import diffreg
-from diffreg.affine.start import affine_start
+from diffreg._files import FileWarning
+from diffreg.affine.start import AffineStarts, affine_start
 from diffreg.cli.main import main
 from diffreg.data.affine import read_affine
 from diffreg.data.manifest import Pair
+from diffreg.data.normalization import Normalization
+from diffreg.data.pairs import find_pairs
 from diffreg.data.prepare import PairImages
+from diffreg.data.prepared_pairs import PreparedPairs
+from diffreg.data.store import Held
 from diffreg.data.transforms import write_displacement
 from diffreg.evaluation import measure_pair
 
@@ -189,6 +194,60 @@ def test_what_is_not_asked_for_again_goes(tmp_path):
     result.save(tmp_path / "out", report=False, composites=False)
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"warped.nii.gz", "displacement.nii.gz", "affine.mat", "metrics.json"}
+
+
+def test_a_window_is_of_the_affine_start_too(tmp_path):
+    """Of one pair, of a manifest and of training: what pads a CT is far below all tissues."""
+    x = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in head().shape), indexing="ij"))
+    outside = (x**2).sum(0) > 1.2
+    values = [np.where(outside, by, head(shift=s)) for by, s in ((-3000, 2.0), (-1000, 0.0))]
+    window, kind = Normalization(window=(0, 200)), "translation"
+
+    def found(given, **options):
+        pair = [diffreg.image(image.astype(np.float32), AFFINE) for image in given]
+        result = diffreg.register(*pair, affine=kind, similarity="ncc", **QUICK, **options)
+        return np.array(result.metrics["affine"]["matrix"])
+
+    wanted = found([image.clip(0, 200) for image in values])
+    assert np.array_equal(found(values, normalization=window), wanted)
+    assert not np.allclose(found(values), wanted, atol=0.1)
+    for name, image in zip(("moving", "fixed"), values, strict=True):
+        save(tmp_path / f"{name}.nii.gz", image.astype(np.float32), AFFINE)
+    (tmp_path / "pairs.csv").write_text("moving,fixed\nmoving.nii.gz,fixed.nii.gz\n")
+    words = ["--affine", kind, "--similarity", "ncc", "--window", "0", "200", "--iterations", "2"]
+    assert main(["register", str(tmp_path / "pairs.csv"), "-o", str(tmp_path / "o"), *words]) == 0
+    (metrics,) = tmp_path.glob("o/*/metrics.json")
+    assert json.loads(metrics.read_text())["affine"]["matrix"] == wanted.tolist()
+    start, pairs = AffineStarts(kind, "ncc"), find_pairs([tmp_path / "pairs.csv"], dimensions=3)
+    matrix = PreparedPairs(window, Held(1e9), start=start)._matrix(pairs[0], None)
+    assert np.array_equal(matrix, wanted)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_one_plane_that_is_not_the_last_axis_starts_by_its_header(axis):
+    """An affine in space of one plane would leave it: half of the image went black."""
+    pair = [
+        diffreg.image(head(shift=s).take([8], axis).astype(np.float32), AFFINE) for s in (1.0, 0.0)
+    ]
+    with pytest.warns(FileWarning, match="one voxel along an axis: no affine start is looked for"):
+        result = diffreg.register(*pair, similarity="ncc", **QUICK)
+    assert result.metrics["compared_percent"] > 90 and np.array_equal(result.affine, np.eye(4))
+
+
+def test_a_label_that_is_lost_overlaps_by_nothing(tmp_path):
+    """As `evaluate` has it, and whatever the affine start: the labels are those of the files."""
+    moving, fixed = diffreg.image(head(shift=1.0), AFFINE), diffreg.image(head(), AFFINE)
+    labels = np.zeros((2, *head().shape), np.int16)
+    labels[:, 8:14, 6:12, 5:9] = 1
+    labels[0, :1], labels[1, -2:] = 2, 2
+    moving_label, fixed_label = (diffreg.image(label, AFFINE) for label in labels)
+    away = np.eye(4)
+    away[0, 3] = 2 * AFFINE[0, 0]  # the moving file's second label leaves the grid
+    for affine in ("none", away):
+        result = diffreg.register(moving, fixed, affine=affine, similarity="ncc", **QUICK)
+        result = result.save(tmp_path / "out", report=False, labels=(moving_label, fixed_label))
+        found = result.metrics["dice"]
+        assert found["by_headers"] == 0.5 and max(found["before"], found["after"]) <= 0.5
 
 
 def test_the_affine_alone_takes_what_register_takes(folder):

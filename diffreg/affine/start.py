@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from diffreg._files import FileWarning
 from diffreg.affine.parameters import KINDS
 from diffreg.affine.register import AffineStart, register_affine
 from diffreg.data.comparable import check_images
@@ -107,7 +109,20 @@ def _measure(similarity: str | Iterable[str] | None) -> str:
 
 
 def _usual(moving: Image, fixed: Image) -> str:
-    """Affine for volumes, and for slices whose headers do not say that they are aligned."""
+    """Affine for volumes, and for slices whose headers do not say that they are aligned.
+
+    A volume of one plane that is not its last axis is no slice to us; a map in space of which one
+    plane is compared would be any one across it.
+    """
+    thin = [image for image in (moving, fixed) if 1 in image.shape]
+    if len(fixed.shape) == 3 and thin:
+        warnings.warn(
+            f"{thin[0].name} has one voxel along an axis: no affine start is looked for (--affine "
+            "asks for one); with that axis last it is a slice, which moves in its plane",
+            FileWarning,
+            stacklevel=2,
+        )
+        return "none"
     if len(fixed.shape) == 3:
         return "affine"
     return "none" if _aligned(moving, fixed) else "affine"

@@ -12,11 +12,12 @@ from diffreg.data.geometry import Image
 _FEW = 2  # values: a mask, or nothing
 _ALIKE = 0.25  # share of neighbours that are equal, of the median value
 _SPAN = 2**20  # values from lowest to highest that are counted rather than sorted
+_LABEL = 1002  # NIfTI's intent of that name
 _GREYS, _STEPS = 16, 0.55  # of more values, share of borders to the next higher or lower one
 
 
 def looks_like_labels(image: Image) -> bool:
-    """Whether the values are whole numbers that keep together in regions.
+    """Whether the values are whole numbers that keep together in regions, or are said to be labels.
 
     Of a label most neighbours are of the same label; of a grey value hardly any are. The median
     over the values decides, so that a background, or what a window has clipped, does not. A smooth
@@ -45,6 +46,8 @@ def looks_like_labels(image: Image) -> bool:
     array = image.data[0, 0].numpy()
     if not np.array_equal(array, np.round(array)) or not np.all(np.abs(array) < 2.0**53):
         return False
+    if image.header is not None and int(image.header["intent_code"]) == _LABEL:
+        return True
     ranks = _ranks(array.astype(np.int64))
     count = int(ranks.max()) + 1
     if count < 3:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -139,6 +139,17 @@ class PairImages(NamedTuple):
     fixed: Image
     mask: Image | None = None  # of the fixed image
     moving_mask: Image | None = None
+
+    def clipped(self, normalization: Normalization | None) -> PairImages:
+        """With what lies outside the normalization's window, where it has one, at its ends."""
+        if normalization is None or normalization.window is None:
+            return self
+        low, high = normalization.window
+        moving, fixed = (
+            replace(image, data=image.data.to(torch.float64).clamp(low, high))
+            for image in (self.moving, self.fixed)
+        )
+        return self._replace(moving=moving, fixed=fixed)
 
     def prepared(
         self, normalization: Normalization | None = None, affine: np.ndarray | None = None

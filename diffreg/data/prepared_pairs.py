@@ -151,8 +151,11 @@ class PreparedPairs:
         start = self.start
         if start is None:
             return None
-        key = "affine", region, self._settings
-        (found,) = self._found([key], lambda: [torch.from_numpy(start(self._images(pair)))])
+
+        def found_anew() -> list[Tensor]:
+            return [torch.from_numpy(start(self._images(pair).clipped(self.normalization)))]
+
+        (found,) = self._found([("affine", region, self._settings)], found_anew)
         matrix: np.ndarray = found.numpy().copy()
         return matrix
 

@@ -251,7 +251,8 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     for job in jobs:
         try:
             images = read_pair(job.pair)
-            start = affine_start(images, method.affine, method.similarity, method.search)
+            clipped = images.clipped(method.normalization)
+            start = affine_start(clipped, method.affine, method.similarity, method.search)
             prepared = images.prepared(method.normalization, start.matrix)
         except PAIR_ERRORS as error:
             yield job, one_line(error)

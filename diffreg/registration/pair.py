@@ -150,7 +150,7 @@ def register(
     if isinstance(affine, str) and affine == "auto" and not _have_places(moving, fixed):
         affine = "affine"
     named = _trained_with(network, similarity)
-    start = affine_start(pair, affine, named or goal.measures, search)
+    start = affine_start(pair.clipped(normalization), affine, named or goal.measures, search)
     prepared = pair.prepared(normalization, start.matrix)
     result: Registration | ValueError
     if network is None:

@@ -160,3 +160,15 @@ def test_a_palette_is_of_labels(folder, capsys):
     assert capsys.readouterr().err == SAID.format("coloured.png")
     with Pillow.open("w.png") as warped, Pillow.open("coloured.png") as before:
         assert np.array_equal(np.asarray(warped), np.asarray(before))
+
+
+def test_what_a_header_calls_labels_are_labels(tmp_path):
+    """A line, of which no region is left; its intensities would not be taken for labels."""
+    line = np.zeros((12, 12, 4), np.uint8)
+    line[:, 5, 1] = np.arange(12) % 3
+    for name, intent in (("none", "none"), ("label", "label")):
+        file = nib.Nifti1Image(line, np.eye(4))
+        file.header.set_intent(intent)
+        nib.save(file, tmp_path / f"{name}.nii.gz")
+        image = read_image(tmp_path / f"{name}.nii.gz", label=True)
+        assert looks_like_labels(image) == (name == "label")
