@@ -27,15 +27,20 @@ from diffreg.registration.contrast import WITHIN, contrast
 
 RESULT = Path(__file__).parent / "results" / "contrast.json"
 ACROSS = ("abdomen", "prostate")  # folders of pairs of two modalities
-Case = tuple[str, bool, Image, Image]  # group, whether the contrasts differ, moving, fixed
+# Group, whether the contrasts differ, moving, fixed, and a mask where only a part is compared.
+Case = tuple[str, bool, Image, Image] | tuple[str, bool, Image, Image, Image]
 
 
 def volumes(data: Path) -> Iterator[Case]:
-    """The listed pairs of volumes, and fifteen more of heads."""
+    """The listed pairs of volumes, also within the fixed labels, and fifteen more of heads."""
     folder = data / "volumes"
     for row in csv.DictReader((folder / "pairs.csv").open()):
         across = row["moving"].startswith(ACROSS)
-        yield row["group"], across, *_read(folder / row["moving"], folder / row["fixed"])
+        pair = _read(folder / row["moving"], folder / row["fixed"])
+        yield row["group"], across, *pair
+        if row["fixed_label"] and row["group"] != "brain1mm":
+            labels = diffreg.read_image(folder / row["fixed_label"], label=True)
+            yield f"{row['group']}, within labels", across, *pair, labels
     heads, draw = sorted((folder / "brain2mm").glob("*_t1.nii.gz")), random.Random(0)
     for _ in range(15):
         yield "brain2mm, other pairs", False, *_read(*draw.sample(heads, 2))
@@ -82,8 +87,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for cases in (volumes, free_heads, slices):
-        for group, across, moving, fixed in cases(data):
-            pair = prepare(moving, fixed)
+        for group, across, *images in cases(data):
+            pair = prepare(*images)
             r, ratio = contrast(pair.moving_values, pair.fixed_values, pair.mask)
             found = {"r": round(r, 4), "ratio": round(ratio, 4)}
             rows.append({"group": group, "across": across, **found})

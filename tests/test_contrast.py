@@ -22,6 +22,11 @@ def pair(other):
     [
         (lambda x: 3 * x + 7, {"ncc", "lncc"}),
         (lambda x: x**1.2, {"ncc", "lncc"}),
+        (
+            lambda x: x**2,
+            {"ncc", "lncc"},
+        ),  # .89 of what is explained is a line's, as in tight masks
+        (lambda x: x**2.5, {"mi"}),  # .81
         (lambda x: 1 - x, {"mi"}),  # a line explains it all, but it falls
         (lambda x: (x - 0.5) ** 2, {"mi"}),
     ],
