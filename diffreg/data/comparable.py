@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffreg._files import FileWarning
 from diffreg.data._forms import check_right_angles
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.resampling import coverage, resample_to
 
+_AIR, _GAP = -1024.0, 500.0  # Hounsfield units
 # The kinds of images in words.
 _KINDS = {
     "nifti": "an image with physical coordinates",
@@ -44,6 +47,31 @@ def check_type(name: str, value: Any, kind: type, optional: bool = False) -> Non
     hint = ", as diffreg.read_image gives it" if kind is Image else ""
     none = " or None" if optional else ""
     raise TypeError(f"{name} must be {what}{none}{hint}, got {type(value).__name__}")
+
+
+def tell_padding(image: Image) -> None:
+    """Warn of a value far below all others that fills a part of an image.
+
+    Of a CT in Hounsfield units nothing is below -1024 but what pads it beside the scanner's field
+    of view; percentiles take it for an intensity, and the tissues for one of few.
+
+    Args:
+        image: as read.
+    """
+    values = image.data
+    low = float(values.min())
+    if low >= _AIR:
+        return
+    others = values[values > low]
+    share = 1 - others.numel() / values.numel()
+    if share >= 0.01 and others.numel() and float(others.min()) - low >= _GAP:
+        warnings.warn(
+            f"{image.name}: {100 * share:.0f} % of the voxels are {low:g}, all others "
+            f"{float(others.min()):g} or more: that counts as an intensity, padding or not; "
+            "--window LOW HIGH (of a CT, -1000 1000) leaves it out",
+            FileWarning,
+            stacklevel=2,
+        )
 
 
 def compared_region(

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data.comparable import check_contrast, check_type, compared_region, selected
+from diffreg.data.comparable import (
+    check_contrast,
+    check_type,
+    compared_region,
+    selected,
+    tell_padding,
+)
 from diffreg.data.geometry import Image
 from diffreg.data.normalization import Normalization
 from diffreg.data.resampling import coverage, resample_to
@@ -210,6 +216,9 @@ def prepare(
     for image, values in ((moving, on_fixed), (fixed, fixed.data)):
         check_contrast(image, values, inside, "where the two images are compared")
     normalization = normalization or Normalization()
+    if normalization.window is None:
+        for image in (moving, fixed):
+            tell_padding(image)
     limits = normalization.limits(on_fixed, inside)
     values = normalization.scale(on_fixed, limits)
     fixed_values = normalization(fixed.data, inside)
