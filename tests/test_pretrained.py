@@ -30,13 +30,82 @@ def test_what_comes_with_the_package():
         assert (FOLDER / f"{name}.pt").stat().st_size < 1e6
 
 
+def section(card, name):
+    assert f"\n## {name}\n" in card
+    return card.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+
+
+def tables(text):
+    """Of each its head and its rows, as lists of cells."""
+    found = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    for lines in map(str.splitlines, found):
+        rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+        yield rows[0], rows[2:]
+
+
+def numbers(cell):
+    return [float(number) for number in re.findall(r"-?\d[\d.]*", cell)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_says_what_has_to_be_known(name):
     card = model_card(name)
-    for part in ("Data", "Licence", "Split", "Figures", "Limits", "How it was trained"):
-        assert f"\n## {part}\n" in card
-    split = card.partition("## Split")[2].partition("##")[0]
+    for part in ("Data", "Licence", "Limits", "How it was trained"):
+        section(card, part)
+    split = section(card, "Split")
     assert ("people whom it has not seen" if name == "lunet-any" else "SCD0000301") in split
+    cost = section(card, "Cost")
+    assert re.search(r"\d CPU m?s\b", cost)
+    assert re.search(r"\d MiB\b", cost)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_gives_folds_raw_and_guaranteed_and_the_worst(name):
+    judged = [t for t in tables(section(model_card(name), "Figures")) if "guaranteed" in t[0]]
+    assert judged
+    for head, rows in judged:
+        assert head[0].startswith("mean, worst")
+        raw, guaranteed = head.index("network"), head.index("guaranteed")
+        for cell in (rows[0][raw], rows[0][guaranteed]):
+            mean, *worst = numbers(cell)
+            assert worst
+            assert all(w < mean if "Dice" in rows[0][0] else w > mean for w in worst)
+        folded = next(row for row in rows if row[0].startswith("folded cells"))
+        assert numbers(folded[raw])
+        assert numbers(folded[guaranteed]) == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "study", "method", "measure"),
+    [
+        ("lunet-cardiac-mr", "monomodal", "LU-net", "dice"),
+        ("lunet-mr-ct", "multimodal", "LU-net, pls, longer, then mi", "end_point_error"),
+    ],
+)
+def test_a_headline_is_the_mean_and_the_worst_of_all_people(name, study, method, measure):
+    file = DOCS.parent / f"paper/results/{study}.json"
+    worst, people = min if measure == "dice" else max, {}
+    for row in json.loads(file.read_text())["rows"][method]:
+        people.setdefault(row["patient"], []).append(row[measure])
+    means = [np.mean(values) for values in people.values()]
+    expected = np.mean(means), worst(means), worst(map(worst, people.values()))
+    head, rows = next(tables(section(model_card(name), "Figures")))
+    digits = 3 if measure == "dice" else 2
+    assert numbers(rows[0][head.index("network")]) == [round(x, digits) for x in expected]
+
+
+def test_the_headline_of_volumes_is_the_mean_and_the_worst_pair():
+    lines = (DOCS.parent / "bench/results/lunet_any.jsonl").read_text().splitlines()
+    head, rows = next(tables(section(model_card("lunet-any"), "Figures")))
+    for row, group in zip(rows[:2], ("brain2mm", "simulated"), strict=True):
+        for column, method in (("network", "network"), ("+ 10 steps", "network and 10 steps")):
+            found = [
+                line["dice"]
+                for line in map(json.loads, lines)
+                if (line["set"], line["method"]) == (group, method)
+            ]
+            expected = [round(np.mean(found), 3), round(min(found), 3)]
+            assert numbers(row[head.index(column)]) == expected
 
 
 @pytest.mark.parametrize("command", ["register", "evaluate", "export"])
