@@ -164,16 +164,22 @@ def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, ma
     per_sample = (-1, *[1] * (warped.ndim - 1))
     e_w, e_r = (on_device(e, warped).reshape(per_sample) for e in (scale_warped, scale_fixed))
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
-    A = torch.stack([component**2 for component in g]).sum(0) + e_w**2
-    B = torch.stack([component**2 for component in h]).sum(0) + e_r**2
+    (g, e_w, flat), (h, e_r, as_flat) = _over_root(g, e_w), _over_root(h, e_r)
     G = torch.stack([a * b for a, b in zip(g, h, strict=True)]).sum(0)
     if variant == "pls":
         Q = (G.abs() + e_w * e_r) ** 2
     else:
         Q = G**2 + (0 if variant == "ngf" else (e_w * e_r) ** 2)
-    vanishes = A * B == 0
-    f = 1 - torch.where(vanishes, torch.ones_like(Q), Q / torch.where(vanishes, 1, A * B))
-    return masked_mean_reference(f, mask)
+    return masked_mean_reference(torch.where(flat | as_flat, 0, 1 - Q), mask)
+
+
+def _over_root(g, eps) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Gradient and scale over sqrt(A), and where that is 0: of flat images A B is 1e-25, and what
+    second derivatives divide by is 0 in float32."""
+    A = torch.stack([component**2 for component in g]).sum(0) + eps**2
+    vanishes = A == 0
+    root = torch.where(vanishes, 1, A).sqrt()
+    return [component / root for component in g], eps / root, vanishes
 
 
 @torch.library.register_fake("diffreg::parallel_level_sets")

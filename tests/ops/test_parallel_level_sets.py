@@ -270,3 +270,15 @@ IMAGE = torch.zeros(2, 1, 4, 5)
 def test_bad_arguments_are_refused(warped, fixed, options, error, message):
     with pytest.raises(error, match=message):
         parallel_level_sets(warped, fixed, **options)
+
+
+@pytest.mark.parametrize("variant", ["pls", "smooth", "ngf"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_second_derivatives_of_flat_images_are_finite(variant, dtype):
+    """Their edge scales are some 1e-6, the square of A B is 0 in float32."""
+    pair = [torch.full((1, 2, 6, 9), 0.75, dtype=dtype, requires_grad=True) for _ in range(2)]
+    gradients = torch.autograd.grad(
+        parallel_level_sets(*pair, variant=variant).sum(), pair, create_graph=True
+    )
+    found = torch.autograd.grad(sum(g.square().sum() + g[0, 0].sum() for g in gradients), pair)
+    assert all(bool(g.isfinite().all()) for g in (*gradients, *found))
