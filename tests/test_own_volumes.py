@@ -2,12 +2,15 @@
 
 import sys
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from runs import config_of
 from test_trainer import weights
 from torch import nn
 
+from diffreg.cli.main import main
 from diffreg.registration import register
 from diffreg.training import Trainer, load_network
 from diffreg.training.config import EXTRA, Config
@@ -23,6 +26,24 @@ class Plain(nn.Module):
 
     def forward(self, moving, fixed):
         return self.layer(torch.cat([moving, fixed], 1))
+
+
+class Fixed(nn.Module):
+    """Of volumes alone, with a parameter of another rank, which is looked at as a row."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv3d(2, width, 3, padding=1), nn.Conv3d(width, 3, 1))
+        self.table = nn.Parameter(torch.zeros(1, 2, 3, 2))
+
+    def forward(self, moving, fixed):
+        return 0.01 * self.layers(torch.cat([moving, fixed], 1)) + self.table.view(-1)[0]
+
+
+class Default(Fixed):
+    def __init__(self, width, dimensions=3):
+        super().__init__(width)
+        self.given = dimensions
 
 
 class Volumes:
@@ -70,3 +91,52 @@ def test_all_of_it_on_volumes(name, tmp_path, monkeypatch):
     sample = Volumes()[0]
     images = (sample[key][None] for key in ("moving", "fixed"))
     assert register(*images, affine="none", **arguments).displacement.shape == (1, 3, *SHAPE)
+
+
+def of_files(tmp_path, monkeypatch, **model):
+    """Settings of a run on three volumes in files."""
+    monkeypatch.setitem(sys.modules, "own_volumes", sys.modules[__name__])
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        image = nib.Nifti1Image(Volumes()[0]["fixed"][0].roll(number, 0).numpy(), np.eye(4))
+        nib.save(image, tmp_path / "images" / f"{number}.nii")
+    sections = config_of(tmp_path / "images", tmp_path / "run", steps=2, batch_size=1).to_dict()
+    return Config.from_dict({**sections, "augmentation": {}, "model": model})
+
+
+@pytest.mark.parametrize("model", [{"name": "Fixed", "dimensions": 3}, {"name": "Default"}])
+def test_a_class_of_volumes_is_trained_goes_on_and_registers(model, tmp_path, monkeypatch):
+    config = of_files(
+        tmp_path, monkeypatch, **{**model, "name": f"own_volumes:{model['name']}", "width": 4}
+    )
+    run = Trainer(config, progress=False)
+    run.train()
+    weight, table = run.network.layers[0].weight, run.network.table
+    assert weight.is_contiguous(memory_format=torch.channels_last_3d) and table.is_contiguous()
+    sections = config.to_dict()
+    sections["training"] |= {"resume": True, "steps": 3}
+    assert Trainer(Config.from_dict(sections), progress=False).step == 2
+    pair = [str(tmp_path / "images" / f"{name}.nii") for name in (0, 1)]
+    trusted = ["--checkpoint", str(tmp_path / "run" / "last.pt"), "--trust"]
+    assert main(["register", *pair, "-o", str(tmp_path / "pair"), *trusted]) == 0
+    # A manifest's volumes are taken whole by what is known to be of volumes.
+    out = tmp_path / "all"
+    assert main(["register", str(tmp_path / "images"), "-o", str(out), *trusted]) == 0
+    assert len(list(out.glob("*/displacement*"))) == 6
+
+
+def test_layers_of_volumes_that_are_given_images_say_what_is_right(tmp_path, monkeypatch):
+    config = of_files(tmp_path, monkeypatch, name="own_volumes:Fixed", width=4)
+    said = (
+        r"layers of volumes \(Conv3d\), and was given images, \[1, 1, .*\]: give it volumes; "
+        r".* \[model\] says dimensions = 3"
+    )
+    with pytest.raises(ValueError, match=said):
+        Trainer(config, progress=False).train()
+    pair = torch.rand(1, 1, *SHAPE)
+    with pytest.raises(ValueError, match=r"layers of images \(Conv2d\), and was given volumes"):
+        register(pair, pair.roll(1, 2), affine="none", network=Plain(2))
+    broken = nn.Sequential(nn.Conv3d(7, 3, 1))
+    broken.forward = lambda moving, fixed: broken[0](moving)
+    with pytest.raises(RuntimeError, match="expected input"):
+        register(pair, pair.roll(1, 2), affine="none", network=broken)

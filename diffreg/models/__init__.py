@@ -6,11 +6,22 @@ from typing import Any
 
 from torch import nn
 
-from diffreg.models._layers import memory_order
+from diffreg.models._checks import applied
+from diffreg.models._layers import in_memory_order, memory_order
 from diffreg.models.lunet import LUNet, LUNetConfig
 from diffreg.models.sn import SN, SNConfig
 
-__all__ = ["MODELS", "SN", "LUNet", "LUNetConfig", "SNConfig", "build_model", "memory_order"]
+__all__ = [
+    "MODELS",
+    "SN",
+    "LUNet",
+    "LUNetConfig",
+    "SNConfig",
+    "applied",
+    "build_model",
+    "in_memory_order",
+    "memory_order",
+]
 
 # name -> network; each has `name`, and `Config`, the frozen dataclass that it is built from.
 MODELS: dict[str, type[LUNet] | type[SN]] = {LUNet.name: LUNet, SN.name: SN}

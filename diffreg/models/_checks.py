@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
 
 _SHAPES = {2: "(N, 1, H, W)", 3: "(N, 1, D, H, W)"}
 _KINDS = {2: "image", 3: "volume"}
+_LAYERS: dict[int, tuple[type[nn.Module], ...]] = {
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+    3: (nn.Conv3d, nn.ConvTranspose3d),
+}
 _OTHERWISE = {
     2: "the network is of images (dimensions = 2): register volumes slice by slice (--slice K, or "
     "a manifest), or take one of volumes (dimensions = 3)",
@@ -42,3 +49,29 @@ def check_images(moving: Tensor, fixed: Tensor, dimensions: int) -> None:
         raise ValueError(
             f"moving must have the shape of fixed, {list(fixed.shape)}, got {list(moving.shape)}"
         )
+
+
+def applied(network: Callable[..., Any], moving: Tensor, fixed: Tensor) -> Any:
+    """What a network of whatever origin gives of a pair.
+
+    Raises:
+        ValueError: its layers failed, and are of volumes where it was given images, or the other
+            way round; what else the network raises is left as it is.
+
+    Example: `applied(build_model("lunet"), moving, fixed)`
+    """
+    try:
+        return network(moving, fixed)
+    except RuntimeError as error:
+        given, wanted = fixed.ndim - 2, 5 - (fixed.ndim - 2)
+        layers = list(network.modules()) if isinstance(network, nn.Module) else []
+        if any(isinstance(layer, _LAYERS.get(given, ())) for layer in layers):
+            raise
+        other = [layer for layer in layers if isinstance(layer, _LAYERS.get(wanted, ()))]
+        if not other:
+            raise
+        raise ValueError(
+            f"the network has layers of {_KINDS[wanted]}s ({type(other[0]).__name__}), and was "
+            f"given {_KINDS[given]}s, {list(fixed.shape)}: give it {_KINDS[wanted]}s; training "
+            f"reads them where [model] says dimensions = {wanted}"
+        ) from error

@@ -31,6 +31,28 @@ def memory_order(dimensions: int, channels_last: bool = True) -> torch.memory_fo
     return _CHANNELS_LAST[dimensions] if channels_last else torch.contiguous_format
 
 
+def in_memory_order(network: nn.Module, dimensions: int, channels_last: bool = True) -> nn.Module:
+    """The network, its weights of convolutions of D axes in the order of the images.
+
+    Parameters of another rank, which no such order has, stay as they are.
+
+    Args:
+        network: whose parameters and buffers change their strides, in place.
+        dimensions, channels_last: as `memory_order`.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.models import in_memory_order
+        >>> in_memory_order(torch.nn.Conv2d(2, 2, 3), 2).weight.stride()
+        (18, 1, 6, 2)
+    """
+    order = memory_order(dimensions, channels_last)
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.ndim == dimensions + 2:
+            tensor.data = tensor.data.to(memory_format=order)
+    return network
+
+
 class _Convolution3d(nn.Conv3d):
     """torch's, to rounding; a small single volume in two slabs, which torch does at full speed."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffreg.data.prepare import Prepared
 from diffreg.losses import Objective
+from diffreg.models import applied
 from diffreg.registration.variational import register_variational
 
 
@@ -37,7 +38,8 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
 
     Raises:
         TypeError: the network cannot be called, or gives no tensor.
-        ValueError: the network gives no displacement of that size.
+        ValueError: the network gives no displacement of that size, or is of images and was given
+            volumes, or the other way round.
 
     Example: `predict(network, pair.moving_values, pair.fixed_values)`
     """
@@ -46,7 +48,7 @@ def predict(network: nn.Module, moving: Tensor, fixed: Tensor) -> Tensor:
     if isinstance(network, nn.Module):
         network.eval()
     with torch.no_grad():
-        displacement = network(moving.to(device, dtype), fixed.to(device, dtype))
+        displacement = applied(network, moving.to(device, dtype), fixed.to(device, dtype))
     if not isinstance(displacement, Tensor):
         raise TypeError(f"the network must give a tensor, got {type(displacement).__name__}")
     expected = (len(fixed), fixed.ndim - 2, *fixed.shape[2:])
@@ -64,7 +66,8 @@ def device_of(network: nn.Module) -> torch.device:
 
 def takes_volumes(network: Any) -> bool:
     """Whether it says of itself that it is of volumes; one that says nothing is of images."""
-    return getattr(getattr(network, "config", None), "dimensions", 2) == 3
+    of = network if hasattr(network, "dimensions") else getattr(network, "config", None)
+    return getattr(of, "dimensions", 2) == 3
 
 
 def check_network(network: Any) -> None:

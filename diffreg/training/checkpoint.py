@@ -17,7 +17,7 @@ from torch import nn
 from diffreg import __version__
 from diffreg._files import replacing
 from diffreg.data.voxels import Voxels
-from diffreg.models import build_model, memory_order
+from diffreg.models import build_model, in_memory_order
 from diffreg.training.config import Config
 from diffreg.training.own import GIVEN, OwnModel, is_path, own_network
 from diffreg.training.terms import objective_of
@@ -178,9 +178,10 @@ def network_of(
     """The network that a checkpoint describes, or one given, with its weights, for prediction."""
     network = built(model) if network is None else network
     load_weights(network, weights, path)
+    if isinstance(model, OwnModel) and not hasattr(network, "dimensions"):
+        network.dimensions = model.dimensions  # type: ignore[assignment]
     # Convolutions on a CPU are faster in this order. float32 whatever torch's default is.
-    order: Any = memory_order(model.dimensions)
-    return network.float().eval().to(memory_format=order)  # type: ignore[no-any-return,call-overload]
+    return in_memory_order(network.float().eval(), model.dimensions)
 
 
 def load_weights(network: nn.Module, weights: dict[str, Any], path: str | Path) -> None:

@@ -27,8 +27,9 @@ class OwnModel:
 
     Args:
         name: "package.module:Class", or "given": an object that was handed to the Trainer.
-        settings: the keywords of the class; of an object its kind, "package.module.Class". Its
-            keyword `dimensions`, where it has one, says whether images or volumes are read.
+        settings: the keywords of the class; of an object its kind, "package.module.Class". What
+            is called `dimensions` says whether images or volumes are read, and is handed to the
+            class only where it has such a keyword.
 
     Raises:
         ValueError: settings that a checkpoint cannot hold, or dimensions other than 2 and 3.
@@ -154,13 +155,48 @@ def own_network(model: OwnModel, setting: str = "model.name") -> nn.Module:
             f"{setting} = {GIVEN!r} is of a network that is an object: give it, "
             "Trainer(config, network=...)"
         )
+    kind = _class_of(model, setting)
+    given = model.settings
+    if not _takes_dimensions(kind):
+        given = {key: value for key, value in given.items() if key != "dimensions"}
+    network: nn.Module = called(kind, model.name, setting, given)
+    return network
+
+
+def settled(model: Any, setting: str = "model.name") -> Any:
+    """The same description of a network, with the D that its class has as the default.
+
+    Raises:
+        ImportError, ValueError: as `imported`, or it is no class of torch.nn.Module.
+    """
+    if not isinstance(model, OwnModel) or model.name == GIVEN or "dimensions" in model.settings:
+        return model
+    keyword = _keywords(_class_of(model, setting)).get("dimensions")
+    if keyword is None or keyword.default != 3:
+        return model
+    return OwnModel(model.name, {**model.settings, "dimensions": 3})
+
+
+def _class_of(model: OwnModel, setting: str) -> type[nn.Module]:
     kind = imported(model.name, setting)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(
             f"{setting} = {model.name!r} must be a class of torch.nn.Module, got {kind!r}"
         )
-    network: nn.Module = called(kind, model.name, setting, model.settings)
-    return network
+    return kind
+
+
+def _keywords(kind: type) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(kind).parameters
+    except ValueError:
+        return {}  # a class that is compiled says nothing of its arguments
+
+
+def _takes_dimensions(kind: type) -> bool:
+    keywords = _keywords(kind)
+    any_other = any(each.kind is each.VAR_KEYWORD for each in keywords.values())
+    return "dimensions" in keywords or any_other or not keywords
 
 
 def needed(*paths: str) -> dict[str, str]:

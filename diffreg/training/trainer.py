@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from diffreg._files import remove_leftovers, require_folder, require_place
-from diffreg.models import memory_order
+from diffreg.models import in_memory_order
 from diffreg.training._parts import Parts
 from diffreg.training.callbacks import callbacks_of, tell, telling
 from diffreg.training.checkpoint import (
@@ -31,7 +31,7 @@ from diffreg.training.continuing import check_same_run, contents_of, goes_on, we
 from diffreg.training.datasets import datasets, drawing
 from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.optimization import Optimization, check_parts
-from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing
+from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing, settled
 from diffreg.training.ranks import Ranks, single
 from diffreg.training.running import progress_bar, repeatable, running
 from diffreg.training.step import Step
@@ -85,8 +85,9 @@ class Trainer(Parts):
         if not isinstance(config, Config):
             raise TypeError(f"config must be a Config, of load_config(path), got {config!r:.80}")
         settings = config.training
-        if network is not None:
-            config = replace(config, model=OwnModel.given(network, config.model.dimensions))
+        model = config.model
+        described = model if network is None else OwnModel.given(network, model.dimensions)
+        config = replace(config, model=settled(described))
         self.config = config
         self.out = Path(settings.out)
         self.ranks = ranks or single(settings.device)
@@ -127,8 +128,8 @@ class Trainer(Parts):
         set_checkpointing(network, config.training.activation_checkpointing)
         if start:
             load_weights(network, weights_of(start, config), start)
-        order: Any = memory_order(config.model.dimensions, config.training.channels_last)
-        return network.to(self.ranks.device).to(memory_format=order)  # type: ignore[call-overload,no-any-return]
+        order = config.model.dimensions, config.training.channels_last
+        return in_memory_order(network.to(self.ranks.device), *order)
 
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.

@@ -12,6 +12,7 @@ from torch import Tensor
 from diffreg.data.known import Known
 from diffreg.data.pairs import PairDataset, Sample
 from diffreg.metrics import dice, shared_labels
+from diffreg.models import applied
 from diffreg.ops import jacobian_determinant, warp
 from diffreg.report.figures import pair_figure
 from diffreg.report.panels import PairView
@@ -96,7 +97,7 @@ def predictor(network: Callable[..., Tensor], device: torch.device, precision: s
 
     def predict(moving: Tensor, fixed: Tensor) -> Tensor:
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
-            displacement = network(moving, fixed)
+            displacement = applied(network, moving, fixed)
         check_displacement(displacement, fixed)
         return displacement.float()
 
