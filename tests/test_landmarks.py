@@ -81,6 +81,15 @@ def test_a_file_that_is_none(text, message, tmp_path):
         read_landmarks(tmp_path / "l.csv")
 
 
+def test_a_column_of_names_is_left_alone(tmp_path):
+    text = "fixed_x,fixed_y,label,moving_x,moving_y\n1,2,the tip,3,4\n"
+    (tmp_path / "l.csv").write_text(text)
+    assert [points.tolist() for points in read_landmarks(tmp_path / "l.csv")] == [
+        [[1, 2]],
+        [[3, 4]],
+    ]
+
+
 def pins(dimensions, count=5, seed=0):
     """Points inside a grid of 12 x 11 (x 10), some at its edge, and a turned grid of mm."""
     rng = np.random.default_rng(seed)

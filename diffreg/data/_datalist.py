@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from diffreg._files import read_text
-from diffreg.data._manifest_rows import IMAGE_COLUMNS, PAIR_COLUMNS, check_columns
+from diffreg.data._manifest_rows import IMAGE_COLUMNS, NEAR, PAIR_COLUMNS, check_columns
 
 USUAL = "training"
 _ALSO = {f"{side}_image": side for side in ("moving", "fixed")}
-_NEAR = 0.8  # a key as near as this to a known one is a slip of the pen, but for image2
 
 
 def datalist_rows(path: Path, section: str) -> dict[str, dict[str, Any]]:
@@ -66,12 +65,12 @@ def _columns(entry: Mapping[str, Any], row: str) -> dict[str, Any]:
     values = {}
     for key, value in entry.items():
         name = _ALSO.get(key, key)
-        close = difflib.get_close_matches(key, list(known), n=1, cutoff=_NEAR)
+        close = difflib.get_close_matches(key, list(known), n=1, cutoff=NEAR)
         if name in values:
             raise ValueError(f"{row}: {name} is there twice")
         if key in known:
             values[name] = value
-        elif close and not key[-1].isdigit():
+        elif close and not key[-1].isdigit():  # image2 is no slip of the pen
             raise ValueError(f"{row}: there is no key {key!r}; the nearest is {close[0]}")
     if not {"image", "moving", "fixed"} & set(values):
         raise ValueError(f"{row}: it must have image, or moving and fixed; it has {[*entry]}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffreg._extras import toml_reader
-from diffreg._files import read_text
+from diffreg._files import FileWarning, read_text
 from diffreg.data._csv import read_table, whole_number
 from diffreg.data._dicom import holds_dicom
 from diffreg.data._kinds import file_of, kind_of
@@ -22,6 +23,7 @@ TIMES = ("time", "moving_time", "fixed_time")
 PAIR_COLUMNS = (*FILES, "group", *SLICES, *TIMES)
 # Of a manifest of images: what each image brings as the moving and as the fixed one of a pair.
 IMAGE_COLUMNS = ("image", "label", "mask", "points", "group", "slice", "time")
+NEAR = 0.8  # a column as near as this to a known one is a slip of the pen
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines
 
 
@@ -30,7 +32,7 @@ def csv_rows(path: Path) -> dict[str, dict[str, Any]]:
     head, rows, _ = read_table(path)
     if not head:
         raise ValueError(f"{path} is empty: its first line must name the columns, moving,fixed")
-    check_columns(head, str(path))
+    _say_left_alone(path, check_columns(head, str(path)))
     return {
         row: {name: field for name, field in zip(head, fields, strict=True) if field}
         for row, fields in rows.items()
@@ -53,33 +55,54 @@ def toml_rows(path: Path) -> dict[str, dict[str, Any]]:
     ((kind, tables),) = content.items()
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
         raise ValueError(f"{path}: {kind} must be tables, each written [[{kind}]]")
-    rows = {}
+    rows, others = {}, []
     for number, table in enumerate(tables, start=1):
         row = f"{path}, {kind} {number}"
-        check_columns(list(table), row, images=kind == "image")
+        others += check_columns(list(table), row, images=kind == "image")
         rows[row] = dict(table)
+    _say_left_alone(path, others)
     return rows
 
 
-def check_columns(names: Sequence[str], where: str, images: bool | None = None) -> None:
-    """Refuse columns that are not known, there twice or missing."""
+def check_columns(names: Sequence[str], where: str, images: bool | None = None) -> list[str]:
+    """Refuse columns that are misspelt, of the other kind, there twice or missing.
+
+    Returns:
+        Those that are no manifest's, such as a patient's age.
+    """
     images = "image" in names if images is None else images
     known = IMAGE_COLUMNS if images else PAIR_COLUMNS
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    others = [name for name in names if name not in known]
+    for name in others:
+        if not name or _near_known(name):
+            close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
             meant = f"the nearest is {close[0]}" if close else f"known are {', '.join(known)}"
             raise ValueError(f"{where}: there is no column {name!r}; {meant}")
+    for name in known:
         if names.count(name) > 1:
             raise ValueError(f"{where}: the column {name} is there twice")
     missing = [
         name for name in (("image",) if images else ("moving", "fixed")) if name not in names
     ]
     if missing:
-        raise ValueError(f"{where}: the column {' and '.join(missing)} is missing")
+        raise ValueError(
+            f"{where}: the column {' and '.join(missing)} is missing; it has {[*names]!s:.80}"
+        )
     for both, moving, fixed in (SLICES, TIMES):
         if both in names and {moving, fixed} & set(names):
             raise ValueError(f"{where}: {both} stands for {moving} and {fixed}; leave it out")
+    return others
+
+
+def _near_known(name: str) -> bool:
+    every = (*PAIR_COLUMNS, *IMAGE_COLUMNS)
+    return bool(difflib.get_close_matches(name.lower(), every, n=1, cutoff=NEAR))
+
+
+def _say_left_alone(path: Path, names: Sequence[str]) -> None:
+    if names:
+        which = ", ".join(map(repr, dict.fromkeys(names)))
+        warnings.warn(f"{path}: left alone: {which:.200}", FileWarning, stacklevel=2)
 
 
 def path_of(value: Any, name: str, row: str, folder: Path) -> Path:

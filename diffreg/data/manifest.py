@@ -75,9 +75,12 @@ def read_manifest(path: str | Path) -> Manifest:
     Returns:
         The manifest.
 
+    Warns:
+        FileWarning: it has other columns, which are left alone.
+
     Raises:
         FileNotFoundError: the manifest, or a file that it names, is missing; the row is named.
-        ValueError: an unknown column, an empty or wrong field, a pair that is there twice, no pair.
+        ValueError: a misspelt column, an empty or wrong field, a pair that is there twice, no pair.
 
     Example:
         >>> import pathlib, tempfile

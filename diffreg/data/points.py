@@ -3,7 +3,8 @@
 i is the voxel along array axis 0, j along axis 1 and k along axis 2, as the image is loaded:
 (x, y, z) of a NIfTI file, (y, x) of a PNG file and of an array. Whole numbers are voxel centres.
 Row k of the moving image's file belongs to row k of the fixed image's file. Landmarks are in one
-file, RAS mm: fixed_x, fixed_y, fixed_z, moving_x, moving_y, moving_z.
+file, RAS mm: fixed_x, fixed_y, fixed_z, moving_x, moving_y, moving_z. A column `name` or `label`
+beside these is left alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from diffreg.data._csv import number, read_table
 
 _LARGEST = 16 * 2**20  # bytes
+_WORDS = ("name", "label")  # columns that say which point it is
 
 
 def read_points(path: str | Path) -> np.ndarray:
@@ -81,21 +83,25 @@ def _read(path: Path, heads: Sequence[list[str]]) -> np.ndarray:
     if not path.is_file() or path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} is no file of points: it is no file of at most 16 MiB")
     head, rows, delimiter = read_table(path)
-    if rows and head not in heads:
+    taken = [column for column, name in enumerate(head) if name.lower() not in _WORDS]
+    if rows and [head[column] for column in taken] not in heads:
         columns = " or ".join(",".join(names) for names in heads)
         raise ValueError(f"{path}: the columns must be {columns}, got {head!s:.80}")
-    points = [_numbers(fields, row, delimiter, len(head)) for row, fields in rows.items()]
+    points = [
+        _numbers([fields[column] for column in taken], row, delimiter)
+        for row, fields in rows.items()
+    ]
     if not points:
         raise ValueError(f"{path} holds no point")
     return np.array(points, dtype=np.float64)
 
 
-def _numbers(fields: list[str], row: str, delimiter: str, count: int) -> list[float]:
+def _numbers(fields: list[str], row: str, delimiter: str) -> list[float]:
     try:
         numbers = [number(field, delimiter) for field in fields]
     except ValueError:
         numbers = []
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        words = {2: "two", 3: "three", 4: "four", 6: "six"}[count]
+    if len(numbers) != len(fields) or not np.isfinite(numbers).all():
+        words = {2: "two", 3: "three", 4: "four", 6: "six"}[len(fields)]
         raise ValueError(f"{row}: {words} numbers are needed, got {fields!s:.80}")
     return numbers

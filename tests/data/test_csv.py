@@ -84,6 +84,8 @@ POINTS = {
     "a comma at the end": "i,j,\n3,4.5,\n",
     "Excel's own line": "sep=;\ni;j\n3;4,5\n",
     "pandas' row numbers": ",i,j\n0,3,4.5\n",
+    "names": "name,i,j\nthe tip,3,4.5\n",
+    "labels": "i,j,Label\n3,4.5,\n",
     "numpy's savetxt": "# i,j\n3.000000000000000000e+00,4.500000000000000000e+00\n",
 }
 

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from diffreg._files import FileWarning
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.points import read_points
 from diffreg.data.slices import by_slice, numbered
@@ -85,12 +86,35 @@ def test_images_mean_all_pairs_of_a_group_and_slice(folder):
     assert first.row.endswith("line 2 with line 3")
 
 
+def test_columns_of_other_things_are_left_alone_and_told_once(folder):
+    csv = "moving,age,fixed,Sex\na.png,63,b.png,f\nb.png,63,a.png,\n"
+    toml = "[[pair]]\nmoving = 'a.png'\nfixed = 'b.png'\nage = 63\n[pair.scanner]\ntesla = 3\n"
+    images = "image,age\na.png,63\nb.png,64\n"
+    for text, name, said in (
+        (csv, "pairs.csv", "'age', 'Sex'"),
+        (toml, "pairs.toml", "'age', 'scanner'"),
+        (images, "images.csv", "'age'"),
+    ):
+        with pytest.warns(FileWarning) as caught:
+            manifest = read_manifest(written(folder, text, name))
+        assert [str(each.message) for each in caught] == [f"{folder / name}: left alone: {said}"]
+        assert manifest.pairs[0].name == "a.png to b.png"
+
+
 MISTAKES = {
     "unknown column": (
         "moving,fixd\na.png,b.png",
         "pairs.csv: there is no column 'fixd'; the nearest is fixed",
     ),
-    "another separator": ("moving|fixed\na.png|b.png", "there is no column 'moving|fixed'"),
+    "another separator": (
+        "moving|fixed\na.png|b.png",
+        "the column moving and fixed is missing; it has ['moving|fixed']",
+    ),
+    "another case": (
+        "moving,fixed,Group\na.png,b.png,x",
+        "no column 'Group'; the nearest is group",
+    ),
+    "the other kind's column": ("moving,fixed,label\na.png,b.png,la.png", "no column 'label'; the"),
     "column twice": ("moving,fixed,fixed\n", "pairs.csv: the column fixed is there twice"),
     "missing column": ("moving\na.png", "pairs.csv: the column fixed is missing"),
     "two kinds of slice": ("moving,fixed,slice,fixed_slice\n", "slice stands for moving_slice"),
