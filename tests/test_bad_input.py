@@ -165,7 +165,7 @@ TABLE = [
     (f"register zero.nii {TO}", "zero.nii is empty: 0 bytes"),
     (f"register text.nii.gz {TO}", "text.nii.gz is not a readable NIfTI file"),
     (f"register text.png {TO}", "text.png is not a readable PNG file"),
-    (f"register a.gif {TO}", "a.gif: the name of an image must end in .nii"),
+    (f"register a.gif {TO}", "a.gif: the name of an image must end in one of .nii, .nii.gz, .mgz"),
     (f"register magic.nii {TO}", "magic.nii is not a readable NIfTI file"),
     # numbers
     (f"register nan.nii {TO}", "nan.nii holds no number: every voxel is NaN"),

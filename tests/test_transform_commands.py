@@ -96,7 +96,9 @@ def test_an_affine_goes_to_fsl_and_back_and_must_be_named(here, capsys):
     assert run("convert", "affine.mat", "flirt.mat", "--to", "fsl-flirt", *PAIR) == 0
     assert run("info", "flirt.mat") == 2
     said = capsys.readouterr().err
-    assert "name its format, one of fsl-flirt, niftyreg-affine, greedy (--from, format=)" in said
+    assert "name its format, one of fsl-flirt, niftyreg-affine, greedy: fsl-flirt:flirt.mat" in said
+    assert "on the command line, format= in Python" in said
+    assert run("info", "fsl-flirt:flirt.mat", *PAIR) == 0
     assert run("convert", "flirt.mat", "again.tfm", "--from", "fsl-flirt", *PAIR) == 0
     points = points_of("fixed.nii.gz")
     assert np.abs(read("again.tfm")(points) - read("affine.mat")(points)).max() < 1e-5
@@ -113,7 +115,7 @@ def test_points_of_the_way_back_are_of_the_moving_image(here, capsys):
     np.savetxt("there.csv", np.ones((2, 3)), delimiter=",", header="x,y,z", comments="")
     assert run("points", "there.csv", "-t", "affine.mat,-1", "-o", "back.csv") == 0
     said = capsys.readouterr()
-    assert "2 points of the moving image, where they lie in the fixed one" in said.out
+    assert "2 points, from the transform's moving image to its fixed one" in said.out
     assert "fixed <- inverse of affine.mat <- moving" in said.err
 
 
@@ -154,7 +156,10 @@ def test_points_follow_and_those_outside_are_counted(here, capsys):
     assert run("points", "points.csv", *BOTH, "-o", "moved.csv") == 0
     said = capsys.readouterr()
     assert "1 of 21 points lie outside the grid of a field" in said.err
-    assert "21 points of the fixed image, where they lie in the moving one" in said.out
+    assert (
+        "21 points, from the transform's fixed image to its moving one (those of an inverse"
+        in said.out
+    )
     assert "CSV of ANTs, LPS mm" in said.out
     found = np.loadtxt("moved.csv", delimiter=",", skiprows=1) * [-1, -1, 1]
     whole = compose([read("warp.nii.gz"), read("affine.mat")])

@@ -117,7 +117,8 @@ def run_points(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     print(
-        f"{out}: {len(at)} points of the {of} image, where they lie in the {to} one; {file.format}"
+        f"{out}: {len(at)} points, from the transform's {of} image to its {to} one (those of an "
+        f"inverse are exchanged); {file.format}"
     )
     return 0
 

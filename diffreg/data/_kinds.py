@@ -39,8 +39,8 @@ def kind_of(path: str | Path) -> str:
     if name.endswith((*_itk.ENDINGS, _dicom.ENDING)):
         return "itk"
     raise ValueError(
-        f"{path}: the name of an image must end in .nii, .nii.gz, .png or .npz, or in one of "
-        f"{', '.join((*_itk.ENDINGS, _dicom.ENDING))}, or be a folder with a DICOM series"
+        f"{path}: the name of an image must end in one of {', '.join((*ENDINGS, _dicom.ENDING))}, "
+        "or be a folder with a DICOM series"
     )
 
 

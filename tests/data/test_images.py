@@ -10,6 +10,7 @@ import torch
 from PIL import Image as Pillow
 
 from diffreg.data import _png
+from diffreg.data._kinds import ENDINGS
 from diffreg.data.images import Image, count_slices, read_image, write_image
 
 AFFINE = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, -4], [0, 0, 5, 30], [0, 0, 0, 1]])
@@ -120,7 +121,7 @@ def damaged(folder):
         "text.nii.gz": (b"not an image" * 90, "not a readable NIfTI file"),
         "cut.png": (picture.read_bytes()[:100], "not a readable PNG file"),
         "text.png": (b"not an image" * 90, "not a readable PNG file"),
-        "a.gif": (b"GIF", "must end in .nii, .nii.gz, .png or .npz"),
+        "a.gif": (b"GIF", f"must end in one of {', '.join(ENDINGS)}, "),
     }
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)

@@ -65,7 +65,7 @@ def choices(path: Path, what: str, *names: str) -> ValueError:
     """The error that lists the formats that a file may have."""
     return ValueError(
         f"{path} is {what}, which does not say of which kind: name its format, one of "
-        f"{', '.join(names)} (--from, format=)"
+        f"{', '.join(names)}: {names[0]}:{path} on the command line, format= in Python"
     )
 
 
