@@ -15,14 +15,20 @@ _ROOMS = {
     "register_affine": "diffreg.registration",
     "warp": "diffreg.ops",
 }
+_PACKAGES = (
+    *("benchmark", "data", "demo", "evaluation", "fields", "losses", "metrics", "models", "ops"),
+    *("registration", "training", "transforms"),
+)
 __all__ = ["__version__", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"diffreg.{name}")
     if name not in _ROOMS:
         raise AttributeError(f"module 'diffreg' has no attribute {name!r}")
     return getattr(import_module(_ROOMS[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted({*globals(), *_ROOMS, *_PACKAGES})

@@ -1,6 +1,7 @@
 """Loading the compiled library: what it says of itself, and what it says when it does not fit."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 
 import diffreg
 from diffreg.ops import _core
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 
 def test_build_info_names_what_the_core_was_built_from():
@@ -89,6 +93,23 @@ def test_the_operators_import_without_the_extras():
         "extras = 'nibabel', 'matplotlib', 'PIL', 'tqdm', 'scipy'\n"
         "sys.modules.update(dict.fromkeys(extras))\n"
         "import diffreg.ops, diffreg.fields, diffreg.losses, diffreg.models, diffreg.registration"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_what_the_docs_name_is_reached_from_diffreg_alone():
+    """`import diffreg` imports no torch, and `diffreg.losses.PRESETS` needs no other import."""
+    text = "".join(path.read_text("utf-8") for path in (ROOT / "README.md", *DOCS))
+    found = re.findall(r"\bdiffreg\.([a-z_]+)\.(?:[a-z_]+\.)*[A-Za-z_]+", text)
+    packages = {name for name in found if (ROOT / "diffreg" / name).is_dir()}
+    assert {"data", "losses", "training"} <= packages
+    code = (
+        "import sys, diffreg\n"
+        "assert 'torch' not in sys.modules and 'PRESETS' not in dir(diffreg)\n"
+        "assert diffreg.losses.PRESETS\n"
+        f"for name in {sorted(packages | {'fields', 'metrics', 'models', 'ops', 'transforms'})}:\n"
+        "    assert getattr(diffreg, name).__name__ == f'diffreg.{name}' and name in dir(diffreg)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
