@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OLDEST_TORCH = "torch==2.11.0"
+TORCHES = ("torch==2.11.0", "torch")  # the oldest, and the newest that there is
 VERSION = {
     ROOT / "diffreg/__init__.py": r'(?<=__version__ = ")[^"]+(?=")',
     ROOT / "CITATION.cff": r"(?<=^version: ).+$",
@@ -59,12 +59,26 @@ def bump(version: str) -> None:
     CHANGELOG.write_text(CHANGELOG.read_text().replace("## Unreleased", title, 1))
 
 
+def test(target: str, torch: str) -> str:
+    """The version of torch that the target ran under."""
+    make(target, f"TORCH={torch}")
+    python = ROOT / f".venv-{target.removeprefix('test-')}" / "bin/python"
+    code = "import torch; print(torch.__version__)"
+    run = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    return run.stdout.strip()
+
+
 def build_and_test(version: str) -> None:
     make("wheels")
-    for torch in (OLDEST_TORCH, None):
-        make("test-wheel", *([f"TORCH={torch}"] if torch else []))
+    oldest, newest = (test("test-wheel", torch) for torch in TORCHES)
+    built = test("test-sdist", TORCHES[-1])
+    tested = (
+        f"The wheel was tested under torch {oldest} and {newest}, the sdist built under {built}."
+    )
+    print(f"release: {tested}")
     notes = ROOT / "dist" / f"NOTES-{version}.md"
-    notes.write_text(f"# diffreg {version}\n\n{section(CHANGELOG.read_text(), version)}\n")
+    changes = section(CHANGELOG.read_text(), version)
+    notes.write_text(f"# diffreg {version}\n\n{changes}\n\n{tested}\n")
 
 
 def main() -> None:

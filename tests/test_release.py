@@ -25,7 +25,7 @@ def release(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "dist").mkdir()
-    (tmp_path / ".gitignore").write_text("dist/\n__pycache__/\n")
+    (tmp_path / ".gitignore").write_text("dist/\n.venv*/\n__pycache__/\n")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-qm", "all")
@@ -33,7 +33,17 @@ def release(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.made, module.made_by_make = [], module.make
-    monkeypatch.setattr(module, "make", lambda *words: module.made.append(words))
+
+    def make(target, *words):
+        module.made.append((target, *words))
+        if target.startswith("test-"):
+            version = {"TORCH=torch==2.11.0": "2.11.0+a", "TORCH=torch": "7.0"}[words[0]]
+            python = tmp_path / f".venv-{target.removeprefix('test-')}/bin/python"
+            python.parent.mkdir(parents=True, exist_ok=True)
+            python.write_text(f"#!/bin/sh\necho {version}\n")
+            python.chmod(0o755)
+
+    monkeypatch.setattr(module, "make", make)
     return module
 
 
@@ -65,12 +75,22 @@ def test_a_version_that_is_tagged_is_refused(release):
     assert release.refusal("9.0.0") == "there is a tag v9.0.0"
 
 
-def test_a_dry_run_tests_under_the_oldest_torch_too_and_leaves_the_tree(release, monkeypatch):
+def test_a_dry_run_tests_under_the_oldest_and_newest_torch_and_leaves_the_tree(
+    release, monkeypatch, capsys
+):
     run(release, monkeypatch, "9.0.0", "--dry")
-    assert release.made == [("wheels",), ("test-wheel", "TORCH=torch==2.11.0"), ("test-wheel",)]
+    assert release.made == [
+        ("wheels",),
+        ("test-wheel", "TORCH=torch==2.11.0"),
+        ("test-wheel", "TORCH=torch"),
+        ("test-sdist", "TORCH=torch"),
+    ]
     assert git(release.ROOT, "status", "--porcelain") == "" == git(release.ROOT, "tag")
     notes = (release.ROOT / "dist/NOTES-9.0.0.md").read_text()
     assert notes.startswith("# diffreg 9.0.0\n\n- ") and "## " not in notes
+    tested = "The wheel was tested under torch 2.11.0+a and 7.0, the sdist built under 7.0."
+    assert notes.endswith(f"\n\n{tested}\n")
+    assert f"release: {tested}\n" in capsys.readouterr().out
 
 
 def test_a_failure_is_a_line_and_leaves_the_tree_too(release, monkeypatch):
