@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diffreg.affine.descent import minimise
 from diffreg.affine.image import PlacedImage
-from diffreg.affine.loss import AffineLoss
+from diffreg.affine.loss import FEWER_BINS, AffineLoss
 from diffreg.affine.parameters import about, generators, rotations, shifted
 
 # Voxels along the fixed image's mean extent, level by level: 8, 4 and 2 mm in a head.
@@ -87,6 +87,8 @@ def levels(moving: PlacedImage, fixed: PlacedImage, similarity: str) -> list[Aff
         pair = moving.coarsened(spacing), fixed.coarsened(spacing).sheared()
         if not found or pair[1].shape != found[-1].fixed.shape:
             found.append(AffineLoss(*pair, similarity))
+    if len(found) > 1:
+        found[0].bins = FEWER_BINS
     return found
 
 
