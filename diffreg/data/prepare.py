@@ -148,6 +148,7 @@ class PairImages(NamedTuple):
 
     def clipped(self, normalization: Normalization | None) -> PairImages:
         """With what lies outside the normalization's window, where it has one, at its ends."""
+        check_type("normalization", normalization, Normalization, optional=True)
         if normalization is None or normalization.window is None:
             return self
         low, high = normalization.window

@@ -81,7 +81,7 @@ def test_a_format_is_found_by_content(name):
 def test_what_may_be_of_several_formats_must_be_named(name):
     with pytest.raises(ValueError, match=NAMED[name]) as caught:
         read(GOLDEN / name, **IMAGES)
-    assert "--from, format=" in str(caught.value)
+    assert "on the command line, format= in Python" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [*FOUND, *NAMED])

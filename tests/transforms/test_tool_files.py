@@ -282,8 +282,8 @@ def nifti(path, values, affine, intent=1007, name="", p1=0.0):
     ((4, 5, 6, 1, 3), 1007, "NREG_TRANS", 9, "another kind of transform of NiftyReg"),
     ((4, 5, 6, 1, 3), 1007, "Mapping", 0, "a deformation of SPM"),
     ((4, 5, 6, 3), 2007, "", 0, "coefficients of FSL .intent code 2007.*fnirtfileutils"),
-    ((4, 5, 6, 3), 2006, "", 0, "one of fsl-warp-absolute, fsl-warp-relative .--from"),
-    ((4, 5, 6, 3), 0, "", 0, "fsl-warp-relative, learn2reg, voxelmorph .--from"),
+    ((4, 5, 6, 3), 2006, "", 0, "one of fsl-warp-absolute, fsl-warp-relative: fsl-warp-abs"),
+    ((4, 5, 6, 3), 0, "", 0, "fsl-warp-relative, learn2reg, voxelmorph: fsl-warp-absolute:"),
     ((4, 5, 6, 1, 2), 1007, "", 0, "one vector of as many components"),
     ((4, 5, 6), 0, "", 0, "is no displacement file"),
 ])  # fmt: skip
