@@ -14,6 +14,7 @@ from diffreg.cli.main import main
 from diffreg.registration import register
 from diffreg.training import Trainer, load_network
 from diffreg.training.config import EXTRA, Config
+from diffreg.training.own import _takes_dimensions
 
 SHAPE = (12, 10, 8)
 
@@ -140,3 +141,12 @@ def test_layers_of_volumes_that_are_given_images_say_what_is_right(tmp_path, mon
     broken.forward = lambda moving, fixed: broken[0](moving)
     with pytest.raises(RuntimeError, match="expected input"):
         register(pair, pair.roll(1, 2), affine="none", network=broken)
+
+
+def test_a_class_without_arguments_is_not_given_dimensions():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+
+    assert not _takes_dimensions(Net) and not _takes_dimensions(Fixed)
+    assert _takes_dimensions(nn.Identity)  # whose arguments are any

@@ -158,7 +158,7 @@ def test_the_window_is_that_of_lncc(losses, images, tmp_path):
     with pytest.raises(ValueError, match=r"window is of lncc, similarity is ncc; leave it out"):
         config = config_of(images, tmp_path / "ncc")
         trainer(with_settings(config, objective={"similarity": "ncc", "window": 5}))
-    with pytest.raises(ValueError, match=r"objective\.window = None, not 5; give another"):
+    with pytest.raises(ValueError, match=r"objective\.window = None, not 5: set that"):
         trainer(with_settings(resumed, objective={"window": 5}))
 
 

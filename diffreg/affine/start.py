@@ -15,6 +15,7 @@ from diffreg.affine.register import AffineStart, register_affine
 from diffreg.data.comparable import check_images
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
+from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import PairImages
 from diffreg.ops._checks import check_choice
 
@@ -44,6 +45,8 @@ def affine_start(
     affine: str | np.ndarray = "auto",
     similarity: str | Iterable[str] | None = "auto",
     search: bool = False,
+    normalization: Normalization | None = None,
+    placed: bool = True,
 ) -> Start:
     """The affine start of a pair.
 
@@ -52,6 +55,8 @@ def affine_start(
         affine: "auto", "none", one of `KINDS`, or a map (4, 4).
         similarity: what is minimised after it, one measure or several.
         search: look for large turns too.
+        normalization: whose window counts here too.
+        placed: whether headers say where the images lie; those of arrays say nothing.
 
     Raises:
         TypeError, ValueError: no such kind, no map, or images that cannot be compared.
@@ -65,10 +70,11 @@ def affine_start(
         matrix = affine.astype(np.float64)
         return Start(matrix, None, {"affine": {"kind": "given", "matrix": matrix.tolist()}})
     check_choice("affine", affine, ("auto", "none", *KINDS))
-    kind = _usual(pair.moving, pair.fixed) if affine == "auto" else affine
+    kind = _usual(pair.moving, pair.fixed, placed) if affine == "auto" else affine
     if kind == "none":
         return Start()
     check_images(*pair[:2], pair[2:])  # as the registration after it does
+    pair = pair.clipped(normalization)
     found = register_affine(
         *(pair.moving, pair.fixed, kind, _measure(similarity)),
         mask=pair.mask,
@@ -108,7 +114,7 @@ def _measure(similarity: str | Iterable[str] | None) -> str:
     return "ncc" if names <= WITHIN else "mi"
 
 
-def _usual(moving: Image, fixed: Image) -> str:
+def _usual(moving: Image, fixed: Image, placed: bool) -> str:
     """Affine for volumes, and for slices whose headers do not say that they are aligned.
 
     A volume of one plane that is not its last axis is no slice to us; a map in space of which one
@@ -125,7 +131,7 @@ def _usual(moving: Image, fixed: Image) -> str:
         return "none"
     if len(fixed.shape) == 3:
         return "affine"
-    return "none" if _aligned(moving, fixed) else "affine"
+    return "none" if placed and _aligned(moving, fixed) else "affine"
 
 
 def _aligned(moving: Image, fixed: Image) -> bool:

@@ -49,16 +49,16 @@ def check_type(name: str, value: Any, kind: type, optional: bool = False) -> Non
     raise TypeError(f"{name} must be {what}{none}{hint}, got {type(value).__name__}")
 
 
-def tell_padding(image: Image) -> None:
-    """Warn of a value far below all others that fills a part of an image.
+def tell_padding(image: Image, values: Tensor) -> None:
+    """Warn of a value far below all others that fills a part of what is compared of an image.
 
     Of a CT in Hounsfield units nothing is below -1024 but what pads it beside the scanner's field
     of view; percentiles take it for an intensity, and the tissues for one of few.
 
     Args:
         image: as read.
+        values: those that are compared, at least one.
     """
-    values = image.data
     low = float(values.min())
     if low >= _AIR:
         return

@@ -148,15 +148,16 @@ class PairImages(NamedTuple):
 
     def clipped(self, normalization: Normalization | None) -> PairImages:
         """With what lies outside the normalization's window, where it has one, at its ends."""
-        check_type("normalization", normalization, Normalization, optional=True)
         if normalization is None or normalization.window is None:
             return self
+
         low, high = normalization.window
-        moving, fixed = (
-            replace(image, data=image.data.to(torch.float64).clamp(low, high))
-            for image in (self.moving, self.fixed)
-        )
-        return self._replace(moving=moving, fixed=fixed)
+
+        def within(image: Image) -> Image:
+            data = image.data if image.data.is_floating_point() else image.data.float()
+            return replace(image, data=data.clamp(low, high))
+
+        return self._replace(moving=within(self.moving), fixed=within(self.fixed))
 
     def prepared(
         self, normalization: Normalization | None = None, affine: np.ndarray | None = None
@@ -218,8 +219,9 @@ def prepare(
         check_contrast(image, values, inside, "where the two images are compared")
     normalization = normalization or Normalization()
     if normalization.window is None:
-        for image in (moving, fixed):
-            tell_padding(image)
+        tell_padding(fixed, fixed.data[inside > 0])
+        if mask is None and moving_mask is None:  # resampled, values between padding and tissue
+            tell_padding(moving, moving.data)
     limits = normalization.limits(on_fixed, inside)
     values = normalization.scale(on_fixed, limits)
     fixed_values = normalization(fixed.data, inside)

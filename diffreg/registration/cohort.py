@@ -80,9 +80,9 @@ def register_all(
         else:
             failed[job.number] = (job.pair, error)
             news[job.key] = error
-        show(max(len(there), len(done)) + len(failed), total)
+        show(min(max(len(there), len(done)) + len(failed), total), total)
     tell(out, rank, FAILED, news)
-    return _cohort(done, failed, len(there))
+    return _cohort(done, failed, sum(job.folder in folders for job in done))
 
 
 def gathered(manifest: Manifest, out: Path, method: Method, rank: Rank) -> Cohort | None:
@@ -251,8 +251,8 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     for job in jobs:
         try:
             images = read_pair(job.pair)
-            clipped = images.clipped(method.normalization)
-            start = affine_start(clipped, method.affine, method.similarity, method.search)
+            how = method.affine, method.similarity, method.search, method.normalization
+            start = affine_start(images, *how)
             prepared = images.prepared(method.normalization, start.matrix)
         except PAIR_ERRORS as error:
             yield job, one_line(error)

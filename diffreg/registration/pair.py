@@ -147,10 +147,10 @@ def register(
     pair = _images(moving, fixed, fixed_mask, moving_mask)
     channels = [Channel.checked(k, given, pair) for k, given in enumerate(also, start=1)]
     points = None if landmarks is None else Landmarks.checked(landmarks, pair.fixed)
-    if isinstance(affine, str) and affine == "auto" and not _have_places(moving, fixed):
-        affine = "affine"
     named = _trained_with(network, similarity)
-    start = affine_start(pair.clipped(normalization), affine, named or goal.measures, search)
+    check_type("normalization", normalization, Normalization, optional=True)
+    placed = _have_places(moving, fixed)
+    start = affine_start(pair, affine, named or goal.measures, search, normalization, placed)
     prepared = pair.prepared(normalization, start.matrix)
     result: Registration | ValueError
     if network is None:

@@ -107,8 +107,8 @@ def _check_settings(contents: dict[str, Any], config: Config, path: str | Path) 
                 before, now = (Path(start or "").name for start in (before, now))
             if before != now:
                 raise ValueError(
-                    f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}; give "
-                    "another training.out"
+                    f"{path} is of a run with {section}.{key} = {before!r}, not {now!r}: set that "
+                    "to go on with it, or give another training.out"
                 )
 
 

@@ -194,9 +194,12 @@ def _keywords(kind: type) -> Mapping[str, inspect.Parameter]:
 
 
 def _takes_dimensions(kind: type) -> bool:
-    keywords = _keywords(kind)
+    try:
+        keywords = inspect.signature(kind).parameters
+    except ValueError:  # a class that is compiled says nothing of its arguments
+        return True
     any_other = any(each.kind is each.VAR_KEYWORD for each in keywords.values())
-    return "dimensions" in keywords or any_other or not keywords
+    return "dimensions" in keywords or any_other
 
 
 def needed(*paths: str) -> dict[str, str]:

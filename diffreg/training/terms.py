@@ -28,7 +28,7 @@ def objective_of(settings: ObjectiveConfig, spacing: tuple[float, ...] | None = 
         similarity = {_measure(name): factor for name, factor in similarity.items()}
     elif similarity is not None:
         similarity = _measure(similarity)
-    objective = Objective(
+    return Objective(
         similarity,
         settings.weights,
         settings.padding,
@@ -37,10 +37,13 @@ def objective_of(settings: ObjectiveConfig, spacing: tuple[float, ...] | None = 
         spacing,
         settings.window,
     )
+
+
+def check_window(settings: ObjectiveConfig, objective: Objective) -> None:
+    """Refuse a window that nothing looks through; checkpoints may have one."""
     if settings.window is not None and "lncc" not in objective.similarity:
         measures = ", ".join(objective.similarity)
         raise ValueError(f"[objective] window is of lncc, similarity is {measures}; leave it out")
-    return objective
 
 
 def _measure(name: str) -> Any:

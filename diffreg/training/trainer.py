@@ -36,7 +36,7 @@ from diffreg.training.ranks import Ranks, single
 from diffreg.training.running import progress_bar, repeatable, running
 from diffreg.training.step import Step
 from diffreg.training.steps import Steps
-from diffreg.training.terms import measure, objective_of
+from diffreg.training.terms import check_window, measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
 LAST, BEST = "last.pt", "best.pt"
@@ -98,6 +98,8 @@ class Trainer(Parts):
         # What can be refused without the images is, before they are read and moved.
         require_place(self.out, "the output folder")
         objective = objective_of(config.objective)
+        if not going_on:
+            check_window(config.objective, objective)
         self.needs = needed(*own_names(config))
         self.network = self._placed(network, settings.start if not going_on else "")
         given = dataset, validation, self.ranks, self.progress
