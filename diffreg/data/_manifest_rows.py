@@ -23,6 +23,8 @@ TIMES = ("time", "moving_time", "fixed_time")
 PAIR_COLUMNS = (*FILES, "group", *SLICES, *TIMES)
 # Of a manifest of images: what each image brings as the moving and as the fixed one of a pair.
 IMAGE_COLUMNS = ("image", "label", "mask", "points", "group", "slice", "time")
+# What a side of a pair may have, in the words of others too.
+_BESIDE = {"mask", "label", "labels", "points", "landmarks", "segmentation", "roi"}
 NEAR = 0.8  # a column as near as this to a known one is a slip of the pen
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines
 
@@ -95,6 +97,12 @@ def check_columns(names: Sequence[str], where: str, images: bool | None = None) 
 
 
 def _near_known(name: str) -> bool:
+    """Whether a column was perhaps meant to be one of ours: without it the pairs lose a mask."""
+    words = set(name.lower().split("_"))
+    if words & {"moving", "fixed"} and words & _BESIDE:
+        return True
+    if name.lower() in ("moving_id", "fixed_id"):
+        return False
     every = (*PAIR_COLUMNS, *IMAGE_COLUMNS)
     return bool(difflib.get_close_matches(name.lower(), every, n=1, cutoff=NEAR))
 

@@ -231,3 +231,19 @@ def test_points(folder):
     }.items():
         with pytest.raises(ValueError, match=message):
             read_points(written(folder, text, "p.csv"))
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_fixed", "labels_moving", "moving_segmentation", "fixed_roi"]
+)
+def test_a_column_that_may_be_meant_for_ours_is_refused(name, folder):
+    (folder / "p.csv").write_text(f"moving,fixed,{name}\na.png,b.png,la.png\n")
+    with pytest.raises(ValueError, match=f"there is no column '{name}'; the nearest is "):
+        read_manifest(folder / "p.csv")
+
+
+@pytest.mark.parametrize("name", ["moving_id", "fixed_id", "site", "scanner"])
+def test_a_column_of_something_else_is_left_alone(name, folder):
+    (folder / "p.csv").write_text(f"moving,fixed,{name}\na.png,b.png,7\n")
+    with pytest.warns(FileWarning, match=f"left alone: '{name}'"):
+        assert len(read_manifest(folder / "p.csv")) == 1
