@@ -102,7 +102,7 @@ def check_cohort(folder: Path, out: str) -> None:
         sorted(str(p.relative_to(folder / o)) for p in (folder / o).rglob("*"))
         for o in ("whole", out)
     ]
-    assert names[0] == names[1]
+    assert names[0] == names[1], set(names[0]) ^ set(names[1])
 
 
 KINDS: dict[str, tuple[Callable, Callable, Callable]] = {

@@ -351,3 +351,11 @@ def test_results_that_were_damaged_lose_no_other(folder, capsys):
     assert "out/0002_moving1_to_fixed1/displacement.nii.gz is not a readable" in said.err
     with (folder / "out/metrics.csv").open() as file:
         assert [line["row"][-1] for line in csv.DictReader(file)] == ["2", "4", "5"]
+
+
+def test_what_a_killed_process_left_goes_with_the_next(folder):
+    (folder / "out").mkdir()
+    (folder / "out" / ".999999999-trialx").mkdir()
+    (folder / "out" / ".999999999-metrics.csv").touch()
+    assert run("register", "some.csv", "-o", "out", "--no-report") == 2
+    assert not list((folder / "out").glob(".*"))

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 
 from diffreg import __version__
-from diffreg._files import FULL
+from diffreg._files import FULL, remove_leftovers
 from diffreg._ranks import ALONE, Rank
 from diffreg.affine.start import Start, affine_start
 from diffreg.data.images import Image, file_of, read_part
@@ -64,6 +64,8 @@ def register_all(
     jobs, closed = _jobs(manifest, out, method)
     check_some_listed(out, (job.pair for job in jobs))
     forget(out, rank)
+    if rank.alone:  # ranks of other machines have numbers of their own
+        remove_leftovers(out)
     jobs = [job for job in jobs if rank.takes(job.number)]
     failed = {number: entry for number, entry in closed.items() if rank.takes(number)}
     there = [job for job in jobs if job.done]
