@@ -6,18 +6,36 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+_INSTALLED = {"site-packages", "dist-packages"}
 
-def place_of(error: BaseException) -> str:
+
+def place_of(error: BaseException, installed: bool = False) -> str:
     """The user's file and line that an error went through last, as " (FILE, line N)"; "": none.
+
+    Args:
+        error: what was raised.
+        installed: whether code of the user's may be an installed package, too: then, where no
+            other is found, the one that was called first, torch left aside.
 
     Example:
         >>> from diffreg._own_code import place_of
         >>> place_of(ValueError("raised by nobody"))
         ''
     """
-    others = [Path(__file__).parent, *map(Path, sysconfig.get_paths().values())]
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+    paths = sysconfig.get_paths()
+    others = [Path(__file__).parent, Path(paths["stdlib"]), Path(paths["platstdlib"])]
+    own, packaged = [], []
+    for frame, line in traceback.walk_tb(error.__traceback__):
         file = Path(frame.f_code.co_filename)
-        if file.is_file() and not any(file.is_relative_to(folder) for folder in others):
-            return f" ({file}, line {line})"
-    return ""
+        place = f" ({file}, line {line})"
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if not file.is_file():
+            continue
+        if _INSTALLED & set(file.parts):
+            packaged.append((package, place))
+        elif not any(file.is_relative_to(folder) for folder in others):
+            own.append(place)
+    if own or not installed:
+        return own[-1] if own else ""
+    called = [found for found in packaged if found[0] not in ("diffreg", "torch")]
+    return next((place for package, place in reversed(called) if package == called[0][0]), "")

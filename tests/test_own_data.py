@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 from runs import Pairs, config_of
 from test_trainer import save_images, weights
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, Subset
 
 from diffreg._files import FileWarning
 from diffreg.cli.main import main
@@ -245,6 +246,80 @@ def test_what_a_dataset_raises_is_told_with_the_sample(name, workers, tmp_path, 
         trainer(config_with(tmp_path / "run", workers), dataset, Pairs()).train()
     place = f"{tmp_path / 'broken.py'}, line 5"
     assert str(found.value) == f"sample 3 of {name}: KeyError: 'subject 17' ({place})"
+    trace = "".join(traceback.format_exception(found.value.__cause__))
+    assert f'"{tmp_path / "broken.py"}", line 5, in sample\n' in trace and "KeyError" in trace
+
+
+INSTALLED = """
+import torch
+from other import read
+
+class Listed(torch.utils.data.Dataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return read(index)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_place_in_a_dataset_that_is_installed(workers, tmp_path, monkeypatch):
+    """The line of its own package that called the one that failed; also inside torch's Subset."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "listed.py").write_text(INSTALLED)
+    (folder / "other.py").write_text("def read(index):\n    raise OSError(index)\n")
+    monkeypatch.syspath_prepend(folder)
+    for name in ("listed", "other"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    dataset = importlib.import_module("listed").Listed()
+    for given, kind in ((dataset, "Listed"), (Subset(dataset, [1]), "Subset")):
+        with pytest.raises(OSError, match=rf"^sample \d of {kind}: OSError: \d") as found:
+            trainer(config_with(tmp_path / "run", workers), given).train()
+        assert str(found.value).endswith(f" ({folder / 'listed.py'}, line 10)")
+
+
+class Raising(Pairs):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def __getitem__(self, index):
+        raise self.kind("of it")
+
+
+class Odd(Exception):
+    """Which pickle cannot make again."""
+
+    def __init__(self, why, where=None, *, how=1):
+        super().__init__(why)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (FileNotFoundError, FileNotFoundError),
+        (BrokenPipeError, OSError),  # by which the command line would think that nobody reads on
+        (MemoryError, MemoryError),
+        (torch.OutOfMemoryError, torch.OutOfMemoryError),
+        (Odd, ValueError),
+        (RuntimeError, ValueError),
+    ],
+)
+def test_what_callers_tell_apart_stays_what_it_is(kind, told, workers):
+    pairs = OwnPairs(Raising(kind), 0, 2, workers=workers)
+    with pytest.raises(told, match=rf"^sample \d of Raising: {kind.__name__}: ") as found:
+        pairs.batch(range(2))
+    assert type(found.value) is told and "\n" not in str(found.value)
+    cause = found.value.__cause__
+    assert isinstance(cause, kind) if workers == 0 else kind.__name__ in str(cause)
+
+
+def test_what_is_no_error_passes():
+    with pytest.raises(KeyboardInterrupt):
+        OwnPairs(Raising(KeyboardInterrupt), 0, 2).batch(range(2))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -279,8 +354,9 @@ def test_data_that_cannot_be(tmp_path):
         trainer(config_with(tmp_path / "run", workers=2), Stream())
     with pytest.raises(ValueError, match="validation must be a dataset with a length"):
         trainer(config, Pairs(), Stream())
-    with pytest.raises(ValueError, match="dataset must have samples; Stream has none"):
-        trainer(config, Stream(0)).train()
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"^dataset must have samples; Stream has none$"):
+            trainer(config_with(tmp_path / "run", workers), Stream(0)).train()
     sections = config.to_dict()
     sections["augmentation"] = {"amplitude": 1.0}
     with pytest.raises(ValueError, match=r"\[augmentation\] is for the pairs of images"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 Share = Callable[[Sequence[int]], Sequence[int]]
 Steps = Callable[[], Iterator[Sequence[int]]]
@@ -66,7 +67,7 @@ class Ahead:
             ) from error
         if isinstance(found, Exception):
             self.close()
-            raise found
+            raise found from found.__cause__ or getattr(found, "trace", None)
         self._step = step + 1
         return found
 
@@ -83,6 +84,20 @@ class Ahead:
             generator=torch.Generator(),  # torch's own stays as it was
             **options,
         )
+
+
+class WorkerTrace(Exception):
+    """The trace of an error of another process, as text: the cause of the one that is raised."""
+
+    def __str__(self) -> str:
+        return f"in a process that reads ahead:\n\n{self.args[0]}"
+
+
+def traced(error: Exception) -> Exception:
+    """An error as a worker gives it: pickled it loses its trace and its cause, but for text."""
+    if get_worker_info() is not None:
+        vars(error)["trace"] = WorkerTrace("".join(traceback.format_exception(error)))
+    return error
 
 
 class Sampler:

@@ -19,7 +19,7 @@ from diffreg.data.known import Known
 from diffreg.data.order import permutation
 from diffreg.data.pairs import Batch, Sample
 from diffreg.training.loading import Ahead, Sampler, Share, Steps
-from diffreg.training.protocol import batched, collated, tried
+from diffreg.training.protocol import NoSamples, batched, collated, tried
 from diffreg.training.seeding import seeded
 
 _DRAWN, _WHOLE = 2, 3  # what a seed is for, beside its number
@@ -139,6 +139,10 @@ def _title(kind: str, index: int) -> str:
     return f"sample {index} of {kind.rpartition(':')[2]}"
 
 
+def _no_samples(dataset: Any) -> NoSamples:
+    return NoSamples(f"dataset must have samples; {type(dataset).__name__} has none")
+
+
 def _check_indexed(dataset: Any) -> None:
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise TypeError(
@@ -146,7 +150,7 @@ def _check_indexed(dataset: Any) -> None:
             f"diffreg.data.pairs.PairDataset, got {type(dataset).__name__}"
         )
     if len(dataset) == 0:
-        raise ValueError(f"dataset must have samples; {type(dataset).__name__} has none")
+        raise _no_samples(dataset)
 
 
 def _from_to(lengths: Any) -> tuple[tuple[float, ...], ...]:
@@ -201,14 +205,12 @@ class _Stream(IterableDataset):
 
         def following() -> Any:
             nonlocal source
-            item = next(source, None)
-            if item is None:
-                source = iter(self.dataset)
-                item = next(source, None)
-            if item is None:
-                kind = type(self.dataset).__name__
-                raise ValueError(f"dataset must have samples; {kind} has none")
-            return item
+            for item in source:
+                return item
+            source = iter(self.dataset)
+            for item in source:
+                return item
+            raise _no_samples(self.dataset)
 
         for number in count():
             with seeded(self.seed, number, _DRAWN):

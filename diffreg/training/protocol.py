@@ -13,6 +13,7 @@ from diffreg._files import FileWarning
 from diffreg._own_code import place_of
 from diffreg.data.known import TERMS, Known, label_values, one_hot, together
 from diffreg.data.pairs import Batch, Sample
+from diffreg.training.loading import traced
 
 # Key -> what it has to be, D = 2 or 3; the first two must be there.
 PROTOCOL = {
@@ -26,7 +27,13 @@ PROTOCOL = {
     "fixed_points": "(K, D), voxels",
     "displacement": "(D, *S), voxels, NaN where it is not known",
 }
+# What callers tell apart, and what is of the machine and not of the dataset.
+_KEPT = (torch.OutOfMemoryError, MemoryError, FileNotFoundError, PermissionError, OSError)
 _FAR = 50  # of an image's values: nothing that is centred and scaled is beyond, a CT is
+
+
+class NoSamples(ValueError):
+    """A dataset is empty."""
 
 
 def tried(get: Callable[[], Any], name: str) -> Sample | Exception:
@@ -35,14 +42,21 @@ def tried(get: Callable[[], Any], name: str) -> Sample | Exception:
     Args:
         get: the dataset's own code, which may raise anything.
         name: of the sample.
+
+    Returns:
+        The sample; or an error of one line, its cause what was raised: an OSError, MemoryError or
+        torch.OutOfMemoryError as it was, else a ValueError or TypeError.
     """
     try:
         item = get()
+    except NoSamples as error:
+        return error
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        wrong = ValueError(f"{name}: {what}{place_of(error)}")
-        wrong.__cause__ = error  # its trace, where it does not come from another process
-        return wrong
+        kind = next((kind for kind in _KEPT if isinstance(error, kind)), ValueError)
+        wrong = kind(f"{name}: {what}{place_of(error, installed=True)}")
+        wrong.__cause__ = error
+        return traced(wrong)
     try:
         return checked_sample(item, name)
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from diffreg.data.pairs import PairDataset, Sample
-from diffreg.training.loading import Ahead, Sampler, Share, Steps
+from diffreg.training.loading import Ahead, Sampler, Share, Steps, traced
 
 
 class ReadAhead(PairDataset):
@@ -60,7 +60,7 @@ class _Samples(Dataset):
         try:
             return self.prepared.sample(self.pairs[draw[1]])
         except (ValueError, TypeError, OSError) as error:
-            return error
+            return traced(error)
 
 
 def _several(samples: Sequence[Sample | Exception]) -> Sequence[Sample] | Exception:
