@@ -11,8 +11,10 @@ from test_trainer import weights
 from torch import nn
 
 from diffreg.cli.main import main
+from diffreg.models import build_model
 from diffreg.registration import register
 from diffreg.training import Trainer, load_network
+from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import EXTRA, Config
 from diffreg.training.own import _takes_dimensions
 
@@ -124,6 +126,25 @@ def test_a_class_of_volumes_is_trained_goes_on_and_registers(model, tmp_path, mo
     out = tmp_path / "all"
     assert main(["register", str(tmp_path / "images"), "-o", str(out), *trusted]) == 0
     assert len(list(out.glob("*/displacement*"))) == 6
+
+
+def test_an_object_says_itself_that_it_is_of_volumes(tmp_path, monkeypatch):
+    network = build_model("lunet", dimensions=3, widths=(2, 2))
+    run = Trainer(of_files(tmp_path, monkeypatch), progress=False, network=network)
+    run.train()
+    assert read_checkpoint(run.out / "last.pt")["config"]["model"]["dimensions"] == 3
+    assert run.dataset.batch([0]).fixed.shape == (1, 1, *SHAPE)
+    images = build_model("lunet", widths=(2, 2))
+    said = r"\[model\] says dimensions = {}, and the network that was given, a LUNet, {}: leave it"
+    sections = run.config.to_dict()
+    for model, given in (
+        ({"name": "lunet", "dimensions": 3}, images),
+        ({"name": "own_volumes:Plain", "dimensions": 2}, network),
+    ):
+        config = Config.from_dict({**sections, "model": model})
+        wrong = said.format(model["dimensions"], given.config.dimensions)
+        with pytest.raises(ValueError, match=wrong):
+            Trainer(config, progress=False, network=given)
 
 
 def test_layers_of_volumes_that_are_given_images_say_what_is_right(tmp_path, monkeypatch):

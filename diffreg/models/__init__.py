@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from diffreg.models._checks import applied
+from diffreg.models._checks import applied, dimensions_of
 from diffreg.models._layers import in_memory_order, memory_order
 from diffreg.models.lunet import LUNet, LUNetConfig
 from diffreg.models.sn import SN, SNConfig
@@ -19,6 +19,7 @@ __all__ = [
     "SNConfig",
     "applied",
     "build_model",
+    "dimensions_of",
     "in_memory_order",
     "memory_order",
 ]

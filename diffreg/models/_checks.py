@@ -25,6 +25,19 @@ def check_dimensions(dimensions: int) -> None:
         raise ValueError(f"dimensions must be 2 (images) or 3 (volumes), got {dimensions}")
 
 
+def dimensions_of(network: Any) -> int | None:
+    """D as a network says it, by `dimensions` or `config.dimensions`; None: it says neither.
+
+    Example:
+        >>> from diffreg.models import build_model, dimensions_of
+        >>> dimensions_of(build_model("sn", dimensions=3))
+        3
+    """
+    of = network if hasattr(network, "dimensions") else getattr(network, "config", None)
+    dimensions = getattr(of, "dimensions", None)
+    return dimensions if isinstance(dimensions, int) and dimensions in (2, 3) else None
+
+
 def check_integration_steps(steps: int) -> None:
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
         raise ValueError(f"integration_steps must be a whole number >= 0, got {steps!r}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffreg.data.prepare import Prepared
 from diffreg.losses import Objective
-from diffreg.models import applied
+from diffreg.models import applied, dimensions_of
 from diffreg.registration.variational import register_variational
 
 
@@ -66,8 +66,7 @@ def device_of(network: nn.Module) -> torch.device:
 
 def takes_volumes(network: Any) -> bool:
     """Whether it says of itself that it is of volumes; one that says nothing is of images."""
-    of = network if hasattr(network, "dimensions") else getattr(network, "config", None)
-    return getattr(of, "dimensions", 2) == 3
+    return dimensions_of(network) == 3
 
 
 def check_network(network: Any) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffreg.models import dimensions_of
+
 GIVEN = "given"  # the name of a network that is an object, not a path
 PLUGINS = "diffreg.models"  # the group of entry points
 
@@ -54,10 +56,26 @@ class OwnModel:
         return int(self.settings.get("dimensions", 2))
 
     @classmethod
-    def given(cls, network: nn.Module, dimensions: int = 2) -> OwnModel:
-        """How settings name a network that is an object."""
+    def given(cls, network: nn.Module, model: Any) -> OwnModel:
+        """How settings name a network that is an object.
+
+        Args:
+            network: which may say D itself, by `dimensions` or `config.dimensions`.
+            model: [model], which says it where the network does not.
+
+        Raises:
+            ValueError: they say different ones.
+        """
         kind = f"{type(network).__module__}.{type(network).__qualname__}"
-        return cls(GIVEN, {"kind": kind, "dimensions": dimensions})
+        own, default = dimensions_of(network), model.dimensions == 2
+        if isinstance(model, OwnModel):
+            default = "dimensions" not in model.settings
+        if own is not None and own != model.dimensions and not default:
+            raise ValueError(
+                f"[model] says dimensions = {model.dimensions}, and the network that was given, a "
+                f"{type(network).__name__}, {own}: leave it out of [model]"
+            )
+        return cls(GIVEN, {"kind": kind, "dimensions": own or model.dimensions})
 
 
 def is_plain(value: Any) -> bool:

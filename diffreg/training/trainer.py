@@ -57,7 +57,8 @@ class Trainer(Parts):
         progress: whether to draw a progress bar on stderr.
         ranks: this process among those of the run; None: alone, on `config.training.device`.
         network: what is trained in place of what `config.model` names, `(moving, fixed) ->
-            displacement`; its checkpoints say that it was an object, and of what kind.
+            displacement`; its checkpoints say that it was an object, and of what kind. Of volumes
+            where its `dimensions`, its `config.dimensions` or `config.model.dimensions` is 3.
         callbacks: who is told of steps, validations and checkpoints (`diffreg.training.Callback`),
             beside those of `training.callbacks`.
 
@@ -86,7 +87,7 @@ class Trainer(Parts):
             raise TypeError(f"config must be a Config, of load_config(path), got {config!r:.80}")
         settings = config.training
         model = config.model
-        described = model if network is None else OwnModel.given(network, model.dimensions)
+        described = model if network is None else OwnModel.given(network, model)
         config = replace(config, model=settled(described))
         self.config = config
         self.out = Path(settings.out)
