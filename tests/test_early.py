@@ -1,6 +1,7 @@
 """What can be refused before the long work is: output folders, labels, images, a run's settings."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Pillow
 from runs import config_of
 from test_cohort import blob, save
 from test_trainer import save_images
@@ -116,6 +118,61 @@ def test_trying_leaves_nothing(folder, capsys):
 def test_labels_that_do_not_fit(folder, capsys, moving, fixed, message):
     words = ("--moving-label", f"{moving}.nii.gz", "--fixed-label", f"{fixed}.nii.gz")
     assert message in refused(capsys, "-o", "out", *words)
+
+
+def of_pictures(folder, name="pairs.csv"):
+    for picture, at in (("m", 0.53), ("f", 0.5)):
+        Pillow.fromarray(blob(SHAPE, at).astype(np.uint8)).save(folder / f"{picture}.png")
+    (folder / name).write_text("moving,fixed\nm.nii.gz,f.nii.gz\nm.png,f.png\n")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_maps_of_the_determinant_of_pictures(kept, folder, capsys, monkeypatch):
+    """Of a manifest as of a pair, before its first pair; also where all pairs are there."""
+    of_pictures(folder)
+    if kept:
+        monkeypatch.undo()
+        monkeypatch.chdir(folder)
+        assert main(["register", "pairs.csv", "-o", "out", "--iterations", "1"]) == 0
+        capsys.readouterr()
+    assert main(["register", "pairs.csv", "-o", "out", "--jacobian", "--iterations", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("diffreg: error: pairs.csv, line 3: maps of the determinant are NIfTI")
+    assert "a picture has no such grid: f.png; leave out --jacobian" in said
+    assert said.count("\n") == 1 and (folder / "out").exists() == kept
+
+
+def test_maps_of_the_determinant_of_a_grid_without_cells(folder, capsys):
+    """Of one plane along another axis than the last; its slices are lines."""
+    save("plane.nii.gz", np.ones((12, 1, 9), np.float32))
+    (folder / "planes.csv").write_text("moving,fixed\nplane.nii.gz,plane.nii.gz\n")
+    for words, shape in (([], [12, 1, 9]), (["--by-slice"], [12, 1])):
+        assert main(["register", "planes.csv", "-o", "out", "--jacobian", *words]) == 2
+        assert f"a grid of {shape} voxels has no cell" in capsys.readouterr().err
+
+
+def test_what_a_pair_of_arrays_cannot_have_fails_before_it_is_registered(folder, capsys):
+    np.savez("lines.npz", a=np.ones((12, 1)))
+    (folder / "lines.csv").write_text("moving,fixed\nlines.npz:a,lines.npz:a\n")
+    assert main(["register", "lines.csv", "-o", "out", "--jacobian"]) == 2
+    assert "a grid of [12, 1] voxels has no cell" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        ("nibabel", ["register", "m.png", "f.png"], "nibabel is needed for NIfTI files"),
+        ("matplotlib", ["register", "m.nii.gz", "f.nii.gz"], "matplotlib is needed for report"),
+        ("matplotlib", ["register", "pairs.csv"], "matplotlib is needed for report.html: pip"),
+        ("matplotlib", ["evaluate", "pairs.csv"], "matplotlib is needed for report.html: pip"),
+    ],
+)
+def test_what_writes_the_results_is_not_installed(module, words, said, folder, capsys, monkeypatch):
+    of_pictures(folder)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main([*words, "-o", "out"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder / "out").exists()
 
 
 def test_images_that_cannot_be_compared(folder):

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffreg._extras import require
-from diffreg.cli.options import network_of, normalization_of, progress_bar, say_method
+from diffreg.cli.options import (
+    network_of,
+    normalization_of,
+    progress_bar,
+    require_writers,
+    say_method,
+)
 from diffreg.cli.steps import one_of
 from diffreg.cli.variational import beside_of, minimised_of
 
@@ -37,6 +43,7 @@ def run_register(options: argparse.Namespace) -> int:
     from diffreg.registration.folders import REPORT, check_output_folder, check_same_pair
     from diffreg.registration.outlines import labels_shared
 
+    require_writers(page=not options.no_report)
     minimised, trained = minimised_of(options), network_of(options)
     out = check_output_folder(options.out)
     of_moving = options.slice if options.moving_slice is None else options.moving_slice

@@ -15,6 +15,7 @@ from diffreg.cli.options import (
     network_of,
     normalization_of,
     progress_bar,
+    require_writers,
     say_method,
 )
 from diffreg.cli.variational import OPTIONS, minimised_of
@@ -33,12 +34,16 @@ def register_manifest(options: argparse.Namespace) -> int:
     from diffreg.data.manifest import read_manifest
     from diffreg.evaluation.cohort_report import write_cohort_report
     from diffreg.registration.cohort import gathered
+    from diffreg.registration.determinants import check_all_cells
     from diffreg.registration.files import METRICS, read_json
 
     rank = this_rank()
     _check_manifest_options(options)
+    require_writers(page=not options.no_report)
     manifest = read_manifest(options.moving)
     method = _method(options, both_ways=False)
+    if method.jacobian:
+        check_all_cells(manifest, method.slices)
     pairs = _pairs_of_folder(manifest, method, options.all_pairs)
     out = _made(options.out)
     share = _registered(manifest, out, method, pairs, options, rank)
@@ -59,6 +64,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     rank = this_rank()
     _check_evaluate_options(options)
+    require_writers()
     out, name, share, everyone = _to_measure(options, rank)
     how = not options.contrasts_differ, normalization_of(options, {})
     found = (share, {}) if rank.alone else _of_all_ranks(share, everyone, out, rank, how)
@@ -247,18 +253,12 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
     for option in ("no_composites", "also", "landmarks"):
         if getattr(options, option):
             raise ValueError(f"--{option.replace('_', '-')} is of one pair: leave it out")
-    for option, column in (
-        ("fixed_mask", "fixed_mask"),
-        ("moving_mask", "moving_mask"),
-        ("fixed_label", "fixed_label"),
-        ("moving_label", "moving_label"),
-        ("slice", "slice"),
-        ("moving_slice", "moving_slice"),
-        ("time", "time"),
-        ("moving_time", "moving_time"),
+    for column in (
+        *("fixed_mask", "moving_mask", "fixed_label", "moving_label"),
+        *("slice", "moving_slice", "time", "moving_time"),
     ):
-        if getattr(options, option) is not None:
-            name = option.replace("_", "-")
+        if getattr(options, column) is not None:
+            name = column.replace("_", "-")
             raise ValueError(f"--{name} is of one pair; a manifest has the column {column}")
 
 

@@ -24,6 +24,20 @@ def say_method(options: argparse.Namespace) -> None:
         print(line, file=sys.stderr)
 
 
+def require_writers(page: bool = True) -> None:
+    """Ask for what writes the results before the long work that they come of.
+
+    Args:
+        page: whether report.html is among them.
+
+    Raises:
+        ImportError: a package is not installed.
+    """
+    require("nibabel", "NIfTI files")
+    if page:
+        require("matplotlib", "report.html")
+
+
 def network_of(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `register` that come with a checkpoint; none for the variational method."""
     if options.method == "network" and options.checkpoint is None:

@@ -28,7 +28,7 @@ from diffreg.data._nifti import part_of
 from diffreg.data._tiff import check_directories
 from diffreg.data.grid import LPS, check_affine
 
-_PICTURES = {
+PICTURES = {
     **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
     **dict.fromkeys((".jpg", ".jpeg"), "JPEGImageIO"),
 }
@@ -36,7 +36,7 @@ _PLACED = {
     **dict.fromkeys((".mha", ".mhd"), "MetaImageIO"),
     **dict.fromkeys((".nrrd", ".nhdr"), "NrrdImageIO"),
 }
-ENDINGS = (*_PLACED, *_PICTURES)
+ENDINGS = (*_PLACED, *PICTURES)
 _LONGEST = 200  # letters of what ITK says
 _T = TypeVar("_T")
 
@@ -50,7 +50,7 @@ def open_itk(path: Path) -> Any:
     """
     reader = require("SimpleITK", f"reading {path.name}", "itk").ImageFileReader()
     ending = path.suffix.lower()
-    reader.SetImageIO({**_PLACED, **_PICTURES}.get(ending, "GDCMImageIO"))
+    reader.SetImageIO({**_PLACED, **PICTURES}.get(ending, "GDCMImageIO"))
     reader.SetFileName(str(path))
     check = _check_before(path, ending)
     ask(path, reader.ReadImageInformation)
@@ -67,10 +67,10 @@ def _check_before(path: Path, ending: str) -> Callable[[Any], None]:
     if ending in _PLACED:
         packed, files = check_header(path, _PLACED[ending] == "MetaImageIO")
         return lambda reader: check_claim(prod(reader.GetSize()), path, packed, files)
-    if _PICTURES.get(ending) == "TIFFImageIO":
+    if PICTURES.get(ending) == "TIFFImageIO":
         bits = check_directories(path)
         return lambda reader: _check_depth(reader, path, bits)
-    if ending in _PICTURES:
+    if ending in PICTURES:
         return lambda reader: check_claim(prod(reader.GetSize()), path, packed=True)
     elements = walk(path)
     check_coded(elements.claimed, path)
@@ -124,7 +124,7 @@ def read_itk(
     """
     reader = open_itk(path)
     part, index = part_of(path, reader.GetSize(), slice_index, time)
-    if path.suffix.lower() in _PICTURES:
+    if path.suffix.lower() in PICTURES:
         values = read_voxels(reader, path, part, colours=True)
         if reader.GetNumberOfComponents() > 1:
             values = _png.one_channel(values, path)

@@ -44,6 +44,11 @@ def kind_of(path: str | Path) -> str:
     )
 
 
+def is_picture(path: str | Path) -> bool:
+    """Whether a name is of a picture, PNG, JPEG or TIFF, which as a rule has no place in space."""
+    return kind_of(path) == "png" or Path(path).suffix.lower() in _itk.PICTURES
+
+
 def file_of(path: str | Path) -> Path:
     """The file or folder that holds an image: without `:array` and `:series`.
 

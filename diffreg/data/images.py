@@ -14,7 +14,7 @@ from torch import Tensor
 from diffreg._files import FileWarning
 from diffreg.data import _dicom, _itk, _nifti, _npz, _png
 from diffreg.data._forms import tell_place
-from diffreg.data._kinds import ENDINGS, existing, file_of, kind_of
+from diffreg.data._kinds import ENDINGS, existing, file_of, is_picture, kind_of
 from diffreg.data._numbers import as_labels, cast, held
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.normalization import Normalization, normalize
@@ -30,6 +30,7 @@ __all__ = [
     "coverage",
     "display_orientation",
     "file_of",
+    "is_picture",
     "kind_of",
     "normalize",
     "read_image",

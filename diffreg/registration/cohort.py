@@ -24,6 +24,7 @@ from diffreg.data.labels import doubted
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
+from diffreg.registration.determinants import check_cells
 from diffreg.registration.files import add_determinants, write_registration
 from diffreg.registration.folders import check_some_listed, folder_name, place_from
 from diffreg.registration.jobs import Cohort, Job, Method
@@ -142,11 +143,11 @@ def _written(result: Registration | None, job: Job, jacobian: bool) -> str | Non
     return None
 
 
-def read_pair(pair: Pair) -> PairImages:
+def read_pair(pair: Pair, jacobian: bool = False) -> PairImages:
     """The images of a pair.
 
     Raises:
-        FileNotFoundError, ValueError: a file that cannot be read.
+        FileNotFoundError, ValueError: a file that cannot be read; for `jacobian`, as `check_cells`.
 
     Example: `read_pair(pair).prepared()`
     """
@@ -154,9 +155,12 @@ def read_pair(pair: Pair) -> PairImages:
     def mask(path: Path | None, index: int | None, time: int | None) -> Image | None:
         return None if path is None else read_part(path, index, time, label=True)
 
+    fixed = read_part(pair.fixed, pair.fixed_slice, pair.fixed_time)
+    if jacobian:
+        check_cells(fixed)
     return PairImages(
         read_part(pair.moving, pair.moving_slice, pair.moving_time),
-        read_part(pair.fixed, pair.fixed_slice, pair.fixed_time),
+        fixed,
         mask(pair.fixed_mask, pair.fixed_slice, pair.fixed_time),
         mask(pair.moving_mask, pair.moving_slice, pair.moving_time),
     )
@@ -211,7 +215,7 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
     """By the variational method."""
     for job in jobs:
         try:
-            images = read_pair(job.pair)
+            images = read_pair(job.pair, method.jacobian)
             with _telling_memory():
                 result = register(
                     *(images.moving, images.fixed),
@@ -252,7 +256,7 @@ def _in_batches(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
 
     for job in jobs:
         try:
-            images = read_pair(job.pair)
+            images = read_pair(job.pair, method.jacobian)
             how = method.affine, method.similarity, method.search, method.normalization
             start = affine_start(images, *how)
             prepared = images.prepared(method.normalization, start.matrix)

@@ -5,6 +5,7 @@ J(p) = mean over the corners, at p, of the cells around it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffreg.data.geometry import Image
-from diffreg.data.images import write_image
+from diffreg.data.images import is_picture, kind_of, write_image
+from diffreg.data.manifest import Pair
 from diffreg.ops import jacobian_determinant
 from diffreg.registration.folders import JACOBIAN, LOG_JACOBIAN, WITH_AFFINE
+from diffreg.transforms.places import place_of
 
 
 def write_determinants(
@@ -32,7 +35,7 @@ def write_determinants(
         fixed: the grid, which has a place in space.
 
     Raises:
-        ValueError: PNG files, of which no such image can be written, or a grid without cells.
+        ValueError: pictures, of which no such image can be written, or a grid without cells.
     """
     check_cells(fixed)
     found = voxel_determinants(displacement)
@@ -45,16 +48,53 @@ def write_determinants(
         write_image(folder / name, values, fixed)
 
 
-def check_cells(fixed: Image) -> None:
+def check_cells(fixed: Image, slices: bool = False) -> None:
     """Refuse a grid of which no map of the determinant can be written.
+
+    Args:
+        fixed: the grid.
+        slices: whether only slices of it are registered.
 
     Raises:
         ValueError: a picture's, or one without cells.
     """
     if fixed.kind == "png":
-        raise ValueError("maps of the determinant are NIfTI files, and a picture has no such grid")
-    if min(fixed.shape) < 2:
-        raise ValueError(f"a grid of {list(fixed.shape)} voxels has no cell, so no determinant")
+        raise ValueError(
+            "maps of the determinant are NIfTI files, and a picture has no such grid: "
+            f"{fixed.name}; leave out --jacobian, in Python jacobian=True"
+        )
+    shape = fixed.shape[:2] if slices else fixed.shape
+    if min(shape) < 2:
+        raise ValueError(
+            f"a grid of {list(shape)} voxels has no cell, so no determinant: {fixed.name}; leave "
+            "out --jacobian, in Python jacobian=True"
+        )
+
+
+def check_all_cells(pairs: Iterable[Pair], slices: bool) -> None:
+    """As `check_cells`, for every pair before the first is registered.
+
+    Of NIfTI files the header is read, of pictures all, of other kinds nothing.
+
+    Args:
+        pairs: of a manifest; what cannot be read is told with its own pair.
+        slices: whether volumes are taken slice by slice.
+
+    Raises:
+        ValueError: with the row.
+    """
+    firsts = {(pair.fixed, slices or pair.fixed_slice is not None): pair for pair in pairs}
+    for (path, by_slice), pair in firsts.items():
+        try:
+            read = is_picture(path) or kind_of(path) == "nifti"
+            grid = place_of("fixed", path) if read else None
+        except (ValueError, OSError):
+            continue
+        if grid is not None:
+            try:
+                check_cells(grid, by_slice)
+            except ValueError as error:
+                raise ValueError(f"{pair.row}: {error}") from None
 
 
 def voxel_determinants(displacement: Tensor) -> Tensor:
