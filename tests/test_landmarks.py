@@ -40,7 +40,11 @@ def changed(points, row, values):
         ((HERE, THERE, np.inf), ValueError, "the weight of landmarks must be .*, got inf"),
         ((HERE, THERE[:2], 1), ValueError, r"as many points in both .*\[3, 3\] and \[2, 3\]"),
         ((HERE[:0], THERE[:0], 1), ValueError, r"K >= 1, got \[0, 3\]"),
-        ((HERE[:, :2], THERE[:, :2], 1), ValueError, r"\(K, 3\) each, RAS mm"),
+        (
+            (HERE[:, :2], THERE[:, :2], 1),
+            ValueError,
+            r"\(K, 3\), x, y and z in RAS mm, got .*: image, \[.* lies in space",
+        ),
         ((HERE[0], THERE[0], 1), ValueError, r"got \[3\] and \[3\]"),
         ((HERE, changed(THERE, 1, np.nan), 1), ValueError, "finite, got .*for moving point 2"),
         ((changed(HERE, 0, np.inf), THERE, 1), ValueError, "finite, got .*for fixed point 1"),
@@ -246,8 +250,13 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     head = ",".join(f"{side}_{axis}" for side in ("fixed", "moving") for axis in "xyz")
     rows = [",".join(map(str, row)) for row in np.hstack([HERE, THERE])]
     (tmp_path / "l.csv").write_text("\n".join([head, *rows]) + "\n")
+    plane, far = "fixed_x,fixed_y,moving_x,moving_y\n1,2,3,4\n", f"{head}\n900,0,0,1,2,3\n"
+    (tmp_path / "plane.csv").write_text(plane)
+    (tmp_path / "far.csv").write_text(far)
     pair = ("register", "m.nii.gz", "f.nii.gz", "-o", "out", "--landmarks")
     for words, message in (
+        (("plane.csv", "1"), "error: plane.csv: landmarks must be (K, 3), x, y and z in RAS mm"),
+        (("far.csv", "1"), "error: far.csv: landmarks must lie in the fixed image: fixed point 1"),
         (("l.csv", "-1"), "--landmarks: WEIGHT must be a finite number > 0, got '-1'"),
         (("no.csv", "1"), "no.csv does not exist"),
         (("l.csv", "1", "--checkpoint", "lunet-cardiac-mr"), "--landmarks is of the variational"),

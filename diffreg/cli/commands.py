@@ -60,7 +60,7 @@ def run_register(options: argparse.Namespace) -> int:
         labels_shared(*(image.data for image in labels))
     if options.jacobian:
         check_cells(fixed)
-    beside = beside_of(options, (of_moving, options.slice), (time, options.time))
+    beside = beside_of(options, fixed, (of_moving, options.slice), (time, options.time))
     method = {**minimised, **trained, **beside}
     say_method(options)
     with progress_bar("register") as progress:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image
+    from diffreg.registration.landmarks import Landmarks
 
 SIMILARITIES = ("auto", "ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
 PRESETS = ("default", "slice", "volume", "multimodal", "paper")
@@ -100,29 +101,41 @@ def minimised_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def beside_of(
-    options: argparse.Namespace, slices: tuple[int | None, ...], times: tuple[int | None, ...]
+    options: argparse.Namespace,
+    fixed: Image,
+    slices: tuple[int | None, ...],
+    times: tuple[int | None, ...],
 ) -> dict[str, Any]:
     """The arguments of `register` for one pair: its other channels, and its landmarks.
 
     Args:
         options: the command line.
+        fixed: the fixed image, in which the landmarks lie.
         slices, times: of the moving and of the fixed image.
 
     Raises:
-        FileNotFoundError, ValueError: a file that is none, or no weight.
+        FileNotFoundError, ValueError: a file that is none or does not fit, or no weight.
     """
     found: dict[str, Any] = {}
     if options.also:
         found["also"] = [_channel(given, slices, times) for given in options.also]
     if options.landmarks is not None:
-        from diffreg.data.points import read_landmarks
-
-        path, weight = options.landmarks
-        found["landmarks"] = (*read_landmarks(path), _weight("--landmarks", weight))
+        found["landmarks"] = _landmarks(fixed, *options.landmarks)
     if found and options.checkpoint is not None:
         name = next(iter(found))
         raise ValueError(f"--{name} is of the variational method: leave it out with a network")
     return found
+
+
+def _landmarks(fixed: Image, path: str, weight: str) -> Landmarks:
+    from diffreg.data.points import read_landmarks
+    from diffreg.registration.landmarks import Landmarks
+
+    given = *read_landmarks(path), _weight("--landmarks", weight)
+    try:
+        return Landmarks.checked(given, fixed)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def in_words(options: argparse.Namespace) -> str:

@@ -177,6 +177,11 @@ def checked_weight(name: str, weight: Any) -> float:
 
 def _check_points(here: np.ndarray, there: np.ndarray, fixed: Image) -> None:
     axes = (2, 3) if fixed.is_flat else (3,)
+    if here.ndim == 2 and here.shape[1] == 2 and not fixed.is_flat:
+        raise ValueError(
+            f"landmarks must be (K, 3), x, y and z in RAS mm, got {list(here.shape)}: "
+            f"{fixed.name}, {list(fixed.shape)}, lies in space"
+        )
     if here.ndim != 2 or here.shape != there.shape or here.shape[1] not in axes or not len(here):
         raise ValueError(
             f"landmarks must be as many points in both images, (K, {axes[-1]}) each, RAS mm, "
