@@ -111,7 +111,7 @@ def test_the_plane_of_an_oblique_slice_is_its_own():
     world, tilt = turned(20, (9, -7)), turned(35, (5, 2, 30), axis=0)
     moving, fixed = phantom(2, world), phantom(2)
     oblique = (Image(image.data, tilt @ image.affine) for image in (moving, fixed))
-    found = register_affine(*oblique, "rigid")
+    found = register_affine(*oblique, "rigid", "ncc")
     assert apart(np.linalg.inv(tilt) @ found.matrix @ tilt, world, 2) < SPACING / 8
     normal = tilt[:3, 2]
     assert np.allclose(found.matrix[:3, :3] @ normal, normal)
@@ -124,11 +124,11 @@ def test_grids_of_other_axes_and_sizes_make_no_difference():
     flipped[:3, 3] += flipped[:3, 0] * (SIZE[3][0] - 1)
     flipped[:3, 0] *= -1
     other = Image(moving.data.flip(2).transpose(3, 4), flipped[:, [0, 2, 1, 3]])
-    assert apart(register_affine(other, phantom(3), "rigid").matrix, world) < SPACING / 8
+    assert apart(register_affine(other, phantom(3), "rigid", "ncc").matrix, world) < SPACING / 8
 
 
 def test_what_the_map_does_is_told():
-    found = register_affine(phantom(3, MISPLACED["similarity"]), phantom(3), "similarity")
+    found = register_affine(phantom(3, MISPLACED["similarity"]), phantom(3), "similarity", "ncc")
     turn, shift, scale = found.decomposition
     assert turn == pytest.approx(20, abs=0.5)
     assert shift == pytest.approx(math.sqrt(9**2 + 7**2 + 6**2), abs=0.3)
@@ -144,7 +144,7 @@ def test_a_cropped_image_is_found(axis):
     keep = [slice(None)] * 5
     keep[2 + axis] = slice(0, round(0.6 * SIZE[3][axis]))
     part = Image(moving.data[tuple(keep)], moving.affine)
-    assert apart(register_affine(part, phantom(3), "rigid").matrix, world) < SPACING / 4
+    assert apart(register_affine(part, phantom(3), "rigid", "ncc").matrix, world) < SPACING / 4
 
 
 @pytest.mark.parametrize("masked", ["moving", "fixed"])
@@ -157,14 +157,17 @@ def test_what_a_mask_leaves_out_is_not_seen(masked):
     mask = Image(chosen, image.affine)
     images[masked] = Image(data, image.affine)
     given = {"moving_mask" if masked == "moving" else "mask": mask}
-    assert apart(register_affine(*images.values(), "rigid", **given).matrix, world) < SPACING / 4
+    assert (
+        apart(register_affine(*images.values(), "rigid", "ncc", **given).matrix, world)
+        < SPACING / 4
+    )
     # Without it, what is there is taken for a part of the body.
-    assert apart(register_affine(*images.values(), "rigid").matrix, world) > SPACING / 4
+    assert apart(register_affine(*images.values(), "rigid", "ncc").matrix, world) > SPACING / 4
 
 
 def test_any_turn_is_found_by_a_fine_search():
     world = turned(140, (9, -7, 6), axis=1) @ turned(50, (0, 0, 0), axis=0)
-    found = register_affine(phantom(3, world), phantom(3), "rigid", search=True)
+    found = register_affine(phantom(3, world), phantom(3), "rigid", "ncc", search=True)
     assert apart(found.matrix, world) < SPACING / 8
 
 
@@ -173,13 +176,13 @@ def test_what_lies_right_stays(kind):
     noise = torch.Generator().manual_seed(0)
     still = phantom(3)
     grainy = Image(still.data + 0.05 * torch.randn(still.data.shape, generator=noise), still.affine)
-    found = register_affine(grainy, still, kind)
+    found = register_affine(grainy, still, kind, "ncc")
     assert apart(found.matrix, np.eye(4)) < SPACING / 10
     assert found.after >= found.before
 
 
 def test_an_image_on_itself_is_not_moved():
-    found = register_affine(phantom(3), phantom(3))
+    found = register_affine(phantom(3), phantom(3), similarity="ncc")
     assert apart(found.matrix, np.eye(4)) < 1e-3
     if not found.kept:
         assert np.array_equal(found.matrix, np.eye(4))
@@ -199,13 +202,13 @@ def test_mutual_information_enlarges_no_noisy_image(contrast):
 def test_images_that_the_headers_set_apart_are_brought_together():
     world = turned(0, (500, 0, 0))
     still = phantom(3)
-    found = register_affine(Image(still.data, world @ still.affine), still, "rigid")
+    found = register_affine(Image(still.data, world @ still.affine), still, "rigid", "ncc")
     assert found.kept and found.start.startswith("centres of")
     assert apart(found.matrix, world) < SPACING / 8
 
 
 def test_none_does_nothing():
-    found = register_affine(phantom(3, MISPLACED["rigid"]), phantom(3), "none")
+    found = register_affine(phantom(3, MISPLACED["rigid"]), phantom(3), "none", "ncc")
     assert np.array_equal(found.matrix, np.eye(4)) and not found.kept
     assert found.before == found.after < 0.9
 
@@ -223,7 +226,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(register_affine(moving, fixed, "rigid").matrix)
+            found.append(register_affine(moving, fixed, "rigid", "ncc").matrix)
     finally:
         torch.set_num_threads(threads)
     assert np.array_equal(*found)
@@ -234,7 +237,7 @@ def test_errors_say_what_would_be_right():
     empty = Image(torch.zeros_like(image.data), image.affine)
     with pytest.raises(ValueError, match=r"kind must be one of none, translation, .*got 'shear'"):
         register_affine(image, image, "shear")
-    with pytest.raises(ValueError, match="similarity must be one of ncc, mi, lncc, got 'ssd'"):
+    with pytest.raises(ValueError, match="must be one of auto, ncc, mi, lncc, got 'ssd'"):
         register_affine(image, image, similarity="ssd")
     with pytest.raises(TypeError, match="moving must be a path, a diffreg Image"):
         register_affine([1.0], image)

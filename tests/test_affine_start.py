@@ -256,9 +256,18 @@ def test_a_label_that_is_lost_overlaps_by_nothing(tmp_path):
 
 def test_the_affine_alone_takes_what_register_takes(folder):
     found = diffreg.register_affine(
-        str(folder / "moving.nii.gz"), nib.load(folder / "fixed.nii.gz"), "rigid"
+        str(folder / "moving.nii.gz"), nib.load(folder / "fixed.nii.gz"), "rigid", "ncc"
     )
     np.testing.assert_allclose(found.matrix, MOVED, atol=0.3)
+
+
+@pytest.mark.parametrize("named", [{}, {"similarity": None}, {"similarity": "auto"}])
+def test_the_affine_alone_is_the_start_of_register(named, folder):
+    pair = [str(folder / f"{name}.nii.gz") for name in ("moving", "fixed")]
+    result = diffreg.register(*pair, iterations=1, levels=1)
+    found = diffreg.register_affine(*pair, **named)
+    assert found.similarity == result.metrics["affine"]["similarity"] == "mi"
+    assert np.array_equal(found.matrix, result.affine)
 
 
 def test_two_slices_that_lean_apart_beyond_the_grid():

@@ -6,6 +6,7 @@ x in the fixed image -> T x in the moving one, RAS mm
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
 from diffreg.data.resampling import resample_to
 
+# Where all that is minimised after it is of these, an affine map is compared by "ncc", else by
+# "mi"; "lncc" alone goes by itself.
+WITHIN = {"ssd", "ncc", "lncc"}
 COMMON = 0.1  # of the fixed image: with less in common, each map is judged by what it compares
 
 
@@ -84,7 +88,7 @@ def register_affine(
     moving: Any,
     fixed: Any,
     kind: str = "affine",
-    similarity: str = "ncc",
+    similarity: str | None = "auto",
     mask: Any = None,
     moving_mask: Any = None,
     search: bool = False,
@@ -101,7 +105,8 @@ def register_affine(
         moving: the image to be moved; images are what `diffreg.register` takes.
         fixed: the image that stays.
         kind: "none", "translation", "rigid", "similarity" (with one scale) or "affine".
-        similarity: "ncc" within a contrast, "mi" across, "lncc" where brightness drifts.
+        similarity: "ncc" within a contrast, "mi" across, "lncc" where brightness drifts; "auto" or
+            None: as the start of `diffreg.register` where nothing is said, "mi".
         mask: voxels of the fixed image that count where it is > 0; through its header on any grid.
         moving_mask: voxels of the moving image that count where it is > 0; on any grid as well.
         search: begin at hundreds of turns instead of 24, for images that lie in any way.
@@ -137,7 +142,8 @@ def register_affine(
         moving_mask = on_grid_of(moving, "moving_mask", moving_mask, label=True)
     check_type("search", search, bool)
     _check_choice("kind", kind, ("none", *KINDS))
-    _check_choice("similarity", similarity, tuple(DISSIMILARITIES))
+    _check_choice("similarity", similarity, (None, "auto", *DISSIMILARITIES))
+    similarity = compared_by(similarity)
     begin = time.perf_counter()
     frame = _frame(fixed.grid)
     pair = _placed(moving, fixed, mask, moving_mask, frame)
@@ -154,9 +160,29 @@ def register_affine(
     return AffineStart(matrix, *known, fixed.grid.centre, search)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def compared_by(similarity: str | Iterable[str] | None) -> str:
+    """What an affine map is compared by, given what is minimised after it.
+
+    Args:
+        similarity: one measure or several, joined by "+" or not; "auto" or None: not known yet.
+
+    Example:
+        >>> from diffreg.affine.register import compared_by
+        >>> [compared_by(names) for names in ("auto", "ncc+lncc", "lncc", ["ncc", "ngf"])]
+        ['mi', 'ncc', 'lncc', 'mi']
+    """
+    if isinstance(similarity, str | None):
+        similarity = (similarity or "auto").split("+")
+    names = set(similarity)
+    if names == {"lncc"}:
+        return "lncc"
+    return "ncc" if names <= WITHIN else "mi"
+
+
+def _check_choice(name: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        known = ", ".join(filter(None, choices))
+        raise ValueError(f"{name} must be one of {known}, got {value!r}")
 
 
 def _frame(grid: Grid) -> np.ndarray:

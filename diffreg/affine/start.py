@@ -11,7 +11,7 @@ import numpy as np
 
 from diffreg._files import FileWarning
 from diffreg.affine.parameters import KINDS
-from diffreg.affine.register import AffineStart, register_affine
+from diffreg.affine.register import AffineStart, compared_by, register_affine
 from diffreg.data.comparable import check_images
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
@@ -19,9 +19,6 @@ from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import PairImages
 from diffreg.ops._checks import check_choice
 
-# Where all that is minimised after it is of these, an affine map is compared by "ncc", else by
-# "mi"; "lncc" alone goes by itself.
-WITHIN = {"ssd", "ncc", "lncc"}
 _ALIGNED = 2  # codes from here on say that an image lies where another one or an atlas does
 
 
@@ -76,7 +73,7 @@ def affine_start(
     check_images(*pair[:2], pair[2:])  # as the registration after it does
     pair = pair.clipped(normalization)
     found = register_affine(
-        *(pair.moving, pair.fixed, kind, _measure(similarity)),
+        *(pair.moving, pair.fixed, kind, compared_by(similarity)),
         mask=pair.mask,
         moving_mask=pair.moving_mask,
         search=search,
@@ -103,15 +100,6 @@ class AffineStarts:
     def __call__(self, pair: PairImages) -> np.ndarray:
         """(4, 4), RAS mm, from the fixed image's space to the moving one's."""
         return affine_start(pair, self.kind, self.similarity).matrix
-
-
-def _measure(similarity: str | Iterable[str] | None) -> str:
-    """What an affine map is compared by."""
-    joined = isinstance(similarity, str | None)
-    names = set((similarity or "auto").split("+") if joined else similarity)  # type: ignore
-    if names == {"lncc"}:
-        return "lncc"
-    return "ncc" if names <= WITHIN else "mi"
 
 
 def _usual(moving: Image, fixed: Image, placed: bool) -> str:
