@@ -115,6 +115,40 @@ def test_given_displacements_are_judged(folder, true_fields, tmp_path, capsys):
     assert any("hardly agree" in entry["sentence"] for entry in found["warnings"])
 
 
+def test_of_many_labels_a_terminal_shows_those_that_overlap_least(tmp_path, capsys):
+    """All of them are in the files."""
+    labels = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((8, 6), int)).astype(np.uint8)
+    moved = labels.copy()
+    for label in range(1, 13):  # label k keeps its first 48 - k voxels
+        rows, columns = (values[48 - label :] for values in np.nonzero(labels == label))
+        moved[rows, columns] = 0
+    for name, array in (("m", labels), ("f", labels), ("ml", moved), ("fl", labels)):
+        save(tmp_path / f"{name}.nii.gz", array)
+    columns = "moving,fixed,moving_label,fixed_label\n"
+    for file, kept in (("pairs", "ml,fl"), ("few", "some,some")):
+        words = f"m,f,{kept}".replace(",", ".nii.gz,") + ".nii.gz"
+        (tmp_path / f"{file}.csv").write_text(columns + words)
+    save(tmp_path / "some.nii.gz", labels * (labels < 6))
+    still = torch.zeros(1, 2, *labels.shape)
+    grid = Image(torch.zeros(1, 1, *labels.shape), AFFINE)
+    (tmp_path / "given").mkdir()
+    write_displacement(tmp_path / "given" / "0001_m_to_f.nii.gz", still, grid)
+    words = ("--displacements", tmp_path / "given", "-o", tmp_path / "o")
+    assert run("evaluate", tmp_path / "pairs.csv", *words) == 0
+    said = capsys.readouterr().out
+    assert "above are the 5 of 12 labels that overlap least, all of them there and in eval" in said
+    for measure in ("Dice", "HD95 (mm)", "ASSD (mm)"):
+        name, _, unit = measure.partition(" ")
+        told = [k for k in range(1, 13) if f"{name}, label {k} {unit}".strip() + " " in said]
+        assert told == [8, 9, 10, 11, 12] and measure in said
+    found = json.loads((tmp_path / "o" / "evaluation.json").read_text())["summary"]
+    assert all(f"hd95_label_{label}" in found for label in range(1, 13))
+    assert "Dice, label 1<" in (tmp_path / "o" / "report.html").read_text()
+    assert run("evaluate", tmp_path / "few.csv", *words) == 0
+    said = capsys.readouterr().out
+    assert "Dice, label 1 " in said and "overlap least" not in said
+
+
 def test_the_numbers_are_those_of_the_metrics(folder, true_fields, tmp_path):
     run("evaluate", folder / "pairs.csv", "--displacements", true_fields, "-o", tmp_path)
     with (tmp_path / "evaluation.csv").open() as file:

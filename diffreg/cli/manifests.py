@@ -59,7 +59,7 @@ def register_manifest(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Metrics of every pair of a manifest, together and by group."""
-    from diffreg.evaluation import evaluate, summary_table, write_evaluation
+    from diffreg.evaluation import evaluate, in_short, write_evaluation
     from diffreg.evaluation.cohort_report import counted
 
     rank = this_rank()
@@ -77,8 +77,9 @@ def run_evaluate(options: argparse.Namespace) -> int:
     evaluation.failed = [*cohort.failed, *evaluation.failed]
     if evaluation.records:
         write_evaluation(evaluation, out)
-        print(summary_table(evaluation.summaries).text())
-        print(f"{out / 'report.html'}: {counted(len(evaluation.records))}, {name}")
+        table, labels = in_short(evaluation.summaries)
+        print(table.text())
+        print(f"{out / 'report.html'}: {counted(len(evaluation.records))}, {name}{labels}")
         _warn([sentences for _, sentences in evaluation.warnings], "evaluation.json")
     total = len(evaluation.records) + len(evaluation.failed)
     return _failures(evaluation.failed, total, out)

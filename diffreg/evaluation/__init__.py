@@ -2,7 +2,7 @@
 
 from diffreg.evaluation.evaluate import evaluate, write_evaluation
 from diffreg.evaluation.measures import measure_pair
-from diffreg.evaluation.pages import summary_table
+from diffreg.evaluation.pages import in_short, summary_table
 from diffreg.evaluation.result import Evaluation
 from diffreg.evaluation.summary import Summary, bootstrap, summarize
 
@@ -11,6 +11,7 @@ __all__ = [
     "Summary",
     "bootstrap",
     "evaluate",
+    "in_short",
     "measure_pair",
     "summarize",
     "summary_table",

@@ -17,6 +17,7 @@ from diffreg.report.table import Column, Row, Table, shown, shown_alike
 
 # What the first screen and the table of groups have room for, in this order.
 _FIRST = ("dice", "hd95", "tre", "end_point_error", "ncc", "mutual_information")
+MOST_LABELS = 5  # one by one on a terminal
 # Plain words before the term.
 _IN_WORDS = {
     "dice": "how much the labels overlap (Dice)",
@@ -44,6 +45,28 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
         unit = f" ({summary.measure.unit})" if summary.measure.unit else ""
         rows.append(Row(summary.measure.title + unit, values))
     return Table(columns, rows, "metric")
+
+
+def in_short(summaries: Sequence[Summary]) -> tuple[Table, str]:
+    """The table that a terminal has room for: of many labels those that overlap least.
+
+    Returns:
+        The table, and what to say of its labels, "" where all are in it.
+    """
+    overlap = {
+        summary.measure.name.rpartition("_")[2]: summary.after[0]
+        for summary in summaries
+        if summary.measure.name.startswith("dice_label_")
+    }
+    left = sorted(overlap, key=overlap.__getitem__)[MOST_LABELS:]
+    if not left:
+        return summary_table(summaries), ""
+    of_left = {f"{name}_label_{label}" for name in ("dice", "hd95", "assd") for label in left}
+    return (
+        summary_table([each for each in summaries if each.measure.name not in of_left]),
+        f"; above are the {MOST_LABELS} of {len(overlap)} labels that overlap least, all of them "
+        "there and in evaluation.csv and evaluation.json",
+    )
 
 
 def group_table(records: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> Table:
