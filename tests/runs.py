@@ -50,6 +50,30 @@ def trainer(config):
     return Trainer(config, progress=False)
 
 
+KNOWN = {"labels": 1.0, "landmarks": 0.1}  # weights of [objective]
+
+
+def known_of_some(folder):
+    """A manifest in a folder: pairs of which each has some of all that can be known of one."""
+    columns = "moving,fixed,moving_label,fixed_label,moving_points,fixed_points,fixed_mask"
+    for name, at in (("a", 11.0), ("b", 13.0), ("c", 12.0)):
+        values = head(at)
+        np.savez(folder / f"{name}.npz", values)
+        np.savez(folder / f"{name}_label.npz", (values > 50).astype(np.uint8) + (values > 120))
+        points = 4 + 10 * np.random.default_rng(int(at)).random((3, 2))
+        lines = [f"{i:.3f},{j:.3f}" for i, j in points]
+        for count in (2, 3):
+            rows = ["i,j", *lines[:count]]
+            (folder / f"{name}_{count}.csv").write_text("\n".join(rows))
+    rows = [
+        "a.npz,b.npz,a_label.npz,b_label.npz,a_2.csv,b_2.csv,a_label.npz",
+        "b.npz,c.npz,,,b_3.csv,c_3.csv,",
+        "c.npz,a.npz,c_label.npz,a_label.npz,,,",
+    ]
+    (folder / "pairs.csv").write_text("\n".join([columns, *rows]))
+    return folder / "pairs.csv"
+
+
 class Pairs(Dataset):
     """Discs, drawn by every generator of random numbers that there is."""
 

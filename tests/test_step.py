@@ -8,13 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cases import Waits
-from runs import Pairs, config_of, trainer, with_settings
+from runs import KNOWN, Pairs, config_of, known_of_some, trainer, with_settings
 from test_own_data import config_with
 from test_trainer import save_images
 from test_training_options import validated
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffreg.data import drawing
 from diffreg.data.pairs import Batch
+from diffreg.ops import _checks
 from diffreg.training import Trainer, graphs
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.graphs import EAGER_STEPS, MOST, Replayed
@@ -78,6 +80,21 @@ def test_terms_of_labels_points_and_displacements_wait_for_nothing(tmp_path):
         row = run._steps.step(batches[1])
     assert waits.seen == []
     assert (row[5:8] > 0).all()
+
+
+def test_drawing_what_is_known_waits_for_nothing(tmp_path, monkeypatch):
+    """Pairs of a manifest with labels and landmarks, mirrored, bent and cut out within the step."""
+    monkeypatch.setattr(drawing, "_sliced", drawing._gathered)
+    monkeypatch.setattr(_checks, "_check_weights", lambda mask: None)  # a mask's, on a CPU alone
+    config = config_of(known_of_some(tmp_path), tmp_path / "run")
+    config = with_settings(config, objective=KNOWN, augmentation={"crop": [16, 12]})
+    run = replaying(trainer(config))
+    batches = [run._steps.batch(step) for step in range(2)]
+    run._steps.step(batches[0])
+    with Waits() as waits:
+        row = run._steps.step(batches[1])
+    assert waits.seen == []
+    assert (row[5:7] > 0).all()
 
 
 def test_the_counter_sees_what_waits():

@@ -12,11 +12,13 @@ import torch
 from runs import SHAPE, config_of, with_settings
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from diffreg.data import drawing, synthetic
 from diffreg.data.augmentation import Augmentation
-from diffreg.data.drawing import Draws, Undrawn
+from diffreg.data.known import Known
+from diffreg.data.samples import Sample
+from diffreg.data.undrawn import Draws, Undrawn, Wanted
 from diffreg.training import optimization
 from diffreg.training.checkpoint import fresh_network
 from diffreg.training.optimization import Optimization
@@ -72,14 +74,25 @@ def step_of(monkeypatch):
     return made
 
 
-def pairs(augmentation, masked):
+def pairs(augmentation, masked, known=False):
     """Four, as they are sent."""
     randoms = [np.random.default_rng(k) for k in range(4)]
-    draws = Draws.of(augmentation.random(SHAPE, randoms), augmentation, SHAPE)
-    images = torch.zeros(4, 2, *SHAPE)
-    masks = torch.ones(4, 1, *SHAPE) if masked else None
-    there = tree_map_only(Tensor, lambda tensor: tensor.to(META), (images, masks, draws))
-    return Undrawn(*there, augmentation)
+    draws = Draws.of(augmentation.random(SHAPE, randoms), augmentation, SHAPE, known)
+    mask, label, points, values = None, None, Known(), None
+    if masked:
+        mask = torch.ones(1, 1, *SHAPE)
+    if known:
+        label, values = torch.zeros(1, 1, *SHAPE, dtype=torch.uint8), torch.ones(2).double()
+        points = Known(None, None, *torch.zeros(2, 1, 5, 2), torch.zeros(1, 2, *SHAPE))
+    image = torch.zeros(1, 1, *SHAPE)
+    sample = Sample(image, image, mask, label, label, (False,) * 3, points)
+    wanted = Wanted(values, 5 * known, known)
+
+    def send(tensors):
+        return [tensor.to(META) for tensor in tensors]
+
+    draws = draws.each(lambda tensor: tensor.to(META))
+    return Undrawn.of([sample] * 4, draws, augmentation, wanted, send)
 
 
 SECTIONS = [
@@ -88,6 +101,7 @@ SECTIONS = [
     {"objective": {"similarity": {"ncc": 1.0, "lncc": 0.2}}},
     {"objective": {"similarity": "pls"}},
     {"objective": {"similarity": "mi"}},
+    {"objective": {"labels": 1.0, "landmarks": 1.0, "displacement": 1.0}},
     {"optimizer": {"clip_norm": 1.0, "average": 0.9}},
     {"model": {"integrate": True}},
     {"model": {"half_resolution": True}},
@@ -101,7 +115,8 @@ SECTIONS = [
 def test_a_step_takes_nothing_from_the_host(sections, masked, step_of, tmp_path):
     step = step_of(with_settings(config_of("none", tmp_path), **sections))
     crop = (16, 12) if masked else ()
-    batch = pairs(Augmentation(amplitude=0.5, sigma=4.0, flip_axes=(0,), crop=crop), masked)
+    known = step.config.objective.landmarks > 0
+    batch = pairs(Augmentation(amplitude=0.5, sigma=4.0, flip_axes=(0,), crop=crop), masked, known)
     step(batch)  # what is kept on the device from then on
     with torch.autograd.set_multithreading_enabled(False), FromHost() as taken:
         row = step(batch)

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from diffreg.benchmark.cases import Draw
 from diffreg.benchmark.network import NetworkStep, Setting, Step, TrainerSteps, drawn_pairs
+from diffreg.data import drawing
 from diffreg.models import lunet, memory_order
 from diffreg.models._pooling import _Halved, halved
 from diffreg.training import graphs
@@ -229,7 +230,8 @@ def summed(kernels: Sequence[Kernel]) -> Row:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     rows = []
-    with mock.patch.object(lunet, "halved", halved_on_a_gpu):
+    gathered = mock.patch.object(drawing, "_sliced", drawing._gathered)  # as a GPU takes voxels
+    with gathered, mock.patch.object(lunet, "halved", halved_on_a_gpu):
         for model, shape, precision in (*GRAPHS, VOLUMES):
             given = model, shape, precision
             row = {"model": model, "shape": shape, "precision": precision}

@@ -132,29 +132,12 @@ class Augmentation:
 
     def draw(self, shape: Sequence[int], random: np.random.Generator) -> Change:
         """What is done to a pair of that size; the same state of `random` gives the same."""
-        return self.draw_all(shape, [random])[0]
-
-    def draw_all(
-        self,
-        shape: Sequence[int],
-        randoms: Sequence[np.random.Generator],
-        device: torch.device | str = "cpu",
-    ) -> list[Change]:
-        """What is done to several pairs, the warps made together, on the device of the images."""
-        drawn = self.random(shape, randoms)
-        displacements: Sequence[Tensor | None] = [None] * len(randoms)
-        if self.amplitude > 0:
-            strengths, noise = drawn.strengths.to(device), drawn.noise.to(device)
-            displacements = self.bent(shape, strengths, noise).split(2)
-        changes = []
-        for flips, corner, displacement in zip(
-            drawn.flips.tolist(), drawn.corners.tolist(), displacements, strict=True
-        ):
-            axes = tuple(2 + axis for axis, flipped in enumerate(flips) if flipped)
-            cuts = zip(corner, self.crop, strict=False)
-            crop = tuple(slice(first, first + size) for first, size in cuts)
-            changes.append(Change(axes, displacement, crop, tuple(shape)))
-        return changes
+        flips, corners, strengths, noise = self.random(shape, [random])
+        axes = tuple(2 + axis for axis, flipped in enumerate(flips[0].tolist()) if flipped)
+        cuts = zip(corners[0].tolist(), self.crop, strict=False)
+        crop = tuple(slice(first, first + size) for first, size in cuts)
+        bent = self.bent(shape, strengths, noise) if self.amplitude > 0 else None
+        return Change(axes, bent, crop, tuple(shape))
 
     def random(self, shape: Sequence[int], randoms: Sequence[np.random.Generator]) -> RandomNumbers:
         """What is random of several pairs of a size (*S), on the host."""

@@ -1,4 +1,4 @@
-"""What is known of pairs beside their images: labels, points, a displacement; changed with them.
+"""What is known of pairs beside their images: labels, points, a displacement.
 
 It is read only where the objective asks for it (TERMS).
 """
@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data.augmentation import Change
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
 from diffreg.data.transforms import read_displacement
-from diffreg.fields import compose, invert, warp_points
 
 # Setting of [objective] -> where a manifest has it.
 TERMS = {
@@ -45,7 +43,7 @@ class Known(NamedTuple):
 
     def to(self, device: torch.device | str) -> Known:
         """The same on a device."""
-        return Known(*(None if part is None else part.to(device) for part in self))
+        return Known(*(p if p is None else p.to(device, non_blocking=True) for p in self))
 
     def part(self, which: slice) -> Known:
         """Some of the pairs."""
@@ -121,8 +119,8 @@ def placed(displacement: Tensor, affine: np.ndarray, world: np.ndarray) -> Tenso
     return (there - voxels).to(displacement.dtype)
 
 
-def one_hot(labels: Tensor, values: Sequence[float]) -> Tensor:
-    """A label map (1, 1, *S) as channels (1, L, *S), 1 where it has that value, float32.
+def one_hot(labels: Tensor, values: Sequence[float] | Tensor) -> Tensor:
+    """Label maps (N, 1, *S) as channels (N, L, *S), 1 where they have that value, float32.
 
     Example:
         >>> import torch
@@ -130,52 +128,14 @@ def one_hot(labels: Tensor, values: Sequence[float]) -> Tensor:
         >>> one_hot(torch.tensor([[[[0, 1, 2]]]]), [1, 2]).tolist()
         [[[[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]]
     """
-    if not values:
-        return labels.new_zeros((1, 0, *labels.shape[2:]), dtype=torch.float32)
-    return torch.cat([(labels == value).float() for value in values], 1)
+    each = torch.as_tensor(values, dtype=torch.float64, device=labels.device)
+    return (labels == each.reshape(-1, *[1] * (labels.ndim - 2))).float()
 
 
 def label_values(maps: Sequence[Tensor | None]) -> list[float]:
     """The labels of several maps, but for 0."""
     found = [torch.unique(each) for each in maps if each is not None]
     return sorted(set(torch.cat(found).tolist()) - {0.0}) if found else []
-
-
-def changed(known: Known, change: Change) -> Known:
-    """What is known of one pair after its images were mirrored, bent and cropped."""
-    labels: tuple[Tensor | None, ...] = known[:2]
-    if known.moving_label is not None and known.fixed_label is not None:
-        labels = change(known.moving_label, known.fixed_label)
-    points = tuple(_points_changed(known[2 + side], change, side) for side in (0, 1))
-    displacement = _displacement_changed(known.displacement, change)
-    return Known._make([*labels, *points, displacement])
-
-
-def _points_changed(points: Tensor | None, change: Change, side: int) -> Tensor | None:
-    """Points of the moving image (side 0) or of the fixed one (1), (1, K, D)."""
-    if points is None:
-        return None
-    points = points.clone()
-    for axis in change.axes:
-        points[..., axis - 2] = change.shape[axis - 2] - 1 - points[..., axis - 2]
-    if change.displacement is not None:
-        points = warp_points(points, invert(change.displacement[side : side + 1]))
-    if change.crop:
-        points = points - points.new_tensor([part.start for part in change.crop])
-    return points
-
-
-def _displacement_changed(displacement: Tensor | None, change: Change) -> Tensor | None:
-    """From the changed fixed image to the unchanged one, to the moving one, to the changed one."""
-    if displacement is None:
-        return None
-    displacement = displacement.flip(change.axes)
-    for axis in change.axes:
-        displacement[:, axis - 2] *= -1
-    if change.displacement is not None:
-        of_moving, of_fixed = change.displacement.split(1)
-        displacement = compose(invert(of_moving), compose(displacement, of_fixed))
-    return displacement[(slice(None), slice(None), *change.crop)]
 
 
 def together(several: Sequence[Known], shape: Sequence[int]) -> Known:

@@ -19,15 +19,17 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._memory import physical_memory, returned_memory
 from diffreg._ranks import this_rank
-from diffreg.data.augmentation import Augmentation, Change
+from diffreg.data.augmentation import Augmentation
+from diffreg.data.drawing import drawn
 from diffreg.data.finding import find_pairs, split_by_group
-from diffreg.data.known import Known, changed, check_terms, label_values, one_hot, together
+from diffreg.data.known import Known, check_terms, label_values, one_hot
 from diffreg.data.normalization import Normalization
 from diffreg.data.order import shuffled
 from diffreg.data.pairing import Pair, Pairs
 from diffreg.data.prepared_pairs import PreparedPairs, Start, sides_of
 from diffreg.data.samples import Batch, Sample
 from diffreg.data.store import Held, Kept
+from diffreg.data.undrawn import Draws, Send, Undrawn, Wanted
 
 __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
 
@@ -85,7 +87,7 @@ class PairDataset:
         check_terms(cover, self.terms)
         store = Kept(cache, __version__) if cache else Held(_HELD * physical_memory())
         self.prepared = PreparedPairs(self.normalization, store, self.terms, start)
-        self._labels, self.spacing = self._made_ready(cover, batches, progress)
+        self.wanted, self.spacing = self._made_ready(cover, batches, progress)
         self.spacing_mm = self._lengths(cover)
 
     def __len__(self) -> int:
@@ -136,10 +138,10 @@ class PairDataset:
 
     def _known(self, sample: Sample) -> Known:
         """What `terms` ask for of a pair as it is, its labels as channels."""
-        if not self._labels:
+        values = self.wanted.values
+        if values is None:
             return sample.known
-        labels = sample.moving_label, sample.fixed_label
-        channels = [None if label is None else one_hot(label, self._labels) for label in labels]
+        channels = [None if m is None else one_hot(m, values) for m in sample.both_labels]
         return Known._make([*channels, *sample.known[2:]])
 
     def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -165,49 +167,44 @@ class PairDataset:
         self, samples: Sequence[Sample], numbers: Sequence[int], device: torch.device | str
     ) -> Batch:
         """The pairs of some draws, augmented on a device."""
-        changes = self._changes(samples, [self.position(number) for number in numbers], device)
-        moving, fixed, masks = [], [], []
-        for sample, change in zip(samples, changes, strict=True):
-            images = (sample.moving, sample.fixed)
-            pair = change(*(image.to(device, non_blocking=True) for image in images))
-            mask = sample.mask
-            moving.append(pair[0])
-            fixed.append(pair[1])
-            masks.append(None if mask is None else change.mask(mask.to(device, non_blocking=True)))
-        weights = None
-        if any(mask is not None for mask in masks):
-            both = zip(masks, fixed, strict=True)
-            weights = torch.cat([torch.ones_like(f) if m is None else m for m, f in both])
-        batch = Batch(torch.cat(moving), torch.cat(fixed), weights)
-        if not self.terms:
-            return batch
-        pairs = zip(samples, changes, strict=True)
-        known = [changed(self._known(sample).to(device), change) for sample, change in pairs]
-        return batch._replace(known=together(known, batch.fixed.shape[2:]))
 
-    def _changes(
-        self,
-        samples: Sequence[Sample],
-        positions: Sequence[tuple[int, int]],
-        device: torch.device | str,
-    ) -> list[Change]:
-        """What the augmentation does to each; images of one size together."""
-        randoms = [np.random.default_rng([self.seed, *position]) for position in positions]
-        shapes = [tuple(sample.fixed.shape[2:]) for sample in samples]
-        if len(set(shapes)) <= 1:
-            return self.augmentation.draw_all(shapes[0], randoms, device) if shapes else []
-        pairs = zip(shapes, randoms, strict=True)
-        return [self.augmentation.draw_all(shape, [r], device)[0] for shape, r in pairs]
+        def sent(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        shapes = {sample.fixed.shape[2:] for sample in samples}
+        if len(shapes) > 1:
+            pairs = zip(samples, numbers, strict=True)
+            return Batch.of([self.drawn([sample], [number], device) for sample, number in pairs])
+        draws = self.draws(numbers, *shapes).each(sent)
+        return drawn(self.undrawn(samples, draws, lambda tensors: [sent(t) for t in tensors]))
+
+    def draws(self, numbers: Sequence[int], shape: Sequence[int]) -> Draws:
+        """What is random of some draws from images of one size (*S), on the host."""
+        randoms = [np.random.default_rng([self.seed, *self.position(k)]) for k in numbers]
+        random = self.augmentation.random(shape, randoms)
+        known = "landmarks" in self.terms or "displacement" in self.terms
+        return Draws.of(random, self.augmentation, shape, known)
+
+    def undrawn(self, samples: Sequence[Sample], draws: Draws, send: Send) -> Undrawn:
+        """Pairs of one size as they are, on the device of their draws.
+
+        Args:
+            samples: the pairs.
+            draws: of them, on the device.
+            send: brings tensors there.
+        """
+        return Undrawn.of(samples, draws, self.augmentation, self.wanted, send)
 
     def _made_ready(
         self, pairs: Sequence[Pair], batches: bool, progress: bool
-    ) -> tuple[list[float], tuple[float, ...]]:
+    ) -> tuple[Wanted, tuple[float, ...]]:
         """Pairs are seen to fit together, each before it is made ready.
 
         Returns:
-            The labels of their maps, where the objective asks, and the proportions of the voxels.
+            What is known of them, where the objective asks, and the proportions of the voxels.
         """
         found: set[float] = set()
+        most = 0
         grids: Grids = {}
         if not self.holds:  # what another rank has kept by then is found
             rank = this_rank()
@@ -222,8 +219,11 @@ class PairDataset:
                 sample = self.prepared.sample(pair)
                 if "labels" in self.terms:
                     found.update(label_values([sample.moving_label, sample.fixed_label]))
+                points = sample.known.fixed_points
+                most = max(most, 0 if points is None else points.shape[1])
         self.prepared.forget_files()
-        return sorted(found), next(iter(grids))[1]
+        values = torch.tensor(sorted(found), dtype=torch.float64) if found else None
+        return Wanted(values, most, "displacement" in self.terms), next(iter(grids))[1]
 
     def _check_grid(self, pair: Pair, batches: bool, grids: Grids) -> None:
         """Refuses a fixed image unless its voxels have the shape of those before, as do batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,13 @@ class Sample(NamedTuple):
     display: tuple[bool, bool, bool]
     known: Known = Known()
 
+    @property
+    def both_labels(self) -> tuple[Tensor | None, Tensor | None]:
+        """The label maps; those of one image alone are compared with nothing."""
+        if self.moving_label is None or self.fixed_label is None:
+            return None, None
+        return self.moving_label, self.fixed_label
+
 
 class Batch(NamedTuple):
     """Pairs drawn together: images (N, 1, *S) in [0, 1], and what counts."""
@@ -33,6 +41,19 @@ class Batch(NamedTuple):
     fixed: Tensor
     mask: Tensor | None
     known: Known = Known()
+
+    @classmethod
+    def of(cls, several: Sequence[Batch]) -> Batch:
+        """Several one after the other, which have the same but for masks."""
+        masks = None
+        if any(batch.mask is not None for batch in several):
+            both = [(batch.mask, batch.fixed) for batch in several]
+            masks = torch.cat([torch.ones_like(f) if mask is None else mask for mask, f in both])
+        each = zip(*(batch.known for batch in several), strict=True)
+        known = (torch.cat(parts) if parts[0] is not None else None for parts in each)
+        moving = torch.cat([batch.moving for batch in several])
+        fixed = torch.cat([batch.fixed for batch in several])
+        return cls(moving, fixed, masks, Known._make(known))
 
     def part(self, which: slice) -> Batch:
         """Some of the pairs."""

@@ -177,11 +177,25 @@ def warp_points(points: torch.Tensor, displacement: torch.Tensor) -> torch.Tenso
         )
     if points.ndim != 3 or points.shape[0] != samples or points.shape[2] != dimensions:
         raise ValueError(f"points must be ({samples}, K, {dimensions}), got {list(points.shape)}")
-    last = per_axis([max(size - 1, 1) for size in displacement.shape[2:]], points)
-    grid = (2 * points / last - 1).flip(2)  # grid_sample's order is (x, y), (x, y, z)
-    grid = grid.reshape(samples, *[1] * (dimensions - 1), *points.shape[1:])
-    sampled = F.grid_sample(displacement, grid, padding_mode="border", align_corners=True)
-    return points + sampled.flatten(2).mT
+    return points + _at(displacement, points)
+
+
+def _at(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """u(p), (N, K, D): its gradient is sorted, not added in the order in which a GPU finishes."""
+    sizes = field.shape[2:]
+    ends = per_axis([size - 1 for size in sizes], points)
+    inside = torch.minimum(points.clamp(min=0), ends)
+    low = torch.minimum(inside.detach().floor(), (ends - 1).clamp(min=0)).nan_to_num(0)
+    share = inside - low
+    index, weight = torch.zeros_like(low[..., :1]).long(), torch.ones_like(low[..., :1])
+    for axis, size in enumerate(sizes):
+        first, part = low[..., axis, None].long(), share[..., axis, None]
+        along = torch.cat([first, (first + 1).clamp(max=size - 1)], 2)
+        index = (index[..., None] * size + along[..., None, :]).flatten(2)
+        weight = (weight[..., None] * torch.cat([1 - part, part], 2)[..., None, :]).flatten(2)
+    samples = torch.arange(len(field), device=field.device)[:, None, None]
+    values = field.flatten(2).mT[samples, index]  # (N, K, 2^D, D)
+    return (weight[..., None] * values).sum(2)
 
 
 def resize(displacement: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -13,13 +13,12 @@ from itertools import accumulate, chain, pairwise
 from typing import Any
 from weakref import ref
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg.data.drawing import Draws, Undrawn
 from diffreg.data.pairs import PairDataset
 from diffreg.data.samples import Batch
+from diffreg.data.undrawn import Draws, Undrawn
 from diffreg.training.own_pairs import OwnPairs
 from diffreg.training.read_ahead import ReadAhead
 from diffreg.training.uploads import Uploads
@@ -74,20 +73,14 @@ class SentAhead:
     def next(self, step: int) -> Undrawn | Batch:
         """What a step, 0 being the first, is to draw from, on the device.
 
-        Where its images have several sizes, some of them no mask, or more is known of them: drawn.
+        Where its images have several sizes: drawn.
         """
         numbers, dataset = self.numbers(step), self.dataset
         samples = dataset.samples(numbers, pinned=self.device.type == "cuda")
-        forms = {(sample.fixed.shape[2:], sample.mask is None) for sample in samples}
-        if dataset.terms or len(forms) > 1:
+        shapes = {sample.fixed.shape[2:] for sample in samples}
+        if len(shapes) > 1:
             return dataset.drawn(samples, numbers, self.device)
-        shape = samples[0].fixed.shape[2:]
-        images = [image for sample in samples for image in sample[:2]]
-        masks = [sample.mask for sample in samples if sample.mask is not None]
-        sent = self._on_device([*images, *masks])
-        both = torch.cat(sent[: len(images)])[:, 0].unflatten(0, (-1, 2))
-        where = torch.cat(sent[len(images) :]) if masks else None
-        return Undrawn(both, where, self._drawn(step, shape), dataset.augmentation)
+        return dataset.undrawn(samples, self._drawn(step, *shapes), self._on_device)
 
     def _drawn(self, step: int, shape: Sequence[int]) -> Draws:
         """Of a step; those of later ones are drawn, and sent, when no log is waited for."""
@@ -128,7 +121,7 @@ class SentAhead:
         """Of the steps from one on: sent in one piece for each kind when one is asked for."""
         draws = [self.numbers(step) for step in range(first, first + BLOCK)]
         drawing = self._thread.submit(self._draws, draws, shape)
-        sent = cache(lambda: Draws._make(map(self._sent, drawing.result())))
+        sent = cache(lambda: drawing.result().each(self._sent))
         ends = accumulate(map(len, draws), initial=0)
         return {
             step: partial(lambda pairs: sent().part(pairs), slice(*part))
@@ -137,11 +130,8 @@ class SentAhead:
 
     def _draws(self, draws: Sequence[Sequence[int]], shape: Sequence[int]) -> Draws:
         """On the host, ready to be sent; numpy draws them while another thread goes on."""
-        places = map(self.dataset.position, chain.from_iterable(draws))
-        randoms = [np.random.default_rng([self.dataset.seed, *place]) for place in places]
-        augmentation = self.dataset.augmentation
-        drawn = Draws.of(augmentation.random(shape, randoms), augmentation, shape)
-        return Draws._make(map(self._ready, drawn))
+        numbers = list(chain.from_iterable(draws))
+        return self.dataset.draws(numbers, shape).each(self._ready)
 
     def _ready(self, values: Tensor) -> Tensor:
         """In memory that is sent without a wait."""

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffreg.data.drawing import Undrawn, drawn
+from diffreg.data.drawing import drawn
 from diffreg.data.samples import Batch
+from diffreg.data.undrawn import Undrawn
 from diffreg.losses import Objective
 from diffreg.models import memory_order
 from diffreg.ops import jacobian_determinant

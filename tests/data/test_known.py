@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from diffreg.data.augmentation import Augmentation
+from diffreg.data.drawing import drawn
 from diffreg.data.images import read_image
-from diffreg.data.known import Known, changed, label_values, one_hot, together
+from diffreg.data.known import Known, label_values, one_hot, together
 from diffreg.data.manifest import Pair
 from diffreg.data.pairs import PairDataset
 from diffreg.data.transforms import write_displacement
+from diffreg.data.undrawn import Draws, Undrawn
 from diffreg.fields import identity_grid, warp_points
 from diffreg.ops import warp
 
@@ -45,13 +47,12 @@ def test_points_and_displacements_follow_the_images(augmentation):
     at = torch.tensor([[18.0, 15.0]]), torch.tensor([[20.0, 18.0]])  # moving, fixed
     moving, fixed = (blob(points[0].tolist()) for points in at)
     shift = (at[0] - at[1]).reshape(1, 2, 1, 1).expand(1, 2, *SHAPE)
-    known = Known(moving, fixed, at[0][None], at[1][None], shift)
+    known = Known(None, None, at[0][None], at[1][None], shift)
     for seed in range(4):
-        change = augmentation.draw(SHAPE, np.random.default_rng(seed))
-        after = changed(known, change)
-        images = change(moving, fixed)
-        assert torch.equal(after.moving_label, images[0])
-        assert torch.equal(after.fixed_label, images[1])
+        random = augmentation.random(SHAPE, [np.random.default_rng(seed)])
+        draws = Draws.of(random, augmentation, SHAPE, known=True)
+        batch = drawn(Undrawn(torch.cat([moving, fixed], 1), draws, augmentation, known=known))
+        images, after = (batch.moving, batch.fixed), batch.known
         for image, points in zip(images, (after.moving_points, after.fixed_points), strict=True):
             torch.testing.assert_close(peak(image), points[0, 0], atol=0.3, rtol=0)
         assert after.displacement.shape[2:] == images[1].shape[2:]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from runs import Pairs, config_of, head, trainer, with_settings
+from runs import KNOWN, Pairs, config_of, head, known_of_some, trainer, with_settings
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from diffreg.training import Config, Trainer, sent_ahead
@@ -28,7 +28,7 @@ SECTIONS = [
     },
 ]
 # Where a step's pairs come from, beside images in memory.
-SOURCES = ["masks", "cache", "workers", "own"]
+SOURCES = ["masks", "known", "cache", "workers", "own"]
 
 
 @pytest.fixture
@@ -45,6 +45,9 @@ def drawing_from(source, config, images, tmp_path):
     if source == "own":
         sections = {**config.to_dict(), "augmentation": {}}
         return Trainer(Config.from_dict(sections), Pairs(), progress=False)
+    if source == "known":
+        data = {"images": [str(known_of_some(images))]}
+        return trainer(with_settings(config, data=data, objective=KNOWN))
     data = {"cache": str(tmp_path / "cache"), "workers": 2 if source == "workers" else 0}
     if source == "masks":
         np.savez(images / "m.npz", (head(11.0) > 0.1).astype(np.uint8))
