@@ -80,8 +80,9 @@ bench-gpu: $(VENV)/.app
 bench-guard: $(VENV)/.app
 	$(BIN)/python bench/guard.py $(if $(PARENT),--against $(PARENT))
 
-# docs/compare.md: volumes registered by diffreg and by other tools, which get an environment of their own; two
-# hours of one core. What is registered is in build/compare.jsonl and is not registered again.
+# docs/compare.md: volumes and slices registered by diffreg and by other tools, which get an environment of
+# their own; two and a half hours of one core. What is registered is in build/compare.jsonl and is not
+# registered again.
 compare: $(VENV)/.app
 	@test -n "$(DATA)" || { echo "compare: make compare DATA=DIR, the folder that docs/data.md describes"; exit 2; }
 	$(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \

@@ -146,8 +146,9 @@ def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
     monkeypatch.setattr(compare, "PLAN", plan)
     pages = []
     monkeypatch.setattr(compare, "write_page", lambda runs, left_out: pages.append(list(runs)))
+    pairs = {group: labelled.read_pairs(data, group) for group in sets.GROUPS}
     for _ in range(2):
-        compare.run_plan(data, runner)
+        compare.run_plan(pairs, runner)
     (runs,) = pages
     assert [run["pair"] for run in runs] == ["1_t1-0_t1"]
 
@@ -155,7 +156,8 @@ def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
 def test_a_tool_that_is_not_installed_is_left_out_in_words(data, runner, monkeypatch, capsys):
     monkeypatch.setattr(compare, "PLAN", sets.each("brain2mm", "greedy"))
     monkeypatch.setattr(compare, "write_page", None)  # is not called
-    compare.run_plan(data, runner._replace(left_out={"picsl_greedy": "no such thing"}))
+    pairs = {"brain2mm": labelled.read_pairs(data, "brain2mm")}
+    compare.run_plan(pairs, runner._replace(left_out={"picsl_greedy": "no such thing"}))
     assert not runner.runs.exists()
     assert compare_page.absent({"picsl_greedy": "no such thing"}) == [
         "- not installed here, and left out: picsl_greedy (no such thing)"

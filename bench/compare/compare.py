@@ -1,16 +1,16 @@
-"""diffreg beside what a user could run instead, on labelled volumes: docs/compare.md.
+"""diffreg beside what a user could run instead, on labelled volumes and slices: docs/compare.md.
 
     python bench/compare/compare.py --data DIR [--checkpoint run/best.pt] [--voxelmorph run/best.pt]
     python bench/compare/compare.py
 
-DIR is the folder of docs/data.md, of which `volumes` is read. The other tools are installed into
---peers, each pair is registered by each tool in a fresh process on one thread (sets.PLAN), measured
-and told in a line of JSON in --runs, and the page is written after each set and tool. What stands
-there is not run again, so that this may be stopped at any moment. Without --data the page is
-written from what there is.
+DIR is the folder of docs/data.md. The other tools are installed into --peers, each pair is
+registered by each tool in a fresh process on one thread (sets.PLAN), measured and told in a line of
+JSON in --runs, and the page is written after each set and tool. What stands there is not run again,
+so that this may be stopped at any moment. Without --data the page is written from what there is.
 """
 
 import argparse
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from registering import (
     registered,
 )
 from sets import GROUPS, PLAN, Task
+from slice_pairs import write_slices
 from tools import METHODS
 
 from diffreg.benchmark.run import machine
@@ -90,7 +91,8 @@ class Runner(NamedTuple):
         except RuntimeError as error:
             run["error"] = str(error)
         journal.append(run, self.runs)
-        words = run.get("error") or f"Dice {run['dice']:.4f}, {run.get('cpu_s', 0):.1f} CPU s"
+        values = {name: run[name] for name in ("dice", "end_point_error", "cpu_s") if name in run}
+        words = run.get("error") or ", ".join(f"{name} {values[name]:.4g}" for name in values)
         print(f"{pair.group} {pair.name} {method}: {words}", flush=True)
         return True
 
@@ -104,11 +106,17 @@ def read_runs(path: Path) -> dict[Key, dict]:
     return journal.read(path, key)
 
 
-def run_plan(data: Path, runner: Runner) -> None:
+def pairs_of(data: Path, folder: Path) -> dict[str, list[Pair]]:
+    """group -> its pairs, none of what `data` does not hold; the slices are written to `folder`."""
+    found = {group: read_pairs(data / "volumes", group) for group in GROUPS}
+    found |= write_slices(data, folder)
+    for group in (group for group in GROUPS if not found[group]):
+        print(f"{group}: no pair of it in {data}, left out")
+    return found
+
+
+def run_plan(pairs: Mapping[str, list[Pair]], runner: Runner) -> None:
     """PLAN in its order, and the page after each of its tasks that changed something."""
-    pairs = {group: read_pairs(data, group) for group in GROUPS}
-    for group in (group for group in GROUPS if not pairs[group]):
-        print(f"{group}: no pair of it in {data / 'pairs.csv'}, left out")
     for task in PLAN:
         if runner.can(task.method):
             wanted = runner.pairs(task, pairs[task.group])
@@ -132,19 +140,18 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.data is None:
         return write_page(read_runs(options.runs).values(), {})
-    volumes = options.data / "volumes"
-    if not (volumes / "pairs.csv").exists():
-        print(
-            f"compare: skipped, there is no {volumes / 'pairs.csv'}; docs/data.md says what it is"
-        )
-        return
+    table = options.data / "volumes" / "pairs.csv"
+    if not table.exists():
+        return print(f"compare: skipped, there is no {table}; docs/data.md says what it is")
     networks = {
         method: read_network(path)
         for method in NETWORKS
         if (path := options.voxelmorph if method == VOXELMORPH else options.checkpoint)
     }
     left_out = environment.prepare(options.peers)
-    run_plan(volumes, Runner(options.runs, options.peers, left_out, networks))
+    runner = Runner(options.runs, options.peers, left_out, networks)
+    with tempfile.TemporaryDirectory() as folder:
+        run_plan(pairs_of(options.data, Path(folder)), runner)
     write_page(read_runs(options.runs).values(), left_out)
 
 

@@ -1,4 +1,4 @@
-"""Pairs of labelled volumes on one grid, and what a displacement makes of them.
+"""Pairs of labelled images on one grid, and what a displacement makes of them.
 
 Read from a folder with pairs.csv (group, moving, fixed, moving_label, fixed_label: paths in it).
 """
@@ -30,13 +30,19 @@ SMALLEST = 1e-9  # of a determinant whose logarithm is taken
 
 @dataclass(frozen=True)
 class Pair:
-    """Files of two people, or of two phases of one; moving_label and fixed_label are label maps."""
+    """Files of two people, or of two phases of one; moving_label and fixed_label are label maps.
+
+    Args:
+        truth: an array (D, *S), voxels: the displacement, where it is known, NaN where it does not
+            count.
+    """
 
     group: str
     moving: Path
     fixed: Path
     moving_label: Path
     fixed_label: Path
+    truth: Path | None = None
 
     @property
     def name(self) -> str:
@@ -61,7 +67,7 @@ def label_group(label: int) -> str:
 
 
 def measured(pair: Pair, u: np.ndarray) -> dict:
-    """How well the labels fit under u (3, *S), voxels, how evenly it bends, and what folds."""
+    """How well the labels fit under u (D, *S), voxels, how evenly it bends, and what folds."""
     return fit(pair, u) | bending(u) | certified(u)
 
 
@@ -71,8 +77,9 @@ def fit(pair: Pair, u: np.ndarray) -> dict:
     Compared is what both people have: a label that the displacement loses has Dice 0 and no HD95.
 
     Returns:
-        dice, dice_labels {label: value}, hd95 (mm, mean over labels), tre (mm, mean over
-        landmarks) where there are any.
+        dice, dice_labels {label: value}, hd95 (mm, mean over labels) where both have a label, tre
+        (mm, mean over landmarks) where there are any, end_point_error (voxels, mean) where the
+        displacement is known.
     """
     (moving, _), (fixed, spacing) = map(_labels, (pair.moving_label, pair.fixed_label))
     group = GROUPS[pair.group]
@@ -80,14 +87,10 @@ def fit(pair: Pair, u: np.ndarray) -> dict:
     labels = [label for label in both if not group.compared or label in group.compared]
     images = torch.from_numpy(moving)[None, None], torch.from_numpy(u)[None]
     warped = warp_labels(*images)[0, 0].numpy()
-    overlaps = dice(warped, fixed, labels)
-    apart = [each["hd95"] for each in surface_distances(warped, fixed, spacing, labels).values()]
-    known = [distance for distance in apart if not np.isnan(distance)]
-    found = {
-        "dice": float(np.mean(list(overlaps.values()))),
-        "dice_labels": {str(label): round(value, 5) for label, value in overlaps.items()},
-        "hd95": float(np.mean(known)) if known else float("nan"),
-    }
+    found = _overlap(warped, fixed, spacing, labels) if labels else {}
+    if pair.truth is not None:
+        error = np.linalg.norm(u - np.load(pair.truth), axis=0)
+        found["end_point_error"] = float(np.nanmean(error))
     points = [label for label in both if label not in labels] if group.landmarks else []
     if points:
         middles = [_middles(label_map, points) for label_map in (fixed, moving)]
@@ -96,8 +99,21 @@ def fit(pair: Pair, u: np.ndarray) -> dict:
     return found
 
 
+def _overlap(
+    warped: np.ndarray, fixed: np.ndarray, spacing: tuple[float, ...], labels: list[int]
+) -> dict:
+    overlaps = dice(warped, fixed, labels)
+    apart = [each["hd95"] for each in surface_distances(warped, fixed, spacing, labels).values()]
+    known = [distance for distance in apart if not np.isnan(distance)]
+    return {
+        "dice": float(np.mean(list(overlaps.values()))),
+        "dice_labels": {str(label): round(value, 5) for label, value in overlaps.items()},
+        "hd95": float(np.mean(known)) if known else float("nan"),
+    }
+
+
 def bending(u: np.ndarray) -> dict:
-    """What determinants by central differences and by the eight corners of a cell say of u."""
+    """What determinants by central differences and by the corners of a cell say of u."""
     determinants, corners = central_determinants(u), folding(u)
     folded, cells = ~(determinants > 0), int(np.prod([size - 1 for size in u.shape[1:]]))
     return {
@@ -112,7 +128,7 @@ def bending(u: np.ndarray) -> dict:
 
 
 def certified(u: np.ndarray) -> dict:
-    """What the certificate of the whole trilinear cell says of u (3, *S)."""
+    """What the certificate of the whole cell says of u (D, *S)."""
     certificate = fold_certificate(torch.from_numpy(u)[None])
     return {
         "folded_certificate_percent": 100 * certificate.folded_share,
@@ -125,10 +141,11 @@ def certified(u: np.ndarray) -> dict:
 
 
 def central_determinants(u: np.ndarray) -> np.ndarray:
-    """Of id + u (3, *S) by central differences, without two voxels at the border, as Learn2Reg."""
-    inner = (slice(None), *[slice(2, -2)] * 3)
-    columns = [gradient[inner] for gradient in np.gradient(u.astype(np.float64), axis=(1, 2, 3))]
-    return np.linalg.det(np.moveaxis(np.stack(columns, 1), (0, 1), (-2, -1)) + np.eye(3))
+    """Of id + u (D, *S) by central differences, without two voxels at the border, as Learn2Reg."""
+    axes = range(1, u.ndim)
+    inner = (slice(None), *(slice(2, -2) for _ in axes))
+    columns = [gradient[inner] for gradient in np.gradient(u.astype(np.float64), axis=tuple(axes))]
+    return np.linalg.det(np.moveaxis(np.stack(columns, 1), (0, 1), (-2, -1)) + np.eye(len(axes)))
 
 
 def _labels(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:

@@ -19,16 +19,23 @@ from tools import METHODS
 
 from diffreg.data.transforms import read_field
 from diffreg.training.checkpoint import read_checkpoint
+from diffreg.training.pretrained import pretrained_networks
 
 TOOLS = Path(__file__).with_name("tools.py")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Words of `diffreg register`: the pairs are on one grid already, as for all others.
 ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report", "--no-composites")
+SHIPPED = {
+    f"diffreg {name}{ending}": ("--checkpoint", name, *words)
+    for name in pretrained_networks()
+    for ending, words in (("", ()), (", refined", ("--refine", "10")))
+}
 OURS: dict[str, tuple[str, ...]] = {
     "diffreg fast": ("--iterations", "30,30,10"),
     "diffreg": (),
     "diffreg long": ("--iterations", "100,100,60"),
     "diffreg ngf": ("--similarity", "ngf"),
+    **SHIPPED,
 }
 VOXELMORPH = "VoxelMorph"  # its network, which examples/own_networks.py hands to diffreg
 NETWORKS: dict[str, tuple[str, ...]] = {
@@ -86,7 +93,7 @@ def _files(names: Iterable[str]) -> frozenset[str]:
 def registered(
     pair: Pair, method: str, python: str | Path, network: Network | None = None
 ) -> tuple[np.ndarray, dict]:
-    """The displacement (3, *S), voxels, float32, and what it cost.
+    """The displacement (D, *S), voxels, float32, and what it cost.
 
     Args:
         python: that has the other tools.
@@ -96,7 +103,8 @@ def registered(
         RuntimeError: the process failed; the message is its last line.
     """
     if method == "identity":
-        return np.zeros((3, *nib.load(pair.fixed).shape), np.float32), {}
+        shape = nib.load(pair.fixed).shape
+        return np.zeros((len(shape), *shape), np.float32), {}
     with tempfile.TemporaryDirectory() as folder:
         if method in OURS:
             return ours(pair, OURS[method], Path(folder))

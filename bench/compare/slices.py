@@ -5,7 +5,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parents[1] / "results" / "variational.json"
 ABOUT = """\
-## Slices
+## Slices of five hearts
 
 Five hearts, 38 slices, end-systole to end-diastole, 112 x 112 voxels round what moves, settings
 chosen on the other four patients
@@ -19,10 +19,7 @@ HEAD = "| tool | Dice | worst | diffreg minus it | folded, % (pairs) |\n|---|---
 
 def section(path: Path = RESULTS) -> list[str]:
     rows = json.loads(path.read_text())["results"]["variance"]
-    lines = [
-        "| tool | Dice | worst | diffreg minus it | folded, % (pairs) |",
-        "|---|---|---|---|---|",
-    ]
+    lines = [HEAD]
     for row in sorted(rows, key=lambda row: -row["mean"]["dice"]):
         low, high = row["interval"]["dice"]
         cells = [row["method"], f"{row['mean']['dice']:.4f} [{low:.4f}, {high:.4f}]"]

@@ -11,7 +11,7 @@ from labelled import label_group
 FEWEST = 5  # people: of fewer an interval says nothing
 PARTS = ("deep", "cortex", "rest")
 MEASURES = (
-    *("dice", "tre", *PARTS, "hd95", "sd_log_j", "sd_log_j_learn2reg"),
+    *("dice", "tre", "end_point_error", *PARTS, "hd95", "sd_log_j", "sd_log_j_learn2reg"),
     *(f"folded_{how}_percent" for how in ("central", "corners", "certificate")),
 )
 COUNTS = ("folded_central", "folded_corners", "folded_inside", "undecided_cells", "folded_cells")
@@ -43,11 +43,12 @@ def by_part(run: Row) -> dict[str, float]:
 def row_of(method: str, runs: list[Row]) -> Row:
     """A method on a group: means over people with intervals, medians of what it costs."""
     whole = [run | by_part(run) for run in runs if "error" not in run]
-    people = {
-        measure: {run["person"]: run[measure] for run in whole if measure in run}
+    pairs = {
+        measure: {(run["person"], run["pair"]): run[measure] for run in whole if measure in run}
         for measure in MEASURES
     }
-    people = {measure: values for measure, values in people.items() if values}
+    pairs = {measure: values for measure, values in pairs.items() if values}
+    people = {measure: by_person(values) for measure, values in pairs.items()}
     return {
         "method": method,
         "label": runs[-1].get("label", method),
@@ -55,13 +56,14 @@ def row_of(method: str, runs: list[Row]) -> Row:
         "version": next((run["version"] for run in whole if "version" in run), ""),
         "pairs": len(whole),
         "errors": Counter(_kind(run["error"]) for run in runs if "error" in run),
+        "by_pair": pairs,
         "people": people,
-        "worst": min(people.get("dice", {}).values(), default=None),
+        "worst": min(pairs.get("dice", {}).values(), default=None),
         "mean": {name: float(np.mean(list(each.values()))) for name, each in people.items()},
         "interval": {name: interval(values.values()) for name, values in people.items()},
         "folded_pairs": {
             name: sum(value > 0 for value in values.values())
-            for name, values in people.items()
+            for name, values in pairs.items()
             if name.startswith("folded")
         },
         "counts": {
@@ -84,10 +86,19 @@ def _kind(error: str) -> str:
     return re.sub(r" *\(0x[0-9a-f]+\)", "", re.sub(r"\[\d[\d, ]*\]", "[...]", error))
 
 
+def by_person(values: Mapping[tuple[str, str], float]) -> People:
+    """The mean over a person's pairs, from (person, pair) -> value."""
+    found = defaultdict(list)
+    for (person, _), value in values.items():
+        found[person].append(value)
+    return {person: float(np.mean(few)) for person, few in found.items()}
+
+
 def versus(a: Row, b: Row, measure: str) -> Row | None:
-    """a minus b over the people that both have; None where there is nobody."""
-    ours, theirs = (row["people"].get(measure, {}) for row in (a, b))
-    each = [ours[person] - theirs[person] for person in ours if person in theirs]
+    """a minus b over the pairs, and so the people, that both have; None where there is nobody."""
+    ours, theirs = (row["by_pair"].get(measure, {}) for row in (a, b))
+    people = by_person({pair: ours[pair] - theirs[pair] for pair in ours if pair in theirs})
+    each = list(people.values())
     if not each:
         return None
     return {"people": len(each), "mean": float(np.mean(each)), "interval": interval(each)}
@@ -118,7 +129,7 @@ def _newest(runs: list[Row]) -> list[Row]:
 
 
 def compared(rows: list[Row], ours: Iterable[str]) -> None:
-    """Every row gets what each of ours has more."""
+    """Every row gets what each of ours has more, in place of its single pairs."""
     named = {row["method"]: row for row in rows}
     for row in rows:
         row["minus_this"] = {
@@ -126,6 +137,8 @@ def compared(rows: list[Row], ours: Iterable[str]) -> None:
             for name in ours
             if name in named and name != row["method"]
         }
+    for row in rows:
+        del row["by_pair"]
 
 
 def told(difference: Row | None, more_is_better: bool = True) -> str:

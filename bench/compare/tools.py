@@ -1,4 +1,4 @@
-"""Other people's deformable registrations of volumes on one grid, a fresh process each.
+"""Other people's deformable registrations of images on one grid, a fresh process each.
 
     python bench/compare/tools.py METHOD FIXED MOVING OUT
 
@@ -20,13 +20,21 @@ GREEDY_LONG = "-m NCC 2x2x2 -n 100x100x100 -s 1.732vox 0.7071vox"
 GREEDY_THIN = "-m NCC 2x2x2 -n 100x50"  # a third level would leave three planes of a heart
 GREEDY_WNCC = "-m WNCC 2x2x2 -n 100x50x10"
 GREEDY_NMI = "-m NMI -n 100x50x10"
+GREEDY_SLICES = "-m NCC 2x2 -n 100x50x10"
+GREEDY_WNCC_SLICES = "-m WNCC 2x2 -n 100x50x10"
 DEMONS = {"sigma": 1.0, "iterations": 40}  # diffeomorphic, three levels
 DEMONS_FINE = {"sigma": 0.7, "iterations": 80}
+# What cardiac.py chose for the slices of SCD0000301 on those of four others.
+DEMONS_SLICES = {"forces": "symmetric", "sigma": 1.0, "iterations": 40, "levels": 2}
+CC_SLICES = {"syn_metric": "CC", "syn_sampling": 4, "reg_iterations": (100, 100, 100, 100)}
 CC = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (100, 70, 50, 20)}
 MATTES = {"syn_metric": "mattes", "syn_sampling": 32, "reg_iterations": (100, 70, 50, 20)}
 FIREANTS = {"scales": [4, 2, 1], "iterations": [200, 100, 50], "cc_kernel_size": 5}
 FIREANTS_FINE = {**FIREANTS, "smooth_warp_sigma": 0.25}  # 0.5 by default
 FIREANTS_MI = {**FIREANTS, "loss_type": "mi"}
+# The field has 32 planes at least, the images of scale 1 those that they have: not for thin stacks.
+THIN = {"scales": [4, 2], "iterations": [200, 100]}
+FIREANTS_THIN, FIREANTS_MI_THIN = {**FIREANTS, **THIN}, {**FIREANTS_MI, **THIN}
 CONVEX_ADAM = {"grid_sp": 3, "disp_hw": 4, "lambda_weight": 0.65}
 # What elastix's model zoo has for heads of different people (Par0035, Hammers' atlas).
 ELASTIX = {
@@ -49,12 +57,13 @@ def told(options: dict) -> str:
     return json.dumps(options)[1:-1]
 
 
-def greedy(options: str) -> Callable[[str, str, str], Found]:
+def greedy(options: str, axes: int = 3) -> Callable[[str, str, str], Found]:
     def method(fixed: str, moving: str, out: str) -> Found:
-        from picsl_greedy import Greedy3D
+        import picsl_greedy
 
-        words = f"-d 3 -threads 1 {options} -i {fixed} {moving} -o {out}.nii"
-        return lambda: Greedy3D().execute(words), lambda _: None
+        search = getattr(picsl_greedy, f"Greedy{axes}D")().execute
+        words = f"-d {axes} -threads 1 {options} -i {fixed} {moving} -o {out}.nii"
+        return lambda: search(words), lambda _: None
 
     return method
 
@@ -99,16 +108,17 @@ def dipy(metric: str) -> Callable[[str, str, str], Found]:
 
         files = [nib.load(path) for path in (fixed, moving)]
         images = [file.get_fdata() for file in files]
-        affine = files[0].affine
-        measure = getattr(metrics, metric)(3)
+        kept = np.ix_(*[[*range(images[0].ndim), 3]] * 2)
+        affine = files[0].affine[kept]
+        measure = getattr(metrics, metric)(images[0].ndim)
         search = SymmetricDiffeomorphicRegistration(measure, level_iters=[100, 50, 25])
 
         def write(found) -> None:
-            along_axes = found.get_forward_field() @ np.linalg.inv(affine[:3, :3]).T  # of mm, RAS
+            along_axes = found.get_forward_field() @ np.linalg.inv(affine[:-1, :-1]).T  # of mm, RAS
             np.savez(f"{out}.npz", u=along_axes.astype(np.float32))
 
         return lambda: search.optimize(
-            *images, static_grid2world=affine, moving_grid2world=files[1].affine
+            *images, static_grid2world=affine, moving_grid2world=files[1].affine[kept]
         ), write
 
     return method
@@ -116,6 +126,7 @@ def dipy(metric: str) -> Callable[[str, str, str], Found]:
 
 def fireants(**options) -> Callable[[str, str, str], Found]:
     def method(fixed: str, moving: str, out: str) -> Found:
+        import numpy as np
         from fireants.io import BatchedImages, Image
         from fireants.registration.greedy import GreedyRegistration
 
@@ -130,7 +141,12 @@ def fireants(**options) -> Callable[[str, str, str], Found]:
             found.optimize()
             return found
 
-        return search, lambda found: found.save_as_ants_transforms(f"{out}.nii")
+        def write(found: GreedyRegistration) -> None:  # its own writer knows volumes alone
+            grid = found.get_warp_parameters(*images.values())["grid"][0].detach().numpy().T
+            lengths = [(size - 1) / 2 for size in grid.shape[1:]]  # of its unit, voxels
+            np.savez(f"{out}.npz", u=np.stack([u * k for u, k in zip(grid, lengths, strict=True)]))
+
+        return search, write
 
     return method
 
@@ -185,16 +201,25 @@ METHODS = {
     "greedy 2 levels": Method("picsl_greedy", GREEDY_THIN, greedy(GREEDY_THIN)),
     "greedy WNCC": Method("picsl_greedy", GREEDY_WNCC, greedy(GREEDY_WNCC)),
     "greedy NMI": Method("picsl_greedy", GREEDY_NMI, greedy(GREEDY_NMI)),
+    "greedy in 2-D": Method("picsl_greedy", GREEDY_SLICES, greedy(GREEDY_SLICES, 2)),
+    "greedy WNCC in 2-D": Method("picsl_greedy", GREEDY_WNCC_SLICES, greedy(GREEDY_WNCC_SLICES, 2)),
+    "greedy NMI in 2-D": Method("picsl_greedy", GREEDY_NMI, greedy(GREEDY_NMI, 2)),
     "demons": Method("SimpleITK", told(DEMONS), demons(**DEMONS)),
     "demons sigma 0.7": Method("SimpleITK", told(DEMONS_FINE), demons(**DEMONS_FINE)),
+    "demons symmetric": Method("SimpleITK", told(DEMONS_SLICES), demons(**DEMONS_SLICES)),
     "SyNOnly": Method("antspyx", "its defaults", syn()),
     "SyNOnly CC": Method("antspyx", told(CC), syn(**CC)),
+    "SyNOnly CC radius 4": Method("antspyx", told(CC_SLICES), syn(**CC_SLICES)),
     "SyNOnly Mattes": Method("antspyx", told(MATTES), syn(**MATTES)),
     "dipy SyN": Method("dipy", "CC, 100 50 25", dipy("CCMetric")),
     "dipy SyN EM": Method("dipy", "EM, 100 50 25", dipy("EMMetric")),
     "FireANTs": Method("fireants", told(FIREANTS), fireants(**FIREANTS)),
     "FireANTs sigma 0.25": Method("fireants", told(FIREANTS_FINE), fireants(**FIREANTS_FINE)),
     "FireANTs MI": Method("fireants", told(FIREANTS_MI), fireants(**FIREANTS_MI)),
+    "FireANTs 2 levels": Method("fireants", told(FIREANTS_THIN), fireants(**FIREANTS_THIN)),
+    "FireANTs MI 2 levels": Method(
+        "fireants", told(FIREANTS_MI_THIN), fireants(**FIREANTS_MI_THIN)
+    ),
     "ConvexAdam": Method("convexAdam", told(CONVEX_ADAM), convex_adam(**CONVEX_ADAM)),
     "ConvexAdam defaults": Method("convexAdam", "its defaults", convex_adam()),
     "elastix": Method("itk-elastix", told(ELASTIX), elastix(**ELASTIX)),

@@ -1,0 +1,87 @@
+"""Pairs of slices of a person whom no network that ships has seen, as files: docs/data.md."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pairs
+import torch
+from labelled import Pair
+
+from diffreg.fields import invert
+
+PERSON = "SCD0000301"  # the split of lunet-cardiac-mr and of lunet-mr-ct, by their cards
+HEARTS, SIMULATED = "slices_mr", "slices_ctmr"
+BODY = -500  # HU: where an error counts
+End = tuple[str, Any, Any]  # ending of its name, image, label
+
+
+def write_slices(data: Path, out: Path) -> dict[str, list[Pair]]:
+    """group -> its pairs, written to `out`; none of what `data` does not hold.
+
+    Args:
+        data: the folder of docs/data.md, of which `cardiac` and `ctmr` are read.
+    """
+    cardiac, simulated = data / "cardiac", data / "ctmr" / "simulated_120.npz"
+    spacing = _spacing(cardiac / "ed_es_pairs.csv")
+    if spacing is None:
+        return {HEARTS: [], SIMULATED: []}
+    return {
+        HEARTS: _hearts(cardiac, out),
+        SIMULATED: _simulated(simulated, spacing, out) if simulated.exists() else [],
+    }
+
+
+def _hearts(folder: Path, out: Path) -> list[Pair]:
+    """End-systole to end-diastole, cut round what moves, no label looked at."""
+    return [
+        _written(
+            HEARTS,
+            out / f"{PERSON}_{pair.slice:02d}",
+            ("es", pair.moving, pair.moving_label),
+            ("ed", pair.fixed, pair.fixed_label),
+            pair.spacing,
+        )
+        for pair in pairs.read_pairs(folder, "variance")
+        if pair.patient == PERSON
+    ]
+
+
+def _simulated(path: Path, spacing: float, out: Path) -> list[Pair]:
+    """CT to MR, with the displacement that is to be found: NaN outside the body."""
+    with np.load(path) as file:
+        mine = [k for k, item in enumerate(file["items"]) if item.startswith(f"{PERSON}:")]
+        held = {name: file[name][mine] for name in file.files}
+    found = []
+    for k, item in enumerate(held["items"]):
+        stem = out / str(item).replace(":", "_")
+        true = invert(torch.from_numpy(held["disp"][k : k + 1].astype(np.float32)), 60)[0].numpy()
+        truth = stem.with_name(f"{stem.name}_true.npy")
+        np.save(truth, np.where(held["ct_aligned"][k] > BODY, true, np.nan))
+        moving = ("ct", held["ct_moving"][k], held["endo_moving"][k])
+        pair = _written(SIMULATED, stem, moving, ("mr", held["mr"][k], held["endo"][k]), spacing)
+        found.append(replace(pair, truth=truth))
+    return found
+
+
+def _written(group: str, stem: Path, moving: End, fixed: End, spacing: float) -> Pair:
+    paths = {}
+    for end, (name, *images) in {"moving": moving, "fixed": fixed}.items():
+        for kind, image in zip(("", "_label"), images, strict=True):
+            path = paths[f"{end}{kind}"] = stem.with_name(f"{stem.name}_{name}{kind}.nii.gz")
+            array = np.squeeze(np.asarray(image))
+            array = array.astype(np.uint8) if kind else array
+            nib.save(nib.Nifti1Image(array, np.diag([spacing, spacing, 1, 1])), path)
+    return Pair(group, **paths)
+
+
+def _spacing(table: Path) -> float | None:
+    """mm, along both axes of the person's slices; None where there are none."""
+    if not table.exists():
+        return None
+    with table.open() as file:
+        mine = [row for row in csv.DictReader(file) if row["patient"] == PERSON]
+    return float(mine[0]["px_mm"]) if mine else None
