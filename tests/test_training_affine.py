@@ -1,12 +1,14 @@
 """The affine start of training: that of `register`, found once for a pair, of all that it has."""
 
+import os
 import re
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from runs import SHAPE, config_of, head
+from runs import SHAPE, config_of, head, with_settings
 from test_trainer import save_images
 
 from diffreg.affine.start import AffineStarts, affine_start
@@ -63,6 +65,30 @@ def test_it_is_found_once_and_kept(images, tmp_path, monkeypatch):
     assert len(counted) == 12
     PairDataset(pairs, cache=tmp_path / "cache", start=AffineStarts("rigid"))
     assert len(counted) == 15  # another kind is another start
+
+
+def test_it_is_kept_beside_the_data(images, tmp_path, monkeypatch):
+    """Without a cache, too; where nothing can be written it is found by each run."""
+    counted = []
+    found = AffineStarts.__call__
+
+    def start(self, pair):
+        counted.append(pair)
+        return found(self, pair)
+
+    monkeypatch.setattr(AffineStarts, "__call__", start)
+    config = config_of(images, tmp_path / "run")
+    config = with_settings(config, data={"affine": "translation"})
+    draws = [Trainer(config, progress=False).dataset.draw(0)[0] for _ in range(2)]
+    once = len(counted)
+    assert 3 <= once <= 4 and torch.equal(*draws)  # those that show all images, and the one drawn
+    assert sorted(file.name for file in images.iterdir())[0] == ".diffreg"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    Trainer(config, progress=False)
+    assert len(counted) == once + 3
+    shutil.rmtree(images / ".diffreg")
+    (images / ".diffreg").write_text("in the way")
+    assert torch.equal(Trainer(config, progress=False).dataset.draw(0)[0], draws[0])
 
 
 class Moved:

@@ -7,6 +7,7 @@ to go on where a run stopped.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -55,6 +56,8 @@ class PairDataset:
         cache: a folder that keeps what was made ready, and that pairs are read from when they are
             drawn; None: they are held in memory, the last ones where not all of them fit.
         start: finds the affine map that a moving image is placed by first; None: by its header.
+        starts: a folder that keeps these maps where there is no `cache`; None, or one that cannot
+            be written to: they are found anew by each dataset.
         progress: whether to draw a bar on stderr while pairs are made ready.
 
     Raises:
@@ -74,6 +77,7 @@ class PairDataset:
         terms: Collection[str] = (),
         cache: str | Path | None = None,
         start: Start | None = None,
+        starts: str | Path | None = None,
         progress: bool = False,
     ) -> None:
         if not pairs:
@@ -86,7 +90,8 @@ class PairDataset:
         cover = list(self.pairs.cover())
         check_terms(cover, self.terms)
         store = Kept(cache, __version__) if cache else Held(_HELD * physical_memory())
-        self.prepared = PreparedPairs(self.normalization, store, self.terms, start)
+        maps = _kept_if_writable(starts) if start and starts and not cache else None
+        self.prepared = PreparedPairs(self.normalization, store, self.terms, start, maps)
         self.wanted, self.spacing = self._made_ready(cover, batches, progress)
         self.spacing_mm = self._lengths(cover)
 
@@ -247,3 +252,11 @@ class PairDataset:
         places = [self.prepared.place(pair.fixed, sides_of(pair)[1]) for pair in pairs]
         found = sorted(place.grid.spacing for place in places if place.kind == "nifti")
         return (found[0], found[-1]) if found else ()
+
+
+def _kept_if_writable(folder: str | Path) -> Kept | None:
+    try:
+        kept = Kept(folder, __version__)
+    except OSError:
+        return None
+    return kept if os.access(folder, os.W_OK) else None

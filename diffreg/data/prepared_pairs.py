@@ -82,6 +82,7 @@ class PreparedPairs:
         store: where what was made is kept.
         terms: what else of the pairs is read (`diffreg.data.known`).
         start: finds the affine map that the moving image is placed by first, (4, 4); None: none.
+        starts: where these maps are kept; None: where all else is.
 
     Raises:
         FileNotFoundError, ValueError: when a pair is asked for whose files are missing or do not
@@ -94,9 +95,10 @@ class PreparedPairs:
         store: Held | Kept,
         terms: Collection[str] = (),
         start: Start | None = None,
+        starts: Held | Kept | None = None,
     ) -> None:
         self.normalization, self.store, self.terms = normalization, store, terms
-        self.start = start
+        self.start, self._starts = start, store if starts is None else starts
         self._settings = repr(normalization), repr(start)
         self._read_last = Held(_READ[type(self.store)])
         self._stamps: dict[Path, tuple[Any, ...]] = {}
@@ -155,7 +157,8 @@ class PreparedPairs:
         def found_anew() -> list[Tensor]:
             return [torch.from_numpy(start(self._images(pair).clipped(self.normalization)))]
 
-        (found,) = self._found([("affine", region, self._settings)], found_anew)
+        key = "affine", region, self._settings
+        (found,) = self._found([key], found_anew, store=self._starts)
         matrix: np.ndarray = found.numpy().copy()
         return matrix
 
@@ -229,13 +232,15 @@ class PreparedPairs:
         keys: Sequence[Any],
         make: Callable[[], Sequence[Tensor | None]],
         images: Sequence[Any] = (None, None, None),
+        store: Held | Kept | None = None,
     ) -> list[Any]:
         """What is kept under some keys; made, and kept, where one of them is missing."""
-        found = [self.store.get(key) for key in keys]
+        store = self.store if store is None else store
+        found = [store.get(key) for key in keys]
         if all(value is not MISSING for value in found):
             return found
         made = zip(keys, make(), images, strict=False)
-        return [self.store.put(key, value, image) for key, value, image in made]
+        return [store.put(key, value, image) for key, value, image in made]
 
 
 def sides_of(pair: Pair) -> tuple[Part, Part]:

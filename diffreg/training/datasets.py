@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from diffreg.affine.start import AffineStarts
@@ -17,6 +18,7 @@ from diffreg.training.read_ahead import ReadAhead
 from diffreg.training.terms import objective_of, terms_of
 
 Pairs = PairDataset | OwnPairs
+STARTS = ".diffreg"  # the folder beside the data that keeps affine starts
 
 
 def datasets(
@@ -104,6 +106,8 @@ def _of_images(
     if data.affine != "none":
         similarity = "+".join(objective_of(config.objective).similarity)
         how["start"] = AffineStarts(data.affine, similarity)
+        first = Path(data.images[0])
+        how["starts"] = (first if first.is_dir() else first.parent) / STARTS
     given = pairs, config.normalization, config.augmentation, seed
     if data.workers:
         share = ranks.share if ranks.count > 1 else None

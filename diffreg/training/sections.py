@@ -35,7 +35,8 @@ class DataConfig:
             out: they are held in memory.
         affine: how moving images are moved as a whole before anything else, as `register --affine`
             does: "auto", "translation", "rigid", "similarity", "affine", or "none", by the headers
-            alone. Found once for each pair, and kept in the `cache`.
+            alone. Found once for each pair, and kept in the `cache`, or else in a hidden folder
+            .diffreg beside the data.
 
     Raises:
         ValueError: more than one way to validate, a share out of range, or settings that are of
