@@ -182,3 +182,11 @@ def test_a_bids_folder_trains_and_registers(bids, folder, capsys):
     assert main(["register", "bids:T1w,T1w", "-o", "out", *method]) == 0
     assert len(list((folder / "out").glob("*/metrics.json"))) == 2
     assert "bids:T1w,T1w: every ordered pair of 2 images: 2 pairs" in capsys.readouterr().err
+
+
+def test_a_bids_folder_trains_and_is_evaluated(bids, folder, capsys):
+    assert main(["train", settings(folder, images=[f"{bids}:T1w"])]) == 0
+    method = ["--checkpoint", str(folder / "run" / "last.pt")]
+    assert main(["evaluate", f"{bids}:T2w,T1w", "-o", "out", *method]) == 0
+    assert "3 pairs, network last.pt" in capsys.readouterr().out
+    assert len(list((folder / "out").glob("*/metrics.json"))) == 3

@@ -9,7 +9,9 @@ The displacement that brings the moving image onto the fixed one is known: phi_m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffreg.data.folders import folder_images, folder_labels
+from diffreg.data.images import read_image
 from diffreg.data.synthetic import smooth_noise
 from diffreg.fields import compose, integrate
 from diffreg.ops import warp
@@ -42,12 +46,14 @@ class Shapes(Dataset):
         scales: of the warps, whose noise is then the sum of noises of these scales, as strong as
             each other.
         amplitude: standard deviation of the velocities' components at most, voxels.
-        maps: label maps (*S), whole numbers from 0, to draw from in place of noise; 0 is the
-            background, whose mean is 0 in half of the images and whose displacement is NaN: it
-            shows nothing by which it could be found. Or two (2, *S) of one place in two heads,
-            say, of which each image shows one: then nothing of the displacement is known.
-        images: of each map, of its shape, in [0, 1]; half of the samples take their intensities
-            from these by random curves, and not from labels.
+        maps: label maps, whole numbers from 0, to draw from in place of noise: arrays, files of
+            labels, or a folder of such files. Of one that is larger than S another window is drawn
+            each time. 0 is the background, whose mean is 0 in half of the images and whose
+            displacement is NaN: it shows nothing by which it could be found. Or arrays (2, *) of
+            one place in two heads, say, of which each image shows one: then nothing of the
+            displacement is known.
+        images: of each map, arrays of its shape, in [0, 1]; half of the samples take their
+            intensities from these by random curves, and not from labels.
         alike: share of the pairs whose images have one contrast, which is learned first.
         seed: sample k is a function of (seed, k).
         length: samples.
@@ -72,7 +78,7 @@ class Shapes(Dataset):
         scale: float = 12.0,
         amplitude: float = 3.0,
         scales: Sequence[float] = (),
-        maps: Sequence[np.ndarray] = (),
+        maps: str | Path | Sequence[np.ndarray | str | Path] = (),
         images: Sequence[np.ndarray] = (),
         alike: float = 0.0,
         seed: int = 0,
@@ -85,7 +91,7 @@ class Shapes(Dataset):
                 "labels must be at least 2, scale > 0, amplitude >= 0, length at least 1 and alike "
                 f"in [0, 1], got {labels}, {scale}, {amplitude}, {length}, {alike}"
             )
-        self.maps = [_checked(number, given, tuple(size)) for number, given in enumerate(maps)]
+        self.maps = [_checked(name, array, tuple(size)) for name, array in _read(maps)]
         if not all(0 < each < np.inf for each in scales):
             raise ValueError(f"scales must be numbers > 0 of voxels, got {tuple(scales)}")
         self.images = [torch.from_numpy(np.asarray(image, np.float32)) for image in images]
@@ -147,6 +153,9 @@ class Shapes(Dataset):
             found = self.maps[number]
             if self.images and random.random() < 0.5:
                 image = self.images[number]
+            window = _window(found.shape[-len(self.size) :], self.size, random)
+            found = found[window]
+            image = None if image is None else image[window]
         else:
             found = smooth_noise(self.size, self.labels, self.scale, random).argmax(0)
         size = (2, *self.size)
@@ -202,16 +211,44 @@ class Shapes(Dataset):
 _ENDS = torch.tensor([0.005, 0.995])
 
 
-def _checked(number: int, given: np.ndarray, size: tuple[int, ...]) -> Tensor:
-    array = np.asarray(given)
-    if array.shape not in (size, (2, *size)) or array.dtype.kind not in "iu" or array.min() < 0:
+def _read(maps: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Label maps with their names: arrays as they are, those of files, of all files of a folder."""
+    if isinstance(maps, str | Path):
+        folder = Path(maps)
+        if not folder.is_dir():
+            raise ValueError(f"maps must be a folder of label maps, or several, got {str(maps)!r}")
+        maps = sorted([*folder_images(folder), *folder_labels(folder)])
+        if not maps:
+            raise ValueError(f"maps: there is no label map in {folder}")
+    for number, given in enumerate(maps):
+        if isinstance(given, str | Path):
+            yield str(given), read_image(given, label=True).data[0, 0].numpy()
+        else:
+            yield f"maps[{number}]", np.asarray(given)
+
+
+def _checked(name: str, array: np.ndarray, size: tuple[int, ...]) -> Tensor:
+    of_two = array.ndim == len(size) + 1 and len(array) == 2
+    shape = array.shape[1:] if of_two else array.shape
+    fits = len(shape) == len(size) and all(n >= s for n, s in zip(shape, size, strict=True))
+    if not fits or array.dtype.kind not in "iu" or array.min() < 0:
         raise ValueError(
-            f"maps[{number}] must be whole numbers >= 0 of size {list(size)}, got {array.dtype} of "
-            f"{list(array.shape)}"
+            f"{name} must be whole numbers >= 0 of at least size {list(size)}, got {array.dtype} "
+            f"of {list(array.shape)}"
         )
     _, ranks = np.unique(array, return_inverse=True)
     ranks = ranks.reshape(array.shape) + int(array.min() > 0)
     return torch.from_numpy(ranks.astype(np.int64))
+
+
+def _window(
+    shape: Sequence[int], size: Sequence[int], random: np.random.Generator
+) -> tuple[Any, ...]:
+    """One of that size, anywhere, of the last axes."""
+    room = [n - length for n, length in zip(shape, size, strict=True)]
+    corner = [int(random.integers(more + 1)) if more else 0 for more in room]
+    both = zip(corner, size, strict=True)
+    return (..., *(slice(first, first + length) for first, length in both))
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from diffreg.data.shapes import Shapes
 from diffreg.fields import fold_certificate
 from diffreg.ops import warp
-from diffreg.training.config import load_config
+from diffreg.training import Trainer
+from diffreg.training.config import Config, load_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZES = [(40, 36), (24, 22, 26)]
@@ -81,6 +82,40 @@ def test_label_maps_that_are_given_are_bent():
     assert torch.equal(known, inside.expand(3, -1, -1, -1))  # the background shows nothing
 
 
+def test_label_maps_of_files_are_drawn_in_windows(tmp_path):
+    """A folder of them, as [data] settings can say; larger ones show another place each time."""
+    given = np.zeros((30, 20, 20), np.int16)
+    given[:15, 6:14, 4:12], given[15:] = 7, 9
+    for name in ("a_seg.nii.gz", "b.nii.gz"):
+        nib.save(nib.Nifti1Image(given, np.eye(4)), tmp_path / name)
+    (tmp_path / ".diffreg").mkdir()
+    files = [tmp_path / "a_seg.nii.gz", str(tmp_path / "b.nii.gz")]
+    sets = [
+        Shapes((16, 20, 12), maps=maps, scale=5.0, amplitude=0.5)
+        for maps in (str(tmp_path), files, [given, given])
+    ]
+    shares = set()
+    for k in range(6):
+        each = [data[k] for data in sets]
+        for one in each:
+            assert all(torch.equal(one[n].nan_to_num(9), each[0][n].nan_to_num(9)) for n in one)
+        assert each[0]["fixed"].shape == (1, 16, 20, 12)
+        shares.add((each[0]["fixed_label"] == 2).float().mean().item())
+    assert max(shares) - min(shares) > 0.2
+    config = Config.from_dict(
+        {
+            "data": {
+                "name": "diffreg.data.shapes:Shapes",
+                "settings": {"size": [16, 20, 12], "maps": str(tmp_path), "scale": 5.0},
+            },
+            "model": {"dimensions": 3, "widths": [4, 4]},
+            "objective": {"labels": 1.0},
+            "training": {"out": str(tmp_path / "run"), "steps": 1, "batch_size": 1, "threads": 1},
+        }
+    )
+    assert Trainer(config, progress=False).train_step().total > 0
+
+
 def test_of_two_heads_each_image_shows_one_and_no_displacement_is_known():
     two = np.zeros((2, 20, 20, 20), int)
     two[0, 5:15, 6:14, 4:12], two[1, 8:10, 8:10, 8:10] = 1, 1
@@ -142,7 +177,10 @@ def test_the_examples_settings_draw_pairs(file, tmp_path, monkeypatch):
         ({"size": (8, 2)}, "at least 4"),
         ({"size": (8, 8), "labels": 1}, "labels must be at least 2"),
         ({"size": (8, 8), "maps": [np.zeros((8, 8))]}, r"maps\[0\] must be whole numbers"),
-        ({"size": (8, 8), "maps": [np.zeros((8, 9), int)]}, r"of size \[8, 8\]"),
+        ({"size": (8, 8), "maps": [np.zeros((7, 9), int)]}, r"size \[8, 8\]"),
+        ({"size": (8, 8), "maps": [np.zeros((9, 7), int)]}, r"at least size \[8, 8\]"),
+        ({"size": (8, 8), "maps": "nowhere"}, "maps must be a folder of label maps, or several"),
+        ({"size": (8, 8), "maps": str(EXAMPLES)}, "there is no label map in"),
         ({"size": (8, 8), "images": [np.zeros((8, 8))]}, "images must be as many as maps"),
         (
             {"size": (8, 8), "maps": np.ones((2, 8, 8), int), "images": np.full((2, 8, 8), 255)},
