@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -134,12 +133,13 @@ def _taken(images: Tensor, places: Tensor, window: Sequence[int]) -> Tensor:
 
 def _sliced(images: Tensor, places: Tensor, window: Sequence[int]) -> Tensor:
     found = images.new_empty((*images.shape[:2], *window))
-    each = places.expand(*images.shape[:2], -1)
-    for number in product(range(len(images)), range(images.shape[1])):
-        along = [axis[[0, -1]].tolist() for axis in each[number].split(list(window))]
-        part = images[number][tuple(slice(min(ends), max(ends) + 1) for ends in along)]
-        turned = [axis for axis, (first, last) in enumerate(along) if first > last]
-        found[number] = part.flip(turned) if turned else part
+    each = places.expand(*images.shape[:2], -1).split(list(window), 2)
+    ends = torch.stack([torch.stack([place[..., 0], place[..., -1]], -1) for place in each], -2)
+    for first, row in enumerate(ends.tolist()):
+        for second, along in enumerate(row):
+            part = images[first, second][tuple(slice(min(e), max(e) + 1) for e in along)]
+            turned = [axis for axis, (start, stop) in enumerate(along) if start > stop]
+            found[first, second] = part.flip(turned) if turned else part
     return found
 
 
