@@ -66,6 +66,7 @@ class ShapesAndTissues(Dataset):
             ]
             self.kinds[1:1] = [_of(two, size, **options | {"amplitude": OTHERWISE})]
             self.kinds.append(self.kinds[1])
+        self.label_values = range(1, 1 + max(max(kind.label_values) for kind in self.kinds))
 
     def __len__(self) -> int:
         return len(self.kinds[0])

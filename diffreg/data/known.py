@@ -158,6 +158,8 @@ def _filled(parts: Sequence[Tensor | None], empty: tuple[int, ...], value: float
     if not there:
         return None
     longest = max(part.shape[1] for part in there)
+    if len(empty) == 3 and longest:  # points, to a power of two: a CUDA graph is of one form
+        longest = 1 << (longest - 1).bit_length()
     filled = []
     for part in parts:
         part = there[0].new_full(empty, value) if part is None else part

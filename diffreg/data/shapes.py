@@ -103,6 +103,9 @@ class Shapes(Dataset):
                     f"images[{number}] must be in [0, 1], got {image.min():g} to {image.max():g}"
                 )
         self.size, self.labels = tuple(size), labels
+        # What each batch has a channel for (docs/training.md).
+        most = max(int(found.max()) for found in self.maps) if self.maps else labels - 1
+        self.label_values = range(1, most + 1)
         self.scale, self.amplitude = float(scale), float(amplitude)
         self.scales = tuple(map(float, scales)) or (self.scale,)
         self.alike, self.seed, self.length = alike, seed, length

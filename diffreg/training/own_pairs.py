@@ -67,6 +67,7 @@ class OwnPairs:
         self.spacing = None if spacing is None else tuple(float(length) for length in spacing)
         lengths = getattr(dataset, "spacing_mm", None)
         self.spacing_mm = () if lengths is None else _from_to(lengths)
+        self.label_values = _label_values(dataset)
         self.ahead = Ahead(size, share, workers, self._read)
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ class OwnPairs:
             sample = tried(lambda: self.dataset[index], self.title(index))
         if isinstance(sample, Exception):
             raise sample
-        return sample, batched([sample], self.terms).known
+        return sample, batched([sample], self.terms, self.label_values).known
 
     def close(self) -> None:
         """End the workers; the next batch begins anew."""
@@ -131,7 +132,7 @@ class OwnPairs:
         if self.streams:
             return _Stream(self, steps), {"batch_size": None}
         sampler = Sampler(steps, self.position)
-        collate = partial(collated, terms=self.terms)
+        collate = partial(collated, terms=self.terms, values=self.label_values)
         return _Draws(self), {"batch_sampler": sampler, "collate_fn": collate}
 
 
@@ -151,6 +152,23 @@ def _check_indexed(dataset: Any) -> None:
         )
     if len(dataset) == 0:
         raise _no_samples(dataset)
+
+
+def _label_values(dataset: Any) -> list[float] | None:
+    """The labels of all its maps, if it says which: then each batch has a channel for each."""
+    given = getattr(dataset, "label_values", None)
+    if given is None:
+        return None
+    try:
+        values = np.unique(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.size == 0 or not (np.isfinite(values) & (values == np.round(values))).all():
+        raise ValueError(
+            f"a dataset's label_values must be the whole numbers of its labels, got {given!r:.80}"
+        )
+    found: list[float] = values[values != 0].tolist()
+    return found
 
 
 def _from_to(lengths: Any) -> tuple[tuple[float, ...], ...]:
@@ -185,7 +203,8 @@ class _Stream(IterableDataset):
     """The batches of an IterableDataset; what comes before the first step is read and dropped."""
 
     def __init__(self, pairs: OwnPairs, steps: Steps) -> None:
-        self.dataset, self.seed, self.terms = pairs.dataset, pairs.seed, pairs.terms
+        self.dataset, self.seed = pairs.dataset, pairs.seed
+        self.collated = partial(collated, terms=pairs.terms, values=pairs.label_values)
         self.title, self.steps = partial(_title, pairs.kind), steps
 
     def __iter__(self) -> Iterator[Any]:
@@ -197,7 +216,7 @@ class _Stream(IterableDataset):
                 # A source that failed has ended, whoever's sample it was.
                 if number in numbers or isinstance(sample, Exception):
                     wanted.append(sample)
-            yield collated(wanted, self.terms)
+            yield self.collated(wanted)
 
     def _draws(self) -> Iterator[tuple[int, Sample | Exception]]:
         """All samples with their numbers, over and over."""

@@ -63,7 +63,11 @@ def tried(get: Callable[[], Any], name: str) -> Sample | Exception:
         return error
 
 
-def collated(samples: Sequence[Sample | Exception], terms: Collection[str]) -> Batch | Exception:
+def collated(
+    samples: Sequence[Sample | Exception],
+    terms: Collection[str],
+    values: Sequence[float] | None = None,
+) -> Batch | Exception:
     """Samples as one batch, or what is wrong with them."""
     found = []
     for sample in samples:
@@ -71,15 +75,23 @@ def collated(samples: Sequence[Sample | Exception], terms: Collection[str]) -> B
             return sample
         found.append(sample)
     try:
-        batch = batched(found, terms)
+        batch = batched(found, terms, values)
         _check_known(batch.known, terms)
     except (TypeError, ValueError) as error:
         return error
     return batch
 
 
-def batched(samples: Sequence[Sample], terms: Collection[str]) -> Batch:
-    """Samples as one batch."""
+def batched(
+    samples: Sequence[Sample], terms: Collection[str], values: Sequence[float] | None = None
+) -> Batch:
+    """Samples as one batch.
+
+    Args:
+        samples: of one size.
+        terms: what is wanted of what is known of them.
+        values: the labels that become channels; None: those that these samples have.
+    """
     first = samples[0].fixed
     for sample in samples:
         if sample.fixed.shape != first.shape:
@@ -94,7 +106,8 @@ def batched(samples: Sequence[Sample], terms: Collection[str]) -> Batch:
         one = torch.ones_like(first[:, :1])
         mask = torch.cat([one if sample.mask is None else sample.mask for sample in samples])
     maps = [label for s in samples for label in (s.moving_label, s.fixed_label)]
-    values = label_values(maps) if "labels" in terms else []
+    if values is None or "labels" not in terms:
+        values = label_values(maps) if "labels" in terms else []
     known = [_wanted(sample, values, terms) for sample in samples]
     return Batch(moving, fixed, mask, together(known, fixed.shape[2:]))
 

@@ -1,0 +1,87 @@
+"""Labels of a dataset of one's own: channels of a batch, whichever of them its maps show."""
+
+import numpy as np
+import pytest
+import torch
+from runs import with_settings
+from test_own_data import config_with
+from torch.utils.data import Dataset, IterableDataset
+
+from diffreg.data.known import Known, together
+from diffreg.data.shapes import Shapes
+from diffreg.training import Trainer
+from diffreg.training.own_pairs import OwnPairs
+
+
+class Labelled(Dataset):
+    """Sample k shows label 3 k + 1 alone, and k + 1 points."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        label = torch.zeros(1, 16, 12, dtype=torch.int64)
+        label[:, 4:9, 3 : 6 + index] = 3 * index + 1
+        points = 3 + torch.rand(index + 1, 2)
+        images = {side: torch.rand(1, 16, 12) for side in ("moving", "fixed")}
+        sides = {"moving_points": points, "fixed_points": points}
+        return {"moving_label": label, "fixed_label": label, **sides, **images}
+
+
+class Streamed(IterableDataset):
+    label_values = (1, 4, 7, 10)
+
+    def __iter__(self):
+        return map(Labelled().__getitem__, range(4))
+
+
+def saying(values):
+    dataset = Labelled()
+    dataset.label_values = values
+    return dataset
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_has_the_labels_that_the_dataset_says(workers):
+    for dataset in (saying([0, 1, 4, 7, 10]), Streamed()):
+        pairs = OwnPairs(dataset, 0, 2, workers=workers, terms=("labels",))
+        batches = [pairs.batch(range(k, k + 2)).known.fixed_label for k in (0, 2)]
+        pairs.close()
+        assert [batch.shape for batch in batches] == [(2, 4, 16, 12)] * 2
+        assert torch.cat(batches).flatten(2).amax(2).sum(0).tolist() == [1, 1, 1, 1]
+    bare = OwnPairs(Labelled(), 0, 2, terms=("labels",))
+    assert bare.batch(range(2)).known.fixed_label.shape[1] == 2
+    assert OwnPairs(saying([4]), 0, 1, terms=("labels",)).whole(0)[1].fixed_label.sum() == 0
+
+
+def test_what_is_minimised_is_the_same(tmp_path):
+    """A label that no map of the batch shows does not count."""
+    weights = {"similarity": "ncc", "labels": 1.0, "landmarks": 1.0}
+    config = with_settings(config_with(tmp_path / "run"), objective=weights)
+    torch.manual_seed(0)
+    bare, said = (Trainer(config, data, progress=False) for data in (Labelled(), saying(range(12))))
+    for _ in range(3):
+        one, other = bare.train_step(), said.train_step()
+        torch.testing.assert_close(torch.tensor(one[:11]), torch.tensor(other[:11]))
+
+
+def test_points_are_filled_up_to_a_power_of_two():
+    known = [Known(None, None, *torch.ones(2, 1, count, 2)) for count in (1, 5)]
+    both = together(known, (4, 4))
+    assert both.fixed_points.shape == both.moving_points.shape == (2, 8, 2)
+    assert both.fixed_points.isfinite().all(2).sum(1).tolist() == [1, 5]
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [float("nan")], "some", [[1], [2, 3]]])
+def test_values_that_are_none_are_refused(values):
+    with pytest.raises(ValueError, match="label_values must be the whole numbers of its labels"):
+        OwnPairs(saying(values), 0, 2)
+
+
+def test_shapes_say_their_labels():
+    assert list(Shapes((8, 8), labels=5).label_values) == [1, 2, 3, 4]
+    given = np.zeros((8, 8), int)
+    given[2:5], given[5:] = 7, 40
+    data = Shapes((8, 8), maps=[given], scale=2.0)
+    assert list(data.label_values) == [1, 2]
+    assert data[0]["fixed_label"].max() <= 2
