@@ -14,6 +14,7 @@ from typing import Any
 from weakref import ref
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffreg.data.pairs import PairDataset
@@ -25,6 +26,7 @@ from diffreg.training.uploads import Uploads
 
 BLOCK = 25  # steps whose random numbers are sent at once
 _HELD = 0.5  # of the device's free memory, by images
+_ALIGNED = 16  # bytes: where a tensor of any type may begin
 
 Share = Callable[[Sequence[int]], Sequence[int]]
 _Steps = dict[int, Callable[[], Draws]]
@@ -118,20 +120,20 @@ class SentAhead:
         self._room += size
 
     def _block(self, first: int, shape: Sequence[int]) -> _Steps:
-        """Of the steps from one on: sent in one piece for each kind when one is asked for."""
+        """Of the steps from one on: sent in one piece when one is asked for."""
         draws = [self.numbers(step) for step in range(first, first + BLOCK)]
         drawing = self._thread.submit(self._draws, draws, shape)
-        sent = cache(lambda: drawing.result().each(self._sent))
+        sent = cache(lambda: drawing.result().on_device(self._sent))
         ends = accumulate(map(len, draws), initial=0)
         return {
             step: partial(lambda pairs: sent().part(pairs), slice(*part))
             for step, part in enumerate(pairwise(ends), first)
         }
 
-    def _draws(self, draws: Sequence[Sequence[int]], shape: Sequence[int]) -> Draws:
+    def _draws(self, draws: Sequence[Sequence[int]], shape: Sequence[int]) -> _Packed:
         """On the host, ready to be sent; numpy draws them while another thread goes on."""
         numbers = list(chain.from_iterable(draws))
-        return self.dataset.draws(numbers, shape).each(self._ready)
+        return _Packed(self.dataset.draws(numbers, shape), self._ready)
 
     def _ready(self, values: Tensor) -> Tensor:
         """In memory that is sent without a wait."""
@@ -140,6 +142,26 @@ class SentAhead:
     def _sent(self, values: Tensor) -> Tensor:
         """On the device; the host does not wait."""
         return self._ready(values).to(self.device, non_blocking=True)
+
+
+class _Packed:
+    """Draws as one row of bytes, in memory that is sent without a wait."""
+
+    def __init__(self, draws: Draws, ready: Callable[[Tensor], Tensor]) -> None:
+        self._draws = draws
+        flat = [part.contiguous().flatten().view(torch.uint8) for part in draws if part is not None]
+        self._bytes = ready(torch.cat([F.pad(part, (0, -len(part) % _ALIGNED)) for part in flat]))
+
+    def on_device(self, send: Callable[[Tensor], Tensor]) -> Draws:
+        """The draws, of which one tensor was sent."""
+        sent, first = send(self._bytes), 0
+
+        def part(like: Tensor) -> Tensor:
+            nonlocal first
+            start, first = first, first + like.nbytes + -like.nbytes % _ALIGNED
+            return sent[start : start + like.nbytes].view(like.dtype).view(like.shape)
+
+        return self._draws.each(part)
 
 
 def _numbers(size: int, share: Share, step: int) -> Sequence[int]:
