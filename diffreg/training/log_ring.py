@@ -25,10 +25,10 @@ class Row(NamedTuple):
 
     @staticmethod
     def read(values: Tensor) -> Row:
-        """Of a row (TERMS + 4,), wherever it is."""
+        """Of a row (TERMS + 4,), wherever it is; in that of a step folds are a share of 1."""
         numbers = values.tolist()
         folded, smallest, norm, stopped = numbers[TERMS:]
-        return Row(numbers[:TERMS], folded, smallest, norm, stopped > 0)
+        return Row(numbers[:TERMS], 100 * folded, smallest, norm, stopped > 0)
 
 
 class _Taken(NamedTuple):

@@ -71,7 +71,7 @@ class Step:
         """The gradients of a part of the step's batch are added to those of the others.
 
         Returns:
-            Its share of the terms and of the folded cells in percent (TERMS + 1,), and its smallest
+            Its share of the terms and of the folded cells (TERMS + 1,), and its smallest
             determinant ().
         """
         settings, ranks = self.config.training, self.ranks
@@ -91,7 +91,7 @@ class Step:
             # The ranks' gradients are averaged: a rank's weight is 1, and should be its share.
             self.optimization.backward(_times(share * ranks.count, total))
         cells = jacobian_determinant(displacement.detach(), reduce="min")
-        folded = 100 * (cells <= 0).float().mean()
+        folded = (cells <= 0).mean(dtype=torch.float32)
         return _times(share, torch.cat([terms, folded[None]])), cells.min()
 
     def _check(self, displacement: Any) -> None:
