@@ -13,6 +13,7 @@ from diffreg.data.drawing import drawn
 from diffreg.data.images import read_image
 from diffreg.data.known import TERMS
 from diffreg.data.pairs import PairDataset, find_pairs
+from diffreg.data.samples import Batch
 from diffreg.data.transforms import write_displacement
 from diffreg.data.undrawn import Draws, Undrawn
 from diffreg.training.graphs import _key
@@ -116,7 +117,19 @@ def test_what_is_known_is_sent_ahead_in_one_form(augmentation, tmp_path):
     assert len(forms) == 1
 
 
-def test_draws_of_a_shape_that_comes_and_goes_are_those_of_its_steps(images, tmp_path):
+def test_images_of_several_sizes_are_drawn_to_their_window(images, tmp_path):
+    """Of each size there would be a CUDA graph."""
+    spacing = np.diag([2.0, 2.0, 4.0, 1.0])
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random((30, 22)), spacing), images / "d.nii")
+    dataset = PairDataset(find_pairs([images]), None, Augmentation(crop=(9, 8)), 0)
+    assert dataset.size is None
+    ahead = SentAhead(dataset, 1, lambda numbers: numbers, torch.device("cpu"))
+    for step in range(6):
+        batch = ahead.next(step)
+        assert isinstance(batch, Batch) and batch.moving.shape == (1, 1, 9, 8)
+
+
+def test_draws_are_those_of_their_steps(images, tmp_path):
     """Wherever a run begins, and begins anew."""
     run = trainer(config_of(images, tmp_path / "run"))
     ahead = SentAhead(run.dataset, 4, run.ranks.share, run.ranks.device)

@@ -1,8 +1,8 @@
 """The affine start of training: that of `register`, found once for a pair, of all that it has."""
 
-import os
 import re
 import shutil
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -83,9 +83,13 @@ def test_it_is_kept_beside_the_data(images, tmp_path, monkeypatch):
     once = len(counted)
     assert 3 <= once <= 4 and torch.equal(*draws)  # those that show all images, and the one drawn
     assert sorted(file.name for file in images.iterdir())[0] == ".diffreg"
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    Trainer(config, progress=False)
-    assert len(counted) == once + 3
+    for name, error in (("save", OSError(28, "No space left")), ("load", PermissionError())):
+        with monkeypatch.context() as broken:
+            broken.setattr(np, name, Mock(side_effect=error))
+            dataset = Trainer(config, progress=False).dataset
+            assert torch.equal(dataset.draw(0)[0], draws[0])
+        assert len(counted) == once * (1 if name == "save" else 2)  # what is there is read
+        assert torch.equal(dataset.sample(0).moving, dataset.sample(0).moving)
     shutil.rmtree(images / ".diffreg")
     (images / ".diffreg").write_text("in the way")
     assert torch.equal(Trainer(config, progress=False).dataset.draw(0)[0], draws[0])

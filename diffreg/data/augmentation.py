@@ -18,6 +18,8 @@ from diffreg.ops import warp
 class Change(NamedTuple):
     """What one draw does to a pair: mirror both images, bend each by its own warp, crop both.
 
+    For a pair of one's own, and what `diffreg.data.drawing` is compared with, to the bit.
+
     Args:
         axes: of the tensors, along which they are mirrored.
         displacement: (2, D, *S), that of the moving and of the fixed image; None: no warps.

@@ -7,7 +7,7 @@ looks up is found on the host: a GPU takes as long for a tiny kernel as for a ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def drawn(pairs: Undrawn) -> Batch:
         >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 6))
         >>> random = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(3)])
         >>> draws = Draws.of(random, augmentation, (16, 12))
-        >>> drawn(Undrawn(torch.rand(3, 2, 16, 12), draws, augmentation)).moving.shape
+        >>> drawn(Undrawn(torch.rand(3, 2, 16, 12), (16, 12), draws, augmentation)).moving.shape
         torch.Size([3, 1, 8, 6])
     """
     change = _Change(pairs)
@@ -49,7 +49,7 @@ class _Change:
 
     def __init__(self, pairs: Undrawn) -> None:
         augmentation, draws = pairs.augmentation, pairs.draws
-        self.shape, self.flips, self.corners = pairs.images.shape[2:], draws.flips, draws.corners
+        self.shape, self.flips, self.corners = pairs.shape, draws.flips, draws.corners
         self.window = tuple(augmentation.crop or self.shape)
         self.mirrors = self.places = draws.places
         self._mirrors, self._cuts = bool(augmentation.flip_axes), bool(augmentation.crop)
@@ -95,7 +95,7 @@ class _Change:
         last = per_axis([size - 1 for size in self.shape], points)
         points = torch.where(self.flips[:, None], last - points, points)
         if self.warps is not None:
-            points = warp_points(points, invert(self.warps[side::2]))
+            points = warp_points(points, self._inverses[side::2])
         return points - self.corners[:, None]
 
     def displacement(self, displacement: Tensor | None) -> Tensor | None:
@@ -109,7 +109,13 @@ class _Change:
             return signs * self._cut(displacement)
         displacement = signs * self._mirrored(displacement)
         displacement = compose(displacement, self.warps[1::2])
-        return self._cut(compose(invert(self.warps[0::2]), displacement))
+        return self._cut(compose(self._inverses[0::2], displacement))
+
+    @cached_property
+    def _inverses(self) -> Tensor:
+        """Of the warps, found once for points and displacements."""
+        assert self.warps is not None
+        return invert(self.warps)
 
     def _mirrored(self, values: Tensor) -> Tensor:
         """(N, B, *S), before they are bent."""

@@ -7,7 +7,6 @@ to go on where a run stopped.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,7 +28,7 @@ from diffreg.data.order import shuffled
 from diffreg.data.pairing import Pair, Pairs
 from diffreg.data.prepared_pairs import PreparedPairs, Start, sides_of
 from diffreg.data.samples import Batch, Sample
-from diffreg.data.store import Held, Kept
+from diffreg.data.store import Aside, Held, Kept
 from diffreg.data.undrawn import Draws, Send, Undrawn, Wanted
 
 __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
@@ -56,8 +55,8 @@ class PairDataset:
         cache: a folder that keeps what was made ready, and that pairs are read from when they are
             drawn; None: they are held in memory, the last ones where not all of them fit.
         start: finds the affine map that a moving image is placed by first; None: by its header.
-        starts: a folder that keeps these maps where there is no `cache`; None, or one that cannot
-            be written to: they are found anew by each dataset.
+        starts: a folder that keeps these maps for other datasets where there is no `cache`, as far
+            as it can be written to; None: they are found anew by each.
         progress: whether to draw a bar on stderr while pairs are made ready.
 
     Raises:
@@ -90,8 +89,9 @@ class PairDataset:
         cover = list(self.pairs.cover())
         check_terms(cover, self.terms)
         store = Kept(cache, __version__) if cache else Held(_HELD * physical_memory())
-        maps = _kept_if_writable(starts) if start and starts and not cache else None
+        maps = Aside(starts, __version__) if start and starts and not cache else None
         self.prepared = PreparedPairs(self.normalization, store, self.terms, start, maps)
+        self._sizes: set[tuple[int, ...]] = set()  # of the fixed images
         self.wanted, self.spacing = self._made_ready(cover, batches, progress)
         self.spacing_mm = self._lengths(cover)
 
@@ -127,6 +127,11 @@ class PairDataset:
     def holds(self) -> bool:
         """Whether images are held in memory, and a pair is the same tensors as long as they fit."""
         return isinstance(self.prepared.store, Held)
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """The size (*S) of all fixed images; None where they have several."""
+        return next(iter(self._sizes)) if len(self._sizes) == 1 else None
 
     def sample(self, index: int) -> Sample:
         """A pair as it is."""
@@ -180,8 +185,11 @@ class PairDataset:
         if len(shapes) > 1:
             pairs = zip(samples, numbers, strict=True)
             return Batch.of([self.drawn([sample], [number], device) for sample, number in pairs])
-        draws = self.draws(numbers, *shapes).each(sent)
-        return drawn(self.undrawn(samples, draws, lambda tensors: [sent(t) for t in tensors]))
+        draws, augmentation = self.draws(numbers, *shapes).each(sent), self.augmentation
+        windows = draws.places.is_cpu and bool(augmentation.crop) and not augmentation.amplitude
+        return drawn(
+            self.undrawn(samples, draws, lambda tensors: [sent(t) for t in tensors], windows)
+        )
 
     def draws(self, numbers: Sequence[int], shape: Sequence[int]) -> Draws:
         """What is random of some draws from images of one size (*S), on the host."""
@@ -190,15 +198,18 @@ class PairDataset:
         known = "landmarks" in self.terms or "displacement" in self.terms
         return Draws.of(random, self.augmentation, shape, known)
 
-    def undrawn(self, samples: Sequence[Sample], draws: Draws, send: Send) -> Undrawn:
+    def undrawn(
+        self, samples: Sequence[Sample], draws: Draws, send: Send, windows: bool = False
+    ) -> Undrawn:
         """Pairs of one size as they are, on the device of their draws.
 
         Args:
             samples: the pairs.
             draws: of them, on the device.
             send: brings tensors there.
+            windows: cut them out before.
         """
-        return Undrawn.of(samples, draws, self.augmentation, self.wanted, send)
+        return Undrawn.of(samples, draws, self.augmentation, self.wanted, send, windows)
 
     def _made_ready(
         self, pairs: Sequence[Pair], batches: bool, progress: bool
@@ -211,7 +222,7 @@ class PairDataset:
         found: set[float] = set()
         most = 0
         grids: Grids = {}
-        if not self.holds:  # what another rank has kept by then is found
+        if not self.holds or self.prepared.start:  # what another rank has kept by then is found
             rank = this_rank()
             first = len(pairs) * rank.number // rank.count
             pairs = [*pairs[first:], *pairs[:first]]
@@ -239,6 +250,7 @@ class PairDataset:
             shape = self.augmentation.shape(fixed.size) if batches else ()
         except ValueError as error:
             raise ValueError(f"{pair.fixed}: {error}") from None
+        self._sizes.add(tuple(fixed.size))
         grids.setdefault((shape, proportions), pair.fixed)
         if len(grids) > 1:
             (one, first), (other, second) = list(grids.items())
@@ -252,11 +264,3 @@ class PairDataset:
         places = [self.prepared.place(pair.fixed, sides_of(pair)[1]) for pair in pairs]
         found = sorted(place.grid.spacing for place in places if place.kind == "nifti")
         return (found[0], found[-1]) if found else ()
-
-
-def _kept_if_writable(folder: str | Path) -> Kept | None:
-    try:
-        kept = Kept(folder, __version__)
-    except OSError:
-        return None
-    return kept if os.access(folder, os.W_OK) else None

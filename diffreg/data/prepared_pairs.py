@@ -26,7 +26,7 @@ from diffreg.data.pairing import Pair
 from diffreg.data.prepare import PairImages
 from diffreg.data.resampling import resample_to
 from diffreg.data.samples import Sample
-from diffreg.data.store import MISSING, Held, Kept, stamp
+from diffreg.data.store import MISSING, Aside, Held, Kept, stamp
 
 # Bytes of images as they are in their files, the last ones, held meanwhile: where pairs are held in
 # memory, and where they are kept in a folder because they may not fit.
@@ -95,7 +95,7 @@ class PreparedPairs:
         store: Held | Kept,
         terms: Collection[str] = (),
         start: Start | None = None,
-        starts: Held | Kept | None = None,
+        starts: Aside | None = None,
     ) -> None:
         self.normalization, self.store, self.terms = normalization, store, terms
         self.start, self._starts = start, store if starts is None else starts
@@ -232,7 +232,7 @@ class PreparedPairs:
         keys: Sequence[Any],
         make: Callable[[], Sequence[Tensor | None]],
         images: Sequence[Any] = (None, None, None),
-        store: Held | Kept | None = None,
+        store: Held | Kept | Aside | None = None,
     ) -> list[Any]:
         """What is kept under some keys; made, and kept, where one of them is missing."""
         store = self.store if store is None else store

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from diffreg.data.folders import folder_images, folder_labels
 from diffreg.data.images import read_image
+from diffreg.data.labels import doubted
 from diffreg.data.synthetic import smooth_noise
 from diffreg.fields import compose, integrate
 from diffreg.ops import warp
@@ -31,6 +32,7 @@ _BIAS, _BLUR, _GAMMA = 0.3, 1.0, 0.25  # of the logarithm; voxels; of the logari
 _COARSE = 0.2  # share of images whose resolution is lower along one axis
 _LARGEST = 4  # times a voxel
 _KNOTS = 8  # of a curve
+_TRIES = 16  # windows
 
 
 class Shapes(Dataset):
@@ -47,11 +49,11 @@ class Shapes(Dataset):
             each other.
         amplitude: standard deviation of the velocities' components at most, voxels.
         maps: label maps, whole numbers from 0, to draw from in place of noise: arrays, files of
-            labels, or a folder of such files. Of one that is larger than S another window is drawn
-            each time. 0 is the background, whose mean is 0 in half of the images and whose
-            displacement is NaN: it shows nothing by which it could be found. Or arrays (2, *) of
-            one place in two heads, say, of which each image shows one: then nothing of the
-            displacement is known.
+            labels, or a folder of such files (those named as labels, as `_seg`, if there are any).
+            Of one that is larger than S another window is drawn each time. 0 is the background,
+            whose mean is 0 in half of the images and whose displacement is NaN: it shows nothing
+            by which it could be found. Or arrays (2, *) of one place in two heads, say, of which
+            each image shows one: then nothing of the displacement is known.
         images: of each map, arrays of its shape, in [0, 1]; half of the samples take their
             intensities from these by random curves, and not from labels.
         alike: share of the pairs whose images have one contrast, which is learned first.
@@ -156,8 +158,8 @@ class Shapes(Dataset):
             found = self.maps[number]
             if self.images and random.random() < 0.5:
                 image = self.images[number]
-            window = _window(found.shape[-len(self.size) :], self.size, random)
-            found = found[window]
+            window = _window(found, self.size, random)
+            found = found[window].long()
             image = None if image is None else image[window]
         else:
             found = smooth_noise(self.size, self.labels, self.scale, random).argmax(0)
@@ -220,12 +222,12 @@ def _read(maps: Any) -> Iterator[tuple[str, np.ndarray]]:
         folder = Path(maps)
         if not folder.is_dir():
             raise ValueError(f"maps must be a folder of label maps, or several, got {str(maps)!r}")
-        maps = sorted([*folder_images(folder), *folder_labels(folder)])
+        maps = folder_labels(folder) or folder_images(folder)
         if not maps:
             raise ValueError(f"maps: there is no label map in {folder}")
     for number, given in enumerate(maps):
         if isinstance(given, str | Path):
-            yield str(given), read_image(given, label=True).data[0, 0].numpy()
+            yield str(given), doubted(read_image(given, label=True)).data[0, 0].numpy()
         else:
             yield f"maps[{number}]", np.asarray(given)
 
@@ -241,17 +243,19 @@ def _checked(name: str, array: np.ndarray, size: tuple[int, ...]) -> Tensor:
         )
     _, ranks = np.unique(array, return_inverse=True)
     ranks = ranks.reshape(array.shape) + int(array.min() > 0)
-    return torch.from_numpy(ranks.astype(np.int64))
+    return torch.from_numpy(ranks.astype(np.uint8 if ranks.max() < 256 else np.int32))
 
 
-def _window(
-    shape: Sequence[int], size: Sequence[int], random: np.random.Generator
-) -> tuple[Any, ...]:
-    """One of that size, anywhere, of the last axes."""
-    room = [n - length for n, length in zip(shape, size, strict=True)]
-    corner = [int(random.integers(more + 1)) if more else 0 for more in room]
-    both = zip(corner, size, strict=True)
-    return (..., *(slice(first, first + length) for first, length in both))
+def _window(found: Tensor, size: Sequence[int], random: np.random.Generator) -> tuple[Any, ...]:
+    """One of that size of the last axes, anywhere; if it shows nothing, another one."""
+    room = [n - length for n, length in zip(found.shape[-len(size) :], size, strict=True)]
+    for _ in range(_TRIES if any(room) else 1):
+        corner = [int(random.integers(more + 1)) if more else 0 for more in room]
+        both = zip(corner, size, strict=True)
+        window: tuple[Any, ...] = (..., *(slice(first, first + length) for first, length in both))
+        if found[window].any():
+            break
+    return window
 
 
 def _blurred(image: Tensor, sigma: float) -> Tensor:

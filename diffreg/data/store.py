@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -104,6 +106,36 @@ class Kept:
     def _path(self, key: Any) -> Path:
         digest = hashlib.sha256(repr((self.about, key)).encode())
         return self.folder / f"{digest.hexdigest()[:40]}.npy"
+
+
+class Aside:
+    """In memory, and for others in a folder, as far as that can be read and written.
+
+    Args:
+        folder, about: of `Kept`.
+
+    Example: `Aside("heads/.diffreg").put(("affine", 3), torch.eye(4))`
+    """
+
+    def __init__(self, folder: str | Path, about: str = "") -> None:
+        self.folder, self.about = folder, about
+        self._held = Held(float("inf"))
+
+    def get(self, key: Any) -> Any:
+        found = self._held.get(key)
+        if found is MISSING:
+            with suppress(OSError):
+                found = self._kept.get(key)
+        return found
+
+    def put(self, key: Any, value: Any, image: Any = None) -> Any:
+        with suppress(OSError):  # a full disk, a folder of somebody else
+            self._kept.put(key, value)
+        return self._held.put(key, value)
+
+    @cached_property
+    def _kept(self) -> Kept:
+        return Kept(self.folder, self.about)
 
 
 def stamp(path: str | Path) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ done with it (`diffreg.data.drawing`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ class Wanted(NamedTuple):
 
     Args:
         values: (L,), float64, the labels that become channels; None: no labels.
-        points: as many as a pair has at most; 0: none are wanted.
+        points: as many as a pair has, of those that were looked at; 0: none are wanted.
         displacement: whether it is.
     """
 
@@ -86,6 +86,7 @@ class Undrawn(NamedTuple):
 
     Args:
         images: (N, 2, *S), moving and fixed.
+        shape: of the images that the draws are of, S unless windows were cut before.
         draws: of the N pairs.
         augmentation: what is done to them.
         masks: (N, 1, *S), of the fixed images, anything where a pair has none; None: no pair has.
@@ -96,6 +97,7 @@ class Undrawn(NamedTuple):
     """
 
     images: Tensor
+    shape: Sequence[int]
     draws: Draws
     augmentation: Augmentation
     masks: Tensor | None = None
@@ -112,6 +114,7 @@ class Undrawn(NamedTuple):
         augmentation: Augmentation,
         wanted: Wanted,
         send: Send,
+        windows: bool = False,
     ) -> Undrawn:
         """Pairs of one size, together; what one lacks is filled with what does not count.
 
@@ -121,7 +124,11 @@ class Undrawn(NamedTuple):
             augmentation: what is done to them.
             wanted: of what is known of them.
             send: brings tensors to the device.
+            windows: of large images on the host that are not bent, nothing else is touched.
         """
+        shape = samples[0].fixed.shape[2:]
+        if windows:
+            samples, draws = _windows(samples, draws, augmentation.crop)
         one, count = samples[0].fixed, samples[0].fixed.ndim - 2
         parts = {"images": [image for sample in samples for image in sample[:2]]}
         masks = [sample.mask for sample in samples]
@@ -146,8 +153,10 @@ class Undrawn(NamedTuple):
         }
         for name in {"images", "labels"} & together.keys():
             together[name] = together[name][:, 0].unflatten(0, (-1, 2))
+        if "labels" in together:  # of whatever types the files are
+            together["labels"] = together["labels"].long()
         known = Known(**{name: together.pop(name) for name in Known._fields if name in together})
-        return cls(draws=draws, augmentation=augmentation, known=known, **together)
+        return cls(shape=shape, draws=draws, augmentation=augmentation, known=known, **together)
 
 
 def _places(
@@ -161,6 +170,26 @@ def _places(
     return found
 
 
+def _windows(
+    samples: Sequence[Sample], draws: Draws, size: Sequence[int]
+) -> tuple[list[Sample], Draws]:
+    """The parts of pairs that their windows show, and where these lie in them."""
+    lows = torch.stack([place.amin(1) for place in draws.places.split(list(size), 1)], 1)
+    found = []
+    for sample, low in zip(samples, lows.tolist(), strict=True):
+        both = zip(low, size, strict=True)
+        window: Any = (..., *(slice(first, first + length) for first, length in both))
+        cut: dict[str, Any] = {
+            name: None if image is None else image[window]
+            for name, image in zip(Sample._fields, sample[:5], strict=False)
+        }
+        if (field := sample.known.displacement) is not None:
+            cut["known"] = sample.known._replace(displacement=field[window])
+        found.append(sample._replace(**cut))
+    starts = lows.repeat_interleave(torch.tensor(size), 1)
+    return found, draws._replace(places=draws.places - starts)
+
+
 def _filled(
     parts: Sequence[Tensor | None], shape: Sequence[int], value: float, dtype: torch.dtype
 ) -> list[Tensor]:
@@ -170,13 +199,14 @@ def _filled(
     return [empty if part is None else part for part in parts]
 
 
-@cache  # the same tensor is sent to a device once
+@lru_cache(8)  # the same tensor is sent to a device once
 def _constant(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
     return torch.full(shape, value, dtype=dtype)
 
 
 def _padded(several: Sequence[Tensor | None], most: int, count: int) -> Tensor:
     """Points (1, K, D) of each pair as (N, most, D), NaN beyond those that there are."""
+    most = max(most, *(points.shape[1] for points in several if points is not None), 0)
     padded = torch.full((len(several), most, count), torch.nan)
     for row, points in zip(padded, several, strict=True):
         if points is not None:

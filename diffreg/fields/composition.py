@@ -184,12 +184,12 @@ def _at(field: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """u(p), (N, K, D): its gradient is sorted, not added in the order in which a GPU finishes."""
     sizes = field.shape[2:]
     ends = per_axis([size - 1 for size in sizes], points)
-    inside = torch.minimum(points.clamp(min=0), ends)
+    inside = torch.where(points > ends, ends, points.clamp(min=0))
     low = torch.minimum(inside.detach().floor(), (ends - 1).clamp(min=0)).nan_to_num(0)
     share = inside - low
     index, weight = torch.zeros_like(low[..., :1]).long(), torch.ones_like(low[..., :1])
     for axis, size in enumerate(sizes):
-        first, part = low[..., axis, None].long(), share[..., axis, None]
+        first, part = low[..., axis, None].long().clamp(max=size - 1), share[..., axis, None]
         along = torch.cat([first, (first + 1).clamp(max=size - 1)], 2)
         index = (index[..., None] * size + along[..., None, :]).flatten(2)
         weight = (weight[..., None] * torch.cat([1 - part, part], 2)[..., None, :]).flatten(2)

@@ -69,32 +69,29 @@ class SentAhead:
         self._there: dict[int, tuple[ref[Tensor], Tensor]] = {}
         self._room = _HELD * _free(device) if dataset.holds else 0.0
         self._uploads = Uploads(device) if device.type == "cuda" else _same
-        self._random: dict[Sequence[int], _Steps] = {}  # by shape
+        self._random: _Steps = {}
         self._thread = ThreadPoolExecutor(1, "draws")
 
     def next(self, step: int) -> Undrawn | Batch:
         """What a step, 0 being the first, is to draw from, on the device.
 
-        Where its images have several sizes: drawn.
+        Of images of several sizes: drawn, for each size would have a CUDA graph of its own.
         """
         numbers, dataset = self.numbers(step), self.dataset
         samples = dataset.samples(numbers, pinned=self.device.type == "cuda")
-        shapes = {sample.fixed.shape[2:] for sample in samples}
-        if len(shapes) > 1:
+        if dataset.size is None:
             return dataset.drawn(samples, numbers, self.device)
-        return dataset.undrawn(samples, self._drawn(step, *shapes), self._on_device)
+        return dataset.undrawn(samples, self._drawn(step, dataset.size), self._on_device)
 
     def _drawn(self, step: int, shape: Sequence[int]) -> Draws:
         """Of a step; those of later ones are drawn, and sent, when no log is waited for."""
-        found = self._random.get(shape, {})
-        if step not in found:
-            found = self._block(step, shape)
-        if (last := max(found)) < step + BLOCK:
-            kept = {number: random for number, random in found.items() if number >= step}
-            found = kept | self._block(last + 1, shape)
-        self._random[shape] = found
-        found[step + BLOCK // 2]()
-        return found[step]()
+        if step not in self._random:
+            self._random = self._block(step, shape)
+        if (last := max(self._random)) < step + BLOCK:
+            kept = {number: draws for number, draws in self._random.items() if number >= step}
+            self._random = kept | self._block(last + 1, shape)
+        self._random[step + BLOCK // 2]()
+        return self._random[step]()
 
     def _on_device(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images of the host: held there, sent once, while there is room; else sent anew."""

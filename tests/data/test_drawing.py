@@ -8,9 +8,11 @@ from diffreg.data import drawing
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.drawing import drawn
 from diffreg.data.known import Known
+from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.samples import Batch, Sample
 from diffreg.data.undrawn import Draws, Undrawn, Wanted
 from diffreg.fields import compose, invert, warp_points
+from diffreg.training.graphs import _key
 
 CASES = [
     {},
@@ -54,7 +56,7 @@ def test_draws_together_have_the_bits_of_each(settings, size):
     each = [change(moving[k : k + 1], fixed[k : k + 1]) for k, change in enumerate(changes)]
     numbers = augmentation.random(size, randoms())
     draws = Draws.of(numbers, augmentation, size)
-    batch = drawn(Undrawn(torch.cat([moving, fixed], 1), draws, augmentation))
+    batch = drawn(Undrawn(torch.cat([moving, fixed], 1), size, draws, augmentation))
     assert torch.equal(batch.moving, torch.cat([pair[0] for pair in each]))
     assert torch.equal(batch.fixed, torch.cat([pair[1] for pair in each]))
     if settings.get("flip_axes"):
@@ -137,6 +139,12 @@ def test_what_is_known_has_the_bits_of_each(settings, size):
     batch = drawn(Undrawn.of(samples, draws, augmentation, wanted, lambda tensors: tensors))
     for found, parts in zip((batch.mask, *batch.known), zip(*each, strict=True), strict=True):
         assert torch.equal(torch.nan_to_num(found, 99.0), torch.nan_to_num(torch.cat(parts), 99.0))
+    if augmentation.crop and not augmentation.amplitude:
+        of_windows = Undrawn.of(samples, draws, augmentation, wanted, lambda t: t, windows=True)
+        assert of_windows.images.shape[2:] == augmentation.crop
+        same = drawn(of_windows)
+        for one, other in zip((*same[:3], *same.known), (*batch[:3], *batch.known), strict=True):
+            assert torch.equal(torch.nan_to_num(one, 99.0), torch.nan_to_num(other, 99.0))
     bare = [sample._replace(moving_label=None, known=Known()) for sample in samples]
     empty = drawn(Undrawn.of(bare, draws, augmentation, wanted, lambda tensors: tensors))
     assert [part.shape for part in empty.known] == [part.shape for part in batch.known]
@@ -146,3 +154,39 @@ def test_what_is_known_has_the_bits_of_each(settings, size):
     ]
     for found, whole in zip(Batch.of(parts).known, batch.known, strict=True):
         assert torch.equal(torch.nan_to_num(found, 99.0), torch.nan_to_num(whole, 99.0))
+
+
+def test_more_points_than_were_looked_at_are_drawn():
+    image, points = torch.rand(1, 1, 8, 8), torch.rand(2, 1, 5, 2)
+    sample = Sample(image, image, None, None, None, (False,) * 3, Known(None, None, *points))
+    random = Augmentation().random((8, 8), [np.random.default_rng(0)])
+    draws = Draws.of(random, Augmentation(), (8, 8), known=True)
+    batch = drawn(Undrawn.of([sample], draws, Augmentation(), Wanted(None, 2), list))
+    assert torch.equal(batch.known.fixed_points, points[1])
+
+
+def test_label_maps_of_any_type_have_one_form():
+    image, forms = torch.rand(1, 1, 8, 8), set()
+    random = Augmentation().random((8, 8), [np.random.default_rng(0)])
+    draws = Draws.of(random, Augmentation(), (8, 8))
+    for dtype in (torch.uint8, torch.int16, torch.int64):
+        label = torch.ones(1, 1, 8, 8, dtype=dtype)
+        sample = Sample(image, image, None, label, label, (False,) * 3)
+        wanted = Wanted(torch.ones(1).double())
+        forms.add(_key(Undrawn.of([sample], draws, Augmentation(), wanted, list)))
+    assert len(forms) == 1
+
+
+def test_of_a_large_image_nothing_but_the_window_is_copied(tmp_path, monkeypatch):
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", np.random.default_rng(ord(name)).random((64, 64)))
+    dataset = PairDataset(
+        find_pairs([tmp_path]), None, Augmentation(crop=(9, 8), flip_axes=(0, 1)), cache=tmp_path
+    )
+    seen = []
+    joined = torch.cat
+    monkeypatch.setattr(
+        torch, "cat", lambda parts, *axis: seen.extend(parts) or joined(parts, *axis)
+    )
+    dataset.batch(range(4))
+    assert seen and max(part.numel() for part in seen) <= 4 * 2 * 9 * 8

@@ -51,7 +51,9 @@ def test_points_and_displacements_follow_the_images(augmentation):
     for seed in range(4):
         random = augmentation.random(SHAPE, [np.random.default_rng(seed)])
         draws = Draws.of(random, augmentation, SHAPE, known=True)
-        batch = drawn(Undrawn(torch.cat([moving, fixed], 1), draws, augmentation, known=known))
+        batch = drawn(
+            Undrawn(torch.cat([moving, fixed], 1), SHAPE, draws, augmentation, known=known)
+        )
         images, after = (batch.moving, batch.fixed), batch.known
         for image, points in zip(images, (after.moving_points, after.fixed_points), strict=True):
             torch.testing.assert_close(peak(image), points[0, 0], atol=0.3, rtol=0)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffreg._files import FileWarning
 from diffreg.data.shapes import Shapes
 from diffreg.fields import fold_certificate
 from diffreg.ops import warp
@@ -86,10 +87,12 @@ def test_label_maps_of_files_are_drawn_in_windows(tmp_path):
     """A folder of them, as [data] settings can say; larger ones show another place each time."""
     given = np.zeros((30, 20, 20), np.int16)
     given[:15, 6:14, 4:12], given[15:] = 7, 9
-    for name in ("a_seg.nii.gz", "b.nii.gz"):
+    for name in ("a_seg.nii.gz", "b_seg.nii.gz"):
         nib.save(nib.Nifti1Image(given, np.eye(4)), tmp_path / name)
+    noise = np.random.default_rng(0).integers(0, 900, given.shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "a.nii.gz")  # an image is no map
     (tmp_path / ".diffreg").mkdir()
-    files = [tmp_path / "a_seg.nii.gz", str(tmp_path / "b.nii.gz")]
+    files = [tmp_path / "a_seg.nii.gz", str(tmp_path / "b_seg.nii.gz")]
     sets = [
         Shapes((16, 20, 12), maps=maps, scale=5.0, amplitude=0.5)
         for maps in (str(tmp_path), files, [given, given])
@@ -102,6 +105,8 @@ def test_label_maps_of_files_are_drawn_in_windows(tmp_path):
         assert each[0]["fixed"].shape == (1, 16, 20, 12)
         shares.add((each[0]["fixed_label"] == 2).float().mean().item())
     assert max(shares) - min(shares) > 0.2
+    with pytest.warns(FileWarning, match="may be an image and no labels"):
+        Shapes((16, 20, 12), maps=[tmp_path / "a.nii.gz"])
     config = Config.from_dict(
         {
             "data": {
@@ -114,6 +119,14 @@ def test_label_maps_of_files_are_drawn_in_windows(tmp_path):
         }
     )
     assert Trainer(config, progress=False).train_step().total > 0
+
+
+def test_a_window_shows_something():
+    given = np.zeros((64, 64), np.uint8)
+    given[30:34, 30:34] = 1
+    data = Shapes((24, 24), maps=[given], scale=5.0, amplitude=0.1)
+    shown = [data[k]["fixed_label"].any() for k in range(20)]
+    assert sum(shown) >= 18  # of windows that are not looked at, one in four
 
 
 def test_of_two_heads_each_image_shows_one_and_no_displacement_is_known():

@@ -265,6 +265,21 @@ def test_points_between_voxels_are_those_of_scipy(size):
     torch.testing.assert_close(warp_points(points, u)[0], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_points_of_half_types_stay_in_the_field(dtype):
+    """There 299 is 300, beyond the last voxel of 300."""
+    points = torch.tensor([[[299.0, 500.0], [2051.0, 1.0]]], dtype=dtype)
+    u = torch.ones(1, 2, 300, 2052, dtype=dtype)
+    assert torch.equal(warp_points(points, u), points + 1)
+
+
+def test_at_the_last_voxel_the_slope_is_that_within():
+    u = 0.5 * torch.arange(5.0).expand(1, 2, 5, 5).contiguous()
+    points = torch.tensor([[[2.0, 1.5], [2.0, 4.0]]], requires_grad=True)
+    warp_points(points, u)[..., 1].sum().backward()
+    assert points.grad[0, :, 1].tolist() == [1.5, 1.5]
+
+
 @both_small
 def test_gradients_of_points_and_of_resize(size):
     u = uniform((1, len(size), *size), torch.float64).requires_grad_()
