@@ -142,6 +142,8 @@ def manifests(folder):
     row = "moving.nii.gz,fixed.nii.gz\n"
     (folder / "twice.csv").write_text("moving,fixed\n" + row + row)
     (folder / "missing.csv").write_text("moving,fixed\nx.nii,fixed.nii.gz\n")
+    (folder / "nobody.csv").write_text("moving,fixed\n~nobody-9/x.nii,fixed.nii.gz\n")
+    (folder / "nobody.toml").write_text("[data]\nimages = '~nobody-9/x.nii'\n")
     (folder / "good.csv").write_text("moving,fixed\n" + row)
     (folder / "key.toml").write_text('[[pair]]\nmoving = "moving.nii.gz"\nfixd = "fixed.nii.gz"\n')
     (folder / "type_of.toml").write_text('[[pair]]\nmoving = 3\nfixed = "fixed.nii.gz"\n')
@@ -203,6 +205,8 @@ TABLE = [
     ("register column.csv -o out", "no column 'gruop'; the nearest is group"),
     ("evaluate twice.csv -o out", "line 3: this pair is there twice, first in twice.csv, line 2"),
     ("register missing.csv -o out", "missing.csv, line 2: moving x.nii does not exist"),
+    ("register nobody.csv -o out", "line 2: moving ~nobody-9/x.nii does not exist"),
+    ("train nobody.toml", "~nobody-9/x.nii"),
     ("register key.toml -o out", "key.toml, pair 1: there is no column 'fixd'; the nearest is"),
     ("evaluate type_of.toml -o out", "pair 1: moving must be a text on one line, got 3"),
     ("evaluate a.gif -o out", "a manifest is a folder, or its name ends in .csv, .tsv,"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
@@ -116,7 +117,7 @@ def _say_left_alone(path: Path, names: Sequence[str]) -> None:
 def path_of(value: Any, name: str, row: str, folder: Path) -> Path:
     """A path that is there, relative to the manifest's folder."""
     text = _one_line(value, name, row)
-    path = folder / Path(text).expanduser()
+    path = folder / os.path.expanduser(text)  # of nobody known it stays as it is
     try:
         file = file_of(path)
         there, is_file = file.exists(), file.is_file()

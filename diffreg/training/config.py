@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -163,7 +164,7 @@ def _make_absolute(sections: dict[str, Any], folder: Path) -> None:
         if not value or ((section, key) in _PATH_OR_NAME and _is_name(value, folder)):
             continue
         several = [value] if isinstance(value, str) else value
-        absolute = [str(folder / Path(item).expanduser()) for item in several]
+        absolute = [str(folder / os.path.expanduser(item)) for item in several]
         sections[section][key] = absolute[0] if isinstance(value, str) else absolute
 
 
