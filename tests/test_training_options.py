@@ -1,6 +1,7 @@
 """Validation, early stop, precision, logs: what a run of a day needs beside its steps."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -31,6 +32,17 @@ def validated(images, out, **training):
     (images / "pairs.csv").write_text("\n".join(rows))
     config = config_of(images / "pairs.csv", out, **{"validate_every": 2, **training})
     return with_settings(config, data={"validation_groups": ["one"]})
+
+
+def test_a_validation_without_matplotlib_is_refused_before_the_first_step(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run = trainer(validated(images, tmp_path / "run", steps=7))
+    with pytest.raises(ImportError, match="matplotlib is needed for the pictures of a validation"):
+        run.train()
+    assert run.step == 0 and not run.out.exists()
+    trainer(config_of(images, tmp_path / "run", steps=1)).train()
 
 
 def test_validation_keeps_the_best_network_and_a_picture(images, tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffreg._extras import require
 from diffreg._files import remove_leftovers, require_folder, require_place
 from diffreg.models import in_memory_order
 from diffreg.training._parts import Parts
@@ -85,11 +86,9 @@ class Trainer(Parts):
     ) -> None:
         if not isinstance(config, Config):
             raise TypeError(f"config must be a Config, of load_config(path), got {config!r:.80}")
-        settings = config.training
-        model = config.model
+        settings, model = config.training, config.model
         described = model if network is None else OwnModel.given(network, model)
-        config = replace(config, model=settled(described))
-        self.config = config
+        self.config = config = replace(config, model=settled(described))
         self.out = Path(settings.out)
         self.ranks = ranks or single(settings.device)
         self.progress = progress and self.ranks.first
@@ -142,8 +141,11 @@ class Trainer(Parts):
         Raises:
             NonFiniteLoss: the run stopped; the last good checkpoint is kept.
             ValueError: the output folder cannot be written to.
+            ImportError: there are pairs to validate on, and no matplotlib.
         """
         settings = self.config.training
+        if self.validation is not None:
+            require("matplotlib", "the pictures of a validation")
         self.out.mkdir(parents=True, exist_ok=True)
         require_folder(self.out, "the output folder")
         if self.ranks.first:
