@@ -85,6 +85,7 @@ bench-guard: $(VENV)/.app
 # registered again.
 compare: $(VENV)/.app
 	@test -n "$(DATA)" || { echo "compare: make compare DATA=DIR, the folder that docs/data.md describes"; exit 2; }
+	@test -z "$(VOXELMORPH)" || $(PIP) neurite six voxelmorph
 	$(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
 		$(if $(VOXELMORPH),--voxelmorph "$(VOXELMORPH)")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
 compare = pytest.importorskip("compare")
@@ -186,6 +187,19 @@ def test_where_there_is_no_data_the_command_says_so(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["compare.py", "--data", str(tmp_path)])
     compare.main()
     assert f"there is no {tmp_path / 'volumes' / 'pairs.csv'}" in capsys.readouterr().out
+
+
+def test_a_network_that_cannot_be_loaded_is_said_before_anything_is_run(data, monkeypatch):
+    path = data / "best.pt"
+    torch.save({"weights": {}}, path)
+    (data / "volumes").mkdir(exist_ok=True)
+    (data / "volumes" / "pairs.csv").touch()
+    network = registering.Network(path, frozenset(), 2, "somebody's")
+    monkeypatch.setattr(compare, "read_network", lambda path: network)
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--data", str(data), "--voxelmorph", str(path)])
+    monkeypatch.setattr(compare.environment, "prepare", lambda peers: pytest.fail("too late"))
+    with pytest.raises(SystemExit, match=f"^compare: {path}"):
+        compare.main()
 
 
 def test_a_network_is_used_on_people_whom_it_has_not_seen(data, runner, monkeypatch):

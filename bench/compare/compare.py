@@ -35,6 +35,7 @@ from slice_pairs import write_slices
 from tools import METHODS
 
 from diffreg.benchmark.run import machine
+from diffreg.training.checkpoint import load_network
 
 ROOT = Path(__file__).parents[2]
 Key = tuple[str, ...]  # group, method, setting, pair, processor
@@ -148,6 +149,11 @@ def main() -> None:
         for method in NETWORKS
         if (path := options.voxelmorph if method == VOXELMORPH else options.checkpoint)
     }
+    for network in networks.values():
+        try:
+            load_network(network.path, trust=True)  # here, not after an hour
+        except (ImportError, ValueError) as error:
+            raise SystemExit(f"compare: {error}") from None
     left_out = environment.prepare(options.peers)
     runner = Runner(options.runs, options.peers, left_out, networks)
     with tempfile.TemporaryDirectory() as folder:
