@@ -195,7 +195,8 @@ def trainer(model: str, shape: Sequence[int], precision: str) -> list[Kernel]:
     samples, _, *size = shape
     row = torch.zeros(TERMS + 4)
     rerun = mock.patch.object(graphs, "captured", lambda function, pool: (function, row))
-    with drawn_pairs(size[0], len(size)) as dataset, rerun:
+    gathered = mock.patch.object(drawing, "_sliced", drawing._gathered)  # as a GPU takes voxels
+    with drawn_pairs(size[0], len(size)) as dataset, rerun, gathered:
         steps = TrainerSteps(model, dataset, samples, "cpu", precision=precision).trainer._steps
         steps.step._checked = True
         steps.batch = SentAhead(dataset, samples, lambda draws: draws, torch.device("cpu")).next
@@ -230,8 +231,7 @@ def summed(kernels: Sequence[Kernel]) -> Row:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     rows = []
-    gathered = mock.patch.object(drawing, "_sliced", drawing._gathered)  # as a GPU takes voxels
-    with gathered, mock.patch.object(lunet, "halved", halved_on_a_gpu):
+    with mock.patch.object(lunet, "halved", halved_on_a_gpu):
         for model, shape, precision in (*GRAPHS, VOLUMES):
             given = model, shape, precision
             row = {"model": model, "shape": shape, "precision": precision}
