@@ -58,16 +58,20 @@ def remove_leftovers(folder: str | Path) -> None:
         folder: looked into, not below; files of processes that are alive stay, and all of them
             where the system does not list its processes.
     """
-    if not PROCESSES.is_dir():
-        return
-    for path in Path(folder).glob(".[0-9]*-*"):
+    for path, number in _of_the_dead(Path(folder)):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+        elif path.name.startswith(f".{number}-{_TRIAL}"):
+            with suppress(OSError):
+                path.rmdir()
+
+
+def _of_the_dead(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Hidden names of processes that are not alive, with their numbers; none where nobody knows."""
+    for path in folder.glob(".[0-9]*-*") if PROCESSES.is_dir() else ():
         number = path.name[1:].partition("-")[0]
         if number.isdigit() and not (PROCESSES / number).exists():
-            if path.is_file():
-                path.unlink(missing_ok=True)
-            elif path.name.startswith(f".{number}-{_TRIAL}"):
-                with suppress(OSError):
-                    path.rmdir()
+            yield path, int(number)
 
 
 @contextmanager
@@ -98,6 +102,9 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     there = out.exists()
     folder = (out if there else out.absolute().parent) / _temporary(out.name)
     shutil.rmtree(folder, ignore_errors=True)  # of a process of that number, which was killed
+    for path, number in _of_the_dead(folder.parent):
+        if path.name == _temporary(out.name, number):  # of one that was to make the same
+            shutil.rmtree(path, ignore_errors=True)
     try:
         folder.mkdir()
         yield folder
@@ -122,9 +129,9 @@ def _appear(folder: Path, out: Path) -> None:
         ) from None
 
 
-def _temporary(name: str) -> str:
-    """A hidden name of this process with the same ending, no longer than names may be."""
-    mark = f".{os.getpid()}-"
+def _temporary(name: str, number: int | None = None) -> str:
+    """A hidden name of this process, or of one, with the same ending, as long as names may be."""
+    mark = f".{os.getpid() if number is None else number}-"
     rank = os.environ.get("RANK", "")
     if rank.isdigit():  # processes of several machines, on one disk, may have the same number
         mark += f"{rank}-"

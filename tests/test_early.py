@@ -15,7 +15,8 @@ from test_cohort import blob, save
 from test_trainer import save_images
 
 import diffreg
-from diffreg._files import remove_leftovers, require_folder, require_place
+from diffreg import _files
+from diffreg._files import remove_leftovers, require_folder, require_place, staged
 from diffreg.affine import start as starts
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
@@ -74,6 +75,20 @@ def test_threads_try_one_folder_and_leave_nothing(tmp_path):
         assert len(list(threads.map(lambda _: require_folder(tmp_path, "it"), range(400)))) == 400
     remove_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["0002_m_to_f", "b" * 255])
+def test_what_a_killed_process_had_staged_goes_when_it_is_made_again(name, tmp_path):
+    """And nothing else: not what another process is at, nor what is to become another result."""
+    gone, parent = 2**22 + 1, os.getppid()
+    left = tmp_path / _files._temporary(name, gone)
+    kept = [tmp_path / _files._temporary(*of) for of in ((name, parent), ("0001_m_to_f", gone))]
+    for folder in (left, *kept):
+        folder.mkdir()
+        (folder / "warped.nii.gz").touch()
+    with staged(tmp_path / name) as inside:
+        (inside / "metrics.json").touch()
+    assert set(tmp_path.iterdir()) == {*kept, tmp_path / name}
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "jacobian.nii.gz"])
