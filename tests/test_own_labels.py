@@ -65,6 +65,37 @@ def test_what_is_minimised_is_the_same(tmp_path):
         torch.testing.assert_close(torch.tensor(one[:11]), torch.tensor(other[:11]))
 
 
+class Some(Labelled):
+    """Of four samples one has labels, and one points."""
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        lacks = {"label": index != 2, "points": index != 1}
+        return {k: v for k, v in sample.items() if not lacks.get(k.partition("_")[2], False)}
+
+
+@pytest.mark.parametrize("values", [None, [1, 4, 7, 10]])
+def test_a_batch_may_have_nothing_that_a_term_needs(values, tmp_path):
+    """It counts with the other terms; an epoch without any is refused."""
+    weights = {"similarity": "ncc", "labels": 1.0, "landmarks": 1.0}
+    config = with_settings(config_with(tmp_path / "run"), objective=weights)
+    config = with_settings(config, training={"batch_size": 1, "steps": 8})
+    data = Some()
+    if values:
+        data.label_values = values
+    run = Trainer(config, data, progress=False)
+    entries = [run.train_step() for _ in range(8)]
+    assert sum(entry.labels > 0 for entry in entries) == 2
+    if values:
+        pairs = OwnPairs(data, 0, 1, terms=("labels",))
+        assert {pairs.batch([k]).known.fixed_label.shape[1] for k in range(4)} == {4}
+    never = with_settings(config, objective={"displacement": 1.0})
+    run = Trainer(never, Some(), progress=False)
+    with pytest.raises(ValueError, match="no sample of the first 4 batches has displacement"):
+        for _ in range(8):
+            run.train_step()
+
+
 def test_points_are_filled_up_to_a_power_of_two():
     known = [Known(None, None, *torch.ones(2, 1, count, 2)) for count in (1, 5)]
     both = together(known, (4, 4))
@@ -72,7 +103,7 @@ def test_points_are_filled_up_to_a_power_of_two():
     assert both.fixed_points.isfinite().all(2).sum(1).tolist() == [1, 5]
 
 
-@pytest.mark.parametrize("values", [[], [0.5], [float("nan")], "some", [[1], [2, 3]]])
+@pytest.mark.parametrize("values", [[], [0.5], [float("nan")], "some", [[1], [2, 3]], 3])
 def test_values_that_are_none_are_refused(values):
     with pytest.raises(ValueError, match="label_values must be the whole numbers of its labels"):
         OwnPairs(saying(values), 0, 2)
@@ -85,3 +116,12 @@ def test_shapes_say_their_labels():
     data = Shapes((8, 8), maps=[given], scale=2.0)
     assert list(data.label_values) == [1, 2]
     assert data[0]["fixed_label"].max() <= 2
+
+
+def test_a_dataset_that_exits_is_said_with_its_sample():
+    class Licensed(Labelled):
+        def __getitem__(self, index):
+            raise SystemExit("no licence")
+
+    with pytest.raises(ValueError, match=r"sample \d of .*Licensed: SystemExit: no licence"):
+        OwnPairs(Licensed(), 0, 2).batch(range(2))

@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _message(error: Exception, options: argparse.Namespace) -> str | None:
     """A user's mistake in one line; None for a fault of the program."""
     text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) and error.__cause__ is not None:
+        return text  # of a dataset of somebody's own, which names the sample
     if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
         return "there is not enough memory for images of this size"
     if isinstance(error, RuntimeError):

@@ -241,6 +241,8 @@ def _checked(name: str, array: np.ndarray, size: tuple[int, ...]) -> Tensor:
             f"{name} must be whole numbers >= 0 of at least size {list(size)}, got {array.dtype} "
             f"of {list(array.shape)}"
         )
+    if not array.any():
+        raise ValueError(f"{name} shows no label: it is 0 everywhere")
     _, ranks = np.unique(array, return_inverse=True)
     ranks = ranks.reshape(array.shape) + int(array.min() > 0)
     return torch.from_numpy(ranks.astype(np.uint8 if ranks.max() < 256 else np.int32))

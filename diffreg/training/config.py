@@ -164,8 +164,16 @@ def _make_absolute(sections: dict[str, Any], folder: Path) -> None:
         if not value or ((section, key) in _PATH_OR_NAME and _is_name(value, folder)):
             continue
         several = [value] if isinstance(value, str) else value
-        absolute = [str(folder / os.path.expanduser(item)) for item in several]
+        absolute = [str(folder / _of_home(item, f"{section}.{key}")) for item in several]
         sections[section][key] = absolute[0] if isinstance(value, str) else absolute
+
+
+def _of_home(path: str, name: str) -> str:
+    """A path in which ~ is somebody's home."""
+    found = os.path.expanduser(path)
+    if found.startswith("~") and not os.path.exists(found):
+        raise ValueError(f"{name}: {path}: {found.partition('/')[0]} is nobody's home")
+    return found
 
 
 def _is_name(value: str, folder: Path) -> bool:

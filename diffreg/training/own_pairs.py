@@ -19,10 +19,11 @@ from diffreg.data.known import Known
 from diffreg.data.order import permutation
 from diffreg.data.pairs import Batch, Sample
 from diffreg.training.loading import Ahead, Sampler, Share, Steps
-from diffreg.training.protocol import NoSamples, batched, collated, tried
+from diffreg.training.protocol import NoSamples, batched, collated, lacking, nothing_known, tried
 from diffreg.training.seeding import seeded
 
 _DRAWN, _WHOLE = 2, 3  # what a seed is for, beside its number
+_SOON = 100  # batches
 
 
 class OwnPairs:
@@ -68,6 +69,7 @@ class OwnPairs:
         lengths = getattr(dataset, "spacing_mm", None)
         self.spacing_mm = () if lengths is None else _from_to(lengths)
         self.label_values = _label_values(dataset)
+        self._awaited, self._seen = set(self.terms), 0
         self.ahead = Ahead(size, share, workers, self._read)
 
     def __len__(self) -> int:
@@ -113,7 +115,19 @@ class OwnPairs:
             pinned: in memory that a GPU copies from while the host goes on.
         """
         found: Batch = self.ahead.next(numbers, pinned)
+        if self._awaited:
+            self._check_known(found, len(numbers))
         return found
+
+    def _check_known(self, batch: Batch, size: int) -> None:
+        """Some samples may have nothing that a term needs; an epoch of them, or a hundred batches,
+        is refused."""
+        self._seen += 1
+        missing = {term: part for term in self._awaited if (part := lacking(batch.known, term))}
+        self._awaited &= missing.keys()
+        epoch = _SOON if self.streams else -(-len(self) // size)
+        if missing and self._seen >= min(_SOON, epoch):
+            raise nothing_known(*next(iter(missing.items())), self._seen)
 
     def whole(self, index: int) -> tuple[Sample, Known]:
         """A sample to validate on, always the same, and what `terms` ask for of it."""
@@ -160,14 +174,18 @@ def _label_values(dataset: Any) -> list[float] | None:
     if given is None:
         return None
     try:
-        values = np.unique(np.asarray(given, dtype=np.float64))
+        values = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.zeros(0)
-    if values.size == 0 or not (np.isfinite(values) & (values == np.round(values))).all():
+    if (
+        values.ndim != 1
+        or values.size == 0
+        or not (np.isfinite(values) & (values == np.round(values))).all()
+    ):
         raise ValueError(
             f"a dataset's label_values must be the whole numbers of its labels, got {given!r:.80}"
         )
-    found: list[float] = values[values != 0].tolist()
+    found: list[float] = np.unique(values[values != 0]).tolist()
     return found
 
 

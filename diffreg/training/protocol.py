@@ -51,7 +51,7 @@ def tried(get: Callable[[], Any], name: str) -> Sample | Exception:
         item = get()
     except NoSamples as error:
         return error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         kind = next((kind for kind in _KEPT if isinstance(error, kind)), ValueError)
         wrong = kind(f"{name}: {what}{place_of(error, installed=True)}")
@@ -75,11 +75,9 @@ def collated(
             return sample
         found.append(sample)
     try:
-        batch = batched(found, terms, values)
-        _check_known(batch.known, terms)
+        return batched(found, terms, values)
     except (TypeError, ValueError) as error:
         return error
-    return batch
 
 
 def batched(
@@ -106,10 +104,14 @@ def batched(
         one = torch.ones_like(first[:, :1])
         mask = torch.cat([one if sample.mask is None else sample.mask for sample in samples])
     maps = [label for s in samples for label in (s.moving_label, s.fixed_label)]
+    given = values
     if values is None or "labels" not in terms:
         values = label_values(maps) if "labels" in terms else []
-    known = [_wanted(sample, values, terms) for sample in samples]
-    return Batch(moving, fixed, mask, together(known, fixed.shape[2:]))
+    known = together([_wanted(sample, values, terms) for sample in samples], fixed.shape[2:])
+    if known.moving_label is None and given is not None and "labels" in terms:
+        none = fixed.new_zeros(len(fixed), len(given), *fixed.shape[2:])
+        known = known._replace(moving_label=none, fixed_label=none)
+    return Batch(moving, fixed, mask, known)
 
 
 def _wanted(sample: Sample, values: Sequence[float], terms: Collection[str]) -> Known:
@@ -130,14 +132,17 @@ def _parts(term: str) -> tuple[str, ...]:
     return ("displacement",) if term == "displacement" else TERMS[term]
 
 
-def _check_known(known: Known, terms: Collection[str]) -> None:
-    for term in terms:
-        missing = [part for part in _parts(term) if getattr(known, part) is None]
-        if missing:
-            raise ValueError(
-                f"objective.{term} needs {' and '.join(_parts(term))} from the dataset, and no "
-                f"sample of the batch has {missing[0]}"
-            )
+def lacking(known: Known, term: str) -> str:
+    """What a batch has nothing of that a term needs; nothing is missing: ''."""
+    return next((part for part in _parts(term) if getattr(known, part) is None), "")
+
+
+def nothing_known(term: str, missing: str, batches: int) -> ValueError:
+    """What is wrong where so many batches, one after the other, had nothing that a term needs."""
+    return ValueError(
+        f"objective.{term} needs {' and '.join(_parts(term))} from the dataset, and no sample of "
+        f"the first {batches} batches has {missing}"
+    )
 
 
 def checked_sample(item: Any, name: str) -> Sample:

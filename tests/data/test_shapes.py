@@ -192,6 +192,7 @@ def test_the_examples_settings_draw_pairs(file, tmp_path, monkeypatch):
         ({"size": (8, 8), "maps": [np.zeros((8, 8))]}, r"maps\[0\] must be whole numbers"),
         ({"size": (8, 8), "maps": [np.zeros((7, 9), int)]}, r"size \[8, 8\]"),
         ({"size": (8, 8), "maps": [np.zeros((9, 7), int)]}, r"at least size \[8, 8\]"),
+        ({"size": (8, 8), "maps": [np.zeros((8, 8), int)]}, r"maps\[0\] shows no label"),
         ({"size": (8, 8), "maps": "nowhere"}, "maps must be a folder of label maps, or several"),
         ({"size": (8, 8), "maps": str(EXAMPLES)}, "there is no label map in"),
         ({"size": (8, 8), "images": [np.zeros((8, 8))]}, "images must be as many as maps"),
