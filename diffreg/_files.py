@@ -70,7 +70,7 @@ def _of_the_dead(folder: Path) -> Iterator[tuple[Path, int]]:
     """Hidden names of processes that are not alive, with their numbers; none where nobody knows."""
     for path in folder.glob(".[0-9]*-*") if PROCESSES.is_dir() else ():
         number = path.name[1:].partition("-")[0]
-        if number.isdigit() and not (PROCESSES / number).exists():
+        if number.isdecimal() and not (PROCESSES / number).exists():
             yield path, int(number)
 
 
@@ -102,8 +102,10 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     there = out.exists()
     folder = (out if there else out.absolute().parent) / _temporary(out.name)
     shutil.rmtree(folder, ignore_errors=True)  # of a process of that number, which was killed
+    # And of others that were to make the same; those of another machine look dead, too, but that
+    # is what a RANK in the name is for.
     for path, number in _of_the_dead(folder.parent):
-        if path.name == _temporary(out.name, number):  # of one that was to make the same
+        if path.name == _temporary(out.name, number):
             shutil.rmtree(path, ignore_errors=True)
     try:
         folder.mkdir()

@@ -80,7 +80,7 @@ def test_threads_try_one_folder_and_leave_nothing(tmp_path):
 @pytest.mark.parametrize("name", ["0002_m_to_f", "b" * 255])
 def test_what_a_killed_process_had_staged_goes_when_it_is_made_again(name, tmp_path):
     """And nothing else: not what another process is at, nor what is to become another result."""
-    gone, parent = 2**22 + 1, os.getppid()
+    gone, parent = 2**22 + 1, 1
     left = tmp_path / _files._temporary(name, gone)
     kept = [tmp_path / _files._temporary(*of) for of in ((name, parent), ("0001_m_to_f", gone))]
     for folder in (left, *kept):

@@ -89,6 +89,10 @@ def test_a_batch_may_have_nothing_that_a_term_needs(values, tmp_path):
     if values:
         pairs = OwnPairs(data, 0, 1, terms=("labels",))
         assert {pairs.batch([k]).known.fixed_label.shape[1] for k in range(4)} == {4}
+    for seed in range(12):  # a run that goes on within an epoch, and sees the end of it first
+        pairs = OwnPairs(data, seed, 1, terms=("labels",))
+        for k in range(1 + seed % 3, 12):
+            pairs.batch([k])
     never = with_settings(config, objective={"displacement": 1.0})
     run = Trainer(never, Some(), progress=False)
     with pytest.raises(ValueError, match="no sample of the first 4 batches has displacement"):

@@ -28,7 +28,8 @@ def drawn(pairs: Undrawn) -> Batch:
     Example:
         >>> import numpy as np, torch
         >>> from diffreg.data.augmentation import Augmentation
-        >>> from diffreg.data.drawing import Draws, Undrawn, drawn
+        >>> from diffreg.data.drawing import drawn
+        >>> from diffreg.data.undrawn import Draws, Undrawn
         >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 6))
         >>> random = augmentation.random((16, 12), [np.random.default_rng(k) for k in range(3)])
         >>> draws = Draws.of(random, augmentation, (16, 12))

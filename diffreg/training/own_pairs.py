@@ -115,13 +115,15 @@ class OwnPairs:
             pinned: in memory that a GPU copies from while the host goes on.
         """
         found: Batch = self.ahead.next(numbers, pinned)
+        if min(numbers, default=0) >= self.ahead.size and not self._seen:
+            self._awaited.clear()  # of a run that goes on the first batches were looked at
         if self._awaited:
             self._check_known(found, len(numbers))
         return found
 
     def _check_known(self, batch: Batch, size: int) -> None:
-        """Some samples may have nothing that a term needs; an epoch of them, or a hundred batches,
-        is refused."""
+        """Some samples may have nothing that a term needs; a first epoch of them, or the first
+        hundred batches, is refused."""
         self._seen += 1
         missing = {term: part for term in self._awaited if (part := lacking(batch.known, term))}
         self._awaited &= missing.keys()

@@ -138,7 +138,7 @@ def lacking(known: Known, term: str) -> str:
 
 
 def nothing_known(term: str, missing: str, batches: int) -> ValueError:
-    """What is wrong where so many batches, one after the other, had nothing that a term needs."""
+    """What is wrong where the first batches of a run had nothing that a term needs."""
     return ValueError(
         f"objective.{term} needs {' and '.join(_parts(term))} from the dataset, and no sample of "
         f"the first {batches} batches has {missing}"

@@ -1,5 +1,7 @@
 """Draws made together on a device: the bits of those made pair by pair."""
 
+import doctest
+
 import numpy as np
 import pytest
 import torch
@@ -190,3 +192,7 @@ def test_of_a_large_image_nothing_but_the_window_is_copied(tmp_path, monkeypatch
     )
     dataset.batch(range(4))
     assert seen and max(part.numel() for part in seen) <= 4 * 2 * 9 * 8
+
+
+def test_examples():
+    assert doctest.testmod(drawing).failed == 0
