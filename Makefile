@@ -63,7 +63,7 @@ format: $(VENV)/.test
 	$(BIN)/clang-format -i $(SOURCES)
 
 # Half an hour on a quiet machine; `diffreg bench --quick` is the short form. Volumes under torch.compile
-# are timed by `python -m diffreg.benchmark.compiled` (another half hour, once for a torch and a processor).
+# are timed by `python -m diffreg.benchmark.compiled` (another ten minutes, once for a torch and a processor).
 bench: $(VENV)/.app
 	@.ci/alive "The libraries to compare with: a download of 100 MB, 1 to 3 minutes" \
 		$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
