@@ -239,6 +239,21 @@ def test_a_gpu_that_is_not_there(capsys):
     assert "--device cuda needs a GPU" in capsys.readouterr().err
 
 
+def test_a_candidate_has_one_colour_in_both_panels(monkeypatch):
+    seen = {}
+    draw = plots._draw
+
+    def noted(axes, rows, colors):
+        draw(axes, rows, colors)
+        for bars in axes.containers:
+            seen.setdefault(bars.get_label(), set()).add(bars[0].get_facecolor())
+
+    monkeypatch.setattr(plots, "_draw", noted)
+    plots.plot(json.loads((ROOT / "bench" / "results" / "benchmark.json").read_text()))
+    assert all(len(colors) == 1 for colors in seen.values())
+    assert len({color for colors in seen.values() for color in colors}) == len(seen) > 3
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "bench" / "results").glob("benchmark*.json")), ids=lambda path: path.stem
 )

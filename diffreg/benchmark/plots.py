@@ -27,8 +27,10 @@ def plot(result: Row) -> bytes:
     panels = figure.subplots(len(shown), squeeze=False, sharex=True, height_ratios=heights)
     where = result["machine"]["gpu"] or "one CPU thread"
     values = [value for rows in shown for row in rows for value in _bars(row).values()]
+    names = dict.fromkeys(name for rows in shown for row in rows for name in row["speedup"])
+    colors = {name: f"C{number}" for number, name in enumerate(names)}  # the same in each panel
     for axes, rows in zip(panels[:, 0], shown, strict=True):
-        _draw(axes, rows)
+        _draw(axes, rows, colors)
         axes.set_title(f"{BOTH}, {shape_of(rows[0])}, {where}", fontsize=10)
         axes.set_xlim(min(0.5, 0.8 * min(values)), 2 * max(values))
         marks = [mark for mark in (1, 3, 10, 30, 100, 300) if mark < 2 * max(values)]
@@ -49,10 +51,10 @@ def _bars(row: Row) -> dict[str, float]:
     return {name: value for name, value in row["speedup"].items() if value}
 
 
-def _draw(axes: Any, rows: Sequence[Row]) -> None:
+def _draw(axes: Any, rows: Sequence[Row], colors: dict[str, str]) -> None:
     """Operators from top to bottom, a bar a candidate."""
-    names = list(dict.fromkeys(name for row in rows for name in row["speedup"]))
-    bars: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    names = {name for row in rows for name in row["speedup"]}
+    bars: dict[str, list[tuple[float, float]]] = {name: [] for name in colors if name in names}
     ticks, place = [], 0.0
     for row in rows:
         found = _bars(row)
@@ -61,10 +63,10 @@ def _draw(axes: Any, rows: Sequence[Row]) -> None:
             bars[name].append((place, value))
             place -= 1
         place -= 0.6
-    for number, (name, found_bars) in enumerate(bars.items()):
+    for name, found_bars in bars.items():
         places, values = zip(*found_bars, strict=True) if found_bars else ((), ())
         lengths = [value - 1 for value in values]
-        drawn = axes.barh(places, lengths, 0.85, left=1, label=name, color=f"C{number}")
+        drawn = axes.barh(places, lengths, 0.85, left=1, label=name, color=colors[name])
         axes.bar_label(drawn, [times(value) for value in values], padding=3, fontsize=8)
     axes.set_yticks(ticks, [row["operator"] for row in rows])
     axes.set_xscale("log")
