@@ -86,7 +86,7 @@ bench-guard: $(VENV)/.app
 compare: $(VENV)/.app
 	@test -n "$(DATA)" || { echo "compare: make compare DATA=DIR, the folder that docs/data.md describes"; exit 2; }
 	@test -z "$(VOXELMORPH)" || $(PIP) neurite six voxelmorph
-	$(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
+	$(if $(VOXELMORPH),PYTHONPATH="$(abspath examples)") $(BIN)/python bench/compare/compare.py --data "$(DATA)" $(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)") \
 		$(if $(VOXELMORPH),--voxelmorph "$(VOXELMORPH)")
 
 # The paper's experiments (paper/results), on the images of docs/data.md: make paper DATA=DIR, or with
