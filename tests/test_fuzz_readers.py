@@ -183,6 +183,8 @@ def seeds(tmp_path_factory):
     nib.save(nib.Nifti1Image(picture, affine), folder / "plane.nii")
     nib.save(nib.Nifti1Image(picture.astype(np.int16), affine), folder / "plane.nii.gz")
     nib.save(nib.Nifti2Image(np.stack([picture] * 3, -1), affine), folder / "volume.nii")
+    for name in ("pair.img", "damaged-pair.img"):
+        nib.save(nib.Nifti1Pair(picture, affine), folder / name)
     Pillow.fromarray(picture.astype(np.uint8)).save(folder / "grey.png")
     Pillow.fromarray(picture.astype(np.uint16) * 200).save(folder / "deep.png")
     Pillow.fromarray(picture.astype(np.uint8)).convert("P").save(folder / "palette.png")
@@ -223,6 +225,7 @@ def seeds(tmp_path_factory):
         "plane.nii": (header, any_image),
         "plane.nii.gz": (in_gzip, any_image),
         "volume.nii": (header, one_slice),
+        "pair.hdr": (mutated, any_image),
         "grey.png": (in_png, any_image),
         "deep.png": (in_png, any_image),
         "palette.png": (in_png, any_image),

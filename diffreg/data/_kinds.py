@@ -6,8 +6,9 @@ from pathlib import Path
 
 from diffreg.data import _dicom, _itk, _nifti, _npz
 
-# Of images that may lie side by side in a folder; a .dcm file is as a rule a slice of one.
-ENDINGS = (*_nifti.ENDINGS, *_nifti.MGH_ENDINGS, ".png", _npz.ENDING, *_itk.ENDINGS)
+# Of images that may lie side by side in a folder; a .dcm file is as a rule a slice of one, and a
+# .hdr file the header of a .img file.
+ENDINGS = (*_nifti.ENDINGS, *_nifti.MGH_ENDINGS, ".img", ".png", _npz.ENDING, *_itk.ENDINGS)
 
 
 def kind_of(path: str | Path) -> str:
@@ -30,7 +31,7 @@ def kind_of(path: str | Path) -> str:
     name = Path(path).name.lower()
     if file_of(path).is_dir():
         return "itk"
-    if name.endswith((*_nifti.ENDINGS, *_nifti.MGH_ENDINGS)):
+    if name.endswith((*_nifti.ENDINGS, *_nifti.READ_ONLY)):
         return "nifti"
     if name.endswith(".png"):
         return "png"

@@ -27,8 +27,10 @@ from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
 
 ENDINGS = (".nii", ".nii.gz")
-# FreeSurfer's, which nibabel reads too; they are written again as NIfTI.
+# What nibabel reads too, and is written again as NIfTI: FreeSurfer's, and NIfTI in two files.
 MGH_ENDINGS = (".mgz", ".mgh")
+PAIR_ENDINGS = (".img", ".hdr")
+READ_ONLY = (*MGH_ENDINGS, *PAIR_ENDINGS)
 
 # What a damaged file raises inside nibabel, gzip and zlib.
 _DAMAGE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)
@@ -38,9 +40,12 @@ def open_nifti(path: Path) -> Any:
     """The nibabel image of a NIfTI or MGH file, its numbers not read yet.
 
     Raises:
+        FileNotFoundError: of its two files the other one is not there.
         ValueError: it is no such file, or its header is damaged.
     """
     nib = require("nibabel", "NIfTI files")
+    if path.suffix.lower() in PAIR_ENDINGS:
+        _check_other(path)
     errors = (*_DAMAGE, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError)
     try:
         with _quiet(nib):
@@ -50,12 +55,18 @@ def open_nifti(path: Path) -> Any:
             f"{path} is not a readable {_format(path)} file: {_line(error)}"
         ) from error
     kind = nib.MGHImage if path.name.lower().endswith(MGH_ENDINGS) else nib.Nifti1Pair
+    if isinstance(file, nib.AnalyzeImage) and not isinstance(file, kind):
+        raise ValueError(
+            f"{path} is an ANALYZE 7.5 file, which does not say which side is left; write it as "
+            "NIfTI by the program that made it, or by one that knows its convention"
+        )
     if not isinstance(file, kind):
         raise ValueError(f"{path} is not a {_format(path)} file but {type(file).__name__}")
     if _is_nifti(file):
         _check_zooms(file, path)
     packed = path.name.lower().endswith((".gz", ".mgz"))
-    check_claim(prod(int(n) for n in file.shape) * file.get_data_dtype().itemsize, path, packed)
+    claim = prod(int(n) for n in file.shape) * file.get_data_dtype().itemsize
+    check_claim(claim, path, packed, [Path(file.file_map["image"].filename)])
     return file
 
 
@@ -214,9 +225,18 @@ def _quiet(nib: Any) -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _check_other(path: Path) -> None:
+    """Raises unless the other file of NIfTI in two files is there."""
+    ending = ".hdr" if path.suffix.lower() == ".img" else ".img"
+    other = path.with_suffix(ending.upper() if path.suffix.isupper() else ending)
+    if not other.is_file():
+        raise FileNotFoundError(f"{other} does not exist, without which {path} is half an image")
+
+
 def _check_zooms(file: Any, path: Path) -> None:
     """Refuse voxels without extent, which nibabel reads as 1 mm, unless the sform gives it."""
-    with file.file_map["image"].get_prepare_fileobj("rb") as stream:
+    files = file.file_map
+    with files.get("header", files["image"]).get_prepare_fileobj("rb") as stream:
         header = type(file.header).from_fileobj(stream, check=False)
     zooms = header["pixdim"][1 : 1 + min(3, len(file.shape))]
     if not header["sform_code"] and not np.all(zooms):

@@ -57,9 +57,9 @@ def read_image(
     smallest number, for labels 0, and a FileWarning counts them.
 
     Args:
-        path: the file, .nii, .nii.gz, .mgz or .png; of an npz file an array, `file.npz:array`. With
-            SimpleITK .mha, .mhd, .nrrd, .nhdr, .tif, .jpg or .dcm, or a folder with the files of a
-            DICOM series; `folder:UID` where it holds several.
+        path: the file, .nii, .nii.gz, .img beside .hdr, .mgz or .png; of an npz file an array,
+            `file.npz:array`. With SimpleITK .mha, .mhd, .nrrd, .nhdr, .tif, .jpg or .dcm, or a
+            folder with the files of a DICOM series; `folder:UID` where it holds several.
         slice_index: which slice of a volume, along its last axis; along the first one of a stack
             (slices, Y, X) in an npz or TIFF file; None: all of the volume.
         label: keep whole numbers as integers, and refuse others.
@@ -262,7 +262,7 @@ def check_ending(path: str | Path, like: Image) -> None:
         >>> check_ending("a.nii", Image(torch.zeros(1, 1, 2, 2), np.eye(4)))
     """
     wanted = "png" if like.kind == "png" else "nifti"  # what came from an npz file too
-    if kind_of(path) != wanted or Path(path).name.lower().endswith(_nifti.MGH_ENDINGS):
+    if kind_of(path) != wanted or Path(path).name.lower().endswith(_nifti.READ_ONLY):
         right = ".png" if wanted == "png" else ".nii.gz or .nii"
         raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
 

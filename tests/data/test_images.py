@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from diffreg.data import _png
 from diffreg.data._kinds import ENDINGS
+from diffreg.data.folders import folder_images
 from diffreg.data.images import Image, count_slices, read_image, write_image
 
 AFFINE = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, -4], [0, 0, 5, 30], [0, 0, 0, 1]])
@@ -80,6 +81,40 @@ def test_freesurfer_volumes_are_read(name, tmp_path):
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, affine, atol=1e-5)
     with pytest.raises(ValueError, match=r"must end in \.nii\.gz or \.nii"):
         write_image(tmp_path / "b.mgz", image.data, image)
+
+
+@pytest.mark.parametrize("name", ["a.img", "a.hdr"])
+def test_nifti_in_two_files_is_read(name, tmp_path):
+    pair = nib.Nifti1Pair(ramp(4, 5, 3), AFFINE)
+    pair.set_qform(AFFINE, 1)
+    nib.save(pair, tmp_path / "a.img")
+    image = read_image(tmp_path / name)
+    assert torch.equal(image.data[0, 0], torch.from_numpy(ramp(4, 5, 3)))
+    np.testing.assert_allclose(image.affine, AFFINE, atol=1e-5)
+    write_image(tmp_path / "b.nii.gz", image.data, image)
+    assert type(nib.load(tmp_path / "b.nii.gz")) is nib.Nifti1Image
+    np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, AFFINE, atol=1e-5)
+    with pytest.raises(ValueError, match=r"must end in \.nii\.gz or \.nii"):
+        write_image(tmp_path / "b.img", image.data, image)
+    assert [file.name for file in folder_images(tmp_path)] == ["a.img", "b.nii.gz"]
+
+
+def test_nifti_in_two_files_of_which_one_is_no_good(tmp_path):
+    nib.save(nib.Nifti1Pair(ramp(4, 5, 3), AFFINE), tmp_path / "a.img")
+    content = (tmp_path / "a.img").read_bytes()
+    (tmp_path / "a.img").write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"a.hdr is truncated or damaged: its header claims 240"):
+        read_image(tmp_path / "a.hdr")
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a.img does not exist, without which .*a.hdr"):
+        read_image(tmp_path / "a.hdr")
+    (tmp_path / "a.img").write_bytes(content)
+    (tmp_path / "a.hdr").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a.hdr does not exist, without which .*a.img"):
+        read_image(tmp_path / "a.img")
+    nib.save(nib.AnalyzeImage(ramp(4, 5, 3), AFFINE), tmp_path / "a.img")
+    with pytest.raises(ValueError, match="a.img is an ANALYZE 7.5 file, which does not say which"):
+        read_image(tmp_path / "a.img")
 
 
 def test_scaled_integers_are_read_as_what_they_mean(tmp_path):
