@@ -93,11 +93,22 @@ def test_a_batch_may_have_nothing_that_a_term_needs(values, tmp_path):
         pairs = OwnPairs(data, seed, 1, terms=("labels",))
         for k in range(1 + seed % 3, 12):
             pairs.batch([k])
-    never = with_settings(config, objective={"displacement": 1.0})
-    run = Trainer(never, Some(), progress=False)
-    with pytest.raises(ValueError, match="no sample of the first 4 batches has displacement"):
+    refused_after_an_epoch(with_settings(config, objective={"displacement": 1.0}), Some())
+
+
+def refused_after_an_epoch(config, data, missing="displacement"):
+    run = Trainer(config, data, progress=False)
+    with pytest.raises(ValueError, match=f"no sample of the first 4 batches has {missing}"):
         for _ in range(8):
             run.train_step()
+
+
+def test_label_values_that_no_map_shows_are_refused(tmp_path):
+    config = with_settings(config_with(tmp_path / "run"), objective={"labels": 1.0})
+    config = with_settings(config, training={"batch_size": 1, "steps": 8})
+    run = Trainer(config, saying([4, 20]), progress=False)
+    assert sum(run.train_step().labels > 0 for _ in range(8)) == 2
+    refused_after_an_epoch(config, saying([20, 21]), "moving_label")
 
 
 def test_points_are_filled_up_to_a_power_of_two():

@@ -118,7 +118,10 @@ class Augmentation:
     def check_dimensions(self, dimensions: int) -> None:
         """Raises unless it can be done to images of so many axes."""
         if len(self.crop) not in (0, dimensions):
-            raise ValueError(f"crop must be {dimensions} sizes, or none, got {list(self.crop)}")
+            volumes = "; [model] dimensions = 3 is for volumes" if dimensions == 2 else ""
+            raise ValueError(
+                f"crop must be {dimensions} sizes, or none, got {list(self.crop)}{volumes}"
+            )
         if any(axis >= dimensions for axis in self.flip_axes):
             raise ValueError(
                 f"flip_axes must be below {dimensions}, the number of axes, got "

@@ -9,7 +9,7 @@ The displacement that brings the moving image onto the fixed one is known: phi_m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,10 @@ def _read(maps: Any) -> Iterator[tuple[str, np.ndarray]]:
         maps = folder_labels(folder) or folder_images(folder)
         if not maps:
             raise ValueError(f"maps: there is no label map in {folder}")
+    if not isinstance(maps, Iterable):
+        raise ValueError(
+            f"maps must be label maps in a list, or a folder of them, got {type(maps).__name__}"
+        )
     for number, given in enumerate(maps):
         if isinstance(given, str | Path):
             yield str(given), doubted(read_image(given, label=True)).data[0, 0].numpy()

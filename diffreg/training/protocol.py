@@ -133,8 +133,12 @@ def _parts(term: str) -> tuple[str, ...]:
 
 
 def lacking(known: Known, term: str) -> str:
-    """What a batch has nothing of that a term needs; nothing is missing: ''."""
-    return next((part for part in _parts(term) if getattr(known, part) is None), "")
+    """What a batch has nothing of that a term needs; nothing is missing: ''.
+
+    Of labels that no map shows there is nothing, whatever channels they have.
+    """
+    found = ((part, getattr(known, part)) for part in _parts(term))
+    return next((p for p, v in found if v is None or (term == "labels" and not v.any())), "")
 
 
 def nothing_known(term: str, missing: str, batches: int) -> ValueError:

@@ -189,6 +189,7 @@ def test_the_examples_settings_draw_pairs(file, tmp_path, monkeypatch):
         ({"size": (8,)}, "size must be two or three"),
         ({"size": (8, 2)}, "at least 4"),
         ({"size": (8, 8), "labels": 1}, "labels must be at least 2"),
+        ({"size": (8, 8), "maps": 5}, "maps must be label maps in a list, or a folder"),
         ({"size": (8, 8), "maps": [np.zeros((8, 8))]}, r"maps\[0\] must be whole numbers"),
         ({"size": (8, 8), "maps": [np.zeros((7, 9), int)]}, r"size \[8, 8\]"),
         ({"size": (8, 8), "maps": [np.zeros((9, 7), int)]}, r"at least size \[8, 8\]"),
