@@ -164,22 +164,24 @@ def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, ma
     per_sample = (-1, *[1] * (warped.ndim - 1))
     e_w, e_r = (on_device(e, warped).reshape(per_sample) for e in (scale_warped, scale_fixed))
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
-    (g, e_w, flat), (h, e_r, as_flat) = _over_root(g, e_w), _over_root(h, e_r)
-    G = torch.stack([a * b for a, b in zip(g, h, strict=True)]).sum(0)
+    (root_w, flat), (root_r, as_flat) = _root(g, e_w), _root(h, e_r)
+    # One root after the other: of flat images A B is 1e-25, whose square is 0 in float32, and second
+    # derivatives divide by it. The sum first: gradients that are perpendicular, as of whole numbers
+    # they often are, have G = 0, where |G| has the derivative 0.
+    G = torch.stack([a * b for a, b in zip(g, h, strict=True)]).sum(0) / root_w / root_r
+    E = (e_w / root_w) * (e_r / root_r)
     if variant == "pls":
-        Q = (G.abs() + e_w * e_r) ** 2
+        Q = (G.abs() + E) ** 2
     else:
-        Q = G**2 + (0 if variant == "ngf" else (e_w * e_r) ** 2)
+        Q = G**2 + (0 if variant == "ngf" else E**2)
     return masked_mean_reference(torch.where(flat | as_flat, 0, 1 - Q), mask)
 
 
-def _over_root(g, eps) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Gradient and scale over sqrt(A), and where that is 0: of flat images A B is 1e-25, and what
-    second derivatives divide by is 0 in float32."""
+def _root(g, eps) -> tuple[torch.Tensor, torch.Tensor]:
+    """sqrt(A), and where it is 0, there 1."""
     A = torch.stack([component**2 for component in g]).sum(0) + eps**2
     vanishes = A == 0
-    root = torch.where(vanishes, 1, A).sqrt()
-    return [component / root for component in g], eps / root, vanishes
+    return torch.where(vanishes, 1, A).sqrt(), vanishes
 
 
 @torch.library.register_fake("diffreg::parallel_level_sets")

@@ -282,3 +282,19 @@ def test_second_derivatives_of_flat_images_are_finite(variant, dtype):
     )
     found = torch.autograd.grad(sum(g.square().sum() + g[0, 0].sum() for g in gradients), pair)
     assert all(bool(g.isfinite().all()) for g in (*gradients, *found))
+
+
+@pytest.mark.parametrize("size", [(40, 50), (7, 8, 9)])
+def test_perpendicular_gradients_have_no_product(size):
+    """Of images of whole numbers many are: |G| has the derivative 0 there, in plain PyTorch too."""
+    random = torch.Generator().manual_seed(0)
+    pair = [
+        torch.randint(0, 9, (1, 1, *size), generator=random).double().requires_grad_()
+        for _ in range(2)
+    ]
+    found, right = (
+        torch.autograd.grad(operator(*pair, eps_warped=0.3, eps_fixed=0.7).sum(), pair)
+        for operator in (parallel_level_sets, parallel_level_sets_reference)
+    )
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
