@@ -165,15 +165,12 @@ def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, ma
     e_w, e_r = (on_device(e, warped).reshape(per_sample) for e in (scale_warped, scale_fixed))
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
     (root_w, flat), (root_r, as_flat) = _root(g, e_w), _root(h, e_r)
-    # One root after the other: of flat images A B is 1e-25, whose square is 0 in float32, and second
-    # derivatives divide by it. The sum first: gradients that are perpendicular, as of whole numbers
-    # they often are, have G = 0, where |G| has the derivative 0.
+    # One root after the other: of flat images A B is 1e-25, and its square, by which second
+    # derivatives would divide, 0 in float32. The sum first: of perpendicular gradients, as images of
+    # whole numbers have them, it is 0, where |G| has the derivative 0, and not what is rounded.
     G = torch.stack([a * b for a, b in zip(g, h, strict=True)]).sum(0) / root_w / root_r
     E = (e_w / root_w) * (e_r / root_r)
-    if variant == "pls":
-        Q = (G.abs() + E) ** 2
-    else:
-        Q = G**2 + (0 if variant == "ngf" else E**2)
+    Q = (G.abs() + E) ** 2 if variant == "pls" else G**2 + (0 if variant == "ngf" else E**2)
     return masked_mean_reference(torch.where(flat | as_flat, 0, 1 - Q), mask)
 
 
