@@ -166,8 +166,8 @@ def _with_scales_reference(warped, fixed, scale_warped, scale_fixed, variant, ma
     g, h = image_gradient_reference(warped), image_gradient_reference(fixed)
     (root_w, flat), (root_r, as_flat) = _root(g, e_w), _root(h, e_r)
     # One root after the other: of flat images A B is 1e-25, and its square, by which second
-    # derivatives would divide, 0 in float32. The sum first: of perpendicular gradients, as images of
-    # whole numbers have them, it is 0, where |G| has the derivative 0, and not what is rounded.
+    # derivatives would divide, 0 in float32. The sum first: perpendicular gradients, as images of
+    # whole numbers have them, have 0, where |G| has the derivative 0, and not what is rounded.
     G = torch.stack([a * b for a, b in zip(g, h, strict=True)]).sum(0) / root_w / root_r
     E = (e_w / root_w) * (e_r / root_r)
     Q = (G.abs() + E) ** 2 if variant == "pls" else G**2 + (0 if variant == "ngf" else E**2)
