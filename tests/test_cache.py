@@ -1,6 +1,7 @@
 """Pairs of images kept in a folder: the same bits, whole files, made anew where one changed."""
 
 import os
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -49,17 +50,37 @@ def drawn(dataset, steps=3, size=4):
     return [tensor.numpy().tobytes() for tensor in tensors]
 
 
+@pytest.mark.parametrize("amplitude", [0.0, 0.5])
 @pytest.mark.parametrize("source", [".", "images.csv"])
-def test_draws_are_the_same_bits_with_a_cache_and_any_number_of_workers(source, images, tmp_path):
+def test_draws_are_the_same_bits_with_a_cache_and_any_number_of_workers(
+    source, amplitude, images, tmp_path
+):
     pairs = find_pairs([images / source])
     terms = ("labels", "landmarks") if source == "images.csv" else ()
-    given = pairs, None, AUGMENTATION, 3
+    given = pairs, None, replace(AUGMENTATION, amplitude=amplitude), 3
     expected = drawn(PairDataset(*given, terms=terms))
     for _ in ("made", "found again"):
         assert drawn(PairDataset(*given, terms=terms, cache=tmp_path / "cache")) == expected
     for workers in (0, 1, 2):
         ahead = {"size": 4, "workers": workers, "cache": tmp_path / "cache"}
         assert drawn(ReadAhead(*given, terms=terms, **ahead)) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_of_pairs_in_a_cache_the_windows_alone_are_read(workers, images, tmp_path):
+    """And of a worker's no view, which would bring the pair with it."""
+    window = Augmentation(flip_axes=(0,), crop=(10, 7))
+    terms = {"terms": ("labels", "landmarks")}
+    given = find_pairs([images / "images.csv"]), None, window, 3
+    dataset = ReadAhead(*given, **terms, size=2, workers=workers, cache=tmp_path / "cache")
+    for step in range(3):
+        samples = dataset.samples([2 * step, 2 * step + 1])
+        for sample in samples:
+            there = [part for part in sample[:5] if part is not None]
+            assert {part.shape for part in there} == {(1, 1, 10, 7)}
+            assert all(part.untyped_storage().nbytes() == part.nbytes for part in there)
+            assert sample.size == SHAPE and sample._replace(whole=list(SHAPE)).size == SHAPE
+    dataset.close()
 
 
 def test_ranks_make_ready_what_the_others_have_not(images, tmp_path, monkeypatch):

@@ -73,6 +73,11 @@ class RandomNumbers(NamedTuple):
     strengths: Tensor
     noise: Tensor
 
+    def lows(self, shape: Sequence[int], window: Sequence[int]) -> Tensor:
+        """(N, D), the first voxels of the windows in the images before they are mirrored."""
+        room = torch.tensor([size - length for size, length in zip(shape, window, strict=True)])
+        return torch.where(self.flips, room - self.corners, self.corners)
+
 
 @dataclass(frozen=True)
 class Augmentation:

@@ -19,7 +19,7 @@ from diffreg import __version__
 from diffreg._extras import require
 from diffreg._memory import physical_memory, returned_memory
 from diffreg._ranks import this_rank
-from diffreg.data.augmentation import Augmentation
+from diffreg.data.augmentation import Augmentation, RandomNumbers
 from diffreg.data.drawing import drawn
 from diffreg.data.finding import find_pairs, split_by_group
 from diffreg.data.known import Known, check_terms, label_values, one_hot
@@ -165,13 +165,34 @@ class PairDataset:
         return self.drawn(self.samples(numbers), numbers, device)
 
     def samples(self, numbers: Sequence[int], pinned: bool = False) -> Sequence[Sample]:
-        """The pairs of some draws as they are.
+        """The pairs of some draws as they are; read from a folder, what `cut` leaves of them.
 
         Args:
             numbers: of the draws.
             pinned: whether pairs that are read for them are to lie in pinned memory.
         """
-        return [self.sample(self.position(number)[1]) for number in numbers]
+        samples = [self.sample(self.position(number)[1]) for number in numbers]
+        if self.holds:
+            return samples
+        both = zip(samples, map(self.low, numbers), strict=True)
+        return [self.cut(sample, low) for sample, low in both]
+
+    @property
+    def windows(self) -> bool:
+        """Whether a draw shows a window of its pair, and nothing else of it matters."""
+        return bool(self.augmentation.crop) and not self.augmentation.amplitude
+
+    def low(self, number: int) -> Sequence[int] | None:
+        """The first voxel of the window that a draw shows; None: all of its pair is drawn from."""
+        if not self.windows:
+            return None
+        pair = self.pairs[self.position(number)[1]]
+        size = self.prepared.place(pair.fixed, sides_of(pair)[1]).grid.size
+        return self._lows(self.random([number], size), size)[0]
+
+    def cut(self, sample: Sample, low: Sequence[int] | None) -> Sample:
+        """The window of a pair from a voxel on, where a draw shows no more."""
+        return sample if low is None else sample.window(low, self.augmentation.crop)
 
     def drawn(
         self, samples: Sequence[Sample], numbers: Sequence[int], device: torch.device | str
@@ -181,35 +202,40 @@ class PairDataset:
         def sent(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
-        shapes = {sample.fixed.shape[2:] for sample in samples}
+        shapes = {sample.size for sample in samples}
         if len(shapes) > 1:
             pairs = zip(samples, numbers, strict=True)
             return Batch.of([self.drawn([sample], [number], device) for sample, number in pairs])
-        draws, augmentation = self.draws(numbers, *shapes).each(sent), self.augmentation
-        windows = draws.places.is_cpu and bool(augmentation.crop) and not augmentation.amplitude
-        return drawn(
-            self.undrawn(samples, draws, lambda tensors: [sent(t) for t in tensors], windows)
-        )
+        (shape,) = shapes
+        random = self.random(numbers, shape)
+        if self.windows:
+            samples = list(map(self.cut, samples, self._lows(random, shape)))
+        draws = self.draws(random, shape, self.windows).each(sent)
+        return drawn(self.undrawn(samples, draws, lambda tensors: [sent(t) for t in tensors]))
 
-    def draws(self, numbers: Sequence[int], shape: Sequence[int]) -> Draws:
+    def random(self, numbers: Sequence[int], shape: Sequence[int]) -> RandomNumbers:
         """What is random of some draws from images of one size (*S), on the host."""
         randoms = [np.random.default_rng([self.seed, *self.position(k)]) for k in numbers]
-        random = self.augmentation.random(shape, randoms)
-        known = "landmarks" in self.terms or "displacement" in self.terms
-        return Draws.of(random, self.augmentation, shape, known)
+        return self.augmentation.random(shape, randoms)
 
-    def undrawn(
-        self, samples: Sequence[Sample], draws: Draws, send: Send, windows: bool = False
-    ) -> Undrawn:
-        """Pairs of one size as they are, on the device of their draws.
+    def draws(self, random: RandomNumbers, shape: Sequence[int], windows: bool = False) -> Draws:
+        """The same as a device looks it up, from whole images or from `windows` of them."""
+        known = "landmarks" in self.terms or "displacement" in self.terms
+        return Draws.of(random, self.augmentation, shape, known, windows)
+
+    def _lows(self, random: RandomNumbers, shape: Sequence[int]) -> list[list[int]]:
+        found: list[list[int]] = random.lows(shape, self.augmentation.crop).tolist()
+        return found
+
+    def undrawn(self, samples: Sequence[Sample], draws: Draws, send: Send) -> Undrawn:
+        """Pairs of one size, or windows of them, on the device of their draws.
 
         Args:
             samples: the pairs.
             draws: of them, on the device.
             send: brings tensors there.
-            windows: cut them out before.
         """
-        return Undrawn.of(samples, draws, self.augmentation, self.wanted, send, windows)
+        return Undrawn.of(samples, draws, self.augmentation, self.wanted, send)
 
     def _made_ready(
         self, pairs: Sequence[Pair], batches: bool, progress: bool

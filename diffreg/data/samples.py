@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ class Sample(NamedTuple):
     """A pair on the grid of its fixed image, (1, 1, *S) each; None where the manifest has none.
 
     The images are float32 in [0, 1], the mask is 0 or 1, None where all voxels are compared, the
-    labels are whole numbers.
+    labels are whole numbers. Of a window that was cut out of a pair, `whole` is the pair's size, in
+    whose voxels points still are.
     """
 
     moving: Tensor
@@ -25,6 +26,34 @@ class Sample(NamedTuple):
     fixed_label: Tensor | None
     display: tuple[bool, bool, bool]
     known: Known = Known()
+    whole: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of the pair (*S)."""
+        return tuple(self.whole or self.fixed.shape[2:])  # pinned memory makes lists of tuples
+
+    def window(self, low: Sequence[int], size: Sequence[int]) -> Sample:
+        """The part of a size, from a voxel on, as views; a window as it is."""
+        if self.whole:
+            return self
+
+        def cut(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[place]
+
+        both = zip(low, size, strict=True)
+        place: Any = (..., *(slice(first, first + length) for first, length in both))
+        known = self.known._replace(displacement=cut(self.known.displacement))
+        return Sample._make([*map(cut, self[:5]), self.display, known, self.size])
+
+    def copied(self) -> Sample:
+        """Of a window: without the rest of its pair, which views would hold."""
+
+        def copy(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.clone()
+
+        known = self.known._replace(displacement=copy(self.known.displacement))
+        return Sample._make([*map(copy, self[:5]), self.display, known, self.whole])
 
     @property
     def both_labels(self) -> tuple[Tensor | None, Tensor | None]:

@@ -26,7 +26,7 @@ class Draws(NamedTuple):
 
     Args:
         places: (N, P), int64: the voxels along each axis that make the mirrored images, and, where
-            these are bent, then those of the window.
+            these are bent, then those of the window; or those of windows that were cut out before.
         strengths, noise: of `diffreg.data.augmentation.RandomNumbers`.
         flips, corners: of it, for what is known of the pairs; None: nothing is.
     """
@@ -44,11 +44,22 @@ class Draws(NamedTuple):
         augmentation: Augmentation,
         shape: Sequence[int],
         known: bool = False,
+        windows: bool = False,
     ) -> Draws:
-        """Of images of a size (*S), and, where it is asked for, of what is known of them."""
+        """What is random of images, as a device looks it up.
+
+        Args:
+            random: of the images, in the size (*S).
+            augmentation: what is done to them.
+            shape: *S.
+            known: with what is done to what is known of them.
+            windows: of images of which nothing but the windows is there, which are not bent.
+        """
         flips, corners, strengths, noise = random
         window = augmentation.crop or shape
-        if augmentation.amplitude > 0:
+        if windows:
+            places = _places(window, window, torch.zeros_like(corners), flips)
+        elif augmentation.amplitude > 0:
             places = _places(shape, shape, torch.zeros_like(corners), flips)
             places += _places(shape, window, corners, torch.zeros_like(flips))
         else:
@@ -86,7 +97,7 @@ class Undrawn(NamedTuple):
 
     Args:
         images: (N, 2, *S), moving and fixed.
-        shape: of the images that the draws are of, S unless windows were cut before.
+        shape: of the images that the draws are of, S unless these are windows of them.
         draws: of the N pairs.
         augmentation: what is done to them.
         masks: (N, 1, *S), of the fixed images, anything where a pair has none; None: no pair has.
@@ -114,7 +125,6 @@ class Undrawn(NamedTuple):
         augmentation: Augmentation,
         wanted: Wanted,
         send: Send,
-        windows: bool = False,
     ) -> Undrawn:
         """Pairs of one size, together; what one lacks is filled with what does not count.
 
@@ -124,11 +134,8 @@ class Undrawn(NamedTuple):
             augmentation: what is done to them.
             wanted: of what is known of them.
             send: brings tensors to the device.
-            windows: of large images on the host that are not bent, nothing else is touched.
         """
-        shape = samples[0].fixed.shape[2:]
-        if windows:
-            samples, draws = _windows(samples, draws, augmentation.crop)
+        shape = samples[0].size
         one, count = samples[0].fixed, samples[0].fixed.ndim - 2
         parts = {"images": [image for sample in samples for image in sample[:2]]}
         masks = [sample.mask for sample in samples]
@@ -168,26 +175,6 @@ def _places(
         place = corners[:, axis, None] + torch.arange(length)
         found.append(torch.where(flips[:, axis, None], size - 1 - place, place))
     return found
-
-
-def _windows(
-    samples: Sequence[Sample], draws: Draws, size: Sequence[int]
-) -> tuple[list[Sample], Draws]:
-    """The parts of pairs that their windows show, and where these lie in them."""
-    lows = torch.stack([place.amin(1) for place in draws.places.split(list(size), 1)], 1)
-    found = []
-    for sample, low in zip(samples, lows.tolist(), strict=True):
-        both = zip(low, size, strict=True)
-        window: Any = (..., *(slice(first, first + length) for first, length in both))
-        cut: dict[str, Any] = {
-            name: None if image is None else image[window]
-            for name, image in zip(Sample._fields, sample[:5], strict=False)
-        }
-        if (field := sample.known.displacement) is not None:
-            cut["known"] = sample.known._replace(displacement=field[window])
-        found.append(sample._replace(**cut))
-    starts = lows.repeat_interleave(torch.tensor(size), 1)
-    return found, draws._replace(places=draws.places - starts)
 
 
 def _filled(

@@ -101,14 +101,14 @@ def traced(error: Exception) -> Exception:
 
 
 class Sampler:
-    """What to draw, step by step: the number of each draw and its index."""
+    """What a dataset is asked for, step by step, given what it is asked by the number of a draw."""
 
-    def __init__(self, steps: Steps, position: Callable[[int], tuple[int, int]]) -> None:
-        self.steps, self.position = steps, position
+    def __init__(self, steps: Steps, asked: Callable[[int], Any]) -> None:
+        self.steps, self.asked = steps, asked
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         for numbers in self.steps():
-            yield [(number, self.position(number)[1]) for number in numbers]
+            yield list(map(self.asked, numbers))
 
 
 def _all(numbers: Sequence[int]) -> Sequence[int]:

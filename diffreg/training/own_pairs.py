@@ -147,7 +147,7 @@ class OwnPairs:
         """What the DataLoader reads, given the draws of each step."""
         if self.streams:
             return _Stream(self, steps), {"batch_size": None}
-        sampler = Sampler(steps, self.position)
+        sampler = Sampler(steps, lambda number: (number, self.position(number)[1]))
         collate = partial(collated, terms=self.terms, values=self.label_values)
         return _Draws(self), {"batch_sampler": sampler, "collate_fn": collate}
 

@@ -46,19 +46,22 @@ class ReadAhead(PairDataset):
         self.ahead.close()
 
     def _read(self, steps: Steps) -> tuple[Any, dict[str, Any]]:
-        sampler = Sampler(steps, self.position)
+        sampler = Sampler(steps, lambda number: (self.position(number)[1], self.low(number)))
         return _Samples(self), {"batch_sampler": sampler, "collate_fn": _several}
 
 
 class _Samples(Dataset):
-    """Samples by (number of the draw, index), in whatever process."""
+    """Samples by index and first voxel of a window, in whatever process."""
 
     def __init__(self, dataset: PairDataset) -> None:
         self.pairs, self.prepared = dataset.pairs, dataset.prepared
+        self.crop = dataset.augmentation.crop
 
-    def __getitem__(self, draw: tuple[int, int]) -> Sample | Exception:
+    def __getitem__(self, draw: tuple[int, Sequence[int] | None]) -> Sample | Exception:
+        index, low = draw
         try:
-            return self.prepared.sample(self.pairs[draw[1]])
+            sample = self.prepared.sample(self.pairs[index])
+            return sample if low is None else sample.window(low, self.crop).copied()
         except (ValueError, TypeError, OSError) as error:
             return traced(error)
 

@@ -129,8 +129,10 @@ class SentAhead:
 
     def _draws(self, draws: Sequence[Sequence[int]], shape: Sequence[int]) -> _Packed:
         """On the host, ready to be sent; numpy draws them while another thread goes on."""
-        numbers = list(chain.from_iterable(draws))
-        return _Packed(self.dataset.draws(numbers, shape), self._ready)
+        dataset = self.dataset
+        random = dataset.random(list(chain.from_iterable(draws)), shape)
+        windows = dataset.windows and not dataset.holds
+        return _Packed(dataset.draws(random, shape, windows), self._ready)
 
     def _ready(self, values: Tensor) -> Tensor:
         """In memory that is sent without a wait."""

@@ -136,13 +136,17 @@ def test_what_is_known_has_the_bits_of_each(settings, size):
 
     changes = [augmentation.draw(size, random) for random in randoms()]
     each = [changed(sample, change, most) for sample, change in zip(samples, changes, strict=True)]
-    draws = Draws.of(augmentation.random(size, randoms()), augmentation, size, known=True)
+    random = augmentation.random(size, randoms())
+    draws = Draws.of(random, augmentation, size, known=True)
     wanted = Wanted(torch.tensor([1.0, 2.0], dtype=torch.float64), most, True)
     batch = drawn(Undrawn.of(samples, draws, augmentation, wanted, lambda tensors: tensors))
     for found, parts in zip((batch.mask, *batch.known), zip(*each, strict=True), strict=True):
         assert torch.equal(torch.nan_to_num(found, 99.0), torch.nan_to_num(torch.cat(parts), 99.0))
     if augmentation.crop and not augmentation.amplitude:
-        of_windows = Undrawn.of(samples, draws, augmentation, wanted, lambda t: t, windows=True)
+        there = Draws.of(random, augmentation, size, known=True, windows=True)
+        lows = random.lows(size, augmentation.crop)
+        cut = [s.window(low, augmentation.crop) for s, low in zip(samples, lows, strict=True)]
+        of_windows = Undrawn.of(cut, there, augmentation, wanted, lambda t: t)
         assert of_windows.images.shape[2:] == augmentation.crop
         same = drawn(of_windows)
         for one, other in zip((*same[:3], *same.known), (*batch[:3], *batch.known), strict=True):
