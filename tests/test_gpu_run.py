@@ -35,7 +35,7 @@ def dry_run(tmp_path_factory):
     """The whole run, its exit status, and the CPU seconds of all its processes."""
     out = tmp_path_factory.mktemp("gpu")
     begin = os.times()
-    command = [GPU / "run.sh", out, "--dry-run", "--seconds", "600"]
+    command = [GPU / "run.sh", out, "--dry-run", "--seconds", "3000"]
     ran = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable}
     )

@@ -189,7 +189,7 @@ def settled(model: Any, setting: str = "model.name") -> Any:
     """
     if not isinstance(model, OwnModel) or model.name == GIVEN or "dimensions" in model.settings:
         return model
-    keyword = _keywords(_class_of(model, setting)).get("dimensions")
+    keyword = (_keywords(_class_of(model, setting)) or {}).get("dimensions")
     if keyword is None or keyword.default != 3:
         return model
     return OwnModel(model.name, {**model.settings, "dimensions": 3})
@@ -204,20 +204,19 @@ def _class_of(model: OwnModel, setting: str) -> type[nn.Module]:
     return kind
 
 
-def _keywords(kind: type) -> Mapping[str, inspect.Parameter]:
+def _keywords(kind: type) -> Mapping[str, inspect.Parameter] | None:
+    """None: a class that is compiled says nothing of its arguments."""
     try:
         return inspect.signature(kind).parameters
     except ValueError:
-        return {}  # a class that is compiled says nothing of its arguments
+        return None
 
 
 def _takes_dimensions(kind: type) -> bool:
-    try:
-        keywords = inspect.signature(kind).parameters
-    except ValueError:  # a class that is compiled says nothing of its arguments
+    keywords = _keywords(kind)
+    if keywords is None or "dimensions" in keywords:
         return True
-    any_other = any(each.kind is each.VAR_KEYWORD for each in keywords.values())
-    return "dimensions" in keywords or any_other
+    return any(each.kind is each.VAR_KEYWORD for each in keywords.values())
 
 
 def needed(*paths: str) -> dict[str, str]:
