@@ -242,7 +242,7 @@ def test_a_mistake_is_one_line(name, folder, capsys):
 
 
 @pytest.mark.parametrize("out, message", [
-    ("a.png", "must end in .nii.gz or .nii"), ("a.txt", "must end in"), ("none/a.nii", "not exist"),
+    ("a.png", "must end in .nii.gz, .nii,"), ("a.txt", "must end in"), ("none/a.nii", "not exist"),
 ])  # fmt: skip
 def test_the_output_of_apply_is_checked_first(out, message, folder, capsys):
     run("register", "moving.nii.gz", "fixed.nii.gz", "-o", "out")

@@ -118,6 +118,8 @@ def _write_sampled(options: argparse.Namespace, out: Path, by: Transform, fixed:
     from diffreg.transforms.source import source_of
 
     if options.slice is None and options.time is None and has_several(options.image):
+        if out.suffix.lower() in (".mha", ".nrrd"):
+            raise ValueError(f"{out}: a series, vectors or colours are written as .nii.gz or .nii")
         source = source_of(options.image, options.interpolation)
     else:
         source = source_of(*_to_warp(options))

@@ -1,4 +1,4 @@
-"""MetaImage, NRRD, TIFF, JPEG and DICOM files in, by SimpleITK.
+"""MetaImage, NRRD, TIFF, JPEG and DICOM files in, the first two out, by SimpleITK.
 
 What has a place in the world becomes an image as of a NIfTI file: axes (x, y, z), RAS mm. TIFF and
 JPEG files have none, whatever resolution they claim: a picture of 8 or 16 bits is one as of a PNG
@@ -20,12 +20,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diffreg._extras import require
+from diffreg._files import replacing
 from diffreg.data import _npz, _png
 from diffreg.data._dicom_elements import walk
 from diffreg.data._headers import check_header
 from diffreg.data._limits import check_claim, check_coded
 from diffreg.data._nifti import part_of
 from diffreg.data._tiff import check_directories
+from diffreg.data.geometry import Image
 from diffreg.data.grid import LPS, check_affine
 
 PICTURES = {
@@ -37,6 +39,7 @@ _PLACED = {
     **dict.fromkeys((".nrrd", ".nhdr"), "NrrdImageIO"),
 }
 ENDINGS = (*_PLACED, *PICTURES)
+WRITTEN = (".mha", ".nrrd")
 _LONGEST = 200  # letters of what ITK says
 _T = TypeVar("_T")
 
@@ -166,6 +169,35 @@ def read_voxels(reader: Any, path: Path, part: tuple, colours: bool = False) -> 
     axes = range(len(part))
     array = array.transpose([*reversed(axes), *range(len(part), array.ndim)])
     return array[tuple(at if isinstance(at, slice) else 0 for at in part)]
+
+
+def lps_of(grid: Image) -> tuple[np.ndarray, list[float], np.ndarray]:
+    """Directions, spacing and origin in LPS of three axes, or two of a 2-D file."""
+    affine = LPS @ grid.affine
+    n = 2 if grid.is_flat else 3
+    linear = affine[:n, :n]
+    spacing = np.linalg.norm(linear, axis=0)
+    return linear / spacing, spacing.tolist(), affine[:n, 3]
+
+
+def to_itk(array: np.ndarray, grid: Image) -> Any:
+    """A SimpleITK image of numbers (*S), or of vectors (C, *S), on a grid."""
+    direction, spacing, origin = lps_of(grid)
+    vectors = array.ndim > len(grid.shape)
+    array = array.reshape(array.shape + (1,) * (len(spacing) - len(grid.shape)))
+    array = np.ascontiguousarray(array.transpose())  # (z, y, x), or (z, y, x, C)
+    found = require("SimpleITK", "images", "itk").GetImageFromArray(array, isVector=vectors)
+    found.SetDirection(direction.ravel().tolist())
+    found.SetSpacing(spacing)
+    found.SetOrigin(origin.tolist())
+    return found
+
+
+def write_itk(path: Path, array: np.ndarray, like: Image) -> None:
+    """Write numbers in their own type, packed, on the grid of `like`; the file appears whole."""
+    itk = require("SimpleITK", f"writing {path.name}", "itk")
+    with replacing(path) as temporary:
+        ask(path, lambda: itk.WriteImage(to_itk(array, like), str(temporary), True))
 
 
 def ask(path: Path, action: Callable[[], _T]) -> _T:

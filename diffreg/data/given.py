@@ -128,7 +128,7 @@ def in_kind(values: Tensor, grid: Image, like: Any) -> Any:
         file = _nifti.nifti_of(array, grid)
         return type(file)(file.dataobj, file.header.get_best_affine(), file.header)
     if _is(like, "SimpleITK", None, "Image"):
-        return to_itk(array, grid)
+        return _itk.to_itk(array, grid)
     if _is(like, "ants", None, "ANTsImage"):
         return _to_ants(array, grid)
     return grid.with_data(values.cpu())
@@ -201,30 +201,8 @@ def _ras(linear: np.ndarray, origin: Sequence[float]) -> np.ndarray:
     return LPS @ affine
 
 
-def _lps(grid: Image) -> tuple[np.ndarray, list[float], np.ndarray]:
-    """Directions, spacing and origin in LPS of three axes, or two of a 2-D file."""
-    affine = LPS @ grid.affine
-    n = 2 if grid.is_flat else 3
-    linear = affine[:n, :n]
-    spacing = np.linalg.norm(linear, axis=0)
-    return linear / spacing, spacing.tolist(), affine[:n, 3]
-
-
-def to_itk(array: np.ndarray, grid: Image) -> Any:
-    """A SimpleITK image of numbers (*S), or of vectors (C, *S), on a grid."""
-    direction, spacing, origin = _lps(grid)
-    vectors = array.ndim > len(grid.shape)
-    array = array.reshape(array.shape + (1,) * (len(spacing) - len(grid.shape)))
-    array = np.ascontiguousarray(array.transpose())  # (z, y, x), or (z, y, x, C)
-    found = sys.modules["SimpleITK"].GetImageFromArray(array, isVector=vectors)
-    found.SetDirection(direction.ravel().tolist())
-    found.SetSpacing(spacing)
-    found.SetOrigin(origin.tolist())
-    return found
-
-
 def _to_ants(array: np.ndarray, grid: Image) -> Any:
-    direction, spacing, origin = _lps(grid)
+    direction, spacing, origin = _itk.lps_of(grid)
     array = array.reshape(array.shape + (1,) * (len(spacing) - array.ndim))
     place = {"origin": tuple(origin), "spacing": tuple(spacing), "direction": direction}
     return sys.modules["ants"].from_numpy(array, **place)

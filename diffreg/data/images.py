@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg._extras import require
 from diffreg._files import FileWarning
 from diffreg.data import _dicom, _itk, _nifti, _npz, _png
 from diffreg.data._forms import tell_place
@@ -217,13 +218,15 @@ def write_image(
     """Write an image on the grid of another, with its header; the file appears whole or not at all.
 
     Args:
-        path: .nii or .nii.gz where `like` is NIfTI, .png where it is PNG.
+        path: .png where `like` is a picture; else .nii or .nii.gz, or with SimpleITK .mha or .nrrd.
         data: (*S) or (1, 1, *S) on the grid of `like`, in its array axes.
-        like: gives the header; a slice of a volume becomes a file (X, Y, 1) with its own affine.
+        like: gives the header, of a MetaImage or NRRD file the place alone; a slice of a volume
+            becomes a file (X, Y, 1) with its own affine.
         dtype: numbers in the file. By default float32, float64 where `data` is, and for PNG those
             of `like`; integers are rounded and clipped to what the type holds.
 
     Raises:
+        ImportError: SimpleITK is not installed.
         ValueError: the name asks for another kind of file, or the grids differ.
 
     Example: see read_image.
@@ -240,6 +243,8 @@ def write_image(
     array = cast(array, np.dtype(dtype))
     if like.kind == "png":
         _png.write_png(path, array)
+    elif path.name.lower().endswith(_itk.WRITTEN):
+        _itk.write_itk(path, array, like)
     else:
         _nifti.write_nifti(path, array, like)
 
@@ -252,7 +257,8 @@ def check_ending(path: str | Path, like: Image) -> None:
         like: the image whose grid it will have.
 
     Raises:
-        ValueError: .png for a NIfTI grid, or the other way round.
+        ImportError: the package that writes it is not installed.
+        ValueError: .png for a grid with a place in the world, or the other way round.
 
     Example:
         >>> import numpy as np
@@ -261,10 +267,12 @@ def check_ending(path: str | Path, like: Image) -> None:
         >>> from diffreg.data.images import check_ending
         >>> check_ending("a.nii", Image(torch.zeros(1, 1, 2, 2), np.eye(4)))
     """
-    wanted = "png" if like.kind == "png" else "nifti"  # what came from an npz file too
-    if kind_of(path) != wanted or Path(path).name.lower().endswith(_nifti.READ_ONLY):
-        right = ".png" if wanted == "png" else ".nii.gz or .nii"
+    name = Path(path).name.lower()
+    if not name.endswith((".png",) if like.kind == "png" else (*_nifti.ENDINGS, *_itk.WRITTEN)):
+        right = ".png" if like.kind == "png" else ".nii.gz, .nii, .mha or .nrrd"
         raise ValueError(f"{path}: the name must end in {right}, as the fixed image's grid does")
+    if name.endswith(_itk.WRITTEN):
+        require("SimpleITK", f"writing {Path(path).name}", "itk")
 
 
 def _valid(array: np.ndarray, path: Path) -> np.ndarray | None:

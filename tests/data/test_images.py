@@ -79,7 +79,7 @@ def test_freesurfer_volumes_are_read(name, tmp_path):
     np.testing.assert_allclose(image.affine, affine, atol=1e-5)
     write_image(tmp_path / "b.nii.gz", image.data, image)
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, affine, atol=1e-5)
-    with pytest.raises(ValueError, match=r"must end in \.nii\.gz or \.nii"):
+    with pytest.raises(ValueError, match=r"must end in \.nii\.gz, \.nii, \.mha"):
         write_image(tmp_path / "b.mgz", image.data, image)
 
 
@@ -94,7 +94,7 @@ def test_nifti_in_two_files_is_read(name, tmp_path):
     write_image(tmp_path / "b.nii.gz", image.data, image)
     assert type(nib.load(tmp_path / "b.nii.gz")) is nib.Nifti1Image
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, AFFINE, atol=1e-5)
-    with pytest.raises(ValueError, match=r"must end in \.nii\.gz or \.nii"):
+    with pytest.raises(ValueError, match=r"must end in \.nii\.gz, \.nii, \.mha"):
         write_image(tmp_path / "b.img", image.data, image)
     assert [file.name for file in folder_images(tmp_path)] == ["a.img", "b.nii.gz"]
 
@@ -318,7 +318,7 @@ def test_nifti_2_stays_nifti_2(tmp_path):
 
 def test_a_name_must_fit_the_grid(tmp_path):
     fixed = read_image(save(tmp_path / "f.nii", ramp(4, 5)))
-    with pytest.raises(ValueError, match=r"must end in \.nii\.gz or \.nii"):
+    with pytest.raises(ValueError, match=r"must end in \.nii\.gz, \.nii, \.mha"):
         write_image(tmp_path / "w.png", fixed.data, fixed)
     with pytest.raises(ValueError, match=r"data must be \(4, 5\)"):
         write_image(tmp_path / "w.nii", fixed.data.mT, fixed)

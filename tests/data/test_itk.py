@@ -2,7 +2,9 @@
 
 import locale
 import sys
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -427,6 +429,47 @@ def refused(folder):
         "empty": "is a folder, not an image: it holds no DICOM file",
         "hollow": "holds no DICOM series that can be read",
     }
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_an_image_is_written_where_itk_has_it(ending, dtype, tmp_path):
+    """Volumes, slices of volumes and 2-D images: as the NIfTI file of the same numbers."""
+    values = np.random.default_rng(0).integers(0, 200, (6, 7, 5)).astype(dtype)
+    affine = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, -4], [0, 0, 5, 30], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(values, affine), tmp_path / "volume.nii")
+    nib.save(nib.Nifti1Image(values[..., 0], affine), tmp_path / "flat.nii")
+    given = [("volume", None), ("volume", 3), ("flat", None)]
+    for name, index in given:
+        image = read_image(tmp_path / f"{name}.nii", index)
+        written = tmp_path / f"written{ending}"
+        write_image(written, image.data, image, dtype)
+        write_image(tmp_path / "written.nii", image.data, image, dtype)
+        back = read_image(written)
+        assert torch.equal(back.data, image.data) and np.dtype(back.dtype) == dtype
+        np.testing.assert_allclose(back.affine, image.affine, atol=1e-4)
+        assert sitk.ReadImage(written).GetDimension() == (2 if name == "flat" else 3)
+        theirs = sitk.ReadImage(tmp_path / "written.nii")
+        np.testing.assert_allclose(sitk.ReadImage(written).GetSpacing(), theirs.GetSpacing())
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_apply_writes_what_slicer_reads(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    nib.save(nib.Nifti1Image(random.random((6, 7, 5)), np.diag([2, 2, 3, 1])), "image.nii")
+    nib.save(nib.Nifti1Image(random.random((6, 7, 5, 3)), np.diag([2, 2, 3, 1])), "series.nii")
+    sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 0.0, 0.5)), "shift.tfm")
+    words = "apply -t shift.tfm --fixed image.nii -o"
+    assert main([*words.split(), "moved.nrrd", "image.nii"]) == 0
+    assert main([*words.split(), "moved.nii", "image.nii"]) == 0
+    assert torch.equal(read_image("moved.nrrd").data, read_image("moved.nii").data)
+    assert main([*words.split(), "moved.mha", "series.nii"]) == 2
+    assert "a series, vectors or colours are written as .nii.gz" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    assert main([*words.split(), "again.mha", "image.nii"]) == 2
+    assert "SimpleITK" in capsys.readouterr().err
+    assert not Path("moved.mha").exists() and not Path("again.mha").exists()
 
 
 def test_what_is_no_image_is_refused_in_one_line(tmp_path, capfd):
