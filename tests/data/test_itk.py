@@ -447,10 +447,12 @@ def test_an_image_is_written_where_itk_has_it(ending, dtype, tmp_path):
         write_image(tmp_path / "written.nii", image.data, image, dtype)
         back = read_image(written)
         assert torch.equal(back.data, image.data) and np.dtype(back.dtype) == dtype
-        np.testing.assert_allclose(back.affine, image.affine, atol=1e-4)
+        known = np.s_[:2, [0, 1, 3]] if name == "flat" else np.s_[:]  # of two axes nothing has a z
+        np.testing.assert_allclose(back.affine[known], image.affine[known], atol=1e-4)
         assert sitk.ReadImage(written).GetDimension() == (2 if name == "flat" else 3)
         theirs = sitk.ReadImage(tmp_path / "written.nii")
-        np.testing.assert_allclose(sitk.ReadImage(written).GetSpacing(), theirs.GetSpacing())
+        lengths = sitk.ReadImage(written).GetSpacing()
+        np.testing.assert_allclose(lengths, theirs.GetSpacing(), rtol=1e-6)
     assert not list(tmp_path.glob(".*"))
 
 
