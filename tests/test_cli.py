@@ -11,8 +11,6 @@ import torch
 from PIL import Image as Pillow
 
 from diffreg import __version__, losses
-from diffreg.cli import info
-from diffreg.cli.info import Machine, description
 from diffreg.cli.main import main
 from diffreg.cli.variational import PRESETS, SIMILARITIES
 from diffreg.data.normalization import Normalization
@@ -317,50 +315,6 @@ def test_info(capsys):
         assert f"\n{key}: " in said
 
 
-CORE = {"cuda_architectures": "75 80 90 ptx90", "cuda_runtime": "13.0"}
-
-
-@pytest.mark.parametrize(
-    "machine, core, said",
-    [
-        (Machine(), {}, "not used, torch is a CPU build"),
-        (Machine((), None, "13.0"), {}, "not used, there is no driver"),
-        (Machine((), 13000, "13.0"), {}, "not used, torch finds none"),
-        (
-            Machine((), 12040, "13.0"),
-            {},
-            "the driver runs CUDA 12.4, and torch was built with 13.0",
-        ),
-        (Machine([("A", 90)], 13000, "13.0"), {}, "A (sm_90), runs the kernels built for sm_90"),
-        (Machine([("A", 86)], 13010, "13.0"), {}, "A (sm_86), runs the kernels built for sm_80"),
-        (
-            Machine([("A", 120)], 13000, "13.0"),
-            {},
-            "A (sm_120), runs the kernels by PTX of sm_90, compiled at their first use",
-        ),
-        (
-            Machine([("A", 70)], 13000, "13.0"),
-            {},
-            "A (sm_70), NOT usable: the kernels were built for sm_75, sm_80, sm_90; build with "
-            'DIFFREG_CUDA_ARCHITECTURES="70" and an nvcc that knows it',
-        ),
-        (
-            Machine([("A", 90)], 12040, "12.4"),
-            {},
-            "NOT usable: the driver runs CUDA 12.4, the kernels were built with 13.0; update",
-        ),
-        (Machine([("A", 90)], 12040, "12.4"), {"cuda_runtime": "12.8"}, "runs the kernels built"),
-        (
-            Machine([("A", 90)], 13000, "13.0"),
-            {"cuda_architectures": "none", "cuda_runtime": "none"},
-            "A (sm_90), NOT usable: the core was built without CUDA kernels",
-        ),
-    ],
-)
-def test_what_info_says_of_gpus(machine, core, said):
-    assert said in description(machine, CORE | core)[-1]
-
-
 def test_version(capsys):
     with pytest.raises(SystemExit, match="0"):
         run("--version")
@@ -373,37 +327,3 @@ def test_the_written_field_is_the_registration(folder):
     assert displacement.shape == (1, 2, 48, 40)
     assert torch.isfinite(displacement).all()
     assert grid.is_flat
-
-
-class Driver:
-    """libcuda.so.1, as far as it is asked."""
-
-    def __init__(self, version, failed=0):
-        self.version, self.failed = version, failed
-
-    def cuDriverGetVersion(self, out):
-        out._obj.value = self.version
-        return self.failed
-
-
-@pytest.mark.parametrize(
-    "library, said", [(Driver(12090), 12090), (Driver(0), None), (Driver(12090, 999), None)]
-)
-def test_a_cuda_build_of_torch_asks_the_driver_itself(monkeypatch, library, said):
-    """Not torch, which gave its private word for it up in 2.14."""
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(info.ctypes, "CDLL", lambda name: library)
-    assert info.this_machine() == Machine((), said, "13.0")
-
-
-def test_where_there_is_no_driver_info_says_so(monkeypatch):
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-    def missing(name):
-        raise OSError(f"{name}: cannot open shared object file")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(info.ctypes, "CDLL", missing)
-        assert info.this_machine() == Machine((), None, "13.0")

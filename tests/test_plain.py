@@ -13,8 +13,9 @@ import torch
 from cases import PLAIN, uniform
 
 from diffreg import _files, ops
-from diffreg.cli.info import Machine, description
+from diffreg.cli.info import description
 from diffreg.ops import _checks, _core
+from diffreg.ops._gpus import Machine
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ast.literal_eval(f"[{(ROOT / 'diffreg/ops/schemas.inc').read_text()}]")

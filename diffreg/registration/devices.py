@@ -5,16 +5,21 @@ from __future__ import annotations
 import torch
 
 from diffreg._ranks import cuda_device, this_rank
+from diffreg.ops._gpus import usable
 
 
 def device_named(name: str | torch.device) -> torch.device:
     """A device by its name; of several ranks each takes a GPU of its machine in turn.
 
     Args:
-        name: "cpu", "cuda", "auto" (a GPU where torch sees one), or what torch.device takes.
+        name: "cpu", "cuda", "auto" (a GPU where torch sees one and the kernels run there), or what
+            torch.device takes.
 
     Raises:
         ValueError: a GPU is asked for and torch sees none, or there is no such device.
+
+    Warns:
+        FileWarning: "auto" is the CPU, because the kernels do not run on the GPU that is there.
 
     Example:
         >>> from diffreg.registration.devices import device_named
@@ -22,7 +27,9 @@ def device_named(name: str | torch.device) -> torch.device:
         device(type='cpu')
     """
     if name == "auto":
-        return cuda_device(this_rank()) if torch.cuda.is_available() else torch.device("cpu")
+        if torch.cuda.is_available() and usable((device := cuda_device(this_rank())).index):
+            return device
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):

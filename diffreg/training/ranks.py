@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from diffreg._ranks import this_rank
+from diffreg.ops._gpus import usable
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Ranks:
 
 
 def single(device: str = "auto") -> Ranks:
-    """A run of one process, on "cpu", "cuda", or "auto": a GPU where there is one."""
+    """A run of one process, on "cpu", "cuda", or "auto": a GPU on which the kernels run."""
     return Ranks(device=torch.device(_kind(device)))
 
 
@@ -77,7 +78,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     """This process's place in the run, from what torchrun put into the environment.
 
     Args:
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        device: "cpu", "cuda", or "auto": GPUs where there are some on which the kernels run.
 
     Yields:
         The ranks; they speak gloo on CPUs and nccl on GPUs.
@@ -121,4 +122,6 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
 def _kind(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device is cuda, but torch finds no GPU here")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() and usable(0) else "cpu"
+    return device

@@ -189,7 +189,7 @@ class TrainingConfig:
         checkpoint_every: steps from one checkpoint to the next.
         validate_every: steps from one validation to the next, where there are pairs to validate on.
         patience: validations without a better one after which the run ends; 0: it never does.
-        device: "cpu", "cuda", or "auto", a GPU where there is one.
+        device: "cpu", "cuda", or "auto", a GPU where the kernels run.
         precision: "float32", or "bfloat16" or "float16" inside the network (autocast); the loss of
             "float16" is scaled, and a step whose gradient leaves its range changes no weight.
         accumulate: parts that a batch is taken in, one after the other, each with a backward pass
