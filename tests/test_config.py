@@ -242,6 +242,16 @@ def test_every_setting_is_printed_with_what_it_means():
     assert "# final_learning_rate =" in lines
 
 
+@pytest.mark.parametrize("name", ["lunet", "sn"])
+def test_what_follows_from_other_settings_is_printed_in_a_comment(name, write):
+    """So that it follows when these are changed in what was printed."""
+    usual = write(printed(load_config(write(f"[model]\nname = '{name}'"))), "printed.toml")
+    assert load_config(usual, ["model.dimensions=3"]).model.half_resolution
+    own = write(f"[model]\nname = '{name}'\ndimensions = 3\nhalf_resolution = false")
+    lines = printed(load_config(own)).splitlines()
+    assert "half_resolution = false" in lines and "# final_learning_rate =" in lines
+
+
 def test_the_command_line_prints_and_trains_not(write, capsys, tmp_path):
     assert main(["train", "--print-config"]) == 0
     usual = ["training.out=/run"]

@@ -7,7 +7,7 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from diffreg.models import MODELS
@@ -21,7 +21,8 @@ def printed(config: Config) -> str:
     """All settings as commented TOML, which `load_config` reads as the same settings.
 
     Args:
-        config: the settings; those that have no value stand in a comment.
+        config: the settings; those that have no value, or one that follows from the others where
+            they are left out, stand in a comment.
 
     Example:
         >>> from diffreg.training.config import Config
@@ -45,7 +46,9 @@ def _section(name: str, settings: Any) -> str:
     for f in fields(settings):
         value = getattr(settings, f.name)
         lines += ["", *_comment(words[f.name])]
-        lines.append(f"# {f.name} =" if value is None else f"{f.name} = {toml(value)}")
+        line = f"{f.name} =" if value is None else f"{f.name} = {toml(value)}"
+        follows = f.default is None and replace(settings, **{f.name: None}) == settings
+        lines.append(f"# {line}" if follows else line)
     return "\n".join([*lines, ""])
 
 
