@@ -139,14 +139,17 @@ README_BUILDS_WITH := "setuptools>=77" "cmake>=3.22" ninja wheel
 test-sdist:
 	@.ci/alive "$(VENV)-sdist: $(TORCH), and the sdist compiled, a download of 250 MB and 2 minutes on 2 cores" sh -c ' \
 		$(PYTHON) -m venv --clear $(VENV)-sdist && \
+		grep -E "^(numpy|scipy|pytest)==" constraints.txt >$(VENV)-sdist/constraints.txt && \
 		$(VENV)-sdist/bin/python -m pip install --quiet --disable-pip-version-check "$(TORCH)" $(README_BUILDS_WITH) && \
 		DIFFREG_STRICT= $(VENV)-sdist/bin/python -m pip install --quiet --disable-pip-version-check \
-		--no-build-isolation dist/*.tar.gz'
+		--no-build-isolation dist/*.tar.gz && \
+		$(VENV)-sdist/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-sdist/constraints.txt scipy pytest'
 	$(VENV)-sdist/bin/python -I -W error -c "import torch; from diffreg.ops import warp; \
 		assert warp(torch.ones(1, 1, 4, 5), torch.zeros(1, 2, 4, 5)).sum() == 20"
+	OMP_WAIT_POLICY=passive $(VENV)-sdist/bin/pytest -q -m "not slow and not long" $(TESTS)
 
 # Version VERSION: bumped, the sdist and the wheel built, the wheel tested under the oldest and the newest torch,
-# the sdist built under the newest, the notes written to dist/. Then a commit and a tag, which nothing pushes; DRY=1 makes neither.
+# the sdist built and tested under the newest, the notes written to dist/. Then a commit and a tag, which nothing pushes; DRY=1 makes neither.
 release: $(VENV)/.torch
 	$(BIN)/python .ci/release.py "$(VERSION)" $(if $(DRY),--dry)
 

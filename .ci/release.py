@@ -72,9 +72,7 @@ def build_and_test(version: str) -> None:
     make("wheels")
     oldest, newest = (test("test-wheel", torch) for torch in TORCHES)
     built = test("test-sdist", TORCHES[-1])
-    tested = (
-        f"The wheel was tested under torch {oldest} and {newest}, the sdist built under {built}."
-    )
+    tested = f"Tested: the wheel under torch {oldest} and {newest}, the sdist under {built}."
     print(f"release: {tested}")
     notes = ROOT / "dist" / f"NOTES-{version}.md"
     changes = section(CHANGELOG.read_text(), version)

@@ -88,7 +88,7 @@ def test_a_dry_run_tests_under_the_oldest_and_newest_torch_and_leaves_the_tree(
     assert git(release.ROOT, "status", "--porcelain") == "" == git(release.ROOT, "tag")
     notes = (release.ROOT / "dist/NOTES-9.0.0.md").read_text()
     assert notes.startswith("# diffreg 9.0.0\n\n- ") and "## " not in notes
-    tested = "The wheel was tested under torch 2.11.0+a and 7.0, the sdist built under 7.0."
+    tested = "Tested: the wheel under torch 2.11.0+a and 7.0, the sdist under 7.0."
     assert notes.endswith(f"\n\n{tested}\n")
     assert f"release: {tested}\n" in capsys.readouterr().out
 
