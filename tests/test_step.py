@@ -37,11 +37,13 @@ SECTIONS = [
     {"objective": {"similarity": {"ncc": 1.0, "lncc": 0.2}}},
     {"objective": {"similarity": "pls"}},
     {"objective": {"similarity": "mi"}},
+    {"objective": {"similarity": {"ngf": 1.0, "ssd": 1.0}}},
     {"optimizer": {"clip_norm": 1.0, "average": 0.9, "weight_decay": 0.1}},
     {"model": {"integrate": True}},
     {"model": {"half_resolution": True, "widths": [4, 8]}},
     {"model": {"name": "sn"}},
     {"training": {"precision": "bfloat16", "accumulate": 2}},
+    {"training": {"precision": "float16", "activation_checkpointing": True}},
 ]
 
 

@@ -101,6 +101,7 @@ SECTIONS = [
     {"objective": {"similarity": {"ncc": 1.0, "lncc": 0.2}}},
     {"objective": {"similarity": "pls"}},
     {"objective": {"similarity": "mi"}},
+    {"objective": {"similarity": {"ngf": 1.0, "ssd": 1.0}}},
     {"objective": {"labels": 1.0, "landmarks": 1.0, "displacement": 1.0}},
     {"optimizer": {"clip_norm": 1.0, "average": 0.9}},
     {"model": {"integrate": True}},

@@ -76,7 +76,8 @@ PLAN = (
     *each("brain2mm", "identity", "diffreg", "greedy", "demons", "SyNOnly", "dipy SyN"),
     *each("brain2mm", "FireANTs", "ConvexAdam", "diffreg fast", "diffreg long"),
     *each("cardiac3d", "identity", "diffreg", "diffreg fast", "diffreg long", "greedy"),
-    *each("cardiac3d", "greedy 2 levels", "demons", "demons sigma 0.7", "SyNOnly", "dipy SyN"),
+    *each("cardiac3d", "greedy 2 levels", "demons", "demons sigma 0.7", "SyNOnly", "SyNOnly CC"),
+    *each("cardiac3d", "dipy SyN"),
     *each("cardiac3d", "FireANTs", "FireANTs 2 levels", "ConvexAdam", "elastix defaults"),
     *each("prostate_mrus", "identity", "diffreg", "diffreg ngf", "greedy WNCC", "greedy NMI"),
     *each("prostate_mrus", "SyNOnly", "ConvexAdam defaults"),
@@ -104,4 +105,5 @@ PLAN = (
     *each("brain1mm", "demons", "SyNOnly", "dipy SyN"),
     *each("brain1mm", "elastix", pairs=1),
     *each("brain2mm", "SyNOnly CC"),
+    *each("brain1mm", "SyNOnly CC", pairs=1),
 )
