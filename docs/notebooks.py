@@ -36,7 +36,9 @@ def run(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
-        NotebookClient(notebook, kernel_name="python3", resources=resources).execute()
+        NotebookClient(
+            notebook, kernel_name="python3", resources=resources, coalesce_streams=True
+        ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
         for output in cell.get("outputs", ()):
