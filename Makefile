@@ -16,7 +16,7 @@ export DIFFREG_STRICT := ON
 NVCC_WHEELS := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
 CORE := CMakeLists.txt $(wildcard cmake/*.cmake) setup.py pyproject.toml diffreg/__init__.py $(shell find csrc -type f)
 
-.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard compare cuda wheels test-wheel test-sdist release site clean machine
+.PHONY: paper paper-quick demo test test-fast test-long test-gpu mutants lint format bench bench-gpu bench-guard compare cuda wheels test-wheel test-sdist release site clean machine headers
 SOURCES = $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 .DELETE_ON_ERROR:
 
@@ -32,14 +32,14 @@ define tests
 	test $$alone -eq 0 -a $$others -eq 0
 endef
 
-test: $(VENV)/.test lint
+test: headers $(VENV)/.test lint
 	$(call tests,not long)
 
-test-fast: $(VENV)/.test
+test-fast: headers $(VENV)/.test
 	$(call tests,not slow and not long)
 
 # By hand, on a quiet machine; says in tests/long.md what was run and what came of it.
-test-long: $(VENV)/.test
+test-long: headers $(VENV)/.test
 	$(BIN)/python tests/long.py
 
 test-gpu: $(VENV)/.test
@@ -64,7 +64,7 @@ format: $(VENV)/.test
 
 # Half an hour on a quiet machine; `diffreg bench --quick` is the short form. Volumes under torch.compile
 # are timed by `python -m diffreg.benchmark.compiled` (another ten minutes, once for a torch and a processor).
-bench: $(VENV)/.app
+bench: headers $(VENV)/.app
 	@.ci/alive "The libraries to compare with: a download of 100 MB, 1 to 3 minutes" \
 		$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
 	$(BIN)/diffreg bench -o bench/results
@@ -166,8 +166,12 @@ machine:
 	@command -v $(PYTHON) >/dev/null || { echo "diffreg: error: $(PYTHON) was not found; install Python 3.10 or newer, or give make PYTHON=..."; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "diffreg: error: Python 3.10 or newer is needed, $$($(PYTHON) --version) was found; give make PYTHON=..."; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "diffreg: error: Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)"; exit 2; }
-	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "diffreg: error: Python's headers are missing (Debian, Ubuntu: apt install python3-dev)"; exit 2; }
 	@command -v g++ >/dev/null || { echo "diffreg: error: g++ was not found (Debian, Ubuntu: apt install g++)"; exit 2; }
+
+# What torch.compile compiles against, and diffreg does not; of a Python that is there: all else `machine` says.
+PYTHON_THERE := $(or $(wildcard $(BIN)/python),$(PYTHON))
+headers:
+	@! command -v $(PYTHON_THERE) >/dev/null || $(PYTHON_THERE) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { echo "diffreg: error: Python's headers are missing (Debian, Ubuntu: apt install python3-dev)"; exit 2; }
 
 $(VENV)/.torch: constraints.txt
 	@$(MAKE) --no-print-directory machine

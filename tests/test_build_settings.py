@@ -116,6 +116,26 @@ def test_a_venv_keeps_what_make_cuda_asked_for(tmp_path):
     assert dry_run("setting", tmp_path, DIFFREG_CUDA="off") == "off"
 
 
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [("demo", False), ("cuda", False), ("site", False), ("test", True), ("bench", True)],
+)
+def test_python_s_headers_are_asked_for_where_torch_compiles(tmp_path, target, asked):
+    command = ["make", "-n", target, f"VENV={tmp_path}/none"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ("Python.h" in done.stdout) == asked
+
+
+def test_a_python_without_headers_is_said(tmp_path):
+    python = tmp_path / "python"
+    for status, said in ((0, ""), (1, "diffreg: error: Python's headers are missing")):
+        python.write_text(f"#!/bin/sh\nexit {status}\n")
+        python.chmod(0o755)
+        command = ["make", "-s", "headers", f"VENV={tmp_path}/none", f"PYTHON={python}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 * status and done.stdout.startswith(said)
+
+
 def alive(*command, seconds="0.2"):
     return subprocess.Popen(
         [ROOT / ".ci" / "alive", "waiting, a second", *command],
