@@ -1,4 +1,4 @@
-"""`make site`: no warning, links that lead somewhere, and pages that can be found and read."""
+"""`make site`: no warning, links within it lead somewhere, and pages can be found and read."""
 
 import os
 import subprocess
