@@ -64,9 +64,7 @@ format: $(VENV)/.test
 
 # Half an hour on a quiet machine; `diffreg bench --quick` is the short form. Volumes under torch.compile
 # are timed by `python -m diffreg.benchmark.compiled` (another ten minutes, once for a torch and a processor).
-bench: headers $(VENV)/.app
-	@.ci/alive "The libraries to compare with: a download of 100 MB, 1 to 3 minutes" \
-		$(PIP) kornia monai neurite opencv-python-headless six voxelmorph
+bench: headers $(VENV)/.bench
 	$(BIN)/diffreg bench -o bench/results
 	$(BIN)/python bench/pages.py
 
@@ -190,6 +188,11 @@ $(VENV)/.app: $(VENV)/.torch $(CORE)
 	@.ci/alive "diffreg: what it needs (a download of 70 MB) and $(BUILD)" \
 		$(PIP) --no-build-isolation -e ".[app]"
 	@touch $@
+
+$(VENV)/.bench: $(VENV)/.torch $(CORE)
+	@.ci/alive "diffreg: what it needs and is compared with (a download of 170 MB) and $(BUILD)" \
+		$(PIP) --no-build-isolation -e ".[app,bench]"
+	@touch $(VENV)/.app $@
 
 # Both sets at once: one build, also where make demo was never called.
 $(VENV)/.test: $(VENV)/.torch $(CORE)
