@@ -193,6 +193,8 @@ def seeds(tmp_path_factory):
     itk = sitk.GetImageFromArray(np.stack([picture] * 3).astype(np.int16))
     for name in ("volume.mha", "volume.nrrd", "plane.dcm"):
         sitk.WriteImage(itk[:, :, :1] if name == "plane.dcm" else itk, folder / name)
+    vectors = sitk.GetImageFromArray(np.ones((3, 4, 5, 3), np.float32), isVector=True)
+    sitk.WriteImage(vectors, folder / "field.mha")
     np.savez(folder / "one.npz", picture)
     np.savez_compressed(folder / "stack.npz", np.stack([picture] * 3))
     for suffix in (".nii", ".nii.gz"):
@@ -238,6 +240,7 @@ def seeds(tmp_path_factory):
         "stack.npz": (in_zip, one_slice),
         "displacement.nii": (header, read_displacement),
         "displacement.nii.gz": (in_gzip, read_displacement),
+        "field.mha": (header, transform_as("itk-field")),
         "points.csv": (mutated, read_points),
         "ants.csv": (mutated, read_point_file),
         "slicer.fcsv": (mutated, read_point_file),

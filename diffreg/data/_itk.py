@@ -24,11 +24,11 @@ from diffreg._files import replacing
 from diffreg.data import _npz, _png
 from diffreg.data._dicom_elements import walk
 from diffreg.data._headers import check_header
-from diffreg.data._limits import check_claim, check_coded
+from diffreg.data._limits import check_claim, check_coded, check_size
 from diffreg.data._nifti import part_of
 from diffreg.data._tiff import check_directories
 from diffreg.data.geometry import Image
-from diffreg.data.grid import LPS, check_affine
+from diffreg.data.grid import LPS, Grid, check_affine
 
 PICTURES = {
     **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),
@@ -40,6 +40,7 @@ _PLACED = {
 }
 ENDINGS = (*_PLACED, *PICTURES)
 WRITTEN = (".mha", ".nrrd")
+PLACED = tuple(_PLACED)
 _LONGEST = 200  # letters of what ITK says
 _T = TypeVar("_T")
 
@@ -191,6 +192,25 @@ def to_itk(array: np.ndarray, grid: Image) -> Any:
     found.SetSpacing(spacing)
     found.SetOrigin(origin.tolist())
     return found
+
+
+def read_vectors(path: Path) -> tuple[np.ndarray, Grid]:
+    """A field's vectors (X, Y, Z, components), or (X, Y, components), LPS, and where they lie.
+
+    Raises:
+        ValueError: the file is damaged, or has not as many real numbers a voxel as axes.
+    """
+    reader = open_itk(path)
+    size, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()
+    if len(size) not in (2, 3) or components != len(size):
+        raise ValueError(
+            f"{path} is no field: it has {len(size)} axes and {components} numbers a voxel"
+        )
+    check_size(size, path)
+    values = read_voxels(reader, path, (slice(None),) * len(size), colours=True)
+    flat = len(size) == 2
+    size = size[:2] if flat or size[2] == 1 else size
+    return values.astype(np.float64), Grid(size, affine_of(reader, path), str(path), flat)
 
 
 def write_itk(path: Path, array: np.ndarray, like: Image) -> None:

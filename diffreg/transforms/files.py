@@ -132,8 +132,8 @@ def write(
     maps, multiplied; a format of one field takes anything, sampled on the fixed image's grid.
 
     Args:
-        path: .tfm, .txt, .mat, .h5, .nii and .nii.gz are ITK's where no format is named, .lta is
-            FreeSurfer's.
+        path: .tfm, .txt, .mat, .h5, .nii, .nii.gz, .mha and .nrrd are ITK's where no format is
+            named, .lta is FreeSurfer's.
         transform: what to write.
         format: one of FORMATS; None: as the path's ending says.
         fixed, moving: the images, as in `read`, where the format needs them; a single field keeps
@@ -214,8 +214,8 @@ def _asked_for(path: Path) -> str:
     if name.endswith(".npz"):
         raise ValueError(f"{path}: name the format, learn2reg or voxelmorph (--to, format=)")
     raise ValueError(
-        f"{path}: the name must end in .tfm, .txt, .mat, .h5, .nii, .nii.gz or .lta, or the format "
-        f"must be named (--to, format=), one of {', '.join(_ADAPTERS)}"
+        f"{path}: the name must end in .tfm, .txt, .mat, .h5, .nii, .nii.gz, .mha, .nrrd or .lta, "
+        f"or the format must be named (--to, format=), one of {', '.join(_ADAPTERS)}"
     )
 
 

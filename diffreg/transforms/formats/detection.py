@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from diffreg.data import _itk
 from diffreg.transforms.formats import afni, freesurfer, nifti, niftyreg, voxels
 from diffreg.transforms.formats.itk_text import HEAD
 
@@ -37,6 +38,8 @@ def format_of(path: Path) -> str:
         raise FileNotFoundError(f"{path} does not exist")
     if path.name.lower().endswith(nifti.ENDINGS):
         return _of_nifti(path, nifti.opened(path))
+    if path.name.lower().endswith(_itk.PLACED):
+        return "itk-field"
     if not path.is_file():
         raise ValueError(f"{path} is no regular file")
     with path.open("rb") as stream:
