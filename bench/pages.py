@@ -24,7 +24,9 @@ def put(page: Path, mark: str, table: str) -> None:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     result = json.loads((ROOT / "bench" / "results" / "benchmark.json").read_text())
-    put(ROOT / "docs" / "benchmarks.md", "bench", tables.headline(result))
+    page = ROOT / "docs" / "benchmarks.md"
+    for mark, part in tables.PAGE.items():
+        put(page, mark, part(result))
     if volumes := tables.volumes(result):
         put(ROOT / "docs" / "operators.md", "volumes", volumes)
 

@@ -6,18 +6,16 @@ machine does falls on both; memory is what torch's own profiler saw allocated ab
 
 from __future__ import annotations
 
-import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+
+from diffreg.benchmark.counting import peak_bytes
 
 
 class Training(Protocol):
@@ -108,22 +106,6 @@ def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     result = function()
     return result, time.perf_counter() - start
-
-
-def peak_bytes(function: Callable[[], Any]) -> int:
-    """Most memory held by torch's CPU allocator during a call, above what it held at its start."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = [event for event in events if event.get("name") == "[memory]"]
-    held = peak = 0
-    for event in sorted(changes, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]
-        peak = max(peak, held)
-    return peak
 
 
 def show(name: str, sides: list[Side]) -> None:

@@ -1,4 +1,4 @@
-"""A training step and a prediction: what the network's settings give, and where a step's time goes.
+"""A training step: what the network's settings give, where its time goes, and what it holds.
 
 Off a GPU the network is nearly all of a step, so that its memory order counts for more than our
 operators do.
@@ -7,7 +7,6 @@ operators do.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from diffreg import ops
 from diffreg._memory import kept_memory
 from diffreg.benchmark import baselines
 from diffreg.benchmark.cases import Draw
+from diffreg.benchmark.counting import peak_mebibytes
 from diffreg.benchmark.timing import Graph, Run, Time, interleaved
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.pairs import PairDataset, find_pairs
@@ -43,6 +43,7 @@ class Setting(NamedTuple):
     compiled: bool = False
     eager: bool = False
     graph: bool = False
+    half_resolution: bool = False
 
 
 ALONE, USUAL = "PyTorch alone", "channels last, memory kept (default)"
@@ -70,11 +71,6 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "the trainer, bfloat16": {"precision": "bfloat16"},
     "the trainer without graphs": {"graph": False},
 }
-PREDICTION = {
-    "contiguous": Setting(),
-    "channels last (default)": Setting(channels_last=True),
-    "channels last, bfloat16": Setting(channels_last=True, bfloat16=True),
-}
 
 
 class Step:
@@ -82,7 +78,7 @@ class Step:
 
     def __init__(self, model: str, setting: Setting, draw: Draw) -> None:
         self.moving, self.fixed = draw.image(1), draw.image(2)
-        self.network = _network(model, setting, draw.device, draw.dimensions)
+        self.network = fresh_network(model, setting, draw.device, draw.dimensions)
         if setting.eager:
             self.network.doubled = _torch_doubled  # type: ignore[assignment]
         running: Any = torch.compile(self.network) if setting.compiled else self.network
@@ -144,10 +140,11 @@ def _eager_objective(moving: Tensor, fixed: Tensor, displacement: Tensor) -> Ten
     return (similarity * measured + sum(weight * term for weight, term in terms)).mean()
 
 
-def _network(model: str, setting: Setting, device: str, dimensions: int = 2) -> nn.Module:
+def fresh_network(model: str, setting: Setting, device: str, dimensions: int = 2) -> nn.Module:
+    half = setting.half_resolution
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        network = build_model(model, dimensions=dimensions, half_resolution=False).to(device)
+        network = build_model(model, dimensions=dimensions, half_resolution=half).to(device)
     order: Any = memory_order(dimensions, setting.channels_last)
     return network.to(memory_format=order)  # type: ignore[call-overload]
 
@@ -160,16 +157,23 @@ class TrainerSteps:
         dataset: to draw from.
         batch: pairs a step.
         device: "cpu" or "cuda".
+        half_resolution: of the network.
         settings: of [training], beside these.
     """
 
     def __init__(
-        self, model: str, dataset: PairDataset, batch: int, device: str, **settings: Any
+        self,
+        model: str,
+        dataset: PairDataset,
+        batch: int,
+        device: str,
+        half_resolution: bool = False,
+        **settings: Any,
     ) -> None:
         dimensions = dataset.sample(0).fixed.ndim - 2
         training = {"steps": 10**9, "batch_size": batch, "device": device, **settings}
         sections: dict[str, Any] = {
-            "model": {"name": model, "dimensions": dimensions, "half_resolution": False},
+            "model": {"name": model, "dimensions": dimensions, "half_resolution": half_resolution},
             "objective": {"similarity": "ncc"},
             "training": training,
         }
@@ -190,8 +194,9 @@ def training_step(
     compiled: bool,
     seconds: float,
     dimensions: int = 2,
+    half_resolution: bool = False,
 ) -> Row:
-    """Milliseconds of a step under every setting, and where the time of two of them goes.
+    """Milliseconds of a step under every setting, what it holds, and where the time of two goes.
 
     Args:
         model: "lunet" or "sn".
@@ -200,32 +205,56 @@ def training_step(
         compiled: also under torch.compile, which takes a minute to be ready.
         seconds: about how long the timing may take.
         dimensions: 2, or 3 for volumes.
+        half_resolution: of the network's displacement.
     """
     draw = Draw((batch, 1, *[size] * dimensions), device=device)
-    alone = {name: Step(model, setting, draw) for name, setting in SETTINGS.items()}
+    alone = _steps(model, SETTINGS, draw, half_resolution)
     runs: dict[str, Run] = {**alone, **_parts(ALONE, alone[ALONE])}
     times = interleaved(runs, device, seconds / 2)
     kept = KEPT | (COMPILED if compiled else {})
     with kept_memory(), drawn_pairs(size, dimensions) as dataset:
-        steps = {name: Step(model, setting, draw) for name, setting in kept.items()}
+        steps = _steps(model, kept, draw, half_resolution)
         runs = {**steps, **_parts(USUAL, steps[USUAL])}
         runs[f"{USUAL}: drawing the batch"] = lambda: dataset.batch(range(batch), device)
-        trainers = TRAINERS if device == "cuda" else {TRAINER: {}}
-        runs |= {n: TrainerSteps(model, dataset, batch, device, **s) for n, s in trainers.items()}
+        for name, settings in (TRAINERS if device == "cuda" else {TRAINER: {}}).items():
+            runs[name] = TrainerSteps(model, dataset, batch, device, half_resolution, **settings)
         if device == "cuda":
-            graphs = {name: Step(model, s, draw) for name, s in GRAPHS.items()}
-            graphs[NETWORK] = NetworkStep(model, GRAPHS[GRAPHED], draw)
+            graphs = _steps(model, GRAPHS, draw, half_resolution)
+            alone_in_graph = GRAPHS[GRAPHED]._replace(half_resolution=half_resolution)
+            graphs[NETWORK] = NetworkStep(model, alone_in_graph, draw)
             runs |= {name: Graph(step, calls=1) for name, step in graphs.items()}
         times |= interleaved(runs, device, seconds / 2)
     measured = {name: time for name, time in times.items() if ": " not in name}
     return {
         "model": model,
         "shape": list(draw.shape),
+        "half_resolution": half_resolution,
         "threads": torch.get_num_threads(),
         "milliseconds": {name: round(1e3 * time.median, 2) for name, time in measured.items()},
         "spread": {name: round(time.spread, 3) for name, time in measured.items()},
         "shares": {name: _shares(name, times) for name in (ALONE, USUAL)},
+        "peak_mebibytes": _peaks(alone | steps, device),
     }
+
+
+def _steps(model: str, settings: Mapping[str, Setting], draw: Draw, half: bool) -> dict[str, Step]:
+    return {n: Step(model, s._replace(half_resolution=half), draw) for n, s in settings.items()}
+
+
+def step_memory(row: Row) -> dict[str, float]:
+    """The peaks alone of a row's step, on a CPU, without torch.compile."""
+    half = row.get("half_resolution", False)
+    steps = _steps(row["model"], SETTINGS | KEPT, Draw(tuple(row["shape"])), half)
+    for step in steps.values():
+        step()  # Adam makes its moments
+    return _peaks(steps, "cpu")
+
+
+def _peaks(steps: Mapping[str, Step], device: str) -> dict[str, float]:
+    """Above the weights, the images and Adam's moments: gradients are the step's."""
+    for step in steps.values():
+        step.optimizer.zero_grad()
+    return peak_mebibytes(steps, device)
 
 
 def _parts(name: str, step: Step) -> dict[str, Run]:
@@ -267,76 +296,3 @@ def drawn_pairs(size: int, dimensions: int) -> Iterator[PairDataset]:
             np.savez(path, larger.image(seed)[0, 0].numpy())
         pairs = find_pairs(images, dimensions=dimensions)
         yield PairDataset(pairs, augmentation=augmentation)
-
-
-def prediction(model: str, size: int, batch: int, device: str, seconds: float) -> Row:
-    """Milliseconds a pair from images in memory to a displacement in memory."""
-    draw = Draw((batch, 1, size, size), device=device)
-    moving, fixed = draw.image(1), draw.image(2)
-    runs: dict[str, Run] = {}
-    for name, setting in PREDICTION.items():
-        network = _network(model, setting, device).eval()
-        runs[name] = _predicting(network, setting, moving, fixed)
-    times = interleaved(runs, device, seconds)
-    milliseconds = {name: round(1e3 * t.median / batch, 2) for name, t in times.items()}
-    return {
-        "model": model,
-        "shape": list(draw.shape),
-        "threads": torch.get_num_threads(),
-        "milliseconds_a_pair": milliseconds,
-        "spread": {name: round(time.spread, 3) for name, time in times.items()},
-        "pairs_a_second": round(1e3 / milliseconds["channels last (default)"], 1),
-    }
-
-
-def _predicting(network: nn.Module, setting: Setting, moving: Tensor, fixed: Tensor) -> Run:
-    def run() -> Tensor:
-        with (
-            torch.inference_mode(),
-            torch.autocast(moving.device.type, torch.bfloat16, enabled=setting.bfloat16),
-        ):
-            return network(moving, fixed)
-
-    return run
-
-
-def file_to_file(size: int, repeats: int) -> Row:
-    """Milliseconds a pair from NIfTI files to a written displacement, and with all other results.
-
-    The command line's own path: reading, normalising, LU-net, writing. "results" is all that
-    `diffreg register` leaves: warped image, inverse, metrics and the report with its pictures.
-    """
-    from diffreg.data.images import Normalization, read_image
-    from diffreg.data.transforms import write_displacement
-    from diffreg.registration import register, write_registration
-
-    network = _network("lunet", PREDICTION["channels last (default)"], "cpu").eval()
-    draw = Draw((1, 1, size, size))
-    found: dict[str, list[float]] = {"displacement": [], "results": []}
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [_write_image(Path(folder), draw, seed) for seed in (1, 2)]
-        for _ in range(repeats + 1):
-            begin = time.perf_counter()
-            moving, fixed = (read_image(path) for path in paths)
-            result = register(
-                moving, fixed, network=network, normalization=Normalization(), similarity="ncc"
-            )
-            write_displacement(Path(folder) / "u.nii.gz", result.displacement, fixed)
-            found["displacement"].append(time.perf_counter() - begin)
-            write_registration(result, Path(folder) / "out")
-            found["results"].append(time.perf_counter() - begin)
-    medians = {name: 1e3 * float(np.median(times[1:])) for name, times in found.items()}
-    return {
-        "model": "lunet",
-        "shape": list(draw.shape),
-        "threads": torch.get_num_threads(),
-        "milliseconds_a_pair": {name: round(value, 1) for name, value in medians.items()},
-    }
-
-
-def _write_image(folder: Path, draw: Draw, seed: int) -> Path:
-    import nibabel
-
-    path = folder / f"image{seed}.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(draw.image(seed)[0, 0].numpy()[..., None], np.eye(4)), path)
-    return path

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffreg._extras import require
-from diffreg.benchmark.tables import BOTH, headline_rows, shape_of, times
-
-Row = dict[str, Any]
+from diffreg.benchmark.rows import BOTH, Row, shape_of, times
+from diffreg.benchmark.tables import headline_rows
 
 
 def plot(result: Row) -> bytes:

@@ -14,7 +14,7 @@ import torch
 
 from diffreg.benchmark import kept
 from diffreg.benchmark.cases import CASES, FIELDS, Case, Draw
-from diffreg.benchmark.network import file_to_file, prediction, training_step
+from diffreg.benchmark.network_rows import prediction_rows, threads_set, training_rows
 from diffreg.benchmark.operators import measure, second_derivative
 from diffreg.benchmark.overhead import call_overhead
 from diffreg.benchmark.peers import missing
@@ -34,13 +34,13 @@ QUICK_3D = (1, 1, 32, 32, 32)
 SECOND_DERIVATIVES = ((1, 1, 128, 128), (1, 1, 32, 32, 32))  # bytes are counted, not timed
 METHOD = (
     "Interleaved runs, medians; the spread is that of the middle half. One thread is timed by its "
-    "own clock. Best eager: the faster of two tuned forms in PyTorch, their constants made "
-    "beforehand, half types in float32; torch.compile is of the form that it makes most of. A "
-    "candidate that gives other results has no time. The share of a copy is the fewest bytes that "
-    "the work has to move, over the time (on a GPU that in a CUDA graph of 16 calls), beside a "
-    "copy of the same run (on a GPU x + 1, in such a graph, of as many bytes). Where a row does "
-    "not say that memory is kept, the C library gives large blocks back to the system when they "
-    "are freed."
+    "own clock, several by the wall's. Best eager: the faster of two tuned forms in PyTorch, their "
+    "constants made beforehand, half types in float32; torch.compile is of the form that it makes "
+    "most of. A candidate that gives other results has no time. The share of a copy is the fewest "
+    "bytes that the work has to move, over the time (on a GPU that in a CUDA graph of 16 calls), "
+    "beside a copy of the same run (on a GPU x + 1, in such a graph, of as many bytes). Where a "
+    "row does not say that memory is kept, the C library gives large blocks back to the system "
+    "when they are freed. MiB held are those that torch's allocator gave out."
 )
 # A row. On a GPU runs are short, and hardly disturbed.
 FULL_SECONDS, QUICK_SECONDS, GPU_SECONDS = 1.5, 0.7, 0.3
@@ -72,7 +72,7 @@ def run(quick: bool = False, device: str = "cpu", note: Callable[[str], None] = 
         if device == "cpu":
             note("overhead of a call")
             result["overhead"] = call_overhead(2.0 if quick else 10.0)
-            result["second_thread"] = list(_second_thread(threads, quick, note))
+            result["threads"] = list(on_threads(threads, quick, note))
             note("second derivatives")
             result["second_derivatives"] = [
                 second_derivative(case, Draw(shape))
@@ -81,8 +81,8 @@ def run(quick: bool = False, device: str = "cpu", note: Callable[[str], None] = 
             ]
     finally:
         torch.set_num_threads(threads)
-    result["training"] = list(_training(quick, device, note))
-    result["prediction"] = list(_prediction(quick, device, note))
+    result["training"] = list(training_rows(quick, device, note))
+    result["prediction"] = list(prediction_rows(quick, device, note))
     return result
 
 
@@ -209,53 +209,28 @@ def _check_agreement(row: Row) -> None:
         )
 
 
-def _second_thread(threads: int, quick: bool, note: Callable[[str], None]) -> Iterator[Row]:
-    """What another thread gives to one image, and to one volume."""
+def on_threads(threads: int, quick: bool, note: Callable[[str], None]) -> Iterator[Row]:
+    """What more threads give to one image, and to one volume: 1, 2, 4, ...; 1 and 2 when quick."""
     if threads < 2:
+        note("threads are not compared: this run has one (OMP_NUM_THREADS sets how many)")
         return
     case = CASES["registration_objective"]
     volume = QUICK_3D if quick else HEADLINE_3D[0]
+    numbers = [2**k for k in range(threads.bit_length())][: 2 if quick else None]
     for shape, in_process in (((1, 1, 512, 512), False), (volume, True)):
-        note(f"registration_objective: {'x'.join(map(str, shape))} on two threads")
-        for number in (1, 2, 1, 2):  # by turns
-            torch.set_num_threads(number)
-            seconds = QUICK_SECONDS if quick else 4.0
-            row = measure(case, Draw(shape), True, False, seconds, in_process)
+        note(f"registration_objective: {'x'.join(map(str, shape))} on {numbers} threads")
+        for number in numbers * 2:  # by turns
+            with threads_set(number):
+                seconds = QUICK_SECONDS if quick else 4.0
+                row = measure(case, Draw(shape), True, False, seconds, in_process)
             ns = row["nanoseconds_a_voxel"]
+            eager = [value for name, value in ns.items() if name.startswith("eager")]
             yield {
                 "shape": list(shape),
                 "threads": number,
                 "diffreg": ns["diffreg"],
-                "eager": ns.get("eager 1"),
+                "eager": min(eager, default=None),
             }
-
-
-def _training(quick: bool, device: str, note: Callable[[str], None]) -> Iterator[Row]:
-    sizes = ((128, 8),) if quick else ((128, 8), (128, 32), (256, 8), (256, 32))
-    for model in ("lunet",) if quick else ("lunet", "sn"):
-        for size, batch in sizes:
-            note(f"training step: {model}, {batch} pairs of {size}x{size}")
-            compiled = batch == 8 and not quick and device == "cpu"
-            seconds = 8.0 if compiled else 3.0
-            yield training_step(model, size, batch, device, compiled, seconds)
-            threads = torch.get_num_threads()
-            if (size, batch, device) == (256, 8, "cpu") and threads > 1:
-                torch.set_num_threads(1)
-                yield training_step(model, size, batch, device, False, seconds)
-                torch.set_num_threads(threads)
-    if device == "cuda" and not quick:
-        note("training step: lunet, 1 pair of 128x128x128")
-        yield training_step("lunet", 128, 1, device, False, 8.0, dimensions=3)
-
-
-def _prediction(quick: bool, device: str, note: Callable[[str], None]) -> Iterator[Row]:
-    for model in ("lunet",) if quick else ("lunet", "sn"):
-        for batch in (1, 16):
-            note(f"prediction: {model}, {batch} pairs of 256x256")
-            yield prediction(model, 256, batch, device, 2.0 if quick else 5.0)
-    if device == "cpu":
-        note("prediction: lunet, 256x256, file to file")
-        yield file_to_file(256, 3 if quick else 15)
 
 
 def write(result: Row, folder: Path) -> list[Path]:

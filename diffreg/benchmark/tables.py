@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Row = dict[str, Any]
-BOTH, COMPILED = "forward + backward", "torch.compile"
+from diffreg.benchmark.network_tables import prediction, shares, training
+from diffreg.benchmark.rows import COMPILED, Row, shape_of, table, times, usual_rows, words
+from diffreg.benchmark.scaling import sizes, threads
 
 
 def markdown(result: Row) -> str:
@@ -17,13 +16,14 @@ def markdown(result: Row) -> str:
         _conditions(result),
         headline(result),
         _section("All operators", _everything(result)),
-        _section("A training step", _training(result)),
-        _section("Prediction", _prediction(result)),
+        _section("Size", sizes(result)),
+        _section("A training step", training(result) + shares(result)),
+        _section("Prediction", prediction(result)),
     ]
     if "overhead" in result:
         parts.append(_section("What a call costs", _overhead(result)))
-    if result.get("second_thread"):
-        parts.append(_section("A second thread", _second_thread(result)))
+    if "threads" in result:
+        parts.append(_section("Threads", threads(result)))
     if "second_derivatives" in result:
         parts.append(_section("Second derivatives", _second_derivatives(result)))
     return "\n".join(parts)
@@ -54,8 +54,7 @@ def volumes(result: Row) -> str:
             f"Not timed under torch.compile, with this torch on this processor: {', '.join(absent)}"
             " (`python -m diffreg.benchmark.compiled`)."
         )
-    words = textwrap.fill(" ".join(lines), 120, break_on_hyphens=False)
-    return f"{_headline(rows)}\n{words}\n"
+    return f"{_headline(rows)}\n{words(' '.join(lines))}"
 
 
 def _headline(found: Sequence[Row]) -> str:
@@ -86,32 +85,14 @@ def _headline(found: Sequence[Row]) -> str:
         *("of a copy", "over best eager", "over torch.compile"),
         *("bytes allocated a voxel, ours and eager", "over others"),
     )
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def headline_rows(result: Row, dimensions: int = 2) -> list[Row]:
-    """Smooth fields in float32, at the shapes that each operator was measured on first: three of
-    images, and one of volumes, with memory kept."""
-    images = dimensions == 2
-    rows = [
-        row
-        for row in result["operators"]
-        if row["direction"] == BOTH
-        and row["dtype"] == "float32"
-        and row["field"] in (None, "smooth")
-        and len(row["shape"]) == 2 + dimensions
-        and row["memory"] == ("given back" if images else "kept")
-    ]
-    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))[: 3 if images else 1]
+    """Of the shapes that each operator was measured on first: three of images, one of volumes."""
+    rows = usual_rows(result, dimensions)
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in rows))[: 3 if dimensions == 2 else 1]
     return [row for row in rows if tuple(row["shape"]) in shapes]
-
-
-def times(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}x"
-
-
-def shape_of(row: Row) -> str:
-    return " x ".join(map(str, row["shape"]))
 
 
 def _conditions(result: Row) -> str:
@@ -148,72 +129,14 @@ def _everything(result: Row) -> str:
             ]
         )
     titles = ("operator", "", "inputs", "ns a voxel (spread)", "eager", "times as fast as", "GB/s")
-    return _table((*titles, "operators called, ours and eager", "other results"), rows)
-
-
-def _training(result: Row) -> str:
-    rows = []
-    for row in result["training"]:
-        ms = row["milliseconds"]
-        rows.append(
-            [
-                f"{row['model']}, {shape_of(row)}",
-                str(row["threads"]),
-                *(f"{ms[name]:.0f}" if name in ms else "-" for name in _settings(result)),
-            ]
-        )
-    return _table(("milliseconds", "threads", *_settings(result)), rows) + _shares(result)
-
-
-def _shares(result: Row) -> str:
-    """Where the time of a step goes, of the settings that were looked into."""
-    looked_into = [
-        (f"{row['model']}, {shape_of(row)}", str(row["threads"]), name, shares)
-        for row in result["training"]
-        for name, shares in row.get("shares", {}).items()
-    ]
-    if not looked_into:
-        return ""
-    parts = list(dict.fromkeys(part for *_, shares in looked_into for part in shares))
-    rows = [
-        [*where, *(f"{shares[part]:.1%}" if part in shares else "-" for part in parts)]
-        for *where, shares in looked_into
-    ]
-    return "\n" + _table(("share of a step", "threads", "setting", *parts), rows)
-
-
-def _settings(result: Row) -> list[str]:
-    names = [name for row in result["training"] for name in row["milliseconds"]]
-    return [name for name in dict.fromkeys(names) if name != "objective"]
-
-
-def _prediction(result: Row) -> str:
-    rows = []
-    for row in result["prediction"]:
-        ms = row["milliseconds_a_pair"]
-        values = ", ".join(f"{name} {value:.1f}" for name, value in ms.items())
-        rate = f"{row['pairs_a_second']:.0f}" if "pairs_a_second" in row else "-"
-        rows.append([f"{row['model']}, {shape_of(row)}", str(row["threads"]), values, rate])
-    return _table(("network", "threads", "ms a pair", "pairs a second"), rows)
+    return table((*titles, "operators called, ours and eager", "other results"), rows)
 
 
 def _overhead(result: Row) -> str:
     columns = ("microseconds", "bare", "added", "engine")
     rows = [[row["operator"], *(f"{row[c]:.1f}" for c in columns)] for row in result["overhead"]]
     titles = ("forward + backward, us", "ours", "the bare operator", "added", "torch.mul")
-    return _table(titles, rows)
-
-
-def _second_thread(result: Row) -> str:
-    lines = []
-    for shape in dict.fromkeys(tuple(row["shape"]) for row in result["second_thread"]):
-        rows = [row for row in result["second_thread"] if tuple(row["shape"]) == shape]
-        one, two = (min(r["diffreg"] for r in rows if r["threads"] == n) for n in (1, 2))
-        lines.append(
-            f"The objective at {shape_of(rows[0])}: {one:.2f} ns a voxel on one thread, "
-            f"{two:.2f} on two, {one / two:.2f}x.\n"
-        )
-    return "\n".join(lines)
+    return table(titles, rows)
 
 
 def _second_derivatives(result: Row) -> str:
@@ -224,13 +147,15 @@ def _second_derivatives(result: Row) -> str:
         bytes_of[len(row["shape"]) - 2] = row["bytes_allocated_a_voxel"]
     rows = [[name, *(f"{of[d]:.0f}" for d in (2, 3))] for name, of in found.items()]
     titles = ("bytes allocated a voxel, gradient of a gradient", "images", "volumes")
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def _section(title: str, text: str) -> str:
     return f"## {title}\n\n{text}"
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+# docs/benchmarks.md: what stands between which marks.
+PAGE = {
+    "bench": headline,
+    **{"sizes": sizes, "threads": threads, "training": training, "prediction": prediction},
+}
