@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -204,6 +204,32 @@ def require_folder(folder: str | Path, what: str) -> Path:
         reason = "" if error.errno in known else f": {str(error.strerror).lower()}"
         raise ValueError(f"{what} {folder} is not writable{reason}") from None
     return folder
+
+
+def require_output(out: str | Path, read: Iterable[str | Path | None]) -> Path:
+    """Refuse a file that could not be written, or that is read for it, before any work is done.
+
+    Args:
+        out: the file to appear.
+        read: the files that it is made of, and None for those that nobody gave.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: its folder is no folder that can be written to, or it is one of those.
+
+    Example:
+        >>> from diffreg._files import require_output
+        >>> require_output("/new.nii.gz", ["/old.nii.gz", None]).name
+        'new.nii.gz'
+    """
+    out = Path(out)
+    require_folder(out.absolute().parent, "the output's folder")
+    for path in read:
+        if path is not None and out.exists() and Path(path).exists() and out.samefile(path):
+            raise ValueError(f"{out} is what is read; the output needs another name")
+    return out
 
 
 def require_place(folder: str | Path, what: str) -> Path:

@@ -1,5 +1,7 @@
 """convert, compose, invert, points, apply -t, certify and info of other tools' transforms."""
 
+from pathlib import Path
+
 import drawn_transforms as drawn
 import nibabel as nib
 import numpy as np
@@ -293,3 +295,24 @@ def test_ways_to_name_a_step():
     assert parsed("[greedy:a.mat, 1]") == ("a.mat", "greedy", True)
     assert parsed("itk-text:[a.tfm,1]") == ("a.tfm", "itk-text", True)
     assert parsed("flow.npz:vol") == ("flow.npz:vol", None, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        ("apply -t affine.mat moving.nii.gz --fixed fixed.nii.gz -o", "moving.nii.gz"),
+        ("apply -t affine.mat moving.nii.gz --fixed fixed.nii.gz -o", "fixed.nii.gz"),
+        ("apply -t [warp.nii.gz,1] moving.nii.gz --fixed fixed.nii.gz -o", "warp.nii.gz"),
+        ("apply warp.nii.gz moving.nii.gz -o", "./moving.nii.gz"),
+        ("convert itk-matlab:affine.mat", "affine.mat"),
+        ("compose -t warp.nii.gz -t affine.mat --fixed fixed.nii.gz -o", "warp.nii.gz"),
+        ("invert warp.nii.gz --fixed fixed.nii.gz --moving moving.nii.gz -o", "warp.nii.gz"),
+        ("points points.csv -t affine.mat -o", "points.csv"),
+    ],
+)
+def test_what_is_read_is_not_overwritten(words, out, here, capsys):
+    Path("points.csv").write_text("x,y,z\n1,2,3\n")
+    before = Path(out).read_bytes()
+    assert run(*words.split(), out) == 2
+    assert f"{Path(out)} is what is read; the output needs another" in capsys.readouterr().err
+    assert Path(out).read_bytes() == before

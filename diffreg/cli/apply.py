@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffreg.cli.steps import add_steps, read_steps
+from diffreg.cli.steps import add_steps, place_of_step, read_steps
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image
@@ -46,12 +46,13 @@ def add_apply(command: argparse.ArgumentParser, image: str) -> None:
 
 def run_apply(options: argparse.Namespace) -> int:
     """Sample an image once on the fixed grid, through a whole transform."""
-    from diffreg._files import require_folder
-    from diffreg.data.images import check_ending
+    from diffreg._files import require_output
+    from diffreg.data.images import check_ending, file_of
 
-    out = Path(options.out)
+    images = [*options.places, options.fixed, options.affine]
+    files = [file_of(image) for image in images if image is not None]
+    out = require_output(options.out, [*files, *map(place_of_step, options.transform)])
     options.image = options.places[-1]
-    require_folder(out.absolute().parent, "the output's folder")
     by, fixed, words = _map_of(options)
     check_ending(out, fixed)
     interpolation = _write_sampled(options, out, by, fixed)

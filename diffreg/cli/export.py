@@ -46,10 +46,12 @@ def add_export(command: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the network, and say what it takes."""
+    from diffreg._files import require_output
     from diffreg.training.export import export_checkpoint
     from diffreg.training.pretrained import checkpoint_path
 
-    path, out = checkpoint_path(options.checkpoint), Path(options.out)
+    path = checkpoint_path(options.checkpoint)
+    out = require_output(options.out, [path])
     if options.pt2 or options.onnx:
         print(f"{out}: {_write(options, path, out)}")
         return 0

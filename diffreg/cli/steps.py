@@ -124,6 +124,11 @@ def read_steps(
     return Steps(compose(transforms), tuple(names), tuple(notes), ends)
 
 
+def place_of_step(text: str) -> str:
+    """The file or folder that a transform is read from, without what else its name says."""
+    return parsed(text)[0]
+
+
 def parsed(text: str) -> tuple[str, str | None, bool]:
     """The file, its format where it is named, and whether it is to be inverted.
 

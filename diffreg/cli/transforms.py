@@ -10,7 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from diffreg.cli.steps import Steps, add_images, add_source, add_steps, one_of, read_steps
+from diffreg.cli.steps import (
+    Steps,
+    add_images,
+    add_source,
+    add_steps,
+    one_of,
+    place_of_step,
+    read_steps,
+)
 
 
 def add_transforms(subparsers: Any) -> None:
@@ -91,14 +99,13 @@ def run_points(options: argparse.Namespace) -> int:
     """Bring points of the fixed image to the moving one."""
     import numpy as np
 
-    from diffreg._files import require_folder
     from diffreg.transforms import Field
     from diffreg.transforms.points import ending_of, read_point_file
 
     out = Path(options.out)
     if ending_of(out) != ending_of(options.points):
         raise ValueError(f"{out}: the name must end in {ending_of(options.points)}, as the input's")
-    require_folder(out.absolute().parent, "the output's folder")
+    _check_out(options, options.points)
     file = read_point_file(options.points)
     steps = read_steps(options.transform, options.fixed, options.moving)
     to, of = steps.ends
@@ -123,11 +130,13 @@ def run_points(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_out(options: argparse.Namespace) -> None:
+def _check_out(options: argparse.Namespace, *read: str) -> None:
     """Before the transform is read, or inverted, which takes long."""
-    from diffreg._files import require_folder
+    from diffreg._files import require_output
 
-    require_folder(Path(options.out).absolute().parent, "the output's folder")
+    named = options.transform if isinstance(options.transform, list) else [options.transform]
+    read = (*read, *map(place_of_step, named))
+    require_output(options.out, [*read, options.fixed, options.moving])
 
 
 def _write(options: argparse.Namespace, steps: Steps) -> int:
