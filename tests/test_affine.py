@@ -189,6 +189,38 @@ def test_an_image_on_itself_is_not_moved():
         assert "not kept" in found.words
 
 
+def ball():
+    """A small smooth body, nearly round, of which mutual information rises where it is turned."""
+    z, y, x = (torch.arange(n).float() for n in (24, 28, 20))
+    z, y, x = z[:, None, None], y[:, None], x
+
+    def bump(centre, widths, power=1):
+        ways = zip((z, y, x), centre, widths, strict=True)
+        return torch.exp(-(sum(((axis - c) / w) ** 2 for axis, c, w in ways) ** power))
+
+    body = 300 * bump((12, 14, 10), (7, 8, 6), 2) + 400 * bump((9, 11, 8), (3.5, 3.5, 3.5))
+    dark = 200 * bump((15, 17, 12), (3, 3, 3))
+    return (body - dark).clamp(min=0).round()[None, None]
+
+
+@pytest.mark.parametrize("change", ["none", "brighter", "noise"])
+def test_a_start_that_lowers_the_correlation_within_a_contrast_is_not_kept(change):
+    fixed = Image(ball(), np.diag([3.0, 2.0, 2.0, 1.0]))
+    noise = torch.randn(fixed.data.shape, generator=torch.Generator().manual_seed(0))
+    changed = {"none": 0, "brighter": fixed.data, "noise": 5 * noise}[change]
+    found = register_affine(Image(fixed.data + changed, fixed.affine), fixed, similarity="mi")
+    assert not found.kept and np.array_equal(found.matrix, np.eye(4))
+    assert found.words.startswith("affine (mi): not kept, the headers fit as well or better; MI 1.")
+
+
+def test_an_image_on_itself_is_not_moved_whatever_its_masks_leave():
+    fixed = Image(ball(), np.diag([3.0, 2.0, 2.0, 1.0]))
+    left = (torch.arange(20) < 12).float().expand(fixed.data.shape)
+    for masks in ({"mask": Image(left.contiguous(), fixed.affine)}, {}):
+        found = register_affine(fixed, fixed, similarity="mi", **masks)
+        assert not found.kept and np.array_equal(found.matrix, np.eye(4))
+
+
 @pytest.mark.parametrize("contrast", [lambda v: v, lambda v: 1 - v], ids=["one", "two"])
 def test_mutual_information_enlarges_no_noisy_image(contrast):
     """The windows of few bins blur: a wider spread of intensities seemed to tell more."""

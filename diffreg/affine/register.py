@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffreg.affine.image import PlacedImage
-from diffreg.affine.loss import DISSIMILARITIES, AffineLoss, sums
+from diffreg.affine.loss import DISSIMILARITIES, FEW, AffineLoss, sums
 from diffreg.affine.parameters import KINDS, Decomposition, decomposed
 from diffreg.affine.search import best_map, levels
 from diffreg.data.comparable import check_type
@@ -28,6 +28,7 @@ from diffreg.data.resampling import resample_to
 # Where all that is minimised after it is of these, an affine map is compared by "ncc", else by
 # "mi"; "lncc" alone goes by itself.
 WITHIN = {"ssd", "ncc", "lncc"}
+ONE_CONTRAST = 0.9  # correlation by the headers from which no map may lower it
 COMMON = 0.1  # of the fixed image: with less in common, each map is judged by what it compares
 
 
@@ -44,7 +45,8 @@ class AffineStart:
             "centres of the grids", or "turned by 90 degrees about the centres of mass".
         before: the similarity by the headers alone, more is better, on the common voxels.
         after: the same by the map.
-        kept: whether the map was better; else `matrix` is the identity.
+        kept: whether the map was better; else `matrix` is the identity. Where the images are one by
+            the headers, or correlate by `ONE_CONTRAST` and less by the map, it is not.
         seconds: wall time.
         centre: (3,), the middle of the fixed image, RAS mm, whose shift is told.
         search: whether any turn was looked for.
@@ -74,7 +76,7 @@ class AffineStart:
             return f"no affine start; {name} {self.before:.2f}"
         head = f"{self.kind} ({self.similarity})"
         if not self.kept:
-            return f"{head}: not kept, the headers fit as well; {name} {self.before:.2f}"
+            return f"{head}: not kept, the headers fit as well or better; {name} {self.before:.2f}"
         turn, shift, scale = self.decomposition
         scaled = f", scaled by {100 * (scale - 1):+.0f} %" if abs(scale - 1) >= 0.005 else ""
         return (
@@ -112,7 +114,8 @@ def register_affine(
         search: begin at hundreds of turns instead of 24, for images that lie in any way.
 
     Returns:
-        The map. It is kept where it is better than the headers on the voxels that both compare.
+        The map. It is kept where it is better than the headers on the voxels that both compare:
+        by the similarity, and by ncc, too, where by the headers that is 0.9 or more.
 
     Raises:
         TypeError: an argument of another type.
@@ -148,12 +151,12 @@ def register_affine(
     frame = _frame(fixed.grid)
     pair = _placed(moving, fixed, mask, moving_mask, frame)
     identity = torch.eye(len(fixed.shape) + 1, dtype=torch.float64)
-    if kind == "none":
+    if kind == "none" or _same(moving, fixed):
         world, start, finest = identity, "header", levels(*pair, similarity)[-1]
     else:
         (start, world, _), finest = best_map(*pair, kind, similarity, search)
     (before, loss_before), (after, loss_after) = _judged(finest, torch.stack([identity, world]))
-    kept = loss_after < loss_before
+    kept = loss_after < loss_before and not _correlate_less(finest, torch.stack([identity, world]))
     matrix = frame @ _embedded(world.numpy()) @ np.linalg.inv(frame) if kept else np.eye(4)
     seconds = time.perf_counter() - begin
     known = kind, similarity, start, before, after if kept else before, kept, seconds
@@ -244,3 +247,27 @@ def _judged(level: AffineLoss, worlds: Tensor) -> list[tuple[float, float]]:
             loss = value = level.compared(worlds, common.expand_as(cover).contiguous())
     shown = -value if level.similarity == "mi" else 1 - value
     return list(zip(shown.tolist(), loss.tolist(), strict=True))
+
+
+def _same(moving: Image, fixed: Image) -> bool:
+    """Whether the two are one image on one grid: a map by mutual information would move it."""
+    return (
+        moving.shape == fixed.shape
+        and np.array_equal(moving.affine, fixed.affine)
+        and torch.equal(moving.data, fixed.data)
+    )
+
+
+def _correlate_less(level: AffineLoss, worlds: Tensor) -> bool:
+    """Whether the second of two maps fits worse in what the first shows to be one contrast.
+
+    Mutual information of few voxels may rise where such images come apart. Where the two compare
+    little in common, nothing is plain.
+    """
+    level = AffineLoss(level.moving, level.fixed, "ncc")
+    with torch.no_grad():
+        common = level.cover(worlds).prod(0, keepdim=True)
+        if float(sums(common * level.shown)) < FEW:
+            return False
+        before, after = 1 - level.compared(worlds, torch.cat([common, common]))
+    return bool(before >= ONE_CONTRAST and after < before)
