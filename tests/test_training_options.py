@@ -1,6 +1,7 @@
 """Validation, early stop, precision, logs: what a run of a day needs beside its steps."""
 
 import math
+import shutil
 import sys
 
 import pytest
@@ -129,11 +130,21 @@ def test_a_resumed_run_validates_as_one_that_never_stopped(images, tmp_path):
     assert str(logs[0]) == str(logs[1])
 
 
+def test_a_folder_validates_on_a_share_of_its_images(images, tmp_path):
+    for name, source in ("da", "eb"):
+        shutil.copy(images / f"{source}.nii", images / f"{name}.nii")
+    config = config_of(images, tmp_path / "run", steps=2, validate_every=2)
+    run = trainer(with_settings(config, data={"validation_share": 0.3}))
+    assert len(run.dataset) == 3 * 2 and len(run.validation) == 2
+    run.train()
+    assert len(read_log(run.out / "validation.csv", ValidationLog)) == 1
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
         ({"training": {"patience": 3}}, "patience needs pairs to validate on"),
-        ({"data": {"validation_share": 0.5}}, "no groups to split by"),
+        ({"data": {"validation_share": 0.5}}, "keeps 2 of 3 images out, which leaves no pair"),
         ({"data": {"validation_groups": ["x"]}}, "no groups to split by"),
     ],
 )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -85,10 +86,13 @@ def split_by_group(
 ) -> tuple[Pairs, Pairs]:
     """Keep whole groups, such as patients, out of the training; never single pairs of one.
 
+    Of images that are listed without groups each file is a group of its own: the pairs of files
+    that are kept out validate, those of the others train, and those between the two do neither.
+
     Args:
         pairs: all of them.
         groups: the names of those to keep out.
-        share: or which part of all groups, rounded, at least one; drawn by the seed.
+        share: or which part of all groups, rounded, at least one, of files two; drawn by the seed.
         seed: of the draw.
 
     Returns:
@@ -110,18 +114,48 @@ def split_by_group(
     if not groups and share == 0:
         return pairs, Pairs([])
     if names == [""]:
-        raise ValueError("the pairs have no groups to split by: give the manifest a column group")
+        return _split_by_file(pairs, groups, share, seed)
     for name in groups:
         if name not in names:
             raise ValueError(f"there is no group {name!r}; the groups are {', '.join(names)}")
-    if not groups:
-        count = max(1, math.floor(share * len(names) + 0.5))
-        order = np.random.default_rng([seed]).permutation(len(names))
-        groups = [names[index] for index in order[:count]]
+    groups = groups or _drawn(names, share, 1, seed)
     kept = pairs.of_groups(lambda group: group not in groups)
     if not kept:
         raise ValueError(f"validation takes all {len(names)} groups, which leaves none to train on")
     return kept, pairs.of_groups(lambda group: group in groups)
+
+
+def _split_by_file(
+    pairs: Pairs, groups: Sequence[str], share: float, seed: int
+) -> tuple[Pairs, Pairs]:
+    """The same of pairs without groups: by the files of images that are listed."""
+    crossed = [block for block in pairs.blocks if isinstance(block, Crossed)]
+    if groups or len(crossed) < len(pairs.blocks):
+        setting = "data.validation_groups" if groups else "data.validation_share"
+        other = "" if len(crossed) < len(pairs.blocks) else "data.validation_share splits files; "
+        raise ValueError(
+            f"{setting}: the pairs have no groups to split by: {other}give the manifest a column "
+            "group, or name the pairs to validate on in data.validation"
+        )
+    files = list(dict.fromkeys(one.image for block in crossed for one in block.members))
+    held = set(_drawn(files, share, 2, seed))
+    kept, held_out = (
+        pairs.of_images(lambda file: file not in held),
+        pairs.of_images(held.__contains__),
+    )
+    if not kept or not held_out:
+        raise ValueError(
+            f"data.validation_share keeps {len(held)} of {len(files)} images out, which leaves no "
+            f"pair to {'validate' if kept else 'train'} on: each side needs two images"
+        )
+    return kept, held_out
+
+
+def _drawn(names: list[Any], share: float, least: int, seed: int) -> list[Any]:
+    """A share of the names, rounded."""
+    count = max(least, math.floor(share * len(names) + 0.5))
+    order = np.random.default_rng([seed]).permutation(len(names))
+    return [names[index] for index in order[:count]]
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:

@@ -148,6 +148,10 @@ class Crossed:
         title = f"every ordered pair of {len(self.members)} images{of}{at}{each}:"
         return [title, *(f"{one.image.name}{said_part(None, one.time)}" for one in self.members)]
 
+    def among(self, chosen: Callable[[Path], bool]) -> Crossed:
+        """Every ordered pair of those of some files."""
+        return replace(self, members=tuple(one for one in self.members if chosen(one.image)))
+
     def _pair(self, a: Member, b: Member) -> Pair:
         labels, points = a.label and b.label, a.points and b.points
         return Pair(
@@ -235,6 +239,11 @@ class Pairs(Sequence[Pair]):
     def of_groups(self, chosen: Callable[[str], bool]) -> Pairs:
         """Those of some groups."""
         return Pairs(block for block in self.blocks if chosen(block.group))
+
+    def of_images(self, chosen: Callable[[Path], bool]) -> Pairs:
+        """Those of which both images are of some files; of crossed images alone."""
+        blocks = (block for block in self.blocks if isinstance(block, Crossed))
+        return Pairs(block.among(chosen) for block in blocks)
 
     def cover(self) -> Iterator[Pair]:
         """Enough of them to see each image as the moving and as the fixed one."""

@@ -24,7 +24,8 @@ class DataConfig:
         slices: of volumes, along their last axis; none: all of them.
         validation: the same of the pairs to validate on.
         validation_groups: or the groups of `images` that are kept out to validate on.
-        validation_share: or which part of its groups is, drawn by the seed.
+        validation_share: or which part of its groups is, drawn by the seed; of images without any,
+            of its files, whose pairs with others are left out.
         name: in place of `images` the import path of a torch Dataset of your own,
             "my_package.data:Pairs" (the protocol is in docs/training.md).
         settings: its keywords.

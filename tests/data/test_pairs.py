@@ -1,5 +1,7 @@
 """Pairs from folders and manifests, and draws that depend on the seed and their number alone."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image as Pillow
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
+from diffreg.data.pairing import Crossed, Member, Pairs
 from diffreg.data.pairs import PairDataset, find_pairs, split_by_group
 
 
@@ -244,10 +247,40 @@ def test_the_split_keeps_groups_together():
     assert list(whole) == pairs and not nothing
 
 
+def test_of_images_without_groups_each_file_is_one(tmp_path):
+    for name in "abcdef":
+        save(tmp_path / f"{name}.nii", picture((6, 7)))
+    for listed in ([tmp_path], [tmp_path / f"{name}.nii" for name in "abcdef"]):
+        pairs = find_pairs(listed)
+        sides = split_by_group(pairs, share=0.3, seed=1)
+        files = [{path for p in side for path in (p.moving, p.fixed)} for side in sides]
+        assert [len(side) for side in sides] == [4 * 3, 2 * 1]
+        assert [len(side) for side in files] == [4, 2] and not files[0] & files[1]
+        assert split_by_group(pairs, share=0.3, seed=1) == sides
+    drawn = {split_by_group(pairs, share=0.3, seed=s)[1][0].name for s in range(9)}
+    assert len(drawn) > 2
+    assert len(split_by_group(pairs, share=0.01)[1]) == 2  # one image makes no pair
+
+
+def test_a_file_at_several_slices_stays_on_one_side():
+    blocks = [Crossed(tuple(Member(Path(n)) for n in "abcd"), index=k) for k in (2, 5)]
+    train, held_out = split_by_group(Pairs(blocks), share=0.5)
+    assert {p.moving for p in train}.isdisjoint(p.moving for p in held_out)
+    assert {p.moving_slice for p in train} == {p.moving_slice for p in held_out} == {2, 5}
+
+
+def test_three_images_cannot_be_split():
+    pairs = Pairs([Crossed(tuple(Member(Path(name)) for name in "abc"))])
+    with pytest.raises(ValueError, match=r"data\.validation_share keeps 2 of 3 .* to train on"):
+        split_by_group(pairs, share=0.5)
+    with pytest.raises(ValueError, match=r"data\.validation_share splits files"):
+        split_by_group(pairs, groups=["a"])
+
+
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        (("", ""), {"share": 0.5}, "no groups to split by"),
+        (("", ""), {"share": 0.5}, r"data\.validation_share: the pairs have no groups .* column"),
         (("a", "b"), {"groups": ["x"]}, "no group 'x'; the groups are a, b"),
         (("a", "b"), {"groups": ["a", "b"]}, "leaves none to train on"),
         (("a",), {"share": 0.1}, "leaves none to train on"),
