@@ -49,7 +49,15 @@ def test_certify_says_it_in_words(written, capsys):
 def test_certify_above_a_threshold(tmp_path, capsys):
     write_displacement(tmp_path / "u.nii", FINE, grid())
     assert main(["certify", str(tmp_path / "u.nii"), "--threshold", "0.9"]) == 1
-    assert "have a determinant below 0.9" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "have a determinant of 0.9 or less" in said
+    assert ": not above 0.9: " in said and "folded" not in said
+
+
+def test_what_folds_is_folded_above_any_threshold():
+    found = fold_certificate(FOLDS, 0.9)
+    assert found.verdict == "folded" and str(found).startswith("folded: ")
+    assert "have a determinant of 0.9 or less; smallest determinant -" in str(found)
 
 
 @pytest.mark.parametrize(

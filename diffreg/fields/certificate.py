@@ -72,9 +72,12 @@ class FoldCertificate:
 
     @property
     def verdict(self) -> str:
-        """ "homeomorphism"; "locally unfolded", where only the border fails; or "folded"."""
+        """ "homeomorphism"; "locally unfolded", where only the border fails; "folded"; or, where no
+        determinant is known to be 0 or less, "not above" the threshold.
+        """
         if self.folded_cells:
-            return "folded"
+            folds = not self.threshold or self.smallest_determinant <= 0
+            return "folded" if folds else f"not above {self.threshold:g}"
         return "homeomorphism" if self.boundary_injective else "locally unfolded"
 
     def __str__(self) -> str:
@@ -82,9 +85,8 @@ class FoldCertificate:
         place = f"smallest determinant {self.smallest_determinant:.4g} at voxel ({at})"
         if self.folded_cells:
             share = f"{self.folded_cells} of {self.cells} cells ({100 * self.folded_share:.3g} %)"
-            limit = f" below {self.threshold:g}" if self.threshold else ""
-            have = f"have a determinant{limit or ' of 0 or less'}{self._of_those}"
-            return f"folded: {share} {have}; {place}"
+            have = f"have a determinant of {self.threshold:g} or less{self._of_those}"
+            return f"{self.verdict}: {share} {have}; {place}"
         if self.passes:
             return f"homeomorphism: no cell folds and the border is mapped one to one; {place}"
         why = (
