@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffreg._files import FileWarning
-from diffreg.data._forms import check_right_angles
+from diffreg.data._forms import check_right_angles, codes_of
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.resampling import coverage, resample_to
 
@@ -129,14 +130,34 @@ def check_images(moving: Image, fixed: Image, masks: Sequence[Image | None] = ()
         ValueError: kinds or dimensions that do not go together, two slices that do not lie in one
             plane, a skewed grid, or an image of one value.
 
+    Warns:
+        FileWarning: a header without a place, of an image that is not on the fixed one's grid.
+
     Example: `check_images(read_image("a.nii.gz"), read_image("b.nii.gz"))`
     """
     for image in (moving, *(mask for mask in masks if mask is not None)):
         _check_kinds(image, fixed)
         voxel_map(image, fixed)
+        _tell_no_place(image, fixed)
     check_right_angles(fixed.grid)
     for image in (moving, fixed):
         check_contrast(image, image.data, torch.ones_like(image.data), "everywhere")
+
+
+def _tell_no_place(*images: Image) -> None:
+    """Warn of a NIfTI header that gives no place where the other image lies on another grid."""
+    one, other = images
+    if one.shape == other.shape and np.allclose(one.affine, other.affine, atol=1e-3):
+        return
+    for image in images:
+        if image.header is not None and not any(codes_of(image.header)):
+            warnings.warn(
+                f"{image.name}: its header has neither sform nor qform, and so no place: its first "
+                "voxel is put at the origin, its axes along L, P and S, as ITK has it; FSL and "
+                "nibabel put it elsewhere",
+                FileWarning,
+                stacklevel=2,
+            )
 
 
 def selected(mask: Image, fixed: Image, displacement: Tensor | None = None) -> Tensor:

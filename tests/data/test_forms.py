@@ -299,3 +299,18 @@ def test_slanted_slices_are_written_where_itk_finds_them(tmp_path):
     again, grid = read_displacement(tmp_path / "d.nii")
     torch.testing.assert_close(again, displacement)
     np.testing.assert_allclose(grid.affine[:, [0, 1, 3]], fixed.affine[:, [0, 1, 3]], atol=1e-5)
+
+
+def test_a_header_without_a_place_is_told_beside_another_grid(tmp_path):
+    codes = {"one": (0, 0), "other": (0, 0), "placed": (1, 1)}
+    for name, given in codes.items():
+        save(tmp_path / f"{name}.nii", blobs(10), turned((2, 2, 3)), codes=given)
+    one, other, placed = (read_image(tmp_path / f"{name}.nii") for name in codes)
+    compared_region(one, other, mask=other)  # one grid, wherever it lies
+    whole = replace(placed, affine=one.affine @ np.diag([2, 2, 1, 1]))
+    for moving, fixed in ((one, whole), (whole, one)):
+        with pytest.warns(FileWarning) as said:
+            compared_region(moving, fixed)
+        (line,) = (str(warning.message) for warning in said)
+        assert line.startswith(f"{one.path}: its header has neither sform nor qform, and so no pl")
+        assert line.endswith("as ITK has it; FSL and nibabel put it elsewhere")
