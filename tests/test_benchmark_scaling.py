@@ -106,10 +106,10 @@ def test_one_thread_is_said_to_be_compared_with_none():
 
 
 def test_the_best_turn_stands_beside_that_of_one_thread():
-    turns = ((1, 8.0), (2, 5.0), (1, 9.0), (2, 4.0))
+    turns = ((1, 8000.0), (2, 5000.0), (1, 9000.0), (2, 4000.0))
     rows = [{"shape": [1, 1, 8, 8], "threads": n, "diffreg": t, "eager": None} for n, t in turns]
     page = tables.threads({"threads": [row | {"another_run": RUN} for row in rows]})
-    assert "| 1 x 1 x 8 x 8 | 2 | 4 | 2.00x | - | - |" in page
+    assert "| 1 x 1 x 8 x 8 | 2 | 4,000 | 2.00x | - | - |" in page
     assert "Of another run (commit abc, 2026-01-02)" in " ".join(page.split())
 
 
@@ -156,7 +156,7 @@ def test_what_is_measured_later_says_of_which_run_it_is(later):
     check("training", [held, both[1]])
     said = " ".join(tables.training({"training": [held, both[1]]}).split())
     assert "Of another run (commit abc, 2026-01-02)" in said
-    assert "the memory of the others; lunet, 1 x 1 x 16 x 16, threads: 2." in said
+    assert "lunet, 1 x 1 x 16 x 16 (threads: 2); the memory of the others." in said
 
 
 def test_nothing_of_another_place_is_added(later, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from diffreg.benchmark.rows import Row, shape_of, table, words
 
@@ -68,16 +68,14 @@ def prediction(result: Row) -> str:
     return "\n".join(part for part in (shown, missing, _other_runs(rows)) if part)
 
 
-def _other_runs(rows: Iterable[Row]) -> str:
+def _other_runs(rows: Sequence[Row]) -> str:
     """Which figures are of another run than the file's."""
     found: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        for key, what in (
-            ("another_run", f"{_place(row)[0]}, threads: {row['threads']}"),
-            ("memory_of_another_run", "the memory of the others"),
-        ):
-            if key in row:
-                found.setdefault((row[key]["commit"], row[key]["date"]), {})[what] = None
+    for key in ("another_run", "memory_of_another_run"):
+        for row in (row for row in rows if key in row):
+            whole = f"{_place(row)[0]} (threads: {row['threads']})"
+            what = whole if key == "another_run" else "the memory of the others"
+            found.setdefault((row[key]["commit"], row[key]["date"]), {})[what] = None
     return "\n".join(
         words(
             f"Of another run (commit {commit}, {date}), with the same torch on this processor: "

@@ -27,6 +27,11 @@ def times(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}x"
 
 
+def number(value: float) -> str:
+    """Three digits, and those before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
 def shape_of(row: Row) -> str:
     return " x ".join(map(str, row["shape"]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffreg.benchmark.rows import COMPILED, Row, shape_of, table, times, usual_rows, words
+from diffreg.benchmark.rows import COMPILED, Row, number, shape_of, table, times, usual_rows, words
 
 NOT_COMPARED = "Threads were not compared: this run had one.\n"
 
@@ -44,7 +44,7 @@ def _cell(row: Row) -> str:
     ns = row["nanoseconds_a_voxel"]
     left_out = ("diffreg", "copy", COMPILED)
     others = [value for name, value in ns.items() if not name.startswith(left_out)]
-    return f"{ns['diffreg']:.3g}, {f'{min(others):.3g}' if others else '-'}"
+    return f"{number(ns['diffreg'])}, {number(min(others)) if others else '-'}"
 
 
 def _label(shape: Sequence[int]) -> str:
@@ -62,9 +62,9 @@ def threads(result: Row) -> str:
     cells = []
     for shape in dict.fromkeys(tuple(row["shape"]) for row in result["threads"]):
         rows = [row for row in result["threads"] if tuple(row["shape"]) == shape]
-        for number in dict.fromkeys(row["threads"] for row in rows):
-            ours, eager = (_beside_one(rows, number, name) for name in ("diffreg", "eager"))
-            cells.append([shape_of(rows[0]), str(number), *ours, *eager])
+        for count in dict.fromkeys(row["threads"] for row in rows):
+            ours, eager = (_beside_one(rows, count, name) for name in ("diffreg", "eager"))
+            cells.append([shape_of(rows[0]), str(count), *ours, *eager])
     titles = ("the objective, ns a voxel", "threads", "ours", "over one", "best eager", "over one")
     said = "One thread is timed by its own clock, several by the wall's, waits for others included."
     return f"{table(titles, cells)}\n{words(said + _other_run(result['threads']))}"
@@ -73,12 +73,12 @@ def threads(result: Row) -> str:
 def _beside_one(rows: Sequence[Row], threads: int, name: str) -> tuple[str, str]:
     """The best of the turns, and how many times as fast as on one thread."""
     one, several = (
-        min((row[name] for row in rows if row["threads"] == number and row[name]), default=None)
-        for number in (1, threads)
+        min((row[name] for row in rows if row["threads"] == count and row[name]), default=None)
+        for count in (1, threads)
     )
     if one is None or several is None:
         return "-", "-"
-    return f"{several:.3g}", times(one / several, 2)
+    return number(several), times(one / several, 2)
 
 
 def _other_run(rows: Sequence[Row]) -> str:
