@@ -10,7 +10,7 @@ import torch
 from runs import SHAPE, config_of, head
 from test_trainer import save_images, weights
 
-from diffreg.data.augmentation import Augmentation, Change
+from diffreg.data.augmentation import Augmentation
 from diffreg.data.images import read_part
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.store import MISSING, Kept
@@ -156,17 +156,6 @@ def test_none_and_nothing_are_two_things(tmp_path):
     kept = Kept(tmp_path / "cache")
     assert kept.put(("a",), None) is None and kept.get(("b",)) is MISSING
     assert kept.put(("c",), torch.zeros(1, 0, 2)) is not None
-
-
-def test_a_window_of_the_mirrored_image_is_the_mirrored_images_window():
-    moving, fixed = torch.rand(2, 1, 1, 9, 7)
-    random = np.random.default_rng(0)
-    for _ in range(8):
-        change = Augmentation(flip_axes=(0, 1), crop=(4, 5)).draw((9, 7), random)
-        for image, found in zip((moving, fixed), change(moving, fixed), strict=True):
-            assert torch.equal(found, image.flip(change.axes)[(..., *change.crop)])
-        assert torch.equal(change.mask(moving), moving.flip(change.axes)[(..., *change.crop)])
-    assert torch.equal(Change((2,), None, ())(moving, fixed)[0], moving.flip(2))
 
 
 def config_with(images, out, **data):

@@ -104,8 +104,8 @@ def test_patches_are_a_function_of_the_seed_and_the_step(images, tmp_path):
     one, same = (trained(images, tmp_path / name, **patch, training={"steps": 2}) for name in "ab")
     assert one.dataset.batch([3, 4]).moving.shape == (2, 1, 8, 10, 6)
     for k in (0, 7):
-        assert torch.equal(one.dataset.draw(k)[0], same.dataset.draw(k)[0])
-    assert not torch.equal(one.dataset.draw(0)[0], one.dataset.draw(6)[0])
+        assert torch.equal(one.dataset.batch([k]).moving, same.dataset.batch([k]).moving)
+    assert not torch.equal(one.dataset.batch([0]).moving, one.dataset.batch([6]).moving)
     found, expected = (read_checkpoint(r.out / "last.pt")["weights"] for r in (one, same))
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
@@ -125,7 +125,7 @@ def test_other_networks_train_and_are_loaded(images, tmp_path, model):
     run = Trainer(Config.from_dict(sections), progress=False)
     run.train()
     network = load_network(run.out / "last.pt")["network"]
-    moving, fixed, _ = run.dataset.draw(0)
+    moving, fixed, *_ = run.dataset.batch([0])
     torch.testing.assert_close(network(moving, fixed), run.network(moving, fixed))
 
 

@@ -79,7 +79,7 @@ def test_it_is_kept_beside_the_data(images, tmp_path, monkeypatch):
     monkeypatch.setattr(AffineStarts, "__call__", start)
     config = config_of(images, tmp_path / "run")
     config = with_settings(config, data={"affine": "translation"})
-    draws = [Trainer(config, progress=False).dataset.draw(0)[0] for _ in range(2)]
+    draws = [Trainer(config, progress=False).dataset.batch([0]).moving for _ in range(2)]
     once = len(counted)
     assert 3 <= once <= 4 and torch.equal(*draws)  # those that show all images, and the one drawn
     assert sorted(file.name for file in images.iterdir())[0] == ".diffreg"
@@ -87,12 +87,12 @@ def test_it_is_kept_beside_the_data(images, tmp_path, monkeypatch):
         with monkeypatch.context() as broken:
             broken.setattr(np, name, Mock(side_effect=error))
             dataset = Trainer(config, progress=False).dataset
-            assert torch.equal(dataset.draw(0)[0], draws[0])
+            assert torch.equal(dataset.batch([0]).moving, draws[0])
         assert len(counted) == once * (1 if name == "save" else 2)  # what is there is read
         assert torch.equal(dataset.sample(0).moving, dataset.sample(0).moving)
     shutil.rmtree(images / ".diffreg")
     (images / ".diffreg").write_text("in the way")
-    assert torch.equal(Trainer(config, progress=False).dataset.draw(0)[0], draws[0])
+    assert torch.equal(Trainer(config, progress=False).dataset.batch([0]).moving, draws[0])
 
 
 class Moved:

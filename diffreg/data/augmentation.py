@@ -12,50 +12,6 @@ from torch import Tensor
 
 from diffreg.data.synthetic import STEPS, check_amplitude, smoothed, white_noise
 from diffreg.fields import integrate
-from diffreg.ops import warp
-
-
-class Change(NamedTuple):
-    """What one draw does to a pair: mirror both images, bend each by its own warp, crop both.
-
-    For a pair of one's own, and what `diffreg.data.drawing` is compared with, to the bit.
-
-    Args:
-        axes: of the tensors, along which they are mirrored.
-        displacement: (2, D, *S), that of the moving and of the fixed image; None: no warps.
-        crop: slices of the last axes.
-        shape: *S of the pair before.
-    """
-
-    axes: tuple[int, ...]
-    displacement: Tensor | None
-    crop: tuple[slice, ...]
-    shape: tuple[int, ...] = ()
-
-    def __call__(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair (1, C, *S), changed."""
-        if self.displacement is None:  # of a large image only the window is touched
-            return self._window(moving), self._window(fixed)
-        both = torch.cat([moving.flip(self.axes), fixed.flip(self.axes)])
-        both = self._cut(warp(both, self.displacement))
-        return both[:1], both[1:]
-
-    def mask(self, mask: Tensor) -> Tensor:
-        """A mask (1, 1, *S) of the fixed image, changed as that."""
-        if self.displacement is None:
-            return self._window(mask)
-        return self._cut(warp(mask.flip(self.axes), self.displacement[1:], "nearest", "zeros"))
-
-    def _window(self, image: Tensor) -> Tensor:
-        """The window of the mirrored image."""
-        window = list(self.crop)
-        for axis in self.axes if self.crop else ():
-            size, part = self.shape[axis - 2], self.crop[axis - 2]
-            window[axis - 2] = slice(size - part.stop, size - part.start)
-        return image[(slice(None), slice(None), *window)].flip(self.axes)
-
-    def _cut(self, image: Tensor) -> Tensor:
-        return image[(slice(None), slice(None), *self.crop)] if self.crop else image
 
 
 class RandomNumbers(NamedTuple):
@@ -95,14 +51,9 @@ class Augmentation:
         ValueError: a number out of range.
 
     Example:
-        >>> import numpy as np
-        >>> import torch
         >>> from diffreg.data.augmentation import Augmentation
-        >>> image = torch.rand(1, 1, 16, 16)
-        >>> augmentation = Augmentation(amplitude=1.0, crop=(8, 12))
-        >>> change = augmentation.draw((16, 16), np.random.default_rng(0))
-        >>> change(image, image)[0].shape
-        torch.Size([1, 1, 8, 12])
+        >>> Augmentation(amplitude=1.0, crop=(8, 12)).shape((16, 16))
+        (8, 12)
     """
 
     amplitude: float = 0.0
@@ -139,15 +90,6 @@ class Augmentation:
         if any(size < cut for size, cut in zip(shape, self.crop, strict=False)):
             raise ValueError(f"the crop {list(self.crop)} is larger than {list(shape)}")
         return tuple(self.crop or shape)
-
-    def draw(self, shape: Sequence[int], random: np.random.Generator) -> Change:
-        """What is done to a pair of that size; the same state of `random` gives the same."""
-        flips, corners, strengths, noise = self.random(shape, [random])
-        axes = tuple(2 + axis for axis, flipped in enumerate(flips[0].tolist()) if flipped)
-        cuts = zip(corners[0].tolist(), self.crop, strict=False)
-        crop = tuple(slice(first, first + size) for first, size in cuts)
-        bent = self.bent(shape, strengths, noise) if self.amplitude > 0 else None
-        return Change(axes, bent, crop, tuple(shape))
 
     def random(self, shape: Sequence[int], randoms: Sequence[np.random.Generator]) -> RandomNumbers:
         """What is random of several pairs of a size (*S), on the host."""

@@ -1,7 +1,7 @@
 """Pairs augmented together on one device, which nothing on the host has to wait for.
 
-The same values, to the bit, as `diffreg.data.augmentation.Change` gives pair by pair. What a device
-looks up is found on the host: a GPU takes as long for a tiny kernel as for a batch of images.
+What a device looks up is found on the host: a GPU takes as long for a tiny kernel as for a batch of
+images.
 """
 
 from __future__ import annotations

@@ -154,11 +154,6 @@ class PairDataset:
         channels = [None if m is None else one_hot(m, values) for m in sample.both_labels]
         return Known._make([*channels, *sample.known[2:]])
 
-    def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The moving and the fixed image and the mask (1, 1, *S) of a draw, augmented."""
-        batch = self.batch([number])
-        return batch.moving, batch.fixed, batch.mask
-
     def batch(self, numbers: Iterable[int], device: torch.device | str = "cpu") -> Batch:
         """Several draws together, augmented on the device that they are wanted on."""
         numbers = list(numbers)

@@ -1,6 +1,7 @@
 """Draws made together on a device: the bits of those made pair by pair."""
 
 import doctest
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.samples import Batch, Sample
 from diffreg.data.undrawn import Draws, Undrawn, Wanted
 from diffreg.fields import compose, invert, warp_points
+from diffreg.ops import warp
 from diffreg.training.graphs import _key
 
 CASES = [
@@ -31,6 +33,34 @@ def taken(request, monkeypatch):
     """As a CPU takes voxels from images, and as a GPU does."""
     if request.param == "gathered":
         monkeypatch.setattr(drawing, "_sliced", drawing._gathered)
+
+
+class Change(NamedTuple):
+    """What a draw does to one pair: mirror both images, bend each by its own warp, crop both."""
+
+    axes: tuple
+    warps: torch.Tensor | None  # (2, D, *S), of the moving and of the fixed image
+    crop: tuple
+    shape: tuple
+
+    @classmethod
+    def of(cls, augmentation, shape, random):
+        flips, corners, strengths, noise = augmentation.random(shape, [random])
+        axes = tuple(2 + axis for axis, flipped in enumerate(flips[0].tolist()) if flipped)
+        cuts = zip(corners[0].tolist(), augmentation.crop, strict=False)
+        crop = tuple(slice(first, first + size) for first, size in cuts)
+        bends = augmentation.amplitude > 0
+        return cls(axes, augmentation.bent(shape, strengths, noise) if bends else None, crop, shape)
+
+    def __call__(self, moving, fixed):
+        both = torch.cat([moving, fixed]).flip(self.axes)
+        both = both if self.warps is None else warp(both, self.warps)
+        return both[(..., *self.crop)].split(1)
+
+    def mask(self, mask):
+        mask = mask.flip(self.axes)
+        mask = mask if self.warps is None else warp(mask, self.warps[1:], "nearest", "zeros")
+        return mask[(..., *self.crop)]
 
 
 def augmentation_of(settings, size):
@@ -54,7 +84,7 @@ def test_draws_together_have_the_bits_of_each(settings, size):
     def randoms():
         return [np.random.default_rng([0, k]) for k in range(count)]
 
-    changes = [augmentation.draw(size, random) for random in randoms()]
+    changes = [Change.of(augmentation, size, random) for random in randoms()]
     each = [change(moving[k : k + 1], fixed[k : k + 1]) for k, change in enumerate(changes)]
     numbers = augmentation.random(size, randoms())
     draws = Draws.of(numbers, augmentation, size)
@@ -100,8 +130,8 @@ def changed(sample, change, most):
             points = points.clone()
             for axis in change.axes:
                 points[..., axis - 2] = change.shape[axis - 2] - 1 - points[..., axis - 2]
-            if change.displacement is not None:
-                points = warp_points(points, invert(change.displacement[side : side + 1]))
+            if change.warps is not None:
+                points = warp_points(points, invert(change.warps[side : side + 1]))
             for axis, part in enumerate(change.crop):
                 points[..., axis] -= part.start
             padded[:, : points.shape[1]] = points
@@ -112,10 +142,10 @@ def changed(sample, change, most):
     field = field.flip(change.axes)
     for axis in change.axes:
         field[:, axis - 2] *= -1
-    if change.displacement is not None:
-        of_moving, of_fixed = change.displacement.split(1)
+    if change.warps is not None:
+        of_moving, of_fixed = change.warps.split(1)
         field = compose(invert(of_moving), compose(field, of_fixed))
-    return [*found, field[(slice(None), slice(None), *change.crop)]]
+    return [*found, field[(..., *change.crop)]]
 
 
 @each_way
@@ -134,7 +164,7 @@ def test_what_is_known_has_the_bits_of_each(settings, size):
     def randoms():
         return [np.random.default_rng([1, k]) for k in range(count)]
 
-    changes = [augmentation.draw(size, random) for random in randoms()]
+    changes = [Change.of(augmentation, size, random) for random in randoms()]
     each = [changed(sample, change, most) for sample, change in zip(samples, changes, strict=True)]
     random = augmentation.random(size, randoms())
     draws = Draws.of(random, augmentation, size, known=True)

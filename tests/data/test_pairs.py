@@ -103,8 +103,8 @@ def test_a_draw_is_a_function_of_seed_and_number(folder):
     batch = dataset.batch(range(8, 11))
     assert torch.equal(batch.moving, later.moving) and torch.equal(batch.fixed, later.fixed)
     assert not torch.equal(batch.moving, other.batch(range(8, 11)).moving)
-    alone = [dataset.draw(number) for number in range(8, 11)]
-    assert torch.equal(torch.cat([moving for moving, _, _ in alone]), batch.moving)
+    alone = [dataset.batch([number]).moving for number in range(8, 11)]
+    assert torch.equal(torch.cat(alone), batch.moving)
 
 
 def test_the_voxels_proportions_are_kept(folder):
@@ -199,7 +199,7 @@ def test_a_mask_goes_with_its_image(folder):
     augmentation = Augmentation(1.0, 4.0, flip_axes=(0, 1), crop=(8, 7))
     dataset = PairDataset(find_pairs([folder / "line.csv"]), Normalization(0, 100), augmentation)
     for number in range(6):
-        _, fixed, mask = dataset.draw(number)
+        _, fixed, mask, _ = dataset.batch([number])
         assert fixed.shape == mask.shape == (1, 1, 8, 7)
         assert ((fixed > 0.5) == (mask > 0)).float().mean() > 0.9
 
@@ -209,7 +209,7 @@ def test_crops_are_windows_of_the_image(folder):
     places = set()
     for number in range(12):
         whole = dataset.sample(dataset.position(number)[1])
-        moving, fixed, _ = dataset.draw(number)
+        moving, fixed, *_ = dataset.batch([number])
         at = []
         for image, window in ((whole.fixed, fixed), (whole.moving, moving)):
             windows = image.unfold(2, 5, 1).unfold(3, 6, 1)

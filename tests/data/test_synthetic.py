@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from diffreg.data.augmentation import Augmentation
+from diffreg.data.drawing import drawn
 from diffreg.data.synthetic import random_velocity, random_warp
+from diffreg.data.undrawn import Draws, Undrawn
 from diffreg.fields import compose
 from diffreg.metrics import folding
 from diffreg.ops import warp
@@ -15,6 +17,12 @@ SHAPE = (96, 112)  # the demo's
 
 def random(seed=0):
     return np.random.default_rng(seed)
+
+
+def pair_of(augmentation, moving, fixed, seed):
+    shape = moving.shape[2:]
+    draws = Draws.of(augmentation.random(shape, [random(seed)]), augmentation, shape)
+    return drawn(Undrawn(torch.cat([moving, fixed], 1), shape, draws, augmentation))[:2]
 
 
 def test_the_amplitude_is_the_standard_deviation_everywhere():
@@ -62,7 +70,7 @@ def test_a_pair_is_mirrored_together():
     augmentation = Augmentation(flip_axes=(0, 1))
     seen = set()
     for seed in range(40):
-        moving, fixed = augmentation.draw(image.shape[2:], random(seed))(image, 2 * image)
+        moving, fixed = pair_of(augmentation, image, 2 * image, seed)
         assert torch.equal(2 * moving, fixed)
         seen.add(tuple(moving.flatten().tolist()))
     flips = [image, image.flip(2), image.flip(3), image.flip(2, 3)]
@@ -72,10 +80,10 @@ def test_a_pair_is_mirrored_together():
 def test_the_images_of_a_pair_are_bent_each_in_its_own_way():
     image = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     augmentation = Augmentation(amplitude=2.0, sigma=5.0)
-    moving, fixed = augmentation.draw(image.shape[2:], random(1))(image, image)
+    moving, fixed = pair_of(augmentation, image, image, 1)
     assert not torch.equal(moving, image)
     assert not torch.equal(moving, fixed)
-    again = augmentation.draw(image.shape[2:], random(1))(image, image)
+    again = pair_of(augmentation, image, image, 1)
     assert torch.equal(moving, again[0]) and torch.equal(fixed, again[1])
 
 
@@ -95,7 +103,7 @@ def test_volumes_are_mirrored_and_cut_together():
     augmentation = Augmentation(flip_axes=(0, 1, 2), crop=(5, 4, 3))
     seen = set()
     for seed in range(12):
-        moving, fixed = augmentation.draw(image.shape[2:], random(seed))(image, image + 0.5)
+        moving, fixed = pair_of(augmentation, image, image + 0.5, seed)
         assert torch.equal(moving + 0.5, fixed) and moving.shape == (1, 1, 5, 4, 3)
         steps = [moving.diff(dim=axis).flatten()[0].item() for axis in (2, 3, 4)]
         assert [abs(step) for step in steps] == [100, 10, 1]
