@@ -6,13 +6,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
 Share = Callable[[Sequence[int]], Sequence[int]]
 Steps = Callable[[], Iterator[Sequence[int]]]
+_Read = TypeVar("_Read")
 
 
 class Ahead:
@@ -98,6 +99,16 @@ def traced(error: Exception) -> Exception:
     if get_worker_info() is not None:
         vars(error)["trace"] = WorkerTrace("".join(traceback.format_exception(error)))
     return error
+
+
+def all_or_error(read: Sequence[_Read | Exception]) -> list[_Read] | Exception:
+    """All that was read for a step, or what is wrong with the first that could not be."""
+    found: list[_Read] = []
+    for one in read:
+        if isinstance(one, Exception):
+            return one
+        found.append(one)
+    return found
 
 
 class Sampler:

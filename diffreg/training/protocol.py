@@ -13,7 +13,7 @@ from diffreg._files import FileWarning
 from diffreg._own_code import place_of
 from diffreg.data.known import TERMS, Known, label_values, one_hot, together
 from diffreg.data.pairs import Batch, Sample
-from diffreg.training.loading import traced
+from diffreg.training.loading import all_or_error, traced
 
 # Key -> what it has to be, D = 2 or 3; the first two must be there.
 PROTOCOL = {
@@ -69,13 +69,9 @@ def collated(
     values: Sequence[float] | None = None,
 ) -> Batch | Exception:
     """Samples as one batch, or what is wrong with them."""
-    found = []
-    for sample in samples:
-        if isinstance(sample, Exception):
-            return sample
-        found.append(sample)
+    found = all_or_error(samples)
     try:
-        return batched(found, terms, values)
+        return found if isinstance(found, Exception) else batched(found, terms, values)
     except (TypeError, ValueError) as error:
         return error
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from diffreg.data.pairs import PairDataset, Sample
-from diffreg.training.loading import Ahead, Sampler, Share, Steps, traced
+from diffreg.training.loading import Ahead, Sampler, Share, Steps, all_or_error, traced
 
 
 class ReadAhead(PairDataset):
@@ -47,7 +47,7 @@ class ReadAhead(PairDataset):
 
     def _read(self, steps: Steps) -> tuple[Any, dict[str, Any]]:
         sampler = Sampler(steps, lambda number: (self.position(number)[1], self.low(number)))
-        return _Samples(self), {"batch_sampler": sampler, "collate_fn": _several}
+        return _Samples(self), {"batch_sampler": sampler, "collate_fn": all_or_error}
 
 
 class _Samples(Dataset):
@@ -64,13 +64,3 @@ class _Samples(Dataset):
             return sample if low is None else sample.window(low, self.crop).copied()
         except (ValueError, TypeError, OSError) as error:
             return traced(error)
-
-
-def _several(samples: Sequence[Sample | Exception]) -> Sequence[Sample] | Exception:
-    """The samples of a step, or what is wrong with them."""
-    found: list[Sample] = []
-    for sample in samples:
-        if isinstance(sample, Exception):
-            return sample
-        found.append(sample)
-    return found
