@@ -44,8 +44,7 @@ def images(tmp_path):
 
 def drawn(dataset, steps=3, size=4):
     batches = [dataset.batch(range(k * size, (k + 1) * size)) for k in range(steps)]
-    if isinstance(dataset, ReadAhead):
-        dataset.close()
+    dataset.close()
     tensors = [t for b in batches for t in (b.moving, b.fixed, b.mask, *b.known) if t is not None]
     return [tensor.numpy().tobytes() for tensor in tensors]
 

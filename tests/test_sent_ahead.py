@@ -92,8 +92,7 @@ def test_what_is_sent_ahead_are_the_draws_of_the_dataset(
     assert bool(ahead._there) == (kept == "memory")
     if kept in ("folder", "workers") and augmentation.crop and not augmentation.amplitude:
         assert batch.images.shape[2:] == augmentation.crop and batch.shape == expected.size
-    if kept == "workers":
-        dataset.close()
+    dataset.close()
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=str)

@@ -159,6 +159,9 @@ class PairDataset:
         numbers = list(numbers)
         return self.drawn(self.samples(numbers), numbers, device)
 
+    def close(self) -> None:
+        """End the processes that read ahead; here there are none."""
+
     def samples(self, numbers: Sequence[int], pinned: bool = False) -> Sequence[Sample]:
         """The pairs of some draws as they are; read from a folder, what `cut` leaves of them.
 

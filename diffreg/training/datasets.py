@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +45,6 @@ def datasets(
     if data.validation_settings:
         validation = made(data.name, "data.name", data.validation_settings)
     return _adapted(config, dataset, ranks), _held_out(config, validation, ranks)
-
-
-@contextmanager
-def drawing(pairs: Pairs) -> Iterator[None]:
-    """Ends the workers that draw from a dataset, where there are some."""
-    try:
-        yield
-    finally:
-        if isinstance(pairs, OwnPairs | ReadAhead):
-            pairs.close()
 
 
 def _adapted(config: Config, dataset: Any, ranks: Ranks) -> Pairs:

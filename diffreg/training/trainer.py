@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from diffreg.training.checkpoint import (
 )
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, contents_of, goes_on, weights_of
-from diffreg.training.datasets import datasets, drawing
+from diffreg.training.datasets import datasets
 from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.optimization import Optimization, check_parts
 from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing, settled
@@ -90,10 +91,10 @@ class Trainer(Parts):
         described = model if network is None else OwnModel.given(network, model)
         self.config = config = replace(config, model=settled(described))
         self.out = Path(settings.out)
-        self.ranks = ranks or single(settings.device)
-        self.progress = progress and self.ranks.first
-        self.callbacks = callbacks_of(settings, callbacks) if self.ranks.first else []
-        check_parts(settings, self.ranks.count)
+        self.ranks = ranks = ranks or single(settings.device)
+        self.progress = progress and ranks.first
+        self.callbacks = callbacks_of(settings, callbacks) if ranks.first else []
+        check_parts(settings, ranks.count)
         going_on = goes_on(config, self.out / LAST)
         # What can be refused without the images is, before they are read and moved.
         require_place(self.out, "the output folder")
@@ -102,21 +103,20 @@ class Trainer(Parts):
             check_window(config.objective, objective)
         self.needs = needed(*own_names(config))
         self.network = self._placed(network, settings.start if not going_on else "")
-        given = dataset, validation, self.ranks, self.progress
-        self.dataset, self.validation = datasets(config, *given)
+        self.dataset, self.validation = datasets(config, dataset, validation, ranks, self.progress)
         if settings.patience and self.validation is None:
             raise ValueError("training.patience needs pairs to validate on: data.validation")
-        self.objective = objective.with_spacing(self.dataset.spacing).to(self.ranks.device)
-        self.optimization = Optimization(self.network, config, self.ranks.device)
+        self.objective = objective.with_spacing(self.dataset.spacing).to(ranks.device)
+        self.optimization = Optimization(self.network, config, ranks.device)
         self.optimizer = self.optimization.optimizer
         self.step = 0
         self.best: dict[str, float] = {}
         self._saved: int | None = None  # the step of last.pt
-        wrapped: Any = self.ranks.wrapped(self.network)
+        wrapped: Any = ranks.wrapped(self.network)
         running = torch.compile(wrapped) if settings.compile else wrapped
-        how = self.ranks.device, settings.precision
+        how = ranks.device, settings.precision
         self._measured = predictor(self.optimization.result, *how)
-        predict, parts = predictor(running, *how), (config, self.optimization, self.ranks)
+        predict, parts = predictor(running, *how), (config, self.optimization, ranks)
         step = Step(wrapped, predict, self.objective, *parts)
         self._steps = Steps(step, self.dataset)
         if going_on:
@@ -152,7 +152,7 @@ class Trainer(Parts):
             remove_leftovers(self.out)
         with (
             running(settings.threads, self.ranks.device),
-            drawing(self.dataset),
+            closing(self.dataset),
             telling(self.callbacks, self),
             progress_bar(self.out.name, settings.steps, self.step, self.progress) as show,
         ):
