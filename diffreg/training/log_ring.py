@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,31 +13,11 @@ TERMS = 9  # of `measure`: what a row of a step begins with
 READ_EVERY = 25  # steps on a GPU: for what is read the host has to wait
 
 
-class Row(NamedTuple):
-    """What a step leaves for the log: of all ranks, on the host."""
-
-    terms: list[float]
-    folded_percent: float
-    smallest_determinant: float
-    gradient_norm: float
-    stopped: bool
-
-    @staticmethod
-    def read(values: Tensor) -> Row:
-        """Of a row (TERMS + 4,), wherever it is; in that of a step folds are a share of 1."""
-        numbers = values.tolist()
-        folded, smallest, norm, stopped = numbers[TERMS:]
-        return Row(numbers[:TERMS], 100 * folded, smallest, norm, stopped > 0)
-
-
-class _Taken(NamedTuple):
-    step: int
-    epoch: int
-    rate: float
-
-
 class LogRing:
     """Rows of steps on the device, and what the host knows of them.
+
+    A row (TERMS + 4,) is of all ranks: the terms, the share of cells that are folded, the smallest
+    determinant, the gradient's norm, and whether the run stopped, 0 or 1.
 
     Args:
         batch_size: pairs a step.
@@ -58,7 +37,7 @@ class LogRing:
         self.batch_size = batch_size
         rows = READ_EVERY if device.type == "cuda" else 1
         self.rows = torch.zeros(rows, TERMS + 4, dtype=torch.float32, device=device)
-        self.taken: list[_Taken] = []
+        self.taken: list[tuple[int, int, float]] = []  # step, epoch, learning rate
 
     @property
     def full(self) -> bool:
@@ -73,23 +52,17 @@ class LogRing:
     def keep(self, row: Tensor, step: int, epoch: int, rate: float) -> None:
         """What a step left, and its number, from 1 on; nothing waits for it."""
         self.rows[len(self.taken)].copy_(row, non_blocking=True)
-        self.taken.append(_Taken(step, epoch, rate))
+        self.taken.append((step, epoch, rate))
 
     def read(self, peak_memory: float) -> list[tuple[StepLog, bool]]:
         """A line of the log for each step that is kept, and whether the run stopped at it."""
         taken, self.taken = self.taken, []
-        rows = [Row.read(row) for row in self.rows[: len(taken)].cpu()]
+        rows = self.rows[: len(taken)].tolist()
         pace = self.batch_size * len(taken) / (time.perf_counter() - self._start)
-        return [
-            (_entry(known, row, pace, peak_memory), row.stopped)
-            for known, row in zip(taken, rows, strict=True)
-        ]
-
-
-def _entry(known: _Taken, row: Row, pace: float, peak_memory: float) -> StepLog:
-    (total, similarity, diffusion, bending, determinant), extra = row.terms[:5], row.terms[5:]
-    how = row.smallest_determinant, row.folded_percent, row.gradient_norm, known.rate
-    return StepLog(
-        *(known.step, known.epoch, total, similarity, diffusion, bending, determinant),
-        *(*how, pace, peak_memory, *extra),
-    )
+        found = []
+        for (step, epoch, rate), row in zip(taken, rows, strict=True):
+            terms, extra, (folded, smallest, norm, stopped) = row[:5], row[5:TERMS], row[TERMS:]
+            how = smallest, 100 * folded, norm, rate, pace, peak_memory
+            entry = StepLog._make((step, epoch, *terms, *how, *extra))
+            found.append((entry, stopped > 0))
+        return found

@@ -52,7 +52,7 @@ class Step:
         self._checked = False
 
     def __call__(self, batch: Batch | Undrawn) -> Tensor:
-        """The row (TERMS + 4,) of the step, on the device: see `diffreg.training.log_ring.Row`."""
+        """The row (TERMS + 4,) of the step, on the device: see `diffreg.training.log_ring`."""
         ranks = self.ranks
         if isinstance(batch, Undrawn):
             batch = drawn(batch)
