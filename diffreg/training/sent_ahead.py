@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import accumulate, chain, pairwise
+from math import inf
 from typing import Any
 from weakref import ref
 
@@ -67,8 +68,10 @@ class SentAhead:
         self.numbers = partial(_numbers, size, share)
         # By the tensor on the host, as long as it lives: another one may have its id then.
         self._there: dict[int, tuple[ref[Tensor], Tensor]] = {}
-        self._room = _HELD * _free(device) if dataset.holds else 0.0
-        self._uploads = Uploads(device) if device.type == "cuda" else _same
+        on_gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if on_gpu else inf
+        self._room = _HELD * free if dataset.holds else 0.0
+        self._uploads = Uploads(device) if on_gpu else list
         self._random: _Steps = {}
         self._thread = ThreadPoolExecutor(1, "draws")
 
@@ -166,13 +169,3 @@ class _Packed:
 def _numbers(size: int, share: Share, step: int) -> Sequence[int]:
     """Of the draws that this process takes in a step."""
     return share(range(step * size, (step + 1) * size))
-
-
-def _same(given: Any) -> Any:
-    """What is on the host's own device."""
-    return given
-
-
-def _free(device: torch.device) -> float:
-    """Bytes."""
-    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else float("inf")
