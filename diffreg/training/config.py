@@ -43,8 +43,7 @@ __all__ = [
 # Settings that hold paths: in the file they are relative to its folder, in an override to the
 # working folder.
 _PATHS = {("data", "images"), ("data", "validation"), ("data", "cache"), ("training", "out")}
-# A path, or the name of a network that comes with the package.
-_PATH_OR_NAME = {("training", "start")}
+_START = ("training", "start")  # a path, or the name of a network that comes with the package
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _override(sections: dict[str, Any], override: str) -> None:
         value = toml_reader().loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text.strip()  # text without quotes
-    if (section, key) in _PATHS | _PATH_OR_NAME and not isinstance(value, str | list):
+    if (section, key) in _PATHS | {_START} and not isinstance(value, str | list):
         value = text.strip()  # a file or folder that is called 2024
     if section == "model" and key == "name":
         # Another model has settings of its own, of images or volumes as before.
@@ -159,9 +158,9 @@ def _override(sections: dict[str, Any], override: str) -> None:
 
 def _make_absolute(sections: dict[str, Any], folder: Path) -> None:
     """Paths that are not absolute become so, from `folder`."""
-    for section, key in _PATHS | _PATH_OR_NAME:
+    for section, key in _PATHS | {_START}:
         value = sections.get(section, {}).get(key)
-        if not value or ((section, key) in _PATH_OR_NAME and _is_name(value, folder)):
+        if not value or ((section, key) == _START and _is_name(value, folder)):
             continue
         several = [value] if isinstance(value, str) else value
         absolute = [str(folder / _of_home(item, f"{section}.{key}")) for item in several]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffreg.affine.parameters import KINDS
+from diffreg.data.known import TERMS
 from diffreg.ops.local_correlation import check_window
 from diffreg.training.own import is_path, is_plain
 
@@ -78,11 +79,8 @@ class DataConfig:
         own = ("settings", "validation_settings")
         ways = ("validation", "validation_groups", "validation_share")
         images = ("images", "slices", *ways, "cache", "affine")
-        wrong = [
-            key
-            for key in (images if self.name else own)
-            if getattr(self, key) not in ("none", "", (), {}, 0)
-        ]
+        keys = images if self.name else own  # tables are no attributes of the class, but empty
+        wrong = [key for key in keys if getattr(self, key) != getattr(DataConfig, key, {})]
         if wrong and self.name:
             raise ValueError(f"{wrong[0]} is for images, name for a dataset of your own; give one")
         if wrong:
@@ -92,7 +90,7 @@ class DataConfig:
 
 
 # Terms of the objective that need more than the two images; each has its weight in [objective].
-EXTRA = ("labels", "landmarks", "displacement", "inverse_consistency")
+EXTRA = (*TERMS, "inverse_consistency")
 
 
 @dataclass(frozen=True)
