@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from diffreg.data.geometry import Image, voxel_map
@@ -149,10 +150,10 @@ def together(several: Sequence[Known], shape: Sequence[int]) -> Known:
     empty = (labels, labels, points, points, field)
     values = (0.0, 0.0, torch.nan, torch.nan, torch.nan)
     each = zip(zip(*several, strict=True), empty, values, strict=True)
-    return Known._make(_filled(*one) for one in each)
+    return Known._make(_joined(*one) for one in each)
 
 
-def _filled(parts: Sequence[Tensor | None], empty: tuple[int, ...], value: float) -> Tensor | None:
+def _joined(parts: Sequence[Tensor | None], empty: tuple[int, ...], value: float) -> Tensor | None:
     """One after the other, each as long along axis 1 as the longest, filled up by a value."""
     there = [part for part in parts if part is not None]
     if not there:
@@ -160,9 +161,13 @@ def _filled(parts: Sequence[Tensor | None], empty: tuple[int, ...], value: float
     longest = max(part.shape[1] for part in there)
     if len(empty) == 3 and longest:  # points, to a power of two: a CUDA graph is of one form
         longest = 1 << (longest - 1).bit_length()
-    filled = []
-    for part in parts:
-        part = there[0].new_full(empty, value) if part is None else part
-        missing = part.new_full((1, longest - part.shape[1], *part.shape[2:]), value)
-        filled.append(torch.cat([part, missing], 1))
-    return torch.cat(filled)
+    none = there[0].new_full(empty, value)
+    return padded([none if part is None else part for part in parts], longest, value)
+
+
+def padded(parts: Sequence[Tensor], least: int, value: float) -> Tensor:
+    """Parts (1, K, ...) one after the other, filled up to the largest K, or to `least`."""
+    longest = max(least, *(part.shape[1] for part in parts))
+    return torch.cat(
+        [F.pad(p, (0, 0) * (p.ndim - 2) + (0, longest - p.shape[1]), value=value) for p in parts]
+    )

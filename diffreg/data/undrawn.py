@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffreg.data.augmentation import Augmentation, RandomNumbers
-from diffreg.data.known import Known
+from diffreg.data.known import Known, padded
 from diffreg.data.samples import Sample
 
 Send = Callable[[Sequence[Tensor]], Sequence[Tensor]]  # tensors of the host -> on the device
@@ -148,15 +148,16 @@ class Undrawn(NamedTuple):
             parts["values"] = [wanted.values]
         for side in Known._fields[2:4] if wanted.points else ():
             points = [getattr(sample.known, side) for sample in samples]
-            parts[side] = [_padded(points, wanted.points, count)]
+            there = _filled(points, (1, 0, count), torch.nan, one.dtype)
+            parts[side] = [padded(there, wanted.points, torch.nan)]
         if wanted.displacement:
             fields = [sample.known.displacement for sample in samples]
             parts["displacement"] = _filled(
                 fields, (1, count, *one.shape[2:]), torch.nan, one.dtype
             )
-        there = iter(send(list(chain.from_iterable(parts.values()))))
+        sent = iter(send(list(chain.from_iterable(parts.values()))))
         together: dict[str, Any] = {
-            name: torch.cat([next(there) for _ in several]) for name, several in parts.items()
+            name: torch.cat([next(sent) for _ in several]) for name, several in parts.items()
         }
         for name in {"images", "labels"} & together.keys():
             together[name] = together[name][:, 0].unflatten(0, (-1, 2))
@@ -189,13 +190,3 @@ def _filled(
 @lru_cache(8)  # the same tensor is sent to a device once
 def _constant(shape: tuple[int, ...], value: float, dtype: torch.dtype) -> Tensor:
     return torch.full(shape, value, dtype=dtype)
-
-
-def _padded(several: Sequence[Tensor | None], most: int, count: int) -> Tensor:
-    """Points (1, K, D) of each pair as (N, most, D), NaN beyond those that there are."""
-    most = max(most, *(points.shape[1] for points in several if points is not None), 0)
-    padded = torch.full((len(several), most, count), torch.nan)
-    for row, points in zip(padded, several, strict=True):
-        if points is not None:
-            row[: points.shape[1]] = points[0]
-    return padded
