@@ -6,7 +6,7 @@
 #include <limits>
 #include <tuple>
 
-#include "moment_rows.h"
+#include "piece_moments.h"
 
 namespace diffreg::correlation {
 namespace {
@@ -17,16 +17,16 @@ void check(const Tensor& warped, const Tensor& fixed) {
   check_dtype("fixed", fixed, warped.scalar_type());
 }
 
-// Calls run(y, row of warped, row of fixed, row of weights or null) for the rows of every channel.
+// Calls run(first voxel, voxels, warped, fixed, weights or null) for a strip of every channel. Its
+// rows are one behind the other, the mask's too: no voxel needs to know its row.
 template <typename T, typename Run>
-void for_rows(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, int64_t n,
-              int64_t first, int64_t end, const Run& run) {
+void for_channels(const Tensor& warped, const Tensor& fixed, const Mask<T>& mask, int64_t n,
+                  int64_t first, int64_t end, const Run& run) {
   const int64_t C = warped.size(1), W = width_of(warped), rows = rows_of(warped);
   for (int64_t c = 0; c < C; ++c) {
-    for (int64_t y = first; y < end; ++y) {
-      const int64_t at = ((n * C + c) * rows + y) * W;
-      run(at, warped.const_data_ptr<T>() + at, fixed.const_data_ptr<T>() + at, mask.row(n, y));
-    }
+    const int64_t at = ((n * C + c) * rows + first) * W;
+    run(at, (end - first) * W, warped.const_data_ptr<T>() + at, fixed.const_data_ptr<T>() + at,
+        mask.row(n, first));
   }
 }
 
@@ -39,10 +39,10 @@ std::vector<Moments> measured(const Tensor& warped, const Tensor& fixed, const M
   if (warped.numel() == 0) return moments;
   std::vector<PartMoments> parts(N * strips);
   for_each_strip(N, rows, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-    for_rows<T>(warped, fixed, mask, n, first, end,
-                [&](int64_t, const T* w, const T* r, const T* m) {
-                  add_row(w, r, m, W, parts[n * strips + strip]);
-                });
+    for_channels<T>(warped, fixed, mask, n, first, end,
+                    [&](int64_t, int64_t voxels, const T* w, const T* r, const T* m) {
+                      add_voxels(w, r, m, voxels, parts[n * strips + strip]);
+                    });
   });
   for (int64_t n = 0; n < N; ++n) {
     PartMoments whole;
@@ -58,38 +58,33 @@ template <bool adds, typename T>
 void fill_gradients(const Tensor& warped, const Tensor& fixed, const Mask<T>& weights,
                     const std::vector<Moments>& moments, const std::vector<double>& factors,
                     T* to_warped, T* to_fixed) {
-  const int64_t W = width_of(warped);
   const auto run_strip = [&](int64_t n, int64_t, int64_t first, int64_t end) {
     const Moments moment = moments[n];
     const double factor = factors[n], by_other = moment.slope_by_other();
     const double by_own_w = moment.slope_by_own(moment.warped_warped);
     const double by_own_r = moment.slope_by_own(moment.fixed_fixed);
     const double mean_w = moment.mean_warped, mean_r = moment.mean_fixed;
-    for_rows<T>(warped, fixed, weights, n, first, end,
-                [&](int64_t at, const T* warped_row, const T* fixed_row, const T* m) {
-                  with_weights(m, [&](const auto& weight) {
-                    // The gradient to the image whose row is `own`.
-                    const auto fill = [&](T* out, const T* own, double mean_own, double by_own,
-                                          const T* other, double mean_other) {
+    const auto fill_strip = [&](int64_t at, int64_t voxels, const T* warped_at, const T* fixed_at,
+                                const T* m) {
+      with_weights(m, [&](const auto& weight) {
+        // The gradient to the image whose voxels are `own`.
+        const auto fill = [&](T* out, const T* own, double mean_own, double by_own, const T* other,
+                              double mean_other) {
 #pragma GCC ivdep
-                      for (int64_t x = 0; x < W; ++x) {
-                        const double pull = (own[x] - mean_own) * by_own;
-                        const double push = (other[x] - mean_other) * by_other;
-                        const T value =
-                            static_cast<T>(factor * weight(x) * visible(pull - push, weight(x)));
-                        out[x] = adds ? out[x] + value : value;
-                      }
-                    };
-                    if (to_warped) {
-                      fill(to_warped + at, warped_row, mean_w, by_own_w, fixed_row, mean_r);
-                    }
-                    if (to_fixed) {
-                      fill(to_fixed + at, fixed_row, mean_r, by_own_r, warped_row, mean_w);
-                    }
-                  });
-                });
+          for (int64_t x = 0; x < voxels; ++x) {
+            const double pull = (own[x] - mean_own) * by_own;
+            const double push = (other[x] - mean_other) * by_other;
+            const T value = static_cast<T>(factor * weight(x) * visible(pull - push, weight(x)));
+            out[x] = adds ? out[x] + value : value;
+          }
+        };
+        if (to_warped) fill(to_warped + at, warped_at, mean_w, by_own_w, fixed_at, mean_r);
+        if (to_fixed) fill(to_fixed + at, fixed_at, mean_r, by_own_r, warped_at, mean_w);
+      });
+    };
+    for_channels<T>(warped, fixed, weights, n, first, end, fill_strip);
   };
-  for_each_strip(warped.size(0), rows_of(warped), W, run_strip);
+  for_each_strip(warped.size(0), rows_of(warped), width_of(warped), run_strip);
 }
 
 // The moments go to the backward pass, which then needs no reduction.

@@ -1,5 +1,5 @@
-// CPU only: the moments of two images in one pass, merged exactly from those of short pieces of
-// rows about their own means.
+// CPU only: the moments of two images in one pass, merged exactly from those of short pieces about
+// their own means.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace diffreg::correlation {
 
-// Moments of the voxels begin <= x < end of a row, few enough to be read twice from the cache.
+// Moments of the voxels begin <= x < end, few enough to be read twice from the cache.
 template <typename T, typename Weight>
 PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int64_t end,
                              const Weight& weight) {
@@ -43,11 +43,11 @@ PartMoments moments_of_piece(const T* warped, const T* fixed, int64_t begin, int
 }
 
 template <typename T>
-void add_row(const T* warped, const T* fixed, const T* weights, int64_t width,
-             PartMoments& moments) {
+void add_voxels(const T* warped, const T* fixed, const T* weights, int64_t voxels,
+                PartMoments& moments) {
   with_weights(weights, [&](const auto& weight) {
-    for (int64_t begin = 0; begin < width; begin += kChunk) {
-      const int64_t end = std::min(begin + kChunk, width);
+    for (int64_t begin = 0; begin < voxels; begin += kChunk) {
+      const int64_t end = std::min(begin + kChunk, voxels);
       moments.add(moments_of_piece(warped, fixed, begin, end, weight));
     }
   });
