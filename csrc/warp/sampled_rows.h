@@ -26,9 +26,10 @@ void forward_linear(const Grids<D>& grids, const Field& field,
   });
 }
 
-// Voxels are copied as bytes, so that every dtype works.
-template <typename Rule, int D, typename Field>
-void forward_nearest(const Grids<D>& grids, const Field& field, int64_t bytes,
+// Voxels are copied as bytes, so that every dtype works; as so many that the compiler knows: a copy
+// is then a load and a store, not a call.
+template <typename Rule, int64_t bytes, int D, typename Field>
+void forward_nearest(const Grids<D>& grids, const Field& field,
                      const char* nan,     // (bytes)
                      const char* moving,  // (N or 1, C, *from, bytes)
                      char* warped) {      // (N, C, *to, bytes)
@@ -90,10 +91,13 @@ void sample(const Grids<D>& grids, const Field& field, const Sampling& sampling,
     if constexpr (Rule::kLinear) {
       forward_linear<Rule>(grids, field, moving.const_data_ptr<T>(), warped.mutable_data_ptr<T>());
     } else {
-      forward_nearest<Rule>(grids, field, static_cast<int64_t>(moving.element_size()),
-                            not_a_number(moving).data(),
-                            static_cast<const char*>(moving.const_data_ptr()),
-                            static_cast<char*>(warped.mutable_data_ptr()));
+      const auto nan = not_a_number(moving);
+      const auto run = [&](auto bytes) {
+        forward_nearest<Rule, decltype(bytes)::value>(
+            grids, field, nan.data(), static_cast<const char*>(moving.const_data_ptr()),
+            static_cast<char*>(warped.mutable_data_ptr()));
+      };
+      dispatch_value<1, 2, 4, 8, 16>(static_cast<int>(nan.size()), run);  // no dtype has another
     }
   });
 }
