@@ -28,7 +28,7 @@ INSTANCES = {
     "jacobian_determinant": {"row": 28},
     "deformation_energy": {"row": 24, "sums": 36, "across": 4, "along": 4},
     "parallel_level_sets": {"sums": 20},
-    "local_correlation": {"sums": 20, "moments": 24},
+    "local_correlation": {"sums": 20, "moments": 16, "box": 20},
     "correlation": {"sums": 14},
     "gradient_scale": {"sums": 12},
 }

@@ -1,10 +1,14 @@
-// CPU only: sums over a box window cut at the border, row by row, at the same cost for any window:
-// running sums along the leading axes, then doubled steps along the row, in double.
+// CPU only: sums over a box window cut at the border, row by row, in double: running sums along the
+// leading axes; along the row voxel by voxel for a short window, else by doubled steps, so that the
+// cost hardly grows with the window.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include "lanes.h"
+#include "options.h"
 
 namespace diffreg {
 
@@ -26,23 +30,27 @@ struct Range {
 // Running sum along an axis: which terms enter and leave as the window moves on by one.
 class RunningWindow {
  public:
+  static constexpr int64_t kNothing = -1;
+
   RunningWindow(int64_t size, int64_t radius) : size_(size), radius_(radius) {}
 
   void restart() { started_ = false; }
 
-  // Calls add(index, sign) for what turns the sum around index - 1, or nothing after a restart,
-  // into that around `index`.
-  template <typename Add>
-  void move_to(int64_t index, const Add& add) {
-    const int64_t enters = index + radius_, leaves = index - radius_ - 1;
+  // Calls change(index that enters, index that leaves), kNothing for one that is not inside, for
+  // what turns the sum around index - 1, or nothing after a restart, into that around `index`. Both
+  // at once: the sums are read and written once.
+  template <typename Change>
+  void move_to(int64_t index, const Change& change) {
+    const int64_t last = index + radius_, before = index - radius_ - 1;
+    const int64_t enters = last < size_ ? last : kNothing;
+    int64_t leaves = before >= 0 ? before : kNothing;
     if (!started_) {
-      for (int64_t i = std::max<int64_t>(leaves + 1, 0); i < std::min(enters, size_); ++i) {
-        add(i, 1.0);
+      leaves = kNothing;
+      for (int64_t i = std::max<int64_t>(before + 1, 0); i < std::min(last, size_); ++i) {
+        change(i, kNothing);
       }
-    } else if (leaves >= 0) {
-      add(leaves, -1.0);
     }
-    if (enters < size_) add(enters, 1.0);
+    if (enters != kNothing || leaves != kNothing) change(enters, leaves);
     started_ = true;
   }
 
@@ -59,21 +67,26 @@ class BoxRows {
   // `rows`: of axis 1, those whose sums are asked for (in 2-D the only one, 0).
   BoxRows(const int64_t* size, int64_t radius, Range rows)
       : width_(size[D - 1]),
+        padded_((width_ + kLanes - 1) / kLanes * kLanes),
         radius_(radius),
         held_(D == 2 ? Range{0, 1} : rows.widened(radius, size[D == 2 ? 0 : 1])),
         outer_(size[0], radius),
         inner_(D == 2 ? 1 : size[1], radius),
         slices_(K * width_ * (held_.end - held_.first)),
         columns_(D == 2 ? 0 : K * width_),
-        sums_(K * width_),
-        wide_(width_ + 2 * radius) {}
+        zeros_(D == 2 ? 0 : K * width_),
+        sums_(K * padded_),
+        wide_(padded_ + 2 * radius) {}
 
   // Moves to index `outer` of axis 0, the one after that of the last call.
-  // add(outer, row, sign, sums) adds sign times the terms of a row to sums (K, W).
-  template <typename Add>
-  void move_to(int64_t outer, const Add& add) {
-    outer_.move_to(outer, [&](int64_t index, double sign) {
-      for (int64_t row = held_.first; row < held_.end; ++row) add(index, row, sign, slice(row));
+  // change(enters, leaves, row, sums) adds the terms of a row at index `enters` to sums (K, W) and
+  // takes those at `leaves` off, where they are not kNothing.
+  template <typename Change>
+  void move_to(int64_t outer, const Change& change) {
+    outer_.move_to(outer, [&](int64_t enters, int64_t leaves) {
+      for (int64_t row = held_.first; row < held_.end; ++row) {
+        change(enters, leaves, row, slice(row));
+      }
     });
     inner_.restart();
     fresh_ = true;
@@ -85,27 +98,47 @@ class BoxRows {
     if constexpr (D == 3) {
       if (fresh_) std::fill(columns_.begin(), columns_.end(), 0.0);
       fresh_ = false;
-      inner_.move_to(row, [&](int64_t index, double sign) {
-        const double* from = slice(index);
-        for (int64_t k = 0; k < K * width_; ++k) columns_[k] += sign * from[k];
+      inner_.move_to(row, [&](int64_t enters, int64_t leaves) {
+        const double *in = slice(enters), *out = slice(leaves);
+        double* sums = columns_.data();
+#pragma GCC ivdep
+        for (int64_t k = 0; k < K * width_; ++k) sums[k] += in[k] - out[k];
       });
       columns = columns_.data();
     }
-    for (int k = 0; k < K; ++k) sum_along_row(columns + k * width_, &sums_[k * width_]);
+    for (int k = 0; k < K; ++k) sum_along_row(columns + k * width_, &sums_[k * padded_]);
   }
 
-  const double* sum(int k) const { return &sums_[k * width_]; }
+  const double* sum(int k) const { return &sums_[k * padded_]; }
 
  private:
-  double* slice(int64_t row) { return &slices_[(row - held_.first) * K * width_]; }
+  double* slice(int64_t row) {
+    if (row == RunningWindow::kNothing) return zeros_.data();
+    return &slices_[(row - held_.first) * K * width_];
+  }
 
-  // A window of any length is the sum of windows of 1, 2, 4, ... voxels (doubling).
   void sum_along_row(const double* column, double* sum) {
-    const int64_t length = 2 * radius_ + 1;
     double* wide = wide_.data();
     std::fill(wide, wide + radius_, 0.0);
     std::copy(column, column + width_, wide + radius_);
     std::fill(wide + radius_ + width_, wide + 2 * radius_ + width_, 0.0);
+    if (radius_ > kShort) return sum_doubled(sum);
+    dispatch_value<0, 1, 2, 3, kShort>(static_cast<int>(radius_), [&](auto radius) {
+      constexpr int kLength = 2 * decltype(radius)::value + 1;
+#pragma GCC ivdep
+      for (int64_t x = 0; x < padded_; ++x) {  // hot: box
+        double total = wide[x];
+        DIFFREG_UNROLL
+        for (int k = 1; k < kLength; ++k) total += wide[x + k];
+        sum[x] = total;
+      }
+    });
+  }
+
+  // A window of any length is the sum of windows of 1, 2, 4, ... voxels (doubling).
+  void sum_doubled(double* sum) {
+    const int64_t length = 2 * radius_ + 1;
+    double* wide = wide_.data();
     std::fill(sum, sum + width_, 0.0);
     int64_t offset = 0;
     for (int64_t step = 1; step <= length; step *= 2) {
@@ -120,11 +153,16 @@ class BoxRows {
     }
   }
 
-  int64_t width_, radius_;
+  // Up to this radius one pass of as many loads as the window is long is quicker.
+  static constexpr int kShort = 4;
+
+  int64_t width_;
+  int64_t padded_;  // to whole vectors: no voxel at a row's end is left to scalar code
+  int64_t radius_;
   Range held_;  // rows of axis 1 in slices_
   RunningWindow outer_, inner_;
   bool fresh_ = true;  // no row of this slice has been summed
-  std::vector<double> slices_, columns_, sums_, wide_;
+  std::vector<double> slices_, columns_, zeros_, sums_, wide_;
 };
 
 }  // namespace diffreg

@@ -54,7 +54,8 @@ class WindowRows {
         moments_(own.grid.size, radius, with_gradient ? wider_ : inner_),
         parts_(own.grid.size, radius, inner_),
         slots_(std::min(2 * radius + 2, own.grid.size[0])),
-        terms_(with_gradient ? slots_ * (wider_.end - wider_.first) * kParts * own.grid.width : 0) {
+        terms_(with_gradient ? slots_ * (wider_.end - wider_.first) * kParts * own.grid.width : 0),
+        zeros_(kParts * own.grid.width) {
     for (int64_t x = 0; x < own.grid.width; ++x) {
       per_column_[x] = 1 / double(window_count(x, radius, own.grid.width));
     }
@@ -87,9 +88,12 @@ class WindowRows {
       for (; next <= std::min(outer + radius_, own_.grid.size[0] - 1); ++next) {
         sum += evaluate(next, factor, weights);
       }
-      parts_.move_to(outer, [&](int64_t from, int64_t inner, double sign, double* sums) {
-        const T* terms = terms_at(from, inner);
-        for (int64_t k = 0; k < kParts * own_.grid.width; ++k) sums[k] += sign * double(terms[k]);
+      parts_.move_to(outer, [&](int64_t enters, int64_t leaves, int64_t inner, double* sums) {
+        const T *in = terms_at(enters, inner), *out = terms_at(leaves, inner);
+#pragma GCC ivdep
+        for (int64_t k = 0; k < kParts * own_.grid.width; ++k) {
+          sums[k] += double(in[k]) - double(out[k]);
+        }
       });
       for (int64_t inner = inner_.first; inner < inner_.end; ++inner) {
         parts_.sum_row(inner);
@@ -104,21 +108,28 @@ class WindowRows {
 
   // What the windows centred on a row give to each of their voxels, (kParts, W).
   T* terms_at(int64_t outer, int64_t inner) {
+    if (outer == RunningWindow::kNothing) return zeros_.data();
     const int64_t count = wider_.end - wider_.first;
     const int64_t at = outer % slots_ * count + (inner - wider_.first);
     return &terms_[at * kParts * own_.grid.width];
   }
 
+  const T* row_at(const Channel<D, T>& image, int64_t outer, int64_t inner) const {
+    if (outer == RunningWindow::kNothing) return zeros_.data();
+    return image.row(strips_.row(outer, inner));
+  }
+
   void move_moments(int64_t outer) {
     const int64_t W = own_.grid.width;
-    moments_.move_to(outer, [&](int64_t from, int64_t inner, double sign, double* sums) {
-      const int64_t row = strips_.row(from, inner);
-      const T *own = own_.row(row), *other = other_.row(row);
+    moments_.move_to(outer, [&](int64_t enters, int64_t leaves, int64_t inner, double* sums) {
+      const T *own_in = row_at(own_, enters, inner), *other_in = row_at(other_, enters, inner);
+      const T *own_out = row_at(own_, leaves, inner), *other_out = row_at(other_, leaves, inner);
 #pragma GCC ivdep
       for (int64_t x = 0; x < W; ++x) {  // hot: moments
-        double terms[kTerms];
-        image_terms(own[x], other[x], terms);
-        for (int k = 0; k < kTerms; ++k) sums[k * W + x] += sign * terms[k];
+        double in[kTerms], out[kTerms];
+        image_terms(own_in[x], other_in[x], in);
+        image_terms(own_out[x], other_out[x], out);
+        for (int k = 0; k < kTerms; ++k) sums[k * W + x] += in[k] - out[k];
       }
     });
   }
@@ -186,6 +197,7 @@ class WindowRows {
   BoxRows<D, kParts> parts_;
   int64_t slots_;         // slices of terms that are kept
   std::vector<T> terms_;  // (slots, rows of axis 1, kParts, W); rounded to T, as they are taken out
+  std::vector<T> zeros_;  // a row of what is not there
 };
 
 }  // namespace diffreg::local_correlation
