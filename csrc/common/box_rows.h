@@ -1,6 +1,6 @@
 // CPU only: sums over a box window cut at the border, row by row, in double: running sums along the
-// leading axes; along the row voxel by voxel for a short window, else by doubled steps, so that the
-// cost hardly grows with the window.
+// leading axes; along the row voxel by voxel for a short window, else by doubled steps, whose cost
+// grows slowly with the window.
 #pragma once
 
 #include <algorithm>

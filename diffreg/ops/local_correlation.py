@@ -33,7 +33,8 @@ def local_correlation(
 
     c, v, r are the covariance and the variances of both images in a box window, cut at the border
     and divided by its true count. Not 0 when aligned: a flat window costs 1. The guard 1e-5 assumes
-    images in [0, 1]. Any window has the same cost a voxel, but not of volumes on a GPU.
+    images in [0, 1]. On a CPU the cost a voxel grows slowly with the window, one of 17 takes about
+    twice one of 3; on a GPU it is the same for any window of images, but not of volumes.
 
     Args:
         warped: image (N, C, *S), any floating dtype.
