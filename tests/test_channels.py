@@ -41,10 +41,10 @@ def moved(image, along):
         ([(MOVING, None, 1)], TypeError, "channel 1, fixed must be a path"),
         ([(MOVING, np.ones((3, 4)), 1)], ValueError, "channel 1, fixed is an array of shape"),
         ([(MOVING, FIXED, 1), (MOVING, "no.nii", 1)], FileNotFoundError, "no.nii does not exist"),
-        ([(np.zeros(SHAPE), FIXED, 1)], ValueError, "channel 1: image is 0 everywhere"),
-        ([(MOVING, np.zeros(SHAPE), 1)], ValueError, "channel 1: image is 0 everywhere"),
+        ([(np.zeros(SHAPE), FIXED, 1)], ValueError, "^channel 1, moving is 0 everywhere"),
+        ([(MOVING, np.zeros(SHAPE), 1)], ValueError, "^channel 1, fixed is 0 everywhere"),
         ([(MOVING, replace(FIXED, kind="png"), 1)], ValueError, "do not belong together"),
-        ([(MOVING, moved(FIXED, 500.0), 1)], ValueError, "channel 1: image and .* do not overlap"),
+        ([(MOVING, moved(FIXED, 500.0), 1)], ValueError, "^channel 1, .* do not overlap"),
     ],
 )
 def test_channels_that_are_none(also, error, message):
@@ -149,7 +149,7 @@ def test_a_channel_shows_what_the_other_does_not():
     both = register(*left, also=[(*right, 1.0)], **SQUARES)
     assert apart(both) < 0.1 < 0.2 < apart(one)
     said = both.metrics["objective"]["channels"]
-    assert said == [{"moving": "image", "fixed": "image", "weight": 1.0}]
+    assert said == [{"moving": "channel 1, moving", "fixed": "channel 1, fixed", "weight": 1.0}]
     assert "channels" not in one.metrics["objective"]
 
 

@@ -104,3 +104,59 @@ def test_labels_keep_whole_numbers():
     assert diffreg.image(np.eye(4, dtype=np.int16), label=True).data.dtype == torch.int16
     with pytest.raises(ValueError, match="no label image"):
         diffreg.image(np.eye(4) / 2, label=True)
+
+
+BLOB = np.exp(-(np.hypot(*(np.mgrid[:20, :24] - 11)) ** 2) / 30)
+SOLID = np.stack([BLOB] * 4, -1)
+
+
+@pytest.mark.parametrize(
+    ("moving", "fixed", "masks", "message"),
+    [
+        (BLOB, SOLID, {}, r"^fixed is a volume of .* and moving a slice: .* in Python array\["),
+        (BLOB * 0, BLOB, {}, r"^moving is 0 everywhere"),
+        (BLOB, BLOB * 0, {}, r"^fixed is 0 everywhere"),
+        (BLOB, BLOB, {"fixed_mask": BLOB * 0}, "fixed_mask selects no voxel of fixed"),
+        (BLOB, BLOB, {"moving_mask": BLOB * 0}, "moving_mask selects no voxel of"),
+    ],
+)
+@pytest.mark.parametrize("affine", ["none", "affine"])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, diffreg.image])
+def test_messages_call_images_as_the_arguments_do(moving, fixed, masks, message, affine, kind):
+    with pytest.raises(ValueError, match=message):
+        diffreg.register(kind(moving), kind(fixed), **masks, **{**QUICK, "affine": affine})
+
+
+def test_an_image_is_called_as_the_call_has_it():
+    result = diffreg.register(BLOB, np.roll(BLOB, 1, 0), **QUICK)
+    assert (result.metrics["moving"], result.metrics["fixed"]) == ("moving", "fixed")
+    with pytest.raises(ValueError, match=r"^fixed is 0 everywhere"):
+        diffreg.register(result.fixed, result.moving.with_data(result.moving.data * 0), **QUICK)
+
+
+def test_numpys_whole_numbers_count():
+    counts = {"levels": np.int64(1), "iterations": (np.int32(2),), "affine": "none"}
+    one = diffreg.register(BLOB, np.roll(BLOB, 1, 0), **counts)
+    two = diffreg.register(BLOB, np.roll(BLOB, 1, 0), **QUICK)
+    assert torch.equal(one.displacement, two.displacement)
+    with pytest.raises(TypeError, match="iterations must be int, got float64"):
+        diffreg.register(BLOB, BLOB, iterations=np.float64(2))
+
+
+def test_a_mask_of_numpys_is_not_lost():
+    masked = np.ma.masked_greater(BLOB, 0.9)
+    for given in ({"moving": masked}, {"fixed": masked}, {"fixed_mask": masked}):
+        with pytest.raises(ValueError, match=f"^{next(iter(given))} is a masked array: give what"):
+            diffreg.register(**{"moving": BLOB, "fixed": BLOB, **given}, **QUICK)
+    assert np.allclose(diffreg.image(np.ma.masked_greater(BLOB, 9)).data[0, 0], BLOB)
+
+
+@pytest.mark.parametrize("side", ["first", "last"])
+def test_colours_are_told_from_space(side):
+    picture = np.stack([BLOB, 1 - BLOB, BLOB**2], 0 if side == "first" else -1)
+    with pytest.warns(diffreg.data.images.FileWarning) as said:
+        diffreg.register(picture, picture + BLOB.max(), **QUICK)
+    lines = [str(warning.message) for warning in said]
+    assert [line.partition(",")[0] for line in lines] == [
+        f"{name}: the {side} axis of 3 looks like colours" for name in ("moving", "fixed")
+    ]

@@ -43,7 +43,7 @@ def changed(points, row, values):
         (
             (HERE[:, :2], THERE[:, :2], 1),
             ValueError,
-            r"\(K, 3\), x, y and z in RAS mm, got .*: image, \[.* lies in space",
+            r"\(K, 3\), x, y and z in RAS mm, got .*: fixed, \[.* lies in space",
         ),
         ((HERE[0], THERE[0], 1), ValueError, r"got \[3\] and \[3\]"),
         ((HERE, changed(THERE, 1, np.nan), 1), ValueError, "finite, got .*for moving point 2"),

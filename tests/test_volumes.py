@@ -177,7 +177,7 @@ def test_a_volume_is_guaranteed(tmp_path, monkeypatch):
 def test_a_registration_says_what_it_is():
     result = diffreg.register(head(), head(shift=1.0), affine="none", levels=1, iterations=2)
     said = repr(result)
-    assert said.startswith("Registration of image to image, 22 x 20 x 16:\n  contrast: squared")
+    assert said.startswith("Registration of moving to fixed, 22 x 20 x 16:\n  contrast: squared")
     assert 3 <= said.count("\n") <= 6
     page = result._repr_html_()
     assert page.count("<img") == 1 and "data:image/png;base64," in page and "NCC" in page

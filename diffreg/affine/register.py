@@ -144,6 +144,19 @@ def register_affine(
     if moving_mask is not None:
         moving_mask = on_grid_of(moving, "moving_mask", moving_mask, label=True)
     check_type("search", search, bool)
+    return found_affine(moving, fixed, kind, similarity, mask, moving_mask, search)
+
+
+def found_affine(
+    moving: Image,
+    fixed: Image,
+    kind: str,
+    similarity: str | None,
+    mask: Image | None,
+    moving_mask: Image | None,
+    search: bool,
+) -> AffineStart:
+    """The same of images, which messages call as they are called."""
     _check_choice("kind", kind, ("none", *KINDS))
     _check_choice("similarity", similarity, (None, "auto", *DISSIMILARITIES))
     similarity = compared_by(similarity)

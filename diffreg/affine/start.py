@@ -11,8 +11,8 @@ import numpy as np
 
 from diffreg._files import FileWarning
 from diffreg.affine.parameters import KINDS
-from diffreg.affine.register import AffineStart, compared_by, register_affine
-from diffreg.data.comparable import check_images
+from diffreg.affine.register import AffineStart, compared_by, found_affine
+from diffreg.data.comparable import check_images, check_type
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
 from diffreg.data.normalization import Normalization
@@ -72,12 +72,10 @@ def affine_start(
         return Start()
     check_images(*pair[:2], pair[2:])  # as the registration after it does
     pair = pair.clipped(normalization)
-    found = register_affine(
-        *(pair.moving, pair.fixed, kind, compared_by(similarity)),
-        mask=pair.mask,
-        moving_mask=pair.moving_mask,
-        search=search,
-    )
+    check_type("search", search, bool)
+    images = pair.moving, pair.fixed
+    masks = pair.mask, pair.moving_mask
+    found = found_affine(*images, kind, compared_by(similarity), *masks, search)
     names = ("kind", "similarity", "start", "before", "after", "kept", "seconds")
     said: dict[str, Any] = {name: getattr(found, name) for name in names}
     return Start(found.matrix, found, {"affine": {**said, "matrix": found.matrix.tolist()}})
@@ -111,8 +109,9 @@ def _usual(moving: Image, fixed: Image, placed: bool) -> str:
     thin = [image for image in (moving, fixed) if 1 in image.shape]
     if len(fixed.shape) == 3 and thin:
         warnings.warn(
-            f"{thin[0].name} has one voxel along an axis: no affine start is looked for (--affine "
-            "asks for one); with that axis last it is a slice, which moves in its plane",
+            f"{thin[0].name} has one voxel along an axis: no affine start is looked for (--affine, "
+            "in Python affine=, asks for one); with that axis last it is a slice, which moves in "
+            "its plane",
             FileWarning,
             stacklevel=2,
         )

@@ -255,7 +255,7 @@ def _time(path: Path, shape: tuple[int, ...], time: int | None) -> tuple[int, ..
     if time is None and times > 1:
         raise ValueError(
             f"{path} is a series of {times} volumes, shape {shape}; --time k takes one, "
-            f"k in 0..{times - 1}"
+            f"k in 0..{times - 1}, in Python read_image(path, time=k)"
         )
     if not 0 <= (time or 0) < times:
         raise ValueError(f"{path} has no time point {time}: its time points are 0..{times - 1}")

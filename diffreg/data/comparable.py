@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +43,8 @@ def check_type(name: str, value: Any, kind: type, optional: bool = False) -> Non
     """
     if optional and value is None:
         return
-    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+    taken = numbers.Integral if kind is int else kind  # numpy's whole numbers are no int
+    if isinstance(value, taken) and (kind is bool or not isinstance(value, bool)):
         return
     what = f"a diffreg {kind.__name__}" if kind.__module__.startswith("diffreg") else kind.__name__
     hint = ", as diffreg.read_image gives it" if kind is Image else ""
@@ -69,7 +71,8 @@ def tell_padding(image: Image, values: Tensor) -> None:
         warnings.warn(
             f"{image.name}: {100 * share:.0f} % of the voxels are {low:g}, all others "
             f"{float(others.min()):g} or more: that counts as an intensity, padding or not; "
-            "--window LOW HIGH (of a CT, -1000 1000) leaves it out",
+            "--window LOW HIGH (of a CT, -1000 1000), in Python Normalization(window=...), leaves "
+            "it out",
             FileWarning,
             stacklevel=2,
         )

@@ -32,6 +32,7 @@ class Image:
         ndim_in_file: number of axes in the file.
         slice_index: the slice of a volume that this is, else None.
         time: the time point of a series that this is, else None.
+        called: what messages call it where it has no path, such as the argument that it is.
         dtype: the numbers in the file, in which labels and PNG images are written again.
         valid: (1, 1, *S) bool, False where the file holds no number (NaN or infinite); None: all
             voxels hold one. Such voxels are never compared; `data` has the smallest number there.
@@ -52,6 +53,7 @@ class Image:
     dtype: np.dtype | type = np.float32
     valid: Tensor | None = None
     time: int | None = None
+    called: str = "image"
 
     def __post_init__(self) -> None:
         self._check_data()
@@ -91,7 +93,7 @@ class Image:
     @property
     def name(self) -> str:
         """What messages call it."""
-        return "image" if self.path is None else str(self.path)
+        return self.called if self.path is None else str(self.path)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,7 +113,7 @@ class Image:
     def with_data(self, data: Tensor) -> Image:
         """Other numbers (1, 1, *S) on the same grid."""
         dtype = torch.zeros((), dtype=data.dtype).numpy().dtype
-        return replace(self, data=data, path=None, dtype=dtype, valid=None)
+        return replace(self, data=data, path=None, called="image", dtype=dtype, valid=None)
 
     @property
     def spacing(self) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffreg._files import FileWarning
 from diffreg.data import _itk, _nifti
 from diffreg.data._forms import affine_of
 from diffreg.data.geometry import Image
@@ -22,6 +24,8 @@ TAKEN = (
     "a path, a diffreg Image, a numpy array, a torch tensor, a nibabel image, a SimpleITK image or "
     "an ants image"
 )
+
+PICTURE = 16  # pixels along each side from which an axis of 3 beside them may be of colours
 
 
 def image(
@@ -52,17 +56,25 @@ def image(
         >>> diffreg.image(np.zeros((8, 9, 10)), spacing=(1, 1, 3)).spacing
         (1.0, 1.0, 3.0)
     """
-    return as_image("data", data, affine, spacing, label)
+    return _image("data", data, affine, spacing, label)
 
 
-def as_image(
+def as_image(name: str, data: Any, label: bool = False) -> Image:
+    """As `image`; `name` is what messages call the argument, and the image if it has no path."""
+    found = _image(name, data, label=label)
+    if not label and isinstance(data, np.ndarray | Tensor):
+        _tell_colours(name, found.shape)
+    known = found.path is not None or found.called == name
+    return found if known else replace(found, called=name)
+
+
+def _image(
     name: str,
     data: Any,
     affine: np.ndarray | None = None,
     spacing: float | Sequence[float] | None = None,
     label: bool = False,
 ) -> Image:
-    """As `image`; `name` is what messages call the argument."""
     if isinstance(data, np.ndarray | Tensor):
         array = _array(name, data)
         return from_array(array, _place(name, array.ndim, affine, spacing), name, label)
@@ -103,7 +115,7 @@ def on_grid_of(image: Image, name: str, data: Any, label: bool = False) -> Image
             f"of its image, {list(image.shape)}, is needed"
         )
     found = from_array(array, image.affine, name, label)
-    return replace(found, kind=image.kind, ndim_in_file=image.ndim_in_file)
+    return replace(found, kind=image.kind, ndim_in_file=image.ndim_in_file, called=name)
 
 
 def in_kind(values: Tensor, grid: Image, like: Any) -> Any:
@@ -146,10 +158,31 @@ def _kind(data: Any) -> str:
 
 def _array(name: str, data: np.ndarray | Tensor) -> np.ndarray:
     """(*S) of an array or a tensor."""
-    array = data if isinstance(data, np.ndarray) else _numbers(data)
+    if np.ma.is_masked(data):
+        raise ValueError(
+            f"{name} is a masked array: give what is in it, .filled(VALUE), and what counts of the "
+            "fixed or the moving image, ~numpy.ma.getmaskarray(...), as fixed_mask or moving_mask"
+        )
+    array = np.asarray(data) if isinstance(data, np.ndarray) else _numbers(data)
     if array.ndim not in (2, 3):
         raise ValueError(f"{name} must have two or three axes, got shape {list(array.shape)}")
     return array
+
+
+def _tell_colours(name: str, shape: tuple[int, ...]) -> None:
+    """Warn of an array that looks like a picture in colours, whose axis of colours is one of space.
+
+    Pictures of (Y, X, 3), or as torch has them, (3, Y, X).
+    """
+    last = shape[-1] == 3
+    sides = shape[:-1] if last else shape[1:]
+    if len(shape) == 3 and 3 in (shape[0], shape[-1]) and min(sides) >= PICTURE:
+        warnings.warn(
+            f"{name}: the {'last' if last else 'first'} axis of 3 looks like colours, and is taken "
+            "for one of space: of a picture give one grey channel, such as the mean along it",
+            FileWarning,
+            stacklevel=4,
+        )
 
 
 def _numbers(tensor: Tensor) -> np.ndarray:

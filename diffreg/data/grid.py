@@ -204,7 +204,8 @@ def _check_dimensions(moving: Grid, fixed: Grid) -> None:
     grids = {grid.dimensions: grid for grid in (moving, fixed)}
     raise ValueError(
         f"{grids[3].name} is a volume of {in_words(grids[3].size)} voxels and {grids[2].name} a "
-        "slice: take one slice of the volume too (--slice K, --moving-slice K)"
+        "slice: take one slice of the volume too (--slice K, --moving-slice K; in Python "
+        "array[:, :, K] or read_image(path, K))"
     )
 
 

@@ -122,7 +122,8 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        text = str(error)
+        raise ValueError(text if text.startswith(name) else f"{name}: {text}") from None
 
 
 def _on_grid(image: Image, grid: Image) -> Image:

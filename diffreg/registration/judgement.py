@@ -129,7 +129,7 @@ def _unlike(fixed: Image, voxels: Voxels, refined: bool) -> list[str]:
     return [
         f"The network was trained on voxels of {voxels.words}, and on these, of "
         f"{lengths_in_words(fixed.spacing)} mm, it finds less{in_part}: resample the fixed image "
-        "to such voxels, or leave out --checkpoint; the variational method takes any."
+        "to such voxels, or leave out the network (--checkpoint); the variational method takes any."
     ]
 
 
@@ -143,7 +143,8 @@ def _turned(start: Start) -> list[str]:
         return []
     return [
         f"The affine start turned the moving image by {turn:.0f} degrees and changed its lengths "
-        f"by {100 * (scale - 1):+.0f} %: look whether it lies so; --affine none leaves it."
+        f"by {100 * (scale - 1):+.0f} %: look whether it lies so; --affine none, in "
+        "Python affine='none', leaves it."
     ]
 
 

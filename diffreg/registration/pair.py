@@ -139,6 +139,7 @@ def register(
         ('ndarray', 0.0)
     """
     _check_options(network, objective, trained_on, refine, both_ways, guarantee, fill, progress)
+    refine = int(refine)
     if network is not None:
         beside = {"preset": preset, "weights": weights, "also": also or None}
         _check_free({**beside, "landmarks": landmarks})
