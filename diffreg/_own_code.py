@@ -1,10 +1,12 @@
-"""Where an error came from: the user's own code, or a library's."""
+"""The user's own code: where an error came from, and whether a function can be called so."""
 
 from __future__ import annotations
 
+import inspect
 import sysconfig
 import traceback
 from pathlib import Path
+from typing import Any
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -39,3 +41,32 @@ def place_of(error: BaseException, installed: bool = False) -> str:
         return own[-1] if own else ""
     called = [found for found in packaged if found[0] not in ("diffreg", "torch")]
     return next((place for package, place in reversed(called) if package == called[0][0]), "")
+
+
+def check_takes(function: Any, name: str, *arguments: str) -> None:
+    """Refuse what cannot be called with so many arguments, before it is.
+
+    Args:
+        function: or a module, whose `forward` it is.
+        name: what the message calls it.
+        arguments: the names of what it is given, in their order.
+
+    Raises:
+        TypeError: it takes others. What says nothing of its arguments is taken to fit.
+
+    Example:
+        >>> from diffreg._own_code import check_takes
+        >>> check_takes(max, "the network", "moving", "fixed")
+    """
+    method = getattr(function, "forward", function)
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):  # compiled
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        called = getattr(method, "__qualname__", type(function).__qualname__)
+        raise TypeError(
+            f"{name} must take ({', '.join(arguments)}), and {called}{signature} does not"
+        ) from None

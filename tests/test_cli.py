@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from unittest.mock import Mock
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image as Pillow
 
 from diffreg import __version__, losses
 from diffreg.cli.main import main
+from diffreg.cli.spelling import nearest
 from diffreg.cli.variational import PRESETS, SIMILARITIES
 from diffreg.data.normalization import Normalization
 from diffreg.data.transforms import read_displacement
@@ -265,9 +267,7 @@ def test_the_debug_variable_shows_where(folder, monkeypatch):
 
 
 def test_faults_are_not_swallowed(folder, monkeypatch):
-    def fail(*arguments, **keywords):
-        raise RuntimeError("a fault of ours")
-
+    fail = Mock(side_effect=RuntimeError("a fault of ours"))  # raised in no file of the user's
     monkeypatch.setattr(registration_module, "register_variational", fail)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         run(*PAIR)
@@ -327,3 +327,29 @@ def test_the_written_field_is_the_registration(folder):
     assert displacement.shape == (1, 2, 48, 40)
     assert torch.isfinite(displacement).all()
     assert grid.is_flat
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("register a b -o out --iter 5", "there is no option --iter; the nearest is --iterations"),
+        ("register a b --similarty=ncc", "no option --similarty; the nearest is --similarity"),
+        ("register a b -o out --qqqq", "unrecognized arguments: --qqqq"),
+        ("train a.toml --resum", "no option --resum; the nearest is --resume"),
+        ("--verson", "no option --verson; the nearest is --version"),
+        ("regster a b -o out", "there is no command regster; the nearest is register"),
+        ("qqqq", "there is no command qqqq; known are register, evaluate, "),
+    ],
+)
+def test_a_misspelt_word_is_told_with_the_nearest(words, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words.split())
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith("diffreg: error: ") and said in error
+    assert error.count("\n") == 1
+
+
+def test_what_is_begun_is_nearer_than_what_is_alike():
+    assert nearest("--time", ("--times", "--time-point")) == "--times"
+    assert nearest("--sim", ("--slim", "--similarity")) == "--similarity"
+    assert nearest("--xyz", ("--slim",)) == ""

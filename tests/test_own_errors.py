@@ -11,7 +11,9 @@ from test_own_data import config_with, trainer
 from test_trainer import save_images
 from torch.utils.data import Subset
 
+from diffreg import register
 from diffreg.cli.main import main
+from diffreg.training.own import check_trainable
 from diffreg.training.own_pairs import OwnPairs
 
 OWN_CODE = """
@@ -34,6 +36,72 @@ def test_an_error_in_code_of_one_s_own_is_told_with_its_place(tmp_path, monkeypa
     said = capsys.readouterr().err.splitlines()[-1]
     place = f"({tmp_path / 'my_losses.py'}, line 4)"
     assert said == f"diffreg: error: this loss is for volumes {place}"
+
+
+OWN_CALLBACK = """
+class Told:
+    def on_step(self, trainer, entry):
+        return {}["step"]
+
+def lacking(warped, fixed):
+    return (warped - fixed).square().flatten(1).mean(1)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Trains with a line of settings and `own_callback`; what is said last."""
+    (tmp_path / "own_callback.py").write_text(OWN_CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFREG_DEBUG", raising=False)
+    sys.modules.pop("own_callback", None)
+    save_images(tmp_path / "images")
+    settings = ["data.images=images", "model.widths=[2, 4]", "training.steps=1"]
+    settings += ["training.out=run", "training.device=cpu"]
+
+    def train(*more, config=""):
+        (tmp_path / "config.toml").write_text(config)
+        return main(["train", "config.toml", *settings, *more])
+
+    return train
+
+
+def test_what_a_callback_raises_is_one_line_with_its_place(own, tmp_path, capsys, monkeypatch):
+    assert own("training.callbacks=['own_callback:Told']") == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    place = f"({tmp_path / 'own_callback.py'}, line 4)"
+    assert said == f"diffreg: error: KeyError: 'step' {place}"
+    monkeypatch.setenv("DIFFREG_DEBUG", "1")
+    with pytest.raises(KeyError):
+        own("training.callbacks=['own_callback:Told']")
+
+
+def test_a_loss_of_other_arguments_is_refused_before_it_is_called(own, tmp_path, capsys):
+    assert own(config="[objective]\nsimilarity = { 'own_callback:lacking' = 1.0 }\n") == 2
+    assert not (tmp_path / "run").exists()
+    assert (
+        "the measure own_callback:lacking must take (warped, fixed, mask), and "
+        "lacking(warped, fixed) does not"
+    ) in capsys.readouterr().err
+
+
+class OfOne(torch.nn.Conv2d):
+    def forward(self, pair):
+        return super().forward(pair)
+
+
+def test_a_network_of_other_arguments_is_refused_before_it_is_called():
+    network, image = OfOne(2, 2, 3, padding=1), torch.rand(12, 12)
+    said = r"the network must take \(moving, fixed\), and OfOne.forward\(pair\) does not"
+    with pytest.raises(TypeError, match=said):
+        register(image, image.flip(0), network=network)
+    with pytest.raises(TypeError, match=said):
+        register(image, image.flip(0), network=network.forward)
+    with pytest.raises(TypeError, match=said):
+        check_trainable(network)
+    with pytest.raises(ValueError, match="displacement must be"):
+        register(image, image.flip(0), network=lambda *images: images[0])
 
 
 BROKEN = """

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `diffreg ... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, which not every system has
-    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         message = _message(error, options)
         if message is None or os.environ.get("DIFFREG_DEBUG"):
             raise
@@ -66,14 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _message(error: Exception, options: argparse.Namespace) -> str | None:
-    """A user's mistake in one line; None for a fault of the program."""
+    """A user's mistake in one line; None for a fault of the program.
+
+    What else is raised by code of the user's own, such as a callback, is a mistake there.
+    """
     text = " ".join(str(error).split())
     if isinstance(error, MemoryError) and error.__cause__ is not None:
         return text  # of a dataset of somebody's own, which names the sample
     if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
         return "there is not enough memory for images of this size"
-    if isinstance(error, RuntimeError):
-        return None
+    if not isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+        return f"{type(error).__name__}: {text}" if place_of(error) else None
     if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
         out, name = str(getattr(options, "out", "")), str(error.filename or "")
         if error.errno in FULL:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any
 
 from diffreg import __version__
 from diffreg.cli import commands, manifests
 from diffreg.cli.apply import add_apply
 from diffreg.cli.certify import add_certify
 from diffreg.cli.export import add_export
+from diffreg.cli.spelling import Parser
 from diffreg.cli.steps import add_images, add_source
 from diffreg.cli.transforms import add_transforms
 from diffreg.cli.variational import add_beside, add_minimised
@@ -39,7 +41,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         ['training.steps=9']
     """
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     more = getattr(options, "more", "")
     if rest and (not more or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -48,17 +50,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors in our one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"diffreg: error: {message} (see {self.prog} --help)\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="diffreg", description="Diffeomorphic registration of slices and volumes."
-    )
+    parser = Parser(prog="diffreg", description="Diffeomorphic registration of slices and volumes.")
     parser.add_argument("--version", action="version", version=f"diffreg {__version__}")
     parser.set_defaults(safe=lambda options: "no file is half-written")
     commands_ = parser.add_subparsers(metavar="COMMAND", required=True)

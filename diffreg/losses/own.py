@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffreg._own_code import check_takes
+
 # (warped, fixed, mask) -> (N,), minimised: images (N, C, *S), mask (N, 1, *S) or None.
 Measure = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -22,7 +24,7 @@ def named_measures(similarity: Any) -> tuple[Any, dict[str, Measure]]:
         The same with names alone, "module:name" of a callable; and name -> callable.
 
     Raises:
-        TypeError: a key that is neither a name nor can be called.
+        TypeError: a key that is neither a name nor can be called with these three.
 
     Example:
         >>> from diffreg.losses.own import named_measures
@@ -55,6 +57,7 @@ def _name(measure: Any, taken: Mapping[str, Any]) -> str:
     named = measure if hasattr(measure, "__qualname__") else type(measure)
     name = f"{named.__module__}:{named.__qualname__}"
     number = 1 + sum(other.partition(" ")[0] == name for other in taken)
+    check_takes(measure, f"the measure {name}", "warped", "fixed", "mask")
     return name if number == 1 else f"{name} {number}"
 
 

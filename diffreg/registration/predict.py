@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffreg._own_code import check_takes
 from diffreg.data.prepare import Prepared
 from diffreg.losses import Objective
 from diffreg.models import applied, dimensions_of
@@ -70,13 +71,14 @@ def takes_volumes(network: Any) -> bool:
 
 
 def check_network(network: Any) -> None:
-    """Raises a TypeError unless it can be called."""
+    """Raises a TypeError unless it can be called with two images."""
     if isinstance(network, type) or not callable(network):
         found = repr(network) if isinstance(network, str | Path | type) else type(network).__name__
         raise TypeError(
             "network must be callable, (moving, fixed) -> displacement, such as a diffreg.models "
             f'module or what load_network gives as "network", got {found}'
         )
+    check_takes(network, "the network", "moving", "fixed")
 
 
 def _dtype_of(network: nn.Module, otherwise: torch.dtype) -> torch.dtype:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffreg._own_code import check_takes
 from diffreg.models import dimensions_of
 
 GIVEN = "given"  # the name of a network that is an object, not a path
@@ -230,13 +231,14 @@ def needed(*paths: str) -> dict[str, str]:
 
 
 def check_trainable(network: Any) -> None:
-    """Raises unless it is a module with parameters that are trained."""
+    """Raises unless it is a module of two images with parameters that are trained."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(
             f"network must have parameters to train; {type(network).__name__} has none"
         )
+    check_takes(network, "the network", "moving", "fixed")
 
 
 def set_checkpointing(network: nn.Module, wanted: bool) -> None:
