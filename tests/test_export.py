@@ -199,8 +199,10 @@ def test_operators_that_onnx_has_no_form_of(own, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("-o", "net.pt2"), "net.pt2: the name must end in .pt\n"),
-        (("-o", "net.pt", "--onnx"), "net.pt: the name must end in .onnx\n"),
+        (("-o", "net.pt2"), "net.pt2: the name must end in .pt; for .pt2 give --pt2\n"),
+        (("-o", "net.onnx"), "net.onnx: the name must end in .pt; for .onnx give --onnx\n"),
+        (("-o", "net.pt", "--onnx"), "in .onnx; for .pt leave out --pt2 and --onnx\n"),
+        (("-o", "net", "--onnx"), "net: the name must end in .onnx\n"),
         (("-o", "none/net.pt"), "none does not exist"),
         (("-o", "net.pt", "--warped"), "--warped and --size are of a program"),
         (("-o", "net.pt2", "--pt2", "--size", "3"), "--size must be 2 numbers of 1 or more"),

@@ -8,6 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+# Ending -> how its form is asked for.
+_FORMS = {".pt": "leave out --pt2 and --onnx", ".pt2": "give --pt2", ".onnx": "give --onnx"}
+
 
 def add_export(command: argparse.ArgumentParser) -> None:
     """Which network, into which file."""
@@ -52,6 +55,10 @@ def run_export(options: argparse.Namespace) -> int:
 
     path = checkpoint_path(options.checkpoint)
     out = require_output(options.out, [path])
+    ending = ".onnx" if options.onnx else ".pt2" if options.pt2 else ".pt"
+    if out.suffix != ending and out.suffix in _FORMS:
+        asked = f"for {out.suffix} {_FORMS[out.suffix]}"
+        raise ValueError(f"{out}: the name must end in {ending}; {asked}")
     if options.pt2 or options.onnx:
         print(f"{out}: {_write(options, path, out)}")
         return 0
