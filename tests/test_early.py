@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     save("v_label.nii.gz", np.ones((*SHAPE, 3), np.uint8))
     monkeypatch.setattr(registration, "register_batch", never)
     monkeypatch.setattr(registration, "solved", never)
-    monkeypatch.setattr(starts, "register_affine", never)
+    monkeypatch.setattr(starts, "found_affine", never)
     return tmp_path
 
 
