@@ -128,12 +128,12 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
   dispatch_floating("moving", image, [](auto) {});
   with_field(image, map, field, size, [&](const auto& grids, const auto& points) {
     using T = typename std::decay_t<decltype(points)>::Type;
-    warp::with_derivatives(grids, points, sampling, upstream.const_data_ptr<T>(),
-                           image.const_data_ptr<T>(), [&](const auto& add) {
-                             collect(grids, points, add,
-                                     need_matrix ? to_map.mutable_data_ptr<double>() : nullptr,
-                                     need_displacement ? to_field.mutable_data_ptr<T>() : nullptr);
-                           });
+    warp::with_derivatives(
+        grids, points, sampling, upstream.const_data_ptr<T>(), image.const_data_ptr<T>(),
+        static_cast<const T*>(nullptr), [&](const auto& add) {
+          collect(grids, points, add, need_matrix ? to_map.mutable_data_ptr<double>() : nullptr,
+                  need_displacement ? to_field.mutable_data_ptr<T>() : nullptr);
+        });
   });
   return {to_map, to_field};
 }

@@ -103,6 +103,24 @@ __global__ void __launch_bounds__(kThreads, kResident)
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
+    clear_kernel(Problem problem, int64_t of_sample,
+                 const T* upstream,  // (kMeasures, N)
+                 T* gradient) {      // (N, C, *S)
+  const int64_t values = problem.channels * problem.voxels;
+  for (int64_t index = blockIdx.x; index < problem.samples * of_sample; index += gridDim.x) {
+    const int64_t n = index / of_sample, first = (index - n * of_sample) * kChunk;
+    bool weighed = false;
+    for (int k = 0; k < kMeasures; ++k) weighed |= load(upstream + k * problem.samples + n) != 0;
+    if (weighed) continue;
+    const int64_t end = first + kChunk < values ? first + kChunk : values;
+    for (int64_t k = first + thread_index(); k < end; k += kThreads) {
+      store(gradient + n * values + k, T(0));
+    }
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kResident)
     scale_kernel(int64_t samples, int64_t values, int64_t of_sample, const T* factor,
                  int64_t stride,  // (N), so far apart
                  T* tensor) {     // (N, values)
@@ -114,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
 #pragma unroll 4
     for (int64_t k = first + thread_index(); k < end; k += kThreads) {
       T* at = tensor + n * values + k;
-      store(at, by * load(at));
+      store(at, by == 0 ? T(0) : by * load(at));
     }
   }
 }
@@ -154,6 +172,13 @@ void launch_squares(const Problem& problem, const T* warped, const T* fixed, con
 }
 
 template <typename T>
+void launch_clear(const Problem& problem, const T* upstream, T* gradient, void* stream) {
+  const int64_t of_sample = problem.channels * chunks_of_plane(problem);
+  DIFFREG_LAUNCH(clear_kernel<T>, problem.samples * of_sample, block_shape(), stream, problem,
+                 of_sample, upstream, gradient);
+}
+
+template <typename T>
 void launch_scale(int64_t samples, int64_t values, const T* factor, int64_t stride, T* tensor,
                   void* stream) {
   const int64_t of_sample = (values + kChunk - 1) / kChunk;
@@ -163,6 +188,7 @@ void launch_scale(int64_t samples, int64_t values, const T* factor, int64_t stri
 
 #define DIFFREG_INSTANCES(T)                                                                 \
   template void launch_scale(int64_t, int64_t, const T*, int64_t, T*, void*);                \
+  template void launch_clear(const Problem&, const T*, T*, void*);                           \
   template void launch_upstream(const Problem&, const Upstream<T>*, T*, void*);              \
   template void launch_terms(const Problem&, const T*, const T*, const T*, const T*, T*, T*, \
                              void*);                                                         \

@@ -39,6 +39,12 @@ struct Inputs : Arguments {
     options = {spacing, parse("penalty", penalty, deformation_energy::kPenalties), threshold};
     eps_moving = scale("eps_moving", eps_moving);
     eps_fixed = scale("eps_fixed", eps_fixed);
+    if (mask) {
+      shape[1] = 1;
+      check_shape("mask", *mask, shape);
+      check_dtype("mask", *mask, moving.scalar_type());
+      mask = torch::stable::contiguous(*mask);
+    }
     moving = torch::stable::contiguous(moving);
     fixed = torch::stable::contiguous(fixed);
     displacement = torch::stable::contiguous(displacement);
@@ -133,8 +139,21 @@ struct Values {
   std::vector<Energies> energies;
 };
 
-// Fills the gradient to the displacement. A similarity that no sample weighs and a determinant of
-// factor 0 give nothing, not even NaN.
+// The gradient to the warped image is 0 in the samples whose similarity nobody weighs.
+void clear_unweighed(const std::vector<Weights>& factors, Tensor& to_warped) {
+  if (to_warped.numel() == 0) return;
+  dispatch_floating("warped", to_warped, [&](auto zero) {
+    using T = decltype(zero);
+    const int64_t values = to_warped.numel() / to_warped.size(0);
+    for (size_t n = 0; n < factors.size(); ++n) {
+      if (factors[n].similarity != 0) continue;
+      std::fill_n(to_warped.mutable_data_ptr<T>() + n * values, values, T(0));
+    }
+  });
+}
+
+// Fills the gradient to the displacement. A similarity and a determinant of factor 0 give nothing,
+// not even NaN.
 Values fill_gradient(const Inputs& inputs, const Tensor& warped,
                      const std::vector<Weights>& factors, bool valued, Tensor& gradient) {
   std::vector<Energies> of_energies;
@@ -154,8 +173,9 @@ Values fill_gradient(const Inputs& inputs, const Tensor& warped,
   }
   Tensor to_warped = torch::stable::new_zeros(warped, warped.sizes());
   values.similarity = similarity(inputs, warped, factors, &to_warped);
+  clear_unweighed(factors, to_warped);
   warp::add_gradients(to_warped, inputs.moving, inputs.displacement, inputs.sampling, nullptr,
-                      &gradient, true);
+                      &gradient, true, inputs.mask ? &*inputs.mask : nullptr);
   return values;
 }
 
@@ -246,7 +266,9 @@ void scale(const Tensor& tensor, const Tensor& factor) {
         [&](int64_t n, int64_t, int64_t first, int64_t end) {
           const T by = factor.const_data_ptr<T>()[n * factor.stride(0)];
           if (by == 1) return;
-          for (int64_t k = n * values + first; k < n * values + end; ++k) data[k] *= by;
+          for (int64_t k = n * values + first; k < n * values + end; ++k) {
+            data[k] = unless_zero(by, by * data[k], T(0));
+          }
         },
         kVoxelsPerThread);
   });

@@ -81,8 +81,9 @@ class Parts {
   const Tensor& warped() const { return warped_; }
 
   // The measures' values (kMeasures, N) and, added to the displacement's, the gradient that follows
-  // from that to each of them, (kMeasures, N); a null pointer stands for what is not asked for.
-  void measure(T* values, const T* upstream, T* gradient) {
+  // from that to each of them, (kMeasures, N), which may be 0 where `some` samples alone are
+  // weighed; a null pointer stands for what is not asked for.
+  void measure(T* values, const T* upstream, T* gradient, bool some) {
     const int64_t N = in_.problem.samples;
     Tensor to_warped = gradient_like(warped_, gradient != nullptr);
     bool accumulate = false;
@@ -93,9 +94,10 @@ class Parts {
       accumulate = true;
     }
     if (!gradient || !accumulate) return;
+    if (some) launch_clear(in_.problem, upstream, output<T>(to_warped), stream_);
     warp::launch_backward(warp_problem(), data<T>(to_warped), data<S>(in_.moving),
                           data<S>(in_.displacement), static_cast<T*>(nullptr), gradient, true,
-                          stream_);
+                          stream_, data_or_null<T>(in_.mask));
   }
 
   void energies(const deformation_energy::Energies<T>& found) {
@@ -246,7 +248,8 @@ Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_wa
     if (measured) {
       parts.warp_image();
       const bool weighed = need_gradient && in.problem.weights.similarity != 0;
-      parts.measure(values, weighed ? upstream : nullptr, weighed ? to_displacement : nullptr);
+      parts.measure(values, weighed ? upstream : nullptr, weighed ? to_displacement : nullptr,
+                    false);
       if (need_warped) warped = parts.warped();
     }
     launch_terms(in.problem, measured ? values : nullptr, energies.diffusion, energies.bending,
@@ -284,7 +287,7 @@ Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments
     const bool weighed = similarity || (total && in.problem.weights.similarity != 0);
     if (!weighed || in.fixed.numel() == 0) return;
     parts.warp_image();
-    parts.measure(nullptr, upstream, output<T>(gradient));
+    parts.measure(nullptr, upstream, output<T>(gradient), true);
   });
   return torch::stable::to(gradient, dtype);  // rounded once
 }

@@ -60,7 +60,16 @@ void launch_squares(const Problem& problem,
                     bool accumulate,    // to the gradient that is there
                     void* stream);
 
-// Multiplies the values of each sample by its factor, in place; where that is 1, nothing is read.
+// The gradient to the warped image is 0 in the samples of which no measure is weighed, whatever the
+// measures made of it.
+template <typename T>
+void launch_clear(const Problem& problem,
+                  const T* upstream,  // (kMeasures, N)
+                  T* gradient,        // (N, C, *S)
+                  void* stream);
+
+// Multiplies the values of each sample by its factor, in place; where that is 1, nothing is read,
+// and 0 leaves nothing, not even NaN.
 template <typename T>
 void launch_scale(int64_t samples, int64_t values, const T* factor,
                   int64_t stride,  // (N), so far apart

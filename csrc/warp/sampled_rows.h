@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "../common/mask.h"
 #include "not_a_number.h"
 #include "warp_lanes.h"
 
@@ -103,27 +104,33 @@ void sample(const Grids<D>& grids, const Field& field, const Sampling& sampling,
 }
 
 // Adds, along each axis, the upstream gradient times the derivative for the voxels of a line,
-// channel after channel.
+// channel after channel; of one that a mask hides what is not finite is 0.
 template <typename Rule, int D, typename Field, typename T = typename Field::Type>
 void add_derivatives(const Grids<D>& grids, const Field& field, const Line<D>& line,
                      const T* gradient,  // (N, C, *to)
                      const T* moving,    // (N or 1, C, *from)
+                     const T* mask,      // (N, 1, *to) or null
                      T* out,             // of the line's first voxel, along the first axis
                      int64_t stride) {   // to the next axis
+  const T* weights = mask ? mask + line.sample * grids.to_voxels + line.voxel : nullptr;
   for (int64_t c = 0; c < grids.channels; ++c) {
     const T* upstream =
         gradient + (line.sample * grids.channels + c) * grids.to_voxels + line.voxel;
     const T* image = moving + line.sample * grids.image_stride + c * grids.from_voxels;
-    for_corners<Rule>(
-        grids, field, line, image,
-        [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners)
-            DIFFREG_INLINE_LAMBDA {
-              out[x] += passed_on(upstream[x], corners.template derivative<0>(at));
-              out[stride + x] += passed_on(upstream[x], corners.template derivative<1>(at));
-              if constexpr (D == 3) {
-                out[2 * stride + x] += passed_on(upstream[x], corners.template derivative<2>(at));
-              }
-            });
+    with_weights(weights, [&](const auto& weight) {
+      for_corners<Rule>(grids, field, line, image,
+                        [&](int64_t x, const Neighbours<T>* at, const Corners<D, T>& corners)
+                            DIFFREG_INLINE_LAMBDA {
+                              const auto part = [&](T derivative) DIFFREG_INLINE_LAMBDA {
+                                return visible(passed_on(upstream[x], derivative), weight(x));
+                              };
+                              out[x] += part(corners.template derivative<0>(at));
+                              out[stride + x] += part(corners.template derivative<1>(at));
+                              if constexpr (D == 3) {
+                                out[2 * stride + x] += part(corners.template derivative<2>(at));
+                              }
+                            });
+    });
   }
 }
 
@@ -144,10 +151,10 @@ void add_cubic_derivatives(const Grids<D>& grids, const Field& field, Padding pa
   });
 }
 
-// Calls run(add): add(line, out, stride) does one of the two above.
+// Calls run(add): add(line, out, stride) does one of the two above; cubic sampling has no mask.
 template <int D, typename Field, typename Run, typename T = typename Field::Type>
 void with_derivatives(const Grids<D>& grids, const Field& field, const Sampling& sampling,
-                      const T* gradient, const T* moving, const Run& run) {
+                      const T* gradient, const T* moving, const T* mask, const Run& run) {
   if (sampling.interpolation == Interpolation::cubic) {
     return run([&](const Line<D>& line, T* out, int64_t stride) {
       add_cubic_derivatives(grids, field, sampling.padding, line, gradient, moving, out, stride);
@@ -158,7 +165,7 @@ void with_derivatives(const Grids<D>& grids, const Field& field, const Sampling&
     // Of the nearest voxel it is 0, or NaN, under any padding.
     using Derived = std::conditional_t<Rule::kLinear, Rule, warp::Rule<false, Padding::border>>;
     run([&](const Line<D>& line, T* out, int64_t stride) {
-      add_derivatives<Derived>(grids, field, line, gradient, moving, out, stride);
+      add_derivatives<Derived>(grids, field, line, gradient, moving, mask, out, stride);
     });
   });
 }

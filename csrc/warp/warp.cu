@@ -11,11 +11,12 @@ template <int D, typename S, typename Point>
 constexpr int kBackwardBlocks =
     D == 3 && sizeof(S) == 2 && Point::kBackwardBlocks > 2 ? 2 : Point::kBackwardBlocks;
 
-template <int D, typename S, typename G, typename Point>
+template <int D, typename S, typename G, typename Point, bool masked>
 __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, Point>))
     backward_kernel(Problem<D> problem, FixedTiles<D> tiles, Displaced<D, S> field,
                     const G* gradient,           // (N, C, *to)
                     const S* moving,             // (N, C, *from)
+                    const Arithmetic<S>* mask,   // (N, 1, *to) if `masked`
                     Arithmetic<S>* grad_moving,  // (N, C, *from), zeros, or null
                     G* grad_displacement,        // (N, D, *to) or null
                     bool accumulate) {
@@ -30,6 +31,11 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, Point>))
     }
     const G* upstreams = gradient + voxels.in_image;
     int64_t image = voxels.in_moving;
+    const T* weights = mask;
+    if constexpr (masked) {
+      const int64_t n = voxels.in_moving / problem.image_stride;
+      weights += voxels.in_image - n * (problem.channels - 1) * problem.to_voxels;
+    }
     for (int64_t c = 0;;) {
       T upstream[Voxels::kCount];
 #pragma unroll
@@ -41,7 +47,12 @@ __global__ void __launch_bounds__(kThreads, (kBackwardBlocks<D, S, Point>))
         for (int k = 0; k < Voxels::kCount; ++k) {
           T found[D];
           at[k].derivatives(problem, moving + image, found);
-          for (int d = 0; d < D; ++d) sum[k][d] += passed_on(upstream[k], found[d]);
+          const bool read = masked && voxels.valid(k);
+          const T weight = read ? load(weights + voxels.offset(k)) : T(1);
+          for (int d = 0; d < D; ++d) {
+            const T part = passed_on(upstream[k], found[d]);
+            sum[k][d] += masked ? visible(part, weight) : part;
+          }
         }
       }
       if (grad_moving) {
@@ -100,7 +111,7 @@ void launch_nearest(const Problem<D>& problem, V nan, const V* moving, const U* 
 template <int D, typename S, typename G>
 void launch_backward(const Problem<D>& problem, const G* gradient, const S* moving,
                      const S* displacement, Arithmetic<S>* grad_moving, G* grad_displacement,
-                     bool accumulate, void* stream) {
+                     bool accumulate, void* stream, const Arithmetic<S>* mask) {
   if (grad_moving) {
     const int64_t voxels = problem.samples * problem.channels * problem.from_voxels;
     zero(grad_moving, voxels * sizeof(Arithmetic<S>), stream);
@@ -108,11 +119,16 @@ void launch_backward(const Problem<D>& problem, const G* gradient, const S* movi
   const FixedTiles<D> tiles(problem.samples, problem.to);
   dispatch_point<D, Arithmetic<S>>(problem.sampling, [&](auto* point) {
     using Point = PointOf<decltype(point)>;
-    if constexpr (std::is_same_v<S, G> || Point::kIsLinear) {
-      DIFFREG_LAUNCH((backward_kernel<D, S, G, Point>), tiles.count(), block_shape(), stream,
-                     problem, tiles, Displaced<D, S>{displacement}, gradient, moving, grad_moving,
-                     grad_displacement, accumulate);
+    [[maybe_unused]] const auto launch = [&](auto masked) {
+      constexpr bool kMasked = decltype(masked)::value;
+      DIFFREG_LAUNCH((backward_kernel<D, S, G, Point, kMasked>), tiles.count(), block_shape(),
+                     stream, problem, tiles, Displaced<D, S>{displacement}, gradient, moving, mask,
+                     grad_moving, grad_displacement, accumulate);
+    };
+    if constexpr (std::is_same_v<G, Arithmetic<S>> && Point::kIsLinear) {
+      if (mask) return launch(std::true_type{});
     }
+    if constexpr (std::is_same_v<S, G> || Point::kIsLinear) launch(std::false_type{});
   });
 }
 
@@ -153,7 +169,7 @@ void launch_gather(const Problem<D>& problem, const S* gradient, const S* displa
 #define DIFFREG_TO(D, S, G)                                                                      \
   template void launch_forward(const Problem<D>&, const S*, const S*, G*, void*);                \
   template void launch_backward(const Problem<D>&, const G*, const S*, const S*, Arithmetic<S>*, \
-                                G*, bool, void*);
+                                G*, bool, void*, const Arithmetic<S>*);
 #define DIFFREG_INSTANCES(D, S)                                                               \
   template void launch_gather(const Problem<D>&, const S*, const S*, double*, Arithmetic<S>*, \
                               void*);                                                         \

@@ -18,9 +18,10 @@ void add_to_displacement(const Grids<D>& grids, const Sampling& sampling, bool a
                          const T* gradient,       // (N, C, *to)
                          const T* moving,         // (N, C, *from)
                          const T* displacement,   // (N, D, *to)
+                         const T* mask,           // (N, 1, *to) or null
                          T* grad_displacement) {  // (N, D, *to)
   const Displaced<D, T> field{displacement};
-  with_derivatives(grids, field, sampling, gradient, moving, [&](const auto& add) {
+  with_derivatives(grids, field, sampling, gradient, moving, mask, [&](const auto& add) {
     for_each_row(grids, [&](int64_t n, int64_t row) {
       for_lines(grids, n, row, [&](const Line<D>& line) {
         T* out = grad_displacement + n * D * grids.to_voxels + line.voxel;
@@ -58,7 +59,7 @@ Tensor warped_image(const Tensor& moving, const Tensor& displacement, const Samp
 
 void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& displacement,
                    const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement,
-                   bool accumulate) {
+                   bool accumulate, const Tensor* mask) {
   if (gradient.numel() == 0) return;
   dispatch_dimensions(displacement, [&](auto dimensions) {
     const auto grids = grids_of<decltype(dimensions)::value>(moving, displacement);
@@ -68,6 +69,7 @@ void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& d
       if (to_moving) add_to_moving(grids, sampling, g, u, to_moving->mutable_data_ptr<T>());
       if (to_displacement) {
         add_to_displacement(grids, sampling, accumulate, g, moving.const_data_ptr<T>(), u,
+                            mask ? mask->const_data_ptr<T>() : nullptr,
                             to_displacement->mutable_data_ptr<T>());
       }
     });

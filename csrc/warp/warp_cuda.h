@@ -51,7 +51,8 @@ void launch_nearest(const Problem<D>& problem, V nan,
 
 // The gradient to moving adds up in any order. That to the displacement is added to what is there
 // where it is to `accumulate`. G is S or, of linear interpolation, the type of the arithmetic, for
-// what is not to be rounded yet.
+// what is not to be rounded yet; that may have a mask: what is not finite of the latter gradient
+// where the weight is 0 is 0.
 template <int D, typename S, typename G>
 void launch_backward(const Problem<D>& problem,
                      const G* gradient,           // (N, C, *to)
@@ -59,7 +60,8 @@ void launch_backward(const Problem<D>& problem,
                      const S* displacement,       // (N, D, *to)
                      Arithmetic<S>* grad_moving,  // (N, C, *from) or null
                      G* grad_displacement,        // (N, D, *to) or null
-                     bool accumulate, void* stream);
+                     bool accumulate, void* stream,
+                     const Arithmetic<S>* mask = nullptr);  // (N, 1, *to)
 
 // Doubles of workspace for the gradient to moving in a fixed order.
 template <int D>

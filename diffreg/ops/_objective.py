@@ -240,6 +240,12 @@ REFERENCES = Parts(
 )
 
 
+def scaled(gradient: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """A gradient (N, ...) times the factors (N); one of 0 leaves nothing, not even NaN."""
+    by = factor.reshape(-1, *[1] * (gradient.ndim - 1))
+    return torch.where(by == 0, 0, gradient * by)
+
+
 def _warped(warp, moving, displacement, padding, mask) -> torch.Tensor:
     if mask is None:
         return warp(moving, displacement, padding=padding)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffreg.ops._checks import widest_dtype
 from diffreg.ops._core import PLAIN_LIBRARY
-from diffreg.ops._objective import REFERENCES, WINDOW, compose_raw
+from diffreg.ops._objective import REFERENCES, WINDOW, compose_raw, scaled
 from diffreg.ops.affine_warp import _points, affine_warp_reference
 from diffreg.ops.correlation import correlation_reference
 from diffreg.ops.deformation_energy import deformation_energy_reference
@@ -284,17 +284,30 @@ def registration_objective(
 @_implements
 def registration_objective_backward(
     grad_total, grad_similarity, grad_diffusion, grad_bending, grad_determinant, moving, fixed,
-    displacement, *constants,
+    displacement, eps_moving, eps_fixed, *constants,
 ):  # fmt: skip
     upstream = grad_total, grad_similarity, grad_diffusion, grad_bending, grad_determinant
-    (found,) = _gradients(
-        lambda u: compose_raw(PARTS, moving, fixed, u, *constants)[:5], [displacement], upstream
-    )
-    return found
+
+    def gradient(moving, fixed, *scales):
+        def terms(u):
+            return compose_raw(PARTS, moving, fixed, u, *scales, *constants)[:5]
+
+        return _gradients(terms, [displacement], upstream)[0]
+
+    images = moving, fixed, eps_moving, eps_fixed
+    zeros = displacement.new_zeros(len(displacement))
+    of_total, of_similarity = (zeros if g is None else g for g in upstream[:2])
+    weighed = constants[2][0] * of_total + of_similarity != 0
+    if weighed.all():
+        return gradient(*images)
+    # Where nobody weighs the similarity it is one of flat images: 0 times NaN would be NaN.
+    flat = (x if x is None else torch.ones_like(x) for x in images)
+    by = weighed.reshape(-1, *[1] * (displacement.ndim - 1))
+    return torch.where(by, gradient(*images), gradient(*flat))
 
 
 def registration_objective_scale(tensor, factor):
-    tensor.mul_(factor.reshape(-1, *[1] * (tensor.ndim - 1)))
+    tensor.copy_(scaled(tensor, factor))
 
 
 PLAIN_LIBRARY.impl(

@@ -18,6 +18,7 @@ from diffreg.ops._objective import (
     check_inputs,
     compose,
     compose_raw,
+    scaled,
 )
 from diffreg.ops.deformation_energy import deformation_energy, energies_and_gradient
 from diffreg.ops.parallel_level_sets import as_saved
@@ -73,6 +74,9 @@ def registration_objective(
         ValueError: shapes, devices or options that do not fit, or negative or NaN weights (not
             looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
+
+    A sample whose terms have an upstream gradient of 0 gets none, not even NaN; so has the
+    similarity where nobody weighs it.
 
     Source:
         Theljani and Chen 2020: its three parts; the exact form is ours.
@@ -268,10 +272,10 @@ def _taken_gradient(ctx, displacement: torch.Tensor) -> torch.Tensor:
 
 def _scaled(gradient: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """The gradient times every sample's factor, in place where both are plain tensors: most factors
-    are 1, and then nothing is read."""
+    are 1, and then nothing is read. A factor of 0 leaves nothing, not even NaN."""
     plain = type(factor) is torch.Tensor and type(gradient) is torch.Tensor
     if not plain or torch.compiler.is_compiling() or may_be_batched(factor):
-        return gradient * factor.reshape(-1, *[1] * (gradient.ndim - 1))
+        return scaled(gradient, factor)
     torch.ops.diffreg.registration_objective_scale(gradient, factor)
     return gradient
 

@@ -154,10 +154,12 @@ class Mapped(Case):
 
 
 class HiddenObjective(Objective):
-    """Its mask is 0, too, where a voxel reads what is not finite of the moving image."""
+    """Its mask is 0, too, where a voxel reads what is not finite of the moving image. By a field of
+    zeros there are voxels whose value is finite, and whose derivative is not."""
 
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         moving, fixed, u, *scales = self.inputs(shape, dtype)
+        u = u * 0 if self.name.startswith("objective-hidden-still") else u
         (mask,) = self.mask(shape, dtype)
         moving = moving.clone()
         if max(shape.size) > 1:  # a correlation needs three numbers
@@ -285,6 +287,7 @@ def objective_cases() -> Iterator[Case]:
         ("nan", {"ssd": 1.0, "pls": 1.0}, False, "border", "log2", 0.1),
         ("hidden", everything, True, "zeros", "log2", 0.1),
         ("hidden-ncc", {"ncc": 1.0}, True, "border", "log2", 0.1),
+        ("hidden-still", everything, True, "border", "log2", 0.1),
         ("window-5", {"lncc": 1.0}, True, "border", "log2", 0.1),
         ("window-11", {"ssd": 1.0, "lncc": 0.2}, False, "zeros", "relu", 0.0),
     ):

@@ -142,6 +142,55 @@ def test_the_objective_never_reads_weight_0(name, bad):
         check_equal(fused, value_and_gradients(lambda u: objective(name)(*plain, u), images[2:]))
 
 
+@pytest.mark.core  # the plain warp reads what it gives weight 0
+@BAD
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(9, 21), (5, 6, 19)], ids=str)
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_hidden_voxel_beside_a_number_that_is_none_has_no_gradient(name, size, channels, bad):
+    """Its warped value is finite, its derivative is not: it passes nothing on."""
+    shape = (2, channels, *size)
+    moving, fixed = (0.5 + 0.5 * uniform(shape, torch.float64, seed) for seed in (1, 2))
+    at = [slice(None), 0, *(n // 2 for n in size)]
+    moving[tuple(at)] = bad
+    mask = torch.ones(2, 1, *size, dtype=torch.float64)
+    mask[(..., *(slice(n // 2 - 1, n // 2 + 2) for n in size))] = 0
+    u = torch.zeros(2, len(size), *size, dtype=torch.float64)
+    loss = lambda m, u: ops.registration_objective(m, fixed, u, name, mask=mask)[:5]  # noqa: E731
+    fused = value_and_gradients(lambda u: loss(moving, u), [u])
+    assert all(torch.isfinite(t).all() for t in fused)
+    composed = value_and_gradients(loss, [moving, u])
+    torch.testing.assert_close(fused[-1], composed[-1], rtol=1e-9, atol=1e-12)
+    _, direct = ops.registration_objective_value_and_gradient(moving, fixed, u, name, mask=mask)
+    total = value_and_gradients(lambda u: loss(moving, u)[0], [u])
+    torch.testing.assert_close(direct, total[-1], rtol=1e-9, atol=1e-12)
+
+
+@BAD
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_sample_that_nobody_weighs_has_no_gradient(name, bad):
+    """Alone or beside others, through the total or a term."""
+    (moving, fixed), u = pair(), 0.1 * uniform((2, 2, *SIZE), torch.float64, 3)
+    moving[0, 0, 3, 4] = bad
+    weights = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+    def gradient(samples, *which):
+        leaf = u[samples].clone().requires_grad_()
+        terms = ops.registration_objective(moving[samples], fixed[samples], leaf, name)
+        loss = sum((getattr(terms, each) * weights[samples]).sum() for each in which)
+        return torch.autograd.grad(loss + terms.bending.sum(), leaf)[0]
+
+    for which in (["similarity"], ["total"], ["total", "similarity"]):
+        both = gradient(slice(0, 2), *which)
+        assert both.isfinite().all() and both[0].any()
+        alone = [gradient(slice(n, n + 1), *which) for n in range(2)]
+        torch.testing.assert_close(both, torch.cat(alone), rtol=1e-12, atol=1e-14)
+    leaf = u.clone().requires_grad_()
+    total = ops.registration_objective(moving, fixed, leaf, name).total
+    (found,) = torch.autograd.grad((weights * total).sum(), leaf)
+    assert found.isfinite().all() and not found[0].any() and found[1].any()
+
+
 @BAD
 @pytest.mark.parametrize("name", losses.SIMILARITIES)
 def test_the_objective_as_a_module_and_for_optimisers(name, bad):
