@@ -14,8 +14,8 @@ _LAYERS: dict[int, tuple[type[nn.Module], ...]] = {
     3: (nn.Conv3d, nn.ConvTranspose3d),
 }
 _OTHERWISE = {
-    2: "the network is of images (dimensions = 2): register volumes slice by slice (--slice K, or "
-    "a manifest), or take one of volumes (dimensions = 3)",
+    2: "the network is of images (dimensions = 2): register volumes slice by slice (--slice K, "
+    "in Python read_image(path, K), or a manifest), or take one of volumes (dimensions = 3)",
     3: "the network is of volumes (dimensions = 3): give whole ones, or take one of images",
 }
 
