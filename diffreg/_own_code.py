@@ -59,6 +59,8 @@ def check_takes(function: Any, name: str, *arguments: str) -> None:
         >>> check_takes(max, "the network", "moving", "fixed")
     """
     method = getattr(function, "forward", function)
+    if method is not function and _calls_otherwise(function):
+        return
     try:
         signature = inspect.signature(method)
     except (TypeError, ValueError):  # compiled
@@ -70,3 +72,10 @@ def check_takes(function: Any, name: str, *arguments: str) -> None:
         raise TypeError(
             f"{name} must take ({', '.join(arguments)}), and {called}{signature} does not"
         ) from None
+
+
+def _calls_otherwise(module: Any) -> bool:
+    """Whether what a module is called with is not what its `forward` is given."""
+    if getattr(module, "_forward_pre_hooks", None):
+        return True
+    return not getattr(type(module).__call__, "__module__", "").startswith("torch.")

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from diffreg.cli.main import main
-from diffreg.data.manifest import read_manifest
+from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.registration import cohort, finished
-from diffreg.registration.cohort import Method, register_all
+from diffreg.registration.cohort import Method, _request, register_all
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -165,6 +165,18 @@ def test_another_question_is_answered_anew(folder, capsys):
     assert register_all(manifest, out, Method(similarity="ncc")).kept == 0
     save("moving1.nii.gz", blob((32, 24), 0.6))
     assert register_all(manifest, out, Method(similarity="ncc")).kept == 3
+
+
+def test_a_header_that_changed_beside_its_numbers_is_another_question(folder, tmp_path):
+    file = nib.Nifti1Pair(np.zeros((6, 5, 4), np.float32), np.eye(4))
+    nib.save(file, tmp_path / "a.img")
+    pair = Pair(tmp_path / "a.img", tmp_path / "a.img")
+    before = _request(pair, Method(), "", tmp_path)
+    assert _request(pair, Method(), "", tmp_path) == before
+    file.affine[0, 3] = 4.0
+    nib.save(nib.Nifti1Pair(file.dataobj, file.affine), tmp_path / "b.img")
+    (tmp_path / "b.hdr").replace(tmp_path / "a.hdr")
+    assert _request(pair, Method(), "", tmp_path) != before
 
 
 def test_another_day_and_command_ask_the_same_question(folder, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 
 from diffreg._files import FileWarning
 from diffreg.cli.info import description
-from diffreg.ops import _gpus
+from diffreg.ops import _core, _gpus
 from diffreg.ops._gpus import Machine
 from diffreg.registration.devices import device_named
 from diffreg.training.ranks import single
@@ -124,7 +124,16 @@ def test_a_gpu_without_kernels_is_left_alone(capability, driver, core, why, gpu)
             assert automatic("cuda").type == "cuda"
 
 
-@pytest.mark.parametrize("core", [{}, {"cpu_variant": "none, plain PyTorch"}])
+@pytest.mark.parametrize("core, device", [({}, "cpu"), ({"cpu_variant": _core.PLAIN}, "cuda")])
+def test_a_gpu_of_rocm_runs_plain_pytorch_alone(core, device, gpu, monkeypatch):
+    gpu(90, 13000, core)
+    monkeypatch.setattr(_gpus, "this_machine", Machine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FileWarning)
+        assert device_named("auto").type == single("auto").device.type == device
+
+
+@pytest.mark.parametrize("core", [{}, {"cpu_variant": _core.PLAIN}])
 def test_a_gpu_with_kernels_or_without_a_core_is_used(core, gpu):
     gpu(90, 13000, core)
     assert device_named("auto").type == single("auto").device.type == "cuda"

@@ -104,6 +104,18 @@ def test_a_network_of_other_arguments_is_refused_before_it_is_called():
         register(image, image.flip(0), network=lambda *images: images[0])
 
 
+class Together(torch.nn.Conv2d):
+    def __call__(self, moving, fixed):
+        return super().__call__(torch.cat([moving, fixed], 1))
+
+
+def test_what_is_called_with_two_images_may_take_one_inside():
+    hooked = torch.nn.Conv2d(2, 2, 3, padding=1)
+    hooked.register_forward_pre_hook(lambda module, images: (torch.cat(images, 1),))
+    for network in (Together(2, 2, 3, padding=1), hooked):
+        check_trainable(network)
+
+
 BROKEN = """
 from torch.utils.data import Dataset, IterableDataset, Subset
 

@@ -316,3 +316,15 @@ def test_what_is_read_is_not_overwritten(words, out, here, capsys):
     assert run(*words.split(), out) == 2
     assert f"{Path(out)} is what is read; the output needs another" in capsys.readouterr().err
     assert Path(out).read_bytes() == before
+
+
+def test_a_folder_of_results_is_not_overwritten_either(here, capsys):
+    out = here / "out"
+    out.mkdir(exist_ok=True)
+    for name, given in (("displacement.nii.gz", "warp.nii.gz"), ("affine.mat", "affine.mat")):
+        (out / name).write_bytes((here / given).read_bytes())
+    before = (out / "displacement.nii.gz").read_bytes()
+    for words in ("apply out moving.nii.gz", "apply -t out moving.nii.gz --fixed fixed.nii.gz"):
+        assert run(*words.split(), "-o", "out/displacement.nii.gz") == 2
+        assert "out/displacement.nii.gz is what is read" in capsys.readouterr().err
+    assert (out / "displacement.nii.gz").read_bytes() == before

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffreg.cli.steps import add_steps, place_of_step, read_steps
+from diffreg.cli.steps import add_steps, files_of_step, read_steps
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image
@@ -49,9 +50,10 @@ def run_apply(options: argparse.Namespace) -> int:
     from diffreg._files import require_output
     from diffreg.data.images import check_ending, file_of
 
-    images = [*options.places, options.fixed, options.affine]
-    files = [file_of(image) for image in images if image is not None]
-    out = require_output(options.out, [*files, *map(place_of_step, options.transform)])
+    images = [options.places[-1], options.fixed, options.affine]
+    read = [file_of(image) for image in images if image is not None]
+    steps = [*options.places[:-1], *options.transform]
+    out = require_output(options.out, chain(read, *map(files_of_step, steps)))
     options.image = options.places[-1]
     by, fixed, words = _map_of(options)
     check_ending(out, fixed)
@@ -111,6 +113,7 @@ def _write_sampled(options: argparse.Namespace, out: Path, by: Transform, fixed:
     """
     import numpy as np
 
+    from diffreg.data._itk import WRITTEN
     from diffreg.data._nifti import save
     from diffreg.data.images import Image, write_image
     from diffreg.registration.devices import device_named
@@ -119,7 +122,7 @@ def _write_sampled(options: argparse.Namespace, out: Path, by: Transform, fixed:
     from diffreg.transforms.source import source_of
 
     if options.slice is None and options.time is None and has_several(options.image):
-        if out.suffix.lower() in (".mha", ".nrrd"):
+        if out.suffix.lower() in WRITTEN:
             raise ValueError(f"{out}: a series, vectors or colours are written as .nii.gz or .nii")
         source = source_of(options.image, options.interpolation)
     else:

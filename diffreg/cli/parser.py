@@ -213,7 +213,7 @@ def _add_device(command: argparse.ArgumentParser) -> None:
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="what is computed on (auto: a GPU where there is one)",
+        help="what is computed on (auto: a GPU where the kernels run on one)",
     )
 
 

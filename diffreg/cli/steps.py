@@ -124,9 +124,17 @@ def read_steps(
     return Steps(compose(transforms), tuple(names), tuple(notes), ends)
 
 
-def place_of_step(text: str) -> str:
-    """The file or folder that a transform is read from, without what else its name says."""
-    return parsed(text)[0]
+def files_of_step(text: str) -> list[Path]:
+    """The files that a transform is read from, without what else its name says; of a folder of
+    `register` those that belong together."""
+    from diffreg.registration import folders
+
+    place = Path(parsed(text)[0])
+    if not place.is_dir():
+        return [place]
+    ways = folders.DISPLACEMENT, folders.AFFINE, folders.COMPOSITE, folders.METRICS
+    back = folders.INVERSE, folders.INVERSE_COMPOSITE
+    return [place / name for name in (*ways, *back)]
 
 
 def parsed(text: str) -> tuple[str, str | None, bool]:

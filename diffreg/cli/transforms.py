@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from diffreg.cli.steps import (
     add_images,
     add_source,
     add_steps,
+    files_of_step,
     one_of,
-    place_of_step,
     read_steps,
 )
 
@@ -135,8 +136,8 @@ def _check_out(options: argparse.Namespace, *read: str) -> None:
     from diffreg._files import require_output
 
     named = options.transform if isinstance(options.transform, list) else [options.transform]
-    read = (*read, *map(place_of_step, named))
-    require_output(options.out, [*read, options.fixed, options.moving])
+    images = [*read, options.fixed, options.moving]
+    require_output(options.out, chain(images, *map(files_of_step, named)))
 
 
 def _write(options: argparse.Namespace, steps: Steps) -> int:

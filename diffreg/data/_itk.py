@@ -202,9 +202,13 @@ def read_vectors(path: Path) -> tuple[np.ndarray, Grid]:
     """
     reader = open_itk(path)
     size, components = tuple(reader.GetSize()), reader.GetNumberOfComponents()
-    if len(size) not in (2, 3) or components != len(size):
+    kind = reader.GetPixelIDValue()
+    itk = require("SimpleITK", "fields", "itk")
+    real = kind in (itk.sitkVectorFloat32, itk.sitkVectorFloat64)
+    if len(size) not in (2, 3) or components != len(size) or not real:
         raise ValueError(
-            f"{path} is no field: it has {len(size)} axes and {components} numbers a voxel"
+            f"{path} is no field: it has {len(size)} axes and {components} numbers a voxel, "
+            f"{itk.GetPixelIDValueAsString(kind)}"
         )
     check_size(size, path)
     values = read_voxels(reader, path, (slice(None),) * len(size), colours=True)
@@ -217,7 +221,14 @@ def write_itk(path: Path, array: np.ndarray, like: Image) -> None:
     """Write numbers in their own type, packed, on the grid of `like`; the file appears whole."""
     itk = require("SimpleITK", f"writing {path.name}", "itk")
     with replacing(path) as temporary:
-        ask(path, lambda: itk.WriteImage(to_itk(array, like), str(temporary), True))
+        # MetaImage's writer takes .MHA for the name of a header, and writes two other files.
+        written = temporary.with_suffix(path.suffix.lower())
+        try:
+            ask(path, lambda: itk.WriteImage(to_itk(array, like), str(written), True))
+            written.replace(temporary)
+        finally:
+            if written != temporary:
+                written.unlink(missing_ok=True)
 
 
 def ask(path: Path, action: Callable[[], _T]) -> _T:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffreg.data.folders import folder_images, left_out
-from diffreg.data.images import count_slices
+from diffreg.data.images import count_slices, file_of
 from diffreg.data.manifest import is_manifest, read_manifest
 from diffreg.data.pairing import Crossed, Member, Pair, Pairs
 from diffreg.data.slices import sliced
@@ -137,11 +137,11 @@ def _split_by_file(
             f"{setting}: the pairs have no groups to split by: {other}give the manifest a column "
             "group, or name the pairs to validate on in data.validation"
         )
-    files = list(dict.fromkeys(one.image for block in crossed for one in block.members))
+    files = list(dict.fromkeys(file_of(one.image) for block in crossed for one in block.members))
     held = set(_drawn(files, share, 2, seed))
     kept, held_out = (
-        pairs.of_images(lambda file: file not in held),
-        pairs.of_images(held.__contains__),
+        pairs.of_images(lambda image: file_of(image) not in held),
+        pairs.of_images(lambda image: file_of(image) in held),
     )
     if not kept or not held_out:
         raise ValueError(

@@ -150,11 +150,19 @@ def stamp(path: str | Path) -> tuple[Any, ...]:
     Raises:
         FileNotFoundError: it is not there.
     """
+    return (os.path.abspath(path), *state_of(path))
+
+
+def state_of(path: str | Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file of an image, or of another file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
     file = file_of(path)
     files = [file]
     if file.is_dir():
         files = sorted(file.iterdir())
     elif file.suffix.lower() in _DETACHED:
         files = sorted(one for one in file.parent.iterdir() if one.stem == file.stem)
-    found = ((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files)
-    return (os.path.abspath(path), *found)
+    return [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in files]

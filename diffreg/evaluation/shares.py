@@ -11,8 +11,8 @@ from typing import Any
 
 from diffreg import __version__
 from diffreg._ranks import Rank
-from diffreg.data.images import file_of
 from diffreg.data.normalization import Normalization
+from diffreg.data.store import state_of
 from diffreg.evaluation.evaluate import Measured, measure
 from diffreg.registration.folders import DISPLACEMENT, METRICS
 from diffreg.registration.jobs import GIVEN, Job
@@ -70,9 +70,8 @@ def _key(job: Job, how: tuple[bool, Normalization]) -> str:
 
 
 def _state(path: Path) -> list[Any]:
-    """Name, size and time of a file, or of what holds an array; the name where it is missing."""
+    """Of a file, or of what holds an array; the name where it is missing."""
     try:
-        state = file_of(path).stat()
+        return [path.name, *state_of(path)]
     except OSError:
         return [path.name]
-    return [path.name, state.st_size, state.st_mtime_ns]

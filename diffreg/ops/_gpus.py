@@ -60,12 +60,17 @@ def usable(index: int) -> bool:
     Warns:
         FileWarning: they do not; why, and what would help.
     """
-    machine = this_machine()
-    name, capability = machine.gpus[index]
-    runs, words = verdict(capability, machine.driver, build_info())
+    core, machine = build_info(), this_machine()
+    if core.get("cpu_variant") == PLAIN:
+        return True
+    if not machine.gpus:  # torch calls those of ROCm CUDA, too
+        name, runs, words = f"GPU {index}", False, "the kernels are CUDA's, and torch is not"
+    else:
+        model, capability = machine.gpus[index]
+        name = f"GPU {index}, {model} (sm_{capability}),"
+        runs, words = verdict(capability, machine.driver, core)
     if not runs:
-        line = f"GPU {index}, {name} (sm_{capability}), is not used, the CPU is: {words}"
-        warnings.warn(line, FileWarning, stacklevel=3)
+        warnings.warn(f"{name} is not used, the CPU is: {words}", FileWarning, stacklevel=3)
     return runs
 
 

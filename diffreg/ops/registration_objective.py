@@ -67,16 +67,14 @@ def registration_objective(
     Returns:
         A named tuple (total, similarity, diffusion, bending, determinant, warped): (N,) each,
         the terms raw and the total weighted, all differentiable to the displacement; warped is
-        (N, C, *S), or None. float32 for half types.
+        (N, C, *S), or None. float32 for half types. Where neither image needs a gradient, an
+        upstream gradient of 0 to a sample's total or similarity passes nothing on, not even NaN.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.
         ValueError: shapes, devices or options that do not fit, or negative or NaN weights (not
             looked at on a GPU, which would have to be waited for).
         NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
-
-    A sample whose terms have an upstream gradient of 0 gets none, not even NaN; so has the
-    similarity where nobody weighs it.
 
     Source:
         Theljani and Chen 2020: its three parts; the exact form is ours.

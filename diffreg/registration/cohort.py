@@ -19,11 +19,12 @@ from diffreg import __version__
 from diffreg._files import FULL, remove_leftovers
 from diffreg._ranks import ALONE, Rank
 from diffreg.affine.start import Start, affine_start
-from diffreg.data.images import Image, file_of, read_part
+from diffreg.data.images import Image, read_part
 from diffreg.data.labels import doubted
 from diffreg.data.manifest import Manifest, Pair
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.slices import numbered
+from diffreg.data.store import state_of
 from diffreg.registration.determinants import check_cells
 from diffreg.registration.files import add_determinants, write_registration
 from diffreg.registration.folders import check_some_listed, folder_name, place_from
@@ -197,11 +198,10 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
     """A hash of what a result depends on; files by their places seen from `out`."""
     images = (pair.moving, pair.fixed, pair.fixed_mask, pair.moving_mask)
     files = [path for path in images if path is not None]
-    states = [file_of(path).stat() for path in files]
     parts = [
         __version__,
         [None if path is None else place_from(path, out) for path in images],
-        [(state.st_size, state.st_mtime_ns) for state in states],
+        [state_of(path) for path in files],
         [pair.moving_slice, pair.fixed_slice, pair.moving_time, pair.fixed_time],
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
         [method.fill, method.normalization and astuple(method.normalization)],

@@ -106,8 +106,8 @@ def register(
             (`diffreg.register_affine`); "auto": affine for volumes, and for slices whose headers do
             not say that they are aligned; or a map that is known, (4, 4), RAS mm, from the fixed
             image's space to the moving one's.
-        device: of the variational method: "cpu", "cuda", or "auto", a GPU where torch sees one. A
-            network, and steps from its displacement, run where its parameters are.
+        device: of the variational method: "cpu", "cuda", or "auto", a GPU where the kernels run on
+            one. A network, and steps from its displacement, run where its parameters are.
         search: look for turns by more than some 30 degrees as well, which takes longer.
         preset: of the variational method, one of `diffreg.losses.PRESETS`.
         weights: of the variational method: similarity, diffusion, bending, determinant.

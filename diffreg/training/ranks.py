@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed, nn
 
-from diffreg._ranks import this_rank
+from diffreg._ranks import cuda_device, this_rank
 from diffreg.ops._gpus import usable
 
 
@@ -123,5 +123,6 @@ def _kind(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("training.device is cuda, but torch finds no GPU here")
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() and usable(0) else "cpu"
+        there = torch.cuda.is_available() and usable(cuda_device(this_rank()).index)
+        return "cuda" if there else "cpu"
     return device

@@ -431,7 +431,7 @@ def refused(folder):
     }
 
 
-@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".MHA", ".NRRD"])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_an_image_is_written_where_itk_has_it(ending, dtype, tmp_path):
     """Volumes, slices of volumes and 2-D images: as the NIfTI file of the same numbers."""
@@ -449,11 +449,12 @@ def test_an_image_is_written_where_itk_has_it(ending, dtype, tmp_path):
         assert torch.equal(back.data, image.data) and np.dtype(back.dtype) == dtype
         known = np.s_[:2, [0, 1, 3]] if name == "flat" else np.s_[:]  # of two axes nothing has a z
         np.testing.assert_allclose(back.affine[known], image.affine[known], atol=1e-4)
-        assert sitk.ReadImage(written).GetDimension() == (2 if name == "flat" else 3)
+        io = {".mha": "MetaImageIO", ".nrrd": "NrrdImageIO"}[ending.lower()]
+        ours = sitk.ReadImage(str(written), imageIO=io)
+        assert ours.GetDimension() == (2 if name == "flat" else 3)
         theirs = sitk.ReadImage(tmp_path / "written.nii")
-        lengths = sitk.ReadImage(written).GetSpacing()
-        np.testing.assert_allclose(lengths, theirs.GetSpacing(), rtol=1e-6)
-    assert not list(tmp_path.glob(".*"))
+        np.testing.assert_allclose(ours.GetSpacing(), theirs.GetSpacing(), rtol=1e-6)
+    assert not list(tmp_path.glob(".*")) and len(list(tmp_path.iterdir())) == 4
 
 
 def test_apply_writes_what_slicer_reads(tmp_path, monkeypatch, capsys):

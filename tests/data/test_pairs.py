@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from diffreg.data._kinds import file_of
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
@@ -267,6 +268,13 @@ def test_a_file_at_several_slices_stays_on_one_side():
     train, held_out = split_by_group(Pairs(blocks), share=0.5)
     assert {p.moving for p in train}.isdisjoint(p.moving for p in held_out)
     assert {p.moving_slice for p in train} == {p.moving_slice for p in held_out} == {2, 5}
+
+
+def test_arrays_of_one_file_stay_on_one_side():
+    members = [Member(Path(f"{file}.npz:{array}")) for file in "abcd" for array in "xy"]
+    sides = split_by_group(Pairs([Crossed(tuple(members))]), share=0.5)
+    files = [{file_of(p.moving) for p in pairs} for pairs in sides]
+    assert files[0].isdisjoint(files[1]) and [len(side) for side in files] == [2, 2]
 
 
 def test_three_images_cannot_be_split():

@@ -159,7 +159,7 @@ class HiddenObjective(Objective):
 
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         moving, fixed, u, *scales = self.inputs(shape, dtype)
-        u = u * 0 if self.name.startswith("objective-hidden-still") else u
+        u = u * 0 if "still" in self.name else u
         (mask,) = self.mask(shape, dtype)
         moving = moving.clone()
         if max(shape.size) > 1:  # a correlation needs three numbers

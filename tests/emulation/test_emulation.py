@@ -186,6 +186,26 @@ def test_a_gradient_times_1_is_not_read(emulation):
         ops.registration_objective_scale(found, factor)
         expected = gradient * factor.reshape(3, 1, 1, 1)
         assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+        ops.registration_objective_scale(found, torch.tensor([0.0, 1.0, 0.0]))
+        assert found[1].any() and not found[0].any() and not found[2].any()
+
+
+@pytest.mark.parametrize("mixture", [{"ssd": 1.0}, {"ncc": 1.0}, {"lncc": 1.0}, {"pls": 1.0}])
+def test_a_sample_that_nobody_weighs_has_no_gradient(emulation, mixture):
+    """Though its image is NaN; the other one has that of the CPU."""
+    emulation.set()
+    shape = comparison.Shape(2, 1, (9, 33))
+    moving, *others = comparison.images(2)(shape, torch.float32)
+    moving[0, 0, 4, 5:] = torch.nan
+    (u,) = comparison.fields(0.5)(shape, torch.float32)
+    arguments = objective([moving, *others], u, mixture)
+    upstream = (None, torch.tensor([0.0, 1.0]), None, torch.ones(2), None)
+    found, expected = (
+        ops.registration_objective_backward(*upstream, *arguments)
+        for ops in (emulation.ops, torch.ops.diffreg)
+    )
+    assert found.isfinite().all() and found[0].any()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_equal_images_do_not_pull(emulation):
@@ -198,11 +218,16 @@ def test_equal_images_do_not_pull(emulation):
 
 @pytest.mark.parametrize(
     ("mixture", "launches"),
-    [({"ssd": 1.0}, (4, 6, 5)), ({"pls": 1.0}, (4, 7, 5)), ({"ncc": 1.0, "lncc": 0.2}, (6, 10, 9))],
+    [
+        ({"ssd": 1.0}, (4, 6, 6)),
+        ({"pls": 1.0}, (4, 7, 6)),
+        ({"ncc": 1.0, "lncc": 0.2}, (6, 10, 10)),
+    ],
     ids=str,
 )
 def test_an_objective_launches_what_it_is_made_of_and_no_more(emulation, mixture, launches):
-    """For the value; with the gradient: what goes to the parts, and warp's; for the gradient."""
+    """For the value; with the gradient: what goes to the parts, and warp's; for the gradient, where
+    samples may have none, one more."""
     shape = comparison.Shape(1, 1, (9, 13))
     images = comparison.images(2)(shape, torch.float32)
     (u,), one = comparison.fields(0.5)(shape, torch.float32), torch.ones(1)

@@ -54,6 +54,10 @@ def test_what_is_no_field_is_refused(tmp_path):
     sitk.WriteImage(sitk.Image(4, 5, 6, sitk.sitkFloat32), tmp_path / "image.nrrd")
     with pytest.raises(ValueError, match=r"image.nrrd is no field: it has 3 axes and 1 n"):
         read(tmp_path / "image.nrrd")
+    colours = sitk.Image((4, 5, 6), sitk.sitkVectorUInt8, 3)
+    sitk.WriteImage(colours, tmp_path / "colours.mha")
+    with pytest.raises(ValueError, match=r"colours.mha is no field: .* 3 numbers a voxel, vector"):
+        read(tmp_path / "colours.mha")
     image, _ = field_of(3)
     image[1, 1, 1] = (np.nan, 0.0, 0.0)
     sitk.WriteImage(image, tmp_path / "nan.mha")
