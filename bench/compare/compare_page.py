@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from sets import GROUPS, PLAN
 from summary import FEWEST, compared, summaries, told
 
 from diffreg.benchmark.run import machine
+from diffreg.registration._json import write_json
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, Any]
@@ -105,8 +105,8 @@ def write_page(
         "machine": machine("cpu"),
         "commits": sorted({r["commit"] for r in runs if "commit" in r and ours(r)}),
     }
-    text = json.dumps({**about, "left_out": left_out, "groups": groups}, indent=1)
-    (results / "compare.json").write_text(text + "\n")
+    contents = {**about, "left_out": left_out, "groups": groups}
+    write_json(results / "compare.json", contents)
     drawn = [name for name, wanted in PICTURES.items() if plot(groups, wanted, docs / name)]
     (docs / "compare.md").write_text(page(groups, about, left_out, drawn))
 
@@ -266,7 +266,10 @@ def spread(row: Row, measure: str, digits: int = 4) -> str:
 
 
 def plain(row: Row, measure: str, digits: int) -> str:
-    return f"{row['mean'][measure]:.{digits}f}" if measure in row["mean"] else ""
+    if measure not in row["mean"]:
+        return ""
+    value = row["mean"][measure]
+    return f"{value:.{digits}f}" if value == value else "a label lost"
 
 
 def folds(row: Row) -> str:
