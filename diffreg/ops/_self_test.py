@@ -222,8 +222,9 @@ def _objectives(
     u, *energy = _energy(u)
     factors = [0.5, 1.0, 0.2, 0.5, 0.5, 0.5], [6.0, 1.0, 3.0, 0.3]
     for padding in ("border", "zeros", "reflection"):
-        objective = (moving, fixed, u, scale, scale, mask, *factors, padding, *energy)
-        yield "registration_objective", (*objective, True, True)
+        for weights in (None, mask):  # other kernels
+            objective = (moving, fixed, u, scale, scale, weights, *factors, padding, *energy)
+            yield "registration_objective", (*objective, True, True)
     yield "registration_objective", (*objective, False, False)
     yield "registration_objective_backward", (*5 * [one], *objective)
     yield "registration_objective_scale", (mask.clone(), scale)

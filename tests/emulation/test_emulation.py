@@ -296,7 +296,7 @@ def test_the_first_use_test_runs_every_kernel_that_is_compiled(emulation, monkey
     missing = compiled - {code.short(name[name.index("diffreg::") :]) for name in names}
     # Of a kernel's two launches in one call the second is named: an energy's cells.
     first = "deformation_energy/energy_kernel<3, double, double, "
-    assert all(name.startswith(first) for name in missing) and len(missing) <= 1
+    assert all(name.startswith(first) for name in missing) and len(missing) <= 1, missing
 
 
 def test_the_first_use_test_covers_what_is_stored_in_16_bits(emulation):
