@@ -204,6 +204,7 @@ def main() -> None:
             raise SystemExit("nothing can be drawn at all")
     for worker in workers:
         worker.process.kill()
+        worker.process.wait()  # so that its CPU time counts as a child's
     print(said_of(rows))
     raise SystemExit(any(row["wrong"] for row in rows.values()))
 
