@@ -14,6 +14,7 @@ from diffreg.cli import commands, manifests
 from diffreg.cli.apply import add_apply
 from diffreg.cli.certify import add_certify
 from diffreg.cli.export import add_export
+from diffreg.cli.repair import add_repair
 from diffreg.cli.spelling import Parser
 from diffreg.cli.steps import add_images, add_source
 from diffreg.cli.transforms import add_transforms
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands_)
     _add_apply(commands_)
     _add_certify(commands_)
+    add_repair(commands_)
     add_transforms(commands_)
     _add_train(commands_)
     export = commands_.add_parser("export", help="a trained network for use elsewhere")

@@ -9,6 +9,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,23 @@ def add_images(command: argparse.ArgumentParser) -> None:
         "--fixed", metavar="IMAGE", help="the fixed image, where a format needs it"
     )
     command.add_argument("--moving", metavar="IMAGE", help="the moving image, where one needs it")
+
+
+def add_written(command: argparse.ArgumentParser) -> None:
+    """--to, and the images."""
+    command.add_argument(
+        "--to", metavar="FORMAT", help="of OUT, where its ending leaves it open or is not ITK's"
+    )
+    add_images(command)
+
+
+def check_out(options: argparse.Namespace, *read: str) -> None:
+    """Refuses a file to write that is one of those to read, before they are, which takes long."""
+    from diffreg._files import require_output
+
+    named = options.transform if isinstance(options.transform, list) else [options.transform]
+    images = [*read, options.fixed, options.moving]
+    require_output(options.out, chain(images, *map(files_of_step, named)))
 
 
 def one_of(options: argparse.Namespace) -> Steps:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from diffreg.cli.steps import (
     add_images,
     add_source,
     add_steps,
-    files_of_step,
+    add_written,
+    check_out,
     one_of,
     read_steps,
 )
@@ -28,12 +28,12 @@ def add_transforms(subparsers: Any) -> None:
     convert.add_argument("transform", metavar="IN", help="a transform's file, or register's folder")
     convert.add_argument("out", metavar="OUT", help="the file to write")
     add_source(convert)
-    _add_written(convert)
+    add_written(convert)
     convert.set_defaults(run=run_convert)
     composed = subparsers.add_parser("compose", help="make one transform of several")
     add_steps(composed)
     composed.add_argument("-o", "--out", required=True, help="the file to write")
-    _add_written(composed)
+    add_written(composed)
     composed.set_defaults(run=run_compose)
     inverse = subparsers.add_parser(
         "invert",
@@ -44,7 +44,7 @@ def add_transforms(subparsers: Any) -> None:
     inverse.add_argument("transform", metavar="IN", help="a transform's file, or register's folder")
     inverse.add_argument("-o", "--out", required=True, help="the file to write")
     add_source(inverse)
-    _add_written(inverse)
+    add_written(inverse)
     inverse.set_defaults(run=run_invert)
     points = subparsers.add_parser(
         "points", help="bring points of the fixed image to the moving one"
@@ -60,22 +60,15 @@ def add_transforms(subparsers: Any) -> None:
     points.set_defaults(run=run_points)
 
 
-def _add_written(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--to", metavar="FORMAT", help="of OUT, where its ending leaves it open or is not ITK's"
-    )
-    add_images(command)
-
-
 def run_convert(options: argparse.Namespace) -> int:
     """Write a transform in another tool's format."""
-    _check_out(options)
+    check_out(options)
     return _write(options, one_of(options))
 
 
 def run_compose(options: argparse.Namespace) -> int:
     """Write one transform of several."""
-    _check_out(options)
+    check_out(options)
     return _write(options, read_steps(options.transform, options.fixed, options.moving))
 
 
@@ -84,7 +77,7 @@ def run_invert(options: argparse.Namespace) -> int:
 
     Its fixed image is the moving one of what is inverted.
     """
-    _check_out(options)
+    check_out(options)
     steps = one_of(options).inverse()
     options.fixed, options.moving = options.moving, options.fixed
     try:
@@ -106,7 +99,7 @@ def run_points(options: argparse.Namespace) -> int:
     out = Path(options.out)
     if ending_of(out) != ending_of(options.points):
         raise ValueError(f"{out}: the name must end in {ending_of(options.points)}, as the input's")
-    _check_out(options, options.points)
+    check_out(options, options.points)
     file = read_point_file(options.points)
     steps = read_steps(options.transform, options.fixed, options.moving)
     to, of = steps.ends
@@ -129,15 +122,6 @@ def run_points(options: argparse.Namespace) -> int:
         f"inverse are exchanged); {file.format}"
     )
     return 0
-
-
-def _check_out(options: argparse.Namespace, *read: str) -> None:
-    """Before the transform is read, or inverted, which takes long."""
-    from diffreg._files import require_output
-
-    named = options.transform if isinstance(options.transform, list) else [options.transform]
-    images = [*read, options.fixed, options.moving]
-    require_output(options.out, chain(images, *map(files_of_step, named)))
 
 
 def _write(options: argparse.Namespace, steps: Steps) -> int:

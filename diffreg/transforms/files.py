@@ -165,6 +165,23 @@ def write(
     return name
 
 
+def can_hold(path: str | Path, format: str) -> bool:
+    """Whether a file of a format may be written, and be called so.
+
+    Args:
+        path: the file, which need not exist.
+        format: one of FORMATS.
+
+    Example:
+        >>> from diffreg.transforms import can_hold
+        >>> can_hold("a.h5", "itk-h5"), can_hold("a.nii.gz", "itk-h5"), can_hold("a.txt", "elastix")
+        (True, False, False)
+    """
+    adapter = _ADAPTERS[_known(format)]
+    fits = not adapter.endings or Path(path).name.lower().endswith(adapter.endings)
+    return adapter.write is not None and fits
+
+
 def read_field(
     path: str | Path, format: str | None = None, fixed: Any = None, moving: Any = None
 ) -> Tensor:

@@ -204,7 +204,8 @@ class Field(Transform):
         certificate = certificate or self.certificate()
         if certificate.folded_cells:
             raise ValueError(
-                f"{self.grid.name}: there is no inverse where a field folds: {certificate}"
+                f"{self.grid.name}: there is no inverse where a field folds: {certificate} "
+                "(`diffreg repair` unfolds it)"
             )
         back, residual = inverted(self.displacement, self.grid.axes)
         return Field(back, self.grid, residual)
