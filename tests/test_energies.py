@@ -98,6 +98,22 @@ def test_a_volume_of_one_plane_is_an_image(energy, axis):
     assert torch.equal(found, energy(flat, spacing=[lengths[k] for k in others]))
 
 
+@every_energy
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_of_one_row_is_a_line(energy, axis):
+    """Whatever the displacement does across it: of an image of one row, and of the line itself."""
+    shape = [1, 1, 1]
+    shape[axis] = 5
+    volume, lengths = drawn(shape), [0.7, 2.0, 1.3]
+    line = volume[:, axis].reshape(1, 1, 1, 5)
+    row = torch.cat([torch.zeros_like(line), line], 1)
+    found = energy(volume, spacing=lengths)
+    torch.testing.assert_close(found, energy(row, spacing=[1.0, lengths[axis]]))
+    across = volume.clone()
+    across[:, [k for k in range(3) if k != axis]] += 3.0 * drawn(shape)[:, :2]
+    assert torch.equal(found, energy(across, spacing=lengths))
+
+
 def test_an_axis_of_two_voxels_has_no_curvature():
     """It is left out of the Laplacian; the mean is over both of its voxels."""
     planes = drawn((2, 5, 6))

@@ -104,12 +104,11 @@ def total_variation(
 def _field_and_lengths(
     displacement: torch.Tensor, spacing: float | Sequence[float] | None
 ) -> tuple[torch.Tensor, list[float]]:
-    """What is measured, without an axis of one voxel, and the lengths of its voxels."""
+    """What is measured, without axes of one voxel, and the lengths of its voxels."""
     check_displacement(displacement)
     lengths = _lengths(spacing, displacement.ndim - 2)
     u = displacement.to(arithmetic_dtype(displacement))
-    axis = flat_axis(u)
-    if axis is not None:
+    while (axis := flat_axis(u)) is not None:  # a volume of one row has two
         u, lengths = without_axis(u, axis), lengths_without_axis(lengths, axis)
     return u, lengths
 
