@@ -16,6 +16,8 @@ from diffreg.ops._core import what_torch_said
 _below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
 _transforms = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
 _batched = getattr(getattr(torch._C, "_functorch", None), "is_legacy_batchedtensor", None)
+_mapped = getattr(getattr(torch._C, "_functorch", None), "is_batchedtensor", None)
+_unwrapped = getattr(getattr(torch._C, "_functorch", None), "get_unwrapped", None)
 _tracing = getattr(torch._C, "_get_tracing_state", None)
 _stack = getattr(getattr(torch._C, "_functorch", None), "get_interpreter_stack", None)
 
@@ -25,6 +27,16 @@ def may_be_batched(tensor: torch.Tensor) -> bool:
     if _transforms is None or _batched is None:
         return True
     return bool(_transforms()) or _batched(tensor)
+
+
+def needs_gradient(tensor: torch.Tensor) -> bool:
+    """Whether autograd follows it, which one that vmap made does not say of what it holds."""
+    if not torch.is_grad_enabled():
+        return False
+    if _mapped is not None and _unwrapped is not None and not torch.compiler.is_compiling():
+        while _mapped(tensor):
+            tensor = _unwrapped(tensor)
+    return bool(tensor.requires_grad)
 
 
 def has_values(tensor: torch.Tensor) -> bool:

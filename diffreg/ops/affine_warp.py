@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from diffreg.ops._autograd import differentiable, may_be_batched
+from diffreg.ops._autograd import differentiable, may_be_batched, needs_gradient
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -136,7 +136,7 @@ def _check(
             )
     if moving.shape[2:].numel() == 0 and len(matrix) > 0 and 0 not in on_grid:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
-    if moving.requires_grad and torch.is_grad_enabled():
+    if needs_gradient(moving):
         check_floating("moving that requires a gradient", moving)
 
 

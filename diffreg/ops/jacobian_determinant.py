@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from diffreg.ops._autograd import differentiable
+from diffreg.ops._autograd import differentiable, needs_gradient
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
@@ -66,7 +66,7 @@ def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) 
     if axis is not None:
         flat = jacobian_determinant(without_axis(displacement, axis), reduce)
         return determinants_with_axis(flat, axis, displacement.ndim - 2, bool(reduce))
-    if reduce == "bound" and displacement.requires_grad and torch.is_grad_enabled():
+    if reduce == "bound" and needs_gradient(displacement):
         raise ValueError('reduce="bound" has no gradient: pass displacement.detach()')
     return _operator(*as_handed(displacement), reduce or "none")
 

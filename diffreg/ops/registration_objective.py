@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from diffreg.ops._autograd import differentiable, may_be_batched
+from diffreg.ops._autograd import differentiable, may_be_batched, needs_gradient
 from diffreg.ops._checks import arithmetic_dtype, refuse_transforms
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._flat_axis import flat_axis
@@ -89,11 +89,11 @@ def registration_objective(
     options = Options(similarity, weights, padding, penalty, threshold, spacing, window)
     check_inputs(moving, fixed, displacement)
     refuse_transforms("registration_objective")
-    differentiated = torch.is_grad_enabled() and (moving.requires_grad or fixed.requires_grad)
+    differentiated = needs_gradient(moving) or needs_gradient(fixed)
     inputs = moving, fixed, displacement, eps_moving, eps_fixed, mask
     if differentiated:
         return compose(OPERATORS, options, *inputs, return_warped)
-    need_gradient = torch.is_grad_enabled() and displacement.requires_grad
+    need_gradient = needs_gradient(displacement)
     return _evaluated(options, *inputs, need_gradient, return_warped)
 
 

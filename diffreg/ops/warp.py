@@ -5,7 +5,7 @@ import itertools
 
 import torch
 
-from diffreg.ops._autograd import differentiable
+from diffreg.ops._autograd import differentiable, needs_gradient
 from diffreg.ops._checks import (
     as_handed,
     check_axes,
@@ -101,7 +101,7 @@ def _check(
     if 0 in moving.shape[2:] and 0 not in displacement.shape:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
     check_same_device("displacement", displacement, "moving", moving)
-    if moving.requires_grad and torch.is_grad_enabled():
+    if needs_gradient(moving):
         check_floating("moving that requires a gradient", moving)
 
 

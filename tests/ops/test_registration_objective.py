@@ -130,6 +130,19 @@ def test_the_raw_operators_window_may_be_left_out():
 
 
 @every_measure
+def test_vmap_of_images_that_need_a_gradient_is_a_loop(name):
+    """vmap hides that they need one."""
+    several = [torch.stack([x, 0.7 * x]).requires_grad_() for x in (*images(), field())]
+    loss = lambda *x: registration_objective(*x, name).total  # noqa: E731
+    mapped = torch.func.vmap(loss)(*several)
+    looped = torch.stack([loss(*each) for each in zip(*several, strict=True)])
+    torch.testing.assert_close(mapped, looped)
+    found = [torch.autograd.grad(values.square().sum(), several) for values in (mapped, looped)]
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@every_measure
 def test_the_form_without_autograd_gives_value_and_gradient(name):
     moving, fixed = images()
     u = field()

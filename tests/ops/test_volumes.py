@@ -451,6 +451,8 @@ def test_the_bound_holds_inside_every_cell_and_sees_folds_that_corners_miss():
     assert _bernstein(edges).shape[1] == 27
     with pytest.raises(ValueError, match='reduce="bound" has no gradient'):
         ops.jacobian_determinant(u.requires_grad_(), "bound")
+    with pytest.raises(ValueError, match='reduce="bound" has no gradient'):
+        torch.func.vmap(lambda x: ops.jacobian_determinant(x, "bound"))(u[None])
 
 
 def test_shapes_are_refused_in_words():
