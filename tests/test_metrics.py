@@ -205,9 +205,13 @@ def test_dice_of_a_label_nobody_has_is_nan():
     assert metrics.dice(0 * TWO, 0 * TWO) == {}
 
 
-def test_dice_refuses_fractions():
+@pytest.mark.parametrize("value", [0.5, math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("measure", [metrics.dice, metrics.surface_distances])
+def test_a_label_is_a_whole_number(measure, value):
+    other = TWO.astype(float)
+    other.flat[1] = value
     with pytest.raises(ValueError, match="label_b must hold whole numbers"):
-        metrics.dice(TWO, TWO / 2)
+        measure(TWO, other)
 
 
 # folding

@@ -123,7 +123,7 @@ def _label_maps(label_a: Array, label_b: Array) -> list[np.ndarray]:
     """Both maps, flat; refused where a value is not a whole number."""
     maps = voxels({"label_a": label_a, "label_b": label_b}, None)[:2]
     for name, values in zip(("label_a", "label_b"), maps, strict=True):
-        if not np.array_equal(values, np.floor(values)):
+        if not (np.isfinite(values) & (values == np.floor(values))).all():
             raise ValueError(f"{name} must hold whole numbers, one a label")
     return maps
 
