@@ -385,11 +385,20 @@ def test_a_moving_image_of_another_size(size):
         ({"weights": (1, 2, 3, -1)}, "weights must be a preset or 4 numbers >= 0"),
         ({"weights": (1, 2, 3, math.nan)}, "weights must be a preset or 4 numbers >= 0"),
         ({"weights": (1, 2, 3, math.inf)}, "weights must be a preset or 4 numbers >= 0"),
+        ({"padding": "wrap"}, "padding must be one of 'border', 'zeros', 'reflection', got 'wrap'"),
+        ({"penalty": "log"}, "penalty must be one of .* got 'log'"),
+        ({"threshold": 1}, "threshold must be below 1 with penalty='hyperelastic', got 1.0"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Objective(**options)
+
+
+@pytest.mark.parametrize("options", [{"penalty": "log"}, {"threshold": 1}], ids=str)
+def test_energies_refuse_bad_options_at_once(options):
+    with pytest.raises(ValueError, match="penalty"):
+        DeformationEnergy(**options)
 
 
 # An image registered to itself should stay where it is.

@@ -2,6 +2,7 @@
 resize."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ def integrate(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
         (N, D, *S), voxels.
 
     Raises:
-        ValueError: negative `steps`, or a shape that is not a field's.
+        ValueError: `steps` that are no whole number >= 0, or a shape that is not a field's.
 
     Source:
         Arsigny et al. 2006, scaling and squaring.
@@ -85,12 +86,16 @@ def integrate(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
         tensor([1.])
     """
     check_displacement(velocity)
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
+    _check_count("steps", steps)
     displacement = velocity / 2**steps
     for _ in range(steps):
         displacement = compose(displacement, displacement)
     return displacement
+
+
+def _check_count(name: str, count: int) -> None:
+    if not isinstance(count, Integral) or count < 0:
+        raise ValueError(f"{name} must be a whole number >= 0, got {count!r}")
 
 
 def invert(displacement: torch.Tensor, iterations: int = 30) -> torch.Tensor:
@@ -106,7 +111,7 @@ def invert(displacement: torch.Tensor, iterations: int = 30) -> torch.Tensor:
         (N, D, *S), voxels.
 
     Raises:
-        TypeError, ValueError: as `diffreg.ops.warp`.
+        TypeError, ValueError: as `diffreg.ops.warp`, or `iterations` that are no whole number >= 0.
 
     Source:
         Chen et al. 2008, fixed-point inversion.
@@ -117,6 +122,8 @@ def invert(displacement: torch.Tensor, iterations: int = 30) -> torch.Tensor:
         >>> invert(torch.ones(1, 2, 4, 4)).unique()
         tensor([-1.])
     """
+    check_displacement(displacement)
+    _check_count("iterations", iterations)
     inverse = -displacement
     for _ in range(iterations):
         inverse = -warp(displacement, inverse)

@@ -29,8 +29,10 @@ from diffreg.ops._objective import (
     checked_weights,
     scale_of_moving,
 )
+from diffreg.ops.deformation_energy import checked_threshold
 from diffreg.ops.local_correlation import check_window
 from diffreg.ops.parallel_level_sets import Measured
+from diffreg.ops.warp import PADDINGS
 
 
 def _weighted(factors: Sequence[float], terms: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -64,6 +66,7 @@ class DeformationEnergy(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
+        checked_threshold(penalty, threshold)
         self.weights = diffusion, bending, determinant
         self.options = spacing, penalty, threshold
         self.reduction = reduction
@@ -111,7 +114,8 @@ class Objective(nn.Module):
         window: side of the box of "lncc" in voxels, odd; None: the preset's, else 9.
 
     Raises:
-        ValueError: a name that is not known, or weights that are not 4 finite numbers.
+        ValueError: a name that is not known, weights that are not 4 finite numbers, or a threshold
+            or window out of range.
 
     Source:
         Theljani and Chen 2020: its three parts; the exact form is ours.
@@ -144,6 +148,8 @@ class Objective(nn.Module):
         named, self.own = named_measures(similarity)
         self.similarity = checked_mixture(named, (*SIMILARITIES, *self.own))
         self.parts = nn.ModuleList(m for m in self.own.values() if isinstance(m, nn.Module))
+        check_choice("padding", padding, PADDINGS)
+        checked_threshold(penalty, threshold)
         self.padding, self.penalty, self.threshold = padding, penalty, threshold
         self.spacing = spacing
         self.window = preset.window if window is None else window

@@ -149,6 +149,13 @@ def check_device(name: str, tensor: torch.Tensor) -> None:
         )
 
 
+def as_number(name: str, value: Any) -> float:
+    try:
+        return float(value + 0.0)  # a text is no number
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     if value not in choices:
         allowed = ", ".join(repr(choice) for choice in choices)

@@ -9,6 +9,7 @@ import torch
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
+    as_number,
     check_axes,
     check_choice,
     check_displacement,
@@ -21,9 +22,8 @@ from diffreg.ops._checks import (
 from diffreg.ops._masks import counted, finite_part, hiding_gradient
 from diffreg.ops.correlation import correlation, correlation_reference
 from diffreg.ops.deformation_energy import (
-    THRESHOLDS,
     _lengths,
-    _threshold,
+    checked_threshold,
     deformation_energy,
     deformation_energy_reference,
 )
@@ -115,7 +115,7 @@ class Options:
         self.mixture = checked_mixture(similarity)
         self.weights = checked_weights(DEFAULT_WEIGHTS if weights is None else weights)
         check_choice("padding", padding, PADDINGS)
-        check_choice("penalty", penalty, tuple(THRESHOLDS))
+        checked_threshold(penalty, threshold)
         self.padding, self.penalty, self.threshold, self.spacing = (
             padding,
             penalty,
@@ -155,7 +155,7 @@ class Options:
             self.padding,
             _lengths(self.spacing, displacement.ndim - 2),
             self.penalty,
-            _threshold(self.penalty, self.threshold),
+            checked_threshold(self.penalty, self.threshold),
         )
 
 
@@ -170,7 +170,7 @@ def checked_mixture(similarity: Similarity, names: Sequence[str] = MEASURES) -> 
         raise ValueError("similarity must name at least one measure, got an empty mapping")
     for name, factor in mixture.items():
         check_choice("similarity", name, tuple(names))
-        if not math.isfinite(factor):
+        if not math.isfinite(as_number(f"similarity's factor of {name!r}", factor)):
             raise ValueError(f"similarity must have finite factors, got {factor} for {name!r}")
     return {name: float(factor) for name, factor in mixture.items()}
 

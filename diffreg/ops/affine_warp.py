@@ -162,12 +162,13 @@ def _fixed_size(
 ) -> Sequence[int]:
     """The size of the fixed grid."""
     if displacement is None:
-        if size is None or len(size) != dimensions or min(size) < 0:
+        sizes = list(size) if isinstance(size, Sequence) else []
+        if len(sizes) != dimensions or any(isinstance(n, float) or n < 0 for n in sizes):
             raise ValueError(
-                f"size must be {dimensions} numbers, the fixed grid's, where there is no "
+                f"size must be {dimensions} whole numbers, the fixed grid's, where there is no "
                 f"displacement, got {size}"
             )
-        return size
+        return sizes
     check_tensor("displacement", displacement)
     if size is not None and tuple(size) != tuple(displacement.shape[2:]):
         raise ValueError(

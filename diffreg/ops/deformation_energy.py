@@ -10,6 +10,7 @@ from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
+    as_number,
     check_choice,
     check_displacement,
     refuse_transforms,
@@ -52,7 +53,8 @@ def deformation_energy(
             derivatives become d_k u_c h_c / h_k, second d_kl u_c h_c / (h_k h_l).
         penalty: "hyperelastic" psi = ((J-1)^2 / J)^2, "log2" (ln J)^2, "hinge" max(0, t - J)^2,
             "relu" max(0, -J). The first two go on as their tangent below the threshold t.
-        threshold: t > 0; None is the penalty's own (0.2, 0.01, 0.2; "relu" takes none).
+        threshold: t > 0, below 1 with the first two; None is the penalty's own (0.2, 0.01, 0.2;
+            "relu" takes none).
 
     Returns:
         A named tuple (diffusion, bending, determinant), each (N,), float32 for half types.
@@ -75,9 +77,8 @@ def deformation_energy(
         tensor([0.2500])
     """
     check_displacement(displacement)
-    check_choice("penalty", penalty, tuple(THRESHOLDS))
+    limit = checked_threshold(penalty, threshold)
     lengths = _lengths(spacing, displacement.ndim - 2)
-    limit = _threshold(penalty, threshold)
     refuse_transforms("deformation_energy")
     axis = flat_axis(displacement)
     if axis is not None:
@@ -105,7 +106,7 @@ def energies_and_gradient(
         flat = without_axis(displacement, axis), weights, lengths_without_axis(lengths, axis)
         energies, gradient = energies_and_gradient(*flat, penalty, threshold)
         return energies, with_axis(gradient, axis, displacement.ndim - 2)
-    options = lengths, penalty, _threshold(penalty, threshold)
+    options = lengths, penalty, checked_threshold(penalty, threshold)
     (u,) = as_handed(displacement)
     energies = DeformationEnergy(*_operator(u, *options))
     upstream = [torch.full_like(energies[0], weight) for weight in weights]
@@ -129,21 +130,30 @@ def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[f
     return lengths
 
 
-def _threshold(penalty: str, threshold: float | None) -> float:
+def checked_threshold(penalty: str, threshold: float | None) -> float:
+    """The threshold, or the penalty's own.
+
+    Raises:
+        TypeError, ValueError: no such penalty, or a threshold that does not fit it.
+    """
+    check_choice("penalty", penalty, tuple(THRESHOLDS))
     if threshold is None:
         return THRESHOLDS[penalty]
     if penalty == "relu":
         raise ValueError(f"threshold must be None with penalty='relu', which has none: {threshold}")
-    if not 0 < threshold < math.inf:
-        raise ValueError(f"threshold must be positive and finite, got {threshold}")
-    return float(threshold)
+    limit = as_number("threshold", threshold)
+    if not 0 < limit < math.inf:
+        raise ValueError(f"threshold must be positive and finite, got {limit}")
+    if penalty != "hinge" and limit >= 1:  # its tangent there would fall with the determinant
+        raise ValueError(f"threshold must be below 1 with penalty={penalty!r}, got {limit}")
+    return limit
 
 
 def penalty_reference(
     determinant: torch.Tensor, penalty: str = "hyperelastic", threshold: float | None = None
 ) -> torch.Tensor:
     """psi(J), element by element, of `deformation_energy`'s determinant term."""
-    limit = _threshold(penalty, threshold)
+    limit = checked_threshold(penalty, threshold)
     if penalty == "hinge":
         return (limit - determinant).clamp(min=0) ** 2
     if penalty == "relu":

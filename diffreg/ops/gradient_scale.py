@@ -8,6 +8,7 @@ from diffreg.ops._autograd import differentiable
 from diffreg.ops._checks import (
     arithmetic_dtype,
     as_handed,
+    as_number,
     check_image,
     checked_mask,
     refuse_transforms,
@@ -51,15 +52,17 @@ def gradient_scale(
         tensor([0.7500])
     """
     check_image("image", image)
-    _check_eta(eta)
+    eta = _checked_eta(eta)
     weights = checked_mask(mask, image, arithmetic_dtype(image))
     refuse_transforms("gradient_scale")
     return _operator(*as_handed(image), eta, weights)
 
 
-def _check_eta(eta: float) -> None:
+def _checked_eta(eta: float) -> float:
+    eta = as_number("eta", eta)
     if not 0 < eta < math.inf:
         raise ValueError(f"eta must be positive and finite, got {eta}")
+    return eta
 
 
 def image_gradient_reference(image: torch.Tensor) -> list[torch.Tensor]:

@@ -146,9 +146,11 @@ def test_integrate_has_gradients(size):
     assert torch.autograd.gradgradcheck(lambda x: integrate(x, 3), v, fast_mode=True)
 
 
-def test_integrate_refuses_a_negative_number_of_steps():
-    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
-        integrate(torch.zeros(1, 2, 4, 4), -1)
+@pytest.mark.parametrize("count", [-1, 2.5, "7"])
+@pytest.mark.parametrize("function, name", [(integrate, "steps"), (invert, "iterations")])
+def test_steps_are_whole_numbers_from_0(function, name, count):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number >= 0, got {count!r}"):
+        function(torch.zeros(1, 2, 4, 4), count)
 
 
 # invert

@@ -325,6 +325,14 @@ FIELD = torch.zeros(1, 2, 4, 4)
         ),
         (FIELD, {"threshold": 0.0}, ValueError, "threshold must be positive and finite, got 0.0"),
         (FIELD, {"threshold": math.nan}, ValueError, "threshold must be positive and finite"),
+        (FIELD, {"threshold": "a"}, TypeError, "threshold must be a number, got 'a'"),
+        (FIELD, {"threshold": 1.0}, ValueError, "below 1 with penalty='hyperelastic', got 1.0"),
+        (
+            FIELD,
+            {"penalty": "log2", "threshold": 2},
+            ValueError,
+            "threshold must be below 1 with penalty='log2', got 2.0",
+        ),
         (
             FIELD,
             {"penalty": "relu", "threshold": 0.1},

@@ -162,6 +162,7 @@ IMAGE = torch.zeros(2, 1, 4, 5)
         (IMAGE.long(), {}, TypeError, "image must be float16, bfloat16, float32 or float64, got"),
         (IMAGE, {"eta": 0.0}, ValueError, "eta must be positive and finite, got 0.0"),
         (IMAGE, {"eta": math.nan}, ValueError, "eta must be positive and finite, got nan"),
+        (IMAGE, {"eta": "1"}, TypeError, "eta must be a number, got '1'"),
         (IMAGE, {"eta": math.inf}, ValueError, "eta must be positive and finite, got inf"),
         (IMAGE, {"mask": IMAGE[:1]}, ValueError, r"mask must be .* = \[2, 1, 4, 5\], got \[1, 1"),
         (IMAGE, {"mask": 1}, TypeError, "mask must be a torch.Tensor, got int"),

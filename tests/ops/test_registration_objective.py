@@ -366,6 +366,7 @@ def test_half_types_are_computed_in_single(dtype):
         ({"window": 4}, "window must be odd and positive, got 4"),
         ({"similarity": {}}, "similarity must name at least one measure"),
         ({"similarity": {"ncc": math.inf}}, "similarity must have finite factors, got inf"),
+        ({"penalty": "log2", "threshold": 1.5}, "threshold must be below 1 with penalty='log2'"),
         ({"weights": (1, 2, 3)}, "weights must be a preset or 4 numbers"),
         ({"weights": (1, 2, 3, -1)}, "weights must be a preset or 4 numbers"),
         ({"padding": "reflect"}, "padding must be one of"),
