@@ -30,7 +30,7 @@ def correlation(
             weight 0 is not read.
 
     Returns:
-        (N,), in [0, 2], float32 for half types.
+        (N,), in [0, 2], float32 for half types; 1 where the weights add up to 0.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.

@@ -32,7 +32,8 @@ def gradient_scale(
             differences of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
-        (N,), positive, float32 for half types. Where the floor is reached it has no gradient.
+        (N,), positive, float32 for half types. Where the floor is reached, that of the whole image
+        whatever the mask, it has no gradient.
 
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.

@@ -46,15 +46,18 @@ def parallel_level_sets(
     Args:
         warped: image (N, C, *S), any floating dtype.
         fixed: image of the same shape.
-        eps_warped: edge scale, positive; a float or (N,); None: `gradient_scale` of the argument.
-            A constant to autograd. When registering, pass the scale of the unwarped moving image.
+        eps_warped: edge scale, positive; a float or (N,); None: `gradient_scale` of the argument,
+            whatever the mask. A constant to autograd. When registering, pass the scale of the
+            unwarped moving image.
         eps_fixed: the same for `fixed`.
         variant: "pls", "smooth" or "ngf".
         mask: weights (N, 1, *S) >= 0 of the mean, a constant to autograd; None is 1. To the
             differences of other voxels, what is not finite where the weight is 0 is 0.
 
     Returns:
-        (N,), in [0, 1], float32 for half types.
+        (N,), in [0, 1], float32 for half types; 0 where the weights add up to 0. Where A B is below
+        the smallest normal number f is 0, where it overflows NaN: in float32 that is where both
+        images have values of about 1e-9, or 1e10. Scale those.
 
     Raises:
         TypeError: not tensors, or dtypes that are not supported.

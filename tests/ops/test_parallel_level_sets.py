@@ -102,11 +102,14 @@ def test_channels_are_averaged(function, variant):
 
 @both
 @variants
-def test_no_scale_is_the_gradient_scale_of_the_argument(function, variant):
+@pytest.mark.parametrize("masked", [False, True])
+def test_no_scale_is_the_gradient_scale_of_the_argument(function, variant, masked):
+    """Of the whole image, whatever the mask."""
     warped, fixed = golden.warped().requires_grad_(), golden.fixed()
-    value = function(warped, fixed, variant=variant)
+    mask = (golden.fixed() > 0.4).double() if masked else None
+    value = function(warped, fixed, variant=variant, mask=mask)
     scales = gradient_scale(warped.detach()), gradient_scale(fixed)
-    explicit = function(warped, fixed, *scales, variant)
+    explicit = function(warped, fixed, *scales, variant, mask)
     torch.testing.assert_close(value, explicit, rtol=1e-14, atol=0)
     # and a constant to autograd
     pair = (torch.autograd.grad(v, warped)[0] for v in (value, explicit))
