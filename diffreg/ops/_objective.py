@@ -168,11 +168,13 @@ def checked_mixture(similarity: Similarity, names: Sequence[str] = MEASURES) -> 
     mixture = {similarity: 1.0} if isinstance(similarity, str) else dict(similarity)
     if not mixture:
         raise ValueError("similarity must name at least one measure, got an empty mapping")
-    for name, factor in mixture.items():
+    for name in mixture:
         check_choice("similarity", name, tuple(names))
-        if not math.isfinite(as_number(f"similarity's factor of {name!r}", factor)):
+    factors = {n: as_number(f"similarity's factor of {n!r}", f) for n, f in mixture.items()}
+    for name, factor in factors.items():
+        if not -math.inf < factor < math.inf:  # torch.compile has no isfinite of what may change
             raise ValueError(f"similarity must have finite factors, got {factor} for {name!r}")
-    return {name: float(factor) for name, factor in mixture.items()}
+    return factors
 
 
 def checked_weights(weights: Sequence[float]) -> Weights:

@@ -129,6 +129,15 @@ def test_the_raw_operators_window_may_be_left_out():
     torch.testing.assert_close(over_moving, found[0].expand(3, -1))
 
 
+def test_factors_may_change_under_torch_compile():
+    """A number of a compiled function's, annealed for instance, is not known when it is traced."""
+    moving, fixed = images()
+    loss = lambda u, f: registration_objective(moving, fixed, u, {"ncc": 1.0, "lncc": f}).total  # noqa: E731
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
+    for factor in (0.2, 0.3):
+        torch.testing.assert_close(compiled(field(), factor), loss(field(), factor))
+
+
 @every_measure
 def test_vmap_of_images_that_need_a_gradient_is_a_loop(name):
     """vmap hides that they need one."""
