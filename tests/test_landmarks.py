@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from test_registration import FIXED, GRID, MOVING, QUICK, SHAPE, stored
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
@@ -122,6 +123,30 @@ def test_the_gradient_is_that_of_the_value(size):
     assert value > 0 and slope != 0
     second = (ahead - 2 * value + behind) / 1e-4**2
     torch.testing.assert_close(pull.curvature(direction), second, rtol=1e-4, atol=0)
+
+
+class Added(TorchDispatchMode):
+    """Notes what a GPU adds in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._schema.name.startswith(("aten::index_add", "aten::scatter_add")):
+            self.seen.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_points_that_share_voxels_have_the_same_bits_at_every_run_of_a_gpu():
+    places = torch.tensor([[1.0, 1.2, 1.1], [1.5, 1.4, 1.3]])
+    pull = Pull(
+        Pins(places, torch.rand(3, 3), torch.eye(3, 2), weight=3.0), torch.zeros(1, 2, 3, 4)
+    )
+    gradient = torch.zeros(1, 2, 3, 4)
+    with Added() as added:
+        pull.add(torch.zeros(1, 2, 3, 4), gradient)
+    assert added.seen == [] and gradient.count_nonzero() == 8
 
 
 def test_the_value_by_hand():

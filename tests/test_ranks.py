@@ -3,11 +3,13 @@
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 from runs import config_of, trainer
 from test_trainer import save_images, weights
+from torch import distributed
 
 from diffreg.cli.main import main
 from diffreg.training.log import read_log
@@ -96,6 +98,26 @@ def test_a_batch_with_less_pairs_than_processes(folder):
     assert status != 0
     assert "training.batch_size must be at least the 2 processes, got 1" in errors
     assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("fails", [False, True], ids=["to its end", "that fails"])
+def test_a_rank_that_fails_waits_for_no_other(monkeypatch, device, fails):
+    """To end a group of nccl is to wait for all ranks: torchrun would not see the failure."""
+    done = []
+    for name in ("init_process_group", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(distributed, name, lambda *given, name=name, **_: done.append(name))
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda place: None)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OSError) if fails else nullcontext(), joined(device):
+        if fails:
+            raise OSError("no such image")
+    left = ["destroy_process_group"] if not fails or device == "cpu" else []
+    assert done == ["init_process_group", *([] if fails else ["barrier"]), *left]
 
 
 @pytest.mark.parametrize(("size", "count"), [(8, 3), (5, 2), (3, 3), (16, 1), (7, 4)])

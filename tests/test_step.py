@@ -4,6 +4,7 @@ import math
 import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -260,6 +261,24 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is(monkeypatch, rerun):
         assert run(Batch(image, image, None)) == 16
     assert len(said) == 1 and "runs without one: operation not permitted" in said[0]
     assert "\n" not in said[0]
+
+
+def test_a_capture_that_fails_within_the_change_of_weights_leaves_no_trace(
+    images, tmp_path, monkeypatch, rerun
+):
+    """Such as for want of memory: float16's scaler has unscaled the gradients by then."""
+    options = {"precision": "float16", "steps": 50}
+    one, other = (trainer(config_of(images, tmp_path / n, **options)) for n in ("a", "b"))
+    expected = [entry[:11] for entry in one.take(6)]
+
+    def refused(function, pool):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.Adam, "step", Mock(side_effect=RuntimeError("no memory")))
+            return function()
+
+    monkeypatch.setattr(graphs, "captured", refused)
+    with pytest.warns(UserWarning, match="runs without one: no memory"):
+        assert [entry[:11] for entry in replaying(other).take(6)] == expected
 
 
 def test_a_step_that_waits_is_never_captured(rerun):

@@ -301,6 +301,20 @@ def test_examples():
         assert doctest.testmod(module).failed == 0
 
 
+def test_sums_over_bins_have_an_order_on_a_gpu_too():
+    """There torch.bincount has none, and raises under torch.use_deterministic_algorithms(True)."""
+    bins, values = torch.randint(32, (500,)), torch.rand(500, dtype=torch.float64)
+    found = [whiteness._sums(Elsewhere(bins) if far else bins, values) for far in (False, True)]
+    torch.testing.assert_close(*found)
+
+
+class Elsewhere(torch.Tensor):
+    """One that says that it is not on the CPU."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+    is_cpu = False
+
+
 @pytest.mark.parametrize("name", ["moving", "fixed"])
 def test_images_that_are_not_finite_are_refused(name):
     images = {each: torch.rand(1, 1, 8, 8) for each in ("moving", "fixed")}

@@ -70,7 +70,9 @@ def parts(architecture: str, dry: bool) -> list[Part]:
         script("sanitizer", 60),
         script("kernels", 60),
         script("calls", 25),
-        script("training", 25),
+        # Three trainers, seven turns of 25 steps each at least, of five sizes: 20 s by what steps
+        # took or are predicted to, beside what runs alone, captures and the images of 128^3.
+        script("training", 60),
         script("counters", 30),
         script("rivals", 75),
     ]

@@ -132,7 +132,9 @@ class Pull:
         apart = self.resting + self._moved(displacement)
         to_moved = 2 * self.factor * (self.matrix.T @ apart)
         slope = (to_moved[:, None] * self.shares).flatten(1)
-        gradient[0].view(len(slope), -1).index_add_(1, self.corners.flatten(), slope)
+        # By index_put_, which sorts on a GPU: points that share a voxel are added in one order.
+        places = torch.arange(len(slope), device=slope.device)[:, None], self.corners.flatten()
+        gradient[0].view(len(slope), -1).index_put_(places, slope, accumulate=True)
         return self.factor * apart.square().sum()
 
     def curvature(self, step: Tensor) -> Tensor:

@@ -100,12 +100,16 @@ def _by_intensity(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
     low, high = warped.aminmax()
     scale = BINS / torch.where(high > low, high - low, 1)
     bins = ((warped - low) * scale).long().clamp_(0, BINS - 1).flatten()
-    # In double, so that the order of adding, which is free on a GPU, does not show.
-    count, total = (
-        torch.bincount(bins, weights=values.flatten().double(), minlength=BINS)
-        for values in (inside, inside * fixed)
-    )
+    count, total = (_sums(bins, v.flatten().double()) for v in (inside, inside * fixed))
     return (total / count.clamp(min=1)).to(fixed.dtype)[bins].view_as(fixed)
+
+
+def _sums(bins: Tensor, values: Tensor) -> Tensor:
+    """The sum of the values in each bin, (BINS,)."""
+    if bins.is_cpu:
+        return torch.bincount(bins, weights=values, minlength=BINS)
+    # On a GPU that adds in any order, and torch.use_deterministic_algorithms(True) refuses it.
+    return torch.stack([torch.where(bins == k, values, 0).sum() for k in range(BINS)])
 
 
 def _mean_about(values: Tensor) -> Tensor:

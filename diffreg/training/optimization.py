@@ -65,6 +65,12 @@ class Optimization:
             self._new_part.fill_(1 - self.config.optimizer.average if step else 1.0)
         return rate
 
+    def begin(self) -> None:
+        """No gradient is left of the step before, nor of one that was broken off."""
+        self.optimizer.zero_grad()
+        if self.scaler.is_enabled():  # one, a capture's, may have ended before the scaler's update
+            self.scaler._per_optimizer_states.clear()
+
     def backward(self, loss: Tensor) -> None:
         """Adds a loss's gradient to those that are there."""
         self.scaler.scale(loss).backward()

@@ -113,10 +113,19 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         # gloo's threads still let go of the last sums, which are Python's: one that does so while
         # the interpreter ends aborts the process. So all wait for the slowest, and the group ends
         # its threads here, once the cycles within DistributedDataParallel no longer hold it.
-        distributed.barrier()
-    finally:
-        distributed.destroy_process_group()
-        gc.collect()
+        distributed.barrier(device_ids=[local] if kind == "cuda" else None)
+    except BaseException:
+        # Who ends a group of nccl waits for the other ranks, and these for what this one was to
+        # sum. It ends with the process, and torchrun ends the others.
+        if kind != "cuda":
+            _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    distributed.destroy_process_group()
+    gc.collect()
 
 
 def _kind(device: str) -> str:

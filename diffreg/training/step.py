@@ -56,7 +56,7 @@ class Step:
         ranks = self.ranks
         if isinstance(batch, Undrawn):
             batch = drawn(batch)
-        self.optimization.optimizer.zero_grad()
+        self.optimization.begin()
         found = [
             self._backward(batch.part(part), last=part.stop == len(batch.moving))
             for part in parts_of(len(batch.moving), self.config.training.accumulate)
