@@ -334,6 +334,7 @@ def test_the_written_field_is_the_registration(folder):
     [
         ("register a b -o out --iter 5", "there is no option --iter; the nearest is --iterations"),
         ("register a b --similarty=ncc", "no option --similarty; the nearest is --similarity"),
+        ("register a b --lables c", "no option --lables; the nearest is --moving-label"),
         ("register a b -o out --qqqq", "unrecognized arguments: --qqqq"),
         ("train a.toml --resum", "no option --resum; the nearest is --resume"),
         ("--verson", "no option --verson; the nearest is --version"),

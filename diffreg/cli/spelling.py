@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 _NEAR = 0.5  # of difflib's ratio, as for keys of settings
+_NEARER = 0.7  # where it is one word of several
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,14 +50,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What was probably meant: what begins so, or is spelt alike; "": nothing is near.
+    """What was probably meant: what begins so, has such a word, or is spelt alike; "": nothing.
 
     Example:
         >>> from diffreg.cli.spelling import nearest
-        >>> [nearest(word, ("--iterations", "--similarity")) for word in ("--sim", "--iteratoins")]
-        ['--similarity', '--iterations']
+        >>> known = ("--iterations", "--fixed-label")
+        >>> [nearest(word, known) for word in ("--it", "--iteratoins", "--lables")]
+        ['--iterations', '--iterations', '--fixed-label']
     """
-    begun = [name for name in known if name.startswith(word)]
-    bare = {name.lstrip("-"): name for name in known}
-    close = difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=_NEAR)
-    return begun[0] if begun else bare[close[0]] if close else ""
+    whole = {name.lstrip("-"): name for name in known}
+    bare = word.lstrip("-")
+    parts = {part: name for name in whole for part in name.split("-") if len(part) > 3}
+    begun = [name for name in whole if name.startswith(bare)]
+    alike = [parts[part] for part in difflib.get_close_matches(bare, parts, 1, _NEARER)]
+    alike += difflib.get_close_matches(bare, whole, 1, _NEAR)
+    return next((whole[name] for name in begun + alike), "")

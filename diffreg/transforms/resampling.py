@@ -48,9 +48,9 @@ def resample(
         interpolation: "linear"; "nearest"; "label", for each voxel the label that linear
             interpolation of each one's mask would give most; "bspline", cubic with prefilter
             (scipy's order 3), which overshoots at edges. None: nearest where the image, of a series
-            the first one, looks like labels, else linear.
+            the first volume with two values, looks like labels, else linear.
         fill: outside the image, and where it holds no number; None: 0, of intensities, of a series
-            of the first ones, as `diffreg.data.resampling.usual_fill`.
+            of that volume's, as `diffreg.data.resampling.usual_fill`.
         dtype: of the numbers that come back; None: the image's own. Whole ones are rounded.
         device: where it is computed; "bspline" and "label" sample on the CPU.
 

@@ -90,9 +90,10 @@ def _of_several(several: Several, interpolation: str | None) -> Source:
         numbers, valid = np.where(finite, numbers, 0).astype(numbers.dtype), finite
     fill = 0.0
     if several.is_series:
-        data = torch.from_numpy(numbers[0].astype(in_torch(numbers.dtype)))[None, None]
-        first = replace(several.place, data=data, header=None)
-        if interpolation is None and numbers.dtype.kind in "iu" and looks_like_labels(first):
+        shown = next((volume for volume in numbers if volume.min() < volume.max()), numbers[0])
+        data = torch.from_numpy(shown.astype(in_torch(numbers.dtype)))[None, None]
+        first = replace(several.place, data=data)
+        if interpolation is None and looks_like_labels(first):
             interpolation = "nearest"
         if interpolation in (None, "linear", "bspline"):
             fill = usual_fill(first)
