@@ -294,6 +294,9 @@ def test_another_run_is_not_gone_on_with(settings, images):
     trainer(settings()).train()
     with pytest.raises(ValueError, match=r"a run with training\.batch_size = 4, not 2"):
         trainer(settings(batch_size=2, resume=True))
+    other = {**settings(resume=True).to_dict(), "model": {"name": "sn"}}
+    with pytest.raises(ValueError, match=r"a run with model\.name = 'lunet', not 'sn'"):
+        trainer(Config.from_dict(other))  # before the settings that one of the two has not
     (images / "c.nii").rename(images / "d.nii")
     with pytest.raises(ValueError, match="a run on other pairs"):
         trainer(settings(resume=True))

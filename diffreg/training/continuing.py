@@ -99,9 +99,9 @@ def _check_settings(contents: dict[str, Any], config: Config, path: str | Path) 
         )
     ours = config.to_dict()
     for section, table in Config.from_dict(contents["config"]).to_dict().items():
-        for key in {*table, *ours[section]} - {k for s, k in _MAY_CHANGE if s == section}:
-            if (section, key) == ("data", "images"):
-                continue  # the pairs themselves are compared: the folder may have moved
+        for key in dict.fromkeys((*table, *ours[section])):  # a part's name before its keywords
+            if (section, key) in {*_MAY_CHANGE, ("data", "images")}:
+                continue  # of images the pairs are compared: the folder may have moved
             before, now = table.get(key), ours[section].get(key)
             if (section, key) == ("training", "start"):  # its folder may have moved
                 before, now = (Path(start or "").name for start in (before, now))
