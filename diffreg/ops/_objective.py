@@ -207,7 +207,7 @@ def check_inputs(moving: Any, fixed: Any, displacement: Any) -> None:
             f"displacement must be (N, D, *S) on the grid of fixed, {list(fixed.shape)}, got "
             f"{list(displacement.shape)}"
         )
-    if moving.shape[2:].numel() == 0 and displacement.numel() > 0:
+    if 0 in moving.shape[2:] and 0 not in displacement.shape:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
     check_same_device("moving", moving, "fixed", fixed)
     check_same_device("displacement", displacement, "fixed", fixed)

@@ -134,7 +134,7 @@ def _check(
                 f"displacement must have the batch size of matrix, {len(matrix)}, got "
                 f"{len(displacement)}"
             )
-    if moving.shape[2:].numel() == 0 and len(matrix) > 0 and 0 not in on_grid:
+    if 0 in moving.shape[2:] and len(matrix) > 0 and 0 not in on_grid:
         raise ValueError(f"moving must have voxels to read, got shape {list(moving.shape)}")
     if needs_gradient(moving):
         check_floating("moving that requires a gradient", moving)

@@ -508,6 +508,27 @@ def test_compiled_for_dynamic_shapes(case, sizes):
         assert all(torch.equal(a, e) for a, e in zip(gradient, expected_gradient, strict=True))
 
 
+class Exported(torch.nn.Module):
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+
+    def forward(self, *inputs):
+        return self.case(*inputs)
+
+
+@pytest.mark.slow
+@every_operator
+def test_exported_for_any_size(case):
+    inputs = case.inputs(2, 2, (7, 9), torch.float32)
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    shapes = tuple(free if t is not None and t.ndim == 4 else None for t in inputs)
+    exported = torch.export.export(Exported(case), tuple(inputs), dynamic_shapes=(shapes,))
+    others = case.inputs(2, 2, (8, 5), torch.float32)
+    for a, e in zip(exported.module()(*others), case(*others), strict=True):
+        assert torch.equal(a, e)
+
+
 @pytest.mark.slow
 @torch_warns
 def test_compiled_by_the_default_backend():
