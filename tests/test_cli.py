@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import Mock
 
 import nibabel as nib
@@ -354,3 +356,12 @@ def test_what_is_begun_is_nearer_than_what_is_alike():
     assert nearest("--time", ("--times", "--time-point")) == "--times"
     assert nearest("--sim", ("--slim", "--similarity")) == "--similarity"
     assert nearest("--xyz", ("--slim",)) == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_standard_output_is_named():
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "diffreg", "train", "--print-config"]
+        ended = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("diffreg: error: standard output: no space left on device")

@@ -1,6 +1,8 @@
 """Training: it learns, it reaches the compiled operators, and it goes on where it stopped."""
 
+import errno
 import math
+import os
 from itertools import permutations
 
 import nibabel as nib
@@ -360,3 +362,11 @@ def test_the_command_line_trains_and_registers(images, tmp_path, monkeypatch, ca
     assert "the nearest is training.steps" in capsys.readouterr().err
     assert main([*words, "--resume"]) == 0
     assert "; training.steps is 2: give more to go on" in capsys.readouterr().out
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # write() knows no name
+
+    monkeypatch.setattr(torch, "save", fail)
+    assert main([*words, "--resume", "training.steps=3"]) == 2
+    out = tmp_path / "run"
+    assert f"diffreg: error: {out}: no space left on device" in capsys.readouterr().err

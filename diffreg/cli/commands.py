@@ -109,6 +109,7 @@ def run_train(options: argparse.Namespace) -> int:
         return 0
     # Modules of the user's own may stand beside the settings that name them.
     sys.path.append(str(Path(options.config).absolute().parent))
+    options.out = config.training.out  # where a disk is full, if one is
 
     def train(ranks: Ranks) -> str:
         trainer = Trainer(config, ranks=ranks)

@@ -80,7 +80,8 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
     if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
         out, name = str(getattr(options, "out", "")), str(error.filename or "")
         if error.errno in FULL:
-            return f"{out}: {error.strerror.lower()}: no file was left half-written"
+            full = out or "standard output"
+            return f"{full}: {error.strerror.lower()}: no file was left half-written"
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
         return f"{place}: {error.strerror.lower()}" if place else text
     return text or type(error).__name__
