@@ -20,7 +20,7 @@ from diffreg.affine.parameters import KINDS, Decomposition, decomposed
 from diffreg.affine.search import best_map, levels
 from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image, voxel_map
-from diffreg.data.given import as_image, on_grid_of
+from diffreg.data.given import as_pair, on_grid_of
 from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
 from diffreg.data.resampling import resample_to
@@ -140,7 +140,7 @@ def register_affine(
         >>> found.matrix[:3, 3].round(1).tolist()
         [4.0, -3.0, 0.0]
     """
-    moving, fixed = as_image("moving", moving), as_image("fixed", fixed)
+    moving, fixed = as_pair(moving, fixed)
     if mask is not None:
         mask = on_grid_of(fixed, "mask", mask, label=True)
     if moving_mask is not None:

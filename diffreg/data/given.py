@@ -68,6 +68,25 @@ def as_image(name: str, data: Any, label: bool = False) -> Image:
     return found if known else replace(found, called=name)
 
 
+def as_pair(moving: Any, fixed: Any) -> tuple[Image, Image]:
+    """As `as_image`, of both; an array beside an image of a place would lie anywhere.
+
+    Raises:
+        ValueError: one of them is an array, and the other has a place.
+    """
+    given = {"moving": moving, "fixed": fixed}
+    images = as_image("moving", moving), as_image("fixed", fixed)
+    arrays = [name for name, data in given.items() if isinstance(data, np.ndarray | Tensor)]
+    if len(arrays) == 1 and not any(isinstance(data, Image) for data in given.values()):
+        other = images[arrays[0] == "moving"]
+        if other.kind == "nifti":
+            raise ValueError(
+                f"{arrays[0]} is an array, which does not say where it lies, as {other.name} does: "
+                f"diffreg.image({arrays[0]}, affine=...) says it"
+            )
+    return images
+
+
 def _image(
     name: str,
     data: Any,

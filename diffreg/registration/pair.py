@@ -15,7 +15,7 @@ from diffreg._memory import returned_memory
 from diffreg.affine.start import affine_start
 from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image
-from diffreg.data.given import as_image, on_grid_of
+from diffreg.data.given import as_pair, on_grid_of
 from diffreg.data.images import Normalization
 from diffreg.data.prepare import PairImages, Prepared
 from diffreg.data.resampling import check_fill
@@ -211,7 +211,7 @@ def _images(moving: Any, fixed: Any, mask: Any, moving_mask: Any) -> PairImages:
     def chosen(image: Image, name: str, value: Any) -> Image | None:
         return None if value is None else on_grid_of(image, name, value, label=True)
 
-    images = as_image("moving", moving), as_image("fixed", fixed)
+    images = as_pair(moving, fixed)
     masks = chosen(images[1], "fixed_mask", mask), chosen(images[0], "moving_mask", moving_mask)
     return PairImages(*images, *masks)
 
