@@ -4,6 +4,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../common/cpu_driver.h"
 #include "arguments.h"
 #include "mapped_rows.h"
 
@@ -42,11 +43,6 @@ void with_field(const Tensor& moving, const Tensor& matrix,
     };
     in_double(moving, displacement) ? run_in(double{}) : run_in(float{});
   });
-}
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  return torch::stable::contiguous(*tensor);
 }
 
 Tensor forward(const Tensor& moving, const Tensor& matrix,
@@ -119,11 +115,8 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor map = torch::stable::contiguous(matrix);
   const auto field = contiguous(displacement);
-  // A gradient that nobody asked for is an empty tensor.
-  Tensor to_map =
-      torch::stable::new_zeros(map, need_matrix ? sizes_of(map) : std::vector<int64_t>{0});
-  Tensor to_field = torch::stable::new_empty(
-      image, need_displacement ? sizes_of(*field) : std::vector<int64_t>{0});
+  Tensor to_map = zero_gradient_like(map, need_matrix);
+  Tensor to_field = gradient_like(field.value_or(image), need_displacement);
   if (upstream.numel() == 0) return {to_map, torch::stable::zero_(to_field)};
   dispatch_floating("moving", image, [](auto) {});
   with_field(image, map, field, size, [&](const auto& grids, const auto& points) {

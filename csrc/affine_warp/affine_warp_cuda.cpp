@@ -35,11 +35,6 @@ void with_problem(const Tensor& moving, const Tensor& matrix, const std::vector<
   });
 }
 
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  return torch::stable::contiguous(*tensor);
-}
-
 // Calls run(U{}) with the type of the displacement, or without one that of the points.
 template <typename Run>
 void dispatch_field(const Tensor& moving, const std::optional<Tensor>& displacement,

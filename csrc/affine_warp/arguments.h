@@ -53,6 +53,11 @@ inline void check_map(const Tensor& moving, const Tensor& matrix,
   STD_TORCH_CHECK(!nothing_to_read || nothing_to_write, "moving has no voxels: ", shape_of(moving));
 }
 
+inline std::optional<Tensor> contiguous(const std::optional<Tensor>& displacement) {
+  if (!displacement) return std::nullopt;
+  return torch::stable::contiguous(*displacement);
+}
+
 // Points are computed in double where the image or the displacement is, else in float.
 inline bool in_double(const Tensor& moving, const std::optional<Tensor>& displacement) {
   return (displacement ? *displacement : moving).scalar_type() == ScalarType::Double;

@@ -12,11 +12,6 @@
 
 namespace diffreg {
 
-// Voxels of the window around index i that lie inside an axis.
-inline int64_t window_count(int64_t i, int64_t radius, int64_t size) {
-  return std::min(i + radius, size - 1) - std::max<int64_t>(i - radius, 0) + 1;
-}
-
 // Indices first <= i < end.
 struct Range {
   int64_t first, end;

@@ -99,6 +99,18 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return {tensor.sizes().begin(), tensor.sizes().end()};
 }
 
+// The shape (N, 1, *S) of an image's mask.
+inline std::vector<int64_t> mask_shape(const Tensor& image) {
+  auto shape = sizes_of(image);
+  shape[1] = 1;
+  return shape;
+}
+
+// A tensor like `image`, or an empty one for a gradient that nobody asked for.
+inline Tensor gradient_like(const Tensor& image, bool need) {
+  return torch::stable::new_empty(image, need ? sizes_of(image) : std::vector<int64_t>{0});
+}
+
 // Rows of an image along its last axis, in all its leading ones; and voxels of a row.
 inline int64_t rows_of(const Tensor& image) {
   int64_t rows = 1;

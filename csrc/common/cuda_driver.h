@@ -143,9 +143,7 @@ inline Tensor new_scalars(const Tensor& image) {
 // hold would round, or leave its range, on a GPU alone.
 inline std::optional<Tensor> checked_mask(const Device& device, const std::optional<Tensor>& mask,
                                           const Tensor& image) {
-  std::vector<int64_t> shape = sizes_of(image);
-  shape[1] = 1;
-  return checked(device, "mask", mask, shape, arithmetic_of(image.scalar_type()));
+  return checked(device, "mask", mask, mask_shape(image), arithmetic_of(image.scalar_type()));
 }
 
 // Calls run(S{}) with the storage type of a tensor.
@@ -158,6 +156,16 @@ void dispatch_storage(const char* name, const Tensor& tensor, const Run& run) {
     case ScalarType::BFloat16: return run(BFloat16{});
     default: STD_TORCH_CHECK(false, name, " must be float64, float32, float16 or bfloat16");
   }
+}
+
+// Calls run<D, S>() with the number of a tensor's spatial axes and its storage type.
+template <typename Run>
+void dispatch_case(const char* name, const Tensor& tensor, const Run& run) {
+  dispatch_dimensions(tensor, [&](auto dimensions) {
+    dispatch_storage(name, tensor, [&](auto zero) {
+      run.template operator()<decltype(dimensions)::value, decltype(zero)>();
+    });
+  });
 }
 
 template <typename S>
@@ -173,12 +181,6 @@ const S* data(const Tensor& tensor) {
 template <typename S>
 S* output(Tensor& tensor) {
   return static_cast<S*>(tensor.mutable_data_ptr());
-}
-
-// A tensor like `image`, or an empty one for a gradient that nobody asked for.
-inline Tensor gradient_like(const Tensor& image, bool need) {
-  return need ? torch::stable::new_empty(image, image.sizes())
-              : torch::stable::new_empty(image, {0});
 }
 
 // Scratch memory that lives until the stream has used it: torch's allocator knows the stream.

@@ -8,18 +8,34 @@
 
 #include "central_difference.h"
 #include "grid.h"
+#include "parallel.h"
 #include "ring.h"
 
 namespace diffreg {
 
-// One channel of an image, (*S).
+// One channel of an image (N, C, *S), of the N C that there are.
 template <int D, typename T>
 struct Channel {
-  const T* data;
+  const T* data;  // (*S)
   Grid<D> grid;
+
+  Channel(const torch::stable::Tensor& image, const Grid<D>& grid, int64_t channel)
+      : data(image.const_data_ptr<T>() + channel * grid.voxels), grid(grid) {}
 
   const T* row(int64_t row) const { return data + row * grid.width; }
 };
+
+// Calls run(n, channel, strip, first row, end row) for the strips of every channel of images
+// (N, C, *S), in parallel.
+template <int D, typename Run>
+void for_channels(int64_t samples, int64_t channels, const Grid<D>& grid, const Run& run) {
+  for_each_strip(
+      samples, grid.rows, grid.width,
+      [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+        for (int64_t c = n * channels; c < (n + 1) * channels; ++c) run(n, c, strip, first, end);
+      },
+      grid.strip_rows());
+}
 
 // A row of an image and the rows beside it along the leading axes, the border's own where there are
 // none.
@@ -91,10 +107,9 @@ class GradientAdjoint {
     const T half = T(0.5);
     const auto at_end = [&](int64_t x) {
       T sum = 0;
-      if (x > 0) sum += half * p[x - 1];
-      if (x + 1 < W) sum -= half * p[x + 1];
-      if (x + 1 == W) sum += half * p[x];
-      if (x == 0) sum -= half * p[x];
+      for (int64_t from = std::max<int64_t>(x - 1, 0); from <= std::min(x + 1, W - 1); ++from) {
+        sum += adjoint_weight<T>(x, from, W) * p[from];
+      }
       image_row[x] += sum;
     };
     at_end(0);

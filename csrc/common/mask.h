@@ -14,13 +14,11 @@ class Mask {
  public:
   // Keeps the mask's memory, and sums its weights a sample.
   Mask(const std::optional<Tensor>& mask, const Tensor& image)
-      : rows_(rows_of(image)), width_(width_of(image)) {
+      : channels_(image.size(1)), rows_(rows_of(image)), width_(width_of(image)) {
     const int64_t N = image.size(0);
-    std::vector<int64_t> shape = sizes_of(image);
-    shape[1] = 1;
     totals_.assign(N, double(rows_ * width_));
     if (!mask) return;
-    check_shape("mask", *mask, shape);
+    check_shape("mask", *mask, mask_shape(image));
     check_dtype("mask", *mask, image.scalar_type());
     contiguous_ = torch::stable::contiguous(*mask);
     data_ = contiguous_->template const_data_ptr<T>();
@@ -65,8 +63,12 @@ class Mask {
     });
   }
 
-  // 1 / (sum of the weights), 0 where there is nothing to average.
-  double per_voxel(int64_t n) const { return totals_[n] == 0 ? 0 : 1 / totals_[n]; }
+  // The mean over a sample's voxels and channels that is from their weighted sum; of a factor to
+  // the mean, what is that to each of them. 0 where there is nothing to average.
+  double mean(int64_t n, double sum) const {
+    const double per_voxel = totals_[n] == 0 ? 0 : 1 / totals_[n];
+    return sum * per_voxel / channels_;
+  }
 
  private:
   // Calls run(n, strip, y, first voxel, row) for the rows of every channel.
@@ -97,7 +99,7 @@ class Mask {
     return true;
   }
 
-  int64_t rows_, width_;
+  int64_t channels_, rows_, width_;
   const T* data_ = nullptr;
   std::optional<Tensor> contiguous_;
   std::vector<double> totals_;

@@ -7,7 +7,7 @@ namespace diffreg {
 
 constexpr int64_t kMaskChunk = 16 * kThreads;
 
-inline int64_t mask_tiles(int64_t voxels) { return (voxels + kMaskChunk - 1) / kMaskChunk; }
+DIFFREG_HD int64_t mask_tiles(int64_t voxels) { return (voxels + kMaskChunk - 1) / kMaskChunk; }
 
 // Doubles of workspace: the totals, then the reduction's.
 inline int64_t mask_total_doubles(int64_t samples, int64_t voxels) {
@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
                       const T* mask,  // (N, 1, *S)
                       Reduction reduction,
                       double* total) {  // (N)
-  const int64_t tiles = (voxels + kMaskChunk - 1) / kMaskChunk;
+  const int64_t tiles = mask_tiles(voxels);
   for (int64_t tile = blockIdx.x; tile < samples * tiles; tile += gridDim.x) {
     const int64_t n = tile / tiles, first = tile % tiles * kMaskChunk;
     double sum[1] = {0};

@@ -1,17 +1,17 @@
-// Adjacent columns that a lane has together: one load brings them, of 16 bytes in the arithmetic's
-// type, where the row is aligned to it.
+// Voxels side by side that a lane has together: loads of 16 bytes, or of less where all of them are
+// that, bring them where the row is aligned to it.
 #pragma once
 
 #include "kernel.h"
 
 namespace diffreg {
 
-template <typename T, int V>
-struct alignas(V * sizeof(T)) Pack {
-  T of[V];
+template <typename S, int V>
+struct alignas(V * sizeof(S) < 16 ? V * sizeof(S) : 16) Pack {
+  S of[V];
 };
 
-// Columns a lane of an image stored as S.
+// Columns a lane of an image stored as S: 16 bytes of the arithmetic's type.
 template <typename S>
 constexpr int kPackColumns = 16 / sizeof(Arithmetic<S>);
 
@@ -33,7 +33,7 @@ DIFFREG_DEVICE void store_pack(S* address, const Pack<Arithmetic<S>, V>& pack) {
 // Whether every row of an image is made of whole packs; null is no image.
 template <int V, typename S>
 bool rows_are_packed(const S* image, int64_t width) {
-  return width % V == 0 && reinterpret_cast<uintptr_t>(image) % (V * sizeof(S)) == 0;
+  return width % V == 0 && reinterpret_cast<uintptr_t>(image) % alignof(Pack<S, V>) == 0;
 }
 
 }  // namespace diffreg

@@ -3,40 +3,19 @@
 // by voxel: what it works on, and so the bits of every sum, stays.
 #pragma once
 
-#include "kernel.h"
+#include "pack.h"
 
 namespace diffreg {
 
 template <typename S>
 constexpr int kVector = 16 / static_cast<int>(sizeof(S));
 
-// V values in a row, in one load or more of 16 bytes.
-template <typename S, int V>
-struct alignas(16) Vector {
-  S of[V];
-};
-
-template <int V, typename S>
-DIFFREG_DEVICE Vector<S, V> load_vector(const S* address) {
-#ifdef DIFFREG_EMULATION
-  emulation::count_load(address, sizeof(Vector<S, V>));
-#endif
-  return *reinterpret_cast<const Vector<S, V>*>(address);
-}
-template <int V, typename S>
-DIFFREG_DEVICE void store_vector(S* address, const Vector<S, V>& values) {
-#ifdef DIFFREG_EMULATION
-  emulation::count_store(address, sizeof(Vector<S, V>));
-#endif
-  *reinterpret_cast<Vector<S, V>*>(address) = values;
-}
-
 // The first `count` values of a vector, zeros behind them; all of it, in one, where it is `whole`.
 template <int V, typename S>
 DIFFREG_DEVICE void load_values(const S* address, int32_t count, bool whole,
                                 Arithmetic<S> (&values)[V]) {
   if (whole) {
-    const auto loaded = load_vector<V>(address);
+    const auto loaded = load_raw(reinterpret_cast<const Pack<S, V>*>(address));
 #pragma unroll
     for (int k = 0; k < V; ++k) values[k] = static_cast<Arithmetic<S>>(loaded.of[k]);
   } else {
@@ -60,10 +39,10 @@ template <int V, typename S>
 DIFFREG_DEVICE void store_values(S* address, int32_t count, bool whole,
                                  const Arithmetic<S> (&values)[V]) {
   if (whole) {
-    Vector<S, V> stored;
+    Pack<S, V> stored;
 #pragma unroll
     for (int k = 0; k < V; ++k) stored.of[k] = static_cast<S>(values[k]);
-    store_vector<V>(address, stored);
+    store_raw(reinterpret_cast<Pack<S, V>*>(address), stored);
   } else {
 #pragma unroll
     for (int k = 0; k < V; ++k) {

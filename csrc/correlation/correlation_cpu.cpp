@@ -6,6 +6,7 @@
 #include <limits>
 #include <tuple>
 
+#include "../common/cpu_driver.h"
 #include "piece_moments.h"
 
 namespace diffreg::correlation {
@@ -93,46 +94,39 @@ std::tuple<Tensor, Tensor> forward(const Tensor& warped, const Tensor& fixed,
   check(warped, fixed);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const int64_t N = w.size(0);
-  Tensor value = torch::stable::new_empty(w, {N});
+  std::vector<double> values(N);
   Tensor moments = torch::stable::new_empty(w, {N, kMoments}, ScalarType::Double);
   dispatch_floating("warped", w, [&](auto zero) {
-    using T = decltype(zero);
-    const auto found = measured(w, r, Mask<T>(mask, w));
+    const auto found = measured(w, r, Mask<decltype(zero)>(mask, w));
     for (int64_t n = 0; n < N; ++n) {
-      value.mutable_data_ptr<T>()[n] = static_cast<T>(found[n].value());
+      values[n] = found[n].value();
       const double all[kMoments] = {found[n].mean_warped, found[n].mean_fixed,
                                     found[n].warped_warped, found[n].fixed_fixed, found[n].product};
       std::copy_n(all, kMoments, moments.mutable_data_ptr<double>() + n * kMoments);
     }
   });
-  return {value, moments};
+  return {new_scalars("warped", w, values), moments};
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moments,
                                     const Tensor& warped, const Tensor& fixed,
                                     std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
   check(warped, fixed);
-  check_shape("gradient", gradient, {warped.size(0)});
-  check_dtype("gradient", gradient, warped.scalar_type());
+  const auto factors = scalars_of("gradient", gradient, warped);
   check_shape("moments", moments, {warped.size(0), kMoments});
   check_dtype("moments", moments, ScalarType::Double);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
-  const Tensor upstream = torch::stable::contiguous(gradient);
   const Tensor held = torch::stable::contiguous(moments);
-  const auto output = [&](bool need) {
-    return need ? torch::stable::new_empty(w, w.sizes()) : torch::stable::new_empty(w, {0});
-  };
-  Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
+  Tensor grad_warped = gradient_like(w, need_warped), grad_fixed = gradient_like(r, need_fixed);
   if (w.numel() == 0) return {grad_warped, grad_fixed};
   dispatch_floating("warped", w, [&](auto zero) {
     using T = decltype(zero);
-    const T* g = upstream.const_data_ptr<T>();
     std::vector<Moments> all;
     for (int64_t n = 0; n < w.size(0); ++n) {
       const double* from = held.const_data_ptr<double>() + n * kMoments;
       all.push_back({from[0], from[1], from[2], from[3], from[4]});
     }
-    fill_gradients<false>(w, r, Mask<T>(mask, w), all, std::vector<double>(g, g + w.size(0)),
+    fill_gradients<false>(w, r, Mask<T>(mask, w), all, factors,
                           need_warped ? grad_warped.mutable_data_ptr<T>() : nullptr,
                           need_fixed ? grad_fixed.mutable_data_ptr<T>() : nullptr);
   });

@@ -204,6 +204,12 @@ void launch(const Task<D, S, mode>& task, const Reduction& reduction,
                  task, reduction, energies, gradient);
 }
 
+template <Mode mode, int D>
+int64_t doubles_of(const Problem<D>& problem) {
+  const typename StripsOf<D, mode>::type strips(problem.samples, problem.size);
+  return reduction_doubles(problem.samples, 3, strips.per_image);
+}
+
 template <Mode mode, int D, typename S>
 Reduction reduction_of(const Task<D, S, mode>& task, double* workspace, void* stream) {
   return make_reduction(workspace, task.strips.images, 3, task.strips.per_image, stream);
@@ -222,9 +228,8 @@ void launch_gradient(const Task<D, S, Mode::gradient>& task, O* gradient, void* 
 }  // namespace
 
 template <int D>
-int64_t workspace_doubles(const Problem<D>& problem) {
-  const typename StripsOf<D, Mode::both>::type strips(problem.samples, problem.size);
-  return reduction_doubles(problem.samples, 3, strips.per_image);
+int64_t forward_doubles(const Problem<D>& problem) {
+  return doubles_of<Mode::value>(problem);
 }
 
 template <int D, typename S>
@@ -240,6 +245,11 @@ void launch_backward(const Problem<D>& problem, const Upstream<Arithmetic<S>>& u
                      const S* displacement, S* gradient, void* stream) {
   launch_gradient(Task<D, S, Mode::gradient>(problem, upstream, false, displacement), gradient,
                   stream);
+}
+
+template <typename S, int D>
+int64_t both_doubles(const Problem<D>& problem) {
+  return doubles_of<kInParts<D, Arithmetic<S>> ? Mode::value : Mode::both>(problem);
 }
 
 template <int D, typename S>
@@ -261,10 +271,11 @@ void launch_both(const Problem<D>& problem, const Upstream<Arithmetic<S>>& upstr
                                const Energies<Arithmetic<S>>&, void*);                            \
   template void launch_backward(const Problem<D>&, const Upstream<Arithmetic<S>>&, const S*, S*,  \
                                 void*);                                                           \
+  template int64_t both_doubles<S>(const Problem<D>&);                                            \
   template void launch_both(const Problem<D>&, const Upstream<Arithmetic<S>>&, const S*, double*, \
                             const Energies<Arithmetic<S>>&, Arithmetic<S>*, void*);
 DIFFREG_EACH_CASE(DIFFREG_INSTANCES)
-template int64_t workspace_doubles(const Problem<2>&);
-template int64_t workspace_doubles(const Problem<3>&);
+template int64_t forward_doubles(const Problem<2>&);
+template int64_t forward_doubles(const Problem<3>&);
 
 }  // namespace diffreg::deformation_energy

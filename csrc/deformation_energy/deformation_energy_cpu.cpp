@@ -6,8 +6,9 @@
 #include <optional>
 #include <tuple>
 
+#include "../common/cpu_driver.h"
 #include "../common/parallel.h"
-#include "energy_rows.h"
+#include "energy_gradient.h"
 
 namespace diffreg::deformation_energy {
 namespace {
@@ -16,22 +17,18 @@ namespace {
 // strip, in parallel.
 template <typename Run>
 void for_strips(const Tensor& u, const Options& options, const Run& run) {
-  dispatch_dimensions(u, [&](auto dimensions) {
-    constexpr int D = decltype(dimensions)::value;
-    dispatch_floating("displacement", u, [&](auto zero) {
-      using T = decltype(zero);
-      with_penalty(options.penalty, static_cast<T>(options.threshold), [&](const auto& psi) {
-        const Grid<D> grid(u);
-        const Coefficients<D> factor(grid.size, options.spacing.data());
-        const T* data = u.const_data_ptr<T>();
-        for_each_strip(
-            u.size(0), grid.rows, grid.width,
-            [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-              const Field<D, T> field{data + n * D * grid.voxels, grid};
-              run(field, factor, psi, n, strip, first, end);
-            },
-            grid.strip_rows());
-      });
+  dispatch_case("displacement", u, [&]<int D, typename T>() {
+    with_penalty(options.penalty, static_cast<T>(options.threshold), [&](const auto& psi) {
+      const Grid<D> grid(u);
+      const Coefficients<D> factor(grid.size, options.spacing.data());
+      const T* data = u.const_data_ptr<T>();
+      for_each_strip(
+          u.size(0), grid.rows, grid.width,
+          [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
+            const Field<D, T> field{data + n * D * grid.voxels, grid};
+            run(field, factor, psi, n, strip, first, end);
+          },
+          grid.strip_rows());
     });
   });
 }
@@ -69,43 +66,29 @@ class Sums {
 void upstream(const char* name, const std::optional<Tensor>& gradient, const Tensor& displacement,
               int energy, std::vector<Energies>& factors) {
   if (!gradient) return;
-  check_shape(name, *gradient, {displacement.size(0)});
-  check_dtype(name, *gradient, displacement.scalar_type());
-  const Tensor values = torch::stable::contiguous(*gradient);
-  dispatch_floating(name, values, [&](auto zero) {
-    const auto* data = values.const_data_ptr<decltype(zero)>();
-    for (size_t n = 0; n < factors.size(); ++n) factors[n][energy] = data[n];
-  });
-}
-
-Options checked(const Tensor& displacement, std::vector<double>& spacing,
-                const std::string& penalty, double threshold) {
-  check_displacement(displacement);
-  check_spacing(spacing, dimensions_of(displacement));
-  return {std::move(spacing), parse("penalty", penalty, kPenalties), threshold};
+  const auto values = scalars_of(name, *gradient, displacement);
+  for (size_t n = 0; n < factors.size(); ++n) factors[n][energy] = values[n];
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& displacement, std::vector<double> spacing,
                                            Text penalty, double threshold) {
-  const Options options = checked(displacement, spacing, penalty, threshold);
+  check_displacement(displacement);
+  const Options options = parse_options(displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
   const auto energies = energies_of(u, options);
-  Tensor out[3];
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    for (int k = 0; k < 3; ++k) {
-      out[k] = torch::stable::new_empty(u, {u.size(0)});
-      T* values = out[k].mutable_data_ptr<T>();
-      for (int64_t n = 0; n < u.size(0); ++n) values[n] = static_cast<T>(energies[n][k]);
-    }
-  });
-  return {out[0], out[1], out[2]};
+  const auto of = [&](int energy) {
+    std::vector<double> values;
+    for (const Energies& all : energies) values.push_back(all[energy]);
+    return new_scalars("displacement", u, values);
+  };
+  return {of(0), of(1), of(2)};
 }
 
 Tensor backward(std::optional<Tensor> grad_diffusion, std::optional<Tensor> grad_bending,
                 std::optional<Tensor> grad_determinant, const Tensor& displacement,
                 std::vector<double> spacing, Text penalty, double threshold) {
-  const Options options = checked(displacement, spacing, penalty, threshold);
+  check_displacement(displacement);
+  const Options options = parse_options(displacement, spacing, penalty, threshold);
   const Tensor u = torch::stable::contiguous(displacement);
   std::vector<Energies> factors(u.size(0), Energies{});
   upstream("grad_diffusion", grad_diffusion, u, 0, factors);

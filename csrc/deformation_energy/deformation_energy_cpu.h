@@ -4,18 +4,11 @@
 #include <array>
 #include <vector>
 
-#include "../common/check.h"
-#include "deformation_energy.h"
+#include "arguments.h"
 
 namespace diffreg::deformation_energy {
 
 using Energies = std::array<double, 3>;  // diffusion, bending, determinant
-
-struct Options {
-  std::vector<double> spacing;
-  PenaltyKind penalty;
-  double threshold;
-};
 
 // The energies of every sample of a contiguous displacement (N, D, *S).
 std::vector<Energies> energies_of(const Tensor& displacement, const Options& options);

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "../common/cpu_driver.h"
 #include "../common/image_gradient.h"
 #include "../common/mask.h"
 #include "gradient_scale.h"
@@ -15,74 +16,65 @@ struct Scale {
   double mean, floor;
 };
 
-// Calls run(channel, n, strip, first row, end row) for the strips of every channel, in parallel.
-template <int D, typename T, typename Run>
-void for_channels(const Tensor& image, const Run& run) {
-  const Grid<D> grid(image);
-  const int64_t C = image.size(1);
-  const T* data = image.const_data_ptr<T>();
-  for_each_strip(
-      image.size(0), grid.rows, grid.width,
-      [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-        for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-          run(Channel<D, T>{data + c * grid.voxels, grid}, n, c, strip, first, end);
-        }
-      },
-      grid.strip_rows());
+// Sum of the weighted magnitudes over a row.
+template <int D, typename T>
+double sum_over(const GradientRow<D, T>& around, int64_t width, const T* weights) {
+  double total[1] = {0};
+  with_weights(weights, [&](const auto& weight) {
+    const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
+      T g[D];
+      around.at(x, left, right, g);
+      return weight(x) * counted(magnitude<D>(g), weight(x));
+    };
+    for_ends(width, [&](int64_t x, int64_t left, int64_t right) {
+      total[0] += double(at(x, left, right));
+    });
+    sum_row<T>(
+        1, width - 1, [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA { out[0] = at(x, -1, 1); },
+        total);
+  });
+  return total[0];
 }
 
 template <int D, typename T>
 std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask) {
-  const int64_t N = image.size(0), C = image.size(1);
+  const int64_t N = image.size(0);
   const Grid<D> grid(image);
   const int64_t strips = strip_count(grid.rows, grid.strip_rows());
   StripSums<1> sums(N, strips);
   std::vector<T> largest(N * strips, T(0));
-  for_channels<D, T>(image, [&](const Channel<D, T>& channel, int64_t n, int64_t, int64_t strip,
-                                int64_t first, int64_t end) {
+  const auto run_strip = [&](int64_t n, int64_t c, int64_t strip, int64_t first, int64_t end) {
+    const Channel<D, T> channel(image, grid, c);
     T& most = largest[n * strips + strip];
     for (int64_t row = first; row < end; ++row) {
       const GradientRow<D, T> around(channel, grid, row);
-      double total[1] = {0};
-      with_weights(mask.row(n, row), [&](const auto& weight) {
-        const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
-          T g[D];
-          around.at(x, left, right, g);
-          return weight(x) * counted(magnitude<D>(g), weight(x));
-        };
-        for_ends(grid.width, [&](int64_t x, int64_t left, int64_t right) {
-          total[0] += double(at(x, left, right));
-        });
-        sum_row<T>(
-            1, grid.width - 1,
-            [&](int64_t x, T* out) DIFFREG_INLINE_LAMBDA { out[0] = at(x, -1, 1); }, total);
-      });
-      *sums.at(n, strip) += total[0];
+      *sums.at(n, strip) += sum_over(around, grid.width, mask.row(n, row));
       const T* here = around.here;
       for (int64_t x = 0; x < grid.width; ++x) {
         most = std::abs(here[x]) > most ? std::abs(here[x]) : most;
       }
     }
-  });
+  };
+  for_channels(N, image.size(1), grid, run_strip);
   std::vector<Scale> scales(N);
   for (int64_t n = 0; n < N; ++n) {
     const double most = *std::max_element(&largest[n * strips], &largest[n * strips] + strips);
-    scales[n] = {eta * sums.total(n, 0) * mask.per_voxel(n) / C,
+    scales[n] = {mask.mean(n, eta * sums.total(n, 0)),
                  floor_of(most, std::numeric_limits<T>::min())};
   }
   return scales;
 }
 
 template <int D, typename T>
-void add_gradient(const Tensor& image, double eta, const Mask<T>& weights, const T* upstream,
+void add_gradient(const Tensor& image, double eta, const Mask<T>& weights,
+                  const std::vector<double>& upstream,
                   T* gradient) {  // (N, C, *S)
   const auto scales = measure<D, T>(image, eta, weights);
-  const int64_t C = image.size(1);
-  for_channels<D, T>(image, [&](const Channel<D, T>& channel, int64_t n, int64_t c, int64_t,
-                                int64_t first, int64_t end) {
+  const Grid<D> grid(image);
+  const auto run_strip = [&](int64_t n, int64_t c, int64_t, int64_t first, int64_t end) {
     if (scales[n].mean < scales[n].floor) return;  // the floor is a constant
-    const Grid<D>& grid = channel.grid;
-    const T factor = static_cast<T>(upstream[n] * eta * weights.per_voxel(n) / C);
+    const Channel<D, T> channel(image, grid, c);
+    const T factor = static_cast<T>(weights.mean(n, upstream[n] * eta));
     GradientAdjoint<D, T> adjoint(grid, first);
     const auto fill = [&](int64_t row, T* const* p) {
       const GradientRow<D, T> around(channel, grid, row);
@@ -103,27 +95,23 @@ void add_gradient(const Tensor& image, double eta, const Mask<T>& weights, const
     };
     T* rows = gradient + c * grid.voxels;
     for (int64_t row = first; row < end; ++row) adjoint.add_to(row, rows + row * grid.width, fill);
-  });
+  };
+  for_channels(image.size(0), image.size(1), grid, run_strip);
 }
 
 Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
   check_image("image", image);
   const Tensor input = torch::stable::contiguous(image);
   Tensor scale = torch::stable::new_empty(input, {input.size(0)});
-  dispatch_floating("image", input, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch_case("image", input, [&]<int D, typename T>() {
     T* out = scale.mutable_data_ptr<T>();
     std::fill(out, out + input.size(0), std::numeric_limits<T>::min());
     if (input.numel() == 0) return;
     const Mask<T> weights(mask, input);
-    dispatch_dimensions(input, [&](auto dimensions) {
-      const auto scales =
-          measure<decltype(dimensions)::value, T>(weights.read(input), eta, weights);
-      for (int64_t n = 0; n < input.size(0); ++n) {
-        out[n] =
-            static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
-      }
-    });
+    const auto scales = measure<D, T>(weights.read(input), eta, weights);
+    for (int64_t n = 0; n < input.size(0); ++n) {
+      out[n] = static_cast<T>(scales[n].mean < scales[n].floor ? scales[n].floor : scales[n].mean);
+    }
   });
   return scale;
 }
@@ -131,20 +119,14 @@ Tensor forward(const Tensor& image, double eta, std::optional<Tensor> mask) {
 Tensor backward(const Tensor& gradient, const Tensor& image, double eta,
                 std::optional<Tensor> mask) {
   check_image("image", image);
-  check_shape("gradient", gradient, {image.size(0)});
-  check_dtype("gradient", gradient, image.scalar_type());
+  const auto upstream = scalars_of("gradient", gradient, image);
   const Tensor input = torch::stable::contiguous(image);
-  const Tensor upstream = torch::stable::contiguous(gradient);
   Tensor grad_image = torch::stable::new_zeros(input, input.sizes());
   if (input.numel() == 0) return grad_image;
-  dispatch_floating("image", input, [&](auto zero) {
-    using T = decltype(zero);
+  dispatch_case("image", input, [&]<int D, typename T>() {
     const Mask<T> weights(mask, input);
     const Tensor read = weights.read(input);
-    dispatch_dimensions(input, [&](auto dimensions) {
-      add_gradient<decltype(dimensions)::value>(read, eta, weights, upstream.const_data_ptr<T>(),
-                                                grad_image.mutable_data_ptr<T>());
-    });
+    add_gradient<D>(read, eta, weights, upstream, grad_image.mutable_data_ptr<T>());
     weights.leave_out_hidden(input, read, grad_image);
   });
   return grad_image;

@@ -1,7 +1,6 @@
 // CUDA driver of diffreg::gradient_scale and diffreg::gradient_scale_backward.
 #include "gradient_scale_cuda.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "../common/cuda_driver.h"
@@ -19,11 +18,10 @@ double smallest_normal(ScalarType dtype) {
 // Calls run(problem, S{}), with D and the storage type of an image.
 template <typename Run>
 void dispatch(const Tensor& image, double eta, const Run& run) {
-  dispatch_dimensions(image, [&](auto dimensions) {
-    Problem<decltype(dimensions)::value> problem{
-        image.size(0), image.size(1), {}, eta, smallest_normal(image.scalar_type())};
-    std::copy_n(image.sizes().begin() + 2, dimensions, problem.size);
-    dispatch_storage("image", image, [&](auto zero) { run(problem, zero); });
+  dispatch_case("image", image, [&]<int D, typename S>() {
+    run(Problem<D>(image.size(0), image.size(1), image.sizes().data() + 2, eta,
+                   smallest_normal(image.scalar_type())),
+        S{});
   });
 }
 

@@ -1,7 +1,7 @@
 // The launchers of gradient_scale.cu. All tensors are contiguous.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
 
 #include "../common/storage.h"
@@ -14,6 +14,12 @@ struct Problem {
   int64_t samples, channels, size[D];
   double eta;
   double smallest_normal;  // of the arithmetic
+
+  Problem(int64_t samples, int64_t channels, const int64_t* sizes, double eta,
+          double smallest_normal)
+      : samples(samples), channels(channels), eta(eta), smallest_normal(smallest_normal) {
+    std::copy_n(sizes, D, size);
+  }
 };
 
 template <typename S, int D>

@@ -11,6 +11,10 @@ enum class Reduce { none, min, mean, bound };
 constexpr Named<Reduce> kReduces[] = {
     {"none", Reduce::none}, {"min", Reduce::min}, {"mean", Reduce::mean}, {"bound", Reduce::bound}};
 
+// Values of a cell.
+template <int D, Reduce reduce>
+constexpr int kValues = reduce == Reduce::none ? 1 << D : 1;
+
 // The first of the smallest of some values; a NaN among them wins, as in torch.min.
 template <int count, typename T>
 struct Smallest {

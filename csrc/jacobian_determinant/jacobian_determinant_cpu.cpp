@@ -3,19 +3,12 @@
 #include <torch/csrc/stable/library.h>
 
 #include "../common/cell_rows.h"
-#include "../common/check.h"
+#include "../common/cpu_driver.h"
 #include "../common/parallel.h"
-#include "jacobian_determinant.h"
+#include "arguments.h"
 
 namespace diffreg::jacobian_determinant {
 namespace {
-
-std::vector<int64_t> output_shape(const Tensor& u, Reduce reduce) {
-  std::vector<int64_t> shape{u.size(0)};
-  if (reduce == Reduce::none) shape.push_back(int64_t{1} << dimensions_of(u));
-  for (int64_t k = 2; k < u.dim(); ++k) shape.push_back(std::max<int64_t>(u.size(k) - 1, 0));
-  return shape;
-}
 
 // Where the cells lie in an output: those that start at a row of vertices, and how many in all.
 template <int D>
@@ -54,10 +47,6 @@ void dispatch_reduce(Reduce reduce, const Run& run) {
   dispatch_value<Reduce::none, Reduce::min, Reduce::mean, Reduce::bound>(reduce, run);
 }
 
-// Of a cell.
-template <Reduce reduce, int D>
-constexpr int kValues = reduce == Reduce::none ? 1 << D : 1;
-
 template <Reduce reduce, int D, typename T>
 void fill(const Tensor& u, T* out) {
   for_strips<D, T>(u, [&](const Field<D, T>& field, const CellGrid<D>& grid, int64_t n,
@@ -66,7 +55,7 @@ void fill(const Tensor& u, T* out) {
       if (!field.grid.starts_cells(row)) continue;
       const VertexRows<D, T> vertices(field, row);
       const int64_t cells = grid.cells;
-      T* const values = out + n * kValues<reduce, D> * cells + grid.first_cell(row);
+      T* const values = out + n * kValues<D, reduce> * cells + grid.first_cell(row);
       for_lanes(0, field.grid.width - 1, [&](int64_t x) DIFFREG_INLINE_LAMBDA {
         const Cell<D, T> cell = vertices.cell(x);
         if constexpr (reduce == Reduce::none) {
@@ -88,11 +77,11 @@ void add_gradients(const Tensor& u, const T* upstream, T* gradient) {  // zeros
   for_strips<D, T>(u, [&](const Field<D, T>& field, const CellGrid<D>& grid, int64_t n,
                           int64_t first, int64_t end) {
     const auto corners_of = [&](int64_t row) {
-      const T* const values = upstream + n * kValues<reduce, D> * grid.cells + grid.first_cell(row);
+      const T* const values = upstream + n * kValues<D, reduce> * grid.cells + grid.first_cell(row);
       return [values, cells = grid.cells](int64_t x, const Cell<D, T>& cell, T* corner) {
         if constexpr (reduce == Reduce::none) {
           DIFFREG_UNROLL
-          for (int k = 0; k < kValues<reduce, D>; ++k) corner[k] = values[k * cells + x];
+          for (int k = 0; k < kValues<D, reduce>; ++k) corner[k] = values[k * cells + x];
         } else {
           cell.determinants(corner);
           spread<D>(reduce, values[x], corner);
@@ -109,12 +98,9 @@ Tensor forward(const Tensor& displacement, Text reduce_name) {
   const Tensor u = torch::stable::contiguous(displacement);
   Tensor determinant = torch::stable::new_empty(u, output_shape(u, reduce));
   if (determinant.numel() == 0) return determinant;
-  dispatch_dimensions(u, [&](auto dimensions) {
-    dispatch_floating("displacement", u, [&](auto zero) {
-      dispatch_reduce(reduce, [&](auto kind) {
-        fill<decltype(kind)::value, decltype(dimensions)::value>(
-            u, determinant.mutable_data_ptr<decltype(zero)>());
-      });
+  dispatch_case("displacement", u, [&]<int D, typename T>() {
+    dispatch_reduce(reduce, [&](auto kind) {
+      fill<decltype(kind)::value, D>(u, determinant.mutable_data_ptr<T>());
     });
   });
   return determinant;
@@ -130,15 +116,12 @@ Tensor backward(const Tensor& gradient, const Tensor& displacement, Text reduce_
   const Tensor upstream = torch::stable::contiguous(gradient);
   Tensor grad_displacement = torch::stable::new_zeros(u, u.sizes());
   if (upstream.numel() == 0) return grad_displacement;
-  dispatch_dimensions(u, [&](auto dimensions) {
-    dispatch_floating("displacement", u, [&](auto zero) {
-      using T = decltype(zero);
-      dispatch_reduce(reduce, [&](auto kind) {
-        if constexpr (decltype(kind)::value != Reduce::bound) {
-          add_gradients<decltype(kind)::value, decltype(dimensions)::value>(
-              u, upstream.const_data_ptr<T>(), grad_displacement.mutable_data_ptr<T>());
-        }
-      });
+  dispatch_case("displacement", u, [&]<int D, typename T>() {
+    dispatch_reduce(reduce, [&](auto kind) {
+      if constexpr (decltype(kind)::value != Reduce::bound) {
+        add_gradients<decltype(kind)::value, D>(u, upstream.const_data_ptr<T>(),
+                                                grad_displacement.mutable_data_ptr<T>());
+      }
     });
   });
   return grad_displacement;

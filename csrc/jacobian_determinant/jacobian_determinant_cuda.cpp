@@ -1,31 +1,19 @@
 // CUDA driver of diffreg::jacobian_determinant and diffreg::jacobian_determinant_backward.
 #include "jacobian_determinant_cuda.h"
 
-#include <algorithm>
-
 #include "../common/cuda_driver.h"
+#include "arguments.h"
 
 namespace diffreg::jacobian_determinant {
 namespace {
 
 using namespace diffreg::cuda;
 
-std::vector<int64_t> output_shape(const Tensor& displacement, Reduce reduce) {
-  std::vector<int64_t> shape{displacement.size(0)};
-  if (reduce == Reduce::none) shape.push_back(1 << dimensions_of(displacement));
-  for (int64_t k = 2; k < displacement.dim(); ++k) {
-    shape.push_back(std::max<int64_t>(displacement.size(k) - 1, 0));
-  }
-  return shape;
-}
-
 // Calls run(problem, S{}), with D and the storage type of a field.
 template <typename Run>
 void dispatch(const Tensor& displacement, Reduce reduce, const Run& run) {
-  dispatch_dimensions(displacement, [&](auto dimensions) {
-    Problem<decltype(dimensions)::value> problem{displacement.size(0), {}, reduce};
-    std::copy_n(displacement.sizes().begin() + 2, dimensions, problem.size);
-    dispatch_storage("displacement", displacement, [&](auto zero) { run(problem, zero); });
+  dispatch_case("displacement", displacement, [&]<int D, typename S>() {
+    run(Problem<D>(displacement.size(0), displacement.sizes().data() + 2, reduce), S{});
   });
 }
 

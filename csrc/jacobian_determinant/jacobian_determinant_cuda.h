@@ -1,6 +1,7 @@
 // The launchers of jacobian_determinant.cu. All tensors are contiguous, fields have cells.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "../common/storage.h"
@@ -8,14 +9,14 @@
 
 namespace diffreg::jacobian_determinant {
 
-// Values of a cell.
-template <int D, Reduce reduce>
-constexpr int kValues = reduce == Reduce::none ? 1 << D : 1;
-
 template <int D>
 struct Problem {
   int64_t samples, size[D];
   Reduce reduce;
+
+  Problem(int64_t samples, const int64_t* sizes, Reduce reduce) : samples(samples), reduce(reduce) {
+    std::copy_n(sizes, D, size);
+  }
 };
 
 template <int D, typename S>

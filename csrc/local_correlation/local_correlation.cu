@@ -9,11 +9,6 @@
 namespace diffreg::local_correlation {
 namespace {
 
-// Voxels of the window around an index that lie inside an axis of that size.
-DIFFREG_DEVICE int32_t window_count(int32_t at, int32_t radius, int32_t size) {
-  return clamped(at + radius, size) - clamped(at - radius, size) + 1;
-}
-
 // 1 / voxels of the window, of the axes before the last and of the last; that of a thread's columns
 // is kept in shared memory, for want of registers.
 struct ColumnShares {
@@ -167,8 +162,10 @@ void launch_kernels(const Problem& problem, const Images<S>& images, const Arith
       launch_mask_total(problem.samples, problem.voxels(), images.mask, totals, stream);
   const auto run = [&](const Images<S>& pair, T* value, S* slope) {
     const int64_t W = problem.width, sample_tiles = problem.channels * strips.per_plane;
-    const bool whole = holds_quads(pair.own, W) && holds_quads(pair.other, W) &&
-                       holds_quads(pair.mask, W) && holds_quads(terms, W) && holds_quads(slope, W);
+    const bool whole = rows_are_packed<kQuad>(pair.own, W) &&
+                       rows_are_packed<kQuad>(pair.other, W) &&
+                       rows_are_packed<kQuad>(pair.mask, W) && rows_are_packed<kQuad>(terms, W) &&
+                       rows_are_packed<kQuad>(slope, W);
     Reduction reduction{};
     if (value) reduction = make_reduction(sums, problem.samples, 1, sample_tiles, stream);
     DIFFREG_LAUNCH((windows_kernel<D, Box<kTerms>, S>), strips.count(), block_shape(), stream,

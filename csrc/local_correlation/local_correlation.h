@@ -9,6 +9,15 @@ namespace diffreg::local_correlation {
 constexpr int kTerms = 5;
 constexpr double kGuard = 1e-5;  // assumes images in [0, 1]
 
+// Voxels of the window around an index that lie inside an axis of that size.
+template <typename Index>
+DIFFREG_HD Index window_count(Index at, Index radius, Index size) {
+  const auto clamped = [size](Index index) {
+    return index < 0 ? 0 : (index < size ? index : size - 1);
+  };
+  return clamped(at + radius) - clamped(at - radius) + 1;
+}
+
 // What is summed over a window for its moments.
 DIFFREG_HD void image_terms(double w, double r, double* terms) {
   terms[0] = w;

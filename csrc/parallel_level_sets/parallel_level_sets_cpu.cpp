@@ -5,42 +5,11 @@
 
 #include <tuple>
 
+#include "../common/cpu_driver.h"
 #include "level_set_rows.h"
 
 namespace diffreg::parallel_level_sets {
 namespace {
-
-// Calls run(rows of a channel, n, c, strip, first row, end row) for the strips of every channel, in
-// parallel; the rows give the gradient to `own`.
-template <int D, typename T, typename Run>
-void for_channels(const Tensor& own, const Tensor& other, const Inputs& inputs, const Run& run) {
-  const Grid<D> grid(own);
-  const int64_t C = own.size(1);
-  const auto channel_of = [&](const Tensor& image, int64_t c) {
-    return Channel<D, T>{image.const_data_ptr<T>() + c * grid.voxels, grid};
-  };
-  for_each_strip(
-      own.size(0), grid.rows, grid.width,
-      [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-        const Scales<T> scales(inputs.variant, inputs.eps_own.const_data_ptr<T>()[n],
-                               inputs.eps_other.const_data_ptr<T>()[n]);
-        for (int64_t c = n * C; c < (n + 1) * C; ++c) {
-          const LevelSetRows<D, T> rows(channel_of(own, c), channel_of(other, c), scales);
-          run(rows, n, c, strip, first, end);
-        }
-      },
-      grid.strip_rows());
-}
-
-// Calls run<D, T>() for those of the images.
-template <typename Run>
-void dispatch(const Tensor& image, const Run& run) {
-  dispatch_dimensions(image, [&](auto dimensions) {
-    dispatch_floating("warped", image, [&](auto zero) {
-      run.template operator()<decltype(dimensions)::value, decltype(zero)>();
-    });
-  });
-}
 
 void check(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warped,
            const Tensor& eps_fixed) {
@@ -60,12 +29,7 @@ Tensor forward(const Tensor& warped, const Tensor& fixed, const Tensor& eps_warp
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const Tensor eps_w = torch::stable::contiguous(eps_warped);
   const Tensor eps_r = torch::stable::contiguous(eps_fixed);
-  Tensor value = torch::stable::new_empty(w, {w.size(0)});
-  const auto found = measure({w, r, eps_w, eps_r, variant, mask}, {}, nullptr);
-  dispatch_floating("warped", w, [&](auto zero) {
-    std::copy(found.begin(), found.end(), value.mutable_data_ptr<decltype(zero)>());
-  });
-  return value;
+  return new_scalars("warped", w, measure({w, r, eps_w, eps_r, variant, mask}, {}, nullptr));
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped,
@@ -74,20 +38,12 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& warped
                                     std::optional<Tensor> mask, bool need_warped, bool need_fixed) {
   check(warped, fixed, eps_warped, eps_fixed);
   const Variant variant = parse("variant", variant_name, kVariants);
-  check_shape("gradient", gradient, {warped.size(0)});
-  check_dtype("gradient", gradient, warped.scalar_type());
+  const auto factors = scalars_of("gradient", gradient, warped);
   const Tensor w = torch::stable::contiguous(warped), r = torch::stable::contiguous(fixed);
   const Tensor eps_w = torch::stable::contiguous(eps_warped);
   const Tensor eps_r = torch::stable::contiguous(eps_fixed);
-  const Tensor upstream = torch::stable::contiguous(gradient);
-  std::vector<double> factors(w.size(0));
-  dispatch_floating("gradient", upstream, [&](auto zero) {
-    std::copy_n(upstream.const_data_ptr<decltype(zero)>(), factors.size(), factors.begin());
-  });
-  const auto output = [&](bool need) {
-    return need ? torch::stable::new_zeros(w, w.sizes()) : torch::stable::new_empty(w, {0});
-  };
-  Tensor grad_warped = output(need_warped), grad_fixed = output(need_fixed);
+  Tensor grad_warped = zero_gradient_like(w, need_warped);
+  Tensor grad_fixed = zero_gradient_like(r, need_fixed);
   if (need_warped) measure({w, r, eps_w, eps_r, variant, mask}, factors, &grad_warped);
   if (need_fixed) measure({r, w, eps_r, eps_w, variant, mask}, factors, &grad_fixed);
   return {grad_warped, grad_fixed};
@@ -99,21 +55,22 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
                             Tensor* gradient) {
   std::vector<double> values(inputs.own.size(0), 0.0);
   if (inputs.own.numel() == 0) return values;
-  dispatch(inputs.own, [&]<int D, typename T>() {
+  dispatch_case("warped", inputs.own, [&]<int D, typename T>() {
     const Mask<T> weights(inputs.mask, inputs.own);
     const Tensor own = weights.read(inputs.own), other = weights.read(inputs.other);
     const Grid<D> grid(own);
-    const int64_t C = own.size(1);
     StripSums<1> sums(own.size(0), strip_count(grid.rows, grid.strip_rows()));
     T* data = gradient ? gradient->mutable_data_ptr<T>() : nullptr;
-    const auto run_strip = [&](const auto& rows, int64_t n, int64_t c, int64_t strip, int64_t first,
-                               int64_t end) {
+    const auto run_strip = [&](int64_t n, int64_t c, int64_t strip, int64_t first, int64_t end) {
+      const Scales<T> scales(inputs.variant, inputs.eps_own.const_data_ptr<T>()[n],
+                             inputs.eps_other.const_data_ptr<T>()[n]);
+      const LevelSetRows<D, T> rows({own, grid, c}, {other, grid, c}, scales);
       double& sum = *sums.at(n, strip);
       if (!data) {
         for (int64_t row = first; row < end; ++row) sum += rows.value(row, weights.row(n, row));
         return;
       }
-      const T factor = static_cast<T>(factors[n] * weights.per_voxel(n) / C);
+      const T factor = static_cast<T>(weights.mean(n, factors[n]));
       GradientAdjoint<D, T> adjoint(grid, first);
       for (int64_t row = first; row < end; ++row) {
         adjoint.add_to(row, data + c * grid.voxels + row * grid.width,
@@ -123,11 +80,9 @@ std::vector<double> measure(const Inputs& inputs, const std::vector<double>& fac
                        });
       }
     };
-    for_channels<D, T>(own, other, inputs, run_strip);
+    for_channels(own.size(0), own.size(1), grid, run_strip);
     if (gradient) weights.leave_out_hidden(inputs.own, own, *gradient);
-    for (int64_t n = 0; n < own.size(0); ++n) {
-      values[n] = sums.total(n, 0) * weights.per_voxel(n) / C;
-    }
+    for (int64_t n = 0; n < own.size(0); ++n) values[n] = weights.mean(n, sums.total(n, 0));
   });
   return values;
 }

@@ -1,8 +1,6 @@
 // CUDA driver of diffreg::parallel_level_sets and diffreg::parallel_level_sets_backward.
 #include "parallel_level_sets_cuda.h"
 
-#include <algorithm>
-
 #include "../common/cuda_driver.h"
 
 namespace diffreg::parallel_level_sets {
@@ -39,10 +37,8 @@ struct Inputs {
   // Calls run(problem, S{}), with D and the storage type.
   template <typename Run>
   void dispatch(const Run& run) const {
-    dispatch_dimensions(warped, [&](auto dimensions) {
-      Problem<decltype(dimensions)::value> problem{warped.size(0), warped.size(1), {}, variant};
-      std::copy_n(warped.sizes().begin() + 2, dimensions, problem.size);
-      dispatch_storage("warped", warped, [&](auto zero) { run(problem, zero); });
+    dispatch_case("warped", warped, [&]<int D, typename S>() {
+      run(Problem<D>(warped.size(0), warped.size(1), warped.sizes().data() + 2, variant), S{});
     });
   }
 };

@@ -1,7 +1,7 @@
 // The launchers of parallel_level_sets.cu. All tensors are contiguous.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
 
 #include "../common/storage.h"
@@ -13,6 +13,11 @@ template <int D>
 struct Problem {
   int64_t samples, channels, size[D];
   Variant variant;
+
+  Problem(int64_t samples, int64_t channels, const int64_t* sizes, Variant variant)
+      : samples(samples), channels(channels), variant(variant) {
+    std::copy_n(sizes, D, size);
+  }
 };
 
 template <typename S>

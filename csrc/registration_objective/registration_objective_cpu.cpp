@@ -3,6 +3,7 @@
 // and the gradient to it are held once, everything else is added to the displacement's gradient.
 #include <torch/csrc/stable/library.h>
 
+#include "../common/cpu_driver.h"
 #include "../common/mask.h"
 #include "../correlation/correlation_cpu.h"
 #include "../deformation_energy/deformation_energy_cpu.h"
@@ -32,16 +33,13 @@ struct Inputs : Arguments {
     warp::check_pair(moving, displacement);
     check_dtype("displacement", displacement, moving.scalar_type());
     check_dtype("fixed", fixed, moving.scalar_type());
-    auto shape = sizes_of(displacement);
-    shape[1] = moving.size(1);
-    check_shape("fixed", fixed, shape);
+    check_shape("fixed", fixed, warp::warped_shape(moving, displacement));
     check_numbers(arguments);
-    options = {spacing, parse("penalty", penalty, deformation_energy::kPenalties), threshold};
+    options = deformation_energy::parse_options(displacement, spacing, penalty, threshold);
     eps_moving = scale("eps_moving", eps_moving);
     eps_fixed = scale("eps_fixed", eps_fixed);
     if (mask) {
-      shape[1] = 1;
-      check_shape("mask", *mask, shape);
+      check_shape("mask", *mask, mask_shape(fixed));
       check_dtype("mask", *mask, moving.scalar_type());
       mask = torch::stable::contiguous(*mask);
     }
@@ -74,7 +72,7 @@ std::vector<double> measure_squares(const Tensor& warped, const Tensor& fixed,
     StripSums<1> sums(N, strip_count(rows));
     T* out = gradient ? gradient->mutable_data_ptr<T>() : nullptr;
     for_each_strip(N, rows, W, [&](int64_t n, int64_t strip, int64_t first, int64_t end) {
-      const T factor = out ? static_cast<T>(factors[n] * weights.per_voxel(n) / C) : T(0);
+      const T factor = out ? static_cast<T>(weights.mean(n, factors[n])) : T(0);
       for (int64_t c = n * C; c < (n + 1) * C; ++c) {
         for (int64_t row = first; row < end; ++row) {
           const int64_t at = (c * rows + row) * W;
@@ -93,7 +91,7 @@ std::vector<double> measure_squares(const Tensor& warped, const Tensor& fixed,
         }
       }
     });
-    for (int64_t n = 0; n < N; ++n) values[n] = sums.total(n, 0) * weights.per_voxel(n) / C;
+    for (int64_t n = 0; n < N; ++n) values[n] = weights.mean(n, sums.total(n, 0));
   });
   return values;
 }
@@ -184,8 +182,7 @@ Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_wa
   const std::vector<double>& weights = inputs.weights;
   const Tensor& u = inputs.displacement;
   const std::vector<Weights> all(u.size(0), {weights[0], weights[1], weights[2], weights[3]});
-  Tensor gradient =
-      need_gradient ? torch::stable::new_empty(u, u.sizes()) : torch::stable::new_empty(u, {0});
+  Tensor gradient = gradient_like(u, need_gradient);
   const Tensor warped = warp::warped_image(inputs.moving, u, inputs.sampling);
   Values values;
   if (need_gradient) {
@@ -194,28 +191,23 @@ Outputs run_forward(const Arguments& arguments, bool need_gradient, bool need_wa
     values = {similarity(inputs, warped, all, nullptr),
               deformation_energy::energies_of(u, inputs.options)};
   }
-  Tensor terms[5];
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    for (Tensor& term : terms) term = torch::stable::new_empty(u, {u.size(0)});
-    for (int64_t n = 0; n < u.size(0); ++n) {
-      const auto& energies = values.energies[n];
-      const double found[] = {values.similarity[n], energies[0], energies[1], energies[2]};
-      double total = 0;
-      for (int k = 0; k < 4; ++k) {
-        terms[k + 1].mutable_data_ptr<T>()[n] = static_cast<T>(found[k]);
-        total += weights[k] * found[k];
-      }
-      terms[0].mutable_data_ptr<T>()[n] = static_cast<T>(total);
+  std::vector<double> terms[5];  // the total first
+  for (int64_t n = 0; n < u.size(0); ++n) {
+    const auto& energies = values.energies[n];
+    const double found[] = {values.similarity[n], energies[0], energies[1], energies[2]};
+    double total = 0;
+    for (int k = 0; k < 4; ++k) {
+      terms[k + 1].push_back(found[k]);
+      total += weights[k] * found[k];
     }
-  });
-  return {terms[0], terms[1], terms[2],
-          terms[3], terms[4], need_warped ? warped : torch::stable::new_empty(u, {0}),
+    terms[0].push_back(total);
+  }
+  const auto of = [&](int term) { return new_scalars("displacement", u, terms[term]); };
+  return {of(0),   of(1), of(2), of(3), of(4), need_warped ? warped : gradient_like(u, false),
           gradient};
 }
 
 // What each term's upstream gradient, where there is one, and the total's make of its factor.
-template <typename T>
 std::vector<Weights> upstream_weights(const UpstreamTensors& upstream,
                                       const std::vector<double>& weights, const Tensor& u) {
   const std::optional<Tensor> gradients[5] = {upstream.total, upstream.similarity,
@@ -224,12 +216,8 @@ std::vector<Weights> upstream_weights(const UpstreamTensors& upstream,
   const int64_t N = u.size(0);
   std::vector<double> all[5];
   for (int k = 0; k < 5; ++k) {
-    all[k].assign(N, 0);
-    if (!gradients[k]) continue;
-    check_shape("an upstream gradient", *gradients[k], {N});
-    check_dtype("an upstream gradient", *gradients[k], u.scalar_type());
-    const Tensor values = torch::stable::contiguous(*gradients[k]);
-    std::copy_n(values.const_data_ptr<T>(), N, all[k].begin());
+    all[k] = gradients[k] ? scalars_of("an upstream gradient", *gradients[k], u)
+                          : std::vector<double>(N, 0);
   }
   std::vector<Weights> found(N);
   for (int64_t n = 0; n < N; ++n) {
@@ -245,11 +233,7 @@ Tensor run_backward(const UpstreamTensors& gradients, const Arguments& arguments
   Tensor gradient = torch::stable::new_empty(u, u.sizes());
   if (u.numel() == 0) return gradient;
   const Tensor warped = warp::warped_image(inputs.moving, u, inputs.sampling);
-  dispatch_floating("displacement", u, [&](auto zero) {
-    using T = decltype(zero);
-    fill_gradient(inputs, warped, upstream_weights<T>(gradients, inputs.weights, u), false,
-                  gradient);
-  });
+  fill_gradient(inputs, warped, upstream_weights(gradients, inputs.weights, u), false, gradient);
   return gradient;
 }
 

@@ -11,6 +11,12 @@ inline Sampling parse_sampling(const std::string& interpolation, const std::stri
           parse("padding", padding, kPaddings)};
 }
 
+inline std::vector<int64_t> warped_shape(const Tensor& moving, const Tensor& displacement) {
+  auto shape = sizes_of(displacement);
+  shape[1] = moving.size(1);
+  return shape;
+}
+
 // An image and the field that displaces it, of which each is right by itself.
 inline void check_pair(const Tensor& moving, const Tensor& displacement) {
   STD_TORCH_CHECK(moving.dim() == displacement.dim(), "moving has ", dimensions_of(moving),

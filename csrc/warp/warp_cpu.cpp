@@ -5,6 +5,7 @@
 
 #include <tuple>
 
+#include "../common/cpu_driver.h"
 #include "moving_gradient.h"
 #include "sampled_rows.h"
 
@@ -42,17 +43,11 @@ Grids<D> grids_of(const Tensor& moving, const Tensor& displacement) {
 }  // namespace
 
 Tensor warped_image(const Tensor& moving, const Tensor& displacement, const Sampling& sampling) {
-  auto shape = sizes_of(displacement);
-  shape[1] = moving.size(1);
-  Tensor warped = torch::stable::new_empty(moving, shape);
+  Tensor warped = torch::stable::new_empty(moving, warped_shape(moving, displacement));
   if (warped.numel() == 0) return warped;
-  dispatch_dimensions(displacement, [&](auto dimensions) {
-    constexpr int D = decltype(dimensions)::value;
-    dispatch_floating("displacement", displacement, [&](auto zero) {
-      using T = decltype(zero);
-      const Displaced<D, T> field{displacement.const_data_ptr<T>()};
-      sample(grids_of<D>(moving, displacement), field, sampling, moving, warped);
-    });
+  dispatch_case("displacement", displacement, [&]<int D, typename T>() {
+    const Displaced<D, T> field{displacement.const_data_ptr<T>()};
+    sample(grids_of<D>(moving, displacement), field, sampling, moving, warped);
   });
   return warped;
 }
@@ -61,18 +56,15 @@ void add_gradients(const Tensor& gradient, const Tensor& moving, const Tensor& d
                    const Sampling& sampling, Tensor* to_moving, Tensor* to_displacement,
                    bool accumulate, const Tensor* mask) {
   if (gradient.numel() == 0) return;
-  dispatch_dimensions(displacement, [&](auto dimensions) {
-    const auto grids = grids_of<decltype(dimensions)::value>(moving, displacement);
-    dispatch_floating("moving", moving, [&](auto zero) {
-      using T = decltype(zero);
-      const T *g = gradient.const_data_ptr<T>(), *u = displacement.const_data_ptr<T>();
-      if (to_moving) add_to_moving(grids, sampling, g, u, to_moving->mutable_data_ptr<T>());
-      if (to_displacement) {
-        add_to_displacement(grids, sampling, accumulate, g, moving.const_data_ptr<T>(), u,
-                            mask ? mask->const_data_ptr<T>() : nullptr,
-                            to_displacement->mutable_data_ptr<T>());
-      }
-    });
+  dispatch_case("moving", moving, [&]<int D, typename T>() {
+    const auto grids = grids_of<D>(moving, displacement);
+    const T *g = gradient.const_data_ptr<T>(), *u = displacement.const_data_ptr<T>();
+    if (to_moving) add_to_moving(grids, sampling, g, u, to_moving->mutable_data_ptr<T>());
+    if (to_displacement) {
+      add_to_displacement(grids, sampling, accumulate, g, moving.const_data_ptr<T>(), u,
+                          mask ? mask->const_data_ptr<T>() : nullptr,
+                          to_displacement->mutable_data_ptr<T>());
+    }
   });
 }
 
@@ -96,20 +88,13 @@ std::tuple<Tensor, Tensor> backward(const Tensor& gradient, const Tensor& moving
   check(moving, displacement);
   check_dtype("displacement", displacement, moving.scalar_type());
   check_dtype("gradient", gradient, moving.scalar_type());
-  auto shape = sizes_of(displacement);
-  shape[1] = moving.size(1);
-  check_shape("gradient", gradient, shape);
+  check_shape("gradient", gradient, warped_shape(moving, displacement));
   const Tensor upstream = torch::stable::contiguous(gradient);
   const Tensor image = torch::stable::contiguous(moving);
   const Tensor field = torch::stable::contiguous(displacement);
-  // A gradient that nobody asked for is an empty tensor.
-  const auto output = [](const Tensor& like, bool need, bool overwritten) {
-    if (!need) return torch::stable::new_empty(like, {0});
-    return overwritten ? torch::stable::new_empty(like, like.sizes())
-                       : torch::stable::new_zeros(like, like.sizes());
-  };
-  Tensor grad_moving = output(image, need_moving, false);
-  Tensor grad_displacement = output(field, need_displacement, upstream.numel() > 0);
+  Tensor grad_moving = zero_gradient_like(image, need_moving);
+  Tensor grad_displacement = gradient_like(field, need_displacement);
+  if (upstream.numel() == 0) return {grad_moving, torch::stable::zero_(grad_displacement)};
   add_gradients(upstream, image, field, sampling, need_moving ? &grad_moving : nullptr,
                 need_displacement ? &grad_displacement : nullptr, false);
   return {grad_moving, grad_displacement};

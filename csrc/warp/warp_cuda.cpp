@@ -28,12 +28,6 @@ void with_problem(const Tensor& moving, const Tensor& displacement, const Sampli
   });
 }
 
-std::vector<int64_t> warped_shape(const Tensor& moving, const Tensor& displacement) {
-  auto shape = sizes_of(displacement);
-  shape[1] = moving.size(1);
-  return shape;
-}
-
 Tensor forward(const Tensor& moving, const Tensor& displacement, Text interpolation, Text padding) {
   const Device device(displacement);
   const Sampling sampling = parse_sampling(interpolation, padding);
