@@ -10,8 +10,8 @@
 
 namespace diffreg {
 
-constexpr int kMarchLayers = 32;  // of a strip, halo included; fewer where there are few tiles
-constexpr int kBatch = 4;         // layers whose loads are in flight at once
+constexpr int kMostLayers = 32, kFewestLayers = 8;  // of a strip, halo included
+constexpr int kBatch = 4;                           // layers whose loads are in flight at once
 
 // Sizes of an image in 32 bits. Drivers check that they fit, a volume's plane included.
 template <int D>
@@ -49,11 +49,21 @@ struct Across {
   }
 };
 
+// Tiles that keep a large GPU busy.
+inline int64_t enough_tiles() {
+#ifdef DIFFREG_EMULATION
+  return emulation::enough_tiles;
+#else
+  return 512;
+#endif
+}
+
 // The strips of all images (an image's channel or a field's sample), numbered along the last axis
 // first. Their halo: `left` and `right` lanes, there for the others' shuffles, the first `top`
 // layers, for those that follow, and in a volume `above` and `below` rows. In 2-D a tile, which is
 // a block's, is eight strips, a warp each; in 3-D one strip of eight rows. A lane has a column, or
-// more that are adjacent.
+// more that are adjacent. Strips are long, since each pays for the layers beside it, but where that
+// makes too few tiles to keep a large GPU busy.
 template <int D, int left, int right, int top, int above = 0, int below = 0, int columns = 1>
 struct Strips {
   static constexpr int kOwnedColumns = (kColumns - left - right) * columns;
@@ -65,17 +75,14 @@ struct Strips {
   int32_t across, along;  // strips beside one another along the last axis, and along the rows
   int64_t per_image;      // tiles
 
-  Strips(int64_t images, const int64_t* size, int32_t layers = kMarchLayers)
-      : images(images), extent(size), owned_layers(layers - top), along(1) {
-    const auto parts = [](int32_t size, int32_t of) { return (size + of - 1) / of; };
-    across = parts(extent.width(), kOwnedColumns);
-    const int64_t down = parts(extent.layers(), owned_layers);
-    if constexpr (D == 2) {
-      per_image = (across * down + kWarps - 1) / kWarps;
-    } else {
-      along = parts(extent.size[1], kOwnedRows);
-      per_image = across * along * down;
-    }
+  Strips(int64_t images, const int64_t* size)
+      : images(images),
+        extent(size),
+        across(parts(extent.width(), kOwnedColumns)),
+        along(D == 2 ? 1 : parts(extent.size[1], kOwnedRows)) {
+    int32_t layers = kMostLayers;
+    cut(layers);
+    while (layers > kFewestLayers && count() < enough_tiles()) cut(layers /= 2);
   }
 
   DIFFREG_HD int64_t count() const { return images * per_image; }
@@ -113,17 +120,17 @@ struct Strips {
             first,  first < layers - owned_layers ? first + owned_layers : layers,
             column, owns && column.inside(extent)};
   }
-};
 
-// Short strips where long ones would not keep a large GPU busy: a strip pays for the layers beside
-// it.
-template <typename Shape>
-Shape fitted_strips(int64_t images, const int64_t* size) {
-  constexpr int64_t kEnough = 512;  // tiles
-  int32_t layers = kMarchLayers;
-  while (layers > 8 && Shape(images, size, layers).count() < kEnough) layers /= 2;
-  return Shape(images, size, layers);
-}
+ private:
+  static int32_t parts(int32_t size, int32_t of) { return (size + of - 1) / of; }
+
+  // Into strips of so many layers.
+  void cut(int32_t layers) {
+    owned_layers = layers - top;
+    const int64_t strips = int64_t{across} * along * parts(extent.layers(), owned_layers);
+    per_image = D == 2 ? (strips + kWarps - 1) / kWarps : strips;
+  }
+};
 
 // Calls step(z, layer, inner) for the layers from `first` on, a batch at a time until `end` is
 // reached: what read(z, inner) loads for them is in flight together. inner is true for a batch of

@@ -18,7 +18,7 @@ using AdjointStrips = Strips<D, 1, 1, 2, 1, 1, kPackColumns<S>>;
 // Those of a problem's images.
 template <typename Shape, typename Problem>
 Shape strips_of(const Problem& problem) {
-  return fitted_strips<Shape>(problem.samples * problem.channels, problem.size);
+  return Shape(problem.samples * problem.channels, problem.size);
 }
 
 // Blocks of a multiprocessor for which the registers of a value must do.

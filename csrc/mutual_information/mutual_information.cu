@@ -59,7 +59,7 @@ DIFFREG_DEVICE void convert(const Shape& shape, const Counts& counts, int64_t n,
   __syncthreads();
 }
 
-// Histograms and values of the samples, a block each.
+// Histograms and values of the samples, a block each; a warp takes a row of cells.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
     value_kernel(int64_t samples, Shape shape, Counts counts, double step,
@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
     if (thread_index() == 0) marginals.total = total[0];
     __syncthreads();
     double sum[1] = {0};
-    for (int64_t row = 0; row < shape.rows; ++row) {
+    for (int64_t row = threadIdx.y; row < shape.rows; row += kWarps) {
       const double share = marginals.of_rows[row] / marginals.total;
-      for (int64_t column = thread_index(); column < shape.columns; column += kThreads) {
+      for (int64_t column = threadIdx.x; column < shape.columns; column += kColumns) {
         const double count = load(histogram + row * shape.columns + column);
         sum[0] += value_term(count, marginals.of_columns[column], share);
       }
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
   }
 }
 
-// What the gradient reads, a block a sample.
+// What the gradient reads, a block a sample, a warp a row of cells.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kResident)
     steps_kernel(int64_t samples, Shape shape,
@@ -102,12 +102,12 @@ __global__ void __launch_bounds__(kThreads, kResident)
     const double* histogram = histograms + n * shape.size();
     double total[1] = {sum_columns(shape, histogram, of_columns.of)};
     __syncthreads();
-    for (int64_t row = 0; row < shape.rows; ++row) {
+    for (int64_t row = threadIdx.y; row < shape.rows; row += kWarps) {
       const int64_t first = row * shape.columns;
       const auto slope = [&](int64_t column) {
         return slope_to(load(histogram + first + column), of_columns.of[column]);
       };
-      for (int64_t at = thread_index(); at < shape.columns; at += kThreads) {
+      for (int64_t at = threadIdx.x; at < shape.columns; at += kColumns) {
         const bool has_next = at + 1 < shape.columns;
         store(steps + n * shape.size() + first + at,
               has_next ? static_cast<T>(slope(at + 1) - slope(at)) : T(0));

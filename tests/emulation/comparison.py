@@ -32,8 +32,8 @@ class Shape:
     size: tuple[int, ...]
 
 
-# Flat and thin ones; tiles of 32 columns, 6 to 8 rows and 32 planes, with one voxel less or more;
-# two tiles of 120 columns.
+# Flat and thin ones; tiles of 32 columns, 6 to 8 rows, 8 and 32 planes, with one voxel less or
+# more; two tiles of 120 columns.
 VOLUMES: list[tuple[int, ...]] = [
     (1, 1, 1),
     (5, 4, 31),
@@ -61,9 +61,9 @@ class Case:
     # What the backward operator takes behind: one choice of needs, or more.
     needs: tuple[tuple[Any, ...], ...] = ((),)
     saved: int = 0  # outputs, from the last, that the backward operator gets before the inputs
-    # Rows and columns that a block or, where they march down, a warp works on: forward and backward
-    # differ by one or two, which the sizes beside them meet.
-    tile: tuple[int, int] = (31, 29)
+    # Rows and columns that a block or, where they march down, a warp works on where there are few
+    # tiles: forward and backward differ by one or two, which the sizes beside them meet.
+    tile: tuple[int, int] = (7, 29)
     # What the operator alone takes behind: one choice of what to return, or more.
     asked: tuple[tuple[Any, ...], ...] = ((),)
     terms: int | None = None  # outputs, from the first, that have a gradient; None: all but saved
@@ -357,7 +357,7 @@ def information_cases() -> Iterator[Case]:
 
 
 PACKED = ("gradient_scale", "parallel_level_sets")
-PACKS = (7, 120)  # where few tiles are marched along, with adjacent columns a lane
+PACKS = (7, 120)  # adjacent columns a lane
 
 
 def cases() -> list[Case]:

@@ -27,6 +27,7 @@ OPERATORS = (
     "registration_objective_scale",
 )
 GRID_LIMIT = 2**31 - 1
+ENOUGH_TILES = 512  # as on a GPU
 
 
 class Emulation:
@@ -42,10 +43,20 @@ class Emulation:
         self._library.emulation_report.restype = ctypes.c_char_p
         self.ops = torch.ops.diffreg_emulation
 
-    def set(self, seed: int = 0, grid_limit: int = GRID_LIMIT, counting: bool = False) -> None:
-        """Seed 0 runs threads and blocks in order; the counts start again at nothing."""
-        limit = ctypes.c_int64(grid_limit)
-        self._library.emulation_set(ctypes.c_uint(seed), limit, ctypes.c_int(counting))
+    def set(
+        self,
+        seed: int = 0,
+        grid_limit: int = GRID_LIMIT,
+        counting: bool = False,
+        enough_tiles: int = ENOUGH_TILES,
+    ) -> None:
+        """Seed 0 runs threads and blocks in order; the counts start again at nothing.
+
+        Args:
+            enough_tiles: fewer make strips of columns shorter; 0: all are long.
+        """
+        limit, enough = ctypes.c_int64(grid_limit), ctypes.c_int64(enough_tiles)
+        self._library.emulation_set(ctypes.c_uint(seed), limit, enough, ctypes.c_int(counting))
 
     def traffic(self) -> dict[str, dict[str, int]]:
         """Launches, blocks, bytes and sectors of each kernel since `set`."""

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from emulation import build, comparison
-from emulation.emulated import GRID_LIMIT, Emulation
+from emulation.emulated import ENOUGH_TILES, GRID_LIMIT, Emulation
 
 
 # Small, since a sanitizer is slow: a tile and a bit more along both axes, two of everything.
@@ -23,9 +23,9 @@ def small(case: comparison.Case) -> comparison.Shape:
 
 
 def check_agreement(emulation: Emulation, case: comparison.Case, dtype: torch.dtype) -> None:
-    """Against the CPU, in order, and with fewer blocks than tiles."""
-    for limit in (GRID_LIMIT, 3):
-        emulation.set(grid_limit=limit)
+    """Against the CPU, in order; and with fewer blocks than tiles, of long strips."""
+    for limit, enough in ((GRID_LIMIT, ENOUGH_TILES), (3, 0)):
+        emulation.set(grid_limit=limit, enough_tiles=enough)
         for shape in (small(case), comparison.Shape(1, 1, case.size((1, 5), (2, 1, 5)))):
             comparison.compare(emulation, case, shape, dtype)
 

@@ -3,11 +3,13 @@
 import itertools
 import re
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
 from emulation import comparison
 from emulation.build import ROOT
+from emulation.emulated import ENOUGH_TILES
 from wrong_options import CASES
 
 from diffreg.ops import _self_test
@@ -140,12 +142,34 @@ def objective(images, u, mixture, *asked, mask=None):
     return (*images, u, *scales, mask, *options, *asked)
 
 
-@pytest.mark.parametrize("name", ["pls-hidden", "scale-hidden", "pls-hidden-3d", "scale-hidden-3d"])
+MARCHES = ("energy-hyperelastic", "determinant-min", "pls-hidden", "scale-hidden")
+
+
+@pytest.mark.parametrize("name", [*MARCHES, *(f"{name}-3d" for name in MARCHES)])
 def test_strips_are_long_where_there_are_many(emulation, name):
-    emulation.set()
+    emulation.set(enough_tiles=0)
     case = comparison.CASES[name]
-    shape = comparison.Shape(256, 2, case.size((35, 5), (35, 2, 5)))
-    comparison.compare(emulation, case, shape, torch.float64)
+    long = replace(case, tile=(31, case.tile[1]))
+    for shape in long.shapes(torch.float64, full=name in comparison.PLAIN):
+        comparison.compare(emulation, case, shape, torch.float64)
+
+
+@pytest.mark.parametrize("name", [*MARCHES, *(f"{name}-3d" for name in MARCHES)])
+def test_strips_are_short_where_there_are_few(emulation, name):
+    case, blocks = comparison.CASES[name], []
+    for enough in (ENOUGH_TILES, 0):
+        emulation.set(enough_tiles=enough)
+        comparison.results(
+            emulation,
+            case,
+            comparison.Shape(1, 1, case.size((60, 480), (60, 6, 20))),
+            torch.float32,
+        )
+        counted = emulation.traffic()
+        for other in ("memset", "mask_total/mask_total_kernel"):
+            counted.pop(other, None)
+        blocks.append([kernel["blocks"] for kernel in counted.values()])
+    assert all(short > 2 * long for short, long in zip(*blocks, strict=True)), blocks
 
 
 @pytest.mark.parametrize("name", ["pls-mask", "scale-mask", "pls-3d", "scale-3d"])

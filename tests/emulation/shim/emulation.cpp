@@ -36,6 +36,7 @@ extern "C" void diffreg_emulation_switch(void** from, void* to);
 namespace emulation {
 
 int64_t grid_limit = 2147483647;
+int64_t enough_tiles = 0;
 
 namespace {
 
@@ -381,9 +382,11 @@ void count_atomic(const void* address, size_t bytes) {
 // What the tests set and read, through ctypes.
 extern "C" __attribute__((visibility("default"))) void emulation_set(unsigned seed,
                                                                      int64_t grid_limit,
+                                                                     int64_t enough_tiles,
                                                                      int counting) {
   emulation::machine.seed = seed;
   emulation::grid_limit = grid_limit;
+  emulation::enough_tiles = enough_tiles;
   emulation::machine.counting = counting != 0;
   emulation::machine.traffic.clear();
 }

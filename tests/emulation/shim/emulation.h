@@ -33,6 +33,7 @@ struct Site {
 };
 
 extern int64_t grid_limit;
+extern int64_t enough_tiles;
 
 // What is launched: the file, the kernel's text, and its instance as a type's mangled name.
 struct Kernel {
