@@ -18,7 +18,9 @@ struct Scale {
 
 // Sum of the weighted magnitudes over a row.
 template <int D, typename T>
-double sum_over(const GradientRow<D, T>& around, int64_t width, const T* weights) {
+double sum_over(const Channel<D, T>& channel, int64_t row, const T* weights) {
+  const int64_t width = channel.grid.width;
+  const GradientRow<D, T> around(channel, channel.grid, row);
   double total[1] = {0};
   with_weights(weights, [&](const auto& weight) {
     const auto at = [&](int64_t x, int64_t left, int64_t right) DIFFREG_INLINE_LAMBDA {
@@ -36,6 +38,22 @@ double sum_over(const GradientRow<D, T>& around, int64_t width, const T* weights
   return total[0];
 }
 
+// The largest magnitude of a row's values, NaN left out; in lanes, so that it is vectorised.
+template <typename T>
+T largest_of(const T* values, int64_t width) {
+  T lanes[kLanes] = {};
+  const auto take = [&](int64_t x, int64_t lane) {
+    const T size = std::abs(values[x]);
+    lanes[lane] = size > lanes[lane] ? size : lanes[lane];
+  };
+  int64_t x = 0;
+  for (; x + kLanes <= width; x += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) take(x + lane, lane);
+  }
+  for (int64_t lane = 0; x < width; ++x, ++lane) take(x, lane);
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
 template <int D, typename T>
 std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask) {
   const int64_t N = image.size(0);
@@ -47,12 +65,8 @@ std::vector<Scale> measure(const Tensor& image, double eta, const Mask<T>& mask)
     const Channel<D, T> channel(image, grid, c);
     T& most = largest[n * strips + strip];
     for (int64_t row = first; row < end; ++row) {
-      const GradientRow<D, T> around(channel, grid, row);
-      *sums.at(n, strip) += sum_over(around, grid.width, mask.row(n, row));
-      const T* here = around.here;
-      for (int64_t x = 0; x < grid.width; ++x) {
-        most = std::abs(here[x]) > most ? std::abs(here[x]) : most;
-      }
+      *sums.at(n, strip) += sum_over(channel, row, mask.row(n, row));
+      most = std::max(most, largest_of(channel.row(row), grid.width));
     }
   };
   for_channels(N, image.size(1), grid, run_strip);
