@@ -43,9 +43,9 @@ def test_the_table_has_means_the_worst_and_the_pairs_that_fold(tmp_path):
     out = tmp_path / "out.jsonl"
     out.write_text("".join(json.dumps(one) + "\n" for one in rows))
     title, rule, *lines = across.table(out).splitlines()
-    assert title.count("|") == rule.count("|") == 10
+    assert title.count("|") == rule.count("|") == 11
     assert lines == [
-        "| prostate | 1 | before | 0.500 | 0.500 | 4.00 | 0 | 0 |  |",
-        "| prostate | 2 | network | 0.500 | 0.250 | 2.50 | 0.25 | 1 | 2.0 |",
-        "| heads | 1 | before | 0.400 | 0.400 |  | 0 | 0 |  |",
+        "| prostate | 1 | before | 0.500 | 0.500 | 4.00 |  | 0 | 0 |  |",
+        "| prostate | 2 | network | 0.500 | 0.250 | 2.50 |  | 0.25 | 1 | 2.0 |",
+        "| heads | 1 | before | 0.400 | 0.400 |  |  | 0 | 0 |  |",
     ]

@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_what_comes_with_the_package():
-    assert NAMES == ["lunet-any", "lunet-cardiac-mr", "lunet-mr-ct"]
+    assert NAMES == ["lunet-any", "lunet-any-2d", "lunet-cardiac-mr", "lunet-mr-ct"]
     for name in NAMES:
         assert (FOLDER / f"{name}.pt").stat().st_size < 1e6
 
@@ -53,7 +53,8 @@ def test_a_card_says_what_has_to_be_known(name):
     for part in ("Data", "Licence", "Limits", "How it was trained"):
         section(card, part)
     split = section(card, "Split")
-    assert ("people whom it has not seen" if name == "lunet-any" else "SCD0000301") in split
+    unseen = "people whom it has not seen" if name.startswith("lunet-any") else "SCD0000301"
+    assert unseen in split
     cost = section(card, "Cost")
     assert re.search(r"\d CPU m?s\b", cost)
     assert re.search(r"\d MiB\b", cost)
@@ -105,6 +106,35 @@ def test_the_headline_of_volumes_is_the_mean_and_the_worst_pair():
                 if (line["set"], line["method"]) == (group, method)
             ]
             expected = [round(np.mean(found), 3), round(min(found), 3)]
+            assert numbers(row[head.index(column)]) == expected
+
+
+def test_the_headlines_of_slices_in_any_contrast_are_the_means_and_the_worst_pairs():
+    lines = (DOCS.parent / "bench/results/lunet_any_2d.jsonl").read_text().splitlines()
+    head, rows = next(tables(section(model_card("lunet-any-2d"), "Figures")))
+    sets = (
+        ("slices_heads", "dice", min),
+        ("slices_heads_simulated", "dice", min),
+        ("slices_hearts", "dice", min),
+        ("slices_hearts_simulated", "dice", min),
+        ("slices_ctmr", "end_point_error", max),
+    )
+    methods = {
+        "before": "before",
+        "network": "network",
+        "+ 10 steps": "network and 10 steps",
+        "variational": "variational",
+        "pls from nothing": "variational, pls",
+    }
+    for row, (group, measure, worst) in zip(rows, sets, strict=False):
+        for column, method in methods.items():
+            found = [
+                line[measure]
+                for line in map(json.loads, lines)
+                if (line["set"], line["method"]) == (group, method)
+            ]
+            digits = 3 if measure == "dice" else 2
+            expected = [round(np.mean(found), digits), round(worst(found), digits)]
             assert numbers(row[head.index(column)]) == expected
 
 
@@ -167,11 +197,11 @@ def test_across_modalities_a_disc_is_followed():
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["one contrast", "another"])
-def test_in_any_contrast_a_ball_is_followed(turned):
-    network = load_pretrained("lunet-any")["network"]
-    axis = torch.arange(64.0) - 32
-    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-    distance = (z**2 + y**2 + x**2).sqrt()
+@pytest.mark.parametrize(("name", "dimensions"), [("lunet-any", 3), ("lunet-any-2d", 2)])
+def test_in_any_contrast_a_ball_is_followed(name, dimensions, turned):
+    network = load_pretrained(name)["network"]
+    axes = torch.meshgrid(*[torch.arange(64.0) - 32] * dimensions, indexing="ij")
+    distance = torch.stack(axes).norm(dim=0)
 
     def image(radius, inside, outside):
         body, ball = torch.sigmoid(28 - distance), torch.sigmoid(radius - distance)
@@ -180,8 +210,11 @@ def test_in_any_contrast_a_ball_is_followed(turned):
     with torch.no_grad():
         u = network(image(12, 0.9, 0.5), image(14, *(0.2, 0.6) if turned else (0.9, 0.5)))
     assert fold_certificate(u).folded_cells == 0
+    middle = 32 * sum(64**k for k in range(dimensions - 1))
     inward = [
-        sign * u[0, k].movedim(k, 0)[32 - 14 * sign, 32, 32] for k in range(3) for sign in (1, -1)
+        sign * u[0, k].movedim(k, 0)[32 - 14 * sign].flatten()[middle]
+        for k in range(dimensions)
+        for sign in (1, -1)
     ]
     assert all(step > 0.5 for step in inward)
 

@@ -97,6 +97,7 @@ def test_what_is_not_known_is_not_compared():
     [
         # What the cards have figures of.
         ("lunet-any", [(2.0,) * 3, (1.0,) * 3, (0.8,) * 3, (3.0,) * 3], (1.37, 1.37, 10.0)),
+        ("lunet-any-2d", [(2.0,) * 2, (1.0,) * 2, (1.37,) * 2], (0.4, 0.4)),
         ("lunet-cardiac-mr", [(1.367, 1.367), (1.289, 1.289)], (0.5, 0.5)),
         ("lunet-mr-ct", [(1.37, 1.37)], (0.5, 0.5)),
     ],

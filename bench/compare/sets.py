@@ -97,6 +97,11 @@ PLAN = (
     *each("slices_ctmr", "diffreg lunet-mr-ct, refined", "greedy WNCC in 2-D"),
     *each("slices_ctmr", "greedy NMI in 2-D", "SyNOnly", "SyNOnly Mattes", "SyNOnly CC"),
     *each("slices_ctmr", "dipy SyN EM", "FireANTs MI", "elastix defaults"),
+    *[
+        Task(group, method)
+        for group in ("slices_mr", "slices_ctmr")
+        for method in ("diffreg lunet-any-2d", "diffreg lunet-any-2d, refined")
+    ],
     *each("brain2mm", "diffreg network", "diffreg network, refined", "VoxelMorph"),
     *each("brain2mm", "greedy 100x100x100", "demons sigma 0.7", "elastix", "FireANTs sigma 0.25"),
     *each("brain1mm", "identity", "diffreg", "greedy"),

@@ -1,4 +1,4 @@
-"""Pairs of slices of a person whom no network that ships has seen, as files: docs/data.md."""
+"""Pairs of slices of people whom no network that ships has seen, as files: docs/data.md."""
 
 import csv
 from dataclasses import replace
@@ -9,13 +9,16 @@ import nibabel as nib
 import numpy as np
 import pairs
 import torch
-from labelled import Pair
+from labelled import Pair, read_pairs
 
 from diffreg.fields import invert
 
 PERSON = "SCD0000301"  # the split of lunet-cardiac-mr and of lunet-mr-ct, by their cards
 HEARTS, SIMULATED = "slices_mr", "slices_ctmr"
 BODY = -500  # HU: where an error counts
+HEADS = "brain2mm"
+PLANES = (0.45, 0.6)  # of a head's height
+SMALLEST = 20  # voxels of a label in a head's slice, in both images
 End = tuple[str, Any, Any]  # ending of its name, image, label
 
 
@@ -30,23 +33,50 @@ def write_slices(data: Path, out: Path) -> dict[str, list[Pair]]:
     if spacing is None:
         return {HEARTS: [], SIMULATED: []}
     return {
-        HEARTS: _hearts(cardiac, out),
+        HEARTS: heart_slices(cardiac, out, PERSON),
         SIMULATED: _simulated(simulated, spacing, out) if simulated.exists() else [],
     }
 
 
-def _hearts(folder: Path, out: Path) -> list[Pair]:
-    """End-systole to end-diastole, cut round what moves, no label looked at."""
+def head_slices(data: Path, out: Path) -> list[Pair]:
+    """Axial planes of the heads at 2 mm, two a pair, written to `out`."""
+    found = []
+    for pair in read_pairs(data / "volumes", HEADS):
+        files = pair.moving, pair.fixed, pair.moving_label, pair.fixed_label
+        volumes = [nib.load(path) for path in files]
+        spacing = volumes[0].header.get_zooms()[0]
+        for share in PLANES:
+            k = round(share * volumes[0].shape[2])
+            moving, fixed, *labels = (np.asarray(volume.dataobj)[..., k] for volume in volumes)
+            ours, theirs = _large(*labels)
+            ends = ("moving", moving, ours), ("fixed", fixed, theirs)
+            found.append(_written(HEADS, out / f"{pair.person}_{k}", *ends, spacing))
+    return found
+
+
+def _large(*labels: np.ndarray) -> list[np.ndarray]:
+    """Two label maps without the labels of which either has few voxels."""
+    counts = [np.bincount(label.astype(int).ravel(), minlength=256) for label in labels]
+    kept = np.flatnonzero(np.minimum(*counts) >= SMALLEST)
+    return [np.where(np.isin(label, kept), label, 0) for label in labels]
+
+
+def heart_slices(folder: Path, out: Path, person: str | None = None) -> list[Pair]:
+    """End-systole to end-diastole of a person or of all, cut round what moves, no label looked at.
+
+    Args:
+        folder: `cardiac` of docs/data.md.
+    """
     return [
         _written(
             HEARTS,
-            out / f"{PERSON}_{pair.slice:02d}",
+            out / f"{pair.patient}_{pair.slice:02d}",
             ("es", pair.moving, pair.moving_label),
             ("ed", pair.fixed, pair.fixed_label),
             pair.spacing,
         )
         for pair in pairs.read_pairs(folder, "variance")
-        if pair.patient == PERSON
+        if person in (None, pair.patient)
     ]
 
 

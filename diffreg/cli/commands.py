@@ -114,6 +114,8 @@ def run_train(options: argparse.Namespace) -> int:
     def train(ranks: Ranks) -> str:
         trainer = Trainer(config, ranks=ranks)
         before, wanted = trainer.step, config.training.steps
+        if config.training.resume and before == 0 and ranks.first:
+            print(f"{config.training.out} has no checkpoint: the run begins anew", file=sys.stderr)
         trainer.train()
         ended = f"; training.steps is {wanted}: give more to go on" if before >= wanted else ""
         return trainer.conclusion + ended

@@ -18,7 +18,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         help="a trained network's file, or one that comes with diffreg: lunet-any (volumes), "
-        "lunet-cardiac-mr or lunet-mr-ct (slices)",
+        "lunet-any-2d, lunet-cardiac-mr or lunet-mr-ct (slices)",
     )
     command.add_argument("-o", "--out", required=True, help="the file to write: .pt, .pt2 or .onnx")
     form = command.add_mutually_exclusive_group()

@@ -169,7 +169,7 @@ def _add_network(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
         help="a trained network's file, or one that comes with diffreg: lunet-any (volumes), "
-        "lunet-cardiac-mr or lunet-mr-ct (slices)",
+        "lunet-any-2d, lunet-cardiac-mr or lunet-mr-ct (slices)",
     )
     command.add_argument(
         "--trust",

@@ -16,7 +16,7 @@ def pretrained_networks() -> list[str]:
     Example:
         >>> from diffreg.training.pretrained import pretrained_networks
         >>> pretrained_networks()
-        ['lunet-any', 'lunet-cardiac-mr', 'lunet-mr-ct']
+        ['lunet-any', 'lunet-any-2d', 'lunet-cardiac-mr', 'lunet-mr-ct']
     """
     return sorted(path.stem for path in FOLDER.glob("*.pt"))
 
