@@ -146,7 +146,7 @@ MARCHES = ("energy-hyperelastic", "determinant-min", "pls-hidden", "scale-hidden
 
 
 @pytest.mark.parametrize("name", [*MARCHES, *(f"{name}-3d" for name in MARCHES)])
-def test_strips_are_long_where_there_are_many(emulation, name):
+def test_long_strips_agree_with_the_cpu(emulation, name):
     emulation.set(enough_tiles=0)
     case = comparison.CASES[name]
     long = replace(case, tile=(31, case.tile[1]))
@@ -155,21 +155,21 @@ def test_strips_are_long_where_there_are_many(emulation, name):
 
 
 @pytest.mark.parametrize("name", [*MARCHES, *(f"{name}-3d" for name in MARCHES)])
-def test_strips_are_short_where_there_are_few(emulation, name):
-    case, blocks = comparison.CASES[name], []
-    for enough in (ENOUGH_TILES, 0):
+def test_strips_are_short_where_there_are_few_and_long_where_there_are_many(emulation, name):
+    case = comparison.CASES[name]
+    size = case.size((60, 480), (60, 6, 20))
+
+    def blocks(samples: int, enough: int) -> list[int]:
         emulation.set(enough_tiles=enough)
-        comparison.results(
-            emulation,
-            case,
-            comparison.Shape(1, 1, case.size((60, 480), (60, 6, 20))),
-            torch.float32,
-        )
+        comparison.results(emulation, case, comparison.Shape(samples, 1, size), torch.float32)
         counted = emulation.traffic()
         for other in ("memset", "mask_total/mask_total_kernel"):
             counted.pop(other, None)
-        blocks.append([kernel["blocks"] for kernel in counted.values()])
-    assert all(short > 2 * long for short, long in zip(*blocks, strict=True)), blocks
+        return [kernel["blocks"] for kernel in counted.values()]
+
+    long = blocks(1, 0)
+    assert all(few > 2 * one for few, one in zip(blocks(1, ENOUGH_TILES), long, strict=True))
+    assert blocks(8, 8) == [8 * one for one in long] != [8 * one for one in blocks(1, 8)]
 
 
 @pytest.mark.parametrize("name", ["pls-mask", "scale-mask", "pls-3d", "scale-3d"])

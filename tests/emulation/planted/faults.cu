@@ -76,15 +76,13 @@ __global__ void products(const float* image, int64_t count, double* partials, un
 
 }  // namespace
 
-extern "C" void emulation_set(unsigned seed, int64_t grid_limit, int counting);
-
 int main() try {
   const int64_t count = 3 * kThreads - 5, blocks = 3;
   std::vector<float> image(count);
   for (int64_t k = 0; k < count; ++k) image[k] = 0.1f + 1.0f / float(k + 1);
   std::vector<float> found[2];
   for (unsigned seed = 0; seed < 2; ++seed) {
-    emulation_set(seed, 1 << 20, 0);
+    emulation_set(seed, 1 << 20, 0, 0);
     std::vector<double> partials(blocks);
     std::vector<float> result(3);
     unsigned ticket = 0;

@@ -379,11 +379,7 @@ void count_atomic(const void* address, size_t bytes) {
 
 }  // namespace emulation
 
-// What the tests set and read, through ctypes.
-extern "C" __attribute__((visibility("default"))) void emulation_set(unsigned seed,
-                                                                     int64_t grid_limit,
-                                                                     int64_t enough_tiles,
-                                                                     int counting) {
+void emulation_set(unsigned seed, int64_t grid_limit, int64_t enough_tiles, int counting) {
   emulation::machine.seed = seed;
   emulation::grid_limit = grid_limit;
   emulation::enough_tiles = enough_tiles;
@@ -391,6 +387,7 @@ extern "C" __attribute__((visibility("default"))) void emulation_set(unsigned se
   emulation::machine.traffic.clear();
 }
 
+// What they read.
 extern "C" __attribute__((visibility("default"))) const char* emulation_report() {
   static std::string text;
   text = "{";

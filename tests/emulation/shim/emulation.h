@@ -99,6 +99,12 @@ T exchange_atomically(T* address, const Update& update) {
 
 }  // namespace emulation
 
+// What the tests set, through ctypes too; the counts start again at nothing.
+extern "C" __attribute__((visibility("default"))) void emulation_set(unsigned seed,
+                                                                     int64_t grid_limit,
+                                                                     int64_t enough_tiles,
+                                                                     int counting);
+
 #define __syncthreads() emulation::barrier({__FILE__, __LINE__})
 #define __threadfence() emulation::fence()
 #define __shfl_down_sync(mask, value, offset) \
