@@ -81,6 +81,24 @@ def test_an_array_in_voxels_needs_no_image(here, capsys):
     assert fold_certificate(read_field("better.npz")).verdict == "homeomorphism"
 
 
+def test_an_array_in_voxels_goes_where_no_place_is_needed_alone(here, capsys):
+    """A field of ITK's that lay at the origin in voxels of 1 mm would move other points."""
+    np.savez("flow.npz", vol=FOLDS[0].movedim(0, -1).numpy())
+    for out in ("placed.nii.gz", "placed.h5"):
+        assert run("repair", "flow.npz", "-o", out) == 2
+        assert "flow.npz needs the fixed image" in capsys.readouterr().err
+        assert not (here / out).exists()
+    assert run("repair", "flow.npz", "-o", "l2r.npz", "--to", "learn2reg") == 0
+    assert run("repair", "flow.npz", "-o", "placed.nii.gz", *PAIR[:2]) == 0
+    assert np.allclose(read("placed.nii.gz").grid.affine, nib.load("fixed.nii.gz").affine)
+
+
+def test_how_well_an_inverse_does_is_said(here, capsys):
+    write("fine.nii.gz", Field(0.1 * FOLDS, read("warp.nii.gz").grid))
+    assert run("repair", "fine.nii.gz,-1", "-o", "back.nii.gz") == 0
+    assert "residual of the inverse: " in capsys.readouterr().err
+
+
 def test_a_slice(here):
     """ITK's file of one has three planes."""
     u = smooth((40, 33), 14.0, 0)
@@ -119,8 +137,17 @@ def test_what_the_file_does_not_hold_is_told(here, capsys):
     assert run("repair", "twice.h5", "-o", "one.nii.gz", *PAIR[:2]) == 1
     said = capsys.readouterr()
     assert said.out.splitlines()[-1].startswith("in one.nii.gz: folded: ")
-    assert "diffreg: warning: " in said.err and ".h5 keeps" in said.err
+    assert "diffreg: warning: one.nii.gz does not pass" in said.err and ".h5 keeps" in said.err
     assert run("repair", "twice.h5", "-o", "both.h5") == 0
+
+
+def test_what_is_not_shown_is_not_said_to_fold(here, capsys):
+    """Affine maps move the border, so that no collar holds it."""
+    assert run("compose", "-t", "warp.nii.gz", "-t", "affine.mat", "-o", "whole.h5") == 0
+    assert run("repair", "whole.h5", "-o", "sampled.nii.gz", *PAIR[:2]) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("in sampled.nii.gz: locally unfolded")
+    assert "sampled.nii.gz does not pass" in said.err
 
 
 @pytest.mark.parametrize(
@@ -130,10 +157,14 @@ def test_what_the_file_does_not_hold_is_told(here, capsys):
         (("warp.nii.gz", "-o", "b.nii.gz", "--threshold", 1), "--threshold must be in [0, 1)"),
         (("nothing.nii.gz", "-o", "b.nii.gz"), "does not exist"),
         (("affine.mat", "-o", "b.png"), "b.png"),
+        (("warp.nii.gz", "-o", "b.png"), "b.png: the name must end in"),
+        (("warp.nii.gz", "-o", "b.nii.gz", "--to", "fsl"), "format must be one of"),
+        (("warp.nii.gz", "-o", "b.nii.gz", "--to", "itk-h5"), "must end in .h5"),
     ],
 )
-def test_refused_in_one_line(here, words, told, capsys):
+def test_refused_in_one_line_before_the_work(here, words, told, capsys):
     assert run("repair", *words) == 2
-    said = capsys.readouterr().err
+    out, said = capsys.readouterr()
     assert told in said and said.count("\n") == 1
+    assert out == ""
     assert not (here / "b.nii.gz").exists()

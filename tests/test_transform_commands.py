@@ -280,6 +280,16 @@ def test_a_field_that_misses_the_image_is_no_quiet_identity(here, capsys):
     assert "moves nothing here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("no.png",), "no.png: the name must end in"), (("no.h5", "--to", "fsl"), "format must be")],
+)
+def test_where_nothing_can_be_written_nothing_is_inverted(here, words, told, monkeypatch, capsys):
+    monkeypatch.setattr(Field, "inverse", lambda self: pytest.fail("it was inverted"))
+    assert run("invert", "warp.nii.gz", "-o", *words) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_a_folding_field_is_not_inverted(here, capsys):
     u = torch.zeros(1, 3, 6, 6, 6)
     u[0, 0, 3, 3, 3] = 2.5

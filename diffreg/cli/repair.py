@@ -12,6 +12,8 @@ from typing import Any
 
 from diffreg.cli.steps import Steps, add_source, add_written, check_out, one_of, parsed
 
+VOXELS = {"learn2reg", "voxelmorph"}  # formats whose numbers say nothing of a place
+
 
 def add_repair(subparsers: Any) -> None:
     """What is repaired, and where it is written."""
@@ -42,7 +44,9 @@ def run_repair(options: argparse.Namespace) -> int:
     if not 0 <= options.threshold < 1:
         raise ValueError(f"--threshold must be in [0, 1), got {options.threshold}")
     check_out(options)
-    steps, source = _read(options)
+    steps, name = _read(options)
+    for line in steps.notes:
+        print(line, file=sys.stderr)
     parts = []
     for step in steps.chain.steps:
         if isinstance(step, Field):
@@ -53,7 +57,7 @@ def run_repair(options: argparse.Namespace) -> int:
             step = replace(step, displacement=repair.displacement)
         parts.append(step)
     places = options.fixed, options.moving
-    name = write(options.out, compose(parts), options.to or _kept(options.out, source), *places)
+    write(options.out, compose(parts), name, *places)
     print(f"{options.out}: {name}, {FORMATS[name]}")
     passes = True
     for step in read(options.out, name, *places).steps:
@@ -63,33 +67,26 @@ def run_repair(options: argparse.Namespace) -> int:
             passes &= certificate.passes
     if not passes:
         print(
-            f"diffreg: warning: {options.out} folds, for it is a chain sampled on one grid: an .h5 "
-            "keeps its parts",
+            f"diffreg: warning: {options.out} does not pass, for it is sampled anew on one grid: "
+            "an .h5 keeps each field as it is",
             file=sys.stderr,
         )
     return 0 if passes else 1
 
 
-def _read(options: argparse.Namespace) -> tuple[Steps, str | None]:
-    """The transform and the format of its file, None of a folder; of fields in voxels that nothing
-    places, voxels are the world's."""
+def _read(options: argparse.Namespace) -> tuple[Steps, str]:
+    """The transform and the format of OUT, known before any work: that of IN, where the name of OUT
+    allows it. From voxels to voxels without a place, voxels are the world's."""
     import numpy as np
 
     from diffreg.data.grid import Grid
-    from diffreg.transforms import format_of, read_field
+    from diffreg.transforms import can_hold, format_of, format_to_write, read_field
 
     place, named, inverted = parsed(options.transform)
-    if Path(place).is_dir():
-        return one_of(options), None
-    source = named or options.source or format_of(place)
-    if source in ("learn2reg", "voxelmorph") and options.fixed is None and not inverted:
+    source = None if Path(place).is_dir() else named or options.source or format_of(place)
+    kept = source if source is not None and can_hold(options.out, source) else None
+    name = format_to_write(options.out, options.to or kept)
+    if {source, name} <= VOXELS and options.fixed is None and not inverted:
         size = tuple(read_field(place, source).shape[2:])
         options.fixed = Grid(size, np.eye(4), place)
-    return one_of(options), source
-
-
-def _kept(out: str, source: str | None) -> str | None:
-    """The format of what is repaired, where the name of what is written allows it."""
-    from diffreg.transforms import can_hold
-
-    return source if source is not None and can_hold(out, source) else None
+    return one_of(options), name

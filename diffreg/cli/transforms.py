@@ -77,7 +77,10 @@ def run_invert(options: argparse.Namespace) -> int:
 
     Its fixed image is the moving one of what is inverted.
     """
+    from diffreg.transforms import format_to_write
+
     check_out(options)
+    format_to_write(options.out, options.to)  # refused before what takes long
     steps = one_of(options).inverse()
     options.fixed, options.moving = options.moving, options.fixed
     try:

@@ -1,6 +1,7 @@
 """Warping by an affine map, after a displacement or alone: out(p) = moving(M (p + u(p), 1))."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 
@@ -163,7 +164,8 @@ def _fixed_size(
     """The size of the fixed grid."""
     if displacement is None:
         sizes = list(size) if isinstance(size, Sequence) else []
-        if len(sizes) != dimensions or any(isinstance(n, float) or n < 0 for n in sizes):
+        whole = all(isinstance(n, Integral | torch.SymInt | torch.Tensor) for n in sizes)
+        if len(sizes) != dimensions or not whole or min(sizes) < 0:
             raise ValueError(
                 f"size must be {dimensions} whole numbers, the fixed grid's, where there is no "
                 f"displacement, got {size}"

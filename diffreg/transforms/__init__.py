@@ -1,7 +1,16 @@
 """Transforms of every tool: values, files, resampling; each maps the fixed space to the moving."""
 
 from diffreg.data.grid import Grid
-from diffreg.transforms.files import FORMATS, STORED, can_hold, format_of, read, read_field, write
+from diffreg.transforms.files import (
+    FORMATS,
+    STORED,
+    can_hold,
+    format_of,
+    format_to_write,
+    read,
+    read_field,
+    write,
+)
 from diffreg.transforms.on_grid import flattened
 from diffreg.transforms.resampling import resample
 from diffreg.transforms.values import Affine, Chain, Field, Transform, compose
@@ -18,6 +27,7 @@ __all__ = [
     "compose",
     "flattened",
     "format_of",
+    "format_to_write",
     "read",
     "read_field",
     "resample",

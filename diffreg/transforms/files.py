@@ -149,19 +149,43 @@ def write(
     Example: see read.
     """
     path = Path(path)
-    name = _asked_for(path) if format is None else _known(format)
-    adapter = _ADAPTERS[name]
-    if adapter.write is None:
-        raise ValueError(f"{path}: {name} is read only")
-    if adapter.endings and not path.name.lower().endswith(adapter.endings):
-        right = " or ".join(adapter.endings)
-        raise ValueError(f"{path}: the name of a file of {name} must end in {right}")
+    name = format_to_write(path, format)
     require_folder(path.absolute().parent, "the folder of the file,")
     if not isinstance(transform, Transform):
         raise TypeError(f"transform must be a Transform, got {type(transform).__name__}")
     places = _places(fixed, moving)
+    adapter = _ADAPTERS[name]
+    assert adapter.write is not None  # else it was refused
     with np.errstate(all="ignore"):
         adapter.write(path, transform, places)
+    return name
+
+
+def format_to_write(path: str | Path, format: str | None = None) -> str:
+    """The format that `write` would write, known before there is something to write.
+
+    Args:
+        path, format: as in `write`.
+
+    Returns:
+        The format's name, as in FORMATS.
+
+    Raises:
+        ValueError: the ending or the format is none, is read only, or they do not fit.
+
+    Example:
+        >>> from diffreg.transforms import format_to_write
+        >>> format_to_write("a.nii.gz"), format_to_write("a.nii.gz", "fsl-warp-relative")
+        ('itk-field', 'fsl-warp-relative')
+    """
+    path = Path(path)
+    name = _asked_for(path) if format is None else _known(format)
+    adapter = _ADAPTERS[name]
+    if adapter.write is None:
+        raise ValueError(f"{path}: {name} is read only")
+    if not can_hold(path, name):
+        right = " or ".join(adapter.endings)
+        raise ValueError(f"{path}: the name of a file of {name} must end in {right}")
     return name
 
 

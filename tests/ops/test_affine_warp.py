@@ -290,6 +290,8 @@ def test_vmap_of_maps_over_one_image():
         ({"size": None}, "size must be 2 whole numbers, the fixed grid's"),
         ({"size": (4, 4, 4)}, "size must be 2 whole numbers, the fixed grid's"),
         ({"size": (4, 2.5)}, r"size must be 2 whole numbers, .* got \(4, 2.5\)"),
+        ({"size": (4, "a")}, r"size must be 2 whole numbers, .* got \(4, 'a'\)"),
+        ({"size": (4, None)}, r"size must be 2 whole numbers, .* got \(4, None\)"),
         ({"size": 4}, "size must be 2 whole numbers, .* got 4"),
         ({"displacement": torch.zeros(1, 2, 3, 3)}, r"size must be that of displacement, \[3, 3\]"),
         ({"displacement": torch.zeros(2, 2, 4, 4)}, "displacement must have the batch size of ma"),
