@@ -216,7 +216,10 @@ TABLE = [
     (f"register moving.nii.gz {TO} --checkpoint fixed.nii.gz", "fixed.nii.gz is no checkpoint"),
     (f"register moving.nii.gz {TO} --checkpoint net.pt2", "net.pt2 is an exported program"),
     (f"register moving.nii.gz {TO} --checkpoint net.onnx", "diffreg export CHECKPOINT -o NAME.pt"),
-    (f"register moving.nii.gz {TO} --checkpoint zero.pt", "zero.pt is no checkpoint"),
+    (
+        f"register moving.nii.gz {TO} --checkpoint zero.pt",
+        "zero.pt is no checkpoint that can be read: it is empty",
+    ),
     (f"register moving.nii.gz {TO} --checkpoint cut.pt", "cut.pt is no checkpoint"),
     (f"register moving.nii.gz {TO} --checkpoint archive.pt", "archive.pt is no checkpoint"),
     (f"register moving.nii.gz {TO} --checkpoint foreign.pt", "foreign.pt is no checkpoint of this"),

@@ -79,6 +79,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0]
+        reason = reason or "it is empty or damaged"
         raise ValueError(f"{path} is no checkpoint that can be read: {reason}") from None
     found = contents.get("format") if isinstance(contents, dict) else None
     if found != FORMAT:
