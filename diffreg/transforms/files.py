@@ -199,7 +199,7 @@ def can_hold(path: str | Path, format: str) -> bool:
     Example:
         >>> from diffreg.transforms import can_hold
         >>> can_hold("a.h5", "itk-h5"), can_hold("a.nii.gz", "itk-h5"), can_hold("a.txt", "elastix")
-        (True, False, False)
+        (True, False, True)
     """
     adapter = _ADAPTERS[_known(format)]
     fits = not adapter.endings or Path(path).name.lower().endswith(adapter.endings)
