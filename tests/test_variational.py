@@ -1,5 +1,3 @@
-import doctest
-
 import pytest
 import torch
 from cases import uniform
@@ -15,7 +13,6 @@ from diffreg.ops import (
 from diffreg.registration import (
     descent,
     register_variational,
-    unfolded,
     variational,
     whiteness,
 )
@@ -294,11 +291,6 @@ IMAGE = torch.zeros(1, 1, 20, 24)
 def test_bad_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         register_variational(*arguments)
-
-
-def test_examples():
-    for module in (variational, unfolded, whiteness):
-        assert doctest.testmod(module).failed == 0
 
 
 def test_sums_over_bins_have_an_order_on_a_gpu_too():

@@ -39,7 +39,7 @@ def as_coarse_as(fixed: Image, moving: Image) -> Image:
         >>> from diffreg.data.resolution import as_coarse_as
         >>> fine = Image(torch.eye(8)[None, None], np.eye(4))
         >>> coarse = Image(torch.zeros(1, 1, 4, 4), np.diag([2.0, 2.0, 1.0, 1.0]))
-        >>> as_coarse_as(fine, coarse) is coarse, as_coarse_as(coarse, fine).data.max().item() < 0.6
+        >>> as_coarse_as(fine, coarse) is coarse, as_coarse_as(coarse, fine).data.max().item() < 0.7
         (True, True)
     """
     extents = np.linalg.norm(voxel_map(moving, fixed)[:, :-1], axis=1)

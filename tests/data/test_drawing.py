@@ -1,6 +1,5 @@
 """Draws made together on a device: the bits of those made pair by pair."""
 
-import doctest
 from typing import NamedTuple
 
 import numpy as np
@@ -226,7 +225,3 @@ def test_of_a_large_image_nothing_but_the_window_is_copied(tmp_path, monkeypatch
     )
     dataset.batch(range(4))
     assert seen and max(part.numel() for part in seen) <= 4 * 2 * 9 * 8
-
-
-def test_examples():
-    assert doctest.testmod(drawing).failed == 0

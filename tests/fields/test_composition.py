@@ -1,4 +1,3 @@
-import doctest
 import itertools
 import math
 
@@ -8,7 +7,6 @@ import torch
 from cases import uniform
 from scipy import ndimage
 
-from diffreg import fields
 from diffreg.fields import (
     compose,
     identity_grid,
@@ -232,10 +230,6 @@ def test_what_is_no_field_is_refused(function):
         ValueError, match=r"displacement must be \(N, 2, H, W\) .*, got \[1, 3, 4, 4\]"
     ):
         function(torch.zeros(1, 3, 4, 4))
-
-
-def test_examples():
-    assert doctest.testmod(fields).failed == 0
 
 
 @both_sizes
