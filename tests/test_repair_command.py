@@ -10,7 +10,7 @@ from fields.drawn import smooth
 from diffreg.cli.main import main
 from diffreg.data.grid import Grid
 from diffreg.fields import fold_certificate, make_diffeomorphic
-from diffreg.transforms import Field, compose, format_of, read, read_field, write
+from diffreg.transforms import Affine, Field, compose, format_of, read, read_field, write
 
 SIZE = (12, 13, 11)
 FOLDS = smooth(SIZE, 2.5, 0)
@@ -115,6 +115,13 @@ def test_affine_maps_stay(here):
     field, affine = read("better.h5").steps
     assert np.array_equal(affine.matrix, read("whole.h5").steps[1].matrix)
     assert field.certificate().verdict == "homeomorphism"
+
+
+def test_an_affine_map_that_mirrors_is_told(here, capsys):
+    mirror = Affine(np.diag([-1.0, 1.0, 1.0, 1.0]))
+    write("mirrored.h5", compose([read("warp.nii.gz"), mirror]))
+    assert run("repair", "mirrored.h5", "-o", "better.h5") == run("certify", "better.h5") == 1
+    assert "mirrors: that stays" in capsys.readouterr().err
 
 
 def test_what_does_not_fold_stays_as_it_is(here, capsys):

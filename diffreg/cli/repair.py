@@ -6,6 +6,7 @@ Nothing of torch is imported where the options are read: `diffreg --help` waits 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def run_repair(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from diffreg.fields import make_diffeomorphic
-    from diffreg.transforms import FORMATS, Field, compose, read, write
+    from diffreg.transforms import FORMATS, Affine, Field, compose, read, write
 
     if not 0 <= options.threshold < 1:
         raise ValueError(f"--threshold must be in [0, 1), got {options.threshold}")
@@ -71,7 +72,13 @@ def run_repair(options: argparse.Namespace) -> int:
             "an .h5 keeps each field as it is",
             file=sys.stderr,
         )
-    return 0 if passes else 1
+    mirrors = math.prod(step.determinant for step in parts if isinstance(step, Affine)) < 0
+    if mirrors:
+        print(
+            f"diffreg: warning: the affine map of {options.transform} mirrors: that stays",
+            file=sys.stderr,
+        )
+    return 0 if passes and not mirrors else 1
 
 
 def _read(options: argparse.Namespace) -> tuple[Steps, str]:
