@@ -1,5 +1,6 @@
 """Grids, fields and images drawn at random, and the same for SimpleITK."""
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -42,6 +43,15 @@ def image(rng, size):
     coarse = torch.from_numpy(rng.uniform(0, 100, (1, 1, *(5,) * len(size))))
     mode = "trilinear" if len(size) == 3 else "bilinear"
     return F.interpolate(coarse, size=size, mode=mode, align_corners=True)[0, 0].numpy()
+
+
+def write_pair(place, rng, size):
+    """fixed.nii.gz and moving.nii.gz, oblique, the moving one mirrored; the fixed one's grid."""
+    grids = {name: grid(rng, size, name == "moving") for name in ("fixed", "moving")}
+    for name, on in grids.items():
+        array = image(rng, on.size).astype(np.float32)
+        nib.save(nib.Nifti1Image(array, on.affine), place / f"{name}.nii.gz")
+    return grids["fixed"]
 
 
 def points(rng, on, count=40, beyond=0.0):

@@ -22,10 +22,7 @@ def folder(tmp_path_factory):
     """Two images, a field that folds and an affine map."""
     place = tmp_path_factory.mktemp("repair")
     rng = np.random.default_rng(3)
-    fixed, moving = drawn.grid(rng, SIZE, mirrored=False), drawn.grid(rng, SIZE, mirrored=True)
-    for name, on in (("fixed", fixed), ("moving", moving)):
-        array = drawn.image(rng, on.size).astype(np.float32)
-        nib.save(nib.Nifti1Image(array, on.affine), place / f"{name}.nii.gz")
+    fixed = drawn.write_pair(place, rng, SIZE)
     write(place / "warp.nii.gz", Field(FOLDS, fixed))
     write(place / "affine.mat", drawn.affine(rng, 0.08, 1.0))
     return place

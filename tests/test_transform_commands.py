@@ -21,10 +21,7 @@ def folder(tmp_path_factory):
     """Two oblique images, an affine map and a field between them, in ITK's files."""
     place = tmp_path_factory.mktemp("commands")
     rng = np.random.default_rng(3)
-    fixed, moving = drawn.grid(rng, SIZE, mirrored=False), drawn.grid(rng, SIZE, mirrored=True)
-    for name, on in (("fixed", fixed), ("moving", moving)):
-        array = drawn.image(rng, on.size).astype(np.float32)
-        nib.save(nib.Nifti1Image(array, on.affine), place / f"{name}.nii.gz")
+    fixed = drawn.write_pair(place, rng, SIZE)
     write(place / "warp.nii.gz", drawn.field(rng, fixed, 0.8))
     write(place / "affine.mat", drawn.affine(rng, 0.08, 1.0))
     return place

@@ -4,6 +4,7 @@ Read from a folder with pairs.csv (group, moving, fixed, moving_label, fixed_lab
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from diffreg.metrics import (
 NOT_COMPARED = {42, 43, 46, 49, 50, 53, 54, 63, 64, 69}
 DEEP = {4, 11, 23, 30, 31, 32, 35, 36, 37, 47, 48, 51, 52, 55, 56, 57, 58, 59, 60, 61, 62}
 FIRST_OF_CORTEX = 100
+SMALLEST_LABEL = 20  # voxels, of a label in a head's slice, in both images
 SMALLEST = 1e-9  # of a determinant whose logarithm is taken
 
 
@@ -71,6 +73,13 @@ def measured(pair: Pair, u: np.ndarray) -> dict:
     return fit(pair, u) | bending(u) | certified(u)
 
 
+def in_both(labels: Sequence[np.ndarray], smallest: int = 1) -> list[int]:
+    """Labels that are compared, and that two label maps have so many voxels of."""
+    counts = [dict(zip(*np.unique(label, return_counts=True), strict=True)) for label in labels]
+    found = set(counts[0]) & set(counts[1]) - {0} - NOT_COMPARED
+    return sorted(int(k) for k in found if min(count[k] for count in counts) >= smallest)
+
+
 def fit(pair: Pair, u: np.ndarray) -> dict:
     """The moving label map is read at the nearest voxel, the border repeated.
 
@@ -83,7 +92,7 @@ def fit(pair: Pair, u: np.ndarray) -> dict:
     """
     (moving, _), (fixed, spacing) = map(_labels, (pair.moving_label, pair.fixed_label))
     group = GROUPS[pair.group]
-    both = sorted((set(np.unique(moving)) & set(np.unique(fixed))) - {0} - NOT_COMPARED)
+    both = in_both((moving, fixed))
     labels = [label for label in both if not group.compared or label in group.compared]
     images = torch.from_numpy(moving)[None, None], torch.from_numpy(u)[None]
     warped = warp_labels(*images)[0, 0].numpy()

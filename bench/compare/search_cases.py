@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pairs
 import torch
-from labelled import NOT_COMPARED, read_pairs
+from labelled import SMALLEST_LABEL, in_both, read_pairs
 
 import diffreg
 from diffreg.data.prepare import prepare
@@ -22,7 +22,6 @@ from diffreg.registration.contrast import choose
 from diffreg.registration.goal import with_proportions
 
 PLANES = (0.35, 0.45, 0.55, 0.65)  # of a head's height
-SMALLEST = 20  # voxels of a label in a head's slice, in both images
 Labels = tuple[torch.Tensor, torch.Tensor]  # of moving and fixed, (1, 1, *S)
 
 
@@ -86,12 +85,6 @@ def case_of(
     return Case(name, *ready(*images, across), (maps[0], maps[1]), **more)
 
 
-def in_both(labels: Sequence[np.ndarray], smallest: int = 1) -> list[int]:
-    counts = [dict(zip(*np.unique(label, return_counts=True), strict=True)) for label in labels]
-    found = set(counts[0]) & set(counts[1]) - {0} - NOT_COMPARED
-    return sorted(int(k) for k in found if min(count[k] for count in counts) >= smallest)
-
-
 def heart_slices(data: Path) -> Iterator[Case]:
     for pair in pairs.read_pairs(data / "cardiac"):
         images = [diffreg.image(i, spacing=pair.spacing) for i in (pair.moving, pair.fixed)]
@@ -110,7 +103,7 @@ def head_slices(data: Path) -> Iterator[Case]:
             images = [diffreg.image(plane, spacing=volumes[0].spacing[:2]) for plane in planes[:2]]
             labels = [plane.astype(np.uint8) for plane in planes[2:]]
             name = f"{pair.person}/{pair.name}/{k}"
-            yield case_of(name, images, labels, compared=in_both(labels, SMALLEST))
+            yield case_of(name, images, labels, compared=in_both(labels, SMALLEST_LABEL))
 
 
 def mr_ct(data: Path) -> Iterator[Case]:

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pairs
 import torch
-from labelled import Pair, read_pairs
+from labelled import SMALLEST_LABEL, Pair, in_both, read_pairs
 
 from diffreg.fields import invert
 
@@ -18,7 +18,6 @@ HEARTS, SIMULATED = "slices_mr", "slices_ctmr"
 BODY = -500  # HU: where an error counts
 HEADS = "brain2mm"
 PLANES = (0.45, 0.6)  # of a head's height
-SMALLEST = 20  # voxels of a label in a head's slice, in both images
 End = tuple[str, Any, Any]  # ending of its name, image, label
 
 
@@ -48,17 +47,11 @@ def head_slices(data: Path, out: Path) -> list[Pair]:
         for share in PLANES:
             k = round(share * volumes[0].shape[2])
             moving, fixed, *labels = (np.asarray(volume.dataobj)[..., k] for volume in volumes)
-            ours, theirs = _large(*labels)
+            kept = in_both(labels, SMALLEST_LABEL)
+            ours, theirs = (np.where(np.isin(label, kept), label, 0) for label in labels)
             ends = ("moving", moving, ours), ("fixed", fixed, theirs)
             found.append(_written(HEADS, out / f"{pair.person}_{k}", *ends, spacing))
     return found
-
-
-def _large(*labels: np.ndarray) -> list[np.ndarray]:
-    """Two label maps without the labels of which either has few voxels."""
-    counts = [np.bincount(label.astype(int).ravel(), minlength=256) for label in labels]
-    kept = np.flatnonzero(np.minimum(*counts) >= SMALLEST)
-    return [np.where(np.isin(label, kept), label, 0) for label in labels]
 
 
 def heart_slices(folder: Path, out: Path, person: str | None = None) -> list[Pair]:
