@@ -154,6 +154,13 @@ def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
     assert [run["pair"] for run in runs] == ["1_t1-0_t1"]
 
 
+def test_no_page_is_written_of_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--runs", str(tmp_path / "runs.jsonl")])
+    monkeypatch.setattr(compare, "write_page", None)  # is not called
+    with pytest.raises(SystemExit, match=r"nothing has been run so far: .*runs\.jsonl has no line"):
+        compare.main()
+
+
 def test_a_tool_that_is_not_installed_is_left_out_in_words(data, runner, monkeypatch, capsys):
     monkeypatch.setattr(compare, "PLAN", sets.each("brain2mm", "greedy"))
     monkeypatch.setattr(compare, "write_page", None)  # is not called

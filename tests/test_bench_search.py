@@ -121,7 +121,7 @@ def test_a_search_goes_on_where_it_was_stopped_and_is_told(tmp_path, monkeypatch
         monkeypatch.setattr(search, "READERS", {"hearts, slices": lambda _, n=count: cases[:n]})
         search.run_all(tmp_path, ["hearts, slices"], asked, lines)
         assert len(lines.read_text().splitlines()) == 2 * count
-    search_table.write_results(search.journal.read(lines, search.key).values(), tmp_path)
+    search_table.write_results(search.journal.read_some(lines, search.key).values(), tmp_path)
     page = (tmp_path / "variational_search.md").read_text()
     assert "| hearts, slices: 5 (5) |" in page
     row = next(line for line in page.splitlines() if line.startswith("| iterations 30"))

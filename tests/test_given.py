@@ -166,6 +166,12 @@ def test_colours_are_told_from_space(side):
 def test_an_array_beside_an_image_of_a_place_is_refused(run):
     """Both on the command line and here: it would lie at the origin, in voxels of 1 mm."""
     placed = nib.Nifti1Image(BLOB[:, :, None], np.diag([2.0, 2, 2, 1]))
-    for name, given in (("moving", (BLOB, placed)), ("fixed", (placed, torch.from_numpy(BLOB)))):
+    ours = diffreg.image(BLOB, spacing=2)
+    for name, given in (
+        ("moving", (BLOB, placed)),
+        ("fixed", (placed, torch.from_numpy(BLOB))),
+        ("moving", (BLOB, ours)),
+        ("fixed", (ours, BLOB)),
+    ):
         with pytest.raises(ValueError, match=f"^{name} is an array, which does not say where it"):
             run(*given)

@@ -55,8 +55,12 @@ def key(crop: str, method: str, setting: dict, pair: str) -> tuple[str, ...]:
     return crop, method, json.dumps(setting, sort_keys=True), pair
 
 
+def key_of(run: dict) -> tuple[str, ...]:
+    return key(run["crop"], run["method"], run["setting"], run["pair"])
+
+
 def read_runs(path: Path) -> dict[tuple[str, ...], dict]:
-    return journal.read(path, lambda r: key(r["crop"], r["method"], r["setting"], r["pair"]))
+    return journal.read(path, key_of)
 
 
 def run_all(pairs: list[Pair], crop: str, method: str, settings: list[dict], path: Path) -> None:
@@ -168,7 +172,7 @@ def main() -> None:
         print(f"skipped: there is no ed_es_pairs.csv in {options.data}")
         return
     if options.command == "table":
-        return write_results(read_runs(options.runs), read_pairs(options.data))
+        return write_results(journal.read_some(options.runs, key_of), read_pairs(options.data))
     settings = GRIDS[options.method]
     if options.crop != "labels":
         kept = choices(read_runs(options.runs), options.method).values()

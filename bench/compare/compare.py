@@ -140,7 +140,7 @@ def main() -> None:
     options = parsed()
     torch.set_num_threads(1)
     if options.data is None:
-        return write_page(read_runs(options.runs).values(), {})
+        return write_page(journal.read_some(options.runs, key).values(), {})
     table = options.data / "volumes" / "pairs.csv"
     if not table.exists():
         return print(f"compare: skipped, there is no {table}; docs/data.md says what it is")

@@ -17,6 +17,18 @@ def read(path: Path, key: Callable[[dict], Hashable]) -> dict:
     return found
 
 
+def read_some(path: Path, key: Callable[[dict], Hashable]) -> dict:
+    """As `read`, for results that are written anew out of it: of nothing they would be empty.
+
+    Raises:
+        SystemExit: there is no line.
+    """
+    found = read(path, key)
+    if not found:
+        raise SystemExit(f"nothing has been run so far: {path} has no line")
+    return found
+
+
 def append(run: dict, path: Path) -> None:
     """A line of its own, whatever a kill has left of the one before."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -211,7 +211,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.command == "table":
-        return write_results(journal.read(options.runs, key).values())
+        return write_results(journal.read_some(options.runs, key).values())
     if options.data is None or not (options.data / "volumes" / "pairs.csv").exists():
         print(f"skipped: there is no volumes/pairs.csv in {options.data}")
         return

@@ -77,7 +77,7 @@ def as_pair(moving: Any, fixed: Any) -> tuple[Image, Image]:
     given = {"moving": moving, "fixed": fixed}
     images = as_image("moving", moving), as_image("fixed", fixed)
     arrays = [name for name, data in given.items() if isinstance(data, np.ndarray | Tensor)]
-    if len(arrays) == 1 and not any(isinstance(data, Image) for data in given.values()):
+    if len(arrays) == 1:
         other = images[arrays[0] == "moving"]
         if other.kind == "nifti":
             raise ValueError(

@@ -149,7 +149,14 @@ def check_device(name: str, tensor: torch.Tensor) -> None:
         )
 
 
+def refuse_gradient(name: str, value: Any) -> None:
+    """Of numbers, which are constants: a gradient that never comes is told."""
+    if isinstance(value, torch.Tensor) and value.requires_grad:
+        raise NotImplementedError(f"there is no gradient to {name}: pass its .detach()")
+
+
 def as_number(name: str, value: Any) -> float:
+    refuse_gradient(name, value)
     try:
         return float(value + 0.0)  # a text is no number
     except (TypeError, ValueError, RuntimeError):

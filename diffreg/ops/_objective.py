@@ -18,6 +18,7 @@ from diffreg.ops._checks import (
     check_same_device,
     checked_mask,
     in_dtype,
+    refuse_gradient,
 )
 from diffreg.ops._masks import counted, finite_part, hiding_gradient
 from diffreg.ops.correlation import correlation, correlation_reference
@@ -183,6 +184,8 @@ def checked_weights(weights: Sequence[float]) -> Weights:
     Raises:
         ValueError: they are not.
     """
+    for weight in weights:
+        refuse_gradient("weights", weight)
     values = [float(weight) for weight in weights]
     if len(values) != 4 or not all(0 <= value < math.inf for value in values):
         raise ValueError(

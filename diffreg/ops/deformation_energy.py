@@ -13,6 +13,7 @@ from diffreg.ops._checks import (
     as_number,
     check_choice,
     check_displacement,
+    refuse_gradient,
     refuse_transforms,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
@@ -62,7 +63,8 @@ def deformation_energy(
     Raises:
         TypeError: not a tensor, or a dtype that is not supported.
         ValueError: shape, spacing, penalty or threshold that do not fit.
-        NotImplementedError: forward-mode AD, or a device without kernels.
+        NotImplementedError: forward-mode AD, a gradient to spacing or threshold, or a
+            device without kernels.
 
     Source:
         Diffusion and bending energy are standard; the determinant term is ours after Burger,
@@ -116,11 +118,12 @@ def energies_and_gradient(
 def _lengths(spacing: float | Sequence[float] | None, dimensions: int) -> list[float]:
     if spacing is None:
         return [1.0] * dimensions
+    one = isinstance(spacing, (int, float)) or getattr(spacing, "ndim", 1) == 0
     try:
-        if isinstance(spacing, (int, float)) or getattr(spacing, "ndim", 1) == 0:
-            lengths = [float(spacing)] * dimensions  # type: ignore[arg-type]
-        else:
-            lengths = [float(length) for length in spacing]
+        given = [spacing] * dimensions if one else list(spacing)  # type: ignore[arg-type]
+        for length in given:
+            refuse_gradient("spacing", length)
+        lengths = [float(length) for length in given]  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(f"spacing must be {dimensions} lengths or one, got {spacing!r}") from None
     if len(lengths) != dimensions:

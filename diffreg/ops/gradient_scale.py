@@ -39,7 +39,8 @@ def gradient_scale(
         TypeError: not a tensor, or a dtype that is not supported.
         ValueError: shapes, devices or `eta` that do not fit, or negative or NaN weights (not looked
             at on a GPU, which would have to be waited for).
-        NotImplementedError: forward-mode AD, a gradient to the mask, or a device without kernels.
+        NotImplementedError: forward-mode AD, a gradient to eta or mask, or a device without
+            kernels.
 
     Source:
         The edge parameter of normalised gradient fields (Haber and Modersitzki 2006); the floor is

@@ -74,7 +74,8 @@ def registration_objective(
         TypeError: not tensors, or dtypes that are not supported.
         ValueError: shapes, devices or options that do not fit, or negative or NaN weights (not
             looked at on a GPU, which would have to be waited for).
-        NotImplementedError: forward-mode AD, a gradient to mask or eps, a device without kernels.
+        NotImplementedError: forward-mode AD, a gradient to anything but the images and the
+            displacement, a device without kernels.
 
     Source:
         Theljani and Chen 2020: its three parts; the exact form is ours.

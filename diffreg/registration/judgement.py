@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+import torch
+
 from diffreg.affine.start import Start
 from diffreg.data.geometry import Image
 from diffreg.data.voxels import Voxels, lengths_in_words
@@ -80,7 +83,8 @@ def warnings_of(result: Registration, one_contrast: bool | None = None) -> list[
     """
     png = result.fixed.kind == "png"
     signs = signs_of(result, one_contrast)
-    warnings = list(sentences(signs, LIMITS, "pixels" if png else "mm").values())
+    warnings = _one_image(result.moving, result.fixed)
+    warnings += sentences(signs, LIMITS, "pixels" if png else "mm").values()
     if warnings and png and result.moving.shape != result.fixed.shape:
         sizes = [" x ".join(map(str, image.shape)) for image in (result.moving, result.fixed)]
         warnings.append(
@@ -88,6 +92,13 @@ def warnings_of(result: Registration, one_contrast: bool | None = None) -> list[
             "were laid corner on corner."
         )
     return warnings
+
+
+def _one_image(moving: Image, fixed: Image) -> list[str]:
+    """A file that was named twice, most likely."""
+    if not np.array_equal(moving.affine, fixed.affine) or not torch.equal(moving.data, fixed.data):
+        return []
+    return ["Moving and fixed are one image, voxel by voxel at one place: there was nothing to do."]
 
 
 def started(result: Registration, start: Start) -> Registration:

@@ -163,6 +163,12 @@ IMAGE = torch.zeros(2, 1, 4, 5)
         (IMAGE, {"eta": 0.0}, ValueError, "eta must be positive and finite, got 0.0"),
         (IMAGE, {"eta": math.nan}, ValueError, "eta must be positive and finite, got nan"),
         (IMAGE, {"eta": "1"}, TypeError, "eta must be a number, got '1'"),
+        (
+            IMAGE,
+            {"eta": torch.ones((), requires_grad=True)},
+            NotImplementedError,
+            r"no gradient to eta: pass its .detach\(\)",
+        ),
         (IMAGE, {"eta": math.inf}, ValueError, "eta must be positive and finite, got inf"),
         (IMAGE, {"mask": IMAGE[:1]}, ValueError, r"mask must be .* = \[2, 1, 4, 5\], got \[1, 1"),
         (IMAGE, {"mask": 1}, TypeError, "mask must be a torch.Tensor, got int"),

@@ -23,6 +23,8 @@ from diffreg.ops._objective import DEFAULT_WEIGHTS, MEASURES
 
 every_measure = pytest.mark.parametrize("name", MEASURES)
 
+LEARNED = torch.ones((), requires_grad=True)
+
 
 def images(samples=2, channels=1, size=(12, 13), dtype=torch.float64):
     shape = (samples, channels, *size)
@@ -366,6 +368,22 @@ def test_half_types_are_computed_in_single(dtype):
     assert all(torch.equal(t.detach(), e) for t, e in zip(terms[:5], expected[:5], strict=True))
     terms.total.sum().backward()
     assert u.grad.dtype == dtype and u.grad.any()
+
+
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        ({"similarity": {"ncc": LEARNED}}, "similarity's factor of 'ncc'"),
+        ({"weights": (LEARNED, 1, 1, 1)}, "weights"),
+        ({"weights": LEARNED.expand(4)}, "weights"),
+        ({"spacing": LEARNED}, "spacing"),
+        ({"spacing": (1, LEARNED)}, "spacing"),
+        ({"threshold": LEARNED / 4}, "threshold"),
+    ],
+)
+def test_numbers_that_want_a_gradient_are_refused(options, name):
+    with pytest.raises(NotImplementedError, match=rf"no gradient to {name}: pass its \.detach\(\)"):
+        registration_objective(*images(), field(), **options)
 
 
 @pytest.mark.parametrize(
