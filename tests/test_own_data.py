@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -333,6 +334,20 @@ class Killed(Pairs):
 def test_a_killed_reader_is_one_line():
     pairs = OwnPairs(Killed(), 0, 2, workers=1)
     with pytest.raises(ChildProcessError, match=r"was killed, .*: go on with --resume and fewer"):
+        pairs.batch(range(2))
+
+
+class Full(Pairs):
+    """No room in shared memory, as by default in a container: 64 MB."""
+
+    def __getitem__(self, index):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        return super().__getitem__(index)
+
+
+def test_full_shared_memory_is_one_line_and_no_wait():
+    pairs = OwnPairs(Full(), 0, 2, workers=1)
+    with pytest.raises(OSError, match=r"shared memory, /dev/shm, .*File too large.*--shm-size"):
         pairs.batch(range(2))
 
 

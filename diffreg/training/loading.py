@@ -63,8 +63,8 @@ class Ahead:
                 raise
             self.close()
             raise ChildProcessError(
-                "a process that reads ahead was killed, perhaps for want of memory: go on with "
-                "--resume and fewer data.workers"
+                "a process that reads ahead was killed, perhaps for want of memory, of /dev/shm "
+                "too: go on with --resume and fewer data.workers"
             ) from error
         if isinstance(found, Exception):
             self.close()
@@ -80,11 +80,45 @@ class Ahead:
         dataset, options = self.data(partial(_steps, step, self.size, self.share))
         return DataLoader(
             dataset,
+            collate_fn=partial(_handed_on, options.pop("collate_fn", _same)),
             num_workers=self.workers,
             pin_memory=pinned,
             generator=torch.Generator(),  # torch's own stays as it was
             **options,
         )
+
+
+def _same(found: Any) -> Any:
+    return found
+
+
+def _handed_on(collate: Callable[[Any], Any], read: Any) -> Any:
+    """What a process that reads gives of a step, its tensors in memory that processes share.
+
+    Where that is full torch's queue would lose the batch, and the steps would wait for it for ever.
+    """
+    found = collate(read)
+    if get_worker_info() is None:
+        return found
+    try:
+        for tensor in _tensors(found):
+            tensor.share_memory_()
+    except RuntimeError as error:
+        return traced(
+            OSError(
+                f"data.workers hand on what they read in shared memory, /dev/shm, and could not "
+                f"({error}): make it larger (docker run --shm-size=8g), or set data.workers = 0"
+            )
+        )
+    return found
+
+
+def _tensors(found: Any) -> Iterator[torch.Tensor]:
+    if isinstance(found, torch.Tensor):
+        yield found
+    elif isinstance(found, tuple | list):
+        for part in found:
+            yield from _tensors(part)
 
 
 class WorkerTrace(Exception):
