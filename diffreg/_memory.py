@@ -20,6 +20,7 @@ from typing import Any
 # is left behind is what they grow to at most.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER, _LARGEST, _MMAPS = 2**31 - 1, 32 * 2**20, 65536
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # Bytes: larger blocks go back to the system as soon as they are freed. Fields of heads at 2 mm are
 # kept: to take their pages again and again was a twentieth of a registration's time.
 _RETURNED = 8 * 2**20
@@ -73,12 +74,41 @@ def peak_memory() -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line[:6] == "VmHWM:"), math.nan)
 
 
-def physical_memory() -> float:
-    """Bytes that the machine has; infinite where the system does not say."""
+def memory_limit(own: Path = _OWN_GROUPS, groups: Path = _GROUPS) -> float:
+    """Bytes that this process may hold: what the machine has, or less where its control group, a
+    container's or a cluster job's, may have less; infinite where the system does not say.
+
+    Args:
+        own: the file that says which groups the process is in.
+        groups: where the file system of control groups, version 1 or 2, is mounted.
+    """
     try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, OSError, ValueError):
-        return math.inf
+        machine = math.inf
+    return min(machine, *_group_limits(own, groups))
+
+
+def _group_limits(own: Path, groups: Path) -> Iterator[float]:
+    """Of the process's groups and those that these are in."""
+    yield math.inf
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        top = groups / "memory" if kinds else groups
+        name = "memory.limit_in_bytes" if kinds else "memory.max"
+        folder = Path(group)
+        # Within a container the group may have the host's name, and lie at the top.
+        for inner in (folder, *folder.parents):
+            try:
+                yield float((top / inner.relative_to("/") / name).read_text())
+            except (OSError, ValueError):  # "max", or no such group here
+                continue
 
 
 def _as_usual(library: Any) -> None:

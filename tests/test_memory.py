@@ -1,6 +1,7 @@
 """Freed memory stays in the process while a network trains, and goes back afterwards."""
 
 import ctypes
+import os
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffreg._memory import kept_memory
+from diffreg._memory import kept_memory, memory_limit
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 pytestmark = [
@@ -112,3 +113,29 @@ def test_a_registration_holds_few_fields():
     small, large = (measured(size, 2, *options) for size in ((32, 32, 32), (96, 96, 96)))
     floats = (large["register"] - small["register"]) * 2**20 / 4 / (96**3 - 32**3)
     assert 20 < floats < MOST_FLOATS
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "expected"),
+    [
+        ("0::/\n", {"memory.max": "3000000\n"}, 3e6),  # a container
+        ("0::/job/step\n", {"job/memory.max": "5000000", "job/step/memory.max": "max"}, 5e6),
+        ("0::/job/step\n", {"job/memory.max": "5000000", "job/step/memory.max": "4000000"}, 4e6),
+        # Version 1, in a container that sees the host's name of its group.
+        ("9:cpu:/a\n8:memory:/docker/1\n", {"memory/memory.limit_in_bytes": "7000000"}, 7e6),
+        ("8:cpu,memory:/b\n", {"memory/b/memory.limit_in_bytes": "6000000"}, 6e6),
+        ("8:memory:/b\n", {"memory/b/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/\n", {}, None),
+        (None, {"memory.max": "3000000"}, None),
+    ],
+)
+def test_a_control_group_may_have_less_than_the_machine(own, limits, expected, tmp_path):
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    for name, limit in limits.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(limit)
+    machine = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    assert memory_limit(tmp_path / "own", tmp_path / "groups") == (expected or machine)

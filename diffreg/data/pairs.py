@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffreg import __version__
 from diffreg._extras import require
-from diffreg._memory import physical_memory, returned_memory
+from diffreg._memory import memory_limit, returned_memory
 from diffreg._ranks import this_rank
 from diffreg.data.augmentation import Augmentation, RandomNumbers
 from diffreg.data.drawing import drawn
@@ -88,7 +88,7 @@ class PairDataset:
         self.terms = tuple(terms)
         cover = list(self.pairs.cover())
         check_terms(cover, self.terms)
-        store = Kept(cache, __version__) if cache else Held(_HELD * physical_memory())
+        store = Kept(cache, __version__) if cache else Held(_HELD * memory_limit())
         maps = Aside(starts, __version__) if start and starts and not cache else None
         self.prepared = PreparedPairs(self.normalization, store, self.terms, start, maps)
         self._sizes: set[tuple[int, ...]] = set()  # of the fixed images
