@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv("DIFFREG_DEBUG", raising=False)
     for k in range(4):
         shape = (32, 24) if k < 3 else (20, 24)
-        for name, at in (("moving", 0.5 + 0.02 * k), ("fixed", 0.5)):
+        for name, at in (("moving", 0.5001 + 0.02 * k), ("fixed", 0.5)):
             save(f"{name}{k}.nii.gz", blob(shape, at))
             save(f"{name}{k}_label.nii.gz", (blob(shape, at) > 100).astype(np.uint8))
     lines = [f"moving{k}.nii.gz,fixed{k}.nii.gz,p{k // 2}" for k in range(4)]
@@ -92,7 +92,9 @@ def test_every_pair_and_one_report(folder, capsys):
     assert {"max_displacement_mm", "mean_displacement_mm"} <= set(lines[0])
     assert not {"date", "command", "device"} & set(lines[0])
     gains = [float(line["ncc_after"]) - float(line["ncc_before"]) for line in lines]
-    assert gains[0] == pytest.approx(0, abs=1e-4) and min(gains[1:]) > 0  # the first are equal
+    assert (
+        gains[0] == pytest.approx(0, abs=1e-4) and min(gains[1:]) > 0
+    )  # the first are nearly equal
     page = (folder / "out/report.html").read_text()
     assert "No cell folds in any of the 4 pairs" in page
     assert page.index("better in 3 of 4 pairs") < page.index("No cell folds")
@@ -127,7 +129,7 @@ def test_maps_of_the_determinant_of_every_pair(folder, capsys):
             if "moving1" in pair.name:
                 assert np.array_equal(values, nib.load(folder / "one" / name).get_fdata())
         grown = nib.load(pair / "jacobian.nii.gz").get_fdata()
-        assert (grown.std() > 0.01) == ("moving0" not in pair.name)  # the first are equal
+        assert (grown.std() > 0.01) == ("moving0" not in pair.name)  # the first are nearly equal
 
 
 def test_pairs_that_may_not_fit_are_counted(folder, capsys):

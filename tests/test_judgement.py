@@ -283,8 +283,9 @@ def test_one_image_at_two_places_is_not_one():
 
 
 def test_warnings_are_always_in_the_file(tmp_path):
-    result = given(0, FIXED)
-    result = replace(result, metrics=register(FIXED, FIXED, levels=1, iterations=1).metrics)
+    brighter = replace(FIXED, data=FIXED.data + 1)
+    result = given(0, brighter)
+    result = replace(result, metrics=register(brighter, FIXED, levels=1, iterations=1).metrics)
     del result.metrics["warnings"]
     write_registration(result, tmp_path, report=False)
     assert json.loads((tmp_path / "metrics.json").read_text())["warnings"] == []
