@@ -129,7 +129,7 @@ def test_maps_of_the_determinant_of_every_pair(folder, capsys):
             if "moving1" in pair.name:
                 assert np.array_equal(values, nib.load(folder / "one" / name).get_fdata())
         grown = nib.load(pair / "jacobian.nii.gz").get_fdata()
-        assert (grown.std() > 0.01) == ("moving0" not in pair.name)  # the first are nearly equal
+        assert (grown.std() > 0.015) == ("moving0" not in pair.name)  # the first are nearly equal
 
 
 def test_pairs_that_may_not_fit_are_counted(folder, capsys):
