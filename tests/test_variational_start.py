@@ -15,6 +15,7 @@ from diffreg.registration.variational import START_DETERMINANT, register_variati
 FOLDS = smooth(SIZE, 14.0, 0).double()
 SPIKE = torch.zeros(1, 2, *SIZE, dtype=torch.float64)
 SPIKE[0, 0, 20, 20] = 1.5  # beyond its neighbour
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 CHEAP_FOLDS = Objective("ssd", weights=(1000, 0.001, 0.001, 0))
 
 
@@ -49,6 +50,17 @@ def test_it_folds_nothing_and_is_never_worse_than_its_start(objective, start, st
 
 def repaired(start):
     return make_diffeomorphic(start, START_DETERMINANT).displacement
+
+
+def test_how_a_start_lies_in_memory_changes_nothing():
+    """A network's has its components side by side; views of that were copies, which lost steps."""
+    start, steps = 0.5 * known_warp(), {"iterations": 6}
+    beside = start.clone(memory_format=torch.channels_last)
+    assert not beside.is_contiguous()
+    found = [
+        register_variational(*pair(), Objective("ncc"), start=u, **steps) for u in (start, beside)
+    ]
+    assert torch.equal(*found)
 
 
 def test_a_good_start_saves_steps():

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffreg.data.prepare import Prepared
 from diffreg.losses import SIMILARITIES, Objective, usual_objective
 from diffreg.ops._checks import check_choice
+from diffreg.registration.ordered import dot, total
 
 BINS = 32
 # Of the correlation ratio, what the squared correlation must reach within a contrast. By
@@ -83,22 +84,22 @@ def contrast(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[float, float]
         [0.0, 0.99]
     """
     a, b = (image[mask > 0].to(torch.float64) for image in (moving, fixed))
-    a, b = a - a.mean(), b - b.mean()
-    energy = float(a.square().sum() * b.square().sum())
-    correlation = float(a @ b) / energy**0.5 if energy > 0 else 0.0
+    a, b = (values - total(values) / len(values) for values in (a, b))
+    energy = float(dot(a, a) * dot(b, b))
+    correlation = float(dot(a, b)) / energy**0.5 if energy > 0 else 0.0
     return correlation, max(_explained(a, b), _explained(b, a), correlation**2)
 
 
 def _explained(given: Tensor, values: Tensor) -> float:
     """The part of the variance of values, of mean 0, that the given ones explain, bin by bin."""
-    total = float(values.square().sum())
+    all_of_it = float(dot(values, values))
     low, high = float(given.min()), float(given.max())
-    if not total > 0 or not high > low:
+    if not all_of_it > 0 or not high > low:
         return 0.0
     bins = ((given - low) / (high - low) * BINS).long().clamp(max=BINS - 1)
     counts = torch.bincount(bins, minlength=BINS).to(values)
     sums = torch.bincount(bins, weights=values, minlength=BINS)
     # A mean of chance explains one part in as many as a bin has voxels: that is taken off.
-    found = float((sums.square() / counts.clamp(min=1)).sum()) / total
+    found = float((sums.square() / counts.clamp(min=1)).sum()) / all_of_it
     used, n = int((counts > 0).sum()), len(values)
     return max(0.0, 1 - (1 - found) * (n - 1) / max(n - used, 1))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from diffreg.registration.ordered import dot
 from diffreg.registration.regulariser import Regulariser
 from diffreg.registration.unfolded import bounds_of, shortened_
 
@@ -43,7 +44,7 @@ class History:
         change, bend = self.block[self.added % self.size]
         for out, old, new in zip((change, bend), before, after, strict=True):
             torch.sub(new.reshape(-1), old.reshape(-1), out=out)
-        self.curvatures = [*self.curvatures, torch.dot(change, bend)][-self.size :]
+        self.curvatures = [*self.curvatures, dot(change, bend)][-self.size :]
         self.added += 1
         return change, bend
 
@@ -77,7 +78,7 @@ def minimise(
     report: Callable[[int], None],
     counts: Counter[str],
 ) -> torch.Tensor:
-    """The displacement that it arrives at, unfolded; `start` must be, and is written over.
+    """The displacement that it arrives at, unfolded; `start` must be, and may be written over.
 
     What it computes with stays where the images are; it waits for a few numbers an iteration.
 
@@ -89,6 +90,7 @@ def minimise(
         report: called with the iterations done.
         counts: of "evaluations", of "steps", and of steps "shortened locally", which is added to.
     """
+    start = start.contiguous()  # as a network's may not be: below, flat views of it are written to
     found, gradient = value_and_gradient(start)
     at = _Point(start, found.item(), gradient, bounds_of(start))
     trial, direction = torch.empty_like(start), torch.empty_like(start)
@@ -96,7 +98,7 @@ def minimise(
     history = History(start)
     for iteration in range(iterations):
         _descend(at.gradient, history, regulariser, data, direction)
-        slope, longest = torch.stack([_dot(at.gradient, direction), _longest(direction)]).tolist()
+        slope, longest = torch.stack([dot(at.gradient, direction), _longest(direction)]).tolist()
         if not slope < 0:
             break
         step = min(1.0, LARGEST_STEP / longest) if len(history) else FIRST_STEP / longest
@@ -129,14 +131,10 @@ def _longest(direction: torch.Tensor) -> torch.Tensor:
     return torch.maximum(-low, high)
 
 
-def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return torch.dot(a.reshape(-1), b.reshape(-1))
-
-
 def _data_curvature(change, curvature, regulariser: Regulariser, before) -> torch.Tensor:
     """What the similarity adds to the second derivative along the last step, a voxel."""
     data = curvature - regulariser.curvature(change)
-    found = torch.maximum(data, SMALLEST_SHARE * curvature) / _dot(change, change)
+    found = torch.maximum(data, SMALLEST_SHARE * curvature) / dot(change, change)
     return torch.where(curvature > 0, found, before)
 
 
@@ -150,12 +148,12 @@ def _descend(gradient, history, regulariser: Regulariser, data, direction) -> No
     factors = []
     steps = list(history)
     for change, bend, curvature in reversed(steps):
-        factor = torch.where(curvature > 0, torch.dot(change, flat) / curvature, 0)
+        factor = torch.where(curvature > 0, dot(change, flat) / curvature, 0)
         flat.addcmul_(bend, -factor)
         factors.append(factor)
     regulariser.solve_(direction, data)
     for (change, bend, curvature), factor in zip(steps, reversed(factors), strict=True):
-        back = torch.where(curvature > 0, torch.dot(bend, flat) / curvature, 0)
+        back = torch.where(curvature > 0, dot(bend, flat) / curvature, 0)
         flat.addcmul_(change, factor - back)
 
 
@@ -180,7 +178,7 @@ def _search(
             continue
         expected = step * slope
         if shortened:
-            expected = _dot(at.gradient, trial).item() - _dot(at.gradient, at.displacement).item()
+            expected = dot(at.gradient, trial - at.displacement).item()
         found, gradient = value_and_gradient(trial)
         value = found.item()
         counts["evaluations"] += 1

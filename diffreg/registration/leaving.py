@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffreg.registration.ordered import dot
+
 # Times the similarity's weight. All voxels led out by the image's length cost 1/3 of it, and that
 # must be more than any similarity can gain: `ncc` at most 2, from -1 to 1.
 STRENGTH = 8.0
@@ -51,7 +53,7 @@ def add_leaving(
         for component, slope, place in zip(*parts, indices, strict=False):
             position = component + place
             beyond = position.sub_(position.clamp(0, size - 1)).reshape(-1)
-            value = value + factor * torch.dot(beyond, beyond)
+            value = value + factor * dot(beyond, beyond)
             slope.add_(beyond.view_as(slope), alpha=2 * factor)
     return value
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -98,14 +99,22 @@ def averaged(
     for axis, (factor, begin, count) in enumerate(zip(factors, first, size, strict=True)):
         if (factor, begin, count) == (1, 0, image.shape[2 + axis]):
             continue
-        weights = _shares(image.shape[2 + axis], factor, begin, count).to(image)
-        image = torch.tensordot(image, weights, dims=([2 + axis], [1])).movedim(-1, 2 + axis)
+        voxels, shares = _shares(image.shape[2 + axis], factor, begin, count)
+        along = [-1 if k == axis else 1 for k in range(len(size))]
+        # One voxel of each coarse one after the other: in a matrix product their order would be
+        # the number of threads'.
+        parts = [
+            image.index_select(2 + axis, places).mul_(share.view(along))
+            for places, share in zip(voxels.to(image.device), shares.to(image), strict=True)
+        ]
+        image = reduce(Tensor.add_, parts)
     return image.contiguous()
 
 
-def _shares(voxels: int, factor: float, first: float, size: int) -> Tensor:
-    """(size, voxels), the share that each voxel has of each coarse one, in double."""
-    begins = first + factor * torch.arange(size, dtype=torch.float64)[:, None]
-    index = torch.arange(voxels, dtype=torch.float64)
+def _shares(voxels: int, factor: float, first: float, size: int) -> tuple[Tensor, Tensor]:
+    """The voxels that lie in each coarse one, and which share of it each has, both (K, size)."""
+    begins = first + factor * torch.arange(size, dtype=torch.float64)
+    index = begins.floor() + torch.arange(math.ceil(factor) + 1)[:, None]
     shared = torch.minimum(begins + factor, index + 1) - torch.maximum(begins, index)
-    return shared.clamp(min=0) / factor
+    shared[(index < 0) | (index >= voxels)] = 0
+    return index.clamp(0, voxels - 1).long(), shared.clamp(min=0) / factor

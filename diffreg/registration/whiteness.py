@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from diffreg.registration.ordered import dot, total
+
 BINS = 32  # of the warped image's intensities
 RADIUS = {2: 13, 3: 4}  # voxels, of the window, which has some 729
 # rho of independent noise is at most .08 in 99 % of such windows, that of two people's heads, at 8,
@@ -51,10 +53,10 @@ def structured(
     each = [_weight(a, b, (inside > 0).to(b), across) for a, b in pairs]
     weights = torch.stack([weight for weight, _ in each]).amax(0)
     telling = torch.stack([tells for _, tells in each]).any(0) & (inside > 0)
-    if not weights[telling].sum() >= LEAST * telling.sum() or not telling.any():
-        return inside * weights, 0.0
-    found, total = inside * weights, inside.sum()
-    share = (found.sum() / total).item()
+    found = inside * weights
+    if not total(weights[telling]) >= LEAST * telling.sum() or not telling.any():
+        return found, 0.0
+    share = (total(found) / total(inside)).item()
     return (mask, share) if share == 1 else (found, share)
 
 
@@ -75,11 +77,16 @@ def _autocorrelation(apart: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         pairs = apart.shape[axis] - 1
         here, next_one = apart.narrow(axis, 0, pairs), apart.narrow(axis, 1, pairs)
         product.narrow(axis, 0, pairs).addcmul_(here, next_one, value=1 / len(axes))
-    mean = energy.mean()
+    mean = total(energy) / energy.numel()
     least = SMALLEST * mean
     local = _mean_about(energy)
-    tells = (local > least) & (mean > EQUAL * image.var(correction=0))
+    tells = (local > least) & (mean > EQUAL * _variance(image))
     return (_mean_about(product) + least) / (local + least), tells
+
+
+def _variance(image: Tensor) -> Tensor:
+    apart = image - total(image) / image.numel()
+    return dot(apart, apart) / image.numel()
 
 
 def _by_a_line(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
@@ -88,9 +95,9 @@ def _by_a_line(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
     Its slope is the ratio of their deviations: one by least squares would fall with every misfit,
     and leave tissue where there is none.
     """
-    total = inside.sum()
-    a, b = (image - (inside * image).sum() / total for image in (warped, fixed))
-    products = [(inside * product).sum() for product in (a * a, b * b, a * b)]
+    count = total(inside)
+    a, b = (image - dot(inside, image) / count for image in (warped, fixed))
+    products = [dot(inside, product) for product in (a * a, b * b, a * b)]
     slope = torch.sign(products[2]) * (products[1] / products[0]).sqrt()
     return fixed - b + slope * a
 
@@ -100,8 +107,8 @@ def _by_intensity(warped: Tensor, fixed: Tensor, inside: Tensor) -> Tensor:
     low, high = warped.aminmax()
     scale = BINS / torch.where(high > low, high - low, 1)
     bins = ((warped - low) * scale).long().clamp_(0, BINS - 1).flatten()
-    count, total = (_sums(bins, v.flatten().double()) for v in (inside, inside * fixed))
-    return (total / count.clamp(min=1)).to(fixed.dtype)[bins].view_as(fixed)
+    count, sums = (_sums(bins, v.flatten().double()) for v in (inside, inside * fixed))
+    return (sums / count.clamp(min=1)).to(fixed.dtype)[bins].view_as(fixed)
 
 
 def _sums(bins: Tensor, values: Tensor) -> Tensor:
