@@ -152,6 +152,8 @@ def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
         compare.run_plan(pairs, runner)
     (runs,) = pages
     assert [run["pair"] for run in runs] == ["1_t1-0_t1"]
+    compare.run_plan(pairs, runner._replace(runs=data / "others.jsonl"), ["diffreg"])
+    assert len(pages) == 1
 
 
 def test_no_page_is_written_of_nothing(tmp_path, monkeypatch):
@@ -317,6 +319,24 @@ def test_the_headline_has_the_worst_person_and_no_tool_of_a_few_easy_ones(tmp_pa
 def test_times_of_two_processors_do_not_meet(tmp_path):
     runs = runs_of("diffreg", PEOPLE, processor="another") + runs_of("demons", PEOPLE)
     assert "| diffreg |" not in written(runs, tmp_path).partition("## Slices")[0]
+
+
+def test_rows_that_are_not_run_again_stay(tmp_path):
+    """A page goes on from the results, whoever has the lines of single pairs."""
+    worse = {person: value**2 for person, value in PEOPLE.items()}
+    lost = runs_of("dipy SyN", PEOPLE, hd95=float("nan"))
+    first = written(runs_of("diffreg", PEOPLE) + runs_of("greedy", worse) + lost, tmp_path)
+    assert written(runs_of("diffreg", PEOPLE, commit="def"), tmp_path) == first.replace(
+        "abc", "def"
+    )
+    few = {person: PEOPLE[person] for person in "ab"}
+    assert "| greedy | 6 | 0.3602 [" in written(runs_of("greedy", few), tmp_path)
+    better = {person: value**0.5 for person, value in PEOPLE.items()}
+    page = written(runs_of("greedy", better), tmp_path)
+    assert "| greedy | 6 | 0.7746 [" in page and "| diffreg | 6 | 0.6000 [" in page
+    assert "| -0.1746 [" in page
+    page = written(runs_of("demons", PEOPLE, processor="another"), tmp_path)
+    assert "| demons |" in page and "| greedy |" not in page.partition("## Slices")[0]
 
 
 def test_landmarks_have_a_column_where_there_are_any(tmp_path):

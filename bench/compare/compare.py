@@ -1,17 +1,19 @@
 """diffreg beside what a user could run instead, on labelled volumes and slices: docs/compare.md.
 
     python bench/compare/compare.py --data DIR [--checkpoint run/best.pt] [--voxelmorph run/best.pt]
+                                    [--only TOOL ...]
     python bench/compare/compare.py
 
 DIR is the folder of docs/data.md. The other tools are installed into --peers, each pair is
 registered by each tool in a fresh process on one thread (sets.PLAN), measured and told in a line of
-JSON in --runs, and the page is written after each set and tool. What stands there is not run again,
-so that this may be stopped at any moment. Without --data the page is written from what there is.
+JSON in --runs, and the page is written after each set and tool; what it has of others stays. What
+stands in --runs is not run again, so that this may be stopped at any moment. Without --data the
+page is written from what there is.
 """
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -116,10 +118,18 @@ def pairs_of(data: Path, folder: Path) -> dict[str, list[Pair]]:
     return found
 
 
-def run_plan(pairs: Mapping[str, list[Pair]], runner: Runner) -> None:
-    """PLAN in its order, and the page after each of its tasks that changed something."""
+def run_plan(
+    pairs: Mapping[str, list[Pair]], runner: Runner, methods: Collection[str] = ()
+) -> None:
+    """PLAN in its order, and the page after each of its tasks that changed something.
+
+    Args:
+        pairs: group -> its pairs.
+        runner: what runs them.
+        methods: those that are run; none: all.
+    """
     for task in PLAN:
-        if runner.can(task.method):
+        if runner.can(task.method) and (not methods or task.method in methods):
             wanted = runner.pairs(task, pairs[task.group])
             new = [runner.run(pair, task.method) for pair in wanted]
             if any(new):
@@ -131,6 +141,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="the folder of docs/data.md")
     parser.add_argument("--checkpoint", type=Path, help="a network of volumes, for the heads")
     parser.add_argument("--voxelmorph", type=Path, help="VoxelMorph's, of voxelmorph_heads.toml")
+    methods = sorted({task.method for task in PLAN})
+    parser.add_argument("--only", choices=methods, nargs="+", default=[], metavar="TOOL")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "compare.jsonl")
     return parser.parse_args()
@@ -157,7 +169,7 @@ def main() -> None:
     left_out = environment.prepare(options.peers)
     runner = Runner(options.runs, options.peers, left_out, networks)
     with tempfile.TemporaryDirectory() as folder:
-        run_plan(pairs_of(options.data, Path(folder)), runner)
+        run_plan(pairs_of(options.data, Path(folder)), runner, options.only)
     write_page(read_runs(options.runs).values(), left_out)
 
 

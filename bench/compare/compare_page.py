@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import slices
 from compare_plot import plot
 from registering import NETWORKS, OURS, SETTINGS, VOXELMORPH
 from sets import GROUPS, PLAN
-from summary import FEWEST, compared, summaries, told
+from summary import FEWEST, compared, summaries, told, with_kept
 
 from diffreg.benchmark.run import machine
 from diffreg.registration._json import write_json
@@ -36,7 +37,8 @@ documents. This page is written by
 DIR is the folder of [data.md](data.md); without it there is nothing to compare, and the command
 says so. The other tools are installed into `.venv-peers`, in the versions of
 `bench/compare/constraints.txt`. All of it takes some two and a half hours of one core, cheap tools
-first; stopped at any moment it goes on where it was. CHECKPOINT is a
+first; stopped at any moment it goes on where it was, and rows that are not run again stay.
+CHECKPOINT is a
 [network of volumes](training.md#heads-in-3-d) for the heads at 2 mm, VOXELMORPH one of
 [VoxelMorph's](#settings). What begins with "diffreg lunet-" are the networks that
 [ship with diffreg](data.md#what-ships-and-what-does-not), on people whom they have not seen;
@@ -96,17 +98,21 @@ def write_page(
     docs: Path = ROOT / "docs",
     results: Path = ROOT / "bench" / "results",
 ) -> None:
-    """compare.md and its pictures in `docs`, compare.json in `results`."""
-    runs = list(runs)
+    """compare.md and its pictures in `docs`, compare.json in `results`.
+
+    Rows that stand there, were measured on the same processor and have not been run again stay.
+    """
+    runs, file = list(runs), results / "compare.json"
+    about: Row = {"machine": machine("cpu") | {"processor": runs[-1]["processor"]}}
     groups = summaries(runs, SETTINGS)
+    before = json.loads(file.read_text()) if file.exists() else None
+    if before and before["machine"]["processor"] == about["machine"]["processor"]:
+        groups = with_kept(groups, before["groups"], SETTINGS)
     for rows in groups.values():
         compared(rows, (US,))
-    about = {
-        "machine": machine("cpu"),
-        "commits": sorted({r["commit"] for r in runs if "commit" in r and ours(r)}),
-    }
-    contents = {**about, "left_out": left_out, "groups": groups}
-    write_json(results / "compare.json", contents)
+    own = [row for rows in groups.values() for row in rows if ours(row)]
+    about["commits"] = sorted({commit for row in own for commit in row["commits"]})
+    write_json(file, {**about, "left_out": left_out, "groups": groups})
     drawn = [name for name, wanted in PICTURES.items() if plot(groups, wanted, docs / name)]
     (docs / "compare.md").write_text(page(groups, about, left_out, drawn))
 

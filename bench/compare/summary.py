@@ -21,11 +21,12 @@ Row = dict[str, Any]
 
 
 def interval(values: Iterable[float]) -> list[float] | None:
-    """95 % bootstrap interval of the mean, over people; None where they are too few."""
+    """95 % bootstrap interval of the mean, over people; None where they are too few, or one's value
+    is no number."""
     from scipy.stats import bootstrap
 
     each = np.array(list(values))
-    if len(each) < FEWEST:
+    if len(each) < FEWEST or not np.isfinite(each).all():
         return None
     draw = bootstrap((each,), np.mean, method="percentile", n_resamples=9999, rng=0)
     return [float(limit) for limit in draw.confidence_interval]
@@ -54,6 +55,7 @@ def row_of(method: str, runs: list[Row]) -> Row:
         "label": runs[-1].get("label", method),
         "setting": runs[0]["setting"],
         "version": next((run["version"] for run in whole if "version" in run), ""),
+        "commits": sorted({run["commit"] for run in runs if "commit" in run}),
         "pairs": len(whole),
         "errors": Counter(_kind(run["error"]) for run in runs if "error" in run),
         "by_pair": pairs,
@@ -95,10 +97,14 @@ def by_person(values: Mapping[tuple[str, str], float]) -> People:
 
 
 def versus(a: Row, b: Row, measure: str) -> Row | None:
-    """a minus b over the pairs, and so the people, that both have; None where there is nobody."""
-    ours, theirs = (row["by_pair"].get(measure, {}) for row in (a, b))
-    people = by_person({pair: ours[pair] - theirs[pair] for pair in ours if pair in theirs})
-    each = list(people.values())
+    """a minus b over the pairs, and so the people, that both have; None where there is nobody.
+
+    Of a row that was kept from an earlier page only the people's means are known.
+    """
+    by = "by_pair" if "by_pair" in a and "by_pair" in b else "people"
+    ours, theirs = (row[by].get(measure, {}) for row in (a, b))
+    both = {one: ours[one] - theirs[one] for one in ours if one in theirs}
+    each = list((by_person(both) if by == "by_pair" else both).values())
     if not each:
         return None
     return {"people": len(each), "mean": float(np.mean(each)), "interval": interval(each)}
@@ -124,6 +130,45 @@ def summaries(runs: Iterable[Row], settings: Mapping[str, str]) -> dict[str, lis
     }
 
 
+def with_kept(
+    groups: dict[str, list[Row]], before: dict[str, list[Row]], settings: Mapping[str, str]
+) -> dict[str, list[Row]]:
+    """The rows, and those of an earlier page that have not been run again, or not on all pairs.
+
+    Args:
+        groups: of `summaries`.
+        before: the same, as they were written.
+        settings: method -> what it is run with; rows of another setting are dropped.
+    """
+    found = {}
+    for group in {**before, **groups}:
+        rows = {row["method"]: _read(row) for row in before.get(group, [])}
+        for row in groups.get(group, []):
+            old = rows.get(row["method"])
+            if old is None or _count(row) >= _count(old) or row["setting"] != old["setting"]:
+                rows[row["method"]] = row
+        found[group] = [
+            rows[method]
+            for method, setting in settings.items()
+            if method in rows and rows[method]["setting"].startswith(setting)
+        ]
+    return found
+
+
+def _read(row: Row) -> Row:
+    """As it was before it was written, where null stands for what is no number."""
+    people = {
+        measure: {person: np.nan if value is None else value for person, value in values.items()}
+        for measure, values in row["people"].items()
+    }
+    mean = {measure: np.nan if value is None else value for measure, value in row["mean"].items()}
+    return row | {"people": people, "mean": mean}
+
+
+def _count(row: Row) -> int:
+    return row["pairs"] + sum(row["errors"].values())
+
+
 def _newest(runs: list[Row]) -> list[Row]:
     return [run for run in runs if run["setting"] == runs[-1]["setting"]]
 
@@ -138,7 +183,7 @@ def compared(rows: list[Row], ours: Iterable[str]) -> None:
             if name in named and name != row["method"]
         }
     for row in rows:
-        del row["by_pair"]
+        row.pop("by_pair", None)
 
 
 def told(difference: Row | None, more_is_better: bool = True) -> str:
