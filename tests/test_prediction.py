@@ -104,6 +104,23 @@ def test_the_objective_is_the_given_one(asked):
     assert given.spacing == 3.0
 
 
+def test_what_knows_no_contrast_is_refined_by_what_suits_the_pair(asked):
+    """Within a contrast by what `register` minimises there, else by what it was trained with."""
+    middle = (FIXED.data.min() + FIXED.data.max()) / 2
+    pls, other = Objective("pls"), replace(FIXED, data=(FIXED.data - middle) ** 2)
+    options = {"network": Shift(0.5), "objective": pls, "refine": 1, "affine": "none"}
+    own, within, across = (
+        register(moving, FIXED, contrast_free=free, **options)
+        for moving, free in ((MOVING, False), (MOVING, True), (other, True))
+    )
+    usual = register(MOVING, FIXED, levels=1, iterations=1, affine="none")
+    assert [sorted(call[2].similarity) for call in asked] == [["pls"], ["lncc", "ncc"], ["pls"]]
+    assert within.metrics["objective"].items() <= usual.metrics["objective"].items()
+    assert (own.similarity, within.similarity) == ("as trained", "ncc+lncc")
+    assert "contrast" not in own.metrics
+    assert not within.metrics["contrast"]["across"] and across.metrics["contrast"]["across"]
+
+
 def test_the_mask_counts(asked):
     mask = replace(FIXED, data=torch.zeros_like(FIXED.data))
     mask.data[..., 20:40, :] = 1

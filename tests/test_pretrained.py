@@ -95,6 +95,11 @@ def test_a_headline_is_the_mean_and_the_worst_of_all_people(name, study, method,
     assert numbers(rows[0][head.index("network")]) == [round(x, digits) for x in expected]
 
 
+def test_what_was_taught_by_known_displacements_knows_no_contrast():
+    free = [name for name in pretrained_networks() if load_pretrained(name)["contrast_free"]]
+    assert free == ["lunet-any", "lunet-any-2d"]
+
+
 def test_the_headline_of_volumes_is_the_mean_and_the_worst_pair():
     lines = (DOCS.parent / "bench/results/lunet_any.jsonl").read_text().splitlines()
     head, rows = next(tables(section(model_card("lunet-any"), "Figures")))

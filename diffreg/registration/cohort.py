@@ -287,6 +287,7 @@ def _through_network(
                 refine=method.refine,
                 fill=method.fill,
                 trained_on=method.trained_on,
+                contrast_free=method.contrast_free,
             )
     except PAIR_ERRORS as error:
         if len(pairs) == 1:

@@ -41,6 +41,7 @@ class Method:
         device: of the variational method.
         by_slice: take volumes slice by slice; so does a network of images.
         trained_on: the voxels that the network knows.
+        contrast_free: whether the network was trained for any contrast.
         jacobian: write the maps of the determinant too, of pairs that are kept as well.
     """
 
@@ -63,6 +64,7 @@ class Method:
     levels: int | None = None
     iterations: int | Sequence[int] | None = None
     trained_on: Voxels | None = None
+    contrast_free: bool = False
     jacobian: bool = False
 
     @property

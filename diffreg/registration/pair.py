@@ -24,7 +24,7 @@ from diffreg.losses import Objective
 from diffreg.registration.channels import Channel
 from diffreg.registration.devices import device_named
 from diffreg.registration.finished import Ending, Found, finished
-from diffreg.registration.goal import Goal, schedule_of, with_proportions
+from diffreg.registration.goal import Goal, continued, schedule_of, with_proportions
 from diffreg.registration.judgement import as_trained, started
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.predict import device_of, predict, refined
@@ -59,6 +59,7 @@ def register(
     also: Sequence[tuple[Any, Any, float]] = (),
     landmarks: tuple[Any, Any, float] | None = None,
     trained_on: Voxels | None = None,
+    contrast_free: bool = False,
 ) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
@@ -120,6 +121,8 @@ def register(
             objective. `metrics["landmarks"]` has the distances. The affine start knows none.
         trained_on: the voxels that the network knows, as `load_network` gives them: others are a
             warning.
+        contrast_free: whether the network was trained for any contrast, as `load_network` says it:
+            then the refinement of a pair of one contrast minimises what suits that.
 
     Returns:
         The registration.
@@ -138,7 +141,10 @@ def register(
         >>> type(result.warped).__name__, result.metrics["folded_percent"]
         ('ndarray', 0.0)
     """
-    _check_options(network, objective, trained_on, refine, both_ways, guarantee, fill, progress)
+    _check_options(
+        *(network, objective, trained_on, contrast_free),
+        *(refine, both_ways, guarantee, fill, progress),
+    )
     refine = int(refine)
     if network is not None:
         beside = {"preset": preset, "weights": weights, "also": also or None}
@@ -160,7 +166,7 @@ def register(
     else:
         options = named, both_ways, guarantee, objective, refine, progress, fill
         known = trained_on if _have_places(fixed) else None
-        (result,) = register_batch([prepared], network, *options, known)
+        (result,) = register_batch([prepared], network, *options, known, contrast_free)
     if isinstance(result, ValueError):
         raise result
     return Returned.of(replace(started(result, start), given=moving))
@@ -170,6 +176,7 @@ def _check_options(
     network: Any,
     objective: Any,
     trained_on: Any,
+    contrast_free: Any,
     refine: Any,
     both_ways: Any,
     guarantee: Any,
@@ -184,7 +191,8 @@ def _check_options(
     check_type("refine", refine, int)
     if refine and network is None:
         raise ValueError("refine needs a network, whose displacement is where it starts")
-    for name, flag in (("both_ways", both_ways), ("guarantee", guarantee)):
+    flags = {"both_ways": both_ways, "guarantee": guarantee, "contrast_free": contrast_free}
+    for name, flag in flags.items():
         check_type(name, flag, bool)
     check_fill(fill)
     if show is not None and not callable(show):
@@ -232,6 +240,7 @@ def register_batch(
     progress: Callable[..., Any] | None = None,
     fill: float | None = None,
     trained_on: Voxels | None = None,
+    contrast_free: bool = False,
 ) -> list[Registration | ValueError]:
     """Register several pairs through a network at once.
 
@@ -239,8 +248,8 @@ def register_batch(
         pairs: as `prepare` gives them, with the network's normalisation; of one size.
         network: called (moving, fixed) -> displacement.
         similarity: what the network was trained with, if known.
-        both_ways, guarantee, objective, refine, progress, fill, trained_on: as in `register`;
-            pairs are refined one by one.
+        both_ways, guarantee, objective, refine, progress, fill, trained_on, contrast_free: as in
+            `register`; pairs are refined one by one.
 
     Returns:
         The registration of each pair, its time an equal part of the batch's and its refinement; or
@@ -270,12 +279,15 @@ def register_batch(
             result = finished(pair, u, v, Found("network", names, seconds), ending)
             origin = {} if objective is None else {"objective": described(objective)}
         else:
-            goal = with_proportions(objective, pair.fixed)
+            choice = continued(pair, objective, contrast_free)
+            goal = with_proportions(choice.objective, pair.fixed)
             place = device_of(network)
             u, v, more, measured = refined(pair, u, v, goal, refine, progress, place)
-            found = Found("refined network", names, seconds + more)
-            result = finished(pair, u, v, found, ending)
+            by = "+".join(goal.similarity) if choice.metrics else names
+            result = finished(pair, u, v, Found("refined network", by, seconds + more), ending)
             origin = {"refinement": measured, "objective": described(goal)}
+            if choice.metrics:
+                origin["contrast"] = choice.metrics
         result.metrics.update(origin, device=device_in_words(device_of(network)))
         return as_trained(result, trained_on)
 

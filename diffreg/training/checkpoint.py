@@ -103,7 +103,7 @@ def load_network(
             that does not come with diffreg.
 
     Returns:
-        network, normalization, objective, similarity and trained_on, as
+        network, normalization, objective, similarity, trained_on and contrast_free, as
         `diffreg.registration.register` takes them.
 
     Raises:
@@ -128,6 +128,8 @@ def load_network(
         "objective": objective,
         "similarity": "+".join(objective.similarity),
         "trained_on": _voxels_of(contents, path),
+        # Taught by known displacements, which know no intensities; its similarity is a help.
+        "contrast_free": config.objective.displacement > 0,
     }
 
 

@@ -50,7 +50,7 @@ def load_pretrained(name: str) -> dict[str, Any]:
         name: one of `pretrained_networks()`; its card stands beside it, `model_card(name)`.
 
     Returns:
-        network, normalization, objective, similarity and trained_on, as
+        network, normalization, objective, similarity, trained_on and contrast_free, as
         `diffreg.registration.register` takes them.
 
     Raises:
