@@ -566,21 +566,26 @@ def spoiled(argument):
         yield from ([], [1.0], [*argument, 1.0])
 
 
-@pytest.mark.core
-@every_case
-@pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)], ids=str)
-def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case, size):
+def raw_calls(case, size):
+    """The raw operator and its backward operator, with arguments that each of them takes."""
     inputs = case.inputs(2, 1, size, torch.float64)
     arguments = case.arguments(inputs)
     forward = getattr(torch.ops.diffreg, case.operator)
     outputs = forward(*arguments)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     backward = getattr(torch.ops.diffreg, case.operator + "_backward")
-    refused = 0
     inner = [*outputs, *arguments, *case.needs]
     if case.operator == "registration_objective":
         inner = [*outputs[:5], *arguments[:-3], arguments[-1]]
-    for operator, good in ((forward, list(arguments)), (backward, inner)):
+    return (forward, list(arguments)), (backward, inner)
+
+
+@pytest.mark.core
+@every_case
+@pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)], ids=str)
+def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case, size):
+    refused = 0
+    for operator, good in raw_calls(case, size):
         operator(*good)  # by itself it is taken
         for position, argument in enumerate(good):
             for bad in spoiled(argument):
@@ -590,6 +595,36 @@ def test_bad_arguments_of_the_raw_operators_raise_or_are_harmless(case, size):
                 except RuntimeError:
                     refused += 1
     assert refused >= 19
+
+
+# What no other tensor of a call says, by the place in a call of the operator and of its backward
+# operator: how many samples and channels there are, and how long the axes.
+FREE = {
+    "warp": ({0: "CS", 1: "S"}, {1: "S"}),
+    "affine_warp": ({0: "NCS", 2: "S"}, {1: "NS"}),  # one image may be for all maps
+    "deformation_energy": ({0: "NS"}, {3: "S"}),
+    "jacobian_determinant": ({0: "NS"}, {}),
+    "gradient_scale": ({0: "NCS"}, {1: "CS"}),
+    "registration_objective": ({0: "S"}, {5: "S"}),
+}
+
+
+@pytest.mark.core
+@every_case
+@pytest.mark.parametrize("size", [(4, 5), (3, 4, 5)], ids=str)
+def test_the_core_reads_no_tensor_that_is_smaller_than_another_says(case, size):
+    refused = 0
+    for (operator, good), free in zip(
+        raw_calls(case, size), FREE.get(case.operator, ({}, {})), strict=True
+    ):
+        for k, tensor in enumerate(good):
+            for axis in range(tensor.ndim if isinstance(tensor, torch.Tensor) else 0):
+                if "NCSSS"[axis] not in free.get(k, ""):
+                    smaller = tensor.narrow(axis, 0, tensor.shape[axis] - 1)
+                    with pytest.raises(RuntimeError):
+                        operator(*good[:k], smaller, *good[k + 1 :])
+                    refused += 1
+    assert refused > 1
 
 
 @pytest.mark.core

@@ -6,7 +6,12 @@ import pytest
 import torch
 from cases import Calls, uniform
 
-from diffreg.ops import deformation_energy, deformation_energy_reference, jacobian_determinant
+from diffreg.ops import (
+    deformation_energy,
+    deformation_energy_reference,
+    jacobian_determinant,
+    registration_objective,
+)
 from diffreg.ops.deformation_energy import penalty_reference
 
 both = pytest.mark.parametrize("function", [deformation_energy, deformation_energy_reference])
@@ -206,6 +211,20 @@ def test_deeper_folds_always_cost_more(penalty):
     # The raw hyperelastic function has a local minimum at J = -1.
     values = [psi(J, penalty) for J in torch.linspace(0.19, -4, 60).tolist()]
     assert all(deeper > before for before, deeper in itertools.pairwise(values))
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_determinants_that_overflow_are_nothing_to_the_other_energies(penalty):
+    u = (1e30 * uniform((2, 2, 5, 6), torch.float32)).requires_grad_()  # its products are infinite
+    energies = deformation_energy(u, penalty=penalty)
+    assert not energies.determinant.isfinite().all()
+    (found,) = torch.autograd.grad((energies.diffusion * torch.tensor([1e-30, 0.0])).sum(), u)
+    assert found[0].isfinite().all() and found[0].abs().max() > 0.01 and not found[1].any()
+    terms = registration_objective(
+        *2 * [torch.rand(2, 1, 5, 6)], u, "ssd", (0.0, 1e-30, 0.0, 0.0), penalty=penalty
+    )
+    (found,) = torch.autograd.grad(terms.total.sum(), u)
+    assert found.isfinite().all() and found.abs().max() > 0.01
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

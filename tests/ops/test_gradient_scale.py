@@ -104,6 +104,15 @@ def test_an_empty_mask_leaves_the_floor(function):
     assert not image.grad.any()
 
 
+@both
+@pytest.mark.parametrize("value", [5.0, -5.0])
+def test_the_floor_is_of_the_largest_magnitude_wherever_it_is(function, value):
+    images = torch.zeros(36, 1, 2, 18, dtype=torch.float64)
+    images.view(36, 36).fill_diagonal_(value)
+    found = function(images, 1.0, torch.zeros_like(images))
+    torch.testing.assert_close(found, torch.full_like(found, 5e-6), rtol=1e-12, atol=0)
+
+
 def test_a_gradient_to_the_mask_is_refused():
     mask = torch.ones(1, 1, 8, 10, dtype=torch.float64, requires_grad=True)
     value = gradient_scale(golden.warped(), 1.0, mask)

@@ -38,12 +38,21 @@ def test_a_flat_window_has_no_gradient_of_its_own_variance():
     assert gradient.abs().max().item() == 0.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_equal_images_are_never_below_nothing(dtype):
+    """Rounding may take the squared correlation past 1."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(60, 1, 3, 4, dtype=dtype, generator=generator)
+    values = local_correlation(images, images, 9)
+    assert (values >= 0).all() and values.max() < 1e-6
+
+
 @pytest.mark.parametrize("window", [1, 3, 7, 15, 101])
-def test_any_window_is_the_reference(window):
+@pytest.mark.parametrize("size", [(19, 40), (70, 9), (5, 70, 6)], ids=str)  # the last in strips
+def test_any_window_is_the_reference(size, window):
     generator = torch.Generator().manual_seed(window)
-    draw = lambda: torch.rand(2, 2, 19, 40, dtype=torch.float64, generator=generator)  # noqa: E731
-    warped, fixed = draw().requires_grad_(), draw().requires_grad_()
-    mask = torch.rand(2, 1, 19, 40, dtype=torch.float64, generator=generator)
+    draw = lambda n: torch.rand(2, n, *size, dtype=torch.float64, generator=generator)  # noqa: E731
+    warped, fixed, mask = draw(2).requires_grad_(), draw(2).requires_grad_(), draw(1)
     upstream = torch.tensor([0.3, -2.0], dtype=torch.float64)
     for weights in (None, mask):
         value = local_correlation(warped, fixed, window, weights)

@@ -136,6 +136,17 @@ def test_where_the_denominator_vanishes_nothing_costs(function, variant):
     assert not image.grad.any()
 
 
+@pytest.mark.core
+@variants
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-10), (torch.float64, 1e-80)])
+def test_a_denominator_below_the_normal_numbers_counts_as_vanished(variant, dtype, size):
+    """A B is some size^4: its digits are few, and 1 / (A B) may be infinite."""
+    pair = [(size * uniform((1, 1, 5, 6), dtype, seed)).requires_grad_() for seed in (0, 1)]
+    value = parallel_level_sets(*pair, size, size, variant)
+    assert value.item() == 0
+    assert not any(g.any() for g in torch.autograd.grad(value.sum(), pair))
+
+
 @pytest.mark.parametrize("name", ["eps_warped", "eps_fixed"])
 def test_a_gradient_to_a_scale_is_refused(name):
     scale = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)

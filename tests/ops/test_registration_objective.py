@@ -32,7 +32,7 @@ def images(samples=2, channels=1, size=(12, 13), dtype=torch.float64):
 
 
 def field(samples=2, size=(12, 13), dtype=torch.float64):
-    return 0.4 * uniform((samples, 2, *size), dtype, 3)
+    return 0.4 * uniform((samples, len(size), *size), dtype, 3)
 
 
 def test_an_example_by_hand():
@@ -70,14 +70,15 @@ def test_its_goldens_are_those_of_the_operators():
 
 
 @every_measure
-@pytest.mark.parametrize("size", [(31, 40), (32, 33), (65, 20), (150, 9)], ids=str)
+@pytest.mark.parametrize("size", [(31, 40), (32, 33), (65, 20), (150, 9), (9, 70, 5)], ids=str)
 def test_strips_meet_without_a_seam(name, size):
     moving, fixed = images(1, 2, size)
     u = field(1, size).requires_grad_()
     arguments = moving, fixed, u, name, (5, 2, 3, 4)
-    (ours,) = torch.autograd.grad(registration_objective(*arguments).total.sum(), u)
-    (theirs,) = torch.autograd.grad(registration_objective_reference(*arguments).total.sum(), u)
-    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+    ours, theirs = registration_objective(*arguments), registration_objective_reference(*arguments)
+    torch.testing.assert_close(ours[:5], theirs[:5], rtol=1e-11, atol=1e-13)
+    slopes = [torch.autograd.grad(terms.total.sum(), u)[0] for terms in (ours, theirs)]
+    torch.testing.assert_close(*slopes, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("size", [(12, 13), (6, 7, 8)], ids=str)

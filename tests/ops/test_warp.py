@@ -1,5 +1,9 @@
 import math
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import golden
 import pytest
@@ -9,6 +13,7 @@ from cases import uniform
 
 from diffreg.ops import warp, warp_reference
 
+TESTS = Path(__file__).parents[1]
 both = pytest.mark.parametrize("function", [warp, warp_reference])
 paddings = pytest.mark.parametrize("padding", ["border", "zeros"])
 # Twelve printed digits in double; single keeps six.
@@ -103,6 +108,52 @@ def test_an_infinite_voxel_does_not_spill_to_its_neighbours():
     image = row([1.0, math.inf, 2.0, math.nan, 3.0])
     warped = warp(image, torch.zeros(1, 2, 1, 5, dtype=torch.float64))
     assert torch.equal(warped.nan_to_num(7.0), image.nan_to_num(7.0))
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
+def test_far_outside_under_zeros_no_voxel_is_read(interpolation):
+    image = torch.full((1, 1, 3, 4), math.nan, dtype=torch.float64, requires_grad=True)
+    u = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
+    u[:, 0] = torch.tensor([9.0, -9.0, 0.0])[:, None]
+    u[:, 1, 2] = torch.tensor([9.0, -9.0, 99.0, -99.0])
+    u.requires_grad_()
+    warped = warp(image, u, interpolation, "zeros")
+    assert not warped.any()
+    to_image, to_u = torch.autograd.grad(warped.sum(), (image, u))
+    assert not to_image.any() and not to_u.any()
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+@pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
+def test_an_upstream_gradient_that_is_nan_goes_to_what_was_read(interpolation, padding):
+    """At whole voxels that is the voxel itself: all others have weight 0."""
+    image = uniform((1, 1, 4, 5), torch.float64).requires_grad_()
+    upstream = uniform((1, 1, 4, 5), torch.float64, seed=1)
+    upstream[..., 1, 2] = math.nan
+    upstream[..., 3, 4] = math.inf
+    warped = warp(image, torch.zeros(1, 2, 4, 5, dtype=torch.float64), interpolation, padding)
+    (found,) = torch.autograd.grad(warped, image, upstream)
+    torch.testing.assert_close(found, upstream, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.core
+@pytest.mark.slow
+def test_voxels_have_the_same_bits_read_as_pairs_and_by_gathers():
+    """A processor reads in the one way that it is faster in, and the other tests know that one."""
+    found = {}
+    for way in ("pairs", "gathers"):
+        run = subprocess.run(
+            [sys.executable, str(TESTS / "bits.py"), "warp", "affine", "objective-pls"],
+            env=os.environ | {"DIFFREG_WARP_READS": way, "PYTHONPATH": f"{TESTS.parent}:{TESTS}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[way] = run.stdout.splitlines()
+    assert len(found["pairs"]) > 10
+    assert found["pairs"] == found["gathers"]
 
 
 # Nearest
