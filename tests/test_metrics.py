@@ -260,6 +260,22 @@ def test_one_vertex_of_a_volume_pushed_past_its_neighbour():
     }
 
 
+@pytest.mark.parametrize("shape", [(9, 7), (7, 4, 5)], ids=str)
+def test_a_large_grid_is_measured_rows_by_rows_without_a_seam(shape, monkeypatch):
+    rng = np.random.default_rng(0)
+    rough, smooth = (size * rng.normal(size=(len(shape), *shape)) for size in (1.0, 0.05))
+    measures = [
+        lambda: metrics.smallest_determinant(rough).tolist(),
+        lambda: metrics.folding(rough),
+        lambda: metrics.sd_log_jacobian(smooth),
+    ]
+    whole = [measure() for measure in measures]
+    for cells in (1, 3 * math.prod(shape[1:])):  # a row of cells at a time, and three
+        monkeypatch.setattr("diffreg.metrics.displacements._CELLS", cells)
+        parts = [measure() for measure in measures]
+        assert parts[:2] == whole[:2] and parts[2] == pytest.approx(whole[2], rel=1e-12)
+
+
 def test_a_cell_without_area_is_folded():
     u = np.zeros((2, 2, 2))
     u[1, :, 1] = -1

@@ -197,6 +197,14 @@ def test_inverse_consistency(shape):
     assert math.isnan(metrics.inverse_consistency(9 * one, one))  # no voxel stays on the grid
 
 
+def test_voxels_that_stay_on_the_border_count_for_inverse_consistency():
+    """16 of 5 x 5 lie there, each 4 voxels from home, and 9 within it are at home."""
+    back = np.zeros((2, 5, 5))
+    back[0] = 4
+    back[0, 1:-1, 1:-1] = 0
+    assert metrics.inverse_consistency(0 * back, back) == pytest.approx(4 * 16 / 25)
+
+
 def test_target_registration_error_by_hand():
     """(1, 2) goes by (0.5, 1) to (1.5, 3): half a voxel of 2 mm and one of 3 mm from (2, 2)."""
     u = np.zeros((2, 4, 5))

@@ -73,6 +73,24 @@ def test_a_determinant_within_its_rounding_of_0_fails():
     assert fold_certificate(u).folded_cells == 0
 
 
+def test_the_folded_area_of_an_image_by_hand():
+    """In the first cell the determinant rises from -1 at its first row to 1 at its second."""
+    u = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
+    u[0, 1, 0, 1] = -2
+    found = fold_certificate(u)
+    assert (found.smallest_determinant, found.folded_cells, found.cells) == (-1, 1, 2)
+    assert found.folded_volume == 0.5
+    assert fold_certificate(u, 0.5).folded_volume == 0.75
+    assert fold_certificate(0.4 * u).folded_volume == 0
+
+
+def test_the_bound_of_an_image_is_below_by_what_any_cell_may_round_off():
+    found = fold_certificate(checkerboard(12, 0.6).double())  # neighbours are 1.2 apart
+    rounding = 8 * 2.0**-53 * ((1 + 1.2) ** 2 + 1.2**2)
+    apart = found.smallest_determinant - found.determinant_bound
+    assert apart == pytest.approx(rounding, rel=0.1)
+
+
 def test_float32_would_see_another_sign():
     """Products of two large numbers: their difference is a rounding error in float32."""
     generator = torch.Generator().manual_seed(0)

@@ -261,6 +261,15 @@ def test_points_between_voxels_are_those_of_scipy(size):
     torch.testing.assert_close(warp_points(points, u)[0], expected)
 
 
+@both_small
+def test_a_point_that_is_nan_stays_so_and_is_nothing_to_the_others(size):
+    points = torch.ones(1, 3, len(size), dtype=torch.float64)
+    points[0, 1, 0] = torch.nan
+    found = warp_points(points, torch.ones(1, len(size), *size, dtype=torch.float64))
+    assert found[0, 1, 0].isnan()
+    assert (found[0, [0, 2]] == 2).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_points_of_half_types_stay_in_the_field(dtype):
     """There 299 is 300, beyond the last voxel of 300."""

@@ -63,6 +63,18 @@ def test_a_slice_of_a_volume_and_a_slice_of_a_slice():
     assert np.allclose(flat, array[:, :, 3], rtol=1e-6)
 
 
+def test_a_2_d_file_has_no_depth_beside_a_slice_that_has():
+    array = drawn.image(np.random.default_rng(0), (6, 7))
+    deep = np.diag([1.0, 1.0, 3.0, 1.0])
+    deep[2, 3] = 40
+    flat = diffreg.data.geometry.Image(
+        torch.from_numpy(array)[None, None], np.eye(4), ndim_in_file=2
+    )
+    assert flat.is_flat
+    found = resample(flat, Grid((6, 7), deep), IDENTITY, "linear", fill=-1).data[0, 0].numpy()
+    np.testing.assert_allclose(found, array)
+
+
 def test_a_field_on_its_own_grid_is_the_warp_operator():
     rng = np.random.default_rng(0)
     on = Grid((9, 8, 7), np.eye(4))
@@ -175,6 +187,22 @@ def test_many_volumes_are_sampled_some_at_a_time(monkeypatch):
     monkeypatch.setattr("diffreg.transforms.resampling._AT_ONCE", 300)
     parts = np.asarray(resample(file, file, drawn.affine(np.random.default_rng(1))).dataobj)
     assert np.array_equal(whole, parts)
+
+
+@pytest.mark.parametrize("interpolation", ["bspline", "label"])
+def test_many_voxels_are_sampled_some_at_a_time(interpolation, monkeypatch):
+    rng, fixed, moving, chain = scene(5)
+    numbers = drawn.image(rng, moving.size)
+    array = numbers if interpolation == "bspline" else (numbers / 20).astype(np.int16)
+    source = diffreg.image(array, moving.affine)
+
+    def sampled():
+        return resample(source, fixed, chain, interpolation).data
+
+    whole = sampled()
+    assert len(whole.unique()) > 3
+    monkeypatch.setattr("diffreg.transforms.by_points._AT_ONCE", 100)
+    torch.testing.assert_close(sampled(), whole, rtol=0, atol=1e-9)
 
 
 def test_a_scaled_series_comes_back_unscaled(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
 from diffreg.transforms import Affine, Chain, Field, compose, flattened
 
@@ -70,6 +71,24 @@ def test_there_and_back(axes):
     assert np.abs(chain(chain.inverse()(there)) - there).max() < 2 * error
 
 
+@pytest.mark.parametrize("size", [(13, 6), (9, 5, 4)], ids=str)
+def test_an_inverse_is_found_and_measured_some_planes_at_a_time(size, monkeypatch):
+    """A shift by half the grid's length: some voxels come from beyond it in every part."""
+    rng = np.random.default_rng(3)
+    on = drawn.grid(rng, size)
+    field = drawn.field(rng, on, 0.5)
+    field.displacement[:, 1] += size[1] / 2
+    whole = field.inverse()
+    assert 0.2 < whole.residual.outside < 0.8
+    assert whole.residual.at_voxels < 1e-6 < 1e-3 < whole.residual.between_voxels
+    for planes in (1, 2):
+        at_once = planes * int(np.prod(size[1:]))
+        monkeypatch.setattr("diffreg.fields.inversion._AT_ONCE", at_once)
+        parts = field.inverse()
+        torch.testing.assert_close(parts.displacement, whole.displacement, rtol=0, atol=1e-8)
+        assert parts.residual == pytest.approx(whole.residual, abs=1e-8)
+
+
 def test_where_fixed_points_do_not_converge_newton_does():
     """A field that grows by 1.6 voxels a voxel across its middle: the fixed point runs away."""
     x = torch.arange(21, dtype=torch.float64) - 10
@@ -105,6 +124,45 @@ def test_a_slice_holds_beside_its_plane_and_not_further():
     assert flat([[1, 1, 90]]).tolist() == [[2, 2, 90]] and flat([[1, 1]]).tolist() == [[2, 2]]
     with pytest.raises(ValueError, match="RAS mm"):
         shift([[1, 1]])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_grid_has_its_lower_faces_and_not_its_upper_ones(seed):
+    """As ITK has it, half a voxel beyond the outer centres, whatever the affine's rounding."""
+    on = drawn.grid(np.random.default_rng(seed), (4, 5, 6))
+    field = Field(torch.ones(1, 3, *on.size), on)
+    middle = (np.array(on.size) - 1) / 2
+    for axis, length in enumerate(on.size):
+        faces = np.tile(middle, (2, 1))
+        faces[:, axis] = -0.5, length - 0.5
+        assert field.holds(faces @ on.axes.T + on.origin).tolist() == [True, False]
+        # The planes of this grid lie on the faces of voxels of the other.
+        size = [1, 1, 1]
+        size[axis] = length + 1
+        start = np.round(middle) + 0.25
+        start[axis] = -0.5
+        planes = on.affine.copy()
+        planes[:3, 3] += on.axes @ start
+        with pytest.warns(FileWarning, match="outside the grid of a field"):
+            moved = flattened(field, Grid(tuple(size), planes), torch.float64).displacement
+        assert (moved[0, 0].flatten() > 0.5).tolist() == [True] * length + [False]
+
+
+def test_on_a_volume_a_slice_reaches_one_and_a_half_slices_to_either_side():
+    depths = np.diag([1.0, 1.0, 1.45, 1.0])
+    depths[2, 3] = -2 * 1.45 * 2  # planes at -5.8, -4.35, -2.9, ... mm
+    shift = Field(torch.ones(1, 2, 4, 5), Grid((4, 5), np.diag([1.0, 1.0, 2.0, 1.0])))
+    with pytest.warns(FileWarning, match="44.4 % of the voxels .* outside the grid of a field"):
+        moved = flattened(shift, Grid((4, 5, 9), depths)).displacement[0, 0, 1, 1]
+    assert moved.tolist() == [0, 0, 1, 1, 1, 1, 1, 0, 0]
+
+
+def test_voxels_that_any_field_of_a_chain_misses_are_counted():
+    whole, half = Grid((8, 4, 4), np.eye(4)), Grid((4, 4, 4), np.eye(4))
+    fields = [Field(torch.zeros(1, 3, *on.size), on) for on in (half, whole)]
+    for chain in (compose(fields), compose(fields[::-1])):
+        with pytest.warns(FileWarning, match="50 % of the voxels"):
+            flattened(chain, whole)
 
 
 @pytest.mark.parametrize(
