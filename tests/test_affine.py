@@ -300,6 +300,16 @@ def test_leaving_and_magnifying_cost_something_and_small_changes_nothing():
     assert paid(np.diag([0.4, 0.4, 0.4, 1])) > 0.5 and paid(np.diag([2.0, 2, 2, 1])) > 0.5
 
 
+def test_many_maps_are_scored_some_at_a_time(monkeypatch):
+    image = phantom(3)
+    placed = PlacedImage(image.data, None, torch.from_numpy(image.affine))
+    loss = AffineLoss(placed, placed, "ncc")
+    worlds = torch.stack([torch.from_numpy(turned(10.0 * k, (k, 0, 0))) for k in range(5)])
+    alone = [float(loss(world[None])) for world in worlds]
+    monkeypatch.setattr("diffreg.affine.loss.AT_ONCE", 2)
+    assert loss.scores(worlds).tolist() == pytest.approx(alone, rel=1e-6)
+
+
 @pytest.mark.parametrize("dimensions, counts", [(2, (2, 3, 4, 6)), (3, (3, 6, 7, 12))])
 def test_generators_span_the_group(dimensions, counts):
     for kind, count in zip(KINDS, counts, strict=True):
