@@ -12,6 +12,7 @@ from diffreg.training import load_network
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.log import ValidationLog, read_log
+from diffreg.training.optimization import Optimization
 from diffreg.training.trainer import NonFiniteLoss
 
 
@@ -72,6 +73,70 @@ def test_the_mean_of_the_weights_is_kept_and_validated(images, tmp_path):
         total += run.objective(sample.moving, sample.fixed, u).total.item() / 2
     entry = read_log(run.out / "validation.csv", ValidationLog)[-1]
     assert entry.total == pytest.approx(total, rel=1e-5)
+
+
+class Counting(torch.nn.Module):
+    """One weight; and what is no parameter changes at every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return (self.weight * x).sum()
+
+
+def stepped(optimization, step, x):
+    """One step by a loss of slope x."""
+    optimization.prepare(step)
+    optimization.begin()
+    loss = optimization.network(torch.tensor([x]))
+    optimization.backward(loss)
+    optimization.change(loss.detach())
+
+
+def optimized(**sections):
+    """(the optimisation, its network) of one weight."""
+    sections = {"optimizer": {"learning_rate": 0.1}, **sections}
+    network = Counting()
+    return Optimization(network, Config.from_dict(sections), torch.device("cpu")), network
+
+
+def test_the_mean_has_what_else_a_network_holds_as_it_is():
+    optimization, network = optimized(optimizer={"learning_rate": 0.1, "average": 0.9})
+    for step in range(3):
+        stepped(optimization, step, 1.0)
+    assert optimization.result.calls == network.calls == 3
+    assert optimization.result.weight != network.weight
+
+
+def test_a_run_that_stopped_changes_neither_the_weights_nor_their_mean():
+    optimization, network = optimized(optimizer={"learning_rate": 0.1, "average": 0.9})
+    for step in range(3):
+        stepped(optimization, step, 1.0)
+    before = optimization.result.weight.item(), network.weight.item()
+    assert before[0] > before[1]
+    stepped(optimization, 3, math.nan)
+    stepped(optimization, 4, 1.0)
+    assert optimization.stopped == 1
+    assert (optimization.result.weight.item(), network.weight.item()) == before
+
+
+@pytest.mark.parametrize(("scale", "stops"), [(2.0, False), (1.0, True)])
+def test_a_gradient_that_is_not_finite_is_to_blame_once_the_scale_is_1(scale, stops):
+    """Above that the range of float16 may be, and a smaller scale mends it."""
+    optimization, network = optimized(training={"precision": "float16"})
+    optimization.scaler.load_state_dict({**optimization.scaler.state_dict(), "scale": scale})
+    optimization.prepare(0)
+    optimization.begin()
+    loss = network(torch.ones(1))
+    optimization.backward(loss)
+    network.weight.grad.fill_(math.inf)
+    optimization.change(loss.detach())
+    assert bool(optimization.stopped) == stops
+    assert network.weight == 1
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+from dataclasses import replace
 from itertools import permutations
 
 import nibabel as nib
@@ -138,6 +139,19 @@ def test_the_same_seed_gives_the_same_bits(settings, tmp_path):
         ends.append(weights(tmp_path / name / "last.pt"))
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     assert not all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0])
+
+
+def test_every_step_and_every_rank_draws_random_numbers_of_its_own(settings):
+    """As dropout does: those of step 2 are not those of step 1 again, nor another rank's."""
+    seen = []
+    for rank in (0, 1):
+        run = trainer(settings())
+        step = run._steps.step
+        step.ranks = replace(step.ranks, rank=rank)
+        run.network.register_forward_hook(lambda *_: seen.append(torch.rand(1).item()))
+        for _ in range(3):
+            run.train_step()
+    assert len(set(seen)) == len(seen) == 6
 
 
 def test_training_leaves_torchs_random_numbers_and_threads_alone(settings):

@@ -4,16 +4,19 @@ import math
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from runs import config_of, trainer, with_settings
 from test_trainer import save_images, weights
 
 from diffreg.data.images import read_image, write_image
+from diffreg.metrics import folding
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.config import Config, load_config
 from diffreg.training.log import ValidationLog, read_log
 from diffreg.training.pretrained import checkpoint_path
+from diffreg.training.validation import validate
 
 
 @pytest.fixture
@@ -82,6 +85,34 @@ def test_the_validation_is_of_the_pairs_as_they_are(images, tmp_path):
     assert entry.total == pytest.approx(sum(totals) / 2, rel=1e-5)
     assert len(dices) == 1 and entry.dice_before == pytest.approx(dices[0], rel=1e-5)
     assert 0 < entry.dice <= 1 and entry.smallest_determinant > 0 and entry.folded_percent == 0
+
+
+def test_folds_and_overlaps_of_known_displacements(images, tmp_path):
+    """Of the first pair, which has labels, two of 23 x 19 cells fold; the second stays as it is."""
+    run = trainer(validated(images, tmp_path / "run"))
+    moved = torch.zeros(1, 2, 24, 20)
+    moved[:, 0] = -1.0  # voxel i shows voxel i - 1
+    moved[0, 0, 20, 4] += 1.5  # past its neighbour: an edge of -0.5
+    known = iter([moved, torch.zeros_like(moved)])
+    found = validate(
+        lambda moving, fixed: next(known),
+        run.validation,
+        lambda images, displacement, mask, truth: torch.arange(9.0) * displacement.std(),
+        run.ranks,
+        step=7,
+    )
+    terms = (torch.arange(9.0) * moved.std() / 2).tolist()
+    assert found[:6] == pytest.approx((7, *terms[:5]))
+    assert found[10:] == pytest.approx(terms[5:])
+    assert found.smallest_determinant == -0.5
+    assert found.folded_percent == pytest.approx(100 * 2 / (23 * 19) / 2)
+    sample = run.validation.sample(0)
+    a, b = (label[0, 0].numpy() > 0 for label in (sample.moving_label, sample.fixed_label))
+    shifted = np.concatenate([a[:1], a[:-1]])
+    assert not shifted[18:].any()
+    for overlap, warped in ((found.dice_before, a), (found.dice, shifted)):
+        assert overlap == pytest.approx(2 * (warped & b).sum() / (warped.sum() + b.sum()))
+    assert found.dice != pytest.approx(found.dice_before, abs=0.05)
 
 
 def test_without_labels_there_is_no_overlap(images, tmp_path):
@@ -288,8 +319,14 @@ def test_the_log_says_how_much_folds(images, tmp_path):
     with torch.no_grad():
         head = run.network.head
         head.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(50)
+    predict, fields = run._steps.step.predict, []
+    run._steps.step.predict = lambda *pair: fields.append(predict(*pair)) or fields[-1]
     entry = run.train_step()
     assert entry.smallest_determinant < 0 < entry.folded_percent <= 100
+    each = [folding(u) for u in fields[0].detach().split(1)]
+    assert entry.folded_percent == pytest.approx(np.mean([f["folded_percent"] for f in each]))
+    smallest = min(f["min_determinant"] for f in each)
+    assert entry.smallest_determinant == pytest.approx(smallest, rel=1e-4)
 
 
 def test_the_network_and_the_optimizer_of_a_run_cannot_be_replaced(images, tmp_path):
