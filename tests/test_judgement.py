@@ -184,6 +184,15 @@ def test_hardly_a_gain_is_named_unless_the_images_agree():
     assert "agreement" not in sentences(replace(signs, before=0.95, after=0.95))
 
 
+def test_what_was_gained_is_of_what_was_missing():
+    """To 1 of NCC, and to 2 of normalised mutual information."""
+    signs = signs_of(given(0))
+    within = replace(signs, measure="ncc", before=0.5, after=0.8)
+    across = replace(signs, measure="normalized_mutual_information", before=1.2, after=1.6)
+    assert (within.gained, across.gained) == pytest.approx((0.6, 0.5))
+    assert replace(signs, measure="ncc", before=1.0, after=1.0).gained == 1
+
+
 def test_volumes_in_a_mask_have_no_background_to_agree_on():
     """Of a ball of four tissues, seen in another contrast under noise."""
     places = np.indices((24, 22, 20)) - 11

@@ -10,7 +10,7 @@ from test_variational import known_warp, pair, texture
 from diffreg.fields import identity_grid
 from diffreg.losses import Objective, Weights
 from diffreg.ops import jacobian_determinant, warp
-from diffreg.registration import register_variational, terms
+from diffreg.registration import register_variational, terms, variational
 from diffreg.registration.unfolded import KEPT, SMALLEST_DETERMINANT, bounds_of, shortened_
 from diffreg.registration.whiteness import structured
 
@@ -38,6 +38,36 @@ def test_coarse_levels_are_stiffer(weights_of_levels, spacing):
     register_variational(moving, fixed, Objective("ncc", (7, 2, 3, 4), spacing=spacing))
     by_hand = [Weights(7, 32, 768, 4), Weights(7, 8, 48, 4), Weights(7, 2, 3, 4)]
     assert weights_of_levels == by_hand  # q = 4, 2, 1: q^2 times 2, q^4 times 3
+
+
+def test_the_similarity_of_a_part_of_the_image_weighs_as_much_as_the_part(weights_of_levels):
+    """In one half of the image the two differ by noise alone, in the other one is displaced."""
+    fixed = texture((64, 64))
+    moving = warp(fixed, 2 * known_warp((64, 64)))
+    moving[..., 32:] = fixed[..., 32:] + 0.1 * noise((64, 32), 0).to(fixed)
+    share = structured(moving, fixed)[1]
+    assert 0.2 < share < 0.8
+    register_variational(moving, fixed, Objective("ncc", (7, 2, 3, 4)), levels=1, iterations=1)
+    assert weights_of_levels == [pytest.approx((7 * share, 2, 3, 4))]
+
+
+def test_leaving_the_image_has_its_price_in_what_is_minimised(monkeypatch):
+    """Eight times the similarity's weight and the mean square of how far beyond, in sizes."""
+    goals = []
+    minimise = variational.minimise
+    monkeypatch.setattr(variational, "minimise", lambda *a: goals.append(a[0]) or minimise(*a))
+    moving, fixed = texture((24, 20)), texture((24, 20)).flip(3)
+    objective = Objective({"ncc": 1.0, "ssd": 0.5}, (3, 0, 0, 0))
+    register_variational(moving, fixed, objective, levels=1, iterations=1)
+    gone = torch.zeros(1, 2, 24, 20).to(fixed)
+    gone[:, 0] = 6.0
+    value, gradient = goals[0](gone)
+    alone, slope = objective.value_and_gradient_of(moving, fixed)(gone)
+    beyond = (torch.arange(24.0) + 6 - 23).clamp(min=0) / 24
+    factor = 8 * 3 * 1.5
+    assert float(value - alone) == pytest.approx(factor * float(beyond.square().mean()), rel=1e-5)
+    found = (gradient - slope)[0, 0, :, 0].float()
+    torch.testing.assert_close(found, factor * 2 * beyond / 24 / (24 * 20), rtol=1e-4, atol=1e-7)
 
 
 def test_iterations_are_counted_from_the_finest_level():

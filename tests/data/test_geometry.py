@@ -185,6 +185,27 @@ def test_a_linear_image_is_sampled_exactly_through_oblique_grids():
     np.testing.assert_allclose(found[inside], expected[inside], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("degrees", range(0, 90, 11))
+def test_an_image_has_its_lower_faces_and_not_its_upper_ones(degrees):
+    """Half a voxel beyond the outer centres, whatever the rounding of the map to them."""
+    moving = image(turned_volume(degrees), shape=(4, 5, 6))
+    for axis, length in enumerate(moving.shape):
+        size, start = [1, 1, 1], [1.25, 2.25, 2.25]
+        size[axis], start[axis] = length + 1, -0.5
+        planes = moving.affine.copy()
+        planes[:3, 3] += planes[:3, :3] @ start
+        inside = coverage(moving, image(planes, shape=tuple(size)))
+        assert inside.flatten().tolist() == [1] * length + [0]
+
+
+def test_a_grid_that_is_extended_keeps_its_voxels_where_they_are():
+    grid = image(turned_volume(), shape=(5, 6, 7)).grid
+    larger = grid.extended((3, 0, 2), (1, 4, 0))
+    assert larger.size == (9, 10, 9)
+    np.testing.assert_allclose((larger.affine @ [3, 0, 2, 1])[:3], grid.origin)
+    np.testing.assert_allclose(larger.axes, grid.axes)
+
+
 def test_a_placed_image_is_sampled_through_the_map():
     """T brings a fixed point to where it is sampled."""
     moving = image(data=torch.rand(6, 8))

@@ -33,6 +33,11 @@ def test_normalize_a_constant_and_an_almost_constant_image():
     assert normalize(spot).max() == 1
 
 
+def test_normalize_numbers_that_float32_does_not_tell_apart():
+    image = 1e9 + torch.tensor([0.0, 1.0, 2.0, 4.0], dtype=torch.float64).reshape(1, 1, 2, 2)
+    assert normalize(image, 0, 100).flatten().tolist() == [0, 0.25, 0.5, 1]
+
+
 @pytest.mark.parametrize("lower, upper", [(50, 50), (-1, 99), (1, 101), (float("nan"), 99)])
 def test_normalization_refuses_what_are_no_percentiles(lower, upper):
     with pytest.raises(ValueError, match="must be percentiles"):
