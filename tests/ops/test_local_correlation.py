@@ -38,13 +38,12 @@ def test_a_flat_window_has_no_gradient_of_its_own_variance():
     assert gradient.abs().max().item() == 0.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_equal_images_are_never_below_nothing(dtype):
+def test_images_in_a_line_are_never_below_nothing():
     """Rounding may take the squared correlation past 1."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(60, 1, 3, 4, dtype=dtype, generator=generator)
-    values = local_correlation(images, images, 9)
-    assert (values >= 0).all() and values.max() < 1e-6
+    images = torch.rand(200, 1, 3, 4, dtype=torch.float64, generator=generator)
+    values = local_correlation(images, 0.3 * images + 0.1, 9)
+    assert (values >= 0).all() and values.max() < 1e-12
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 15, 101])
