@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import codecs
 import errno
+import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 # What the system says where a disk, a quota or a file's allowed size is used up.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 255  # bytes of a file's name
+_OF_MARK = 20  # of them before a temporary one, at most
 _TRIAL = "trial"  # of whether a folder can be written into
 PROCESSES = Path("/proc")  # of Linux
+_ABANDONED = 86400.0  # seconds after which what another machine began to write is given up
+# What `_temporary` puts before a name: the process, where it runs, its RANK if it has one.
+_MARK = re.compile(r"\.(?P<number>[0-9]+)-(?P<place>[0-9a-f]{8})-(?P<rest>.*)", re.DOTALL)
 
 
 class FileWarning(UserWarning):
@@ -47,8 +56,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:  # told with the name that the user knows
+        named = error.filename
+        if error.errno in FULL if named is None else os.fspath(named) == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that fails says so above
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -56,22 +71,42 @@ def remove_leftovers(folder: str | Path) -> None:
 
     Args:
         folder: looked into, not below; files of processes that are alive stay, and all of them
-            where the system does not list its processes.
+            where the system does not list its processes. Those of other machines and containers,
+            whose processes nobody sees here, stay for a day.
     """
-    for path, number in _of_the_dead(Path(folder)):
-        if path.is_file():
-            path.unlink(missing_ok=True)
-        elif path.name.startswith(f".{number}-{_TRIAL}"):
-            with suppress(OSError):
+    for path, rest in _of_the_dead(Path(folder)):
+        with suppress(OSError):  # another process may have been faster
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+            elif rest.startswith(_TRIAL):
                 path.rmdir()
 
 
-def _of_the_dead(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Hidden names of processes that are not alive, with their numbers; none where nobody knows."""
-    for path in folder.glob(".[0-9]*-*") if PROCESSES.is_dir() else ():
-        number = path.name[1:].partition("-")[0]
-        if number.isdecimal() and not (PROCESSES / number).exists():
-            yield path, int(number)
+def _of_the_dead(folder: Path, own: str = "") -> Iterator[tuple[Path, str]]:
+    """Hidden names of processes that are not alive, each with what follows process and place.
+
+    Args:
+        folder: looked into, not below.
+        own: what follows in names that are this process's alone, wherever it ran before.
+    """
+    for path in folder.glob(".[0-9]*-*"):
+        found = _MARK.fullmatch(path.name)
+        if found is None:
+            continue
+        if found["place"] == _place():
+            dead = PROCESSES.is_dir() and not (PROCESSES / found["number"]).exists()
+        else:
+            dead = found["rest"] == own or _age(path) > _ABANDONED
+        if dead:
+            yield path, found["rest"]
+
+
+def _age(path: Path) -> float:
+    """Seconds since something was written; 0 where that cannot be seen."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 @contextmanager
@@ -102,10 +137,10 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     there = out.exists()
     folder = (out if there else out.absolute().parent) / _temporary(out.name)
     shutil.rmtree(folder, ignore_errors=True)  # of a process of that number, which was killed
-    # And of others that were to make the same; those of another machine look dead, too, but that
-    # is what a RANK in the name is for.
-    for path, number in _of_the_dead(folder.parent):
-        if path.name == _temporary(out.name, number):
+    # And of others that were to make the same; of another machine only where they had this RANK.
+    same = _MARK.fullmatch(folder.name)["rest"]  # type: ignore[index]
+    for path, rest in _of_the_dead(folder.parent, same if _rank() else ""):
+        if rest == same:
             shutil.rmtree(path, ignore_errors=True)
     try:
         folder.mkdir()
@@ -131,15 +166,65 @@ def _appear(folder: Path, out: Path) -> None:
         ) from None
 
 
-def _temporary(name: str, number: int | None = None) -> str:
-    """A hidden name of this process, or of one, with the same ending, as long as names may be."""
-    mark = f".{os.getpid() if number is None else number}-"
-    rank = os.environ.get("RANK", "")
-    if rank.isdigit():  # processes of several machines, on one disk, may have the same number
-        mark += f"{rank}-"
-    while len(os.fsencode(mark + name)) > _LONGEST:
+def _temporary(name: str) -> str:
+    """A hidden name of this process with the same ending, as long as names may be."""
+    rank = _rank()
+    rest = f"{rank}-{name}" if rank else name
+    while len(os.fsencode(rest)) > _LONGEST - _OF_MARK:  # the same whatever the process's number
         name = name[1:]
-    return mark + name
+        rest = f"{rank}-{name}" if rank else name
+    return f".{os.getpid()}-{_place()}-{rest}"
+
+
+def _rank() -> str:
+    """RANK, in the names of several processes that share a folder; "" of one alone."""
+    rank = os.environ.get("RANK", "")
+    return rank if rank.isdigit() else ""
+
+
+@cache
+def _place() -> str:
+    """Eight letters for where a process has its number: this machine, since it was started, and
+    this container. In another one there may be a process of the same number, or none."""
+    parts = [platform.node()]
+    with suppress(OSError):
+        parts.append((PROCESSES / "sys/kernel/random/boot_id").read_text())
+    with suppress(OSError):
+        parts.append(os.readlink(PROCESSES / "self/ns/pid"))
+    return hashlib.sha256(" ".join(parts).encode(errors="replace")).hexdigest()[:8]
+
+
+@contextmanager
+def alone_in(folder: str | Path, refusal: str) -> Iterator[None]:
+    """No other process is inside with the same folder, on this machine or, as far as a network disk
+    has locks, on another; one that was killed is none.
+
+    Args:
+        folder: it must exist, and be writable.
+        refusal: what is said where there is one.
+
+    Raises:
+        ValueError: there is one.
+
+    Example: `with alone_in("run", "run is in use"): ...`
+    """
+    try:
+        import fcntl
+    except ImportError:  # of another system
+        yield
+        return
+    path = Path(folder) / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise ValueError(refusal) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def read_text(path: str | Path) -> str:

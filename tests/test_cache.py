@@ -10,6 +10,7 @@ import torch
 from runs import SHAPE, config_of, head
 from test_trainer import save_images, weights
 
+from diffreg import _files
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.images import read_part
 from diffreg.data.pairs import PairDataset, find_pairs
@@ -131,12 +132,12 @@ def test_writing_that_is_interrupted_leaves_no_half_file(tmp_path, monkeypatch):
     kept = Kept(tmp_path / "cache")
     value = torch.arange(12.0).reshape(3, 4)
 
-    def interrupted(path, array, **_):
-        path.write_bytes(array.tobytes()[:20])
+    def interrupted(file, array, **_):
+        file.write(array.tobytes()[:20])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(np, "save", interrupted)
+        patch.setattr(np.lib.format, "write_array", interrupted)
         with pytest.raises(KeyboardInterrupt):
             kept.put(("a",), value)
     assert kept.get(("a",)) is MISSING and not list((tmp_path / "cache").iterdir())
@@ -145,7 +146,7 @@ def test_writing_that_is_interrupted_leaves_no_half_file(tmp_path, monkeypatch):
     for content in (b"", file.read_bytes()[:-8]):  # of a computer that went down
         file.write_bytes(content)
         assert kept.get(("a",)) is MISSING
-    dead = tmp_path / "cache" / f".999999999-{file.name}"
+    dead = tmp_path / "cache" / f".999999999-{_files._place()}-{file.name}"
     dead.touch()  # of a process that was killed
     Kept(tmp_path / "cache")
     assert not dead.exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffreg import _files
 from diffreg.cli.main import main
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.normalization import Normalization
@@ -300,7 +301,7 @@ def test_only_a_full_disk_stops_the_run(number, lost, folder, monkeypatch, capsy
 
     def fail(result, out, **keywords):
         if out.name.startswith("0002"):
-            raise OSError(number, os.strerror(number), f"{out}/.1-metrics.json")
+            raise OSError(number, os.strerror(number), f"{out}/.{os.getpid()}-metrics.json")
         return write(result, out, **keywords)
 
     monkeypatch.setattr(cohort, "write_registration", fail)
@@ -369,7 +370,8 @@ def test_results_that_were_damaged_lose_no_other(folder, capsys):
 
 def test_what_a_killed_process_left_goes_with_the_next(folder):
     (folder / "out").mkdir()
-    (folder / "out" / ".999999999-trialx").mkdir()
-    (folder / "out" / ".999999999-metrics.csv").touch()
+    mark = f".999999999-{_files._place()}-"
+    (folder / "out" / f"{mark}trialx").mkdir()
+    (folder / "out" / f"{mark}metrics.csv").touch()
     assert run("register", "some.csv", "-o", "out", "--no-report") == 2
     assert not list((folder / "out").glob(".*"))

@@ -2,11 +2,14 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import diffreg
 from diffreg.ops import _core
@@ -113,3 +116,30 @@ def test_what_the_docs_name_is_reached_from_diffreg_alone():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_waits_for_no_thread_that_it_does_not_have():
+    """As multiprocessing.Pool makes them: OpenMP's threads are those of the parent."""
+    before = torch.get_num_threads()
+    moving, displacement = torch.rand(1, 1, 512, 512), torch.rand(1, 2, 512, 512)
+    try:
+        torch.set_num_threads(2)
+        diffreg.ops.warp(moving, displacement)
+        child = os.fork()
+        if child == 0:
+            diffreg.ops.warp(moving, displacement)
+            (moving @ moving).exp_()
+            os._exit(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    for _ in range(600):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert os.waitstatus_to_exitcode(status) == 1
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("it waits for ever")

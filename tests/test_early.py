@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,13 @@ from test_trainer import save_images
 
 import diffreg
 from diffreg import _files
-from diffreg._files import remove_leftovers, require_folder, require_place, staged
+from diffreg._files import (
+    remove_leftovers,
+    replacing,
+    require_folder,
+    require_place,
+    staged,
+)
 from diffreg.affine import start as starts
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
@@ -29,10 +36,21 @@ from diffreg.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (24, 20)
+GONE = 2**22 + 1  # a number that no process has
 
 
 def never(*arguments, **named):
     raise AssertionError("the long work has begun")
+
+
+def mark_of(number, name):
+    """The temporary name of a process of that number here."""
+    return _files._temporary(name).replace(f".{os.getpid()}-", f".{number}-", 1)
+
+
+def elsewhere(number, name):
+    """And on another machine, or in another container."""
+    return mark_of(number, name).replace(_files._place(), "0123abcd", 1)
 
 
 @pytest.fixture
@@ -70,7 +88,7 @@ def test_a_link_to_nowhere_above_is_found(tmp_path):
 
 
 def test_threads_try_one_folder_and_leave_nothing(tmp_path):
-    (tmp_path / f".{2**22 + 1}-trial").mkdir()  # of a process that is gone
+    (tmp_path / mark_of(GONE, "trial")).mkdir()
     with ThreadPoolExecutor(8) as threads:
         assert len(list(threads.map(lambda _: require_folder(tmp_path, "it"), range(400)))) == 400
     remove_leftovers(tmp_path)
@@ -80,15 +98,45 @@ def test_threads_try_one_folder_and_leave_nothing(tmp_path):
 @pytest.mark.parametrize("name", ["0002_m_to_f", "b" * 255])
 def test_what_a_killed_process_had_staged_goes_when_it_is_made_again(name, tmp_path):
     """And nothing else: not what another process is at, nor what is to become another result."""
-    gone, parent = 2**22 + 1, 1
-    left = tmp_path / _files._temporary(name, gone)
-    kept = [tmp_path / _files._temporary(*of) for of in ((name, parent), ("0001_m_to_f", gone))]
-    for folder in (left, *kept):
+    left = tmp_path / mark_of(GONE, name)
+    parent = tmp_path / mark_of(1, name)
+    others = [parent, tmp_path / mark_of(GONE, "0001_m_to_f"), tmp_path / elsewhere(GONE, name)]
+    for folder in (left, *others):
         folder.mkdir()
         (folder / "warped.nii.gz").touch()
     with staged(tmp_path / name) as inside:
         (inside / "metrics.json").touch()
-    assert set(tmp_path.iterdir()) == {*kept, tmp_path / name}
+    assert set(tmp_path.iterdir()) == {*others, tmp_path / name}
+
+
+def test_what_another_machine_writes_stays_a_day(tmp_path):
+    """Its processes, and those of another container, are not among those that are seen here."""
+    new, old = (tmp_path / elsewhere(1, name) for name in ("new.npy", "old.npy"))
+    for file in (new, old):
+        file.touch()
+    os.utime(old, (time.time() - 90000,) * 2)
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [new]
+
+
+def test_a_rank_that_goes_on_elsewhere_removes_what_it_had_staged(tmp_path, monkeypatch):
+    left, other = (tmp_path / elsewhere(GONE, f"{rank}-out") for rank in (3, 2))
+    for folder in (left, other):
+        folder.mkdir()
+    monkeypatch.setenv("RANK", "3")
+    with staged(tmp_path / "out"):
+        pass
+    assert set(tmp_path.iterdir()) == {other, tmp_path / "out"}
+
+
+def test_processes_of_one_number_do_not_write_the_same_file(tmp_path, monkeypatch):
+    """Each container has a process 1, and they may share a cache."""
+    with replacing(tmp_path / "a.npy") as here:
+        here.write_text("here")
+        monkeypatch.setattr(_files, "_place", lambda: "0123abcd")
+        with replacing(tmp_path / "a.npy") as there:
+            there.write_text("there")
+    assert (tmp_path / "a.npy").read_text() == "here"
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "jacobian.nii.gz"])

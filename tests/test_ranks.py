@@ -13,7 +13,7 @@ from torch import distributed
 
 from diffreg.cli.main import main
 from diffreg.training.log import read_log
-from diffreg.training.ranks import Ranks, joined
+from diffreg.training.ranks import Ranks, _telling_of_others, joined
 
 pytestmark = pytest.mark.slow
 
@@ -134,3 +134,21 @@ def test_a_gpu_that_is_not_there(tmp_path):
         pass
     with pytest.raises(ValueError, match="torch finds no GPU"):
         trainer(config_of(save_images(tmp_path / "images"), tmp_path / "run", device="cuda"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer."),
+        torch.distributed.DistNetworkError("The server socket has failed to listen\nport: 29500"),
+    ],
+)
+def test_a_rank_whose_other_is_gone_says_so_in_a_line(error):
+    said = r"another process of the run ended.*--resume"
+    with pytest.raises(ConnectionError, match=said), _telling_of_others():
+        raise error
+
+
+def test_a_fault_of_a_rank_alone_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="shapes"), _telling_of_others():
+        raise RuntimeError("shapes do not fit")

@@ -201,9 +201,9 @@ def trainer(model: str, shape: Sequence[int], precision: str) -> list[Kernel]:
         steps.step._checked = True
         steps.batch = SentAhead(dataset, samples, lambda draws: draws, torch.device("cpu")).next
         steps.run = graphs._Graph(steps.step, steps.batch(0), None)
-        counted(lambda: steps.take(0))  # Adam makes its state
+        counted(lambda: steps.take(0, steps.drawn(0)))  # Adam makes its state
         steps.log.taken.clear()
-        return counted(lambda: steps.take(1))
+        return counted(lambda: steps.take(1, steps.drawn(1)))
 
 
 def halved_on_a_gpu(image: Tensor) -> Tensor:

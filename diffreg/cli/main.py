@@ -8,7 +8,6 @@ Its words are in diffreg.cli.parser, what the commands do in diffreg.cli.command
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -20,9 +19,12 @@ from typing import Any
 
 from diffreg._files import FULL
 from diffreg._own_code import place_of
+from diffreg._stopping import ENDING, Stopped, waits
 from diffreg.cli.notices import warning_in_lines
 from diffreg.cli.parser import parsed
+from diffreg.cli.streams import STANDARD_OUTPUT, drop_output, streams
 
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away
 
 
@@ -33,30 +35,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `diffreg` on the command line; None: this process's.
 
     Returns:
-        The exit status: 0, 2 for a user's mistake, 130 when interrupted, 143 when terminated.
+        The exit status: 0, 2 for a user's mistake, 128 and its number where a signal ended it: 130
+        when interrupted, 143 when terminated.
 
     Example:
         >>> from diffreg.cli.main import main
         >>> main(["apply", "missing.nii.gz", "label.nii.gz", "-o", "out.nii.gz"])
         2
     """
-    options = parsed(arguments)
-    for stream in (sys.stdout, sys.stderr):  # names of files may hold what has no letters there
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    with streams():
+        return _run(parsed(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
+    """The exit status of a command."""
     try:
         with _stopping(), warning_in_lines():
-            return options.run(options)
+            status: int = options.run(options)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt as stopped:
         number = stopped.args[0] if stopped.args else signal.SIGINT
-        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        word = _WORDS.get(number) or f"ended by {signal.Signals(number).name}"
         print(f"diffreg: {word}; {options.safe(options)}", file=sys.stderr)
-        return 128 + number
-    except BrokenPipeError:  # `diffreg ... | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE, which not every system has
+        return int(128 + number)
     except Exception as error:
         message = _message(error, options)
+        if getattr(error, "filename", None) == STANDARD_OUTPUT:
+            drop_output()
+            if isinstance(error, BrokenPipeError):  # `diffreg ... | head`: nobody reads on
+                return 141  # 128 + SIGPIPE, which not every system has
         if message is None or os.environ.get("DIFFREG_DEBUG"):
             raise
         # A full disk is of no line of anybody's.
@@ -79,25 +87,16 @@ def _message(error: Exception, options: argparse.Namespace) -> str | None:
         return f"{type(error).__name__}: {text}" if place_of(error) else None
     if isinstance(error, OSError) and error.errno is not None and error.strerror is not None:
         out, name = str(getattr(options, "out", "")), str(error.filename or "")
-        if error.errno in FULL:
-            full = out or "standard output"
-            return f"{full}: {error.strerror.lower()}: no file was left half-written"
         place = out if out and (not name or f".{os.getpid()}-" in name) else name
+        if error.errno in FULL:
+            return f"{place}: {error.strerror.lower()}: no file was left half-written"
         return f"{place}: {error.strerror.lower()}" if place else text
     return text or type(error).__name__
 
 
-class _Stopped(KeyboardInterrupt):
-    """A signal came.
-
-    A class of its own: KeyboardInterrupt itself, raised while a library runs exec(), makes CPython
-    end the process by SIGINT whatever exit status is asked for.
-    """
-
-
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Ctrl-C and SIGTERM both end the command through its `finally`s."""
+    """Ctrl-C, SIGTERM and what else queues send end the command through its `finally`s."""
     last = [-_GRACE]
     caught: list[int] = []
     again: list[threading.Timer] = []
@@ -109,11 +108,13 @@ def _stopping() -> Iterator[None]:
         now = time.monotonic()
         if now - last[0] >= _GRACE:
             last[0] = now
-            raise _Stopped(number)
+            if waits(number):
+                return
+            raise Stopped(number)
 
     def swallowed(report: Any) -> None:
         """Python drops, with a trace, what a finalizer or a weak reference's callback raises."""
-        if not isinstance(report.exc_value, _Stopped):
+        if not isinstance(report.exc_value, Stopped):
             return others(report)
         last[0] = -_GRACE
         number = report.exc_value.args[0]
@@ -123,17 +124,18 @@ def _stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    both = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in both}
+    # What is ignored, as `nohup` has it, stays so.
+    ours = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in ours}
     sys.unraisablehook = swallowed
     try:
         yield
         # A library may have swallowed the exception, or made another one of it.
         if caught:
-            raise _Stopped(caught[0])
+            raise Stopped(caught[0])
     except Exception as error:
         if caught:
-            raise _Stopped(caught[0]) from error
+            raise Stopped(caught[0]) from error
         raise
     finally:
         sys.unraisablehook = others

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -99,8 +100,10 @@ class Kept:
 
     def put(self, key: Any, value: Any, image: Any = None) -> Any:
         array = np.zeros(()) if value is None else value.contiguous().numpy()
-        with replacing(self._path(key)) as temporary:
-            np.save(temporary, array, allow_pickle=False)
+        with replacing(self._path(key)) as temporary, temporary.open("wb") as file:
+            # Not to a file as such: numpy then says of a full disk how much it wrote, not why.
+            through = SimpleNamespace(write=file.write)
+            np.lib.format.write_array(through, array, allow_pickle=False)
         return self.get(key)
 
     def _path(self, key: Any) -> Path:

@@ -108,6 +108,16 @@ def _define_schemas() -> torch.library.Library:
     return library
 
 
+def _one_thread() -> None:
+    """In a process that was forked, such as one of multiprocessing.Pool: torch's other threads are
+    not there, and who wakes them waits for ever. torch's DataLoader does so in its workers."""
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread)
+
 _asked_for_none = os.environ.get("DIFFREG_CPU") == "none"
 HAS_CORE = not _asked_for_none and (LIBRARY.exists() or any(PACKAGE.glob("_cpu_*.so")))
 if HAS_CORE:

@@ -47,6 +47,7 @@ def contents_of(trainer: Any) -> dict[str, Any]:
         "epoch": epoch,
         "place_in_epoch": place,
         "best": trainer.best,
+        "unvalidated": trainer.unvalidated,
         "validation": validation.names if validation else [],
         "spacing": list(dataset.spacing or ()),
         "spacing_mm": [list(lengths) for lengths in dataset.spacing_mm],

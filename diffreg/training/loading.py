@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, get_worker_info
+
+from diffreg._stopping import ENDING
 
 Share = Callable[[Sequence[int]], Sequence[int]]
 Steps = Callable[[], Iterator[Sequence[int]]]
@@ -51,21 +56,17 @@ class Ahead:
 
         Raises:
             Exception: what the DataLoader gave in place of a batch.
-            ChildProcessError: a worker was killed.
+            OSError: of `telling_of_workers`.
         """
         step = numbers[0] // self.size
-        if self._batches is None or step != self._step:
-            self._batches = iter(self._loader(step, pinned))
         try:
-            found = next(self._batches)
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
+            with telling_of_workers(self.workers):
+                if self._batches is None or step != self._step:
+                    self._batches = iter(self._loader(step, pinned))
+                found = next(self._batches)
+        except OSError:
             self.close()
-            raise ChildProcessError(
-                "a process that reads ahead was killed, perhaps for want of memory, of /dev/shm "
-                "too: go on with --resume and fewer data.workers"
-            ) from error
+            raise
         if isinstance(found, Exception):
             self.close()
             raise found from found.__cause__ or getattr(found, "trace", None)
@@ -78,14 +79,87 @@ class Ahead:
 
     def _loader(self, step: int, pinned: bool) -> DataLoader[Any]:
         dataset, options = self.data(partial(_steps, step, self.size, self.share))
+        if self.workers:
+            _allow_files()
         return DataLoader(
             dataset,
             collate_fn=partial(_handed_on, options.pop("collate_fn", _same)),
             num_workers=self.workers,
+            worker_init_fn=_heed_second_signal,
             pin_memory=pinned,
             generator=torch.Generator(),  # torch's own stays as it was
             **options,
         )
+
+
+@contextmanager
+def telling_of_workers(workers: int) -> Iterator[None]:
+    """What befalls the processes that read ahead is an OSError in words.
+
+    torch raises it wherever this process is just then: what is around all of the steps needs this.
+
+    Args:
+        workers: how many there are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error).startswith("DataLoader worker"):
+            raise ChildProcessError(
+                "a process that reads ahead was killed, perhaps for want of memory, of /dev/shm "
+                "too: go on with --resume and fewer data.workers"
+            ) from error
+        if _OPEN in str(error):
+            raise _too_many_files() from error
+        raise
+    except OSError as error:
+        if not workers or error.errno not in _UNSTARTED or error.filename is not None:
+            raise
+        if error.errno == errno.EMFILE:
+            raise _too_many_files() from error
+        raise ChildProcessError(
+            f"{workers} processes that read ahead could not be started, "
+            f"{str(error.strerror).lower()}: set fewer data.workers"
+        ) from error
+
+
+_OPEN = "Too many open files"
+_UNSTARTED = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+
+
+def _too_many_files() -> OSError:
+    return OSError(
+        "too many open files: each array that data.workers hand on is one; allow more (ulimit -n), "
+        "or set fewer data.workers"
+    )
+
+
+def _allow_files() -> None:
+    """This process and its workers may open as many files as the system lets them ask for."""
+    try:
+        import resource
+    except ImportError:  # of another system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+_FILES = 2**16  # more than any batches have arrays
+
+
+def _heed_second_signal(_: int) -> None:
+    """In a worker: what a queue or a terminal sends to all processes is for the one that takes the
+    steps, which ends the workers when it has what it needs of them."""
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, once)
 
 
 def _same(found: Any) -> Any:
@@ -104,6 +178,8 @@ def _handed_on(collate: Callable[[Any], Any], read: Any) -> Any:
         for tensor in _tensors(found):
             tensor.share_memory_()
     except RuntimeError as error:
+        if _OPEN in str(error):
+            return traced(_too_many_files())
         return traced(
             OSError(
                 f"data.workers hand on what they read in shared memory, /dev/shm, and could not "

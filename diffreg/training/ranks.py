@@ -84,6 +84,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         The ranks; they speak gloo on CPUs and nccl on GPUs.
 
     Raises:
+        ConnectionError: another rank ended, or cannot be reached.
         ValueError: "cuda" where there is no GPU, or fewer GPUs than ranks on this machine; or what
             is in the environment is no rank.
 
@@ -107,7 +108,13 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
     place = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(place)
-    distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    with _telling_of_others():
+        distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        yield from _in_group(kind, local, count, place)
+
+
+def _in_group(kind: str, local: int, count: int, place: torch.device) -> Iterator[Ranks]:
+    """The ranks of a group that is there; it ends with them."""
     try:
         yield Ranks(distributed.get_rank(), count, place)
         # gloo's threads still let go of the last sums, which are Python's: one that does so while
@@ -121,6 +128,21 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
             _leave()
         raise
     _leave()
+
+
+@contextmanager
+def _telling_of_others() -> Iterator[None]:
+    """That another process ended, or cannot be reached, is one line; its own lines say why."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise ConnectionError(
+            "another process of the run ended, or cannot be reached, and this one with it: go on "
+            f"with --resume ({reason:.200})"
+        ) from error
 
 
 def _leave() -> None:

@@ -31,12 +31,15 @@ class Steps:
         self.batch = batches(dataset, size, ranks.share, ranks.device)
         self.log = LogRing(size, ranks.device)
 
-    def take(self, number: int) -> None:
-        """The step of that number, 0 being the first; its line of the log is not read yet."""
+    def drawn(self, number: int) -> Any:
+        """What the step of that number, 0 being the first, is taken on; it may be waited for."""
+        self.log.begin()
+        return self.batch(number)
+
+    def take(self, number: int, batch: Any) -> None:
+        """The step of that number on what it draws; its line of the log is not read yet."""
         settings, ranks = self.step.config.training, self.step.ranks
         optimization = self.step.optimization
-        self.log.begin()
-        batch = self.batch(number)
         check_parameters(optimization.network, optimization.optimizer)
         optimization.network.train()
         rate = optimization.prepare(number)

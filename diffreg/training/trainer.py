@@ -7,8 +7,9 @@ it had never stopped, on as many processes as there then are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 from torch import nn
 
 from diffreg._extras import require
-from diffreg._files import remove_leftovers, require_folder, require_place
+from diffreg._files import alone_in, remove_leftovers, require_folder, require_place
+from diffreg._stopping import Stopped, whole
 from diffreg.models import in_memory_order
 from diffreg.training._parts import Parts
 from diffreg.training.callbacks import callbacks_of, tell, telling
@@ -31,6 +33,7 @@ from diffreg.training.checkpoint import (
 from diffreg.training.config import Config
 from diffreg.training.continuing import check_same_run, contents_of, goes_on, weights_of
 from diffreg.training.datasets import datasets
+from diffreg.training.loading import telling_of_workers
 from diffreg.training.log import StepLog, ValidationLog
 from diffreg.training.optimization import Optimization, check_parts
 from diffreg.training.own import OwnModel, check_trainable, needed, set_checkpointing, settled
@@ -42,6 +45,10 @@ from diffreg.training.terms import check_window, measure, objective_of
 from diffreg.training.validation import picture, predictor, validate
 
 LAST, BEST = "last.pt", "best.pt"
+_IN_USE = (
+    "another process trains into {}: give another training.out; the processes of one run are "
+    "started by torchrun"
+)
 
 
 class NonFiniteLoss(ValueError):
@@ -111,6 +118,8 @@ class Trainer(Parts):
         self.optimizer = self.optimization.optimizer
         self.step = 0
         self.best: dict[str, float] = {}
+        self.unvalidated = False  # whether the run was stopped before the validation of its step
+        self._validated = 0  # the step of the last one
         self._saved: int | None = None  # the step of last.pt
         wrapped: Any = ranks.wrapped(self.network)
         running = torch.compile(wrapped) if settings.compile else wrapped
@@ -136,11 +145,12 @@ class Trainer(Parts):
     def train(self) -> None:
         """Take the steps that are left; afterwards `out` holds last.pt and log.csv.
 
-        With pairs to validate on also best.pt, validation.csv and a picture of one pair a time.
+        With pairs to validate on also best.pt, validation.csv and a picture of one pair a time. A
+        signal that ends the command, Ctrl-C apart, does so after the step, with a checkpoint.
 
         Raises:
             NonFiniteLoss: the run stopped; the last good checkpoint is kept.
-            ValueError: the output folder cannot be written to.
+            ValueError: the output folder cannot be written to, or another process trains into it.
             ImportError: there are pairs to validate on, and no matplotlib.
         """
         settings = self.config.training
@@ -151,26 +161,57 @@ class Trainer(Parts):
         if self.ranks.first:
             remove_leftovers(self.out)
         with (
+            alone_in(self.out, _IN_USE.format(self.out)) if self.ranks.first else nullcontext(),
             running(settings.threads, self.ranks.device),
             closing(self.dataset),
+            telling_of_workers(self.config.data.workers),
             telling(self.callbacks, self),
             progress_bar(self.out.name, settings.steps, self.step, self.progress) as show,
         ):
-            while self.step < settings.steps and not self.stopped_early:
-                self._take_step()
-                last = self.step == settings.steps
-                validating = last or self.step % settings.validate_every == 0
-                saving = last or self.step % settings.checkpoint_every == 0
-                if self._steps.full or validating or saving:
-                    for entry in self._read_steps():
-                        tell(self.callbacks, "on_step", self, entry)
-                        show(entry)
-                if self.validation and validating:
-                    self._validate()
-                if saving or self.stopped_early:
-                    self.save_checkpoint()
-            if self._saved != self.step:  # steps taken before by `take`
+            try:
+                self._go_on(show)
+            except Stopped as stopped:
+                # Ctrl-C breaks off a step.
+                if stopped.args[0] != signal.SIGINT and self.step:
+                    validating = self._due(settings.validate_every)
+                    self.unvalidated = validating and self._validated != self.step
+                    self._tell_steps(show)
+                    self._save_news()
+                raise
+
+    def _go_on(self, show: Callable[[StepLog], None]) -> None:
+        """The steps that are left, with validations and checkpoints."""
+        settings = self.config.training
+        if self.validation and self.unvalidated:
+            self._validate()
+            self._saved = None  # what it found is news
+        self.unvalidated = False
+        while self.step < settings.steps and not self.stopped_early:
+            self._take_step()
+            saving = self._due(settings.checkpoint_every)
+            if self._steps.full or self._due(settings.validate_every) or saving:
+                self._tell_steps(show)
+            if self.validation and self._due(settings.validate_every):
+                self._validate()
+            if saving or self.stopped_early:
                 self.save_checkpoint()
+        self._save_news()  # steps taken before by `take`
+
+    def _tell_steps(self, show: Callable[[StepLog], None]) -> None:
+        """Of the steps since the last time."""
+        with whole():
+            for entry in self._read_steps():
+                tell(self.callbacks, "on_step", self, entry)
+                show(entry)
+
+    def _due(self, every: int) -> bool:
+        """Whether what is done every so many steps, and after the last one, is at this one."""
+        return self.step == self.config.training.steps or self.step % every == 0
+
+    def _save_news(self) -> None:
+        """A checkpoint, unless the last one is of this step."""
+        if self._saved != self.step:
+            self.save_checkpoint()
 
     def train_step(self) -> StepLog:
         """One optimisation step on the next batch, of which every rank computes its share."""
@@ -196,8 +237,12 @@ class Trainer(Parts):
 
     def _take_step(self) -> None:
         """One step, whose line of the log stays where it is computed until it is read."""
-        self._steps.take(self.step)
-        self.step += 1
+        # A rank that left before its part in a step would break it off for the others.
+        alone = self.ranks.count == 1
+        batch = self._steps.drawn(self.step) if alone else None
+        with whole():  # weights and step are of each other
+            self._steps.take(self.step, batch if alone else self._steps.drawn(self.step))
+            self.step += 1
 
     def _read_steps(self) -> Iterator[StepLog]:
         """The lines of the steps since the last time; the host waits for the device.
@@ -241,8 +286,9 @@ class Trainer(Parts):
         if not self.ranks.first:
             return
         path = self.out / LAST if path is None else Path(path)
-        write_checkpoint(path, contents_of(self))
-        self._saved = self.step if path == self.out / LAST else self._saved
+        with whole():
+            write_checkpoint(path, contents_of(self))
+            self._saved = self.step if path == self.out / LAST else self._saved
         tell(self.callbacks, "on_checkpoint", self, path)
 
     def load_checkpoint(self, path: str | Path) -> None:
@@ -259,7 +305,9 @@ class Trainer(Parts):
         check_same_run(contents, self.config, self.dataset, path)
         self.optimization.load(contents, path)
         self._steps.forget()
-        self.step = self._saved = contents["step"]
+        self.step = self._saved = self._validated = contents["step"]
+        if contents.get("unvalidated"):
+            self.unvalidated, self._validated = True, 0
         # What was best on other pairs, or in training, is not what is best on these.
         names = self.validation.names if self.validation else []
         self.best = contents["best"] if names and contents.get("validation", names) == names else {}
@@ -289,6 +337,7 @@ class Trainer(Parts):
         if self.ranks.first and self.validation is not None:
             shown = picture(self._measured, self.validation, self.ranks.device)
             tell(self.callbacks, "on_validation", self, entry, shown)
+        self._validated = self.step
 
     def _stop(self, entry: StepLog) -> None:
         size, kept = self.config.training.batch_size, self.out / LAST
