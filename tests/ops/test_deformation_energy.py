@@ -198,6 +198,7 @@ def test_penalties_by_hand(function, penalty, threshold, J, value):
         ("hinge", None, 0.3, 0.0),
         ("relu", None, -0.3, -1.0),
         ("relu", None, 0.3, 0.0),
+        ("relu", None, 0.0, 0.0),
     ],
 )
 def test_slopes_of_penalties_by_hand(penalty, threshold, J, slope):

@@ -139,6 +139,18 @@ def test_an_upstream_gradient_that_is_nan_goes_to_what_was_read(interpolation, p
 
 
 @pytest.mark.core
+@pytest.mark.parametrize("interpolation", ["linear", "nearest", "cubic"])
+def test_an_upstream_gradient_of_0_passes_on_no_displacement_that_is_nan(interpolation):
+    image = uniform((1, 1, 4, 5), torch.float64).requires_grad_()
+    u = torch.zeros(1, 2, 4, 5, dtype=torch.float64)
+    u[0, 1, 1, 2] = math.nan
+    upstream = torch.ones(1, 1, 4, 5, dtype=torch.float64)
+    upstream[..., 1, 2] = 0
+    (found,) = torch.autograd.grad(warp(image, u, interpolation), image, upstream)
+    torch.testing.assert_close(found, upstream, rtol=0, atol=0)
+
+
+@pytest.mark.core
 @pytest.mark.slow
 def test_voxels_have_the_same_bits_read_as_pairs_and_by_gathers():
     """A processor reads in the one way that it is faster in, and the other tests know that one."""
