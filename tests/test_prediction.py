@@ -14,6 +14,7 @@ from torch import nn
 from diffreg.cli.main import main
 from diffreg.data.prepare import prepare, relative_spacing
 from diffreg.data.transforms import read_displacement
+from diffreg.data.voxels import Voxels
 from diffreg.fields import fold_certificate
 from diffreg.losses import Objective
 from diffreg.models import build_model
@@ -119,6 +120,9 @@ def test_what_knows_no_contrast_is_refined_by_what_suits_the_pair(asked):
     assert (own.similarity, within.similarity) == ("as trained", "ncc+lncc")
     assert "contrast" not in own.metrics
     assert not within.metrics["contrast"]["across"] and across.metrics["contrast"]["across"]
+    thin = Voxels((1.0, 8.0))  # what it knows
+    register(MOVING, FIXED, contrast_free=True, trained_on=thin, **options)
+    assert list(asked[-1][2].similarity) == ["pls"]
 
 
 def test_the_mask_counts(asked):

@@ -125,17 +125,32 @@ def as_trained(result: Registration, voxels: Voxels | None) -> Registration:
     Example: `as_trained(result, Voxels((1.0, 1.0, 1.0))).warnings`
     """
     refined = result.method == "refined network"
-    unlike = _unlike(result.fixed, voxels or Voxels(), refined)
+    unlike = _unlike(result.fixed, voxels, refined)
     warnings = [*unlike, *result.metrics["warnings"]]
     return replace(result, metrics={**result.metrics, "warnings": warnings})
 
 
-def _unlike(fixed: Image, voxels: Voxels, refined: bool) -> list[str]:
-    """Displacements are in voxels: of finer ones they are longer than what the network knows."""
+def knows(voxels: Voxels | None, fixed: Image) -> bool:
+    """Whether a network that was trained on such voxels knows the fixed image's.
+
+    Displacements are in voxels: of finer ones they are longer than what the network knows.
+
+    Args:
+        voxels: None: not known.
+        fixed: the fixed image.
+
+    Example: `knows(Voxels((1.0, 1.0, 1.0)), fixed)`
+    """
     if fixed.kind != "nifti":  # without a place, and so without lengths
+        return True
+    voxels = voxels or Voxels()
+    return voxels.stretched(fixed.spacing) <= STRETCHED and voxels.finer(fixed.spacing) <= FINER
+
+
+def _unlike(fixed: Image, voxels: Voxels | None, refined: bool) -> list[str]:
+    if knows(voxels, fixed):
         return []
-    if voxels.stretched(fixed.spacing) <= STRETCHED and voxels.finer(fixed.spacing) <= FINER:
-        return []
+    voxels = voxels or Voxels()
     in_part = ", for which the refinement makes up in part" if refined else ""
     return [
         f"The network was trained on voxels of {voxels.words}, and on these, of "

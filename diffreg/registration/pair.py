@@ -25,7 +25,7 @@ from diffreg.registration.channels import Channel
 from diffreg.registration.devices import device_named
 from diffreg.registration.finished import Ending, Found, finished
 from diffreg.registration.goal import Goal, continued, schedule_of, with_proportions
-from diffreg.registration.judgement import as_trained, started
+from diffreg.registration.judgement import as_trained, knows, started
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words
@@ -122,7 +122,8 @@ def register(
         trained_on: the voxels that the network knows, as `load_network` gives them: others are a
             warning.
         contrast_free: whether the network was trained for any contrast, as `load_network` says it:
-            then the refinement of a pair of one contrast minimises what suits that.
+            then the refinement of a pair of one contrast, on voxels that it knows, minimises what
+            suits that.
 
     Returns:
         The registration.
@@ -279,7 +280,8 @@ def register_batch(
             result = finished(pair, u, v, Found("network", names, seconds), ending)
             origin = {} if objective is None else {"objective": described(objective)}
         else:
-            choice = continued(pair, objective, contrast_free)
+            free = contrast_free and knows(trained_on, pair.fixed)
+            choice = continued(pair, objective, free)
             goal = with_proportions(choice.objective, pair.fixed)
             place = device_of(network)
             u, v, more, measured = refined(pair, u, v, goal, refine, progress, place)
