@@ -214,6 +214,7 @@ def test_deeper_folds_always_cost_more(penalty):
     assert all(deeper > before for before, deeper in itertools.pairwise(values))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_determinants_that_overflow_are_nothing_to_the_other_energies(penalty):
     u = (1e30 * uniform((2, 2, 5, 6), torch.float32)).requires_grad_()  # its products are infinite

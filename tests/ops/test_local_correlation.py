@@ -38,6 +38,7 @@ def test_a_flat_window_has_no_gradient_of_its_own_variance():
     assert gradient.abs().max().item() == 0.0
 
 
+@pytest.mark.core
 def test_images_in_a_line_are_never_below_nothing():
     """Rounding may take the squared correlation past 1."""
     generator = torch.Generator().manual_seed(0)
