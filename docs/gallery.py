@@ -29,11 +29,11 @@ HEADS = "diffreg/demo/heads"
 HEAD = """# A gallery
 
 Pairs that ship with the package, or are drawn, and what the program says of each. From left to
-right: moving, fixed and warped image, overlays before and after (green and magenta where the images
-differ), and the mesh, blue where the displacement shrinks and brown where it stretches. The page
-that `diffreg register` writes, `report.html`, has the same pictures with a cursor, and all numbers:
-of the [first](gallery/heads.html) pair, and of the [last](gallery/wrong_slice.html).
-`python docs/gallery.py` writes this page.
+right: moving, fixed and warped image; overlays before and after (the fixed image green, the other
+one magenta, grey where they agree); and the mesh, blue where the displacement shrinks and amber
+where it stretches. The page that `diffreg register` writes, `report.html`, has the same pictures
+with a cursor, and all numbers: of the [first](gallery/heads.html) pair, and of the
+[last](gallery/wrong_slice.html). `python docs/gallery.py` writes this page.
 """
 
 
@@ -127,8 +127,7 @@ def section(pair: Pair, folder: Path) -> str:
     with replacing(ROOT / pair.picture) as path:
         readme_picture(path, view(result, pair.title, {}))
         with Image.open(path) as picture:
-            few = picture.convert("RGB").quantize(256)  # half the bytes, and nobody sees it
-        few.save(path, optimize=True)
+            picture.convert("RGB").save(path, optimize=True)  # fewer colours would show: as bands
     if pair.report:
         out = folder / Path(pair.report).stem
         result.save(out)

@@ -24,11 +24,11 @@ FOLDER = Path(__file__).parent / "notebooks"
 
 
 def smaller(png: re.Match[str]) -> str:
-    """As wide as a page, in 128 colours: a tenth of the bytes."""
+    """As wide as a page. Fewer colours would show, as bands, and as others in the mesh."""
     image = Image.open(io.BytesIO(base64.b64decode(png[0]))).convert("RGB")
     image.thumbnail((1200, 1200))
     out = io.BytesIO()
-    image.quantize(128).save(out, "PNG", optimize=True)
+    image.save(out, "PNG", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 

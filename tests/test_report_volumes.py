@@ -15,7 +15,7 @@ from test_report import NASTY, Checker
 
 from diffreg.data.geometry import display_orientation
 from diffreg.metrics import smallest_determinant
-from diffreg.report import packed, payload, rows, volumes
+from diffreg.report import histogram, packed, payload, rows, volumes
 from diffreg.report.determinants import determinant_limit
 from diffreg.report.drawing import draw_cells
 from diffreg.report.figures import pair_figure, panel
@@ -269,3 +269,18 @@ def test_the_histogram_has_a_bar_for_what_folds():
     assert (pixels(np.array([1.0, -0.5, np.nan])) == folded).all(-1).any()
     assert not (pixels(np.array([1.0, 0.5, 30.0])) == folded).all(-1).any()
     histogram_figure(np.zeros(0))
+
+
+def test_the_histogram_says_what_its_last_bars_hold(monkeypatch):
+    names = []
+    monkeypatch.setattr(
+        histogram,
+        "png_file",
+        lambda figure, dpi: names.append(
+            [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        ),
+    )
+    for smallest in (0.0024, 1 / 16):
+        histogram_figure(np.array([smallest, 1.0, 2.0]))
+    assert [name[0] for name in names] == ["\N{LESS-THAN OR EQUAL TO} 1/16", "1/16"]
+    assert names[1][1:] == ["1/8", "1/4", "1/2", "1", "2", "4", "8", "16"]

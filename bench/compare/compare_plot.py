@@ -50,7 +50,8 @@ def label(row: Row, rows: list[Row]) -> str:
 
 
 def colour(row: Row) -> str:
-    return "C3" if row["method"].startswith("diffreg") else "C0"
+    """Two that differ in lightness as well, for prints in grey."""
+    return "#b2182b" if row["method"].startswith("diffreg") else "#4393c3"
 
 
 def accuracy(ax: Any, rows: list[Row], measure: str) -> None:
@@ -63,7 +64,8 @@ def accuracy(ax: Any, rows: list[Row], measure: str) -> None:
             ax.plot(limits, [y, y], color=colour(row), linewidth=2.5, alpha=0.5, zorder=2)
         inside = "white" if row["mean"].get("folded_certificate_percent") else colour(row)
         ax.plot(mean, y, "o", color=colour(row), markerfacecolor=inside, zorder=3)
-    ax.set_xlabel(f"{MEASURES[measure]}: mean, 95 % interval, people; hollow: folds", fontsize=8)
+    signs = "ticks: people; bar: 95 % interval"
+    ax.set_xlabel(f"{MEASURES[measure]}; dot: mean, hollow: folds\n{signs}", fontsize=8)
     ax.grid(axis="x", alpha=0.3)
 
 

@@ -85,7 +85,7 @@ def _fit(result: Registration) -> Said:
     share = float(result.mask.mean())
     where = "all voxels" if share == 1 else f"the {100 * share:.3g} % of voxels that are compared"
     started = not np.array_equal(result.affine, np.eye(4))
-    since = "; before the warp, after the affine start" if started else ""
+    since = " (before: by the affine start alone)" if started else ""
     return good, f"{sentence}, on {where}{since}"
 
 

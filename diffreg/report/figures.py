@@ -41,18 +41,20 @@ def panel(draw: Draw, view: PairView, width: int = 480) -> bytes:
     return png(np.asarray(figure.canvas.buffer_rgba())[..., :3])
 
 
-def pair_figure(view: PairView, height: float = 2.6) -> bytes:
+def pair_figure(view: PairView, height: float | None = None) -> bytes:
     """Moving | fixed | warped | overlay before | overlay after | mesh and determinant, in one row.
 
     A volume has such a row for each of its planes, all in one scale.
 
     Args:
         view: the pair.
-        height: inches of the (tallest) pictures, at 150 pixels an inch.
+        height: inches of the (tallest) pictures, at 150 pixels an inch; None: low enough for the
+            names above to be read where the figure is as wide as a page.
 
     Returns:
         A PNG file.
     """
+    height = height or (1.3 if view.is_volume else 1.6)
     if view.is_volume:
         return png_file(volume_figure(upright_volume(view), height), 150)
     width = min(max(height / view.aspect, height / 4), height * 4)
@@ -125,9 +127,9 @@ def readme_picture(path: str | Path, pair: PairView) -> None:
 
     Args:
         path: the file; its folder must exist.
-        pair: what to draw; three rows of a volume are drawn smaller than the one of an image.
+        pair: what to draw.
     """
-    picture = pair_figure(pair, 1.3 if pair.is_volume else 2.6)
+    picture = pair_figure(pair)
     with replacing(path) as temporary:
         temporary.write_bytes(picture)
 

@@ -45,15 +45,21 @@ def histogram_figure(cells: np.ndarray, width: float = 5.6) -> bytes:
     folded = cells.size - positive.size
     if folded:
         axes.bar(-octaves - 9 * step, folded, 2 * step, color=FOLDED)
-    _label(axes, octaves, step, bool(folded))
+    _label(axes, octaves, step, bool(folded), furthest > octaves)
     return png_file(figure, 160)
 
 
-def _label(axes: Any, octaves: float, step: float, folded: bool) -> None:
-    """Ticks at powers of two, or of its root where all cells are nearly as they were."""
+def _label(axes: Any, octaves: float, step: float, folded: bool, beyond: bool) -> None:
+    """Ticks at powers of two, or of its root where all cells are nearly as they were.
+
+    The bars at the ends hold what lies beyond them as well; where there is such, they say so.
+    """
     apart = 1.0 if octaves >= 2 else 0.5
     places = np.arange(-np.floor(octaves / apart), np.floor(octaves / apart) + 1) * apart
-    names = [f"{2.0**place:.2g}" for place in places]
+    names = [f"1/{2**-p:g}" if p < 0 and p % 1 == 0 else f"{2.0**p:.2g}" for p in places]
+    if beyond:
+        names[0] = f"\N{LESS-THAN OR EQUAL TO} {names[0]}"
+        names[-1] = f"\N{GREATER-THAN OR EQUAL TO} {names[-1]}"
     if folded:
         places, names = np.append(places, -octaves - 9 * step), [*names, "folded"]
     axes.set_xticks(places, names)

@@ -86,7 +86,7 @@ def picture(
         spacing=dataset.spacing or (1.0,) * (sample.fixed.ndim - 2),
         display=sample.display,
     )
-    drawn = pair_figure(view)
+    drawn = pair_figure(view, 2.6)
     gc.collect()  # a figure refers to itself: a dozen megabytes of pixels until it is found
     return drawn
 
