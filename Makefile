@@ -156,7 +156,7 @@ site: $(VENV)/.test
 	$(BIN)/python -m sphinx -q -W --keep-going -d build/site -c docs/site . site
 
 clean:
-	rm -rf build dist site $(VENV) $(VENV)-wheel $(VENV)-sdist $(VENV)-peers diffreg/*.so *.egg-info
+	rm -rf build dist site jupyter_execute $(VENV) $(VENV)-wheel $(VENV)-sdist $(VENV)-peers diffreg/*.so *.egg-info
 
 # What is missing is said in words, before anything is downloaded.
 machine:

@@ -51,7 +51,7 @@ def shown(command: str, output: str, seconds: float, folder: Path) -> str:
 def wrapped(text: str, folder: Path) -> str:
     """Lines that fit the page, without the place of a folder."""
     lines = text.replace(f"{folder}/", "").splitlines()
-    return "\n".join(textwrap.fill(line, 116, subsequent_indent="    ") for line in lines)
+    return "\n".join(textwrap.fill(line, 88, subsequent_indent="    ") for line in lines)
 
 
 def how_far(result_affine: np.ndarray, true: np.ndarray, fixed: Image) -> str:

@@ -85,6 +85,19 @@ def test_links_inside_the_documentation_lead_somewhere():
     assert broken == []
 
 
+def test_no_line_of_a_sentence_begins_a_list():
+    """A plus at the start of a line makes an item of the rest of its paragraph, and of a block."""
+    begun = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("[bdp]*/**/*.md")]:
+        before, fenced = "", False
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            fenced ^= line.startswith("```")
+            if re.match(r" {0,3}\+ ", line) and before.strip() and not fenced:
+                begun.append(f"{page.relative_to(ROOT)}:{number}")
+            before = line
+    assert begun == []
+
+
 def test_the_rows_of_a_table_have_the_cells_of_its_head():
     def cells(line):
         line = re.sub(r"`[^`]*`", "", line).strip()

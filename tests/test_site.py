@@ -76,6 +76,13 @@ def test_links_and_anchors_lead_somewhere(site):
     assert broken_links(site) == []
 
 
+def test_a_property_is_described_in_one_sentence(site):
+    """Not up to the first colon, with the rest as its type."""
+    pages = [path.read_text(encoding="utf-8") for path in (site / "docs/site/api").glob("*.html")]
+    assert any("Whether the file has no third axis: PNG" in page for page in pages)
+    assert not any("Type<span" in page for page in pages)
+
+
 def test_the_notebooks_are_pages_with_what_came_of_them(site):
     page = (site / "docs/notebooks/two_volumes.html").read_text(encoding="utf-8")
     assert "no warnings" in page and "data:image/png" in page

@@ -71,6 +71,14 @@ def as_plain_text(app, what, name, obj, options, lines: list[str]) -> None:
             lines[number] = "".join(parts)
 
 
+def as_one_sentence(app, what, name, obj, options, lines: list[str]) -> None:
+    """What napoleon takes for a property's type is its sentence up to the first colon."""
+    said = next((line for line in lines if line.startswith(":type: ")), None)
+    if what == "property" and said:
+        lines.remove(said)
+        lines[0] = f"{said.removeprefix(':type: ')}: {lines[0]}"
+
+
 def is_bare_field(app, what, name, obj, skip: bool, options) -> bool | None:
     """A named tuple's fields stand in its signature; Python says of each its number alone."""
     return True if (obj.__doc__ or "").startswith("Alias for field number") else None
@@ -79,5 +87,6 @@ def is_bare_field(app, what, name, obj, skip: bool, options) -> bool | None:
 def setup(app) -> dict[str, bool]:
     app.connect("source-read", add_contents)
     app.connect("autodoc-process-docstring", as_plain_text, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", as_one_sentence, priority=600)  # after it
     app.connect("autodoc-skip-member", is_bare_field)
     return {"parallel_read_safe": True}
