@@ -5,7 +5,6 @@ Images are inlined, nothing is fetched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -21,8 +20,6 @@ from diffreg.report.rows import PairRow
 from diffreg.report.sections import drawings, pairs_html
 from diffreg.report.table import Column, Row, Table
 from diffreg.report.viewer import viewer_script, viewer_style
-
-_UNIT = re.compile(r"(?<=\d) %")  # is not parted from its number
 
 __all__ = ["Column", "PairView", "Row", "Table", "write_report"]
 
@@ -101,7 +98,7 @@ def write_report(
         ),
         style=report_page.STYLE + (viewer_style() if has_viewer else ""),
         script=report_page.SCRIPT + (viewer_script() if has_viewer else ""),
-        body=_UNIT.sub("\N{NO-BREAK SPACE}%", "\n".join(body)),
+        body="\n".join(body),
         credits="\n".join(f"<p>{escape(line)}</p>" for line in credits),
         version=__version__,
     )
