@@ -14,6 +14,7 @@ page is written from what there is.
 import argparse
 import tempfile
 from collections.abc import Collection, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,7 @@ class Runner(NamedTuple):
         about = machine("cpu")
         run = {"group": pair.group, "pair": pair.name, "person": pair.person, "method": method}
         run |= {"setting": SETTINGS[method], "processor": about["processor"]}
-        run |= {"commit": about["commit"], "load": about["load"]}
+        run |= {"commit": _commit(), "load": about["load"]}
         network = self.networks.get(method)
         if network is not None:
             run["setting"] += f" ({network.about})"
@@ -98,6 +99,12 @@ class Runner(NamedTuple):
         words = run.get("error") or ", ".join(f"{name} {values[name]:.4g}" for name in values)
         print(f"{pair.group} {pair.name} {method}: {words}", flush=True)
         return True
+
+
+@cache
+def _commit() -> str:
+    """As it was before a page was written, which changes the tree."""
+    return machine("cpu")["commit"]
 
 
 def key(run: dict) -> Key:
@@ -156,6 +163,7 @@ def main() -> None:
     table = options.data / "volumes" / "pairs.csv"
     if not table.exists():
         return print(f"compare: skipped, there is no {table}; docs/data.md says what it is")
+    _commit()
     networks = {
         method: read_network(path)
         for method in NETWORKS
