@@ -126,9 +126,13 @@ def test_before_the_first_step_nothing_is_kept(run, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_ends_a_step_at_once():
-    with pytest.raises(KeyboardInterrupt), whole():
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("it went on")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt), whole():
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("it went on")
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_nohup_ignores_stays_ignored(run, monkeypatch):
