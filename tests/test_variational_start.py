@@ -53,7 +53,7 @@ def repaired(start):
 
 
 def test_how_a_start_lies_in_memory_changes_nothing():
-    """A network's has its components side by side; views of that were copies, which lost steps."""
+    """A network's has its components side by side, and no flat view."""
     start, steps = 0.5 * known_warp(), {"iterations": 6}
     beside = start.clone(memory_format=torch.channels_last)
     assert not beside.is_contiguous()

@@ -92,14 +92,14 @@ def contrast(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[float, float]
 
 def _explained(given: Tensor, values: Tensor) -> float:
     """The part of the variance of values, of mean 0, that the given ones explain, bin by bin."""
-    all_of_it = float(dot(values, values))
+    squares = float(dot(values, values))
     low, high = float(given.min()), float(given.max())
-    if not all_of_it > 0 or not high > low:
+    if not squares > 0 or not high > low:
         return 0.0
     bins = ((given - low) / (high - low) * BINS).long().clamp(max=BINS - 1)
     counts = torch.bincount(bins, minlength=BINS).to(values)
     sums = torch.bincount(bins, weights=values, minlength=BINS)
     # A mean of chance explains one part in as many as a bin has voxels: that is taken off.
-    found = float((sums.square() / counts.clamp(min=1)).sum()) / all_of_it
+    found = float((sums.square() / counts.clamp(min=1)).sum()) / squares
     used, n = int((counts > 0).sum()), len(values)
     return max(0.0, 1 - (1 - found) * (n - 1) / max(n - used, 1))

@@ -98,7 +98,7 @@ def _one_image(moving: Image, fixed: Image) -> list[str]:
     """A file that was named twice, most likely."""
     if not np.array_equal(moving.affine, fixed.affine) or not torch.equal(moving.data, fixed.data):
         return []
-    return ["Moving and fixed are one image, voxel by voxel at one place: there was nothing to do."]
+    return ["Moving and fixed are one image, voxel by voxel at one place: a file named twice?"]
 
 
 def started(result: Registration, start: Start) -> Registration:
