@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 
 import diffreg.ops
-from diffreg._memory import kept_memory
 from diffreg.ops._core import CPU_VARIANT
+from diffreg.system.memory import kept_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "build" / "guard"

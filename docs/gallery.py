@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image
 
 import diffreg
-from diffreg._files import replacing
 from diffreg.demo.raw import write_raw_heads
 from diffreg.registration.pair_page import view
 from diffreg.report.figures import readme_picture
+from diffreg.system.atomic import replacing
 
 ROOT = Path(__file__).parent
 HEADS = "diffreg/demo/heads"

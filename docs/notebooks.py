@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from diffreg._files import replacing
+from diffreg.system.atomic import replacing
 
 FOLDER = Path(__file__).parent / "notebooks"
 

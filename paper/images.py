@@ -128,7 +128,7 @@ def cardiac(data: Path) -> tuple[Frames, Frames, Pairs]:
 def _cached(name: str, read) -> dict[str, np.ndarray]:
     path = CACHE / f"{name}.npz"
     if not path.exists():
-        from diffreg._files import replacing
+        from diffreg.system.atomic import replacing
 
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:

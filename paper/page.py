@@ -15,7 +15,7 @@ import numpy as np
 from claims import CLAIMS
 from pages import PAGES
 
-from diffreg._files import replacing
+from diffreg.system.atomic import replacing
 
 Row = dict[str, Any]
 STUDIES = (

@@ -19,8 +19,8 @@ import torch
 from images import ROOT
 from training import Place
 
-from diffreg._files import replacing
 from diffreg.benchmark.run import machine
+from diffreg.system.atomic import replacing
 
 Row = dict[str, Any]
 PAGES = ROOT / "paper" / "results"

@@ -23,8 +23,8 @@ from images import Pairs
 from recipes import Recipe, build, learning_rate, loss_of
 from torch import Tensor, nn
 
-from diffreg._files import replacing
-from diffreg._memory import kept_memory
+from diffreg.system.atomic import replacing
+from diffreg.system.memory import kept_memory
 from diffreg.training.graphs import Replayed
 
 CHECKPOINT_SECONDS = 60.0

@@ -11,7 +11,6 @@ import torch
 from test_volumes import AFFINE, head, save
 
 import diffreg
-from diffreg._files import FileWarning
 from diffreg.affine.start import AffineStarts, affine_start
 from diffreg.cli.main import main
 from diffreg.data.affine import read_affine
@@ -23,6 +22,7 @@ from diffreg.data.prepared_pairs import PreparedPairs
 from diffreg.data.store import Held
 from diffreg.data.transforms import write_displacement
 from diffreg.evaluation import measure_pair
+from diffreg.system.files import FileWarning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = {"levels": 1, "iterations": 2}

@@ -10,11 +10,11 @@ import torch
 from runs import SHAPE, config_of, head
 from test_trainer import save_images, weights
 
-from diffreg import _files
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.images import read_part
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.data.store import MISSING, Kept
+from diffreg.system import atomic
 from diffreg.training import Trainer
 from diffreg.training.config import Config, load_config
 from diffreg.training.read_ahead import ReadAhead
@@ -146,7 +146,7 @@ def test_writing_that_is_interrupted_leaves_no_half_file(tmp_path, monkeypatch):
     for content in (b"", file.read_bytes()[:-8]):  # of a computer that went down
         file.write_bytes(content)
         assert kept.get(("a",)) is MISSING
-    dead = tmp_path / "cache" / f".999999999-{_files._place()}-{file.name}"
+    dead = tmp_path / "cache" / f".999999999-{atomic._place()}-{file.name}"
     dead.touch()  # of a process that was killed
     Kept(tmp_path / "cache")
     assert not dead.exists()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg import _files
 from diffreg.cli.main import main
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.normalization import Normalization
 from diffreg.registration import cohort, finished
 from diffreg.registration.cohort import Method, _request, register_all
+from diffreg.system import atomic
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -370,7 +370,7 @@ def test_results_that_were_damaged_lose_no_other(folder, capsys):
 
 def test_what_a_killed_process_left_goes_with_the_next(folder):
     (folder / "out").mkdir()
-    mark = f".999999999-{_files._place()}-"
+    mark = f".999999999-{atomic._place()}-"
     (folder / "out" / f"{mark}trialx").mkdir()
     (folder / "out" / f"{mark}metrics.csv").touch()
     assert run("register", "some.csv", "-o", "out", "--no-report") == 2

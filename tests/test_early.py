@@ -16,20 +16,15 @@ from test_cohort import blob, save
 from test_trainer import save_images
 
 import diffreg
-from diffreg import _files
-from diffreg._files import (
-    remove_leftovers,
-    replacing,
-    require_folder,
-    require_place,
-    staged,
-)
 from diffreg.affine import start as starts
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
 from diffreg.data.pairs import PairDataset
 from diffreg.data.prepared_pairs import PreparedPairs
 from diffreg.registration import pair as registration
+from diffreg.system import atomic
+from diffreg.system.atomic import remove_leftovers, replacing, staged
+from diffreg.system.files import require_folder, require_place
 from diffreg.training.checkpoint import write_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.trainer import Trainer
@@ -45,12 +40,12 @@ def never(*arguments, **named):
 
 def mark_of(number, name):
     """The temporary name of a process of that number here."""
-    return _files._temporary(name).replace(f".{os.getpid()}-", f".{number}-", 1)
+    return atomic.temporary_name(name).replace(f".{os.getpid()}-", f".{number}-", 1)
 
 
 def elsewhere(number, name):
     """And on another machine, or in another container."""
-    return mark_of(number, name).replace(_files._place(), "0123abcd", 1)
+    return mark_of(number, name).replace(atomic._place(), "0123abcd", 1)
 
 
 @pytest.fixture
@@ -133,7 +128,7 @@ def test_processes_of_one_number_do_not_write_the_same_file(tmp_path, monkeypatc
     """Each container has a process 1, and they may share a cache."""
     with replacing(tmp_path / "a.npy") as here:
         here.write_text("here")
-        monkeypatch.setattr(_files, "_place", lambda: "0123abcd")
+        monkeypatch.setattr(atomic, "_place", lambda: "0123abcd")
         with replacing(tmp_path / "a.npy") as there:
             there.write_text("there")
     assert (tmp_path / "a.npy").read_text() == "here"

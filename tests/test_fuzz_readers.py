@@ -35,7 +35,10 @@ from diffreg.transforms import FORMATS, Chain, read, write
 from diffreg.transforms.points import read_point_file
 
 # A damaged header may well be an odd one that is read all the same.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::diffreg._files.FileWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::diffreg.system.files.FileWarning"),
+]
 
 CASES = int(os.environ.get("DIFFREG_FUZZ", "600"))
 FIRST = int(os.environ.get("DIFFREG_FUZZ_FIRST", "0"))

@@ -5,11 +5,11 @@ import warnings
 import pytest
 import torch
 
-from diffreg._files import FileWarning
 from diffreg.cli.info import description
 from diffreg.ops import _core, _gpus
 from diffreg.ops._gpus import Machine
 from diffreg.registration.devices import device_named
+from diffreg.system.files import FileWarning
 from diffreg.training.ranks import single
 
 CORE = {"cuda_architectures": "75 80 90 ptx90", "cuda_runtime": "13.0"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import diffreg
-from diffreg._files import FileWarning
 from diffreg.cli.main import main
 from diffreg.data.geometry import Image
 from diffreg.data.labels import doubted
+from diffreg.system.files import FileWarning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (24, 20, 18)

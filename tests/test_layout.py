@@ -14,7 +14,8 @@ OPERATORS = sorted(p.stem for p in (ROOT / "diffreg" / "ops").glob("[a-z]*.py"))
 
 # The rooms, floor by floor: a module imports from its own room and from the floors below.
 FLOORS = [
-    {"__init__", "_extras", "_files", "_memory", "_own_code", "_ranks", "_stopping"},
+    {"__init__"},
+    {"system"},
     {"ops"},
     {"fields"},
     {"losses", "models", "metrics", "data"},

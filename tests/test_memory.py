@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffreg._memory import kept_memory, memory_limit
+from diffreg.system.memory import kept_memory, memory_limit
 
 glibc = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim")
 pytestmark = [
@@ -77,7 +77,7 @@ HOLES = """
 import resource, sys
 import torch
 from contextlib import nullcontext
-from diffreg._memory import returned_memory
+from diffreg.system.memory import returned_memory
 
 def held():
     with open("/proc/self/statm") as file:

@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffreg._files import replacing, staged
 from diffreg.cli.main import main
+from diffreg.system.atomic import replacing, staged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -15,9 +15,9 @@ from runs import Pairs, config_of
 from test_trainer import save_images, weights
 from torch.utils.data import IterableDataset
 
-from diffreg._files import FileWarning
 from diffreg.data.known import Known
 from diffreg.data.pairs import PairDataset, find_pairs
+from diffreg.system.files import FileWarning
 from diffreg.training import Trainer
 from diffreg.training.config import Config
 from diffreg.training.log import ValidationLog, read_log

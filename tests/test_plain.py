@@ -12,10 +12,11 @@ import pytest
 import torch
 from cases import PLAIN, uniform
 
-from diffreg import _files, ops
+from diffreg import ops
 from diffreg.cli.info import description
 from diffreg.ops import _checks, _core
 from diffreg.ops._gpus import Machine
+from diffreg.system import atomic
 
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ast.literal_eval(f"[{(ROOT / 'diffreg/ops/schemas.inc').read_text()}]")
@@ -149,12 +150,12 @@ def test_without_float64_no_large_mean_cancels(monkeypatch):
 
 def test_where_processes_are_not_listed_no_file_of_theirs_is_removed(tmp_path, monkeypatch):
     """A Mac has no /proc: every process looked dead there."""
-    (tmp_path / f".999999999-{_files._place()}-whole.npz").touch()
-    monkeypatch.setattr(_files, "PROCESSES", tmp_path / "nowhere")
-    _files.remove_leftovers(tmp_path)
+    (tmp_path / f".999999999-{atomic._place()}-whole.npz").touch()
+    monkeypatch.setattr(atomic, "PROCESSES", tmp_path / "nowhere")
+    atomic.remove_leftovers(tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(_files, "PROCESSES", Path("/proc"))
-    _files.remove_leftovers(tmp_path)
+    monkeypatch.setattr(atomic, "PROCESSES", Path("/proc"))
+    atomic.remove_leftovers(tmp_path)
     assert not any(tmp_path.iterdir())
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg._files import replacing
-from diffreg._ranks import Rank, cuda_device, this_rank
 from diffreg.cli.main import main
 from diffreg.evaluation import cohort_report
 from diffreg.registration import cohort as cohort_module
+from diffreg.system.atomic import replacing
+from diffreg.system.ranks import Rank, cuda_device, this_rank
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROOT = str(Path(__file__).parents[1])

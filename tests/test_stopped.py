@@ -1,5 +1,6 @@
 """A queue announces a time limit: training keeps every step that it took, and goes on."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,10 +11,10 @@ import pytest
 import torch
 from test_trainer import save_images
 
-from diffreg._files import alone_in
-from diffreg._stopping import ENDING, whole
 from diffreg.cli.main import main
 from diffreg.data.store import Kept
+from diffreg.system.atomic import alone_in
+from diffreg.system.signals import ENDING, whole
 from diffreg.training import loading
 from diffreg.training import trainer as trainers
 from diffreg.training.checkpoint import read_checkpoint
@@ -163,6 +164,22 @@ def test_two_runs_into_one_folder_are_refused(run, tmp_path, capsys):
     os.waitpid(child, 0)
     assert run("run") == 0
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_lock_that_is_removed_as_it_is_taken_is_none(tmp_path, monkeypatch):
+    """Who leaves removes the file: locked by its open name alone, a third would lock a new one."""
+    locked, lock = [], fcntl.lockf
+
+    def leaving(file, how):
+        lock(file, how)
+        locked.append(os.fstat(file.fileno()).st_ino)
+        if len(locked) == 1:
+            (tmp_path / ".lock").rename(tmp_path / "removed")
+
+    monkeypatch.setattr(fcntl, "lockf", leaving)
+    with alone_in(tmp_path, "in use"):
+        assert len(locked) == 2
+        assert (tmp_path / ".lock").stat().st_ino == locked[1]
 
 
 # Processes that read ahead

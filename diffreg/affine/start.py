@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._files import FileWarning
 from diffreg.affine.parameters import KINDS
 from diffreg.affine.register import AffineStart, compared_by, found_affine
 from diffreg.data.comparable import check_images, check_type
@@ -18,6 +17,7 @@ from diffreg.data.grid import check_affine
 from diffreg.data.normalization import Normalization
 from diffreg.data.prepare import PairImages
 from diffreg.ops._checks import check_choice
+from diffreg.system.files import FileWarning
 
 _ALIGNED = 2  # codes from here on say that an image lies where another one or an atlas does
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from diffreg._files import replacing
 from diffreg.registration.provenance import processor
+from diffreg.system.atomic import replacing
 
 Row = dict[str, Any]
 KEPT = Path(__file__).parents[2] / "bench" / "results" / "compiled_baselines.json"

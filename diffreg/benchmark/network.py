@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffreg import ops
-from diffreg._memory import kept_memory
 from diffreg.benchmark import baselines
 from diffreg.benchmark.cases import Draw
 from diffreg.benchmark.counting import peak_mebibytes
@@ -27,6 +26,7 @@ from diffreg.data.augmentation import Augmentation
 from diffreg.data.pairs import PairDataset, find_pairs
 from diffreg.losses.presets import PRESETS
 from diffreg.models import build_model, memory_order
+from diffreg.system.memory import kept_memory
 from diffreg.training import Trainer
 from diffreg.training.config import Config
 from diffreg.training.log_ring import READ_EVERY

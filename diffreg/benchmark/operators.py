@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from diffreg._memory import kept_memory
 from diffreg.benchmark.cases import Case, Draw, Function, Tensors, as_tensors
 from diffreg.benchmark.counting import counted
 from diffreg.benchmark.peers import FORWARD_ONLY
 from diffreg.benchmark.timing import Graph, Run, interleaved, yardstick
+from diffreg.system.memory import kept_memory
 
 Row = dict[str, Any]
 # Of the largest value. Gradients: at a kink (a point on a voxel centre, level sets that cross)

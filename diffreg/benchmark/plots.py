@@ -6,9 +6,9 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from diffreg._extras import require
 from diffreg.benchmark.rows import BOTH, Row, shape_of, times
 from diffreg.benchmark.tables import headline_rows
+from diffreg.system.extras import require
 
 # Okabe and Ito's, told apart by colour-blind people too; a candidate has its own in every picture.
 COLORS = {

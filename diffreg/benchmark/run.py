@@ -235,9 +235,9 @@ def on_threads(threads: int, quick: bool, note: Callable[[str], None]) -> Iterat
 
 def write(result: Row, folder: Path) -> list[Path]:
     """Writes the JSON, its Markdown table and its plot; the files appear whole or not at all."""
-    from diffreg._files import replacing
     from diffreg.benchmark.plots import plot
     from diffreg.benchmark.tables import markdown
+    from diffreg.system.atomic import replacing
 
     name = "benchmark_cuda" if result["machine"]["gpu"] else "benchmark"
     paths = [folder / f"{name}.{ending}" for ending in ("json", "md", "png")]

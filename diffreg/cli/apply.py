@@ -47,8 +47,8 @@ def add_apply(command: argparse.ArgumentParser, image: str) -> None:
 
 def run_apply(options: argparse.Namespace) -> int:
     """Sample an image once on the fixed grid, through a whole transform."""
-    from diffreg._files import require_output
     from diffreg.data.images import check_ending, file_of
+    from diffreg.system.files import require_output
 
     images = [options.places[-1], options.fixed, options.affine]
     read = [file_of(image) for image in images if image is not None]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffreg._extras import require
 from diffreg.cli.options import (
     network_of,
     normalization_of,
@@ -21,6 +20,7 @@ from diffreg.cli.options import (
 )
 from diffreg.cli.steps import one_of
 from diffreg.cli.variational import beside_of, minimised_of
+from diffreg.system.extras import require
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image

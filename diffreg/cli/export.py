@@ -49,7 +49,7 @@ def add_export(command: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the network, and say what it takes."""
-    from diffreg._files import require_output
+    from diffreg.system.files import require_output
     from diffreg.training.export import export_checkpoint
     from diffreg.training.pretrained import checkpoint_path
 

@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from diffreg._files import FULL
-from diffreg._own_code import place_of
-from diffreg._stopping import ENDING, Stopped, waits
 from diffreg.cli.notices import warning_in_lines
 from diffreg.cli.parser import parsed
 from diffreg.cli.streams import STANDARD_OUTPUT, drop_output, streams
+from diffreg.system.atomic import FULL
+from diffreg.system.own_code import place_of
+from diffreg.system.signals import ENDING, Stopped, waits
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _GRACE = 5.0  # seconds in which a second signal is ignored: something is being put away

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffreg._ranks import Rank, this_rank
 from diffreg.cli.options import (
     affine_of_run,
     network_of,
@@ -19,6 +18,7 @@ from diffreg.cli.options import (
     say_method,
 )
 from diffreg.cli.variational import OPTIONS, minimised_of
+from diffreg.system.ranks import Rank, this_rank
 
 if TYPE_CHECKING:
     from diffreg.data.manifest import Manifest, Pair

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffreg._files import FileWarning
+from diffreg.system.files import FileWarning
 
 
 @contextmanager

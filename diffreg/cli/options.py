@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from diffreg._extras import require
-from diffreg._ranks import ALONE, Rank
 from diffreg.cli.variational import in_words
+from diffreg.system.extras import require
+from diffreg.system.ranks import ALONE, Rank
 
 if TYPE_CHECKING:
     from diffreg.data.normalization import Normalization

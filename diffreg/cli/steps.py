@@ -67,7 +67,7 @@ def add_written(command: argparse.ArgumentParser) -> None:
 
 def check_out(options: argparse.Namespace, *read: str) -> None:
     """Refuses a file to write that is one of those to read, before they are, which takes long."""
-    from diffreg._files import require_output
+    from diffreg.system.files import require_output
 
     named = options.transform if isinstance(options.transform, list) else [options.transform]
     images = [*read, options.fixed, options.moving]

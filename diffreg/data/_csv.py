@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from diffreg._files import read_text
+from diffreg.system.files import read_text
 
 _DELIMITERS = ",;\t"
 # Where a delimiter other than the comma is used, the comma may be the decimal point.

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffreg._files import read_text
 from diffreg.data._manifest_rows import IMAGE_COLUMNS, NEAR, PAIR_COLUMNS, check_columns
+from diffreg.system.files import read_text
 
 USUAL = "training"
 _ALSO = {f"{side}_image": side for side in ("moving", "fixed")}

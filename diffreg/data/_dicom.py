@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.data._dicom_elements import is_dicom, walk
 from diffreg.data._itk import affine_of, open_itk, read_itk, read_voxels
 from diffreg.data._itk import shape_of as shape_of_file
 from diffreg.data._nifti import part_of
+from diffreg.system.extras import require
 
 ENDING = ".dcm"  # of a file with one slice, or with all
 _SAME_PLACE = 1e-3  # mm

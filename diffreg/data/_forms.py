@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
+from diffreg.system.extras import require
+from diffreg.system.files import FileWarning
 
 # Millimetres in a metre and a micrometre, by their codes in xyzt_units.
 _LENGTHS = {1: 1000.0, 3: 0.001}

@@ -19,8 +19,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data import _npz, _png
 from diffreg.data._dicom_elements import walk
 from diffreg.data._headers import check_header
@@ -29,6 +27,8 @@ from diffreg.data._nifti import part_of
 from diffreg.data._tiff import check_directories
 from diffreg.data.geometry import Image
 from diffreg.data.grid import LPS, Grid, check_affine
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 
 PICTURES = {
     **dict.fromkeys((".tif", ".tiff"), "TIFFImageIO"),

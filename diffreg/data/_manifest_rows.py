@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffreg._extras import toml_reader
-from diffreg._files import FileWarning, read_text
 from diffreg.data._csv import read_table, whole_number
 from diffreg.data._dicom import holds_dicom
 from diffreg.data._kinds import file_of, kind_of
+from diffreg.system.extras import toml_reader
+from diffreg.system.files import FileWarning, read_text
 
 # The columns that hold files; group, slices and time points belong to no file.
 IMAGES = ("moving", "fixed", "moving_label", "fixed_label", "fixed_mask", "moving_mask")

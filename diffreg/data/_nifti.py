@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data._forms import (
     affine_of,
     codes_of,
@@ -25,6 +23,8 @@ from diffreg.data._forms import (
 from diffreg.data._limits import check_claim, check_size
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 
 ENDINGS = (".nii", ".nii.gz")
 # What nibabel reads too, and is written again as NIfTI: FreeSurfer's, and NIfTI in two files.

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data._limits import check_claim, check_size
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 
 # Axis 0 of the array is y, axis 1 is x; RAS is LPS with x and y negated.
 AFFINE = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)

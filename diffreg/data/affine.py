@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data.grid import LPS
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 
 _LARGEST = 2**16  # bytes; such a file has some 200
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._files import FileWarning
 from diffreg.data._forms import check_right_angles, codes_of
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.resampling import coverage, resample_to
+from diffreg.system.files import FileWarning
 
 _AIR, _GAP = -1024.0, 500.0  # Hounsfield units
 # The kinds of images in words.

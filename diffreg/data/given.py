@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._files import FileWarning
 from diffreg.data import _itk, _nifti
 from diffreg.data._forms import affine_of
 from diffreg.data.geometry import Image
 from diffreg.data.grid import LPS
 from diffreg.data.images import from_array, read_image
+from diffreg.system.files import FileWarning
 
 TAKEN = (
     "a path, a diffreg Image, a numpy array, a torch tensor, a nibabel image, a SimpleITK image or "

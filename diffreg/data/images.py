@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._extras import require
-from diffreg._files import FileWarning
 from diffreg.data import _dicom, _itk, _nifti, _npz, _png
 from diffreg.data._forms import tell_place
 from diffreg.data._kinds import ENDINGS, existing, file_of, is_picture, kind_of
@@ -20,6 +18,8 @@ from diffreg.data._numbers import as_labels, cast, held
 from diffreg.data.geometry import Image, display_orientation
 from diffreg.data.normalization import Normalization, normalize
 from diffreg.data.resampling import coverage, resample_to
+from diffreg.system.extras import require
+from diffreg.system.files import FileWarning
 
 __all__ = [
     "ENDINGS",

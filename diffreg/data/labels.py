@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
-from diffreg._files import FileWarning
 from diffreg.data.geometry import Image
+from diffreg.system.files import FileWarning
 
 _FEW = 2  # values: a mask, or nothing
 _ALIKE = 0.25  # share of neighbours that are equal, of the median value

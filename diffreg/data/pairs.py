@@ -16,9 +16,6 @@ import torch
 from torch import Tensor
 
 from diffreg import __version__
-from diffreg._extras import require
-from diffreg._memory import memory_limit, returned_memory
-from diffreg._ranks import this_rank
 from diffreg.data.augmentation import Augmentation, RandomNumbers
 from diffreg.data.drawing import drawn
 from diffreg.data.finding import find_pairs, split_by_group
@@ -30,6 +27,9 @@ from diffreg.data.prepared_pairs import PreparedPairs, Start, sides_of
 from diffreg.data.samples import Batch, Sample
 from diffreg.data.store import Aside, Held, Kept
 from diffreg.data.undrawn import Draws, Send, Undrawn, Wanted
+from diffreg.system.extras import require
+from diffreg.system.memory import memory_limit, returned_memory
+from diffreg.system.ranks import this_rank
 
 __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
 

@@ -19,9 +19,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 
-from diffreg._files import remove_leftovers, replacing
-from diffreg._ranks import this_rank
 from diffreg.data._kinds import file_of
+from diffreg.system.atomic import remove_leftovers, replacing
+from diffreg.system.ranks import this_rank
 
 MISSING: Any = object()
 # Headers whose numbers are in another file of that name.

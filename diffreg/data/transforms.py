@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._extras import require
 from diffreg.data import _nifti, _npz, _png
 from diffreg.data._forms import affine_of, tell_place
 from diffreg.data._limits import check_size
 from diffreg.data.geometry import Image
 from diffreg.data.grid import check_affine
 from diffreg.data.vectors import PLANES, laid_out, taken_up
+from diffreg.system.extras import require
 
 _VECTOR = 1007
 # Says in the header that the grid is a PNG file's, whose arrays are (y, x) here and (x, y) in ITK.

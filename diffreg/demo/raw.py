@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.data.geometry import Image
 from diffreg.data.images import read_image, write_image
 from diffreg.demo.measures import HEADS
+from diffreg.system.extras import require
 
 MOVING, FIXED = (HEADS / f"{name}_t1_2mm.nii.gz" for name in ("colin27", "mni152"))
 ANGLE, AXIS = 20.0, np.array([2, 1, 2]) / 3  # degrees, about the middle of the grid

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from diffreg import __version__
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data.images import write_image
 from diffreg.data.resampling import resample_to
 from diffreg.data.transforms import read_displacement, write_displacement
@@ -36,6 +34,8 @@ from diffreg.demo.measures import (
 )
 from diffreg.demo.report import CREDITS, WHAT_IT_SHOWS, Result, case_view, write_demo_report
 from diffreg.registration._json import read_json
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 from diffreg.training.config import Config, load_config
 from diffreg.training.trainer import Trainer
 

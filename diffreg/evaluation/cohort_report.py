@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from diffreg._files import replacing
 from diffreg.registration._json import read_json
 from diffreg.registration.cohort import PAIR_ERRORS, Cohort, Method, one_line, read_pair
 from diffreg.registration.files import read_registration
@@ -19,6 +18,7 @@ from diffreg.report.first_screen import SMALLEST, Said, fit_sentence
 from diffreg.report.panels import PairView
 from diffreg.report.rows import PairRow, kept
 from diffreg.report.table import Column, Row, Table, shown
+from diffreg.system.atomic import replacing
 
 IN_FULL, IN_ROWS = 4, 20  # pairs that the report draws; of the others it has the numbers
 TABLE = "metrics.csv"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from diffreg import __version__
-from diffreg._files import staged
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
 from diffreg.evaluation.cohort_report import IN_FULL, IN_ROWS, write_csv
@@ -22,6 +21,7 @@ from diffreg.registration.judgement import judged
 from diffreg.registration.pair_page import view, warnings_in
 from diffreg.registration.result import SAME_CONTRAST
 from diffreg.report.rows import kept
+from diffreg.system.atomic import staged
 
 _UNKNOWN = {"unknown", "as trained"}
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffreg._ranks import ALONE, Rank
 from diffreg.data.manifest import Manifest
 from diffreg.data.slices import numbered
 from diffreg.registration.cohort import PAIR_ERRORS, one_line
 from diffreg.registration.folders import folder_name
 from diffreg.registration.jobs import GIVEN, Cohort, Job
+from diffreg.system.ranks import ALONE, Rank
 
 
 def given(manifest: Manifest, folder: Path, rank: Rank = ALONE, slices: bool = False) -> Cohort:

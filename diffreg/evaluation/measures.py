@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from diffreg import metrics
-from diffreg._files import FileWarning
 from diffreg.data.geometry import voxel_map
 from diffreg.data.manifest import Pair
 from diffreg.data.points import read_points
@@ -21,6 +20,7 @@ from diffreg.metrics import shared_labels
 from diffreg.registration.cohort import read_labels
 from diffreg.registration.files import check_grid
 from diffreg.registration.result import Registration
+from diffreg.system.files import FileWarning
 
 
 class Measure(NamedTuple):

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from diffreg import __version__
-from diffreg._ranks import Rank
 from diffreg.data.normalization import Normalization
 from diffreg.data.store import state_of
 from diffreg.evaluation.evaluate import Measured, measure
 from diffreg.registration.folders import DISPLACEMENT, METRICS
 from diffreg.registration.jobs import GIVEN, Job
 from diffreg.registration.shares import MEASURED, tell, told
+from diffreg.system.ranks import Rank
 
 
 def measure_share(

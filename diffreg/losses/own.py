@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffreg._own_code import check_takes
+from diffreg.system.own_code import check_takes
 
 # (warped, fixed, mask) -> (N,), minimised: images (N, C, *S), mask (N, 1, *S) or None.
 Measure = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.metrics._arrays import Array, single, voxels
 from diffreg.ops.deformation_energy import _lengths
+from diffreg.system.extras import require
 
 
 def shared_labels(label_a: Array, label_b: Array) -> list[int]:

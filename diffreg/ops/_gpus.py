@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from diffreg._files import FileWarning
 from diffreg.ops._core import PLAIN, build_info
+from diffreg.system.files import FileWarning
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from diffreg._files import replacing
+from diffreg.system.atomic import replacing
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,8 +16,6 @@ from itertools import chain
 from pathlib import Path
 
 from diffreg import __version__
-from diffreg._files import FULL, remove_leftovers
-from diffreg._ranks import ALONE, Rank
 from diffreg.affine.start import Start, affine_start
 from diffreg.data.images import Image, read_part
 from diffreg.data.labels import doubted
@@ -32,6 +30,8 @@ from diffreg.registration.jobs import Cohort, Job, Method
 from diffreg.registration.judgement import started
 from diffreg.registration.pair import Registration, register, register_batch
 from diffreg.registration.shares import FAILED, forget, tell, told
+from diffreg.system.atomic import FULL, remove_leftovers
+from diffreg.system.ranks import ALONE, Rank
 
 # What one pair may raise without losing the others; a fault of the program is none of them, nor is
 # a full disk.

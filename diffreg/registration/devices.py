@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from diffreg._ranks import cuda_device, this_rank
 from diffreg.ops._gpus import usable
+from diffreg.system.ranks import cuda_device, this_rank
 
 
 def device_named(name: str | torch.device) -> torch.device:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diffreg._files import staged
 from diffreg.data.affine import read_affine, write_affine
 from diffreg.data.geometry import Image, voxel_map
 from diffreg.data.images import write_image
@@ -38,6 +37,7 @@ from diffreg.registration.outlines import fallen, outlines_of
 from diffreg.registration.pair_page import write_pair_page
 from diffreg.registration.result import Registration, registration_of
 from diffreg.registration.transforms import whole_map, write_composites
+from diffreg.system.atomic import staged
 from diffreg.transforms import Chain
 
 # What metrics.json says of a volume's certificate, beside its words and the place.

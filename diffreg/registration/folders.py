@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from diffreg._files import require_folder, require_place
 from diffreg.data._npz import split_array
 from diffreg.data.geometry import Image
 from diffreg.data.images import ENDINGS, file_of
 from diffreg.data.pairing import Pair, said_part
 from diffreg.registration._json import read_json
+from diffreg.system.files import require_folder, require_place
 
 DISPLACEMENT, METRICS, REPORT = "displacement.nii.gz", "metrics.json", "report.html"
 AFFINE, COMPOSITE = "affine.mat", "composite.h5"

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffreg._memory import returned_memory
 from diffreg.affine.start import affine_start
 from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image
@@ -32,6 +31,7 @@ from diffreg.registration.provenance import described, device_in_words
 from diffreg.registration.result import Registration
 from diffreg.registration.returned import Returned
 from diffreg.registration.solved import Search, solved
+from diffreg.system.memory import returned_memory
 
 
 @returned_memory()

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffreg._own_code import check_takes
 from diffreg.data.prepare import Prepared
 from diffreg.losses import Objective
 from diffreg.models import applied, dimensions_of
 from diffreg.registration.variational import register_variational
+from diffreg.system.own_code import check_takes
 
 
 class Refined(NamedTuple):

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffreg._files import replacing
-from diffreg._ranks import Rank
 from diffreg.registration._json import read_json
+from diffreg.system.atomic import replacing
+from diffreg.system.ranks import Rank
 
 FAILED, MEASURED = "failed", "measured"
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from diffreg._files import FileWarning
-from diffreg._memory import returned_memory
 from diffreg.data.grid import Grid
 from diffreg.fields import FoldCertificate
 from diffreg.registration.folders import COMPOSITE, INVERSE, INVERSE_COMPOSITE
+from diffreg.system.files import FileWarning
+from diffreg.system.memory import returned_memory
 from diffreg.transforms import Affine, Chain, Field, compose, write
 
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.metrics import smallest_determinant
 from diffreg.report.panels import PairView
+from diffreg.system.extras import require
 
 FOLDED = "#ff1f8f"  # on no colour map used here
 DETERMINANTS = ("#14507a", "#6ea6c4", "#f4f2ec", "#e3ab5c", "#a3560b")  # shrinks, keeps, grows

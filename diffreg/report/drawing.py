@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.report.determinants import (
     FOLDED,
     determinant_colours,
@@ -17,6 +16,7 @@ from diffreg.report.determinants import (
     determinants_of,
 )
 from diffreg.report.panels import PairView, grey, level, upright, upright_points
+from diffreg.system.extras import require
 
 LINE = "#8ff0e0"
 

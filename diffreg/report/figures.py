@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.report.drawing import draw_cells, frame
 from diffreg.report.panels import PairView, grey, overlays, png
 from diffreg.report.volumes import Plane, Upright, slices_of, upright_volume
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 
 INK = "#14181f"
 Draw = Callable[[Any, PairView], None]  # (matplotlib Axes, pair)

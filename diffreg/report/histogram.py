@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.report.determinants import FOLDED, determinant_colours, determinant_limit
 from diffreg.report.figures import empty_figure, png_file
+from diffreg.system.extras import require
 
 SOFT = "#4a5260"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from diffreg import __version__
-from diffreg._files import replacing
 from diffreg.report import page as report_page
 from diffreg.report.charts import Curves, charts_html, curves_html
 from diffreg.report.first_screen import Said, first_screen, folding_sentence
@@ -20,6 +19,7 @@ from diffreg.report.rows import PairRow
 from diffreg.report.sections import drawings, pairs_html
 from diffreg.report.table import Column, Row, Table
 from diffreg.report.viewer import viewer_script, viewer_style
+from diffreg.system.atomic import replacing
 
 __all__ = ["Column", "PairView", "Row", "Table", "write_report"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
+from diffreg.system.extras import require
 
 # How array axes become rows and columns: transpose, then flip rows, then flip columns.
 Display = tuple[bool, bool, bool]

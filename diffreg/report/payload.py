@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.report.determinants import FOLDED, determinant_colours, determinant_limit
 from diffreg.report.packed import (
     OCTAVES,
@@ -21,6 +20,7 @@ from diffreg.report.packed import (
 )
 from diffreg.report.panels import OUTLINED, PairView, level
 from diffreg.report.volumes import Upright, point_of_view, worst_cell
+from diffreg.system.extras import require
 
 LONGEST, SHORTEST = 160, 48  # voxels to a side at most; as many as there is room for
 MESH_NODES = 48  # of the displacement, along the longest side

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.report.determinants import determinant_limit, determinants_of
 from diffreg.report.panels import OUTLINED, PairView, level
+from diffreg.system.extras import require
 
 
 class Plane(NamedTuple):

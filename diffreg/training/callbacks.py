@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from diffreg._files import replacing
+from diffreg.system.atomic import replacing
 from diffreg.training.log import StepLog, ValidationLog, appending, tensorboard
 from diffreg.training.own import called, imported
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from diffreg import __version__
-from diffreg._files import replacing
 from diffreg.data.voxels import Voxels
 from diffreg.models import build_model, in_memory_order
+from diffreg.system.atomic import replacing
 from diffreg.training.config import Config
 from diffreg.training.own import GIVEN, OwnModel, is_path, own_network
 from diffreg.training.terms import objective_of

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from diffreg._extras import toml_reader
-from diffreg._files import read_text
 from diffreg.data.augmentation import Augmentation
 from diffreg.data.normalization import Normalization
 from diffreg.models import MODELS
 from diffreg.models.lunet import LUNetConfig
+from diffreg.system.extras import toml_reader
+from diffreg.system.files import read_text
 from diffreg.training._settings import converted
 from diffreg.training.own import GIVEN, OwnModel, is_path, plugins
 from diffreg.training.sections import (

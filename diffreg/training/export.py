@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from diffreg import __version__
-from diffreg._files import replacing, require_folder
 from diffreg.ops import warp
+from diffreg.system.atomic import replacing
+from diffreg.system.files import require_folder
 from diffreg.training.checkpoint import affine_of, config_of, read_checkpoint, write_checkpoint
 from diffreg.training.config import Config
 from diffreg.training.own import check_displacement

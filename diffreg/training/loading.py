@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
-from diffreg._stopping import ENDING
+from diffreg.system.signals import ENDING
 
 Share = Callable[[Sequence[int]], Sequence[int]]
 Steps = Callable[[], Iterator[Sequence[int]]]

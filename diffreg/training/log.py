@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 
 
 class StepLog(NamedTuple):

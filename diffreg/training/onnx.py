@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from diffreg._extras import require
-from diffreg._files import replacing
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 from diffreg.training.export import check_out, free_sizes
 
 OPSET = 20  # the first whose GridSample takes volumes

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffreg._own_code import check_takes
 from diffreg.models import dimensions_of
+from diffreg.system.own_code import check_takes
 
 GIVEN = "given"  # the name of a network that is an object, not a path
 PLUGINS = "diffreg.models"  # the group of entry points

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffreg._files import FileWarning
-from diffreg._own_code import place_of
 from diffreg.data.known import TERMS, Known, label_values, one_hot, together
 from diffreg.data.pairs import Batch, Sample
+from diffreg.system.files import FileWarning
+from diffreg.system.own_code import place_of
 from diffreg.training.loading import all_or_error, traced
 
 # Key -> what it has to be, D = 2 or 3; the first two must be there.

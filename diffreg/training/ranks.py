@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed, nn
 
-from diffreg._ranks import cuda_device, this_rank
 from diffreg.ops._gpus import usable
+from diffreg.system.ranks import cuda_device, this_rank
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from diffreg._extras import require
-from diffreg._memory import kept_memory, peak_memory
+from diffreg.system.extras import require
+from diffreg.system.memory import kept_memory, peak_memory
 from diffreg.training.log import StepLog
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffreg._extras import require
-from diffreg._files import alone_in, remove_leftovers, require_folder, require_place
-from diffreg._stopping import Stopped, whole
 from diffreg.models import in_memory_order
+from diffreg.system.atomic import alone_in, remove_leftovers
+from diffreg.system.extras import require
+from diffreg.system.files import require_folder, require_place
+from diffreg.system.signals import Stopped, whole
 from diffreg.training._parts import Parts
 from diffreg.training.callbacks import callbacks_of, tell, telling
 from diffreg.training.checkpoint import (

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._extras import require
 from diffreg.data.resampling import Route
+from diffreg.system.extras import require
 
 _AT_ONCE = 2**18  # points
 

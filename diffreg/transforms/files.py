@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._files import require_folder
 from diffreg.data.transforms import read_field as read_voxels
+from diffreg.system.files import require_folder
 from diffreg.transforms.formats import (
     afni,
     detection,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
 from diffreg.ops import affine_warp
+from diffreg.system.files import FileWarning
 from diffreg.transforms.values import EDGE, REACH, Affine, Field, Transform
 
 _TOLD = 0.01  # share of the voxels outside a field's grid from which it is said

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffreg._files import read_text, replacing
 from diffreg.data._csv import number, read_table
 from diffreg.data.grid import LPS
+from diffreg.system.atomic import replacing
+from diffreg.system.files import read_text
 
 _SIGNS = {"RAS": np.ones(3), "LPS": np.diag(LPS)[:3]}
 _AXES = {"0": "RAS", "1": "LPS"}  # of .fcsv files before Slicer 4.11

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffreg._extras import require
 from diffreg.data import _itk, _nifti
 from diffreg.data._forms import in_unit, unit_of, with_upright_slices
 from diffreg.data._itk import to_itk
 from diffreg.data._kinds import existing, kind_of
 from diffreg.data._limits import check_size
 from diffreg.data.geometry import Image
+from diffreg.system.extras import require
 from diffreg.transforms.places import nothing, of_nibabel
 
 

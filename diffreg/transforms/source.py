@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffreg._files import FileWarning
 from diffreg.data.geometry import Image
 from diffreg.data.given import as_image, in_kind
 from diffreg.data.labels import looks_like_labels
 from diffreg.data.resampling import usual_fill
+from diffreg.system.files import FileWarning
 from diffreg.transforms.several import Several, several_of
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from diffreg._files import read_text
 from diffreg.data.manifest import read_manifest
 from diffreg.data.points import read_points
+from diffreg.system.files import read_text
 from diffreg.training.config import load_config
 
 BOM = "\N{BYTE ORDER MARK}"

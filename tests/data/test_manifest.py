@@ -4,10 +4,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffreg._files import FileWarning
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.points import read_points
 from diffreg.data.slices import by_slice, numbered
+from diffreg.system.files import FileWarning
 
 
 @pytest.fixture

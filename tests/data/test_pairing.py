@@ -73,7 +73,7 @@ def test_an_image_is_held_once(tmp_path):
     assert len(held) == 5
 
 
-@pytest.mark.filterwarnings("ignore:.*may be an image:diffreg._files.FileWarning")
+@pytest.mark.filterwarnings("ignore:.*may be an image:diffreg.system.files.FileWarning")
 def test_an_image_may_be_its_own_label_map(tmp_path):
     pictures(tmp_path, 3)
     rows = ["image,label", *(f"000{k}.png,000{k}.png" for k in range(3))]

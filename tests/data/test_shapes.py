@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg._files import FileWarning
 from diffreg.data.shapes import Shapes
 from diffreg.fields import fold_certificate
 from diffreg.ops import warp
+from diffreg.system.files import FileWarning
 from diffreg.training import Trainer
 from diffreg.training.config import Config, load_config
 

@@ -22,7 +22,7 @@ pytestmark = [
         not (GOLDEN / "expected.json").exists(),
         reason="the golden transforms are not here: DIFFREG_GOLDEN must name their folder",
     ),
-    pytest.mark.filterwarnings("ignore:.*AFNI's transforms:diffreg._files.FileWarning"),
+    pytest.mark.filterwarnings("ignore:.*AFNI's transforms:diffreg.system.files.FileWarning"),
 ]
 FOUND = {
     "01_itk_affine.tfm": "itk-text",

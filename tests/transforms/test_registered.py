@@ -11,9 +11,9 @@ import SimpleITK as sitk
 import torch
 
 import diffreg
-from diffreg._files import FileWarning
 from diffreg.cli.main import main
 from diffreg.data.grid import LPS
+from diffreg.system.files import FileWarning
 from diffreg.transforms import Affine, Field, compose, read
 
 LEFT = {"composite.h5", "inverse_composite.h5", "inverse_displacement.nii.gz"}

@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 
 import diffreg
-from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
+from diffreg.system.files import FileWarning
 from diffreg.transforms import Affine, Field, compose, resample
 
 IDENTITY = Affine(np.eye(4))

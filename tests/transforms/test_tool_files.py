@@ -10,8 +10,8 @@ import pytest
 import torch
 from nibabel.affines import apply_affine
 
-from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
+from diffreg.system.files import FileWarning
 from diffreg.transforms import FORMATS, Affine, Chain, compose, format_of, read, read_field, write
 
 AFFINES = ["fsl-flirt", "freesurfer-lta", "niftyreg-affine", "greedy", "elastix"]

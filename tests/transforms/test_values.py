@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffreg._files import FileWarning
 from diffreg.data.grid import Grid
+from diffreg.system.files import FileWarning
 from diffreg.transforms import Affine, Chain, Field, compose, flattened
 
 

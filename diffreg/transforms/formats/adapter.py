@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffreg._files import read_text, replacing
 from diffreg.data.geometry import Image
 from diffreg.data.grid import Grid, in_words
+from diffreg.system.atomic import replacing
+from diffreg.system.files import read_text
 from diffreg.transforms.on_grid import flattened
 from diffreg.transforms.values import Affine, Field, Transform
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._files import FileWarning
 from diffreg.data.grid import LPS
+from diffreg.system.files import FileWarning
 from diffreg.transforms.formats import nifti
 from diffreg.transforms.formats.adapter import Adapter, Places, affine_of, numbers_of, text_of
 from diffreg.transforms.values import Affine, Field

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffreg._files import FileWarning
 from diffreg.data.grid import LPS
+from diffreg.system.files import FileWarning
 from diffreg.transforms.formats.adapter import (
     Adapter,
     Places,

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diffreg._extras import require
-from diffreg._files import replacing
 from diffreg.data._limits import LARGEST, check_claim
+from diffreg.system.atomic import replacing
+from diffreg.system.extras import require
 from diffreg.transforms.formats.adapter import Adapter, Places
 from diffreg.transforms.formats.itk import Stored, stored_of, transform_of
 from diffreg.transforms.values import Transform

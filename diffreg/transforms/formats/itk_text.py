@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffreg._files import replacing
 from diffreg.data.affine import level_4, read_mat
+from diffreg.system.atomic import replacing
 from diffreg.transforms.formats.adapter import (
     Adapter,
     Places,

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffreg._extras import require
 from diffreg.data import _nifti
 from diffreg.data._forms import affine_of
 from diffreg.data._limits import check_size
 from diffreg.data.grid import Grid
 from diffreg.data.vectors import to_voxels, to_world
+from diffreg.system.extras import require
 from diffreg.transforms.values import Field
 
 ENDINGS = _nifti.ENDINGS

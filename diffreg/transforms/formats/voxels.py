@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffreg._files import replacing
 from diffreg.data import _npz
 from diffreg.data.grid import Grid
+from diffreg.system.atomic import replacing
 from diffreg.transforms.formats import nifti
 from diffreg.transforms.formats.adapter import Adapter, Places, check_grid, check_size, dense
 from diffreg.transforms.values import Field, Transform

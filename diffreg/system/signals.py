@@ -50,7 +50,7 @@ def whole() -> Iterator[None]:
         Stopped: afterwards, where one came.
 
     Example:
-        >>> from diffreg._stopping import whole
+        >>> from diffreg.system.signals import whole
         >>> with whole():
         ...     a, b = 1, 2
     """

@@ -22,7 +22,7 @@ def require(module: str, purpose: str, extra: str = "app") -> ModuleType:
         ImportError: the package is not installed.
 
     Example:
-        >>> from diffreg._extras import require
+        >>> from diffreg.system.extras import require
         >>> require("json", "reading metrics").loads("[1]")
         [1]
     """
@@ -47,7 +47,7 @@ def toml_reader() -> ModuleType:
         ImportError: Python 3.10 without tomli.
 
     Example:
-        >>> from diffreg._extras import toml_reader
+        >>> from diffreg.system.extras import toml_reader
         >>> toml_reader().loads("a = 1")
         {'a': 1}
     """

@@ -20,12 +20,12 @@ def place_of(error: BaseException, installed: bool = False) -> str:
             other is found, the one that was called first, torch left aside.
 
     Example:
-        >>> from diffreg._own_code import place_of
+        >>> from diffreg.system.own_code import place_of
         >>> place_of(ValueError("raised by nobody"))
         ''
     """
     paths = sysconfig.get_paths()
-    others = [Path(__file__).parent, Path(paths["stdlib"]), Path(paths["platstdlib"])]
+    others = [Path(__file__).parents[1], Path(paths["stdlib"]), Path(paths["platstdlib"])]
     own, packaged = [], []
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = Path(frame.f_code.co_filename)
@@ -55,7 +55,7 @@ def check_takes(function: Any, name: str, *arguments: str) -> None:
         TypeError: it takes others. What says nothing of its arguments is taken to fit.
 
     Example:
-        >>> from diffreg._own_code import check_takes
+        >>> from diffreg.system.own_code import check_takes
         >>> check_takes(max, "the network", "moving", "fixed")
     """
     method = getattr(function, "forward", function)

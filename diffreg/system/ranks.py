@@ -39,7 +39,7 @@ class Rank:
         """Whether a job, numbered from 1, is this rank's: every count-th one is.
 
         Example:
-            >>> from diffreg._ranks import Rank
+            >>> from diffreg.system.ranks import Rank
             >>> [job for job in range(1, 8) if Rank(1, 3).takes(job)]
             [2, 5]
         """
@@ -61,7 +61,7 @@ def this_rank() -> Rank:
             RANK does not say which this is.
 
     Example:
-        >>> from diffreg._ranks import this_rank
+        >>> from diffreg.system.ranks import this_rank
         >>> this_rank()
         Rank(number=0, count=1, local=0)
     """

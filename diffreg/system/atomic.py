@@ -1,34 +1,29 @@
-"""Files that appear whole or not at all; text files, and what is said of files that are read."""
+"""Files that appear whole or not at all, and folders that one process has for itself."""
 
 from __future__ import annotations
 
-import codecs
 import errno
 import hashlib
 import os
 import platform
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 # What the system says where a disk, a quota or a file's allowed size is used up.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 255  # bytes of a file's name
 _OF_MARK = 20  # of them before a temporary one, at most
-_TRIAL = "trial"  # of whether a folder can be written into
+TRIAL = "trial"  # of whether a folder can be written into
 PROCESSES = Path("/proc")  # of Linux
 _ABANDONED = 86400.0  # seconds after which what another machine began to write is given up
-# What `_temporary` puts before a name: the process, where it runs, its RANK if it has one.
+# What `temporary_name` puts before a name: the process, where it runs, its RANK if it has one.
 _MARK = re.compile(r"\.(?P<number>[0-9]+)-(?P<place>[0-9a-f]{8})-(?P<rest>.*)", re.DOTALL)
-
-
-class FileWarning(UserWarning):
-    """What a user has to know of a file that is read all the same; the command line prints it."""
 
 
 @contextmanager
@@ -44,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Example:
         >>> from pathlib import Path
         >>> import tempfile
-        >>> from diffreg._files import replacing
+        >>> from diffreg.system.atomic import replacing
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder) / "a.txt") as temporary:
         ...         _ = temporary.write_text("whole")
@@ -52,7 +47,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    temporary = path.with_name(_temporary(path.name))
+    temporary = path.with_name(temporary_name(path.name))
     try:
         yield temporary
         os.replace(temporary, path)
@@ -78,7 +73,7 @@ def remove_leftovers(folder: str | Path) -> None:
         with suppress(OSError):  # another process may have been faster
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-            elif rest.startswith(_TRIAL):
+            elif rest.startswith(TRIAL):
                 path.rmdir()
 
 
@@ -126,7 +121,7 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     Example:
         >>> from pathlib import Path
         >>> import tempfile
-        >>> from diffreg._files import staged
+        >>> from diffreg.system.atomic import staged
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with staged(Path(folder) / "out") as temporary:
         ...         _ = (temporary / "a.txt").write_text("whole")
@@ -135,7 +130,7 @@ def staged(out: str | Path, last: str = "") -> Iterator[Path]:
     """
     out = Path(out)
     there = out.exists()
-    folder = (out if there else out.absolute().parent) / _temporary(out.name)
+    folder = (out if there else out.absolute().parent) / temporary_name(out.name)
     shutil.rmtree(folder, ignore_errors=True)  # of a process of that number, which was killed
     # And of others that were to make the same; of another machine only where they had this RANK.
     same = _MARK.fullmatch(folder.name)["rest"]  # type: ignore[index]
@@ -166,7 +161,7 @@ def _appear(folder: Path, out: Path) -> None:
         ) from None
 
 
-def _temporary(name: str) -> str:
+def temporary_name(name: str) -> str:
     """A hidden name of this process with the same ending, as long as names may be."""
     rank = _rank()
     rest = f"{rank}-{name}" if rank else name
@@ -214,132 +209,26 @@ def alone_in(folder: str | Path, refusal: str) -> Iterator[None]:
         yield
         return
     path = Path(folder) / ".lock"
-    with path.open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise ValueError(refusal) from None
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise ValueError(refusal) from None
+            if not _is_still(path, file):  # who was inside removed it between opening and locking
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+            return
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a file as spreadsheets and editors write it, without its byte order mark.
-
-    Args:
-        path: a file in UTF-8, or in UTF-16, which spreadsheets call Unicode text.
-
-    Returns:
-        The text, line ends as they are.
-
-    Raises:
-        UnicodeDecodeError: it is neither.
-
-    Example:
-        >>> from pathlib import Path
-        >>> import tempfile
-        >>> from diffreg._files import read_text
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = (Path(folder) / "a.csv").write_text("i;j", encoding="utf-16")
-        ...     read_text(Path(folder) / "a.csv")
-        'i;j'
-    """
-    content = Path(path).read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    if b"\0" in content[:2]:  # the first letter is ASCII in every file that is read here
-        return content.decode("utf-16-le" if content[1:2] == b"\0" else "utf-16-be")
-    return content.decode("utf-8-sig")
-
-
-def require_folder(folder: str | Path, what: str) -> Path:
-    """Refuse a folder that files cannot be written into, before any work is done for them.
-
-    What the system says of rights does not hold for everyone and on every disk: a folder is made in
-    it, and removed.
-
-    Args:
-        folder: where the files are to appear.
-        what: what the user calls it in the message, such as "the output folder".
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: it does not exist, is a file or is not writable.
-
-    Example:
-        >>> from diffreg._files import require_folder
-        >>> require_folder("/", "the output folder").name
-        ''
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise ValueError(f"{what} {folder} does not exist")
-    if not folder.is_dir():
-        raise ValueError(f"{what} {folder} is a file, not a folder")
+def _is_still(path: Path, file: IO[str]) -> bool:
+    """Whether an open file is what has the name now."""
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=_temporary(_TRIAL), dir=folder))
-    except OSError as error:
-        known = errno.EACCES, errno.ENOENT  # the second is that of /proc
-        reason = "" if error.errno in known else f": {str(error.strerror).lower()}"
-        raise ValueError(f"{what} {folder} is not writable{reason}") from None
-    return folder
-
-
-def require_output(out: str | Path, read: Iterable[str | Path | None]) -> Path:
-    """Refuse a file that could not be written, or that is read for it, before any work is done.
-
-    Args:
-        out: the file to appear.
-        read: the files that it is made of, and None for those that nobody gave.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: its folder is no folder that can be written to, or it is one of those.
-
-    Example:
-        >>> from diffreg._files import require_output
-        >>> require_output("/new.nii.gz", ["/old.nii.gz", None]).name
-        'new.nii.gz'
-    """
-    out = Path(out)
-    require_folder(out.absolute().parent, "the output's folder")
-    for path in read:
-        if path is not None and out.exists() and Path(path).exists() and out.samefile(path):
-            raise ValueError(f"{out} is what is read; the output needs another name")
-    return out
-
-
-def require_place(folder: str | Path, what: str) -> Path:
-    """Refuse a folder that may not exist, nor its parents, and that could not be made.
-
-    Args:
-        folder: where the files are to appear.
-        what: what the user calls it in the message, such as "the output folder".
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: it, or the first of its parents that exists, is a file or is not writable; or it
-            is a link to nowhere.
-
-    Example:
-        >>> from diffreg._files import require_place
-        >>> require_place("/", "the output folder").name
-        ''
-    """
-    folder = Path(folder)
-    above = [folder, *folder.absolute().parents]
-    there = next(path for path in above if path.is_symlink() or path.exists())
-    if not there.exists():
-        raise ValueError(f"{what} {there} is a link to {os.readlink(there)}, which does not exist")
-    require_folder(there, what)
-    return folder
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
