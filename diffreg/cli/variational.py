@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from diffreg.registration.landmarks import Landmarks
 
 SIMILARITIES = ("auto", "ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
-PRESETS = ("default", "slice", "volume", "multimodal", "paper")
+PRESETS = (
+    *("default", "slice", "volume", "multimodal", "multimodal_slice", "multimodal_volume"),
+    "paper",
+)
 # What --checkpoint leaves to none of these.
 OPTIONS = ("preset", "similarity", "weights", "levels", "iterations")
 
@@ -26,16 +29,16 @@ def add_minimised(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"of the variational method, a similarity with its weights: {', '.join(PRESETS)} (by "
-        "the contrasts: multimodal's weights where they differ, else slice or volume)",
+        help=f"of the variational method, a similarity with its weights: {', '.join(PRESETS)} "
+        "(auto: slice or volume, where the contrasts differ with multimodal_ before it)",
     )
     command.add_argument(
         "--similarity",
         type=_similarity,
         metavar="NAME|A=1,B=0.2",
         help=f"of the variational method, in place of the preset's: {', '.join(SIMILARITIES)}, or "
-        "a mixture (auto: mi where the contrasts differ, else ncc and some lncc, and it is said "
-        "why)",
+        "a mixture (auto: ncc and lncc; where the contrasts differ pls, lncc and some mi, or mi "
+        "alone where hardly any edges are shared, and it is said why)",
     )
     command.add_argument(
         "--weights",

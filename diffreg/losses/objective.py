@@ -107,8 +107,8 @@ class Objective(nn.Module):
             or a measure of your own, any callable (warped, fixed, mask) -> (N,) that is minimised;
             or a mixture, for example {"ncc": 1.0, "lncc": 0.2, my_measure: 0.1}; None: that of
             the preset named by `weights`, else of "default": ncc + 0.2 lncc.
-        weights: a preset ("default", "slice", "volume", "multimodal", "paper"), a `Weights`, or 4
-            numbers (similarity, diffusion, bending, determinant).
+        weights: a preset (a name of `PRESETS`), a `Weights`, or 4 numbers (similarity, diffusion,
+            bending, determinant).
         padding, penalty, threshold, spacing: as in `diffreg.ops.warp` and `deformation_energy`; a
             threshold of None is the preset's, where it has one.
         window: side of the box of "lncc" in voxels, odd; None: the preset's, else 9.

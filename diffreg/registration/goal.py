@@ -107,26 +107,6 @@ def chosen(prepared: Prepared, goal: Goal) -> Choice:
     return Choice(changed(usual, measures, weights), found.metrics)
 
 
-def continued(prepared: Prepared, objective: Objective | None, contrast_free: bool) -> Choice:
-    """What steps from a network's displacement minimise, and why.
-
-    A network that knows no contrast was taught across contrasts; where a pair has one, what
-    `register` minimises there is worth more.
-
-    Args:
-        prepared: the pair after its affine start.
-        objective: what the network was trained with; None: `Objective("ncc")`.
-        contrast_free: whether it was trained for any contrast.
-
-    Example: `continued(prepare(moving, fixed), Objective("pls"), True).objective`
-    """
-    own = objective or Objective("ncc")
-    if not contrast_free:
-        return Choice(own, {})
-    found = choose(prepared)
-    return Choice(own, found.metrics) if found.metrics["across"] else found
-
-
 def _telling(measures: Mapping[str, float]) -> str:
     """Of a mixture, the measure whose kind it is of: one across contrasts, where there is one."""
     across = [name for name in measures if name not in SAME_CONTRAST]

@@ -21,9 +21,10 @@ from diffreg.data.resampling import check_fill
 from diffreg.data.voxels import Voxels
 from diffreg.losses import Objective
 from diffreg.registration.channels import Channel
+from diffreg.registration.contrast import Choice, choose
 from diffreg.registration.devices import device_named
 from diffreg.registration.finished import Ending, Found, finished
-from diffreg.registration.goal import Goal, continued, schedule_of, with_proportions
+from diffreg.registration.goal import Goal, schedule_of, with_proportions
 from diffreg.registration.judgement import as_trained, knows, started
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.predict import device_of, predict, refined
@@ -85,10 +86,11 @@ def register(
         fixed_mask: voxels of the fixed image that count where it is > 0; through its header on any
             grid.
         normalization: as the network was trained with; None: the default percentiles.
-        similarity: of the variational method: "auto", the preset's, else "mi" where the contrasts
-            differ and that of the preset "slice" or "volume" where they do not
-            (`diffreg.registration.contrast`); one of `diffreg.losses.SIMILARITIES`; or a mixture,
-            {"ncc": 1, "lncc": 0.2}. With a network, what it was trained with, if known.
+        similarity: of the variational method: "auto", the preset's, else that of "slice" or
+            "volume", with "multimodal_" before it where the contrasts differ, or "mi" where hardly
+            any edges are shared (`diffreg.registration.contrast`); one of
+            `diffreg.losses.SIMILARITIES`; or a mixture, {"ncc": 1, "lncc": 0.2}. With a network,
+            what it was trained with, if known.
         levels: of the variational method, at most; None: 6. A small image bears fewer.
         iterations: of the variational method, at most: on each level, or several, from coarse to
             fine, the last of the finest level, the first of all coarser ones; None: (40, 40, 20),
@@ -280,8 +282,9 @@ def register_batch(
             result = finished(pair, u, v, Found("network", names, seconds), ending)
             origin = {} if objective is None else {"objective": described(objective)}
         else:
+            # What a network was taught that knows no contrast is worth less than what suits a pair.
             free = contrast_free and knows(trained_on, pair.fixed)
-            choice = continued(pair, objective, free)
+            choice = choose(pair) if free else Choice(objective or Objective("ncc"), {})
             goal = with_proportions(choice.objective, pair.fixed)
             place = device_of(network)
             u, v, more, measured = refined(pair, u, v, goal, refine, progress, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -186,8 +187,7 @@ class Registration:
             lines.append(
                 f"contrast: squared correlation {found['correlation'] ** 2:.2f}"
                 f"{', falling' if found['correlation'] < 0 else ''}, correlation ratio "
-                f"{found['correlation_ratio']:.2f}, so "
-                f"{'they differ' if found['across'] else 'one contrast'}: "
+                f"{found['correlation_ratio']:.2f}, so {_kind(found)}: "
                 f"{self.similarity.replace('+', ' + ')}"
             )
         return lines
@@ -196,6 +196,13 @@ class Registration:
     def _doubt(self) -> str:
         count = len(self.metrics.get("warnings", ()))
         return f"doubtful ({count} warning{'s' if count > 1 else ''}): " if count else ""
+
+
+def _kind(contrast: Mapping[str, Any]) -> str:
+    """What the contrasts were found to be, of metrics.json's `contrast`."""
+    if not contrast["across"]:
+        return "one contrast"
+    return f"they differ, edges in common {contrast['edges_in_common']:.2f}"
 
 
 def registration_of(
