@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
 across = pytest.importorskip("across")
+contrasts = pytest.importorskip("contrasts")
 labelled = pytest.importorskip("labelled")
 
 
@@ -21,7 +22,7 @@ def test_grey_is_brightest_in_the_simulated_contrast(tmp_path):
     fixed = tmp_path / "fixed.nii.gz"
     pair = labelled.Pair("brain2mm", moving, fixed, tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     (tmp_path / "out").mkdir()
-    found = across.simulated(pair, tmp_path / "out")
+    found = contrasts.simulated(pair, tmp_path / "out")
     image = nib.load(found.moving)
     assert np.asarray(image.dataobj).ravel().tolist() == [0, 255, 0]
     assert (image.affine == affine).all()

@@ -2,8 +2,8 @@
 
     python bench/compare/across.py DATA CHECKPOINT OUT.jsonl [--pairs N] [--only SET ...]
 
-DATA is the folder of docs/data.md. What is "simulated" has the moving image's intensities x, 0 to
-1, replaced by 1 - |2 x - 1|: grey matter brightest. It goes on where it was stopped.
+DATA is the folder of docs/data.md. What is "simulated" has its moving image in another contrast
+(contrasts.py). It goes on where it was stopped.
 """
 
 import argparse
@@ -11,12 +11,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from contrasts import simulated
 from labelled import Pair, certified, fit, read_pairs
 from registering import ours
 from slice_pairs import head_slices, heart_slices, write_slices
@@ -47,16 +47,6 @@ def methods(checkpoint: str, slices: bool) -> dict[str, tuple[str, ...]]:
         # what the network's refinement minimises, from nothing
         "variational, pls": ("--similarity", "pls", *weights),
     }
-
-
-def simulated(pair: Pair, folder: Path) -> Pair:
-    """The pair with its moving image in another contrast."""
-    image = nib.load(pair.moving)
-    values = np.asarray(image.dataobj, np.float32)
-    values = 255 * (1 - np.abs(2 * values / values.max() - 1))
-    path = folder / pair.moving.name
-    nib.save(nib.Nifti1Image(values.astype(np.uint8), image.affine), path)
-    return replace(pair, moving=path)
 
 
 def no_displacement(pair: Pair) -> np.ndarray:

@@ -23,6 +23,7 @@ import environment
 import journal
 import torch
 from compare_page import write_page
+from contrasts import simulated
 from labelled import Pair, measured, read_pairs
 from registering import (
     NETWORKS,
@@ -41,6 +42,7 @@ from diffreg.benchmark.run import machine
 from diffreg.training.checkpoint import load_network
 
 ROOT = Path(__file__).parents[2]
+TWO_CONTRASTS = "brain2mm_simulated"
 Key = tuple[str, ...]  # group, method, setting, pair, processor
 
 
@@ -120,6 +122,9 @@ def pairs_of(data: Path, folder: Path) -> dict[str, list[Pair]]:
     """group -> its pairs, none of what `data` does not hold; the slices are written to `folder`."""
     found = {group: read_pairs(data / "volumes", group) for group in GROUPS}
     found |= write_slices(data, folder)
+    heads = folder / "simulated"
+    heads.mkdir()
+    found[TWO_CONTRASTS] = [simulated(pair, heads, TWO_CONTRASTS) for pair in found["brain2mm"]]
     for group in (group for group in GROUPS if not found[group]):
         print(f"{group}: no pair of it in {data}, left out")
     return found

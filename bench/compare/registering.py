@@ -34,6 +34,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "diffreg fast": ("--iterations", "30,30,10"),
     "diffreg": (),
     "diffreg long": ("--iterations", "100,100,60"),
+    "diffreg mi": ("--similarity", "mi"),
     "diffreg ngf": ("--similarity", "ngf"),
     **SHIPPED,
 }

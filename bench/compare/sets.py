@@ -24,6 +24,11 @@ GROUPS = {
         "Heads, 2 mm",
         "T1, 80 x 96 x 80 voxels, ten pairs of twenty people; Dice of 130 labels drawn by hand.",
     ),
+    "brain2mm_simulated": Group(
+        "Heads, 2 mm, in two contrasts",
+        "The same ten pairs, the moving head in a contrast that is simulated: intensities x, 0 to "
+        "1, are 1 - |2 x - 1|, with grey matter brightest.",
+    ),
     "cardiac3d": Group(
         "Hearts",
         "Cine MR, end-systole to end-diastole, 96 x 96 x 10 to 13 voxels, planes 8 to 10 mm apart; "
@@ -71,6 +76,7 @@ def each(group: str, *methods: str, pairs: int | None = None) -> list[Task]:
     return [Task(group, method, pairs) for method in methods]
 
 
+VOLUMES = ("brain2mm", "brain2mm_simulated", "cardiac3d", "prostate_mrus", "abdomen_ctmr")
 # What is cheap first, set by set, then what is slow: a page can be written at any moment.
 PLAN = (
     *each("brain2mm", "identity", "diffreg", "greedy", "demons", "SyNOnly", "dipy SyN"),
@@ -79,6 +85,8 @@ PLAN = (
     *each("cardiac3d", "greedy 2 levels", "demons", "demons sigma 0.7", "SyNOnly", "SyNOnly CC"),
     *each("cardiac3d", "dipy SyN"),
     *each("cardiac3d", "FireANTs", "FireANTs 2 levels", "ConvexAdam", "elastix defaults"),
+    *each("brain2mm_simulated", "identity", "diffreg", "diffreg mi", "greedy WNCC", "greedy NMI"),
+    *each("brain2mm_simulated", "SyNOnly", "SyNOnly Mattes", "ConvexAdam defaults"),
     *each("prostate_mrus", "identity", "diffreg", "diffreg ngf", "greedy WNCC", "greedy NMI"),
     *each("prostate_mrus", "SyNOnly", "ConvexAdam defaults"),
     *each("abdomen_ctmr", "identity", "diffreg", "diffreg ngf", "greedy WNCC", "greedy NMI"),
@@ -86,7 +94,13 @@ PLAN = (
     *each("abdomen_ctmr", "FireANTs MI 2 levels", "ConvexAdam defaults", "elastix defaults"),
     *[
         Task(group, method)
-        for group in ("brain2mm", "cardiac3d", "prostate_mrus", "abdomen_ctmr")
+        for group in (
+            "brain2mm",
+            "brain2mm_simulated",
+            "cardiac3d",
+            "prostate_mrus",
+            "abdomen_ctmr",
+        )
         for method in ("diffreg lunet-any", "diffreg lunet-any, refined")
     ],
     *each("slices_mr", "identity", "diffreg", "diffreg lunet-cardiac-mr"),
@@ -102,6 +116,7 @@ PLAN = (
         for group in ("slices_mr", "slices_ctmr")
         for method in ("diffreg lunet-any-2d", "diffreg lunet-any-2d, refined")
     ],
+    *each("brain2mm_simulated", "FireANTs MI", "dipy SyN EM", "elastix"),
     *each("brain2mm", "diffreg network", "diffreg network, refined", "VoxelMorph"),
     *each("brain2mm", "greedy 100x100x100", "demons sigma 0.7", "elastix", "FireANTs sigma 0.25"),
     *each("brain1mm", "identity", "diffreg", "greedy"),
