@@ -152,7 +152,9 @@ def test_the_plan_is_run_once_and_writes_the_page(data, runner, monkeypatch):
         compare.run_plan(pairs, runner)
     (runs,) = pages
     assert [run["pair"] for run in runs] == ["1_t1-0_t1"]
-    compare.run_plan(pairs, runner._replace(runs=data / "others.jsonl"), ["diffreg"])
+    others = runner._replace(runs=data / "others.jsonl")
+    compare.run_plan(pairs, others, ["diffreg"])
+    compare.run_plan(pairs, others, groups=["brain1mm"])
     assert len(pages) == 1
 
 

@@ -1,7 +1,7 @@
 """diffreg beside what a user could run instead, on labelled volumes and slices: docs/compare.md.
 
     python bench/compare/compare.py --data DIR [--checkpoint run/best.pt] [--voxelmorph run/best.pt]
-                                    [--only TOOL ...]
+                                    [--only TOOL ...] [--sets SET ...]
     python bench/compare/compare.py
 
 DIR is the folder of docs/data.md. The other tools are installed into --peers, each pair is
@@ -131,7 +131,10 @@ def pairs_of(data: Path, folder: Path) -> dict[str, list[Pair]]:
 
 
 def run_plan(
-    pairs: Mapping[str, list[Pair]], runner: Runner, methods: Collection[str] = ()
+    pairs: Mapping[str, list[Pair]],
+    runner: Runner,
+    methods: Collection[str] = (),
+    groups: Collection[str] = (),
 ) -> None:
     """PLAN in its order, and the page after each of its tasks that changed something.
 
@@ -139,11 +142,12 @@ def run_plan(
         pairs: group -> its pairs.
         runner: what runs them.
         methods: those that are run; none: all.
+        groups: those that are run on; none: all.
     """
     for task in PLAN:
-        if runner.can(task.method) and (not methods or task.method in methods):
-            wanted = runner.pairs(task, pairs[task.group])
-            new = [runner.run(pair, task.method) for pair in wanted]
+        wanted = task.method in (methods or [task.method]) and task.group in (groups or GROUPS)
+        if wanted and runner.can(task.method):
+            new = [runner.run(pair, task.method) for pair in runner.pairs(task, pairs[task.group])]
             if any(new):
                 write_page(read_runs(runner.runs).values(), runner.left_out)
 
@@ -155,6 +159,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--voxelmorph", type=Path, help="VoxelMorph's, of voxelmorph_heads.toml")
     methods = sorted({task.method for task in PLAN})
     parser.add_argument("--only", choices=methods, nargs="+", default=[], metavar="TOOL")
+    parser.add_argument("--sets", choices=GROUPS, nargs="+", default=[], metavar="SET")
     parser.add_argument("--peers", type=Path, default=ROOT / ".venv-peers")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "compare.jsonl")
     return parser.parse_args()
@@ -182,7 +187,7 @@ def main() -> None:
     left_out = environment.prepare(options.peers)
     runner = Runner(options.runs, options.peers, left_out, networks)
     with tempfile.TemporaryDirectory() as folder:
-        run_plan(pairs_of(options.data, Path(folder)), runner, options.only)
+        run_plan(pairs_of(options.data, Path(folder)), runner, options.only, options.sets)
     write_page(read_runs(options.runs).values(), left_out)
 
 
