@@ -1,4 +1,4 @@
-"""How well squared correlation and correlation ratio tell one contrast from two.
+"""How well correlation and correlation ratio tell one contrast from two; the edges in common.
 
     python bench/contrast.py DATA      prints and keeps bench/results/contrast.json
 
@@ -23,7 +23,7 @@ import torch
 import diffreg
 from diffreg.data.geometry import Image
 from diffreg.data.prepare import prepare
-from diffreg.registration.contrast import WITHIN, contrast
+from diffreg.registration.contrast import EDGES, WITHIN, contrast, edges_in_common
 
 RESULT = Path(__file__).parent / "results" / "contrast.json"
 ACROSS = ("abdomen", "prostate")  # folders of pairs of two modalities
@@ -89,8 +89,10 @@ def main() -> None:
     for cases in (volumes, free_heads, slices):
         for group, across, *images in cases(data):
             pair = prepare(*images)
-            r, ratio = contrast(pair.moving_values, pair.fixed_values, pair.mask)
-            found = {"r": round(r, 4), "ratio": round(ratio, 4)}
+            told = pair.moving_values, pair.fixed_values, pair.mask
+            r, ratio = contrast(*told)
+            edges = edges_in_common(*told)
+            found = {"r": round(r, 4), "ratio": round(ratio, 4), "edges": round(edges, 4)}
             rows.append({"group": group, "across": across, **found})
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]
@@ -98,11 +100,16 @@ def main() -> None:
         wrong = sum((share(row) < WITHIN) != row["across"] for row in own)
         kind = "two contrasts" if own[0]["across"] else "one contrast"
         middle = parts[len(parts) // 2]
+        edges = sorted(row["edges"] for row in own)
+        few = sum(each < EDGES for each in edges)
         print(
             f"{group}: {len(own)} pairs of {kind}, r^2 / eta^2 {parts[0]:.2f} to {parts[-1]:.2f}, "
-            f"median {middle:.2f}; {wrong} taken for the other"
+            f"median {middle:.2f}; {wrong} taken for the other; edges in common {edges[0]:.3f} to "
+            f"{edges[-1]:.3f}, {few} below {EDGES}"
         )
-    RESULT.write_text(json.dumps({"within": WITHIN, "pairs": rows}, indent=0) + "\n")
+    RESULT.write_text(
+        json.dumps({"within": WITHIN, "least_edges": EDGES, "pairs": rows}, indent=0) + "\n"
+    )
 
 
 def share(row: dict[str, Any]) -> float:

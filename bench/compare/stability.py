@@ -25,7 +25,7 @@ from search_cases import READERS, Case
 from search_table import lines_of
 
 from diffreg.benchmark.run import machine
-from diffreg.losses import Objective, usual_objective
+from diffreg.losses import Objective
 from diffreg.registration import register_variational
 
 ROOT = Path(__file__).parents[2]
@@ -80,12 +80,12 @@ def curved(image: torch.Tensor) -> torch.Tensor:
     return 4 * image * (1 - image)
 
 
-def itself(kind: str, similarity: str = "auto", curve=None, ct: bool = False):
+def itself(kind: str, across: bool = False, curve=None, ct: bool = False):
     """A trial: how far an image moves onto itself, with noise of its own in both.
 
     Args:
         kind: of noise.
-        similarity: "auto", `register`'s within a contrast, or "mi".
+        across: whether by what `register` minimises across contrasts.
         curve: of intensities, for the fixed one.
         ct: the moving image of the pair, not the fixed one.
     """
@@ -95,10 +95,8 @@ def itself(kind: str, similarity: str = "auto", curve=None, ct: bool = False):
         noise = [noise_of(kind, image.numpy(), draw) for _ in range(2)]
         images = image, image if curve is None else curve(image)
         pair = [i + torch.from_numpy(n).to(i) for i, n in zip(images, noise, strict=True)]
-        spacing, within = case.objective.spacing, "mi" not in case.objective.similarity
-        objective = case.objective if within else Objective(weights="volume", spacing=spacing)
-        if similarity == "mi":
-            objective = usual_objective("mi").with_spacing(spacing)
+        preset = "multimodal_volume" if across else "volume"
+        objective = Objective(weights=preset, spacing=case.objective.spacing)
         return lengths(searched(case, *pair, objective), image > 0)
 
     return trial
@@ -117,14 +115,14 @@ TRIALS = {
     f"noise of {ROUNDING:g} in the fixed image": Trial(ALL, rounding),
     f"{MORE} more iterations": Trial(ALL, going_on),
     "itself, white noise": Trial(VOLUMES, itself("white")),
-    "itself, white noise, mi": Trial(HEADS, itself("white", "mi")),
+    "itself, white noise, across": Trial(HEADS, itself("white", True)),
     "itself, noise inside": Trial(HEADS, itself("inside")),
-    "itself, noise inside, mi": Trial(HEADS, itself("inside", "mi")),
+    "itself, noise inside, across": Trial(HEADS, itself("inside", True)),
     "itself, smoothed noise": Trial(HEADS, itself("smoothed")),
-    "itself, smoothed noise, mi": Trial(HEADS, itself("smoothed", "mi")),
-    "itself through a curve, white noise, mi": Trial(HEADS, itself("white", "mi", curved)),
+    "itself, smoothed noise, across": Trial(HEADS, itself("smoothed", True)),
+    "itself through a curve, white noise, across": Trial(HEADS, itself("white", True, curved)),
     "the CT itself, white noise": Trial(CT, itself("white", ct=True)),
-    "the CT itself, white noise, mi": Trial(CT, itself("white", "mi", ct=True)),
+    "the CT itself, white noise, across": Trial(CT, itself("white", True, ct=True)),
 }
 
 
@@ -175,8 +173,8 @@ objective gains, in percent of its size; means over pairs (from the smallest to 
   objective, and how far they move the field. Were it converged, it would be nothing.
 - **Itself**: an image onto itself, with normal noise of {100 * NOISE:g} % of its 99th percentile,
   independent in both: everywhere ("white"), where the image is above 0 ("inside"), or smoothed by
-  {SMOOTHED:g} voxels and of the same size ("smoothed"); over the voxels above 0. By `ncc` + `lncc`,
-  or `mi`. "Through a curve": the fixed intensity is 4 x (1 - x).
+  {SMOOTHED:g} voxels and of the same size ("smoothed"); over the voxels above 0. By `volume`,
+  or by `multimodal_volume` ("across"). "Through a curve": the fixed intensity is 4 x (1 - x).
 - **The CT** has 117 x 91 x 20 voxels, which the levels' sizes do not divide.
 """
 

@@ -31,6 +31,6 @@ PRESETS = {
     "volume": Preset({"ncc": 1.0, "lncc": 0.4}, Weights(60, 0, 4, 0.4), 0.1, window=5),
     "multimodal": Preset({"pls": 1.0}, Weights(3, 1, 30, 3)),
     "multimodal_slice": Preset(_EDGES, Weights(15, 0, 120, 1)),
-    "multimodal_volume": Preset(_EDGES, Weights(15, 0, 16, 1), window=5),
+    "multimodal_volume": Preset(_EDGES, Weights(15, 0, 30, 1), window=5),
     "paper": Preset({"ncc": 1.0}, Weights(60, 1, 1, 1)),
 }
