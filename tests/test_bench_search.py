@@ -9,7 +9,7 @@ import torch
 from test_variational import texture
 
 from diffreg.fields import identity_grid
-from diffreg.losses import Objective
+from diffreg.losses import WEIGHTS, Objective
 from diffreg.ops import warp
 from diffreg.registration import descent, register_variational
 
@@ -58,7 +58,10 @@ def test_a_setting_changes_one_thing():
     for how, window in (("smaller", 5), ("larger", 13)):
         assert family.WITHIN[f"window {how}"].objective(usual).window == window
     assert family.WITHIN["lncc x 2"].objective(usual).similarity == {"ncc": 1.0, "lncc": 1.0}
-    assert family.ACROSS["pls"].objective(Objective("mi", "multimodal")).similarity == {"pls": 1.0}
+    usual = Objective(weights="multimodal_slice")
+    before = family.ACROSS["preset multimodal, mi"].objective(usual)
+    assert before.similarity == {"mi": 1.0} and before.weights == WEIGHTS["multimodal"]
+    assert family.ACROSS["without mi"].objective(usual).similarity == {"pls": 1.0, "lncc": 1.0}
 
 
 def test_of_two_starts_the_lower_objective_stays():
@@ -126,6 +129,9 @@ def test_a_search_goes_on_where_it_was_stopped_and_is_told(tmp_path, monkeypatch
     assert "| hearts, slices: 5 (5) |" in page
     row = next(line for line in page.splitlines() if line.startswith("| iterations 30"))
     assert "[" in row  # an interval over the five
+    search_table.write_results([run(USUAL, "p/1", 0.8) | {"group": "heads, 2 mm"}], tmp_path)
+    both = (tmp_path / "variational_search.md").read_text()
+    assert row in both and "## heads, 2 mm: 1 pairs" in both
 
 
 def test_noise_is_of_the_size_and_the_place_that_it_is_said_to_be():

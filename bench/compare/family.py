@@ -27,7 +27,7 @@ class Setting:
     Args:
         bending, lncc, window, determinant: factors of the weights and of lncc's window.
         measures: another similarity, with these weights and windows.
-        preset: another preset in place of all of these.
+        preset: another preset in place of all of these; its similarity gives way to `measures`.
         power: of how many voxels long a level's is, which its bending is multiplied by; diffusion
             by half of it; None: 4, that of `register_variational`.
         fewer: levels left out, the coarsest ones.
@@ -49,7 +49,7 @@ class Setting:
     def objective(self, usual: Objective) -> Objective:
         """The usual one with the changes."""
         if self.preset is not None:
-            return Objective(weights=self.preset, spacing=usual.spacing)
+            return Objective(self.measures or None, self.preset, spacing=usual.spacing)
         measures = self.measures or {
             name: part * (self.lncc if name == "lncc" else 1)
             for name, part in usual.similarity.items()
@@ -136,8 +136,27 @@ WITHIN = {
     "lncc x 2": Setting(lncc=2.0),
 }
 OTHERS = {f"preset {name}": Setting(preset=name) for name in ("slice", "volume")}
+_EDGES = PRESETS["multimodal_volume"].similarity  # and of slices
+
+
+def _without(left_out: str) -> dict[str, float]:
+    return {name: part for name, part in _EDGES.items() if name != left_out}
+
+
 ACROSS = {
     **_SEARCHES,
-    "pls": Setting(measures=dict(PRESETS["multimodal"].similarity)),
+    "window smaller": Setting(window=0.6),
+    "window larger": Setting(window=1.4),
+    "lncc / 2": Setting(lncc=0.5),
+    "lncc x 2": Setting(lncc=2.0),
+    **{f"without {name}": Setting(measures=_without(name)) for name in _EDGES},
+    "preset multimodal, mi": Setting(measures={"mi": 1.0}, preset="multimodal"),
+    "preset multimodal, pls": Setting(preset="multimodal"),
+    "preset multimodal, ngf": Setting(measures={"ngf": 1.0}, preset="multimodal"),
+}
+FEW_EDGES = {
+    **_SEARCHES,
+    "pls": Setting(preset="multimodal"),
     "ngf": Setting(measures={"ngf": 1.0}),
+    "preset multimodal_volume": Setting(preset="multimodal_volume"),
 }

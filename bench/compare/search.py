@@ -17,8 +17,9 @@ from pathlib import Path
 
 import journal
 import torch
-from family import ACROSS, OTHERS, WITHIN, Setting, reached, registered
+from family import ACROSS, FEW_EDGES, OTHERS, WITHIN, Setting, reached, registered
 from search_cases import ACROSS as GROUPS_ACROSS
+from search_cases import FEW_EDGES as GROUPS_FEW_EDGES
 from search_cases import READERS, Case
 from search_table import write_results
 
@@ -31,6 +32,8 @@ LIKE_SLICES = ("hearts, slices", "hearts, volumes", "heads, slices")  # whose pr
 def family_of(group: str) -> dict[str, Setting]:
     if group in GROUPS_ACROSS:
         return ACROSS
+    if group in GROUPS_FEW_EDGES:
+        return FEW_EDGES
     other = "preset volume" if group in LIKE_SLICES else "preset slice"
     return WITHIN | {other: OTHERS[other]}
 
@@ -84,7 +87,9 @@ def parsed() -> argparse.Namespace:
     run = commands.add_parser("run", help="register the pairs with every setting")
     run.add_argument("--data", type=Path, required=True)
     run.add_argument("--group", choices=READERS, nargs="+", default=list(READERS))
-    run.add_argument("--setting", choices=WITHIN | OTHERS | ACROSS, nargs="+", default=[])
+    run.add_argument(
+        "--setting", choices=WITHIN | OTHERS | ACROSS | FEW_EDGES, nargs="+", default=[]
+    )
     table = commands.add_parser("table", help="choose, and write the results")
     for command in (run, table):
         lines = ROOT / "build" / "variational_search.jsonl"

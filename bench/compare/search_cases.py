@@ -4,12 +4,13 @@ Read from the folder of docs/data.md, which has `cardiac`, `ctmr` and `volumes`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pairs
 import torch
+from contrasts import other
 from labelled import SMALLEST_LABEL, in_both, read_pairs
 
 import diffreg
@@ -68,21 +69,18 @@ class Case:
 Ready = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, Objective]
 
 
-def ready(moving: diffreg.Image, fixed: diffreg.Image, across: bool = False) -> Ready:
+def ready(moving: diffreg.Image, fixed: diffreg.Image) -> Ready:
     """Two images on one grid as `register` has them: moving, fixed, mask, what is minimised."""
     prepared = prepare(moving, fixed)
-    chosen = choose(prepared, "mi" if across else "auto").objective
-    goal = with_proportions(chosen, prepared.fixed)
+    goal = with_proportions(choose(prepared).objective, prepared.fixed)
     return prepared.moving_values, prepared.fixed_values, prepared.weights, goal
 
 
-def case_of(
-    name: str, images: Sequence[diffreg.Image], labels: Sequence, across: bool = False, **more
-) -> Case:
+def case_of(name: str, images: Sequence[diffreg.Image], labels: Sequence, **more) -> Case:
     """A pair of images (moving, fixed) on one grid with their labels (*S), arrays."""
     maps = [torch.from_numpy(np.ascontiguousarray(label))[None, None] for label in labels]
     more.setdefault("compared", in_both(labels))
-    return Case(name, *ready(*images, across), (maps[0], maps[1]), **more)
+    return Case(name, *ready(*images), (maps[0], maps[1]), **more)
 
 
 def heart_slices(data: Path) -> Iterator[Case]:
@@ -117,18 +115,25 @@ def mr_ct(data: Path) -> Iterator[Case]:
         images = [diffreg.image(arrays[name][k]) for name in ("ct_moving", "mr")]
         disturbance = torch.from_numpy(arrays["disp"][k].astype(np.float32))[None]
         name = str(item).replace(":", "/", 1)
-        yield case_of(name, images, labels, across=True, disturbance=disturbance)
+        yield case_of(name, images, labels, disturbance=disturbance)
 
 
-def volumes(group: str, across: bool = False, **more) -> Callable[[Path], Iterator[Case]]:
+def volumes(
+    group: str, contrast: Callable[[np.ndarray], np.ndarray] | None = None, **more
+) -> Callable[[Path], Iterator[Case]]:
+    """Of the moving images in another contrast where that is given."""
+
     def read(data: Path) -> Iterator[Case]:
         for pair in read_pairs(data / "volumes", group):
             images = [diffreg.read_image(path) for path in (pair.moving, pair.fixed)]
+            if contrast is not None:
+                values = contrast(images[0].data.numpy())
+                images[0] = replace(images[0], data=torch.from_numpy(values))
             files = pair.moving_label, pair.fixed_label
             labels = [
                 diffreg.read_image(path).data[0, 0].numpy().astype(np.uint8) for path in files
             ]
-            yield case_of(f"{pair.person}/{pair.name}", images, labels, across, **more)
+            yield case_of(f"{pair.person}/{pair.name}", images, labels, **more)
 
     return read
 
@@ -139,9 +144,11 @@ READERS: dict[str, Callable[[Path], Iterator[Case]]] = {
     "heads, slices": head_slices,
     "heads, 2 mm": volumes("brain2mm"),
     "heads, 1 mm": volumes("brain1mm"),
+    "heads, two contrasts": volumes("brain2mm", other),
     "MR / simulated CT": mr_ct,
     # The gland; the other labels are of points.
-    "prostates, MR / ultrasound": volumes("prostate_mrus", across=True, compared=(1,)),
-    "abdomen, CT / MR": volumes("abdomen_ctmr", across=True),
+    "prostates, MR / ultrasound": volumes("prostate_mrus", compared=(1,)),
+    "abdomen, CT / MR": volumes("abdomen_ctmr"),
 }
-ACROSS = ("MR / simulated CT", "prostates, MR / ultrasound", "abdomen, CT / MR")
+ACROSS = ("heads, two contrasts", "MR / simulated CT", "abdomen, CT / MR")
+FEW_EDGES = ("prostates, MR / ultrasound",)  # by mutual information alone

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from family import ACROSS, OTHERS, USUAL, WITHIN
+from family import ACROSS, FEW_EDGES, OTHERS, USUAL, WITHIN
 from nested import chosen, patient_means
 from search_cases import READERS
 from summary import interval
@@ -15,7 +15,7 @@ from summary import interval
 from diffreg.benchmark.run import machine
 
 RESULTS = Path(__file__).parents[1] / "results"
-FAMILY = WITHIN | OTHERS | ACROSS
+FAMILY = WITHIN | OTHERS | ACROSS | FEW_EDGES
 AS_LONG = 1.25  # times the shipped setting's CPU seconds: what counts as no slower
 MEASURES = ("score", "dice", "error", "objective", "cpu_s")
 Runs = dict[str, dict]  # pair -> run
@@ -178,18 +178,19 @@ def table(found: Row) -> list[str]:
 
 
 def page(results: Row) -> str:
-    about = results["machine"]
-    parts = [ABOUT, f"{about['processor']}, commit {about['commit']}.", ""]
-    parts += summary(results["groups"])
+    parts = [ABOUT, *summary(results["groups"])]
     for group, found in results["groups"].items():
         parts += ["", f"## {group}: {found['pairs']} pairs, people: {found['people']}", ""]
-        parts += table(found)
+        parts += [f"{found['processor']}, commit {found['commit']}.", "", *table(found)]
     return "\n".join(parts) + "\n"
 
 
 def write_results(runs: Iterable[dict], to: Path = RESULTS) -> None:
-    """variational_search.json and .md in `to`."""
-    groups = {group: group_of(settings) for group, settings in complete(runs).items()}
-    results = {"machine": machine("cpu"), "groups": groups}
-    (to / "variational_search.json").write_text(json.dumps(results, indent=1) + "\n")
+    """variational_search.json and .md in `to`, whose groups that were not run again stay."""
+    file, about = to / "variational_search.json", machine("cpu")
+    of = {name: about[name] for name in ("commit", "processor")}
+    groups = json.loads(file.read_text())["groups"] if file.exists() else {}
+    groups |= {group: of | group_of(settings) for group, settings in complete(runs).items()}
+    results = {"groups": {group: groups[group] for group in READERS if group in groups}}
+    file.write_text(json.dumps(results, indent=1) + "\n")
     (to / "variational_search.md").write_text(page(results))
