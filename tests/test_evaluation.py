@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from diffreg.data.geometry import Image
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.prepare import prepare
 from diffreg.data.transforms import read_displacement, write_displacement
-from diffreg.evaluation import Evaluation, bootstrap, evaluate, measure_pair, summarize
+from diffreg.evaluation import (
+    Evaluation,
+    bootstrap,
+    evaluate,
+    measure_pair,
+    summarize,
+    write_evaluation,
+)
 from diffreg.evaluation.measures import Measure
 from diffreg.evaluation.pages import _warnings
 from diffreg.registration.cohort import Method, register_all
@@ -286,6 +294,41 @@ def lost(folder, name):
     labels[15, 3] = 9 if name == "m" else 0
     nib.save(nib.Nifti1Image(labels, np.diag([2.0, 1.0, 3.0, 1.0])), folder / f"{name}.nii.gz")
     return folder / f"{name}.nii.gz"
+
+
+def test_the_bootstrap_of_many_pairs_fits_into_memory():
+    values = np.arange(2000.0)
+    bootstrap(values[:2])
+    tracemalloc.start()
+    interval = bootstrap(values, seed=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    at_once = np.random.default_rng(3).integers(0, 2000, (10_000, 2000))
+    assert interval == tuple(np.percentile(values[at_once].mean(1), (2.5, 97.5)))
+    assert peak < 50e6  # of which 320 MB were drawn at once
+
+
+class Name(str):
+    """A group's, which counts with how many others it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Name.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_many_groups_take_no_more_time_each(tmp_path):
+    evaluation = Evaluation("ours", grouped=True)
+    for k in range(300):
+        ends = {"ncc_before": 0.5, "ncc_after": k / 300, "min_determinant": 0.5}
+        about = {"pair": f"{k}", "group": Name(f"g{k}"), "folded_percent": 0.0}
+        evaluation.records.append({**about, **ends})
+    Name.compared = 0
+    write_evaluation(evaluation, tmp_path / "out")
+    assert len(json.loads((tmp_path / "out/evaluation.json").read_text())["groups"]) == 300
+    assert Name.compared < 300 * 20  # not each with each
 
 
 def test_a_label_that_warping_lost_counts_and_one_of_a_single_image_does_not(tmp_path):

@@ -22,9 +22,18 @@ def table():
 
 
 def test_the_best_of_a_group_is_found_as_printed(table):
-    best = [[table.best(r, c) for c in range(3)] for r in range(5)]
+    best = table.best()
     assert best[:3] == [[False, False, False], [True, True, False], [True, False, False]]
     assert best[3:] == [[True, False, False], [False, False, False]]  # one time alone is not best
+
+
+def test_the_best_of_many_rows_are_found_in_one_pass(monkeypatch):
+    printed = []
+    monkeypatch.setattr("diffreg.report.table.shown", lambda *of: printed.append(of) or shown(*of))
+    columns = [Column("NCC", "", ".2f", "higher"), Column("pairs", "", "d")]
+    page = Table(columns, [(f"{k}", [0.01 * k, k]) for k in range(200)]).html()
+    assert page.count('class="best"') == 1
+    assert len(printed) < 200 * 2 * 3  # not all of a group for each
 
 
 def test_html_has_groups_bold_best_values_and_escapes(table):

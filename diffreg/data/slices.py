@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,12 +12,15 @@ from diffreg.data.manifest import Manifest
 from diffreg.data.pairing import Block, Pair, Pairs
 
 
-def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
+def by_slice(
+    pair: Pair, slices: Sequence[int] = (), count: Callable[[Path], int] = count_slices
+) -> list[Pair]:
     """A pair of volumes without a slice as one pair for each slice; any other pair as it is.
 
     Args:
         pair: opened for the number of its slices.
         slices: which of them; none: all.
+        count: gives the number of an image's slices.
 
     Returns:
         At least one pair.
@@ -28,7 +31,7 @@ def by_slice(pair: Pair, slices: Sequence[int] = ()) -> list[Pair]:
 
     Example: `[part for pair in manifest for part in by_slice(pair)]`
     """
-    counts = [count_slices(image) for image in (pair.moving, pair.fixed)]
+    counts = [count(image) for image in (pair.moving, pair.fixed)]
     given = pair.moving_slice is not None or pair.fixed_slice is not None
     if given or max(counts) == 1:
         return [pair]
@@ -57,10 +60,12 @@ def sliced(pairs: Pairs, slices: Sequence[int] = ()) -> Pairs:
     Example: `sliced(find_pairs(["volumes"], dimensions=3), [40, 41])`
     """
 
+    count = cache(count_slices)  # images of many rows are opened once
+
     def parts(block: Block) -> Block:
         found: list[Pair] = []
         for pair in block.cover():
-            found = by_slice(pair, slices)
+            found = by_slice(pair, slices, count)
             found = [] if found[0] is pair else found
         return replace(block, slices=tuple(part.moving_slice or 0 for part in found))
 
@@ -73,7 +78,7 @@ def numbered(
     """Every pair with its number from 1.
 
     Args:
-        manifest: its rows are opened for their slices.
+        manifest: each of its images is opened once.
         slices: take volumes slice by slice.
         mistakes: errors that concern one row; it counts as one pair then, given with the error.
 
@@ -82,12 +87,12 @@ def numbered(
 
     Example: `for number, pair, error in numbered(manifest, (ValueError, OSError)): ...`
     """
-    number = 0
+    number, count = 0, cache(count_slices)
     for row in manifest:
         try:
-            parts = by_slice(row) if slices else [row]
+            parts = by_slice(row, count=count) if slices else [row]
             for path in () if slices else (row.moving, row.fixed):
-                count_slices(path)  # says in words what cannot be opened
+                count(path)  # says in words what cannot be opened
         except mistakes as error:
             number += 1
             yield number, row, error

@@ -67,7 +67,7 @@ def _write_page(
 
     notes = [f"Method: {method.name}.", *shown_note(len(views), len(found))]
     notes += [f"Failed: {pair.row}: {message}" for pair, message in cohort.failed]
-    title = f"{len(found)} pairs" if len(found) > 1 else cohort.jobs[0].pair.name
+    title = counted(len(found)) if len(found) > 1 else cohort.jobs[0].pair.name
     write_report(
         *(page, title, _verdict(found), views, _table(cohort, found)),
         notes=notes,
@@ -126,9 +126,9 @@ def folds(found: Sequence[dict[str, Any]]) -> tuple[bool, str]:
     smallest = [v["min_determinant"] for v in found if v["min_determinant"] is not None]
     least = f": {SMALLEST} {shown(min(smallest))}" if smallest else ""
     if not folded:
-        where = f" in any of the {len(found)} pairs" if len(found) > 1 else ""
+        where = f" in any of the {counted(len(found))}" if len(found) > 1 else ""
         return True, f"No cell folds{where}{least}"
-    return False, f"Cells fold in {folded} of {counted(len(found))}{least}"
+    return False, f"Cells fold in {folded:,} of {counted(len(found))}{least}"
 
 
 def warnings_of(failed: int, total: int, said: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
@@ -143,18 +143,18 @@ def warnings_of(failed: int, total: int, said: Sequence[tuple[str, Sequence[str]
         >>> warnings_of(1, 3, [("a to b", ["The images share 4 % of their voxels."])])
         ['1 of 3 pairs failed (see Notes)', 'a to b: The images share 4 % of their voxels.']
     """
-    found = [f"{failed} of {counted(total)} failed (see Notes)"] if failed else []
+    found = [f"{failed:,} of {counted(total)} failed (see Notes)"] if failed else []
     lines = [f"{name}: {words}" for name, warnings in said for words in warnings]
     found += lines[:MOST_WARNINGS]
     left = len(lines) - MOST_WARNINGS
-    return found + ([f"and {left} more, in the pairs' metrics.json"] if left > 0 else [])
+    return found + ([f"and {left:,} more, in the pairs' metrics.json"] if left > 0 else [])
 
 
 def shown_note(drawn: int, pairs: int) -> list[str]:
     """What the report says where it draws a part of the pairs only."""
     if drawn == pairs:
         return []
-    return [f"The first {drawn} of {pairs} pairs are drawn; the numbers are those of all."]
+    return [f"The first {drawn} of {counted(pairs)} are drawn; the numbers are those of all."]
 
 
 def write_csv(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -227,7 +227,7 @@ def _fit(found: Sequence[dict[str, Any]]) -> Said:
     if len(found) == 1:
         return good, sentence
     better = sum(after > before for before, after in known)
-    return good, f"{sentence}, better in {better} of {len(found)} pairs"
+    return good, f"{sentence}, better in {better:,} of {counted(len(found))}"
 
 
 def _warnings(cohort: Cohort, found: Sequence[dict[str, Any]]) -> list[str]:

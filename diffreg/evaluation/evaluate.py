@@ -10,10 +10,10 @@ from diffreg import __version__
 from diffreg.data.manifest import Pair
 from diffreg.data.normalization import Normalization
 from diffreg.evaluation.cohort_report import IN_FULL, IN_ROWS, write_csv
-from diffreg.evaluation.measures import measure_pair, measures_of
+from diffreg.evaluation.measures import Measure, measure_pair, measures_of
 from diffreg.evaluation.pages import group_table, summary_table, write_page
 from diffreg.evaluation.result import Evaluation, Measured
-from diffreg.evaluation.summary import summarize
+from diffreg.evaluation.summary import by_group, summarize
 from diffreg.registration._json import write_json
 from diffreg.registration.cohort import PAIR_ERRORS, one_line, read_pair
 from diffreg.registration.files import read_registration
@@ -117,16 +117,16 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
     Example: `write_evaluation(evaluate(pairs), Path("out"))`
     """
     summaries = evaluation.summaries
-    groups = list(dict.fromkeys(record["group"] for record in evaluation.records))
-    groups = groups if _grouped(evaluation) else []
+    groups = by_group(evaluation.records) if _grouped(evaluation) else {}
     content = {
         "version": __version__,
         "method": evaluation.method,
         "seed": evaluation.seed,
         "summary": {summary.measure.name: summary.to_dict() for summary in summaries},
-        "groups": {name: _of_group(evaluation, name) for name in groups}
-        if _grouped(evaluation)
-        else {},
+        "groups": {
+            name: _of_group(evaluation.measures, records, evaluation.seed)
+            for name, records in groups.items()
+        },
         "pairs": evaluation.records,
         "warnings": [
             {"pair": name, "sentence": sentence}
@@ -148,12 +148,13 @@ def _grouped(evaluation: Evaluation) -> bool:
     return evaluation.grouped and len({r["group"] for r in evaluation.records}) > 1
 
 
-def _of_group(evaluation: Evaluation, name: str) -> dict[str, Any]:
+def _of_group(
+    measures: Sequence[Measure], records: Sequence[dict[str, Any]], seed: int
+) -> dict[str, Any]:
     """The means and medians of one group's pairs."""
-    records = [record for record in evaluation.records if record["group"] == name]
     found = {}
-    for measure in evaluation.measures:
-        summary = summarize(measure, records, evaluation.seed)
+    for measure in measures:
+        summary = summarize(measure, records, seed)
         if summary is not None:
             plain = summary.to_dict()
             found[measure.name] = {k: plain[k] for k in ("pairs", "before", "after") if k in plain}

@@ -10,7 +10,7 @@ from typing import Any
 from diffreg.evaluation.cohort_report import IN_FULL, counted, folds, shown_note, warnings_of
 from diffreg.evaluation.measures import Measure
 from diffreg.evaluation.result import Evaluation
-from diffreg.evaluation.summary import DRAWS, Summary
+from diffreg.evaluation.summary import DRAWS, Summary, by_group
 from diffreg.registration.provenance import in_words, provenance
 from diffreg.report.first_screen import Said, fit_sentence
 from diffreg.report.table import Column, Row, Table, shown, shown_alike
@@ -75,8 +75,7 @@ def group_table(records: Sequence[dict[str, Any]], measures: Sequence[Measure]) 
     chosen += [m for m in measures if m.name in ("min_determinant", "folded_percent")]
     columns = [Column("pairs", "", "d"), *(Column(m.title, m.unit) for m in chosen)]
     rows = []
-    for name in dict.fromkeys(record["group"] for record in records):
-        members = [record for record in records if record["group"] == name]
+    for name, members in by_group(records).items():
         rows.append(Row(name, [len(members), *(_group_value(m, members) for m in chosen)]))
     return Table(columns, rows, "group")
 
@@ -187,15 +186,14 @@ def _charts(evaluation: Evaluation) -> dict[str, bytes]:
     """Box plots of the first metrics, over all pairs and, where they are few, over each group."""
     from diffreg.report.boxes import MOST_GROUPS, boxes_figure
 
-    names = list(dict.fromkeys(record["group"] for record in evaluation.records))
-    by_group = evaluation.grouped and 1 < len(names) <= MOST_GROUPS
+    of_groups = by_group(evaluation.records)
     charts = {}
     for measure in evaluation.measures:
         if measure.name not in (*_FIRST, "min_determinant"):
             continue
         members = {"all": evaluation.records}
-        if by_group:
-            members |= {n: [r for r in evaluation.records if r["group"] == n] for n in names}
+        if evaluation.grouped and 1 < len(of_groups) <= MOST_GROUPS:
+            members |= of_groups
         ends = {"before": "_before", "after": "_after"} if measure.paired else {"after": ""}
         groups = {
             place: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from diffreg.data.manifest import Pair
@@ -31,7 +32,7 @@ class Measured:
 
 @dataclass
 class Evaluation:
-    """What came of measuring all pairs.
+    """What came of measuring all pairs; complete before `summaries` is asked for.
 
     Args:
         method: where the displacements are from, in words.
@@ -51,12 +52,12 @@ class Evaluation:
     seed: int = 0
     warnings: list[tuple[str, list[str]]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def measures(self) -> list[Measure]:
         """The metrics that any pair has."""
         return measures_of(self.records)
 
-    @property
+    @cached_property
     def summaries(self) -> list[Summary]:
         """One for each metric that any pair has a number of."""
         found = (summarize(measure, self.records, self.seed) for measure in self.measures)

@@ -15,6 +15,20 @@ import numpy as np
 from diffreg.evaluation.measures import Measure
 
 DRAWS = 10_000
+_AT_ONCE = 2**21  # numbers drawn: ten thousand pairs without groups would be a gigabyte and a half
+
+
+def by_group(records: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The records of each group, groups in the order of their first one.
+
+    Example:
+        >>> by_group([{"group": "b", "x": 1}, {"group": "a"}, {"group": "b"}])
+        {'b': [{'group': 'b', 'x': 1}, {'group': 'b'}], 'a': [{'group': 'a'}]}
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record["group"], []).append(record)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -90,9 +104,10 @@ def summarize(measure: Measure, records: Sequence[dict[str, Any]], seed: int = 0
     after = np.array([row[-1] for row in rows], dtype=np.float64)
     before = np.array([row[1] for row in rows], dtype=np.float64) if measure.paired else None
     changes = after if before is None else after - before
-    names = dict.fromkeys(row[0] for row in rows)
-    of_group = np.array([row[0] for row in rows], dtype=object)
-    means = np.array([changes[of_group == name].mean() for name in names])
+    groups: dict[str, list[int]] = {}
+    for k, (name, *_) in enumerate(rows):
+        groups.setdefault(name, []).append(k)
+    means = np.array([changes[members].mean() for members in groups.values()])
     return Summary(
         measure,
         len(rows),
@@ -124,8 +139,10 @@ def bootstrap(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> tuple[fl
     if len(values) < 2:
         return None
     random = np.random.default_rng(seed)
-    drawn = values[random.integers(0, len(values), (draws, len(values)))].mean(1)
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    means = np.empty(draws)
+    for part in np.array_split(means, -(-draws * len(values) // _AT_ONCE)):
+        part[:] = values[random.integers(0, len(values), (len(part), len(values)))].mean(1)
+    low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
 
 

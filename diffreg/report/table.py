@@ -49,8 +49,8 @@ class Table:
 
     Example:
         >>> table = Table([("NCC", "", ".2f", "higher")], [("identity", [0.7]), ("ours", [0.9])])
-        >>> table.best(1, 0)
-        True
+        >>> table.best()
+        [[False], [True]]
     """
 
     columns: Sequence[Column]
@@ -72,17 +72,22 @@ class Table:
                     f"row {row.label!r} must have {len(self.columns)} values, got {len(row.values)}"
                 )
 
-    def best(self, row: int, column: int) -> bool:
-        """Whether the value is the best one of its group, as printed, and another one is worse."""
-        form, better = self.columns[column].format, self.columns[column].better
-        value = self.rows[row].values[column]
-        group = [r.values[column] for r in self.rows if r.group == self.rows[row].group]
-        numbers = [v for v in group if is_number(v) and not math.isnan(v)]
-        if better is None or not is_number(value) or math.isnan(value):
-            return False
-        wanted = max(numbers) if better == "higher" else min(numbers)
-        distinct = {shown(v, form) for v in numbers}
-        return len(distinct) > 1 and shown(value, form) == shown(wanted, form)
+    def best(self) -> list[list[bool]]:
+        """Whether each value is the best one of its group, as printed, and another one is worse."""
+        found = [[False] * len(self.columns) for _ in self.rows]
+        for c, column in enumerate(self.columns):
+            groups: dict[str, dict[int, Any]] = {}
+            for r, row in enumerate(self.rows):
+                value = row.values[c]
+                if column.better and is_number(value) and not math.isnan(value):
+                    groups.setdefault(row.group, {})[r] = value
+            for numbers in groups.values():
+                wanted = (max if column.better == "higher" else min)(numbers.values())
+                printed = {r: shown(value, column.format) for r, value in numbers.items()}
+                if len(set(printed.values())) > 1:
+                    for r, text in printed.items():
+                        found[r][c] = text == shown(wanted, column.format)
+        return found
 
     def cells(self) -> list[list[str]]:
         """Every value as it is printed, row by row."""
@@ -97,8 +102,8 @@ class Table:
         units = [c.unit for c in self.columns]
         lines = [[self.label, *names], ["", *units]] if any(units) else [[self.label, *names]]
         heads = len(lines)
-        for r, (row, cells) in enumerate(zip(self.rows, self.cells(), strict=True)):
-            stars = [" *" if self.best(r, c) else "  " for c in range(len(cells))]
+        for row, cells, best in zip(self.rows, self.cells(), self.best(), strict=True):
+            stars = [" *" if one else "  " for one in best]
             lines.append([row.label, *(v + s for v, s in zip(cells, stars, strict=True))])
         widths = [max(len(line[c]) for line in lines) for c in range(len(self.columns) + 1)]
         padded = [
@@ -118,7 +123,7 @@ class Table:
         """The table element, everything in it escaped."""
         heads = "".join(_head(column) for column in self.columns)
         body, group = [], ""
-        for r, (row, cells) in enumerate(zip(self.rows, self.cells(), strict=True)):
+        for row, cells, best in zip(self.rows, self.cells(), self.best(), strict=True):
             if row.group != group:
                 group = row.group
                 span = len(self.columns) + 1
@@ -126,8 +131,8 @@ class Table:
                     f'<tr class="group"><th scope="rowgroup" colspan="{span}">{escape(group)}</th>'
                 )
             values = "".join(
-                f'<td class="best">{escape(v)}</td>' if self.best(r, c) else f"<td>{escape(v)}</td>"
-                for c, v in enumerate(cells)
+                f'<td class="best">{escape(v)}</td>' if one else f"<td>{escape(v)}</td>"
+                for v, one in zip(cells, best, strict=True)
             )
             body.append(f'<tr><th scope="row">{escape(row.label)}</th>{values}</tr>')
         return (

@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from diffreg.data import slices
 from diffreg.data.manifest import Pair, read_manifest
 from diffreg.data.points import read_points
 from diffreg.data.slices import by_slice, numbered
@@ -217,6 +218,19 @@ def test_pairs_are_numbered_and_a_bad_one_counts(folder):
     found = list(numbered(read_manifest(written(folder, text)), (ValueError,)))
     assert [number for number, _, _ in found] == [1, 2, 3, 4, 5]
     assert [error is None for _, _, error in found] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("by_slices", [True, False])
+def test_an_image_of_many_rows_is_opened_once(by_slices, folder, monkeypatch):
+    opened = []
+    count = slices.count_slices
+    monkeypatch.setattr(slices, "count_slices", lambda path: opened.append(path) or count(path))
+    text = "moving,fixed\ns.npz:x,s.npz:y\ns.npz:y,s.npz:x\ns.npz:x,s.npz:x\n"
+    manifest = read_manifest(written(folder, text))
+    assert len(list(numbered(manifest, (), by_slices))) == (9 if by_slices else 3)
+    assert len(opened) == 2
+    assert len(slices.sliced(manifest.pairs)) == 9
+    assert len(opened) == 4
 
 
 def test_points(folder):
