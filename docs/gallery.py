@@ -99,9 +99,9 @@ PAIRS = (
     Pair(
         "gallery/two_contrasts.png",
         "T1 to a map of grey matter: two contrasts",
-        commanded(*GREY, "--slice 10 --similarity pls"),
+        commanded(*GREY, "--slice 10"),
         slices(*GREY, (10, 10)),
-        {"similarity": "pls"},
+        {},
     ),
     Pair(
         "gallery/shapes.png",

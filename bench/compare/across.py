@@ -34,18 +34,15 @@ SLICES = (
 )
 
 
-def methods(checkpoint: str, slices: bool) -> dict[str, tuple[str, ...]]:
+def methods(checkpoint: str) -> dict[str, tuple[str, ...]]:
     """Words of `diffreg register`, by name."""
     network = ("--checkpoint", checkpoint)
-    weights = ("--preset", "multimodal") if slices else ("--weights", "3,0,4,1")
     return {
         "network": network,
         "network, guaranteed": (*network, "--guarantee"),
         "network and 10 steps": (*network, "--refine", "10"),
         "variational": (),
         "variational, ngf": ("--similarity", "ngf"),
-        # what the network's refinement minimises, from nothing
-        "variational, pls": ("--similarity", "pls", *weights),
     }
 
 
@@ -78,10 +75,7 @@ def run(options: argparse.Namespace) -> None:
     done = {(row["set"], row["pair"], row["method"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder, out.open("a") as file:
         for name, pair in cases(options, Path(folder)):
-            for method, words in {
-                "before": None,
-                **methods(options.checkpoint, name in SLICES),
-            }.items():
+            for method, words in {"before": None, **methods(options.checkpoint)}.items():
                 if (name, pair.name, method) in done or (only and method not in only):
                     continue
                 u, cost = no_displacement(pair), {}
