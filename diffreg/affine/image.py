@@ -84,7 +84,7 @@ class PlacedImage(NamedTuple):
         values = _pooled(F.pad(self.values * self.counted, pad), block) / share.clamp(min=1e-6)
         mask = (share >= 0.5).to(torch.float32)
         to_block = torch.diag(torch.tensor([*block, 1.0], dtype=torch.float64))
-        to_block[:-1, -1] = (torch.tensor(block) - 1) / 2
+        to_block[:-1, -1] = (torch.tensor(block, dtype=torch.float64) - 1) / 2
         whole = bool(mask.all())
         values = _blurred(values if whole else _carried_on(values, mask))
         return PlacedImage(values, None if whole else mask, self.affine @ to_block)
@@ -151,7 +151,7 @@ def _carried_on(values: Tensor, mask: Tensor) -> Tensor:
 def _blurred(values: Tensor) -> Tensor:
     """Blurred by a Gaussian of SIGMA voxels, its edge repeated."""
     steps = torch.arange(-REACH, REACH + 1)
-    taps = (-0.5 * (steps / SIGMA) ** 2).exp()
+    taps = (-0.5 * (steps.to(torch.float32) / SIGMA) ** 2).exp()
     for axis in range(2, values.ndim):
         n = values.shape[axis]
         rows = [values.index_select(axis, (torch.arange(n) + k).clamp(0, n - 1)) for k in steps]

@@ -24,6 +24,7 @@ from diffreg.data.given import as_pair, on_grid_of
 from diffreg.data.grid import Grid
 from diffreg.data.normalization import normalize
 from diffreg.data.resampling import resample_to
+from diffreg.system.torch_modes import usual_modes
 
 # Where all that is minimised after it is of these, an affine map is compared by "ncc", else by
 # "mi"; "lncc" alone goes by itself.
@@ -88,6 +89,7 @@ class AffineStart:
         )
 
 
+@usual_modes()
 def register_affine(
     moving: Any,
     fixed: Any,

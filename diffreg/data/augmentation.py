@@ -111,7 +111,7 @@ class Augmentation:
             torch.from_numpy(flips),
             torch.from_numpy(corners),
             torch.from_numpy(strengths.reshape(-1)),
-            torch.cat(noise) if noise else torch.zeros(0),
+            torch.cat(noise) if noise else torch.zeros(0, dtype=torch.float32),
         )
 
     def bent(self, shape: Sequence[int], strengths: Tensor, noise: Tensor) -> Tensor:

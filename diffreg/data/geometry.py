@@ -107,7 +107,7 @@ class Image:
 
     def on(self, grid: Grid) -> Image:
         """An image of zeros on a grid, of this one's kind; its numbers take no memory."""
-        data = torch.zeros(()).expand(1, 1, *grid.size)
+        data = torch.zeros((), dtype=torch.float32).expand(1, 1, *grid.size)
         return replace(self, data=data, affine=grid.affine, valid=None)
 
     def with_data(self, data: Tensor) -> Image:

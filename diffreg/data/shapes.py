@@ -213,7 +213,7 @@ class Shapes(Dataset):
         return image ** float(np.exp(_GAMMA * random.standard_normal()))
 
 
-_ENDS = torch.tensor([0.005, 0.995])
+_ENDS = torch.tensor([0.005, 0.995], dtype=torch.float32)
 
 
 def _read(maps: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -269,7 +269,8 @@ def _blurred(image: Tensor, sigma: float) -> Tensor:
     reach = int(np.ceil(3 * sigma))
     if not reach:
         return image
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (steps / sigma) ** 2)
     weights = (weights / weights.sum()).to(image.dtype)[None, None]
     for axis in range(image.ndim):
         lines = image.movedim(axis, -1)

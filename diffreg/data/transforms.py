@@ -109,7 +109,7 @@ def read_displacement(path: str | Path) -> tuple[Tensor, Image]:
         raise ValueError(f"{path} holds displacements that are infinite in float32")
     displacement = torch.from_numpy(np.ascontiguousarray(u))[None]
     grid = Image(
-        data=torch.zeros(()).expand(1, 1, *u.shape[1:]),
+        data=torch.zeros((), dtype=torch.float32).expand(1, 1, *u.shape[1:]),
         affine=affine,
         path=path,
         kind=kind,

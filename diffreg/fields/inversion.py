@@ -92,13 +92,13 @@ def _finish(u: Tensor, back: Tensor) -> None:
         along = torch.arange(size[axis], dtype=u.dtype, device=u.device)
         ended = ended + along.reshape(-1, *[1] * (len(size) - 1 - axis))
         beyond |= (ended < -_REACH) | (ended > size[axis] - 1 + _REACH)
-    ends = torch.tensor(size, device=u.device)[:, None] - 1
+    ends = torch.tensor(size, dtype=u.dtype, device=u.device)[:, None] - 1
     for places in beyond.flatten().nonzero()[:, 0].split(_AT_ONCE):
         voxels = _voxels(places, u)
         ended = voxels + flat[:, places]
         # Again from where the grid ends, then from its middle.
         for start in (torch.minimum(ended.clamp(min=0), ends), (ends / 2).expand_as(ended)):
-            v, error = _by_newton(field, voxels, start.to(u.dtype) - voxels)
+            v, error = _by_newton(field, voxels, start - voxels)
             at = voxels + v
             found = ~_open(error[None])[0] & ((at >= -_REACH) & (at <= ends + _REACH)).all(0)
             flat[:, places[found]] = v[:, found]

@@ -33,9 +33,11 @@ from diffreg.registration.result import Registration
 from diffreg.registration.returned import Returned
 from diffreg.registration.solved import Search, solved
 from diffreg.system.memory import returned_memory
+from diffreg.system.torch_modes import usual_modes
 
 
 @returned_memory()
+@usual_modes()
 def register(
     moving: Any,
     fixed: Any,

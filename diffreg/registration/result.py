@@ -19,6 +19,7 @@ from diffreg.data.resampling import resample_to, usual_fill
 from diffreg.fields import FoldCertificate, fold_certificate
 from diffreg.registration.transforms import whole_map
 from diffreg.registration.use import Inverse, applied, inverse_of, points_moved
+from diffreg.system.torch_modes import usual_modes
 from diffreg.transforms import Chain
 
 # Similarities that compare intensities as they are; after the others, differences mean nothing.
@@ -58,6 +59,7 @@ class Registration:
     given: Any = None
 
     @property
+    @usual_modes()
     def warped(self) -> Any:
         """The moving image on the fixed grid, in the kind that it was given in."""
         return in_kind(self.values, self.fixed, self.given)
@@ -82,6 +84,7 @@ class Registration:
         """(1, 1, *S), 1 where the images are compared before and after, else 0."""
         return self.compared.mask
 
+    @usual_modes()
     def apply(self, image: Any, interpolation: str | None = None, fill: float | None = None) -> Any:
         """Another image, or labels, of the moving side on the fixed grid; or points, moved.
 
@@ -110,6 +113,7 @@ class Registration:
         return len(self.fixed.shape) == 3 or image.shape[1] < 4 < min(self.moving.shape)
 
     @property
+    @usual_modes()
     def transform(self) -> Chain:
         """From the fixed image's space to the moving one's: the displacement, then the affine.
 
@@ -119,6 +123,7 @@ class Registration:
         return whole_map(self.displacement, self.affine, self.fixed.grid)
 
     @cached_property
+    @usual_modes()
     def inverse(self) -> Inverse:
         """The way back, with its residual.
 
@@ -133,6 +138,7 @@ class Registration:
         return list(self.metrics.get("warnings", ()))
 
     @cached_property
+    @usual_modes()
     def certificate(self) -> FoldCertificate:
         """Whether the displacement folds, proven."""
         return fold_certificate(self.displacement)

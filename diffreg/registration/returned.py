@@ -13,6 +13,7 @@ from diffreg.data.labels import doubted
 from diffreg.registration.files import write_registration
 from diffreg.registration.pair_page import view
 from diffreg.registration.result import Registration
+from diffreg.system.torch_modes import usual_modes
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,6 +25,7 @@ class Returned(Registration):
         """The same result."""
         return cls(**{field.name: getattr(result, field.name) for field in fields(result)})
 
+    @usual_modes()
     def save(
         self,
         folder: str | Path,
@@ -57,6 +59,7 @@ class Returned(Registration):
         written = write_registration(self, folder, report, **options)
         return replace(self, metrics=written.metrics)
 
+    @usual_modes()
     def _repr_html_(self) -> str:
         """Picture and verdict, as notebooks show them."""
         from diffreg.report.figures import pair_figure  # needs matplotlib

@@ -129,7 +129,7 @@ def _turned(prepared: Prepared, grid: _Grid) -> tuple[Tensor, Tensor]:
     values = prepared.normalization.scale(moving.data, prepared.limits)
     coarse = F.interpolate(values, size=size, mode="area").expand(len(turns), -1, -1, -1)
     places = (places + 0.5) / factor - 0.5
-    ends = torch.tensor(size)[:, None, None]
+    ends = torch.tensor(size, dtype=torch.float64)[:, None, None]
     inside = ((places >= -0.5) & (places < ends - 0.5)).all(1, keepdim=True).to(torch.float32)
     steps = (places - identity_grid(grid.large, torch.float64)).to(torch.float32)
     known = _known(prepared)

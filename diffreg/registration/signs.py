@@ -213,7 +213,7 @@ def _without_background(compared: Compared) -> bool:
 
 
 def _mean_length(displacement: Tensor, fixed: Image, where: Tensor) -> float:
-    squares = torch.zeros(fixed.shape)
+    squares = torch.zeros_like(displacement[0, 0])
     for component, length in zip(displacement[0], fixed.spacing, strict=True):
         squares.addcmul_(component * length, component * length)
     return float(squares.sqrt_()[where].mean())

@@ -41,6 +41,7 @@ from diffreg.registration.terms import (
     value_and_gradient_of,
 )
 from diffreg.registration.unfolded import is_unfolded
+from diffreg.system.torch_modes import usual_modes
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
@@ -51,6 +52,7 @@ LEVELS = 6
 START_DETERMINANT = 0.2
 
 
+@usual_modes()
 def register_variational(
     moving: torch.Tensor,
     fixed: torch.Tensor,

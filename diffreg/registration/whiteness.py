@@ -54,7 +54,7 @@ def structured(
     weights = torch.stack([weight for weight, _ in each]).amax(0)
     telling = torch.stack([tells for _, tells in each]).any(0) & (inside > 0)
     found = inside * weights
-    if not total(weights[telling]) >= LEAST * telling.sum() or not telling.any():
+    if not total(weights[telling]) >= LEAST * telling.sum().to(weights.dtype) or not telling.any():
         return found, 0.0
     share = (total(found) / total(inside)).item()
     return (mask, share) if share == 1 else (found, share)

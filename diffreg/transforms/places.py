@@ -74,4 +74,4 @@ def of_nibabel(file: Any, path: Path) -> Image:
 
 def nothing(size: tuple[int, ...]) -> torch.Tensor:
     """Zeros (1, 1, *S) that take no memory."""
-    return torch.zeros(()).expand(1, 1, *size)
+    return torch.zeros((), dtype=torch.float32).expand(1, 1, *size)

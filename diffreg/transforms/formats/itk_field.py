@@ -51,7 +51,7 @@ def _image(grid: Grid) -> Image:
     """An image of zeros; a picture's grid, which its axes tell, stays one."""
     png = grid.is_flat and np.array_equal(grid.affine, _png.AFFINE)
     return Image(
-        data=torch.zeros(()).expand(1, 1, *grid.size),
+        data=torch.zeros((), dtype=torch.float32).expand(1, 1, *grid.size),
         affine=grid.affine,
         path=Path(grid.name),
         kind="png" if png else "nifti",
