@@ -47,7 +47,11 @@ def test_a_registration_of_volumes(similarity):
         assert told[0] == told[1]
 
 
-def test_a_registration_of_slices():
-    files = [diffreg.read_image(HEADS / f"{name}_t1.nii.gz", 10) for name in ("colin27", "mni152")]
-    first, *others = by_every_number(lambda: diffreg.register(*files).displacement)
-    assert all(torch.equal(torch.as_tensor(first), torch.as_tensor(other)) for other in others)
+@pytest.mark.parametrize("fixed", ["mni152_t1", "mni152_gm"], ids=["one contrast", "two"])
+def test_a_registration_of_slices(fixed):
+    files = [diffreg.read_image(HEADS / f"{name}.nii.gz", 10) for name in ("colin27_t1", fixed)]
+    first, *others = by_every_number(lambda: diffreg.register(*files))
+    assert ("edges_in_common" in first.metrics["contrast"]) == (fixed == "mni152_gm")
+    for other in others:
+        assert torch.equal(torch.as_tensor(first.displacement), torch.as_tensor(other.displacement))
+        assert first.metrics["contrast"] == other.metrics["contrast"]
