@@ -4,6 +4,7 @@ import itertools
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,11 +12,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffreg.report import charts, drawing, figures
+from diffreg.report import charts, drawing, figures, viewer
 from diffreg.report.boxes import boxes_figure
 from diffreg.report.determinants import FOLDED as FOLDED_COLOUR
 from diffreg.report.determinants import determinant_limit
+from diffreg.report.histogram import histogram_figure
 from diffreg.report.panels import PairView
+from diffreg.report.volumes import upright_volume
 
 DISPLAYS = list(itertools.product((False, True), repeat=3))
 FOLDED = np.rint(255 * np.array(to_rgb(FOLDED_COLOUR)))
@@ -158,3 +161,26 @@ def test_boxes_are_the_same_bytes_again_and_leave_out_nan():
     first = boxes_figure(groups, "mm")
     assert first == boxes_figure(groups, "mm")
     assert first != boxes_figure({"all": groups["all"]}, "mm")
+
+
+def every_picture():
+    """Of each function that makes one, on its own."""
+    small = views.phantom_view()
+    volume = np.random.default_rng(0).random((6, 7, 8))
+    still = PairView("volume", volume, volume, volume, np.zeros((3, 6, 7, 8)))
+    return [
+        figures.panel(drawing.draw_cells, small, 120),
+        figures.pair_figure(small, 0.5),
+        boxes_figure({"a b": {"before": [0.1, 0.3], "after": [0.2]}}),
+        charts.curves_figure({"loss": ([1, 2], [3, 2])}),
+        histogram_figure(np.ones((3, 3))),
+        viewer._still(upright_volume(still)).encode(),
+    ]
+
+
+def test_a_style_of_the_callers_changes_no_picture_and_stays():
+    usual = every_picture()
+    style = {"text.usetex": True, "savefig.dpi": 7, "axes.facecolor": "black", "font.size": 20}
+    with matplotlib.rc_context({**style, "savefig.bbox": "tight", "image.cmap": "jet"}):
+        assert every_picture() == usual
+        assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["font.size"] == 20

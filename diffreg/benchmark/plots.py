@@ -8,6 +8,7 @@ from typing import Any
 
 from diffreg.benchmark.rows import BOTH, Row, shape_of, times
 from diffreg.benchmark.tables import headline_rows
+from diffreg.report.figures import usual_look
 from diffreg.system.extras import require
 
 # Okabe and Ito's, told apart by colour-blind people too; a candidate has its own in every picture.
@@ -20,6 +21,7 @@ COLORS = {
 }
 
 
+@usual_look()
 def plot(result: Row) -> bytes:
     """How many times as fast as each candidate, forward and backward, as a PNG file.
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from diffreg.report.charts import SERIES
-from diffreg.report.figures import empty_figure, png_file
+from diffreg.report.figures import empty_figure, png_file, usual_look
 
 BEFORE = "#8b93a1"
 # Boxes are drawn for at most so many groups; of more, for all pairs together only.
 MOST_GROUPS = 12
 
 
+@usual_look()
 def boxes_figure(
     groups: Mapping[str, Mapping[str, Sequence[float]]], unit: str = "", width: float = 5.6
 ) -> bytes:

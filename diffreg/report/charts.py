@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffreg.report.figures import empty_figure, png_file
+from diffreg.report.figures import empty_figure, png_file, usual_look
 
 SERIES = ("#0b6e63", "#c2571a", "#5a4fa2", "#8a6d00", "#a3195b", "#3b6fb6")
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -54,6 +54,7 @@ def _section(anchor: str, heading: str, pictures: Mapping[str, tuple[bytes, str]
     return f'<h2 id="{anchor}">{heading}</h2><div class="curves{one}">{figures}</div>'
 
 
+@usual_look()
 def curves_figure(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], width: float = 5.6
 ) -> bytes:

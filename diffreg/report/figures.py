@@ -1,12 +1,14 @@
 """Pictures of a pair as PNG files, drawn with matplotlib.
 
-No pyplot, so no global state: the same arrays give the same bytes.
+No pyplot, and matplotlib's own settings, so no global state: the same arrays give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,23 @@ from diffreg.system.atomic import replacing
 from diffreg.system.extras import require
 
 INK = "#14181f"
+_SETTINGS = threading.RLock()  # matplotlib's are the process's
 Draw = Callable[[Any, PairView], None]  # (matplotlib Axes, pair)
 
 
+@contextmanager
+def usual_look() -> Iterator[None]:
+    """Inside, matplotlib's own settings, whatever style the caller has, or his matplotlibrc.
+
+    A style's `text.usetex` needs a LaTeX that may not be there; others change colours and sizes.
+    """
+    matplotlib = require("matplotlib", "the figures")
+    with _SETTINGS, matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
+
+
+@usual_look()
 def panel(draw: Draw, view: PairView, width: int = 480) -> bytes:
     """One drawing from edge to edge, in the proportions of the picture.
 
@@ -41,6 +57,7 @@ def panel(draw: Draw, view: PairView, width: int = 480) -> bytes:
     return png(np.asarray(figure.canvas.buffer_rgba())[..., :3])
 
 
+@usual_look()
 def pair_figure(view: PairView, height: float | None = None) -> bytes:
     """Moving | fixed | warped | overlay before | overlay after | mesh and determinant, in one row.
 

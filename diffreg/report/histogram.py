@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from diffreg.report.determinants import FOLDED, determinant_colours, determinant_limit
-from diffreg.report.figures import empty_figure, png_file
+from diffreg.report.figures import empty_figure, png_file, usual_look
 from diffreg.system.extras import require
 
 SOFT = "#4a5260"
 
 
+@usual_look()
 def histogram_figure(cells: np.ndarray, width: float = 5.6) -> bytes:
     """How many cells there are of each determinant, in the colours of the map; both axes in powers.
 

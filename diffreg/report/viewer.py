@@ -18,7 +18,7 @@ from diffreg.report.charts import data_url
 from diffreg.report.determinants import DETERMINANTS, FOLDED, determinant_limit
 from diffreg.report.drawing import LINE
 from diffreg.report.elements import GREEN, MAGENTA, alternative, key_html
-from diffreg.report.figures import volume_figure
+from diffreg.report.figures import usual_look, volume_figure
 from diffreg.report.panels import OUTLINED, PairView, jpeg
 from diffreg.report.payload import payload
 from diffreg.report.table import shown
@@ -203,6 +203,7 @@ def _resolution(data: dict[str, Any]) -> str:
     )
 
 
+@usual_look()
 def _still(volume: Upright) -> str:
     """The picture that is seen without scripts, and in print."""
     figure = volume_figure(volume, 2.1)
