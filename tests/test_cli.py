@@ -287,6 +287,14 @@ def test_an_interruption_is_one_line(folder, monkeypatch, capsys):
     assert not (folder / "out").exists()
 
 
+def test_a_working_folder_that_was_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err.startswith("diffreg: error: the working folder was removed;")
+
+
 def test_a_missing_package_says_how_to_get_it(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "nibabel", None)
     assert run(*PAIR) == 2

@@ -51,6 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     """The exit status of a command."""
     try:
         with _stopping(), warning_in_lines():
+            _check_working_folder()
             status: int = options.run(options)
             sys.stdout.flush()
             return status
@@ -71,6 +72,16 @@ def _run(options: argparse.Namespace) -> int:
         full = isinstance(error, OSError) and error.errno in FULL
         print(f"diffreg: error: {message}{'' if full else place_of(error)}", file=sys.stderr)
         return 2
+
+
+def _check_working_folder() -> None:
+    """Refuse a folder that was removed, perhaps made anew, under a terminal: torch does not load."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError(
+            "the working folder was removed; where it was made anew, go there: cd $PWD"
+        ) from None
 
 
 def _message(error: Exception, options: argparse.Namespace) -> str | None:
