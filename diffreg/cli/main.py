@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check_working_folder() -> None:
-    """Refuse a folder that was removed, perhaps made anew, under a terminal: torch does not load."""
+    """Refuse a folder that was removed, perhaps made anew, under a terminal: no torch loads."""
     try:
         os.getcwd()
     except FileNotFoundError:
