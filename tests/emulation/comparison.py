@@ -92,11 +92,13 @@ class Case:
         return sizes if full else [sizes[k] for k in (0, 8, 18, 24)]
 
     def shapes(self, dtype: torch.dtype, full: bool = False) -> list[Shape]:
-        """Two samples of two channels; of all sizes, or of a few."""
+        """Two samples of three channels or of one, never as many as samples; of all sizes, or of a
+        few."""
         volumes = VOLUMES if full else VOLUMES[:3]
         sizes = self.images(full) if self.dimensions == 2 else volumes
-        # The correlation of two numbers is 1 or -1, its gradient nothing but rounding.
-        return [Shape(2, 3 if set(size) == {1} else 2, size) for size in sizes]
+        # The first is of one voxel: the correlation of two numbers is 1 or -1, its gradient nothing
+        # but rounding.
+        return [Shape(2, 1 if k % 2 else 3, size) for k, size in enumerate(sizes)]
 
 
 class Windowed(Case):
@@ -121,6 +123,17 @@ class Hidden(Case):
         return (*found, *self.options, *mask)
 
 
+class Beside(Case):
+    """One number that its mask does not hide is NaN, beside some that it does."""
+
+    def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
+        image, *others = self.inputs(shape, dtype)
+        (mask,) = self.mask(shape, dtype)
+        middle = (-1, 0, *(n // 2 for n in shape.size))
+        image[middle], mask[middle] = torch.nan, 0.5
+        return (image, *others, *self.options, mask)
+
+
 class Objective(Case):
     """Its mask comes before its options; strips of the gradient are narrower than the value's."""
 
@@ -134,11 +147,19 @@ class Objective(Case):
 
 
 class Information(Case):
-    """The last of its images is the moving one, or there are two; it comes last."""
+    """The last of its images is the moving one, or there are two; it comes last. Of one sample, one
+    number that counts may be unknown."""
 
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         mask = self.mask(shape, dtype)
         warped, fixed, *moving = self.inputs(shape, dtype)
+        if self.name.startswith("mi-heavy"):  # each sample's unit is another
+            units = torch.tensor([1e3, 1e-3])[: shape.samples]
+            mask = (mask[0] * units.view(-1, *(1 for _ in mask[0].shape[1:])),)
+        if self.name.startswith("mi-unknown"):
+            middle = (-1, 0, *(n // 2 for n in shape.size))
+            image, bad = (warped, torch.nan) if "warped" in self.name else (fixed, torch.inf)
+            image[middle], mask[0][middle] = bad, 0.5
         if self.name.startswith("mi-hidden"):
             warped, fixed = hide(warped, mask[0]), hide(fixed, mask[0])
         return (warped, fixed, *self.options, *mask, *(moving or [None]))
@@ -203,7 +224,7 @@ def images(count: int) -> Callable[[Shape, torch.dtype], Tensors]:
 
 def pair_and_moving(shape: Shape, dtype: torch.dtype) -> Tensors:
     """A moving image of another size and number of channels, of fewer intensities, one NaN."""
-    size = (shape.samples, 1, *(n + 1 for n in shape.size))
+    size = (shape.samples, 1, *(2 * n for n in shape.size))  # and of more tiles
     moving = 0.2 + 0.6 * uniform(size, torch.float64, 12)
     moving.view(-1)[-1] = torch.nan
     return (*images(2)(shape, dtype), moving.to(dtype))
@@ -221,14 +242,20 @@ def pair_with_one_scale(shape: Shape, dtype: torch.dtype) -> Tensors:
     return (*pair, scale[:1].expand(shape.samples), scale[:1].expand(shape.samples))
 
 
+def leave_unknown(u: torch.Tensor) -> None:
+    """Makes the last voxel's place NaN, and the first one's, whose gradient `upstreams` has 0."""
+    u.view(-1)[-1:] = torch.nan
+    u[:1, :1].flatten()[:1] = torch.nan
+
+
 def moving_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
-    """A moving image of another size; every second field leaves the image, one voxel is NaN."""
+    """A moving image of another size; every second field leaves the image."""
     first, *between, last = shape.size
     size = (first + 2, *between, max(last - 1, 1))
     moving = uniform((shape.samples, shape.channels, *size), dtype, 2)
     u = uniform((shape.samples, len(size), *shape.size), torch.float64, 3) - 0.5
     u[1::2] *= 2.2 * max(shape.size)
-    u.view(-1)[-1:] = torch.nan
+    leave_unknown(u)
     return moving, (1.7 * u).to(dtype)
 
 
@@ -248,10 +275,9 @@ def one_moving_and_map(shape: Shape, dtype: torch.dtype) -> Tensors:
 
 
 def moving_map_and_field(shape: Shape, dtype: torch.dtype) -> Tensors:
-    """One voxel of the field is NaN."""
     u = 1.7 * uniform((shape.samples, len(shape.size), *shape.size), torch.float64, 3) - 0.8
     u = (64 * u).round() / 64
-    u.view(-1)[-1:] = torch.nan
+    leave_unknown(u)
     return (*moving_and_map(shape, dtype), u.to(dtype))
 
 
@@ -343,13 +369,18 @@ def affine_cases() -> Iterator[Case]:
 
 
 def information_cases() -> Iterator[Case]:
-    """Few bins and the default, more than shared memory holds; small axes: a tile is 32 rows."""
+    """Few bins and the default, more than shared memory holds, and than a block has threads; small
+    axes: a tile is 32 rows."""
     for name, bins, masked, inputs in (
         ("mi", 32, False, images(2)),
         ("mi-mask", 9, True, images(2)),
         ("mi-moving", 8, True, pair_and_moving),
         ("mi-many", 71, True, images(2)),
         ("mi-hidden", 12, True, images(2)),
+        ("mi-heavy", 9, True, images(2)),
+        ("mi-wide", 300, False, images(2)),
+        ("mi-unknown-warped", 9, True, images(2)),
+        ("mi-unknown-fixed", 9, True, images(2)),
     ):
         yield Information(
             name, "mutual_information", inputs, (bins,), masked, saved=2, tile=(32, 64)
@@ -412,7 +443,7 @@ def cases() -> list[Case]:
                 tile=(32, 64),
             )
         )
-        for window in (1, 9, 33) if masked else (1, 3, 5, 7, 9, 33):
+        for window in (1, 9, 33) if masked else (1, 3, 5, 7, 9, 301):
             found.append(
                 Windowed(
                     f"lncc-{window}{suffix}",
@@ -435,6 +466,9 @@ def cases() -> list[Case]:
         found.append(
             Hidden(f"{name}-hidden", operator, inputs, options, True, needs, saved, **tile)
         )
+        if operator in PACKED:
+            beside = operator, inputs, options, True, needs, saved
+            found.append(Beside(f"{name}-beside", *beside, **tile))
     return found
 
 
@@ -462,6 +496,53 @@ FLAT_PLAIN = (
 PLAIN = (*FLAT_PLAIN, *(f"{name}-3d" for name in FLAT_PLAIN))
 
 
+def beside_16_bytes(argument: Any) -> Any:
+    """The same values, where a load of 16 bytes would not be aligned."""
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    moved = argument.new_empty(argument.numel() + 1)[1:].view(argument.shape)
+    assert moved.data_ptr() % 16 != 0 and moved.is_contiguous()
+    return moved.copy_(argument)
+
+
+def each_beside_16_bytes(arguments: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """The arguments with all tensors so, and with one alone, since the others may tell of it."""
+    yield tuple(map(beside_16_bytes, arguments))
+    for k, argument in enumerate(arguments):
+        if isinstance(argument, torch.Tensor) and argument.ndim > 1:
+            yield (*arguments[:k], beside_16_bytes(argument), *arguments[k + 1 :])
+
+
+def with_many_tiles() -> list[tuple[Case, Shape]]:
+    """One case of every operator that sums over tiles, with more in a sample than a block has
+    threads: the last block takes them in turns."""
+    names = [n for n in PLAIN if not n.startswith(("warp", "determinant", "objective"))]
+    found = []
+    for case in (CASES[name] for name in (*names, "objective-ssd")):
+        channels, size = 300, case.size((2, 3), (2, 3, 4))
+        if case.operator in ("affine_warp", "deformation_energy"):  # a tile has all channels
+            channels, size = 1, case.size((16_700, 2), (2_100, 2, 2))
+        if case.operator in ("deformation_energy", "local_correlation"):
+            case = replace(case, needs=())  # whose gradient sums nothing
+        found.append((case, Shape(1, channels, size)))
+    return found
+
+
+def blank(case: Case) -> Case:
+    """The case with a mask that is 0 all over the first sample."""
+
+    class Blank(type(case)):  # type: ignore[misc]
+        def mask(self, shape: Shape, dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+            (mask,) = super().mask(shape, dtype)
+            mask[:1] = 0
+            return (mask,)
+
+    return Blank(**vars(case))
+
+
+MASKED = [name for name in PLAIN if CASES[name].masked]
+
+
 def as_tuple(value: Any) -> Tensors:
     return (value,) if isinstance(value, torch.Tensor) else tuple(value)
 
@@ -473,6 +554,8 @@ def upstreams(case: Case, value: Tensors) -> list[tuple[torch.Tensor | None, ...
         (uniform(tuple(t.shape), torch.float64, 30 + k) - 0.4).to(t.dtype)
         for k, t in enumerate(outputs)
     )
+    if case.operator in ("warp", "affine_warp"):  # 0 passes nothing on, not even NaN
+        all_of_them[0][:1].flatten(2)[..., :1] = 0
     if len(outputs) == 1:
         return [all_of_them]
     alone = [

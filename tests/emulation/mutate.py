@@ -57,7 +57,7 @@ CASES = {
     "deformation_energy": ("energy-hyperelastic", "energy-hyperelastic-3d"),
     "gradient_scale": ("scale-mask",),
     "jacobian_determinant": ("determinant-min", "determinant-none", "determinant-min-3d"),
-    "local_correlation": ("lncc-9-mask", "lncc-33-3d"),
+    "local_correlation": ("lncc-9-mask", "lncc-33-mask-3d"),
     "mutual_information": ("mi-mask", "mi-many"),
     "parallel_level_sets": ("pls-mask", "pls-mask-3d"),
     "registration_objective": ("objective-mixture",),

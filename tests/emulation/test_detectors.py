@@ -38,6 +38,8 @@ def test_nothing_is_reported(flavour):
         ("global_overrun", "address", "heap-buffer-overflow"),
         ("shared_overrun", "address", "out of bounds|use-after-poison"),
         ("index_overflow", "address", "signed integer overflow"),
+        ("misaligned_load", "plain", "not aligned"),
+        ("misaligned_load", "address", "not aligned"),
         ("missing_barrier", "race", "data race"),
         ("blocks_race", "race", "data race"),
         ("missing_fence", "plain", "without a fence between"),

@@ -55,6 +55,44 @@ def test_more_tiles_than_a_launch_may_have_blocks(emulation, name, limit):
     comparison.compare(emulation, case, case.shapes(torch.float64)[-1], torch.float64)
 
 
+@pytest.mark.parametrize(
+    ("case", "shape"), comparison.with_many_tiles(), ids=lambda value: getattr(value, "name", "")
+)
+def test_more_tiles_in_a_sample_than_a_block_has_threads(emulation, case, shape):
+    emulation.set()
+    comparison.compare(emulation, case, shape, torch.float64)
+
+
+def test_more_samples_than_a_block_has_threads(emulation):
+    emulation.set()
+    case, shape = comparison.CASES["objective-ssd"], comparison.Shape(257, 1, (2, 3))
+    arguments = case.arguments(shape, torch.float64)
+    upstream = [comparison.uniform((257,), torch.float64, k) for k in range(5)]
+    for operator, call in (
+        ("registration_objective", (*arguments, True, False)),
+        ("registration_objective_backward", (*upstream, *arguments)),
+    ):
+        ours, theirs = (
+            comparison.as_tuple(getattr(ops, operator)(*call))
+            for ops in (emulation.ops, torch.ops.diffreg)
+        )
+        comparison.check(operator, ours, theirs, torch.float64)
+
+
+def test_more_voxels_in_a_plane_than_a_block_squares(emulation):
+    emulation.set()
+    case = replace(comparison.CASES["objective-ssd"], masked=True)
+    comparison.compare(emulation, case, comparison.Shape(2, 2, (65, 67)), torch.float64)
+
+
+@pytest.mark.parametrize("name", comparison.MASKED)
+def test_a_sample_of_which_nothing_counts(emulation, name):
+    emulation.set()
+    case = comparison.blank(comparison.CASES[name])
+    shape = comparison.Shape(2, 2, case.size((9, 33), (3, 4, 9)))
+    comparison.compare(emulation, case, shape, torch.float64)
+
+
 @pytest.mark.parametrize("name", comparison.PLAIN)
 def test_nothing_is_launched_for_empty_tensors(emulation, name):
     case = comparison.CASES[name]
@@ -86,15 +124,6 @@ def test_views_and_broadcast_gradients_are_read_right(emulation, name):
     comparison.compare(emulation, strided, shape, torch.float64)
 
 
-def beside_16_bytes(argument):
-    """The same values, where a load of 16 bytes would not be aligned."""
-    if not isinstance(argument, torch.Tensor):
-        return argument
-    moved = argument.new_empty(argument.numel() + 1)[1:].view(argument.shape)
-    assert moved.data_ptr() % 16 != 0 and moved.is_contiguous()
-    return moved.copy_(argument)
-
-
 @pytest.mark.parametrize("name", comparison.PLAIN)
 def test_where_tensors_start_in_memory_changes_no_bit(emulation, name):
     case = comparison.CASES[name]
@@ -105,9 +134,10 @@ def test_where_tensors_start_in_memory_changes_no_bit(emulation, name):
         return comparison.as_tuple(getattr(emulation.ops, operator)(*arguments))
 
     for operator, arguments in comparison.calls(case, shape, torch.float32, emulated):
-        found = emulated(operator, map(beside_16_bytes, arguments))
-        for own, other in zip(found, emulated(operator, arguments), strict=True):
-            assert torch.equal(own.view(torch.uint8), other.view(torch.uint8)), operator
+        expected = emulated(operator, arguments)
+        for moved in comparison.each_beside_16_bytes(arguments):
+            for own, other in zip(emulated(operator, moved), expected, strict=True):
+                assert torch.equal(own.view(torch.uint8), other.view(torch.uint8)), operator
 
 
 def test_nearest_copies_every_dtype(emulation):
@@ -122,6 +152,15 @@ def test_nearest_copies_every_dtype(emulation):
         ours, theirs = emulation.ops.warp(*arguments), torch.ops.diffreg.warp(*arguments)
         bytes_of = [t.contiguous().view(torch.uint8) for t in (ours, theirs)]
         assert torch.equal(*bytes_of), (size, dtype, padding)
+
+
+def test_nearest_by_a_map_alone_lands_where_a_double_does(emulation):
+    emulation.set()
+    image = torch.arange(12.0, dtype=torch.float64).reshape(1, 1, 3, 4)
+    matrix = torch.eye(2, 3, dtype=torch.float64).unsqueeze(0)
+    matrix[..., -1] = 0.5 - 2**-40
+    arguments = (image, matrix, None, [3, 4], "nearest", "border")
+    assert torch.equal(emulation.ops.affine_warp(*arguments), image)
 
 
 def test_a_constant_image_has_no_correlation(emulation):
@@ -197,6 +236,23 @@ def test_no_gradient_passes_where_the_floor_holds(emulation, masked):
     torch.testing.assert_close(ours, torch.ops.diffreg.gradient_scale_backward(*arguments))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [(9, 132), (4, 9, 66)], ids=str)
+def test_a_gradient_passes_a_little_above_the_floor_and_not_below(emulation, size, masked):
+    """The backward pass measures the image once more, for that alone."""
+    emulation.set()
+    noise = comparison.uniform((4, 3, *size), torch.float64, 1)
+    mask = comparison.uniform((4, 1, *size), torch.float64, 2) if masked else None
+    floor = 1e-6 * 3
+    factor = floor / torch.ops.diffreg.gradient_scale(noise, 1.0, mask)
+    factor *= torch.tensor([0.98, 1.02, 0.98, 1.02])
+    image = factor.view(-1, *(1 for _ in noise.shape[1:])) * noise - 3
+    arguments = (torch.ones(4, dtype=torch.float64), image, 1.0, mask)
+    ours = emulation.ops.gradient_scale_backward(*arguments)
+    assert [g.any().item() for g in ours] == [False, True, False, True]
+    torch.testing.assert_close(ours, torch.ops.diffreg.gradient_scale_backward(*arguments))
+
+
 def test_a_gradient_times_1_is_not_read(emulation):
     emulation.set(counting=True)
     gradient = torch.rand(3, 2, 40, 70, generator=torch.Generator().manual_seed(0))
@@ -218,9 +274,9 @@ def test_a_gradient_times_1_is_not_read(emulation):
 def test_a_sample_that_nobody_weighs_has_no_gradient(emulation, mixture):
     """Though its image is NaN; the other one has that of the CPU."""
     emulation.set()
-    shape = comparison.Shape(2, 1, (9, 33))
+    shape = comparison.Shape(2, 2, (65, 67))  # more than a block clears
     moving, *others = comparison.images(2)(shape, torch.float32)
-    moving[0, 0, 4, 5:] = torch.nan
+    moving[0, :, 4::8, 5:] = torch.nan
     (u,) = comparison.fields(0.5)(shape, torch.float32)
     arguments = objective([moving, *others], u, mixture)
     upstream = (None, torch.tensor([0.0, 1.0]), None, torch.ones(2), None)

@@ -47,6 +47,36 @@ def test_kernels_agree_with_the_cpu(name, dtype):
         comparison.compare(Device(), case, shape, dtype)
 
 
+@pytest.mark.parametrize(
+    ("case", "shape"), comparison.with_many_tiles(), ids=lambda value: getattr(value, "name", "")
+)
+def test_more_tiles_in_a_sample_than_a_block_has_threads(case, shape):
+    comparison.compare(Device(), case, shape, torch.float64)
+
+
+@pytest.mark.parametrize("name", comparison.MASKED)
+def test_a_sample_of_which_nothing_counts(name):
+    case = comparison.blank(comparison.CASES[name])
+    comparison.compare(Device(), case, shapes_of(case)[1], torch.float64)
+
+
+@pytest.mark.parametrize("name", comparison.PLAIN)
+def test_where_one_tensor_starts_in_memory_changes_no_bit(name):
+    case, device = comparison.CASES[name], Device()
+
+    def run(operator, arguments):
+        return getattr(device.ops, operator)(*arguments)
+
+    for operator, arguments in comparison.calls(case, shapes_of(case)[0], torch.float32, run):
+        if operator == "warp_backward" and arguments[-3] and not arguments[-1]:  # in any order
+            continue
+        there = tuple(a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments)
+        expected = run(operator, there)
+        for moved in comparison.each_beside_16_bytes(there):
+            for own, other in zip(run(operator, moved), expected, strict=True):
+                assert torch.equal(own.view(torch.uint8), other.view(torch.uint8)), operator
+
+
 @pytest.mark.parametrize("name", comparison.PLAIN)
 def test_two_runs_give_the_same_bits(name):
     case = comparison.CASES[name]

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/block_reduce.h"
+#include "common/pack.h"
 
 namespace {
 
@@ -41,6 +42,9 @@ __global__ void products(const float* image, int64_t count, double* partials, un
   row.voxel[me] = load(image + voxel);
 #else
   if (inside(voxel, count)) row.voxel[me] = load(image + voxel);
+#endif
+#ifdef FAULT_misaligned_load
+  if (me == 0) row.voxel[0] = load_pack<4>(image + 1).of[0];
 #endif
 #ifdef FAULT_index_overflow
   const int far = std::numeric_limits<int>::max() - 100 + me;

@@ -89,7 +89,8 @@ struct Scheduler {
   Traffic* counts = nullptr;
   Tokens tokens;
   Visibility visibility;
-  bool unseen = false;  // a block has read what it need not see
+  bool unseen = false;      // a block has read what it need not see
+  bool misaligned = false;  // a thread has stopped before an access that no GPU makes
 } machine;
 
 void resume(int index) {
@@ -142,13 +143,16 @@ std::string place(const Thread& thread, size_t index) {
 }
 
 // Fibers that never came to their end cannot be used again.
-[[noreturn]] void stuck(const char* kernel, size_t a, size_t b) {
-  const std::string text = std::string("barrier divergence in ") + kernel + ": " +
-                           place(machine.threads[a], a) + ", " + place(machine.threads[b], b);
+[[noreturn]] void give_up(const std::string& text) {
   for (Thread& thread : machine.threads) thread.fiber = nullptr;
   for (auto& fiber : machine.pool) fiber.release();
   machine.pool.clear();
   throw std::runtime_error(text);
+}
+
+[[noreturn]] void stuck(const char* kernel, size_t a, size_t b) {
+  give_up(std::string("barrier divergence in ") + kernel + ": " + place(machine.threads[a], a) +
+          ", " + place(machine.threads[b], b));
 }
 
 bool together(const Thread& a, const Thread& b) {
@@ -224,6 +228,10 @@ void run_block(const char* kernel, int64_t block, size_t count) {
     for (int index : order) {
       if (machine.threads[index].state != State::ready) continue;
       resume(index);
+      if (machine.misaligned) {
+        machine.misaligned = false;
+        give_up(std::string("an access that is not aligned in ") + kernel);
+      }
       ran = true;
     }
     if (release_warps() || ran) continue;
@@ -344,6 +352,15 @@ void* shared(const void* variable, size_t bytes) {
 
 namespace {
 
+// A GPU loads and stores 16 bytes, and 8, 4 and 2, at multiples of them alone; larger types in
+// parts. The processor might not mind, or end the process.
+void stop_if_misaligned(const void* address, size_t bytes) {
+  const size_t unit = std::min<size_t>(bytes & -bytes, 16);
+  if (reinterpret_cast<uintptr_t>(address) % unit == 0) return;
+  machine.misaligned = true;
+  park(State::finished, {});
+}
+
 void mark_load(const void* address, size_t bytes) {
   if (!machine.counting) return;
   machine.counts->loads += bytes;
@@ -359,11 +376,13 @@ void mark_store(const void* address, size_t bytes) {
 }  // namespace
 
 void count_load(const void* address, size_t bytes) {
+  stop_if_misaligned(address, bytes);
   machine.unseen |= !machine.visibility.sees(address);
   mark_load(address, bytes);
 }
 
 void count_store(const void* address, size_t bytes) {
+  stop_if_misaligned(address, bytes);
   machine.visibility.store(address);
   mark_store(address, bytes);
 }
