@@ -12,7 +12,9 @@ import argparse
 import csv
 import json
 import random
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,12 @@ from diffreg.data.geometry import Image
 from diffreg.data.prepare import prepare
 from diffreg.registration.contrast import EDGES, WITHIN, contrast, edges_in_common
 
+sys.path.insert(0, str(Path(__file__).parent / "compare"))
+from contrasts import other
+
 RESULT = Path(__file__).parent / "results" / "contrast.json"
 ACROSS = ("abdomen", "prostate")  # folders of pairs of two modalities
+HEADS, FRAMED = "brain2mm", ("prostate_mrus", "abdomen_ctmr")
 # Group, whether the contrasts differ, moving, fixed, and a mask where only a part is compared.
 Case = tuple[str, bool, Image, Image] | tuple[str, bool, Image, Image, Image]
 
@@ -44,6 +50,33 @@ def volumes(data: Path) -> Iterator[Case]:
     heads, draw = sorted((folder / "brain2mm").glob("*_t1.nii.gz")), random.Random(0)
     for _ in range(15):
         yield "brain2mm, other pairs", False, *_read(*draw.sample(heads, 2))
+
+
+def changed(data: Path) -> Iterator[Case]:
+    """Heads in two contrasts, whole, within a mask and one of them upside down; and a black frame
+    round both images of an organ, as exported ultrasound has."""
+    folder = data / "volumes"
+    for row in csv.DictReader((folder / "pairs.csv").open()):
+        group = row["group"]
+        if group not in (HEADS, *FRAMED):
+            continue
+        moving, fixed = _read(folder / row["moving"], folder / row["fixed"])
+        if group in FRAMED:
+            yield f"{group}, in a frame", True, *(_framed(image) for image in (moving, fixed))
+            continue
+        values = other(moving.data.numpy())
+        moving = replace(moving, data=torch.from_numpy(values))
+        inside = replace(fixed, data=(fixed.data > 0).float())
+        upside = replace(moving, data=moving.data.flip(-1))
+        yield "heads, two contrasts", True, moving, fixed
+        yield "heads, two contrasts, masked", True, moving, fixed, inside
+        yield "heads, two contrasts, one upside down", True, upside, fixed
+
+
+def _framed(image: Image) -> Image:
+    """A tenth of black on each side; where the voxels lie is of no matter here."""
+    widths = [n // 10 for n in reversed(image.shape) for _ in range(2)]
+    return diffreg.image(torch.nn.functional.pad(image.data, widths)[0, 0], spacing=image.spacing)
 
 
 def free_heads(data: Path) -> Iterator[Case]:
@@ -86,13 +119,13 @@ def main() -> None:
     data = parser.parse_args().data
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
-    for cases in (volumes, free_heads, slices):
+    for cases in (volumes, changed, free_heads, slices):
         for group, across, *images in cases(data):
             pair = prepare(*images)
             told = pair.moving_values, pair.fixed_values, pair.mask
             r, ratio = contrast(*told)
             edges = edges_in_common(*told)
-            found = {"r": round(r, 4), "ratio": round(ratio, 4), "edges": round(edges, 4)}
+            found = {"r": round(r, 4), "ratio": round(ratio, 4), "edges": round(edges or 0, 4)}
             rows.append({"group": group, "across": across, **found})
     for group in dict.fromkeys(row["group"] for row in rows):
         own = [row for row in rows if row["group"] == group]

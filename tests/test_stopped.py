@@ -182,6 +182,12 @@ def test_a_lock_that_is_removed_as_it_is_taken_is_none(tmp_path, monkeypatch):
         assert (tmp_path / ".lock").stat().st_ino == locked[1]
 
 
+def test_a_disk_whose_files_are_never_themselves_is_as_one_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with alone_in(tmp_path, "in use"):
+        pass
+
+
 # Processes that read ahead
 
 

@@ -145,8 +145,8 @@ def run_plan(
         groups: those that are run on; none: all.
     """
     for task in PLAN:
-        wanted = task.method in (methods or [task.method]) and task.group in (groups or GROUPS)
-        if wanted and runner.can(task.method):
+        asked = not methods or task.method in methods
+        if asked and task.group in (groups or GROUPS) and runner.can(task.method):
             new = [runner.run(pair, task.method) for pair in runner.pairs(task, pairs[task.group])]
             if any(new):
                 write_page(read_runs(runner.runs).values(), runner.left_out)

@@ -136,11 +136,11 @@ WITHIN = {
     "lncc x 2": Setting(lncc=2.0),
 }
 OTHERS = {f"preset {name}": Setting(preset=name) for name in ("slice", "volume")}
-_EDGES = PRESETS["multimodal_volume"].similarity  # and of slices
+_MEASURES = PRESETS["multimodal_volume"].similarity
 
 
 def _without(left_out: str) -> dict[str, float]:
-    return {name: part for name, part in _EDGES.items() if name != left_out}
+    return {name: part for name, part in _MEASURES.items() if name != left_out}
 
 
 ACROSS = {
@@ -149,12 +149,12 @@ ACROSS = {
     "window larger": Setting(window=1.4),
     "lncc / 2": Setting(lncc=0.5),
     "lncc x 2": Setting(lncc=2.0),
-    **{f"without {name}": Setting(measures=_without(name)) for name in _EDGES},
+    **{f"without {name}": Setting(measures=_without(name)) for name in _MEASURES},
     "preset multimodal, mi": Setting(measures={"mi": 1.0}, preset="multimodal"),
     "preset multimodal, pls": Setting(preset="multimodal"),
     "preset multimodal, ngf": Setting(measures={"ngf": 1.0}, preset="multimodal"),
 }
-FEW_EDGES = {
+FEW_MEASURES = {
     **_SEARCHES,
     "pls": Setting(preset="multimodal"),
     "ngf": Setting(measures={"ngf": 1.0}),

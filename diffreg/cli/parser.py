@@ -182,8 +182,8 @@ def _add_network(command: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="go on from the network's displacement, by at most N steps of the variational method "
-        "with the objective that the network was trained with, or where that was for any contrast "
-        "and the images have one, with what suits that (0)",
+        "with the objective that the network was trained with, or where that was for any contrast, "
+        "on voxels that it knows, with what suits the images (0)",
     )
 
 

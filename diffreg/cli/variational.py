@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 SIMILARITIES = ("auto", "ssd", "ncc", "lncc", "pls", "smooth_pls", "ngf", "mi")
 PRESETS = (
-    *("default", "slice", "volume", "multimodal", "multimodal_slice", "multimodal_volume"),
+    "default",
+    "slice",
+    "volume",
+    "multimodal",
+    "multimodal_slice",
+    "multimodal_volume",
     "paper",
 )
 # What --checkpoint leaves to none of these.
@@ -30,7 +35,8 @@ def add_minimised(command: argparse.ArgumentParser) -> None:
         "--preset",
         metavar="NAME",
         help=f"of the variational method, a similarity with its weights: {', '.join(PRESETS)} "
-        "(auto: slice or volume, where the contrasts differ with multimodal_ before it)",
+        "(auto: slice or volume, where the contrasts differ with multimodal_ before it; multimodal "
+        "is pls alone, as networks are trained)",
     )
     command.add_argument(
         "--similarity",

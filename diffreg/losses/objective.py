@@ -254,6 +254,9 @@ def usual_objective(
 ) -> Objective:
     """A measure with weights found for its kind: a preset's within a modality, or "multimodal".
 
+    That is for a measure across modalities by itself; `diffreg.register` minimises a mixture there
+    (`PRESETS`, "multimodal_slice" and "multimodal_volume"), which is worth more.
+
     Args:
         similarity: one of SIMILARITIES.
         within: the preset within a modality.

@@ -6,10 +6,11 @@ The correlation ratio eta^2 (of either image given the other, whichever is large
 function of the intensities explains, r^2 what a straight line does. Where a line explains well less
 than some function does, or falls, the contrasts differ.
 
-    edges = 1 - f / (mean of f where the images are shifted by an eighth of an axis)
+    edges = 1 - f / (mean of f where the moving image is shifted by an eighth of an axis)
 
-f is the mean of `parallel_level_sets`: where edges of one image lie on edges of the other they are
-more parallel than elsewhere. Ultrasound and MR of an organ hardly share any.
+f is the mean of `parallel_level_sets` over the same voxels, none of them near a flat background,
+which all images share: where edges of one image lie on edges of the other they are more parallel
+than elsewhere. Ultrasound and MR of an organ hardly share any.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from diffreg.data.prepare import Prepared
 from diffreg.losses import SIMILARITIES, Objective, usual_objective
 from diffreg.ops import gradient_scale, parallel_level_sets
 from diffreg.ops._checks import check_choice
+from diffreg.ops.gradient_scale import image_gradient_reference
 from diffreg.registration.ordered import dot, total
 
 BINS = 32
@@ -31,14 +34,15 @@ BINS = 32
 # bench/contrast.py 64 pairs of one contrast have .96 at least, 15 more within tight masks all but
 # one .88, and of 101 pairs of two all but one, a slice of the top of the head, .79 at most.
 WITHIN = 0.85
-# Of edges in common, from where on they count. MR and ultrasound of 25 prostates have .034 at most,
-# .042 within a mask; CT and MR of an abdomen .15 and .084, heads in two contrasts and simulated CT
-# with MR .11 and more, heads of which one is upside down or mirrored, within a mask, .037 to .069.
-# Edges that are not the other image's draw a displacement after them.
-EDGES = 0.08
+# Of edges in common, from where on they count (bench/contrast.py). Edges that are not the other
+# image's draw a displacement after them.
+EDGES = 0.06
 # Of an axis, what an image is shifted by; axes on which that is less than so many voxels are not
 # looked along.
 PARTS, NEAREST = 8, 2
+# A voxel is flat below so much of the steepest slope, and background where half of the voxels round
+# it, in a cube of that side, are.
+FLAT, ROUND = 1e-3, 5
 # Of a voxel's shortest side, the longest from which on a volume is a stack of slices: what moves
 # through such planes is as lost on them as on a slice.
 THICK = 3.0
@@ -72,12 +76,13 @@ def choose(prepared: Prepared, similarity: str = "auto") -> Choice:
         return Choice(usual_objective(similarity, within, window), {})
     correlation, ratio = contrast(prepared.moving_values, prepared.fixed_values, prepared.mask)
     across = correlation <= 0 or correlation**2 < WITHIN * ratio
-    found = {"correlation": correlation, "correlation_ratio": ratio, "across": across}
+    found: dict[str, Any] = {"correlation": correlation, "correlation_ratio": ratio}
+    found["across"] = across
     if not across:
         return Choice(Objective(weights=within, window=window), found)
     edges = edges_in_common(prepared.moving_values, prepared.fixed_values, prepared.mask)
     found["edges_in_common"] = edges
-    if edges < EDGES:
+    if edges is None or edges < EDGES:
         return Choice(usual_objective("mi"), found)
     return Choice(Objective(weights=f"multimodal_{within}", window=window), found)
 
@@ -110,12 +115,15 @@ def contrast(moving: Tensor, fixed: Tensor, mask: Tensor) -> tuple[float, float]
     return correlation, max(_explained(a, b), _explained(b, a), correlation**2)
 
 
-def edges_in_common(moving: Tensor, fixed: Tensor, mask: Tensor) -> float:
+def edges_in_common(moving: Tensor, fixed: Tensor, mask: Tensor) -> float | None:
     """How much more parallel the images' level sets are than where one is shifted, from 0 to 1.
 
     Args:
         moving, fixed: (1, 1, *S).
         mask: (1, 1, *S), in the fixed image.
+
+    Returns:
+        None where no axis is long enough, or nothing but background is compared.
 
     Example:
         >>> import torch
@@ -125,22 +133,33 @@ def edges_in_common(moving: Tensor, fixed: Tensor, mask: Tensor) -> float:
         True
     """
     scales = gradient_scale(moving), gradient_scale(fixed)
-    weights = mask.to(fixed.dtype)
-
-    def apart(a: Tensor, b: Tensor, mask: Tensor) -> float:
-        return float(parallel_level_sets(a, b, *scales, mask=mask))
-
-    shifted = []
+    known = _foreground(moving)
+    weights = mask.to(known) * known * _foreground(fixed)
+    here = there = compared = 0.0
     for axis, length in enumerate(fixed.shape[2:], 2):
         by = length // PARTS
-        ends = (0, by) if by >= NEAREST else ()
-        for begin in ends:
-            a = moving.narrow(axis, by - begin, length - by)
-            b, w = (image.narrow(axis, begin, length - by) for image in (fixed, weights))
-            if w.any():
-                shifted.append(apart(a, b, w))
-    elsewhere = sum(shifted) / len(shifted) if shifted else 0.0
-    return max(0.0, 1 - apart(moving, fixed, weights) / elsewhere) if elsewhere > 0 else 0.0
+        for begin in (0, by) if by >= NEAREST else ():
+            at, shifted = (begin, length - by), (by - begin, length - by)
+            over = weights.narrow(axis, *at) * known.narrow(axis, *shifted)
+            count = float(total(over))
+            if count > 0:
+                compared += count
+                rest = fixed.narrow(axis, *at), *scales
+                a, b = moving.narrow(axis, *at), moving.narrow(axis, *shifted)
+                here += count * float(parallel_level_sets(a, *rest, mask=over))
+                there += count * float(parallel_level_sets(b, *rest, mask=over))
+    if not compared:
+        return None
+    return max(0.0, 1 - here / there) if there > 0 else 0.0
+
+
+def _foreground(image: Tensor) -> Tensor:
+    """1 but in a flat background and along it, else 0, (1, 1, *S)."""
+    slopes = torch.stack(image_gradient_reference(image)).square().sum(0).sqrt()
+    flat = (slopes <= FLAT * slopes.amax()).to(image)
+    pool = avg_pool2d if image.ndim == 4 else avg_pool3d
+    share = pool(flat, ROUND, 1, ROUND // 2, count_include_pad=False)
+    return (share < 0.5).to(image)
 
 
 def _explained(given: Tensor, values: Tensor) -> float:

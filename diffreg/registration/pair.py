@@ -126,8 +126,7 @@ def register(
         trained_on: the voxels that the network knows, as `load_network` gives them: others are a
             warning.
         contrast_free: whether the network was trained for any contrast, as `load_network` says it:
-            then the refinement of a pair of one contrast, on voxels that it knows, minimises what
-            suits that.
+            then the refinement, on voxels that it knows, minimises what suits the pair.
 
     Returns:
         The registration.

@@ -208,7 +208,8 @@ def _kind(contrast: Mapping[str, Any]) -> str:
     """What the contrasts were found to be, of metrics.json's `contrast`."""
     if not contrast["across"]:
         return "one contrast"
-    return f"they differ, edges in common {contrast['edges_in_common']:.2f}"
+    edges = contrast.get("edges_in_common")
+    return "they differ" if edges is None else f"they differ, edges in common {edges:.2f}"
 
 
 def registration_of(

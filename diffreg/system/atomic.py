@@ -20,6 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST = 255  # bytes of a file's name
 _OF_MARK = 20  # of them before a temporary one, at most
 TRIAL = "trial"  # of whether a folder can be written into
+_ATTEMPTS = 10  # to lock a file before somebody removes it
 PROCESSES = Path("/proc")  # of Linux
 _ABANDONED = 86400.0  # seconds after which what another machine began to write is given up
 # What `temporary_name` puts before a name: the process, where it runs, its RANK if it has one.
@@ -209,14 +210,16 @@ def alone_in(folder: str | Path, refusal: str) -> Iterator[None]:
         yield
         return
     path = Path(folder) / ".lock"
-    while True:
+    for attempt in range(_ATTEMPTS):
         with path.open("w") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     raise ValueError(refusal) from None
-            if not _is_still(path, file):  # who was inside removed it between opening and locking
+            # Who was inside may have removed it between opening and locking; a disk that never says
+            # of a file that it is itself has no locks to rely on.
+            if not _is_still(path, file) and attempt < _ATTEMPTS - 1:
                 continue
             try:
                 yield
