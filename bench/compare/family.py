@@ -154,7 +154,7 @@ ACROSS = {
     "preset multimodal, pls": Setting(preset="multimodal"),
     "preset multimodal, ngf": Setting(measures={"ngf": 1.0}, preset="multimodal"),
 }
-FEW_MEASURES = {
+FEW_EDGES = {
     **_SEARCHES,
     "pls": Setting(preset="multimodal"),
     "ngf": Setting(measures={"ngf": 1.0}),
