@@ -32,7 +32,7 @@ from diffreg.registration.ordered import dot, total
 BINS = 32
 # Of the correlation ratio, what the squared correlation must reach within a contrast. By
 # bench/contrast.py 64 pairs of one contrast have .96 at least, 15 more within tight masks all but
-# one .88, and of 101 pairs of two all but one, a slice of the top of the head, .79 at most.
+# one .88, and of 157 pairs of two all but one, a slice of the top of the head, .79 at most.
 WITHIN = 0.85
 # Of edges in common, from where on they count (bench/contrast.py). Edges that are not the other
 # image's draw a displacement after them.
