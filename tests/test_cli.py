@@ -1,5 +1,6 @@
 """The command line: what it leaves, and every mistake in one line."""
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image as Pillow
 
 from diffreg import __version__, losses
 from diffreg.cli.main import main
+from diffreg.cli.parser import _parser
 from diffreg.cli.spelling import nearest
 from diffreg.cli.variational import PRESETS, SIMILARITIES
 from diffreg.data.normalization import Normalization
@@ -56,6 +58,20 @@ def folder(tmp_path, monkeypatch):
 
 def run(*words):
     return main([str(word) for word in words])
+
+
+def without_help(parser, name="diffreg"):
+    """What `--help` only names."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, command in action.choices.items():
+                yield from without_help(command, f"{name} {word}")
+        elif not action.help:
+            yield f"{name} {action.dest}"
+
+
+def test_every_option_of_every_command_is_explained():
+    assert not list(without_help(_parser()))
 
 
 def values(path):

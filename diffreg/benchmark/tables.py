@@ -135,7 +135,7 @@ def _everything(result: Row) -> str:
 def _overhead(result: Row) -> str:
     columns = ("microseconds", "bare", "added", "engine")
     rows = [[row["operator"], *(f"{row[c]:.1f}" for c in columns)] for row in result["overhead"]]
-    titles = ("forward + backward, us", "ours", "the bare operator", "added", "torch.mul")
+    titles = ("forward + backward, µs", "ours", "the bare operator", "added", "torch.mul")
     return table(titles, rows)
 
 

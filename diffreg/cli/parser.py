@@ -134,7 +134,12 @@ def _add_evaluate(subparsers: Any) -> None:
 
 def _add_method(command: argparse.ArgumentParser, usual: str = "") -> None:
     """How a displacement is found."""
-    command.add_argument("--method", choices=("variational", "network"))
+    command.add_argument(
+        "--method",
+        choices=("variational", "network"),
+        help="how the displacement is found: optimised for the pair, or by a trained network "
+        "(variational; network with --checkpoint)",
+    )
     _add_network(command)
     add_minimised(command)
     command.add_argument(
