@@ -45,18 +45,28 @@ def flags(flavour: str) -> list[str]:
 
 
 def sources(csrc: Path, operators: tuple[str, ...]) -> list[Path]:
-    """The kernels and drivers of the named operators, of all where none is named."""
+    """The kernels and drivers of the named operators and of what they call, of all where none is
+    named."""
     found = sorted(csrc.glob("*/*.cu")) + sorted(csrc.glob("*/*_cuda.cpp"))
-    return [p for p in found if not operators or p.parent.name in operators]
+    folders = {csrc / name for name in operators}
+    while more := {f for p in found if p.parent in folders for f in used(p, csrc)} - folders:
+        folders |= more
+    return [p for p in found if not operators or p.parent in folders]
 
 
 def headers_of(source: Path, csrc: Path) -> list[Path]:
     """Of the source's own folder and of those that it or its headers include from."""
-    folders = {source.parent, csrc / "common", SHIM}
+    folders = {source.parent, csrc / "common", SHIM, *used(source, csrc)}
+    return sorted(p for folder in folders for p in folder.glob("*.h"))
+
+
+def used(source: Path, csrc: Path) -> set[Path]:
+    """The folders that a source or its headers include from."""
+    found = set()
     for path in [source, *source.parent.glob("*.h")]:
         named = re.findall(r'^#include "\.\./(\w+)/', path.read_text(), re.MULTILINE)
-        folders |= {csrc / name for name in named}
-    return sorted(p for folder in folders for p in folder.glob("*.h"))
+        found |= {csrc / name for name in named}
+    return found
 
 
 @contextmanager
@@ -107,7 +117,9 @@ def build(flavour: str, csrc: Path = ROOT / "csrc", operators: tuple[str, ...] =
 def link(flavour: str, objects: list[Path], library: Path) -> None:
     unfinished = library.with_suffix(f".{os.getpid()}")
     torch = ["-L", torch_folder("lib"), "-ltorch_cpu", "-ltorch", "-lc10"]
-    command = [COMPILER, "-shared", *SANITIZE[flavour], *map(str, objects), *torch]
+    # A library that does not load would pass for one whose kernels are wrong.
+    whole = ["-shared", "-Wl,--no-undefined"]
+    command = [COMPILER, *whole, *SANITIZE[flavour], *map(str, objects), *torch]
     subprocess.run([*command, "-o", str(unfinished)], check=True)
     unfinished.rename(library)
 

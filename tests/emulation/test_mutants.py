@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from emulation import mutate
+from emulation import build, comparison, mutate
 
 COMMITTER = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
 
@@ -46,3 +46,19 @@ def test_every_kind_of_fault_is_found_in_the_kernels(word):
     """A rename that hides a barrier, a fence or a bound check from the patterns fails here."""
     found = [(mutate.CSRC / m.path).read_text()[m.start : m.end] for m in mutate.mutants()]
     assert any(text.startswith(word) for text in found)
+
+
+def test_what_kills_a_mutant_are_its_cases():
+    """Not that a case is unknown, or that the library lacks what an operator calls."""
+    for operator, names in mutate.CASES.items():
+        assert {comparison.CASES[name].operator for name in names} == {operator}
+    built = build.sources(mutate.CSRC, ("registration_objective",))
+    called = {
+        "warp",
+        "deformation_energy",
+        "correlation",
+        "local_correlation",
+        "parallel_level_sets",
+    }
+    assert called < {path.parent.name for path in built}
+    assert {p.parent.name for p in build.sources(mutate.CSRC, ("warp",))} == {"warp"}
