@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from diffreg.affine.parameters import KINDS
 from diffreg.affine.register import AffineStart, compared_by, found_affine
@@ -30,11 +31,13 @@ class Start:
         matrix: (4, 4) T, RAS mm, from the fixed image's space to the moving one's.
         found: how it was found, None where it was not looked for.
         metrics: as in metrics.json.
+        displacement: (1, D, *S), fixed voxels, which comes before it, where that is known too.
     """
 
     matrix: np.ndarray = field(default_factory=lambda: np.eye(4))
     found: AffineStart | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    displacement: Tensor | None = None
 
 
 def affine_start(

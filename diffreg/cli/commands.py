@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,14 @@ from diffreg.cli.options import (
     require_writers,
     say_method,
 )
-from diffreg.cli.steps import one_of
+from diffreg.cli.steps import one_of, read_steps
 from diffreg.cli.variational import beside_of, minimised_of
 from diffreg.system.extras import require
 
 if TYPE_CHECKING:
     from diffreg.data.images import Image
     from diffreg.registration.result import Registration
+    from diffreg.transforms import Chain
 
 
 def run_register(options: argparse.Namespace) -> int:
@@ -61,6 +63,7 @@ def run_register(options: argparse.Namespace) -> int:
     if options.jacobian:
         check_cells(fixed)
     beside = beside_of(options, fixed, (of_moving, options.slice), (time, options.time))
+    start = _start(options, fixed, moving)
     method = {**minimised, **trained, **beside}
     say_method(options)
     with progress_bar("register") as progress:
@@ -74,6 +77,7 @@ def run_register(options: argparse.Namespace) -> int:
             fill=options.fill,
             affine=options.affine,
             search=options.search,
+            start=start,
             device=options.device,
             **{**method, "normalization": normalization_of(options, trained)},
         )
@@ -82,6 +86,17 @@ def run_register(options: argparse.Namespace) -> int:
     result = result.save(out, report, options.jacobian, labels, composites)
     _say_result(result, out / REPORT if report else out)
     return 0
+
+
+def _start(options: argparse.Namespace, fixed: Image, moving: Image) -> Chain | None:
+    """The transform to begin with, where there is one."""
+    if not options.start:
+        return None
+    # Which way it leads is known, also where all of it was inverted.
+    steps = replace(read_steps(options.start, fixed, moving), ends=("moving", "fixed"))
+    for line in (*steps.notes, steps.order):
+        print(line, file=sys.stderr)
+    return steps.chain
 
 
 def _say_result(result: Registration, place: Path) -> None:

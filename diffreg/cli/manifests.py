@@ -251,7 +251,7 @@ def _check_manifest_options(options: argparse.Namespace) -> None:
             f"{path} has no FIXED beside it: give MOVING and FIXED, or one manifest "
             "(a .csv, .tsv, .toml or .json file, or a folder)"
         )
-    for option in ("no_composites", "also", "landmarks"):
+    for option in ("no_composites", "also", "landmarks", "start"):
         if getattr(options, option):
             raise ValueError(f"--{option.replace('_', '-')} is of one pair: leave it out")
     for column in (

@@ -16,7 +16,7 @@ from diffreg.cli.certify import add_certify
 from diffreg.cli.export import add_export
 from diffreg.cli.repair import add_repair
 from diffreg.cli.spelling import Parser
-from diffreg.cli.steps import add_images, add_source
+from diffreg.cli.steps import add_images, add_source, add_start
 from diffreg.cli.transforms import add_transforms
 from diffreg.cli.variational import add_beside, add_minimised
 
@@ -86,6 +86,7 @@ def _add_register(subparsers: Any) -> None:
     command.add_argument("fixed", metavar="FIXED", nargs="?", help="the same; its grid is kept")
     command.add_argument("-o", "--out", required=True, help="folder of the results")
     _add_method(command)
+    add_start(command)
     add_beside(command)
     command.add_argument("--fixed-mask", metavar="MASK", help="voxels of FIXED that count")
     command.add_argument("--moving-mask", metavar="MASK", help="voxels of MOVING that count")

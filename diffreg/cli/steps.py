@@ -21,9 +21,9 @@ _INVERTED = re.compile(r"\[(?P<file>.+?)\s*,\s*(?P<flag>[01])\]|(?P<other>.+),\s
 
 
 STEP = (
-    "a transform's file, or a folder that `register` wrote; [FILE,1] or FILE,-1 inverts it, "
-    "FORMAT:FILE names its format; may be given again, and a point passes the first one first, as "
-    "with antsApplyTransforms"
+    "a transform's file, of any tool, or a folder that `register` wrote; [FILE,1] or FILE,-1 "
+    "inverts it, FORMAT:FILE names its format; may be given again, and a point passes the first "
+    "one first, as with antsApplyTransforms"
 )
 
 
@@ -36,6 +36,18 @@ def add_steps(command: argparse.ArgumentParser, required: bool = True) -> None:
         default=None if required else [],
         metavar="FILE",
         help=STEP,
+    )
+
+
+def add_start(command: argparse.ArgumentParser) -> None:
+    """--start, as -t."""
+    command.add_argument(
+        "--start",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"what to begin with, in place of --affine: {STEP}; from a field the variational "
+        "method goes on, on the images' own grid",
     )
 
 

@@ -26,6 +26,7 @@ from diffreg.registration.devices import device_named
 from diffreg.registration.finished import Ending, Found, finished
 from diffreg.registration.goal import Goal, schedule_of, with_proportions
 from diffreg.registration.judgement import as_trained, knows, started
+from diffreg.registration.known_start import known_start
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words
@@ -63,6 +64,7 @@ def register(
     landmarks: tuple[Any, Any, float] | None = None,
     trained_on: Voxels | None = None,
     contrast_free: bool = False,
+    start: Any = None,
 ) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
@@ -127,6 +129,12 @@ def register(
             warning.
         contrast_free: whether the network was trained for any contrast, as `load_network` says it:
             then the refinement, on voxels that it knows, minimises what suits the pair.
+        start: a transform to begin with, from the fixed image's space to the moving one's, in place
+            of `affine`: one of diffreg.transforms, its file, of any tool whose format the file
+            tells, a folder of `register`, what it returned, or several, of which a point passes the
+            first one first. Where it has a field, which is repaired if it folds, the variational
+            method goes on from there on the images' own grid alone, by 60 iterations where
+            `iterations` is None.
 
     Returns:
         The registration.
@@ -161,11 +169,18 @@ def register(
     named = _trained_with(network, similarity)
     check_type("normalization", normalization, Normalization, optional=True)
     placed = _have_places(moving, fixed)
-    start = affine_start(pair, affine, named or goal.measures, search, normalization, placed)
-    prepared = pair.prepared(normalization, start.matrix)
+    if start is None:
+        begin = affine_start(pair, affine, named or goal.measures, search, normalization, placed)
+    else:
+        _check_begun(affine, search)
+        begin = known_start(start, pair)
+    if begin.displacement is not None:
+        _check_goes_on(network, levels, both_ways)
+        schedule = schedule_of(1, iterations)
+    prepared = pair.prepared(normalization, begin.matrix)
     result: Registration | ValueError
     if network is None:
-        wanted = Search(goal, schedule, channels, points, progress, place)
+        wanted = Search(goal, schedule, channels, points, progress, place, begin.displacement)
         result = solved(prepared, wanted, Ending(both_ways, guarantee, fill))
     else:
         options = named, both_ways, guarantee, objective, refine, progress, fill
@@ -173,7 +188,7 @@ def register(
         (result,) = register_batch([prepared], network, *options, known, contrast_free)
     if isinstance(result, ValueError):
         raise result
-    return Returned.of(replace(started(result, start), given=moving))
+    return Returned.of(replace(started(result, begin), given=moving))
 
 
 def _check_options(
@@ -201,6 +216,25 @@ def _check_options(
     check_fill(fill)
     if show is not None and not callable(show):
         raise TypeError(f"progress must be callable or None, got {type(show).__name__}")
+
+
+def _check_begun(affine: Any, search: Any) -> None:
+    """A start that is known has its affine map, and nothing is looked for."""
+    if isinstance(affine, np.ndarray) or affine != "auto":
+        raise ValueError("start has the affine map: leave affine out")
+    if search:
+        raise ValueError("search looks for an affine start: leave it out, start is one")
+
+
+def _check_goes_on(network: Any, levels: Any, both_ways: bool) -> None:
+    """What goes with no start that has a field."""
+    where = "where start has a field, the variational method goes on from there"
+    if network is not None:
+        raise ValueError(f"{where}: leave out the network, or give its affine map alone")
+    if levels not in (None, 1):
+        raise ValueError(f"{where}, on the images' own grid: leave out levels, got {levels}")
+    if both_ways:
+        raise ValueError(f"{where}, one way: leave out both_ways")
 
 
 def _check_free(options: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ class Registration:
         similarity: what was minimised, such as "ncc".
         seconds: what finding the displacement took.
         metrics: as in metrics.json.
-        start: the affine map that it started from, and how that was found.
+        start: where it started, and how that was found.
         given: the moving image in the kind that it was given in.
     """
 
@@ -188,6 +188,8 @@ class Registration:
             words = self.start.found.words
             words = words.replace(" mm", " pixels") if self.fixed.kind == "png" else words
             lines.append(f"affine start: {words}")
+        if self.metrics.get("affine", {}).get("kind") == "given":
+            lines.append(f"start: given, {_begun(self.metrics.get('start'))}")
         found = self.metrics.get("contrast")
         if found is not None:
             lines.append(
@@ -202,6 +204,17 @@ class Registration:
     def _doubt(self) -> str:
         count = len(self.metrics.get("warnings", ()))
         return f"doubtful ({count} warning{'s' if count > 1 else ''}): " if count else ""
+
+
+def _begun(start: Mapping[str, Any] | None) -> str:
+    """What was given to begin with, of metrics.json's `start`."""
+    if start is None:
+        return "an affine map"
+    folds = start["folded_percent"]
+    return (
+        f"with a field: NCC {start['ncc']:.3f}, MI {start['mutual_information']:.3f} there"
+        f"{f', {folds:.2g} % of its cells folded, repaired first' if folds else ''}"
+    )
 
 
 def _kind(contrast: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from diffreg.data.prepare import Prepared
 from diffreg.registration.channels import Channel, Stack, stacked
 from diffreg.registration.finished import Ending, Found, finished
 from diffreg.registration.goal import Goal, Schedule, chosen, with_proportions
+from diffreg.registration.known_start import measured
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.provenance import described, device_in_words
 from diffreg.registration.result import Registration
@@ -31,6 +32,7 @@ class Search(NamedTuple):
     landmarks: Landmarks | None = None
     progress: Callable[..., Any] | None = None
     device: torch.device = _CPU
+    start: Tensor | None = None  # (1, D, *S), fixed voxels, to go on from, on one level
 
 
 def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
@@ -50,6 +52,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     goal = with_proportions(choice.objective, prepared.fixed)
     stack = stacked(prepared, [channel.prepared(prepared) for channel in search.channels])
     levels, iterations = search.schedule.on(prepared.fixed.shape)
+    began = {} if search.start is None else {"start": measured(prepared, search.start)}
     weights = [1.0, *(channel.weight for channel in search.channels)]
 
     def solve(images: Stack, back: bool) -> Tensor:
@@ -59,6 +62,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
         found = register_variational(
             *(moving, fixed, goal, levels, iterations, mask, search.progress),
             margin=images.margin,
+            start=None if search.start is None else search.start.to(search.device),
             channels=weights if search.channels else None,
             landmarks=points and points.in_voxels(prepared.fixed, prepared.affine, back),
             counts=counts,
@@ -74,7 +78,8 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     found = Found("variational", "+".join(goal.similarity), seconds)
     result = finished(prepared, displacement, inverse, found, ending)
     objective = described(goal, levels=levels, iterations=iterations) | _channels(search)
-    result.metrics.update(objective=objective, descent=counted, **_beside(result, search))
+    result.metrics.update(objective=objective, descent=counted, **began)
+    result.metrics.update(_beside(result, search))
     if choice.metrics:
         result.metrics["contrast"] = choice.metrics
     return result
