@@ -254,9 +254,10 @@ def _asked_for(path: Path) -> str:
             return known
     if name.endswith(".npz"):
         raise ValueError(f"{path}: name the format, learn2reg or voxelmorph (--to, format=)")
+    written = [known for known, adapter in _ADAPTERS.items() if adapter.write is not None]
     raise ValueError(
         f"{path}: the name must end in .tfm, .txt, .mat, .h5, .nii, .nii.gz, .mha, .nrrd or .lta, "
-        f"or the format must be named (--to, format=), one of {', '.join(_ADAPTERS)}"
+        f"or the format must be named (--to, format=), one of {', '.join(written)}"
     )
 
 

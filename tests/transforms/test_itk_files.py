@@ -37,6 +37,18 @@ KINDS = {
     "ScaleTransform_double_2_2": (2, None),
     "IdentityTransform_double_3_3": (0, []),
     "IdentityTransform_double_2_2": (0, []),
+    "ScaleLogarithmicTransform_double_3_3": (3, None),
+    "CenteredRigid2DTransform_double_2_2": (5, None),
+}
+# Those that SimpleITK makes of a composite's file alone, with ITK's own types.
+INSIDE = {
+    "CenteredAffineTransform_double_3_3": (15, [5.0, -7.0, 11.0]),
+    "CenteredAffineTransform_float_2_2": (8, [5.0, -7.0]),
+    "CenteredEuler3DTransform_double_3_3": (9, [5.0, -7.0, 11.0]),
+    "CenteredEuler3DTransform_double_3_3 ": (9, [5.0, -7.0, 11.0, 1.0]),
+    "CenteredSimilarity2DTransform_double_2_2": (6, [5.0, -7.0]),
+    "FixedCenterOfRotationAffineTransform_double_3_3": (12, [5.0, -7.0, 11.0]),
+    "ScalableAffineTransform_double_3_3": (12, [5.0, -7.0, 11.0]),
 }
 
 
@@ -73,6 +85,43 @@ def test_linear_transforms_of_every_kind(kind, tmp_path):
         content = {kind: numbers[:, None], "fixed": np.array(fixed)[:, None]}
         savemat(tmp_path / "t.mat", content, format="4")
         np.testing.assert_allclose(read(tmp_path / "t.mat").matrix, found.matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_linear_transforms_of_older_kinds(kind, tmp_path):
+    """Some have their centre among the parameters; ANTs may write them all."""
+    (count, fixed), kind = INSIDE[kind], kind.strip()
+    axes = int(kind[-1])
+    numbers = np.random.default_rng(count).uniform(0.2, 0.6, count)
+    composite = (f"CompositeTransform_double_{axes}_{axes}", [], [])
+    (tmp_path / "c.tfm").write_text(drawn.itk_text(composite, (kind, numbers, fixed)))
+    agree(tmp_path / "c.tfm", axes=axes, tolerance=1e-9 if "double" in kind else 1e-5)
+    content = {kind: numbers[:, None], "fixed": np.array(fixed)[:, None]}
+    savemat(tmp_path / "t.mat", content, format="4")
+    found = read(tmp_path / "t.mat")
+    assert found.is_flat == (axes == 2)
+    np.testing.assert_allclose(found.matrix, read(tmp_path / "c.tfm").matrix, atol=1e-6)
+
+
+def test_a_rigid_map_of_itk_3_is_matrix_and_shift(tmp_path):
+    kinds = ("Rigid3DTransform", "AffineTransform")
+    for kind in kinds:
+        entry = (f"{kind}_double_3_3", [0, -1, 0, 1, 0, 0, 0, 0, 1, 1, 2, 3], [4, 5, 6])
+        (tmp_path / f"{kind}.tfm").write_text(drawn.itk_text(entry))
+    found = [read(tmp_path / f"{kind}.tfm").matrix for kind in kinds]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("heading", [
+    "# Insight Transform File V1.0\n# Transform 0\n", "\n  #Insight Transform File V1.0\n", "",
+])  # fmt: skip
+def test_text_as_itk_reads_it(heading, tmp_path):
+    """It skips what begins with #, and the spaces around names."""
+    lines = ["  Transform: AffineTransform_double_3_3", "Parameters : 1 0 0 0 1 0 0 0 1 3 4 5"]
+    text = heading + "\n".join([*lines, "\t# a comment", " FixedParameters: 0 0 0 "])
+    (tmp_path / "t.tfm").write_text(text)
+    assert format_of(tmp_path / "t.tfm") == "itk-text"
+    agree(tmp_path / "t.tfm")
 
 
 @pytest.mark.parametrize("versor", [(1.0, 0, 0), (0.9, 0.9, 0.9), (0, 0, 1.5), (0, 0, 0)])

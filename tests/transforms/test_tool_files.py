@@ -115,6 +115,26 @@ def test_an_affine_map_between_2_d_files_for_elastix(tmp_path):
     np.testing.assert_allclose(found.matrix, matrix, atol=1e-14)
 
 
+def test_an_affine_map_between_2_d_files_for_greedy(tmp_path):
+    """greedy -d 2 has 3 x 3 numbers, in RAS too; of 4 x 4 it takes nine for another map."""
+    matrix = np.array([[1.1, 0.2, 0, 3], [-0.1, 0.9, 0, 4], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write(tmp_path / "t.mat", Affine(matrix, True), "greedy")
+    np.testing.assert_array_equal(
+        np.loadtxt(tmp_path / "t.mat"), matrix[np.ix_([0, 1, 3], [0, 1, 3])]
+    )
+    found = read(tmp_path / "t.mat", "greedy")
+    assert found.is_flat
+    np.testing.assert_array_equal(found.matrix, matrix)
+    with pytest.raises(ValueError, match=r"a bare 3 x 3 matrix.* one of greedy"):
+        format_of(tmp_path / "t.mat")
+    # greedy's own testing/data/t1longi_2d_rigid.mat
+    text = "0.946238 0.323471 47.0365 \n-0.323471 0.946238 -2.75042 \n0 0 1 \n"
+    (tmp_path / "t.mat").write_text(text)
+    assert read(tmp_path / "t.mat", "greedy")([[10.0, 0.0]]) == pytest.approx(
+        np.array([[56.49888, -5.98513]])
+    )
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_flirts_matrix_leads_from_moving_to_fixed_in_its_millimetres(seed, tmp_path):
     rng, fixed, moving = pair(seed)
@@ -211,7 +231,7 @@ def test_freesurfers_displacements_without_an_extension_must_be_named(tmp_path):
     file = nib.Nifti1Image(values, fixed.affine)
     file.header.set_intent(1006)
     nib.save(file, tmp_path / "w.nii")
-    with pytest.raises(ValueError, match="one of freesurfer-warp, itk-field"):
+    with pytest.raises(ValueError, match=r"of intent 1006, RAS mm .*one of freesurfer-warp:"):
         read(tmp_path / "w.nii")
     found = read(tmp_path / "w.nii", "freesurfer-warp")
     moved = found(places(fixed)) - places(fixed)
@@ -377,12 +397,28 @@ def test_elastix_initial_transform_comes_first(key, tmp_path):
     elastix(tmp_path / "4.txt", "AffineTransform", numbers, initial="none.txt")
     with pytest.raises(FileNotFoundError, match=r"its initial transform 'none\.txt' is not"):
         read(tmp_path / "4.txt")
+    (tmp_path / "itk.txt").write_text("#Insight Transform File V1.0\n")
+    elastix(tmp_path / "4.txt", "AffineTransform", numbers, initial="itk.txt")
+    with pytest.raises(ValueError, match=r"itk\.txt has no Transform, as files of elastix have"):
+        read(tmp_path / "4.txt")
     elastix(tmp_path / "5.txt", "AffineTransform", numbers, initial="5.txt")
     with pytest.raises(ValueError, match="or a circle"):
         read(tmp_path / "5.txt")
 
 
+def test_elastix_without_a_dimension_has_that_of_its_numbers(tmp_path):
+    """As the files of elastix's own tests, of a translation by (1, -2)."""
+    first = '(NumberOfParameters 2)\n(Transform "TranslationTransform")\n'
+    none = '(InitialTransformParameterFileName "NoInitialTransform")\n'
+    (tmp_path / "0.txt").write_text(none + first + "(TransformParameters 1 0)")
+    named = '(InitialTransformParameterFileName "0.txt")\n'
+    (tmp_path / "1.txt").write_text(named + first + "(TransformParameters 0 -2)")
+    assert read(tmp_path / "1.txt")([[0.0, 0.0]]).tolist() == [[-1.0, 2.0]]  # LPS
+
+
 @pytest.mark.parametrize("old, new, words", [
+    ('(Transform "AffineTransform")', '(Transform "File")\n(TransformFileName "i.tfm")',
+     "nothing but the name of 'i.tfm': give that file"),
     ("AffineTransform", "BSplineTransform", "'BSplineTransform' of elastix.*transformix -def all"),
     ("(CenterOfRotationPoint", "(Centre", "has no CenterOfRotationPoint"),
     ("Dimension 3", "Dimension 4", "between images of 4 axes"),
@@ -462,7 +498,7 @@ def test_afni_is_read_with_a_warning(tmp_path):
     moved = found([[2.0, 3.0, 1.0]]) - [[2.0, 3.0, 1.0]]
     np.testing.assert_allclose(moved[0], values[1, 1, 1, 0] * [-1, -1, 1], atol=1e-6)
     path.write_text("1 0.5 0 4 0 1 0 5 0 0 1 6\n" * 2)
-    with pytest.raises(ValueError, match="no transform of a format"):
+    with pytest.raises(ValueError, match=r"holds 24 numbers; .* and of a series the row of one"):
         read(path)
     for kind in ("afni-affine", "afni-warp"):
         with pytest.raises(ValueError, match=f"{kind} is read only"):
@@ -487,7 +523,7 @@ def test_the_image_that_a_format_needs_is_named(kind, name, needed, tmp_path):
 
 @pytest.mark.parametrize("name, kind, words", [
     ("t.npz", None, "name the format, learn2reg or voxelmorph"),
-    ("t.xyz", None, "must end in .tfm, .txt, .mat"),
+    ("t.xyz", None, "must end in .tfm, .txt, .mat.*one of itk-text, .* learn2reg, voxelmorph$"),
     ("t.nii", "itk-h5", "a file of itk-h5 must end in .h5 or .hdf5"),
     ("t.mat", "fsl", "format must be one of itk-text, "),
 ])  # fmt: skip
@@ -503,7 +539,7 @@ def test_names_and_formats_that_are_none(name, kind, words, tmp_path):
 @pytest.mark.parametrize("text, words", [
     ("1 0 0 0\n1 0 0 0\n0 0 1 0\n0 0 0 1\n", "must not be singular"),
     ("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 1 1\n", "last row 0 0 0 1"),
-    ("1 0 0\n", "holds 3 numbers; the 16"),
+    ("1 0 0\n", "holds 3 numbers; the 16 of a 4 x 4 map"),
     ("1 0 0 nan\n" * 4, "must be finite numbers"),
 ])  # fmt: skip
 def test_bare_matrices_that_are_none(text, words, tmp_path):

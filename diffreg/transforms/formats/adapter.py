@@ -158,17 +158,24 @@ def numbers_of(path: Path, text: str, what: str) -> np.ndarray:
     return numbers
 
 
-def matrix_of(path: Path, text: str) -> np.ndarray:
-    """The 4 x 4 numbers of a bare text, `#` before comments.
+def matrix_of(path: Path, text: str, axes: tuple[int, ...] = (3,)) -> np.ndarray:
+    """The 4 x 4 numbers of a bare text, `#` before comments; between 2-D images 3 x 3.
+
+    Args:
+        path: the file, for messages.
+        text: what it holds.
+        axes: of the images that the format is of.
 
     Raises:
         ValueError: other numbers.
     """
     lines = [line.split("#")[0] for line in text.splitlines()]
     numbers = numbers_of(path, " ".join(lines), "numbers")
-    if numbers.size != 16:
-        raise ValueError(f"{path} holds {numbers.size} numbers; the 16 of a 4 x 4 map are needed")
-    return numbers.reshape(4, 4)
+    for side in (n + 1 for n in axes):
+        if numbers.size == side**2:
+            return numbers.reshape(side, side)
+    needed = " or ".join(f"the {(n + 1) ** 2} of a {n + 1} x {n + 1} map" for n in axes)
+    raise ValueError(f"{path} holds {numbers.size} numbers; {needed} are needed")
 
 
 def affine_of(path: Path, matrix: np.ndarray, is_flat: bool = False) -> Affine:

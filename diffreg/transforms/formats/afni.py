@@ -22,7 +22,8 @@ def _read_affine(path: Path, places: Places) -> Affine:
     numbers = numbers_of(path, " ".join(lines), "numbers")
     if numbers.size != 12:
         raise ValueError(
-            f"{path} holds {numbers.size} numbers; the 12 of one map are needed, not of a series"
+            f"{path} holds {numbers.size} numbers; the 12 of one map are needed, and of a series "
+            "the row of one volume, in a file of its own"
         )
     _warn(path)
     matrix = np.eye(4)

@@ -9,11 +9,12 @@ from typing import Any
 
 from diffreg.data import _itk
 from diffreg.transforms.formats import afni, freesurfer, nifti, niftyreg, voxels
-from diffreg.transforms.formats.itk_text import HEAD
 
 _HEAD = 2**16  # bytes that tell the format of a text
 _HDF5 = b"\x89HDF"
 _NUMBER = re.compile(r"[-+.\deE]+")
+# ITK skips what begins with #, its own heading too, which other programs write with a space.
+_ITK = re.compile(r"^\s*(#\s*Insight Transform File|Transform\s*:)", re.MULTILINE)
 
 
 def format_of(path: Path) -> str:
@@ -89,7 +90,8 @@ def _of_nifti(path: Path, file: Any) -> str:
     if len(shape) == 5 and afni.is_of_afni(file):
         return "afni-warp"
     if intent == freesurfer.INTENT:
-        raise choices(path, "a field of displacement vectors", "freesurfer-warp", "itk-field")
+        what = f"a field of intent {intent}, RAS mm to FreeSurfer and to ITK 5 alike"
+        raise choices(path, what, "freesurfer-warp")
     if len(shape) == 4 and shape[3] == 3:
         both = ("fsl-warp-absolute", "fsl-warp-relative")
         others = () if intent == 2006 else ("learn2reg", "voxelmorph")
@@ -99,7 +101,7 @@ def _of_nifti(path: Path, file: Any) -> str:
 
 def _of_text(path: Path, head: bytes) -> str:
     text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1", "replace")
-    if text.lstrip("\ufeff\n\r\t ").removeprefix("\u00ef\u00bb\u00bf").startswith(HEAD):
+    if _ITK.search(text.lstrip("\ufeff").removeprefix("\u00ef\u00bb\u00bf")):
         return "itk-text"
     if re.search(r"^\s*\(\s*Transform\s", text, re.MULTILINE):
         return "elastix"
@@ -107,11 +109,14 @@ def _of_text(path: Path, head: bytes) -> str:
         return "freesurfer-lta"
     words = [word for line in text.splitlines() for word in line.split("#")[0].split()]
     if words and all(_NUMBER.fullmatch(word) for word in words):
+        rows = [row for line in text.splitlines() if (row := line.split("#")[0].split())]
         if len(words) == 16:
             raise choices(path, "a bare 4 x 4 matrix", "fsl-flirt", "niftyreg-affine", "greedy")
+        if len(words) == 9:
+            raise choices(path, "a bare 3 x 3 matrix", "greedy")
+        lone = len(words) == 12 and path.suffix.lower() == ".1d"
+        if lone or all(len(row) == 12 for row in rows):
+            return "afni-affine"  # several rows are a series, which is refused by that name
         if len(words) == 12:
-            rows = [line for line in text.splitlines() if line.split("#")[0].split()]
-            if len(rows) == 1 or path.suffix.lower() == ".1d":
-                return "afni-affine"
             raise choices(path, "a bare 3 x 4 matrix", "afni-affine")
     raise ValueError(f"{path} is no transform of a format that is read")

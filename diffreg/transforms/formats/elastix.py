@@ -19,11 +19,12 @@ from diffreg.transforms.formats.adapter import (
     text_of,
     write_text,
 )
-from diffreg.transforms.formats.itk_linear import linear_of
+from diffreg.transforms.formats.itk_linear import count_of, linear_of
 from diffreg.transforms.values import Affine, Transform, compose
 
 _LARGEST = 2**28  # bytes: that of a spline is read, and refused by its name
 _LINE = re.compile(r"^\s*\(\s*(\w+)\s+(.*?)\s*\)\s*(?://.*)?$", re.MULTILINE)
+# The second name is that of elastix 5, which takes it where a file has both.
 _INITIAL = ("InitialTransformParametersFileName", "InitialTransformParameterFileName")
 _NONE = "NoInitialTransform"
 _LONGEST = 32  # of a chain
@@ -50,19 +51,28 @@ def _read(path: Path, places: Places) -> Transform:
 
 def _affine(path: Path, values: dict[str, str]) -> Affine:
     kind = _word(values.get("Transform", ""))
+    if not kind:
+        raise ValueError(
+            f"{path} has no Transform, as files of elastix have it; another tool's initial "
+            "transform is chained by diffreg compose -t"
+        )
+    if kind == "File":
+        name = _word(values.get("TransformFileName", "another file"))
+        raise ValueError(f"{path} holds nothing but the name of {name[:80]!r}: give that file")
     if kind not in _KINDS:
         raise ValueError(
-            f"{path} holds {kind[:80] or 'no transform'!r} of elastix, and of these "
+            f"{path} holds {kind[:80]!r} of elastix, and of these "
             f"{', '.join(_KINDS)} are read: transformix -def all writes a field (deformationField)"
         )
     if _word(values.get("UseBinaryFormatForTransformationParameters", "")) == "true":
         raise ValueError(f"{path} keeps its parameters in another file, in binary: write them here")
     if _word(values.get("UseDirectionCosines", "true")) != "true":
         raise ValueError(f"{path} ignores the directions of images (UseDirectionCosines is false)")
-    word = _word(values.get("FixedImageDimension", "3"))
+    numbers = numbers_of(path, values.get("TransformParameters", ""), "TransformParameters")
+    flat = numbers.size == count_of(_KINDS[kind].format(n=2), 2)
+    word = _word(values.get("FixedImageDimension", "2" if flat else "3"))
     if word not in ("2", "3"):
         raise ValueError(f"{path} is between images of {word[:20]} axes; 2 or 3 are needed")
-    numbers = numbers_of(path, values.get("TransformParameters", ""), "TransformParameters")
     fixed = np.zeros(0)
     if kind != "TranslationTransform":
         if "CenterOfRotationPoint" not in values:
@@ -77,7 +87,7 @@ def _affine(path: Path, values: dict[str, str]) -> Affine:
 
 def _initial(path: Path, values: dict[str, str]) -> Path | None:
     """The file of the transform that comes before; where it was, or beside this one."""
-    name = next((_word(values[key]) for key in _INITIAL if key in values), _NONE)
+    name = next((_word(values[key]) for key in reversed(_INITIAL) if key in values), _NONE)
     if name in (_NONE, ""):
         return None
     if _word(values.get("HowToCombineTransforms", "Compose")) != "Compose":

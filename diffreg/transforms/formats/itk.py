@@ -119,7 +119,7 @@ def _refusal(kind: str) -> str:
             "Slicer (Transforms, Convert), or write the transform itself and invert it here"
         )
     return (
-        "which is neither linear nor a field and is not read: SimpleITK's "
+        "which is none of the linear transforms and fields that are read: SimpleITK's "
         "TransformToDisplacementField makes a field of it"
     )
 

@@ -36,19 +36,29 @@ def linear_of(
 
     Source: the ComputeMatrix of each transform in ITK 5.4.
     """
-    if (kind, n) not in _KINDS:
+    centred = kind in _CENTRED
+    plain = kind.removeprefix("Centered") if centred else kind
+    if (plain, n) not in _KINDS:
         return None
-    size, linear = _KINDS[kind, n]
+    size, linear = _KINDS[plain, n]
+    size += n if centred else 0
     if numbers.size != size or fixed.size not in (0, n, n + 1):
         raise ValueError(
             f"{path}: {kind} has {numbers.size} parameters and {fixed.size} fixed ones; {size} and "
             f"{n} are needed"
         )
     centre = fixed[:n] if fixed.size else np.zeros(n)
+    if centred:
+        centre, numbers = numbers[-2 * n : -n], np.delete(numbers, slice(-2 * n, -n))
     matrix, shift = linear(numbers, fixed)
     itk = np.eye(4)
     itk[:n, :n], itk[:n, 3] = matrix, shift + centre - matrix @ centre
     return affine_of(path, LPS @ itk @ LPS, is_flat=n == 2)
+
+
+def count_of(kind: str, n: int) -> int:
+    """How many parameters a linear transform of ITK between n axes has."""
+    return _KINDS[kind, n][0]
 
 
 def rotation(versor: np.ndarray) -> np.ndarray:
@@ -131,17 +141,32 @@ def _scale(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.diag(p), np.zeros(len(p))
 
 
+def _scale_logarithmic(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _scale(np.exp(p), fixed)
+
+
 def _identity(n: int) -> _Linear:
     return lambda p, _: (np.eye(n), np.zeros(n))
 
 
+# Those that keep their centre among the parameters, before the translation.
+_CENTRED = (
+    "CenteredAffineTransform",
+    "CenteredEuler3DTransform",
+    "CenteredRigid2DTransform",
+    "CenteredSimilarity2DTransform",
+)
 # (name, axes): number of parameters, and what they mean.
 _KINDS: dict[tuple[str, int], tuple[int, _Linear]] = {
     ("ComposeScaleSkewVersor3DTransform", 3): (12, _composed_scale_skew),
     ("Euler2DTransform", 2): (3, _euler_2d),
     ("Euler3DTransform", 3): (6, _euler_3d),
+    ("FixedCenterOfRotationAffineTransform", 3): (12, _matrix(3)),
     ("QuaternionRigidTransform", 3): (7, _quaternion),
     ("Rigid2DTransform", 2): (3, _euler_2d),
+    ("Rigid3DTransform", 3): (12, _matrix(3)),
+    ("ScalableAffineTransform", 3): (12, _matrix(3)),
+    ("ScaleLogarithmicTransform", 3): (3, _scale_logarithmic),
     ("ScaleSkewVersor3DTransform", 3): (15, _scale_skew),
     ("ScaleVersor3DTransform", 3): (9, _scale_skew),
     ("Similarity2DTransform", 2): (4, _similarity_2d),

@@ -27,8 +27,8 @@ _KEYS = ("Transform", "Parameters", "FixedParameters")
 def _read_text(path: Path, places: Places) -> Transform:
     found: list[dict[str, str]] = []
     for line in text_of(path, _LARGEST).splitlines():
-        key, colon, value = line.partition(":")
-        if line.startswith("#") or not line.strip():
+        key, colon, value = (part.strip() for part in line.partition(":"))
+        if line.lstrip().startswith("#") or not line.strip():
             continue
         if not colon or key not in _KEYS or (key != "Transform" and not found):
             raise ValueError(
@@ -42,7 +42,7 @@ def _read_text(path: Path, places: Places) -> Transform:
 
 def _entry(path: Path, entry: dict[str, str]) -> Stored:
     numbers, fixed = (numbers_of(path, entry.get(key, ""), key) for key in _KEYS[1:])
-    return Stored(entry["Transform"].strip(), numbers, fixed)
+    return Stored(entry["Transform"], numbers, fixed)
 
 
 def _write_text(path: Path, transform: Transform, places: Places) -> None:

@@ -1,9 +1,11 @@
-"""NiftyReg: 4 x 4 text = T itself, and fields, absolute or relative, all RAS mm."""
+"""NiftyReg and greedy: text = T itself; NiftyReg's fields, absolute or relative; all RAS mm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from diffreg.transforms.formats import nifti
 from diffreg.transforms.formats.adapter import (
@@ -21,6 +23,7 @@ from diffreg.transforms.values import Affine, Field, Transform
 
 _VECTOR, NAME = 1007, "NREG_TRANS"
 DEFORMATION, DISPLACEMENT = 0, 1
+_PLANE = np.ix_([0, 1, 3], [0, 1, 3])  # x, y and the shift, of a map between 2-D images
 _OTHERS: dict[float, str] = {
     2: "the control points of a spline",
     3: "a velocity field",
@@ -33,11 +36,24 @@ def _read_affine(path: Path, places: Places) -> Affine:
     return affine_of(path, matrix_of(path, text_of(path)))
 
 
-def _affine_writer(what: str) -> Callable[[Path, Transform, Places], None]:
-    def write(path: Path, transform: Transform, places: Places) -> None:
-        write_text(path, in_text(one_affine(path, transform, what).matrix))
+def _write_affine(path: Path, transform: Transform, places: Places) -> None:
+    affine = one_affine(path, transform, "an affine file of NiftyReg")
+    write_text(path, in_text(affine.matrix))
 
-    return write
+
+def _read_greedy(path: Path, places: Places) -> Affine:
+    matrix = matrix_of(path, text_of(path), axes=(3, 2))
+    if len(matrix) == 4:
+        return affine_of(path, matrix)
+    whole = np.eye(4)
+    whole[_PLANE] = matrix
+    return affine_of(path, whole, is_flat=True)
+
+
+def _write_greedy(path: Path, transform: Transform, places: Places) -> None:
+    """Between 2-D images 3 x 3: of a 4 x 4 file greedy -d 2 takes the first nine numbers."""
+    affine = one_affine(path, transform, "a matrix of greedy")
+    write_text(path, in_text(affine.matrix[_PLANE] if affine.is_flat else affine.matrix))
 
 
 def _read(path: Path, places: Places) -> Field:
@@ -72,13 +88,13 @@ AFFINE = Adapter(
     "NiftyReg: reg_aladin's 4 x 4 in text, RAS mm",
     "fixed to moving, RAS mm",
     _read_affine,
-    _affine_writer("an affine file of NiftyReg"),
+    _write_affine,
 )
 GREEDY = Adapter(
-    "greedy, c3d, ITK-SNAP: 4 x 4 in text, RAS mm; greedy's warps are ITK's fields",
+    "greedy, c3d, ITK-SNAP: 4 x 4, in 2-D 3 x 3, in text, RAS mm; greedy's warps are ITK's fields",
     "fixed to moving, RAS mm",
-    _read_affine,
-    _affine_writer("a matrix of greedy"),
+    _read_greedy,
+    _write_greedy,
 )
 DEFORMATIONS = Adapter(
     "NiftyReg: a field of positions in RAS mm",
