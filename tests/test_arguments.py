@@ -6,10 +6,12 @@ import torch
 from test_registration import FIXED, MOVING
 from torch import nn
 
+from diffreg import ops
 from diffreg.data.geometry import Image
 from diffreg.data.normalization import Normalization
 from diffreg.data.resampling import resample_to
-from diffreg.losses import Objective
+from diffreg.fields import integrate
+from diffreg.losses import LNCC, MI, Objective
 from diffreg.models import SN, LUNet
 from diffreg.registration import register
 
@@ -184,3 +186,27 @@ def test_another_default_dtype(dtype):
     finally:
         torch.set_default_dtype(before)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+IMAGES, FIELDS = (torch.rand(1, 1, 4, 5),) * 2, torch.zeros(1, 2, 4, 5)
+MAP = torch.eye(2, 3)[None]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: ops.warp(IMAGES[0], FIELDS, trf=1), r"warp\(\) .*'trf': use displacement"),
+        (lambda: ops.affine_warp(IMAGES[0], MAP, dsize=(4, 5)), "'dsize': use size"),
+        (lambda: ops.affine_warp(IMAGES[0], M=MAP, size=(4, 5)), "'M': pass matrix"),
+        (lambda: ops.local_correlation(*IMAGES, window_size=3), "'window_size': use window"),
+        (lambda: ops.mutual_information(*IMAGES, num_bins=3), "'num_bins': use bins"),
+        (lambda: ops.deformation_energy(FIELDS, normalize=True), r"use spacing=\[1 / n for"),
+        (lambda: ops.jacobian_determinant(disp=FIELDS), "'disp': use displacement"),
+        (lambda: integrate(FIELDS, num_steps=3), r"integrate\(\) .*'num_steps': use steps"),
+        (lambda: LNCC(kernel_size=3), r"^LNCC\(\) has no argument 'kernel_size': use window"),
+        (lambda: MI(num_bins=3), r"^MI\(\) has no argument 'num_bins': use bins"),
+    ],
+)
+def test_other_libraries_names_are_answered_with_ours(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()

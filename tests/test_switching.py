@@ -14,9 +14,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffreg.fields import identity_grid, integrate, resize
+from diffreg.fields import compose, identity_grid, integrate, resize
 from diffreg.losses import LNCC, MI, SSD, Dice
-from diffreg.ops import correlation, deformation_energy, jacobian_determinant, warp
+from diffreg.ops import (
+    affine_warp,
+    correlation,
+    deformation_energy,
+    jacobian_determinant,
+    local_correlation,
+    mutual_information,
+    warp,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "switching.md"
 IMAGE, VOLUME = (64, 48), (20, 18, 16)
@@ -49,6 +57,7 @@ def monai():
     return SimpleNamespace(
         Warp=blocks.Warp,
         DVF2DDF=blocks.DVF2DDF,
+        AffineTransform=imported("monai.networks.layers").AffineTransform,
         losses=imported("monai.losses"),
         MetaTensor=imported("monai.data").MetaTensor,
     )
@@ -187,8 +196,10 @@ def sampled(size, theirs_options, ours_options):
 
 
 @BOTH
-def test_grid_sample(size):
-    assert sampled(size, {"padding_mode": "border", "align_corners": True}, {})
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+def test_grid_sample(padding, size):
+    options = {"padding_mode": padding, "align_corners": True}
+    assert sampled(size, options, {"padding": padding})
 
 
 @BOTH
@@ -209,8 +220,80 @@ def test_grid_sample_bicubic(padding):
 
 
 @BOTH
-def test_grid_sample_with_corners_not_aligned(size):
-    assert sampled(size, {"padding_mode": "border", "align_corners": False}, {})
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+def test_grid_sample_with_corners_not_aligned(padding, size):
+    options = {"padding_mode": padding, "align_corners": False}
+    assert sampled(size, options, {"padding": padding}) == (padding != "reflection")
+
+
+def maps(axes):
+    """Two affine maps (2, D, D + 1), of which each entry counts."""
+    generator = torch.Generator().manual_seed(axes)
+    noise = torch.randn(2, axes, axes + 1, generator=generator, dtype=torch.float64)
+    return torch.eye(axes, axes + 1, dtype=torch.float64) + 0.1 * noise
+
+
+def about(centre, linear, shift):
+    """(N, D, D + 1), p -> centre[0] + linear (p - centre[1]) + shift."""
+    shift = shift + centre[0] - linear @ centre[1]
+    return torch.cat([linear, shift[..., None]], -1)
+
+
+@BOTH
+@pytest.mark.parametrize("aligned", [False, True])
+def test_affine_grid(aligned, size):
+    onto, axes = tuple(n - 3 for n in size), len(size)
+    sizes = [torch.tensor(shape, dtype=torch.float64) for shape in (size, onto)]
+    centres = [(n - 1) / 2 for n in sizes]
+    h = centres if aligned else [n / 2 for n in sizes]
+
+    def theirs(x, theta):
+        grid = F.affine_grid(theta, (2, 1, *onto), align_corners=aligned)
+        return F.grid_sample(x, grid, align_corners=aligned)
+
+    def ours(x, theta):
+        linear, shift = theta[..., :axes].flip(1, 2), theta[..., axes].flip(1)
+        m = about(centres, h[0][:, None] * linear / h[1], h[0] * shift)
+        return affine_warp(x, m, size=onto, padding="zeros")
+
+    assert same(theirs, ours, moving(size), maps(axes))
+
+
+@BOTH
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_monai_affine_transform(monai, aligned, padding, size):
+    onto = tuple(n + 3 for n in size)
+    theirs = monai.AffineTransform(onto, padding_mode=padding, align_corners=aligned)
+    ours = functools.partial(affine_warp, size=onto, padding=padding)
+    assert same(theirs, ours, moving(size), maps(len(size)))
+
+
+@BOTH
+def test_voxelmorph_affine(voxelmorph, size):
+    axes = len(size)
+    centre = (torch.tensor(size, dtype=torch.float64) - 1) / 2
+    last = torch.eye(axes + 1, dtype=torch.float64)[-1:].expand(2, 1, axes + 1)
+
+    def ours(x, matrix):
+        inverse = torch.linalg.inv(matrix)[:, :axes]
+        m = about([centre, centre], inverse[..., :axes], inverse[..., axes])
+        return affine_warp(x, m, size=size, padding="zeros")
+
+    theirs = functools.partial(voxelmorph.spatial_transform, non_spatial_dims=(0, 1))
+    assert same(theirs, ours, moving(size), torch.cat([maps(axes), last], 1))
+
+
+@BOTH
+def test_voxelmorph_compose(voxelmorph, size):
+    a, b = displacement(size), displacement(size).flip(2)
+
+    def theirs(a, b):
+        return voxelmorph.compose([a, b])
+
+    assert same(theirs, lambda a, b: b + warp(a, b, padding="zeros"), a, b)
+    inner = (..., *[slice(4, -4)] * len(size))
+    torch.testing.assert_close(theirs(a, b)[inner], compose(a, b)[inner])
 
 
 @BOTH
@@ -416,6 +499,36 @@ def test_monai_mutual_information(monai, size):
     shares = apart("b-spline"), apart("gaussian")
     assert max(shares) < 0.1
     says("test_monai_mutual_information", size, *shares)
+
+
+def itk_metric(name, *settings, size):
+    """What ITK's registration minimises, of the first sample and without a transform."""
+    sitk = imported("SimpleITK")
+    images = [sitk.GetImageFromArray(image(size)[0, 0].numpy()) for image in (fixed, moving)]
+    method = sitk.ImageRegistrationMethod()
+    getattr(method, f"SetMetricAs{name}")(*settings)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetInitialTransform(sitk.TranslationTransform(len(size)))
+    return pytest.approx(method.MetricEvaluate(*images), rel=1e-9)
+
+
+@BOTH
+def test_itk_mutual_information(size):
+    for bins in (32, 50):
+        ours = mutual_information(moving(size), fixed(size), bins=bins)[0].item()
+        assert ours == itk_metric("MattesMutualInformation", bins, size=size)
+
+
+@BOTH
+def test_itk_local_correlation(size):
+    ours = local_correlation(moving(size), fixed(size), window=9)[0].item() - 1
+    assert ours == itk_metric("ANTSNeighborhoodCorrelation", 4, size=size)
+
+
+@BOTH
+def test_itk_correlation(size):
+    ours = -((1 - correlation(moving(size), fixed(size))[0].item()) ** 2)
+    assert ours == itk_metric("Correlation", size=size)
 
 
 def labels(size):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from diffreg.ops import warp
-from diffreg.ops._checks import check_axes, check_displacement
+from diffreg.ops._checks import check_axes, check_displacement, renamed_keywords
 from diffreg.ops._per_axis import per_axis
 
 
@@ -63,6 +63,12 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return inner + warp(outer, inner)
 
 
+@renamed_keywords(
+    num_steps="use steps",
+    nsteps="use steps",
+    dvf="use velocity",
+    padding_mode="the border is repeated",
+)
 def integrate(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
     """Displacement of the flow of a stationary velocity at time 1, by scaling and squaring.
 

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from diffreg.ops import correlation, local_correlation, mutual_information, parallel_level_sets
-from diffreg.ops._checks import check_choice
+from diffreg.ops._checks import check_choice, renamed_keywords
 from diffreg.ops._objective import sum_of_squares
-from diffreg.ops.local_correlation import check_window
+from diffreg.ops.local_correlation import OF_WINDOWS, check_window
+from diffreg.ops.mutual_information import OF_BINS
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -144,6 +145,7 @@ class LNCC(Similarity):
         tensor(0.)
     """
 
+    @renamed_keywords(**OF_WINDOWS)
     def __init__(self, window: int = 9, reduction: str = "mean") -> None:
         super().__init__(reduction)
         check_window(window)
@@ -168,6 +170,7 @@ class MI(Similarity):
         True
     """
 
+    @renamed_keywords(**OF_BINS)
     def __init__(self, bins: int = 32, reduction: str = "mean") -> None:
         super().__init__(reduction)
         self.bins = bins

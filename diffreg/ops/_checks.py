@@ -35,7 +35,8 @@ def renamed_keywords(**ours: str) -> Callable[[Function], Function]:
         @functools.wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
             for name in kwargs.keys() & ours.keys():
-                raise TypeError(f"{function.__name__}() has no argument '{name}': {ours[name]}")
+                called = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"{called}() has no argument '{name}': {ours[name]}")
             return function(*args, **kwargs)
 
         return checked  # type: ignore[return-value]

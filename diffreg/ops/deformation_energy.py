@@ -15,6 +15,7 @@ from diffreg.ops._checks import (
     check_displacement,
     refuse_gradient,
     refuse_transforms,
+    renamed_keywords,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._flat_axis import flat_axis, lengths_without_axis, with_axis, without_axis
@@ -33,6 +34,11 @@ class DeformationEnergy(NamedTuple):
     determinant: torch.Tensor
 
 
+@renamed_keywords(
+    normalize="use spacing=[1 / n for n in S], which is in units of the image",
+    ddf="use displacement",
+    flow="use displacement",
+)
 def deformation_energy(
     displacement: torch.Tensor,
     spacing: float | Sequence[float] | None = None,

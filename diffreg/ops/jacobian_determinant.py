@@ -11,6 +11,7 @@ from diffreg.ops._checks import (
     check_choice,
     check_displacement,
     refuse_transforms,
+    renamed_keywords,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
 from diffreg.ops._flat_axis import determinants_with_axis, flat_axis, without_axis
@@ -18,6 +19,7 @@ from diffreg.ops._flat_axis import determinants_with_axis, flat_axis, without_ax
 REDUCTIONS = (None, "min", "mean", "bound")
 
 
+@renamed_keywords(disp="use displacement", ddf="use displacement", flow="use displacement")
 def jacobian_determinant(displacement: torch.Tensor, reduce: str | None = None) -> torch.Tensor:
     """Jacobian determinant of phi = id + displacement at each corner of each cell.
 

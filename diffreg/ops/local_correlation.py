@@ -20,9 +20,17 @@ from diffreg.ops.gradient_scale import masked_mean_reference
 GUARD = 1e-5  # smallest variance that counts; assumes images in [0, 1]
 
 
-@renamed_keywords(
-    win="use window, one odd number", kernel_size="use window", kernel_type="the window is a box"
-)
+# Other libraries' names, of the operator and of its module.
+OF_WINDOWS = {
+    "win": "use window, one odd number",
+    "window_size": "use window",
+    "kernel_size": "use window",
+    "kernel_type": "the window is a box",
+    "spatial_dims": "what is given tells the dimension",
+}
+
+
+@renamed_keywords(**OF_WINDOWS)
 def local_correlation(
     warped: torch.Tensor,
     fixed: torch.Tensor,

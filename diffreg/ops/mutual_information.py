@@ -18,6 +18,7 @@ from diffreg.ops._checks import (
     checked_mask,
     in_dtype,
     refuse_transforms,
+    renamed_keywords,
     widest_dtype,
 )
 from diffreg.ops._double_backward import gradients_of_gradients
@@ -26,7 +27,15 @@ from diffreg.ops._masks import counted
 _PADDING = 2  # bins at each end, so that a cubic window stays inside
 _FEWEST, _MOST = 2 * _PADDING + 1, 1024
 
+# Other libraries' names, of the operator and of its module.
+OF_BINS = {
+    "num_bins": "use bins",
+    "kernel_type": "the window is cubic for warped and a box for fixed",
+    "sigma_ratio": "the window is cubic for warped and a box for fixed",
+}
 
+
+@renamed_keywords(**OF_BINS)
 def mutual_information(
     warped: torch.Tensor,
     fixed: torch.Tensor,

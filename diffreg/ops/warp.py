@@ -33,6 +33,8 @@ KEYS = -0.75  # the parameter of the cubic kernel
     grid="pass displacement, (N, D, *S) in voxels",
     ddf="use displacement",
     flow="use displacement",
+    trf="use displacement",
+    image="use moving",
 )
 def warp(
     moving: torch.Tensor,
