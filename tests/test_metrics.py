@@ -341,6 +341,9 @@ def test_a_volume_of_one_plane_is_an_image(axis):
         metrics.sd_log_jacobian_learn2reg,
     ):
         assert measure(u) == measure(flat)
+    mask = flat[0] > 0
+    within = metrics.sd_log_jacobian_learn2reg(u, np.expand_dims(mask, axis))
+    assert within == metrics.sd_log_jacobian_learn2reg(flat, mask)
     smallest = metrics.smallest_determinant(u)
     np.testing.assert_array_equal(smallest.squeeze(axis), metrics.smallest_determinant(flat))
 

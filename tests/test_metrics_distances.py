@@ -148,6 +148,15 @@ def test_sd_log_jacobian_as_learn2reg(shape):
     assert found == pytest.approx(np.log(np.clip(determinant + 3, 1e-9, 1e9)).std(), abs=1e-12)
     assert found < metrics.sd_log_jacobian(u) / 2
     assert math.isnan(metrics.sd_log_jacobian_learn2reg(np.zeros((2, 4, 9))))
+    # Theirs within a mask: a masked array, without its border of two as well.
+    mask = np.random.default_rng(1).random(shape) > 0.5
+    logarithms = np.log(np.clip(determinant + 3, 1e-9, 1e9))
+    expected = np.ma.array(logarithms, mask=~mask[(slice(2, -2),) * len(shape)]).std()
+    assert metrics.sd_log_jacobian_learn2reg(u, mask) == pytest.approx(expected, abs=1e-12)
+    border = np.pad(np.zeros([n - 4 for n in shape]), 2, constant_values=1)
+    assert math.isnan(metrics.sd_log_jacobian_learn2reg(u, border))
+    with pytest.raises(ValueError, match=r"mask must be \[.*, got \[3, 3\]"):
+        metrics.sd_log_jacobian_learn2reg(u, np.ones((3, 3)))
 
 
 def test_end_point_error_by_hand():

@@ -103,7 +103,7 @@ def sd_log_jacobian(displacement: Array) -> float:
     return float(np.std(found)) if found.size else float("nan")
 
 
-def sd_log_jacobian_learn2reg(displacement: Array) -> float:
+def sd_log_jacobian_learn2reg(displacement: Array, mask: Array | None = None) -> float:
     """SDlogJ as the evaluation script of Learn2Reg has it, to compare with published tables.
 
     Determinants by central differences, two voxels from the border left out, 3 added before the
@@ -112,12 +112,13 @@ def sd_log_jacobian_learn2reg(displacement: Array) -> float:
     Args:
         displacement: (D, *S) or (1, D, *S), voxels, component k along axis k of S. A volume with an
             axis of one voxel is treated as an image.
+        mask: of the voxels that count, (*S) or (1, 1, *S), as the script has one for its lungs.
 
     Returns:
-        >= 0; nan where no voxel is left, or a value is not finite.
+        >= 0; nan where no voxel is left, or a value that counts is not finite.
 
     Raises:
-        ValueError: displacement is not one displacement.
+        ValueError: displacement is not one displacement, or a mask that does not fit.
 
     Source: Hering et al. 2022, Learn2Reg; jacobian_determinant of its evaluation script.
 
@@ -126,14 +127,22 @@ def sd_log_jacobian_learn2reg(displacement: Array) -> float:
         0.0
     """
     u = one_displacement(displacement)
+    inside = np.ones(u.shape[2:]) if mask is None else single("mask", mask)
+    if inside.shape != u.shape[2:]:
+        raise ValueError(f"mask must be {list(u.shape[2:])}, got {list(inside.shape)}")
+    check_weights(inside)
     axis = flat_axis(u)
     u = (u if axis is None else without_axis(u, axis))[0]
     if min(u.shape[1:]) < 5:
         return float("nan")
+    inside = inside if axis is None else inside.squeeze(axis)
     inner = (slice(None), *[slice(2, -2)] * len(u))
     columns = [gradient[inner] for gradient in torch.gradient(u, dim=list(range(1, u.ndim)))]
     jacobian = torch.stack(columns, -1).movedim(0, -2) + torch.eye(len(u), dtype=u.dtype)
-    determinant = torch.linalg.det(jacobian).numpy()
+    counts = inside[inner[1:]] > 0
+    if not counts.any():
+        return float("nan")
+    determinant = torch.linalg.det(jacobian).numpy()[counts]
     return float(np.std(np.log(np.clip(determinant + 3, 1e-9, 1e9))))
 
 
