@@ -406,6 +406,19 @@ def test_elastix_initial_transform_comes_first(key, tmp_path):
         read(tmp_path / "5.txt")
 
 
+def test_elastix_has_what_itk_stores_too(tmp_path):
+    """As of a transform that was given to elastix from without: the centre is among the fixed."""
+    numbers, centre = "1.1 0.2 0 0 0.9 0 0.1 0 1 4 5 6", "4 5 6"
+    lines = ['(Transform "AffineTransform")', f"(ITKTransformParameters {numbers})"]
+    lines += [f"(ITKTransformFixedParameters {centre})", "(FixedImageDimension 3)"]
+    (tmp_path / "p.txt").write_text("\n".join(lines))
+    lines = ["#Insight Transform File V1.0", "Transform: AffineTransform_double_3_3"]
+    lines += [f"Parameters: {numbers}", f"FixedParameters: {centre}"]
+    (tmp_path / "t.tfm").write_text("\n".join(lines))
+    found = [read(tmp_path / name).matrix for name in ("p.txt", "t.tfm")]
+    np.testing.assert_array_equal(*found)
+
+
 def test_elastix_without_a_dimension_has_that_of_its_numbers(tmp_path):
     """As the files of elastix's own tests, of a translation by (1, -2)."""
     first = '(NumberOfParameters 2)\n(Transform "TranslationTransform")\n'

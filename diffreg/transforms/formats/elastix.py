@@ -68,13 +68,18 @@ def _affine(path: Path, values: dict[str, str]) -> Affine:
         raise ValueError(f"{path} keeps its parameters in another file, in binary: write them here")
     if _word(values.get("UseDirectionCosines", "true")) != "true":
         raise ValueError(f"{path} ignores the directions of images (UseDirectionCosines is false)")
-    numbers = numbers_of(path, values.get("TransformParameters", ""), "TransformParameters")
+    itk = "ITKTransformParameters" in values  # as ITK stores them; elastix 5 takes them first
+    key = "ITKTransformParameters" if itk else "TransformParameters"
+    numbers = numbers_of(path, values.get(key, ""), key)
     flat = numbers.size == count_of(_KINDS[kind].format(n=2), 2)
     word = _word(values.get("FixedImageDimension", "2" if flat else "3"))
     if word not in ("2", "3"):
         raise ValueError(f"{path} is between images of {word[:20]} axes; 2 or 3 are needed")
     fixed = np.zeros(0)
-    if kind != "TranslationTransform":
+    if itk:
+        key = "ITKTransformFixedParameters"
+        fixed = numbers_of(path, values.get(key, ""), key)
+    elif kind != "TranslationTransform":
         if "CenterOfRotationPoint" not in values:
             raise ValueError(f"{path} has no CenterOfRotationPoint")
         zyx = _word(values.get("ComputeZYX", "false")) == "true"
