@@ -98,7 +98,8 @@ def read_nifti(
     dtype = file.get_data_dtype()
     if dtype.kind not in "iuf":
         raise ValueError(f"{path} holds {_kind(dtype)}; one real number a voxel is needed")
-    part, index = part_of(path, file.shape, slice_index, time)
+    shape = tuple(int(n) for n in file.shape)  # of an MGH file they are numpy's
+    part, index = part_of(path, shape, slice_index, time)
     affine = affine_of(file)
     check_affine(affine, str(path))
     if index is not None:
@@ -108,9 +109,9 @@ def read_nifti(
         "path": path,
         "kind": "nifti",
         "header": file.header.copy() if _is_nifti(file) else None,
-        "ndim_in_file": len(file.shape) if _is_nifti(file) else 3,
+        "ndim_in_file": len(shape) if _is_nifti(file) else 3,
         "slice_index": index,
-        "time": time if len(file.shape) > 3 and file.shape[3] > 1 else None,
+        "time": time if len(shape) > 3 and shape[3] > 1 else None,
         "dtype": dtype.newbyteorder("="),
     }
     return read_values(file, path, part), fields

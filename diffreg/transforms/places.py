@@ -54,10 +54,10 @@ def of_nibabel(file: Any, path: Path) -> Image:
     """The place of the volume, or of each volume, of a nibabel image."""
     affine = affine_of(file)
     check_affine(affine, str(path))
-    size = tuple(int(n) for n in file.shape[:3])
-    size = size[:2] if len(size) == 3 and size[2] == 1 else size
+    shape = tuple(int(n) for n in file.shape)
+    size = shape[:2] if shape[2:3] == (1,) else shape[:3]
     if len(size) < 2 or 0 in size:
-        raise ValueError(f"{path} is not an image: its shape is {tuple(file.shape)}")
+        raise ValueError(f"{path} is not an image: its shape is {shape}")
     nifti = "xyzt_units" in file.header
     header = file.header.copy() if nifti else None
     if header is not None and len(file.shape) > 3:  # of a series, each volume's

@@ -81,7 +81,7 @@ def _of_nibabel(file: Any, path: Path) -> Several:
     if file.get_data_dtype().kind == "c":
         raise ValueError(f"{path} holds complex numbers: take their parts out of it first")
     place = of_nibabel(file, path)
-    check_size(file.shape, path)
+    check_size(tuple(int(n) for n in file.shape), path)
     array = _nifti.read_values(file, path)
     if array.dtype.names is not None:  # colours
         array = np.stack([array[name] for name in array.dtype.names], axis=-1)

@@ -81,6 +81,9 @@ def test_freesurfer_volumes_are_read(name, tmp_path):
     np.testing.assert_allclose(nib.load(tmp_path / "b.nii.gz").affine, affine, atol=1e-5)
     with pytest.raises(ValueError, match=r"must end in \.nii\.gz, \.nii, \.mha"):
         write_image(tmp_path / "b.mgz", image.data, image)
+    nib.save(nib.MGHImage(ramp(4, 5, 3, 2), affine), tmp_path / name)
+    with pytest.raises(ValueError, match=r"a series of 2 volumes, shape \(4, 5, 3, 2\); --time"):
+        read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a.img", "a.hdr"])
