@@ -58,7 +58,9 @@ def format_of(path: Path) -> str:
 
 
 def _is_matlab(head: bytes) -> bool:
-    """Whether a file begins as a matrix of Matlab's level 4: type, rows, columns."""
+    """Whether a file begins as a matrix of Matlab's level 4: type, rows, columns; or as level 5."""
+    if head.startswith(b"MATLAB 5.0 MAT-file"):  # ITK writes level 4 alone, scipy's savemat this
+        return True
     if len(head) < 20:
         return False
     words = [struct.unpack_from(order + "3I", head) for order in "<>"]
