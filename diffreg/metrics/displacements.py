@@ -246,7 +246,8 @@ def target_registration_error(
 
     Args:
         displacement: (D, *S) or (1, D, *S), fixed voxels.
-        fixed_points: (K, D), fixed voxels, array axes, within the grid; u is linear between voxels.
+        fixed_points: (K, D), fixed voxels, array axes, within the grid; u is linear between voxels,
+            where Learn2Reg's script has cubic splines: the same at voxels.
         moving_points: (K, D), moving voxels, array axes.
         matrix: (D, D + 1), fixed voxel to moving voxel (`diffreg.data.geometry.voxel_map`); None:
             one grid.
