@@ -8,6 +8,7 @@ each with its own weights.
 from dataclasses import dataclass, field
 
 import torch
+from composed import composed
 from search_cases import Case
 
 from diffreg.fields import resize
@@ -33,6 +34,8 @@ class Setting:
         fewer: levels left out, the coarsest ones.
         iterations: as in `register_variational`.
         second: of the bending of a second start; the lower objective stays.
+        composed: composed steps on the last levels, coarse to fine, in place of coarse levels
+            (composed.py).
     """
 
     bending: float = 1.0
@@ -45,6 +48,7 @@ class Setting:
     fewer: int = 0
     iterations: tuple[int, ...] | None = None
     second: float | None = None
+    composed: tuple[int, ...] = ()
 
     def objective(self, usual: Objective) -> Objective:
         """The usual one with the changes."""
@@ -75,6 +79,9 @@ def registered(case: Case, setting: Setting) -> torch.Tensor:
         images = case.moving, case.fixed, objective
         return register_variational(*images, levels, iterations, mask=case.mask, start=start)
 
+    if setting.composed:
+        last = iterations_on(LEVELS)[-1]
+        return search(objective, 1, last, start=composed(case, objective, setting.composed))
     found = search(objective, levels)
     if setting.second is None:
         return found
@@ -127,6 +134,7 @@ _SEARCHES = {
     "iterations 40, 40, 40": Setting(iterations=FINE),
     "iterations 100, 100, 60": Setting(iterations=LONG),
     "two starts": Setting(second=0.25),
+    "composed start, 100, 50, 10": Setting(composed=(100, 50, 10)),
 }
 WITHIN = {
     **_SEARCHES,
