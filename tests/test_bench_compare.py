@@ -241,6 +241,18 @@ def test_demons_in_a_process_of_its_own_bring_the_ball_back(data, runner):
     assert demons["version"].startswith("SimpleITK 2")
 
 
+def test_from_what_a_tool_found_diffreg_goes_on_and_both_cost(data, tmp_path, monkeypatch):
+    pair = labelled.read_pairs(data, "brain2mm")[1]
+    shift = np.zeros((3, *SIZE), np.float32)
+    shift[0] = 2
+    told = {"cpu_s": 100.0, "search_s": 90.0, "peak_mb": 9e4, "version": "greedy 1"}
+    monkeypatch.setattr(registering, "registered", lambda *_: (shift, told))
+    found, cost = registering.begun(pair, "greedy", "", tmp_path)
+    assert labelled.measured(pair, found)["dice_labels"]["1"] > 0.9
+    assert 100 < cost["cpu_s"] < 130 and cost["peak_mb"] == 9e4
+    assert cost["version"].startswith("diffreg ") and cost["version"].endswith(": greedy 1")
+
+
 def test_what_a_process_holds_and_takes_is_its_own(tmp_path):
     words = "x = bytearray(200_000_000); sum(range(5_000_000)); open('left behind', 'w')"
     cost = registering.fresh([sys.executable, "-c", words], tmp_path / "cost")

@@ -26,6 +26,7 @@ from compare_page import write_page
 from contrasts import simulated
 from labelled import Pair, measured, read_pairs
 from registering import (
+    BEGUN,
     NETWORKS,
     OURS,
     SETTINGS,
@@ -70,7 +71,8 @@ class Runner(NamedTuple):
         return [pair for pair in pairs if not self.networks[task.method].knows(pair)]
 
     def can(self, method: str) -> bool:
-        return method not in METHODS or METHODS[method].package not in self.left_out
+        tool = BEGUN.get(method, method)
+        return tool not in METHODS or METHODS[tool].package not in self.left_out
 
     def run(self, pair: Pair, method: str) -> bool:
         """Register, measure and keep, unless that has been done; whether there was something to do.
@@ -85,7 +87,7 @@ class Runner(NamedTuple):
         if network is not None:
             run["setting"] += f" ({network.about})"
             run["label"] = f"{method} (trained here on {network.people} people)"
-        if method in OURS or method in NETWORKS:
+        if method in OURS or method in NETWORKS or method in BEGUN:
             run["version"] = f"diffreg {version('diffreg')}"
         done = read_runs(self.runs).get(key(run))
         by = (done or {}).get("version", "").partition(":")[0]

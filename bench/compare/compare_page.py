@@ -9,7 +9,7 @@ from typing import Any
 
 import slices
 from compare_plot import plot
-from registering import NETWORKS, OURS, SETTINGS, VOXELMORPH
+from registering import BEGUN, NETWORKS, OURS, SETTINGS, VOXELMORPH
 from sets import GROUPS, PLAN
 from summary import FEWEST, compared, summaries, told, with_kept
 
@@ -42,7 +42,8 @@ CHECKPOINT is a
 [network of volumes](training.md#heads-in-3-d) for the heads at 2 mm, VOXELMORPH one of
 [VoxelMorph's](#settings). What begins with "diffreg lunet-" are the networks that
 [ship with diffreg](data.md#what-ships-and-what-does-not), on people whom they have not seen;
-"refined" is `--refine 10`, ten steps on from a network's result.
+"refined" is `--refine 10`, ten steps on from a network's result. "diffreg from" another tool is
+`--start` with what that tool found, and 20 iterations; what both take is told.
 
 Every tool gets the same two files on one grid, starts from the identity, and runs in a fresh
 process on one thread. One code reads every displacement as voxels (a head warped by it and by the
@@ -174,7 +175,7 @@ def rivals(rows: list[Row]) -> list[Row]:
 
 def ours(row: Row) -> bool:
     networks = (name for name in NETWORKS if name != VOXELMORPH)
-    return row["method"] in (*OURS, *networks)
+    return row["method"] in (*OURS, *BEGUN, *networks)
 
 
 def short(row: Row) -> list[str]:

@@ -14,17 +14,22 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from labelled import Pair
 from tools import METHODS
 
 from diffreg.data.transforms import read_field
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.pretrained import pretrained_networks
+from diffreg.transforms import Field
+from diffreg.transforms import write as write_field
+from diffreg.transforms.places import place_of
 
 TOOLS = Path(__file__).with_name("tools.py")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Words of `diffreg register`: the pairs are on one grid already, as for all others.
-ALWAYS = ("--affine", "none", "--device", "cpu", "--no-report", "--no-composites")
+USUAL = ("--device", "cpu", "--no-report", "--no-composites")
+ALWAYS = ("--affine", "none", *USUAL)
 SHIPPED = {
     f"diffreg {name}{ending}": ("--checkpoint", name, *words)
     for name in pretrained_networks()
@@ -38,6 +43,12 @@ OURS: dict[str, tuple[str, ...]] = {
     "diffreg ngf": ("--similarity", "ngf"),
     **SHIPPED,
 }
+# Gone on from what another tool found; what that took counts.
+BEGUN = {
+    f"diffreg from {tool}": tool
+    for tool in ("greedy", "greedy NMI", "FireANTs 2 levels", "ConvexAdam defaults")
+}
+STEPS = ("--iterations", "20")
 VOXELMORPH = "VoxelMorph"  # its network, which examples/own_networks.py hands to diffreg
 NETWORKS: dict[str, tuple[str, ...]] = {
     "diffreg network": (),
@@ -50,6 +61,10 @@ SETTINGS = {
     **{name: " ".join((*ALWAYS, *words)) for name, words in OURS.items()},
     **{name: " ".join(("--checkpoint FILE", *ALWAYS, *words)) for name, words in NETWORKS.items()},
     **{name: method.setting for name, method in METHODS.items()},
+    **{
+        name: " ".join((f"--start ITS_FIELD ({METHODS[tool].setting})", *USUAL, *STEPS))
+        for name, tool in BEGUN.items()
+    },
 }
 NAMES = ("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 ONE_THREAD = dict.fromkeys((*NAMES, "OPENBLAS_NUM_THREADS"), "1")
@@ -108,9 +123,11 @@ def registered(
         return np.zeros((len(shape), *shape), np.float32), {}
     with tempfile.TemporaryDirectory() as folder:
         if method in OURS:
-            return ours(pair, OURS[method], Path(folder))
+            return ours(pair, (*ALWAYS, *OURS[method]), Path(folder))
+        if method in BEGUN:
+            return begun(pair, BEGUN[method], python, Path(folder))
         if method in NETWORKS:
-            words = ("--checkpoint", network.path, *NETWORKS[method])
+            words = (*ALWAYS, "--checkpoint", network.path, *NETWORKS[method])
             u, cost = ours(pair, words, Path(folder), IMPORTS.get(method, "torch"))
             return u, cost | {"version": f"{cost['version']}: {network.about}"}
         out, cost = Path(folder) / "out", Path(folder) / "cost"
@@ -126,11 +143,23 @@ def ours(
 ) -> tuple[np.ndarray, dict]:
     """As `registered`, by the command line; the search is the process beyond the imports."""
     images = ("register", pair.moving, pair.fixed, "-o", folder / "out")
-    cost = fresh([sys.executable, "-m", "diffreg", *images, *ALWAYS, *words], folder / "cost")
+    cost = fresh([sys.executable, "-m", "diffreg", *images, *words], folder / "cost")
     search = cost["cpu_s"] - importing(imports)
     cost |= {"search_s": search, "version": f"diffreg {version('diffreg')}"}
     u = read_field(folder / "out" / "displacement.nii.gz")[0].numpy()
     return u.astype(np.float32), cost
+
+
+def begun(pair: Pair, tool: str, python: str | Path, folder: Path) -> tuple[np.ndarray, dict]:
+    """As `ours`, from another tool's displacement; the cost is of both, one after the other."""
+    u, cost = registered(pair, tool, python)
+    start = folder / "start.nii.gz"
+    write_field(start, Field(torch.from_numpy(u)[None], place_of("fixed", pair.fixed).grid))
+    found, more = ours(pair, (*USUAL, "--start", start, *STEPS), folder)
+    for name in ("cpu_s", "search_s"):
+        more[name] += cost[name]
+    more["peak_mb"] = max(more["peak_mb"], cost["peak_mb"])
+    return found, more | {"version": f"{more['version']}: {cost['version']}"}
 
 
 @cache
