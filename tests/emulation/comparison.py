@@ -33,11 +33,11 @@ class Shape:
 
 
 # Flat and thin ones; tiles of 32 columns, 6 to 8 rows, 8 and 32 planes, with one voxel less or
-# more; two tiles of 120 columns.
+# more; two tiles of 120 columns; rows of packs of two voxels, but not of four.
 VOLUMES: list[tuple[int, ...]] = [
     (1, 1, 1),
     (5, 4, 31),
-    (34, 9, 5),
+    (34, 9, 6),
     (2, 2, 2),
     (1, 4, 3),
     (3, 1, 2),
@@ -124,13 +124,16 @@ class Hidden(Case):
 
 
 class Beside(Case):
-    """One number that its mask does not hide is NaN, beside some that it does."""
+    """One number that counts is NaN: of the last sample beside some that count, too, of the first
+    beside none, so that no difference that counts reads it."""
 
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         image, *others = self.inputs(shape, dtype)
         (mask,) = self.mask(shape, dtype)
-        middle = (-1, 0, *(n // 2 for n in shape.size))
-        image[middle], mask[middle] = torch.nan, 0.5
+        mask[(0, 0, *(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in shape.size))] = 0
+        for sample in (0, -1):
+            middle = (sample, 0, *(n // 2 for n in shape.size))
+            image[middle], mask[middle] = torch.nan, 0.5
         return (image, *others, *self.options, mask)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from emulation import comparison
 from emulation.build import ROOT
-from emulation.emulated import ENOUGH_TILES
+from emulation.emulated import ENOUGH_TILES, GRID_LIMIT
 from wrong_options import CASES
 
 from diffreg.ops import _self_test
@@ -63,8 +63,9 @@ def test_more_tiles_in_a_sample_than_a_block_has_threads(emulation, case, shape)
     comparison.compare(emulation, case, shape, torch.float64)
 
 
-def test_more_samples_than_a_block_has_threads(emulation):
-    emulation.set()
+@pytest.mark.parametrize("limit", [1, GRID_LIMIT])
+def test_more_samples_than_a_block_has_threads(emulation, limit):
+    emulation.set(grid_limit=limit)
     case, shape = comparison.CASES["objective-ssd"], comparison.Shape(257, 1, (2, 3))
     arguments = case.arguments(shape, torch.float64)
     upstream = [comparison.uniform((257,), torch.float64, k) for k in range(5)]
@@ -172,6 +173,11 @@ def test_a_constant_image_has_no_correlation(emulation):
         torch.ones(1), moments, constant, other, None, True, True
     )
     assert all(not g.any() for g in gradients)
+    rounded = constant + 2**-25 * other  # to one float or the next
+    assert rounded.unique().numel() == 2
+    arguments = objective((rounded, other), torch.zeros(1, 2, 40, 70), {"ncc": 1.0})
+    terms = emulation.ops.registration_objective(*arguments, True, False)
+    assert terms[1].item() == 1 and not terms[-1].any()
 
 
 def objective(images, u, mixture, *asked, mask=None):
@@ -285,6 +291,22 @@ def test_a_sample_that_nobody_weighs_has_no_gradient(emulation, mixture):
         for ops in (emulation.ops, torch.ops.diffreg)
     )
     assert found.isfinite().all() and found[0].any()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_similarity_that_weighs_nothing_has_no_gradient(emulation):
+    """Though the image is NaN: the gradient is that of the energies."""
+    emulation.set()
+    shape = comparison.Shape(2, 1, (9, 13))
+    moving, *others = comparison.images(2)(shape, torch.float32)
+    (u,) = comparison.fields(0.5)(shape, torch.float32)
+    images = torch.full_like(moving, torch.nan), *others
+    arguments = [*objective(images, u, {"ssd": 1.0}, True, False)]
+    arguments[7] = [0.0, *arguments[7][1:]]  # the weights
+    found, expected = (
+        ops.registration_objective(*arguments)[-1] for ops in (emulation.ops, torch.ops.diffreg)
+    )
+    assert found.isfinite().all() and found.any()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
