@@ -11,8 +11,11 @@ from diffreg.cli.main import main
 from diffreg.data.grid import Grid
 from diffreg.data.prepare import PairImages
 from diffreg.data.transforms import read_displacement
+from diffreg.fields.inversion import Residual
 from diffreg.registration.known_start import known_start
-from diffreg.transforms import Affine, Field, compose, read, write
+from diffreg.registration.smoothing import smoothed
+from diffreg.registration.unfolded import is_unfolded
+from diffreg.transforms import Affine, Field, compose, flattened, read, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TURNED = Affine(
@@ -45,7 +48,7 @@ def split(start, images):
 
 def places(grid):
     index = np.stack(np.meshgrid(*map(np.arange, grid.size), indexing="ij"), -1)
-    return index.reshape(-1, 3) @ grid.axes.T + grid.affine[:3, 3]
+    return index.reshape(-1, grid.dimensions) @ grid.axes.T + grid.affine[:3, 3]
 
 
 def test_affine_and_displacement_are_the_whole_transform(images):
@@ -101,11 +104,84 @@ def test_a_field_is_gone_on_from(images):
     assert more.metrics["after"]["ncc"] > nothing.metrics["after"]["ncc"] + 1e-4
 
 
-def test_a_start_that_folds_is_repaired(images):
+def test_a_start_that_folds_is_smoothed(images, monkeypatch):
+    monkeypatch.setattr("diffreg.registration.variational.make_diffeomorphic", None)  # takes long
     done = diffreg.register(*images, start=smooth(images[1].grid, 2.5), iterations=2)
     assert done.metrics["start"]["folded_percent"] > 0
     assert done.metrics["folded_percent"] == 0
-    assert "repaired first" in repr(done)
+    assert "smoothed there first" in repr(done)
+
+
+def test_all_cells_are_a_hundred_percent(images):
+    mirrored = Affine(np.diag([-1.0, 1, 1, 1]))
+    begun = [flattened(mirrored, images[1].grid), Affine(np.eye(4))]
+    done = diffreg.register(*images, start=begun, iterations=1)
+    assert "100 % of its cells folded" in repr(done)
+    done.metrics["folded_percent"] = 100.0
+    assert "100 % of the cells folded" in repr(done)
+    assert "; 100 % of them" in str(Residual(0.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("size", [(30, 31), (22, 13, 14), (20, 21, 1), (20, 2, 5)])
+def test_smoothing_leaves_no_fold_and_the_rest_as_it_was(size):
+    """The repair of `register_variational`, a hundred times as long, finds nothing to do."""
+    u = torch.zeros(1, len(size), *size)
+    u[(0, 0, 4, *[1] * (len(size) - 2), 0)] = 3  # beyond its neighbours
+    found = smoothed(u)
+    assert is_unfolded(found) and not is_unfolded(u)
+    assert torch.equal(found[:, :, 18:], u[:, :, 18:])
+    assert smoothed(found) is found
+
+
+@pytest.mark.parametrize("size", [(30, 31), (12, 13, 14)])
+@pytest.mark.parametrize("kind", ["torn", "mirrored", "noise"])
+def test_smoothing_ends(size, kind):
+    along = torch.arange(float(size[0])).reshape(-1, *[1] * (len(size) - 1)).expand(size)
+    u = torch.zeros(1, len(size), *size)
+    u[0, 0] = {"torn": 40.0 * (along < 6), "mirrored": -2 * along, "noise": 0}[kind]
+    if kind == "noise":
+        u = 9 * torch.randn(u.shape, generator=torch.Generator().manual_seed(3))
+    assert not is_unfolded(u) and is_unfolded(smoothed(u))
+
+
+def test_a_field_with_an_affine_map_in_it_is_taken_apart(images):
+    """As FSL, elastix and NiftyReg have it: what is compared, judged and priced is the warp."""
+    grid = images[1].grid
+    turned = Affine(TURNED.matrix @ np.diag([1, -1, 1, 1.0]))
+    for affine in (TURNED, turned):
+        whole = compose([smooth(grid, 0.3), affine])
+        start = split(flattened(whole, grid), images)
+        assert np.abs(start.matrix - affine.matrix)[:3, :3].max() < 0.1
+        assert start.displacement.abs().max() < 2
+        moved = compose([Field(start.displacement, grid), Affine(start.matrix)])(places(grid))
+        assert np.abs(moved - whole(places(grid))).max() < 1e-3
+
+
+def test_a_field_of_a_part_of_the_grid_tears_nothing(images):
+    """Beyond it the affine map in it holds, too."""
+    grid = images[1].grid
+    part = flattened(
+        TURNED, Grid(tuple(n - 8 for n in grid.size), grid.extended([-4] * 3, [-4] * 3).affine)
+    )
+    with pytest.warns(UserWarning, match="outside the grid of a field"):
+        start = split(part, images)
+    np.testing.assert_allclose(start.matrix, TURNED.matrix, atol=1e-4)
+    assert start.displacement.abs().max() < 1e-3
+
+
+def test_a_field_that_leads_to_a_point_has_no_affine_map(images):
+    grid = images[1].grid
+    index = torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid.size], indexing="ij"))
+    assert np.array_equal(split(Field(5.0 - index[None], grid), images).matrix, np.eye(4))
+
+
+def test_a_field_that_leads_the_other_way_is_a_warning(images):
+    done = diffreg.register(*images, iterations=20)
+    field, affine = done.transform.steps
+    wrong = diffreg.register(*images, start=[field.inverse(), affine], iterations=1)
+    assert any("it may lead the other way" in warning for warning in wrong.warnings)
+    right = diffreg.register(*images, start=done, iterations=1)
+    assert not any("it may lead the other way" in warning for warning in right.warnings)
 
 
 def test_slices():
@@ -113,7 +189,10 @@ def test_slices():
     blob = lambda at: np.exp(-((x[:, None] - at) ** 2 + x**2) / 0.2)  # noqa: E731
     shift = Field(torch.full((1, 2, 40, 40), 2.0), diffreg.image(blob(0)).grid)
     done = diffreg.register(blob(0.1), blob(0), start=shift, iterations=1)
-    assert (done.displacement.mean((2, 3)) - 2).abs().max() < 0.7
+    grid = diffreg.image(blob(0)).grid
+    moved = done.transform(places(grid)) - places(grid)
+    assert np.abs(moved.mean(0)[:2] - 2).max() < 0.7
+    assert done.displacement.abs().max() < 1
 
 
 @pytest.mark.parametrize(
@@ -140,8 +219,14 @@ def test_what_is_no_start_is_refused(images, tmp_path):
         diffreg.register(*images, start=tmp_path / "nothing.mat")
     grid = images[1].grid
     beyond = Field(torch.full((1, 3, *grid.size), 500.0), grid)
-    with pytest.raises(ValueError, match="start, as a transform from the fixed image to the mov"):
-        diffreg.register(*images, start=beyond)
+    far = Affine(np.diag([1, 1, 1, 1.0]) + np.pad(np.full((3, 1), 5e3), ((0, 1), (3, 0))))
+    for start in (beyond, far, compose([beyond, TURNED])):
+        with pytest.raises(
+            ValueError, match="start, as a transform from the fixed image to the mo"
+        ):
+            diffreg.register(*images, start=start)
+    with pytest.raises(ValueError, match="start must be a transform or several, got none"):
+        diffreg.register(*images, start=[])
 
 
 def register(heads, out, *more):

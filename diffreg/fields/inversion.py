@@ -39,7 +39,7 @@ class Residual(NamedTuple):
     def __str__(self) -> str:
         words = f"{self.at_voxels:.2g} mm at its voxels, {self.between_voxels:.2g} mm between them"
         if self.outside:
-            words += f"; {100 * self.outside:.2g} % of them come from beyond the grid"
+            words += f"; {100 * self.outside:.3g} % of them come from beyond the grid"
         return words
 
 

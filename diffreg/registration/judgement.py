@@ -102,7 +102,7 @@ def _one_image(moving: Image, fixed: Image) -> list[str]:
 
 
 def started(result: Registration, start: Start) -> Registration:
-    """The result with its affine start, and what speaks against that among its warnings.
+    """The result with its start, and what speaks against that among its warnings.
 
     Args:
         result: what came of it, with its warnings.
@@ -110,7 +110,7 @@ def started(result: Registration, start: Start) -> Registration:
 
     Example: `started(result, affine_start(pair)).start.matrix`
     """
-    warnings = [*_turned(start), *result.metrics["warnings"]]
+    warnings = [*_turned(start), *_misled(result), *result.metrics["warnings"]]
     metrics = {**result.metrics, **start.metrics, "warnings": warnings}
     return replace(result, start=start, metrics=metrics)
 
@@ -171,6 +171,21 @@ def _turned(start: Start) -> list[str]:
         f"The affine start turned the moving image by {turn:.0f} degrees and changed its lengths "
         f"by {100 * (scale - 1):+.0f} %: look whether it lies so; --affine none, in "
         "Python affine='none', leaves it."
+    ]
+
+
+def _misled(result: Registration) -> list[str]:
+    """A field that was given to begin with, and leads away from where its affine map does."""
+    found = result.metrics.get("start")
+    if found is None:
+        return []
+    with_field, alone = found["mutual_information"], found["mutual_information_of_affine"]
+    if with_field >= alone:
+        return []
+    return [
+        f"The start's field makes the images agree less, mutual information {with_field:.3f}, than "
+        f"its affine map alone, {alone:.3f}: it may lead the other way, or its parts be in another "
+        "order."
     ]
 
 

@@ -132,9 +132,9 @@ def register(
         start: a transform to begin with, from the fixed image's space to the moving one's, in place
             of `affine`: one of diffreg.transforms, its file, of any tool whose format the file
             tells, a folder of `register`, what it returned, or several, of which a point passes the
-            first one first. Where it has a field, which is repaired if it folds, the variational
+            first one first. Where it has a field, which is smoothed where it folds, the variational
             method goes on from there on the images' own grid alone, by 60 iterations where
-            `iterations` is None.
+            `iterations` is None. Of fields alone the nearest affine map is the affine start.
 
     Returns:
         The registration.

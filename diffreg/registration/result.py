@@ -175,7 +175,7 @@ class Registration:
     def _map(self) -> str:
         return (
             f"compared on {self.metrics['compared_percent']:.3g} % of the voxels, "
-            f"{self.metrics['folded_percent']:.2g} % of the cells folded, "
+            f"{self.metrics['folded_percent']:.3g} % of the cells folded, "
             f"smallest determinant {self.metrics['min_determinant']:.3f}, "
             f"{self.seconds:.2f} s ({self.method}, {self.similarity})"
         )
@@ -213,7 +213,7 @@ def _begun(start: Mapping[str, Any] | None) -> str:
     folds = start["folded_percent"]
     return (
         f"with a field: NCC {start['ncc']:.3f}, MI {start['mutual_information']:.3f} there"
-        f"{f', {folds:.2g} % of its cells folded, repaired first' if folds else ''}"
+        f"{f', {folds:.3g} % of its cells folded, smoothed there first' if folds else ''}"
     )
 
 

@@ -18,6 +18,7 @@ from diffreg.registration.known_start import measured
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.provenance import described, device_in_words
 from diffreg.registration.result import Registration
+from diffreg.registration.smoothing import smoothed
 from diffreg.registration.variational import register_variational
 
 _CPU = torch.device("cpu")
@@ -52,7 +53,10 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     goal = with_proportions(choice.objective, prepared.fixed)
     stack = stacked(prepared, [channel.prepared(prepared) for channel in search.channels])
     levels, iterations = search.schedule.on(prepared.fixed.shape)
-    began = {} if search.start is None else {"start": measured(prepared, search.start)}
+    began, begin = {}, None
+    if search.start is not None:
+        began = {"start": measured(prepared, search.start)}
+        begin = smoothed(search.start).to(search.device)
     weights = [1.0, *(channel.weight for channel in search.channels)]
 
     def solve(images: Stack, back: bool) -> Tensor:
@@ -62,7 +66,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
         found = register_variational(
             *(moving, fixed, goal, levels, iterations, mask, search.progress),
             margin=images.margin,
-            start=None if search.start is None else search.start.to(search.device),
+            start=begin,
             channels=weights if search.channels else None,
             landmarks=points and points.in_voxels(prepared.fixed, prepared.affine, back),
             counts=counts,
