@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulation import build, comparison, compiled
+from emulation import build, case_table, compiled
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ def run(flavour: str, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("flavour", ["plain", "address", "race"])
 def test_nothing_is_reported(flavour):
     # The race detector is slow: one case an operator, and warp's other kernel.
-    cases = [*comparison.PLAIN, "warp-nearest-zeros"] if flavour == "race" else comparison.CASES
+    cases = [*case_table.PLAIN, "warp-nearest-zeros"] if flavour == "race" else case_table.CASES
     ran = run(flavour, "--case", *cases)
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[-6000:]
     assert "nothing reported" in ran.stdout

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from emulation import comparison
+from emulation import case_table, comparison
 from emulation.build import ROOT
 from emulation.emulated import ENOUGH_TILES, GRID_LIMIT
 from wrong_options import CASES
@@ -20,20 +20,20 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALVES], ids=str)
-@pytest.mark.parametrize("name", comparison.CASES)
+@pytest.mark.parametrize("name", case_table.CASES)
 def test_kernels_agree_with_the_cpu(emulation, name, dtype):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     emulation.set()
-    full = name in comparison.PLAIN and dtype is torch.float64
+    full = name in case_table.PLAIN and dtype is torch.float64
     for shape in case.shapes(dtype, full):
         comparison.compare(emulation, case, shape, dtype)
 
 
-@pytest.mark.parametrize("name", [name for name in comparison.CASES if "hidden" in name])
+@pytest.mark.parametrize("name", [name for name in case_table.CASES if "hidden" in name])
 def test_what_a_mask_hides_reaches_no_result_but_the_warped_image(emulation, name):
     emulation.set()
-    case = comparison.CASES[name]
-    shape = comparison.Shape(2, 2, case.size((33, 30), (4, 9, 33)))
+    case = case_table.CASES[name]
+    shape = case_table.Shape(2, 2, case.size((33, 30), (4, 9, 33)))
     images = [t for t in case.arguments(shape, torch.float64) if isinstance(t, torch.Tensor)]
     assert not all(image.isfinite().all() for image in images)
 
@@ -48,15 +48,15 @@ def test_what_a_mask_hides_reaches_no_result_but_the_warped_image(emulation, nam
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_more_tiles_than_a_launch_may_have_blocks(emulation, name, limit):
     emulation.set(grid_limit=limit)
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     comparison.compare(emulation, case, case.shapes(torch.float64)[-1], torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("case", "shape"), comparison.with_many_tiles(), ids=lambda value: getattr(value, "name", "")
+    ("case", "shape"), case_table.with_many_tiles(), ids=lambda value: getattr(value, "name", "")
 )
 def test_more_tiles_in_a_sample_than_a_block_has_threads(emulation, case, shape):
     emulation.set()
@@ -66,9 +66,9 @@ def test_more_tiles_in_a_sample_than_a_block_has_threads(emulation, case, shape)
 @pytest.mark.parametrize("limit", [1, GRID_LIMIT])
 def test_more_samples_than_a_block_has_threads(emulation, limit):
     emulation.set(grid_limit=limit)
-    case, shape = comparison.CASES["objective-ssd"], comparison.Shape(257, 1, (2, 3))
+    case, shape = case_table.CASES["objective-ssd"], case_table.Shape(257, 1, (2, 3))
     arguments = case.arguments(shape, torch.float64)
-    upstream = [comparison.uniform((257,), torch.float64, k) for k in range(5)]
+    upstream = [case_table.uniform((257,), torch.float64, k) for k in range(5)]
     for operator, call in (
         ("registration_objective", (*arguments, True, False)),
         ("registration_objective_backward", (*upstream, *arguments)),
@@ -82,26 +82,26 @@ def test_more_samples_than_a_block_has_threads(emulation, limit):
 
 def test_more_voxels_in_a_plane_than_a_block_squares(emulation):
     emulation.set()
-    case = replace(comparison.CASES["objective-ssd"], masked=True)
-    comparison.compare(emulation, case, comparison.Shape(2, 2, (65, 67)), torch.float64)
+    case = replace(case_table.CASES["objective-ssd"], masked=True)
+    comparison.compare(emulation, case, case_table.Shape(2, 2, (65, 67)), torch.float64)
 
 
-@pytest.mark.parametrize("name", comparison.MASKED)
+@pytest.mark.parametrize("name", case_table.MASKED)
 def test_a_sample_of_which_nothing_counts(emulation, name):
     emulation.set()
-    case = comparison.blank(comparison.CASES[name])
-    shape = comparison.Shape(2, 2, case.size((9, 33), (3, 4, 9)))
+    case = case_table.blank(case_table.CASES[name])
+    shape = case_table.Shape(2, 2, case.size((9, 33), (3, 4, 9)))
     comparison.compare(emulation, case, shape, torch.float64)
 
 
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_nothing_is_launched_for_empty_tensors(emulation, name):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     for samples, channels, size in ((0, 2, (4, 5)), (2, 2, (0, 5)), (2, 0, (4, 5))):
         if case.operator == "warp" and 0 in size:
             continue
         emulation.set()
-        shape = comparison.Shape(samples, channels, case.size(size, (3, *size)))
+        shape = case_table.Shape(samples, channels, case.size(size, (3, *size)))
         comparison.compare(emulation, case, shape, torch.float32)
         launched = set(emulation.traffic()) - {"memset"}
         has_energies = ("deformation_energy", "registration_objective")
@@ -109,11 +109,11 @@ def test_nothing_is_launched_for_empty_tensors(emulation, name):
         assert not launched or (field_only and channels == 0)
 
 
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_views_and_broadcast_gradients_are_read_right(emulation, name):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     emulation.set()
-    shape = comparison.Shape(2, 2, case.size((9, 13), (3, 4, 5)))
+    shape = case_table.Shape(2, 2, case.size((9, 13), (3, 4, 5)))
     strided = type(case)(
         **{
             **vars(case),
@@ -125,18 +125,18 @@ def test_views_and_broadcast_gradients_are_read_right(emulation, name):
     comparison.compare(emulation, strided, shape, torch.float64)
 
 
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_where_tensors_start_in_memory_changes_no_bit(emulation, name):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     emulation.set()
-    shape = comparison.Shape(2, 2, case.size((16, 80), (4, 8, 16)))
+    shape = case_table.Shape(2, 2, case.size((16, 80), (4, 8, 16)))
 
     def emulated(operator, arguments):
         return comparison.as_tuple(getattr(emulation.ops, operator)(*arguments))
 
     for operator, arguments in comparison.calls(case, shape, torch.float32, emulated):
         expected = emulated(operator, arguments)
-        for moved in comparison.each_beside_16_bytes(arguments):
+        for moved in case_table.each_beside_16_bytes(arguments):
             for own, other in zip(emulated(operator, moved), expected, strict=True):
                 assert torch.equal(own.view(torch.uint8), other.view(torch.uint8)), operator
 
@@ -146,7 +146,7 @@ def test_nearest_copies_every_dtype(emulation):
     dtypes = (torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool, torch.complex128)
     paddings = ("border", "zeros", "reflection")
     for size, dtype, padding in itertools.product(((9, 13), (3, 9, 13)), dtypes, paddings):
-        u = comparison.fields(4.0)(comparison.Shape(1, 1, size), torch.float32)[0]
+        u = case_table.fields(4.0)(case_table.Shape(1, 1, size), torch.float32)[0]
         u[(0, 0, *(1 for _ in size))] = torch.nan
         moving = torch.rand(1, 2, *size, generator=torch.Generator().manual_seed(0))
         arguments = ((100 * moving).to(dtype), u, "nearest", padding)
@@ -182,7 +182,7 @@ def test_a_constant_image_has_no_correlation(emulation):
 
 def objective(images, u, mixture, *asked, mask=None):
     scales = (torch.full((len(u),), 0.1, dtype=u.dtype),) * 2
-    factors = [mixture.get(name, 0.0) for name in comparison.MEASURES]
+    factors = [mixture.get(name, 0.0) for name in case_table.MEASURES]
     options = (factors, [60.0, 1.0, 30.0, 3.0], "border", [1.0, 1.0], "hyperelastic", 0.2)
     return (*images, u, *scales, mask, *options, *asked)
 
@@ -193,20 +193,20 @@ MARCHES = ("energy-hyperelastic", "determinant-min", "pls-hidden", "scale-hidden
 @pytest.mark.parametrize("name", [*MARCHES, *(f"{name}-3d" for name in MARCHES)])
 def test_long_strips_agree_with_the_cpu(emulation, name):
     emulation.set(enough_tiles=0)
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     long = replace(case, tile=(31, case.tile[1]))
-    for shape in long.shapes(torch.float64, full=name in comparison.PLAIN):
+    for shape in long.shapes(torch.float64, full=name in case_table.PLAIN):
         comparison.compare(emulation, case, shape, torch.float64)
 
 
 @pytest.mark.parametrize("name", [*MARCHES, *(f"{name}-3d" for name in MARCHES)])
 def test_strips_are_short_where_there_are_few_and_long_where_there_are_many(emulation, name):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     size = case.size((60, 480), (60, 6, 20))
 
     def blocks(samples: int, enough: int) -> list[int]:
         emulation.set(enough_tiles=enough)
-        comparison.results(emulation, case, comparison.Shape(samples, 1, size), torch.float32)
+        comparison.results(emulation, case, case_table.Shape(samples, 1, size), torch.float32)
         counted = emulation.traffic()
         for other in ("memset", "mask_total/mask_total_kernel"):
             counted.pop(other, None)
@@ -220,8 +220,8 @@ def test_strips_are_short_where_there_are_few_and_long_where_there_are_many(emul
 @pytest.mark.parametrize("name", ["pls-mask", "scale-mask", "pls-3d", "scale-3d"])
 def test_rows_that_no_pack_of_columns_is_aligned_with(emulation, name):
     emulation.set()
-    case = comparison.CASES[name]
-    shape = comparison.Shape(2, 2, case.size((9, 132), (3, 4, 12)))
+    case = case_table.CASES[name]
+    shape = case_table.Shape(2, 2, case.size((9, 132), (3, 4, 12)))
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
@@ -233,9 +233,9 @@ def test_rows_that_no_pack_of_columns_is_aligned_with(emulation, name):
 @pytest.mark.parametrize("masked", [False, True])
 def test_no_gradient_passes_where_the_floor_holds(emulation, masked):
     emulation.set()
-    image = comparison.uniform((3, 2, 9, 132), torch.float64, 1)
+    image = case_table.uniform((3, 2, 9, 132), torch.float64, 1)
     image[1] = 3.0
-    mask = comparison.uniform((3, 1, 9, 132), torch.float64, 2) if masked else None
+    mask = case_table.uniform((3, 1, 9, 132), torch.float64, 2) if masked else None
     arguments = (torch.ones(3, dtype=torch.float64), image, 1.0, mask)
     ours = emulation.ops.gradient_scale_backward(*arguments)
     assert not ours[1].any()
@@ -247,8 +247,8 @@ def test_no_gradient_passes_where_the_floor_holds(emulation, masked):
 def test_a_gradient_passes_a_little_above_the_floor_and_not_below(emulation, size, masked):
     """The backward pass measures the image once more, for that alone."""
     emulation.set()
-    noise = comparison.uniform((4, 3, *size), torch.float64, 1)
-    mask = comparison.uniform((4, 1, *size), torch.float64, 2) if masked else None
+    noise = case_table.uniform((4, 3, *size), torch.float64, 1)
+    mask = case_table.uniform((4, 1, *size), torch.float64, 2) if masked else None
     floor = 1e-6 * 3
     factor = floor / torch.ops.diffreg.gradient_scale(noise, 1.0, mask)
     factor *= torch.tensor([0.98, 1.02, 0.98, 1.02])
@@ -280,10 +280,10 @@ def test_a_gradient_times_1_is_not_read(emulation):
 def test_a_sample_that_nobody_weighs_has_no_gradient(emulation, mixture):
     """Though its image is NaN; the other one has that of the CPU."""
     emulation.set()
-    shape = comparison.Shape(2, 2, (65, 67))  # more than a block clears
-    moving, *others = comparison.images(2)(shape, torch.float32)
+    shape = case_table.Shape(2, 2, (65, 67))  # more than a block clears
+    moving, *others = case_table.images(2)(shape, torch.float32)
     moving[0, :, 4::8, 5:] = torch.nan
-    (u,) = comparison.fields(0.5)(shape, torch.float32)
+    (u,) = case_table.fields(0.5)(shape, torch.float32)
     arguments = objective([moving, *others], u, mixture)
     upstream = (None, torch.tensor([0.0, 1.0]), None, torch.ones(2), None)
     found, expected = (
@@ -297,9 +297,9 @@ def test_a_sample_that_nobody_weighs_has_no_gradient(emulation, mixture):
 def test_a_similarity_that_weighs_nothing_has_no_gradient(emulation):
     """Though the image is NaN: the gradient is that of the energies."""
     emulation.set()
-    shape = comparison.Shape(2, 1, (9, 13))
-    moving, *others = comparison.images(2)(shape, torch.float32)
-    (u,) = comparison.fields(0.5)(shape, torch.float32)
+    shape = case_table.Shape(2, 1, (9, 13))
+    moving, *others = case_table.images(2)(shape, torch.float32)
+    (u,) = case_table.fields(0.5)(shape, torch.float32)
     images = torch.full_like(moving, torch.nan), *others
     arguments = [*objective(images, u, {"ssd": 1.0}, True, False)]
     arguments[7] = [0.0, *arguments[7][1:]]  # the weights
@@ -330,9 +330,9 @@ def test_equal_images_do_not_pull(emulation):
 def test_an_objective_launches_what_it_is_made_of_and_no_more(emulation, mixture, launches):
     """For the value; with the gradient: what goes to the parts, and warp's; for the gradient, where
     samples may have none, one more."""
-    shape = comparison.Shape(1, 1, (9, 13))
-    images = comparison.images(2)(shape, torch.float32)
-    (u,), one = comparison.fields(0.5)(shape, torch.float32), torch.ones(1)
+    shape = case_table.Shape(1, 1, (9, 13))
+    images = case_table.images(2)(shape, torch.float32)
+    (u,), one = case_table.fields(0.5)(shape, torch.float32), torch.ones(1)
     arguments = objective(images, u, mixture)
     calls = (
         ("registration_objective", (*arguments, False, True)),
@@ -384,7 +384,7 @@ def test_the_first_use_test_runs_every_kernel_that_is_compiled(emulation, monkey
     code = pytest.importorskip("cuda_code")
     launched = set()
     for storage in _self_test._ALLOWED:
-        arithmetic = comparison.ARITHMETIC.get(storage, storage)
+        arithmetic = case_table.ARITHMETIC.get(storage, storage)
         for name, arguments in _self_test._calls(storage, arithmetic):
             emulation.set()
             getattr(emulation.ops, name)(*arguments)

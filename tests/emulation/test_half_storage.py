@@ -6,7 +6,7 @@ The kernels run emulated: what the functions hand to torch.ops.diffreg goes to t
 import pytest
 import torch
 from cases import CASES, as_tuple, uniform
-from emulation import comparison
+from emulation import case_table, comparison
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -86,12 +86,12 @@ def test_gradients_are_those_of_the_cpu(stored, case, half):
 
 
 @every_half
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_traced_results_are_those_of_the_kernels(emulation, name, half):
     """What torch.compile plans with."""
     emulation.set()
-    case, fake = comparison.CASES[name], FakeTensorMode()
-    shape = comparison.Shape(2, 2, case.size((9, 11), (3, 4, 11)))
+    case, fake = case_table.CASES[name], FakeTensorMode()
+    shape = case_table.Shape(2, 2, case.size((9, 11), (3, 4, 11)))
 
     def emulated(operator, arguments):
         return as_tuple(getattr(emulation.ops, operator)(*arguments))

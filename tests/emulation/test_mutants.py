@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from emulation import build, comparison, mutate
+from emulation import build, case_table, mutate
 
 COMMITTER = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
 
@@ -51,7 +51,7 @@ def test_every_kind_of_fault_is_found_in_the_kernels(word):
 def test_what_kills_a_mutant_are_its_cases():
     """Not that a case is unknown, or that the library lacks what an operator calls."""
     for operator, names in mutate.CASES.items():
-        assert {comparison.CASES[name].operator for name in names} == {operator}
+        assert {case_table.CASES[name].operator for name in names} == {operator}
     built = build.sources(mutate.CSRC, ("registration_objective",))
     called = {
         "warp",

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from cases import CASES, Calls, uniform
-from emulation import comparison
+from emulation import case_table, comparison
 
 from diffreg import fields, ops
 from diffreg.ops._self_test import check_once
@@ -18,10 +18,10 @@ pytestmark = [
 ]
 
 
-def shapes_of(case: comparison.Case) -> list[comparison.Shape]:
+def shapes_of(case: case_table.Case) -> list[case_table.Shape]:
     """Of rows that loads of 16 bytes are made of, and of others."""
     sizes = case.size((48, 256), (9, 17, 136)), case.size((49, 257), (9, 17, 70))
-    return [comparison.Shape(2, 2, size) for size in sizes]
+    return [case_table.Shape(2, 2, size) for size in sizes]
 
 
 class Device:
@@ -40,29 +40,29 @@ class Device:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", comparison.CASES)
+@pytest.mark.parametrize("name", case_table.CASES)
 def test_kernels_agree_with_the_cpu(name, dtype):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     for shape in shapes_of(case):
         comparison.compare(Device(), case, shape, dtype)
 
 
 @pytest.mark.parametrize(
-    ("case", "shape"), comparison.with_many_tiles(), ids=lambda value: getattr(value, "name", "")
+    ("case", "shape"), case_table.with_many_tiles(), ids=lambda value: getattr(value, "name", "")
 )
 def test_more_tiles_in_a_sample_than_a_block_has_threads(case, shape):
     comparison.compare(Device(), case, shape, torch.float64)
 
 
-@pytest.mark.parametrize("name", comparison.MASKED)
+@pytest.mark.parametrize("name", case_table.MASKED)
 def test_a_sample_of_which_nothing_counts(name):
-    case = comparison.blank(comparison.CASES[name])
+    case = case_table.blank(case_table.CASES[name])
     comparison.compare(Device(), case, shapes_of(case)[1], torch.float64)
 
 
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_where_one_tensor_starts_in_memory_changes_no_bit(name):
-    case, device = comparison.CASES[name], Device()
+    case, device = case_table.CASES[name], Device()
 
     def run(operator, arguments):
         return getattr(device.ops, operator)(*arguments)
@@ -72,14 +72,14 @@ def test_where_one_tensor_starts_in_memory_changes_no_bit(name):
             continue
         there = tuple(a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments)
         expected = run(operator, there)
-        for moved in comparison.each_beside_16_bytes(there):
+        for moved in case_table.each_beside_16_bytes(there):
             for own, other in zip(run(operator, moved), expected, strict=True):
                 assert torch.equal(own.view(torch.uint8), other.view(torch.uint8)), operator
 
 
-@pytest.mark.parametrize("name", comparison.PLAIN)
+@pytest.mark.parametrize("name", case_table.PLAIN)
 def test_two_runs_give_the_same_bits(name):
-    case = comparison.CASES[name]
+    case = case_table.CASES[name]
     for shape in shapes_of(case):
         runs = [comparison.results(Device(), case, shape, torch.float32) for _ in range(3)]
         for other in runs[1:]:
