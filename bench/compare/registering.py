@@ -19,9 +19,10 @@ from labelled import Pair
 from tools import METHODS
 
 from diffreg.data.transforms import read_field
+from diffreg.registration.files import read_transform
 from diffreg.training.checkpoint import read_checkpoint
 from diffreg.training.pretrained import pretrained_networks
-from diffreg.transforms import Field
+from diffreg.transforms import Field, flattened
 from diffreg.transforms import write as write_field
 from diffreg.transforms.places import place_of
 
@@ -146,8 +147,8 @@ def ours(
     cost = fresh([sys.executable, "-m", "diffreg", *images, *words], folder / "cost")
     search = cost["cpu_s"] - importing(imports)
     cost |= {"search_s": search, "version": f"diffreg {version('diffreg')}"}
-    u = read_field(folder / "out" / "displacement.nii.gz")[0].numpy()
-    return u.astype(np.float32), cost
+    whole = flattened(read_transform(folder / "out"), place_of("fixed", pair.fixed).grid)
+    return whole.displacement[0].numpy(), cost
 
 
 def begun(pair: Pair, tool: str, python: str | Path, folder: Path) -> tuple[np.ndarray, dict]:
