@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from diffreg.ops._gpus import Machine
 from diffreg.registration.devices import device_named
 from diffreg.system.files import FileWarning
 from diffreg.training.ranks import single
+from diffreg.transforms import resample
 
 CORE = {"cuda_architectures": "75 80 90 ptx90", "cuda_runtime": "13.0"}
 
@@ -137,3 +139,16 @@ def test_a_gpu_of_rocm_runs_plain_pytorch_alone(core, device, gpu, monkeypatch):
 def test_a_gpu_with_kernels_or_without_a_core_is_used(core, gpu):
     gpu(90, 13000, core)
     assert device_named("auto").type == single("auto").device.type == "cuda"
+
+
+def test_a_gpu_that_is_not_there_is_told(gpu):
+    gpu(90, 13000, {})
+    square = np.zeros((4, 4))
+    for named in (device_named, lambda name: resample(square, square, device=name)):
+        for name in ("cuda:1", torch.device("cuda", 7)):
+            with pytest.raises(ValueError, match=f"device {name} is not there: torch sees one GPU"):
+                named(name)
+        for name in ("gpu", "meta"):
+            with pytest.raises(ValueError, match=f"device must be cpu.* cuda.*, got '{name}'"):
+                named(name)
+    assert device_named("cuda:0") == device_named("cuda") == torch.device("cuda", 0)

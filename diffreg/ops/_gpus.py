@@ -54,6 +54,37 @@ def this_machine() -> Machine:
     return Machine(gpus, driver, torch.version.cuda)
 
 
+def checked_device(name: str | torch.device, names: str = "cpu or cuda") -> torch.device:
+    """A device that is there, by its name: the CPU or a GPU.
+
+    Args:
+        name: as torch.device takes it.
+        names: what messages say that it must be.
+
+    Raises:
+        ValueError: it is none of these, or torch sees no such GPU.
+
+    Example:
+        >>> from diffreg.ops._gpus import checked_device
+        >>> checked_device("cpu")
+        device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must be {names}, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be {names}, got {name!r}")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError("device cuda needs a GPU that torch sees; there is none here")
+    if device.index is not None and device.index >= (count := torch.cuda.device_count()):
+        seen = "one GPU" if count == 1 else f"{count} GPUs"
+        raise ValueError(f"device {device} is not there: torch sees {seen}, numbered from 0")
+    return device
+
+
 def usable(index: int) -> bool:
     """Whether operators run on a GPU that torch sees, where nobody has said where to compute.
 

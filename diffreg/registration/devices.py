@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffreg.ops._gpus import usable
+from diffreg.ops._gpus import checked_device, usable
 from diffreg.system.ranks import cuda_device, this_rank
 
 
@@ -30,12 +30,5 @@ def device_named(name: str | torch.device) -> torch.device:
         if torch.cuda.is_available() and usable((device := cuda_device(this_rank())).index):
             return device
         return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu, cuda or auto, got {name!r}")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda needs a GPU that torch sees; there is none here")
+    device = checked_device(name, "cpu, cuda or auto")
     return cuda_device(this_rank()) if device == torch.device("cuda") else device

@@ -15,6 +15,7 @@ from diffreg.data._numbers import cast
 from diffreg.data.geometry import Image
 from diffreg.data.resampling import Route, check_fill
 from diffreg.ops._checks import check_choice
+from diffreg.ops._gpus import checked_device
 from diffreg.transforms.by_points import by_labels, by_splines
 from diffreg.transforms.on_grid import reached
 from diffreg.transforms.places import place_of
@@ -148,7 +149,7 @@ def _route(
     transform = Affine(np.eye(4)) if by is None else by
     transform = transform if isinstance(transform, Transform) else compose(transform)
     # In double, whatever the numbers: which voxels lie in the image is what ITK finds.
-    found = reached(transform, fixed.grid, torch.float64, _on(device))
+    found = reached(transform, fixed.grid, torch.float64, checked_device(device))
     matrix = np.linalg.solve(moving.grid.in_space, found.matrix)[:3]
     nearest = np.round(matrix)
     matrix = np.where(np.abs(matrix - nearest) < 1e-9, nearest, matrix)  # the identity is exact
@@ -156,13 +157,6 @@ def _route(
         matrix[2] = 0  # there is no depth
     on_device = torch.from_numpy(matrix)[None].to(device)
     return Route(on_device, found.displacement, fixed.grid.volume, EDGE)
-
-
-def _on(device: torch.device | str) -> torch.device:
-    found = torch.device(device)
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda needs a GPU that torch sees; there is none here")
-    return found
 
 
 def _check_places(moving: Image, fixed: Image) -> None:
