@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from diffreg.ops import _autograd
+
 ROOT = Path(__file__).parents[1]
 GPU = ROOT / "bench" / "gpu"
 PARTS = ["sanitizer", "kernels", "calls", "training", "counters", "rivals"]
@@ -145,9 +147,14 @@ def test_a_piece_that_fails_gives_a_row(module, tmp_path, monkeypatch):
         raise NotImplementedError("no kernel\nfor this")
     with trial("b"):
         raise RuntimeError
+    # As an operator tells of a card's memory that has its kernel called, and not its function.
+    monkeypatch.setattr(_autograd, "what_torch_said", lambda: "CUDA out of memory. Tried\nto")
+    with trial("c"):
+        raise RuntimeError("aoti_torch_aten_new_empty(...) API call failed at csrc/a.h, line 3")
     found = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
     assert found[0] == {"name": "a", "shape": [1], "left_out": "no kernel"}
     assert found[1]["failed"].startswith("RuntimeError")
+    assert found[2] == {"name": "c", "left_out": "CUDA out of memory. Tried"}
     with pytest.raises(SystemExit, match="1"):
         trial.end()
 

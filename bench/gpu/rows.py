@@ -51,6 +51,8 @@ class Trial:
     def __exit__(self, kind, error, trace) -> bool:
         if error is None or not isinstance(error, Exception):
             return False
+        error = _in_words(error)
+        kind = type(error)
         first = (str(error).strip() or kind.__name__).splitlines()[0][:300]
         if isinstance(error, NotImplementedError) or kind.__name__ == "OutOfMemoryError":
             put(**self._about, left_out=first)
@@ -61,3 +63,11 @@ class Trial:
 
     def end(self) -> None:
         sys.exit(int(self._failed))
+
+
+def _in_words(error: Exception) -> Exception:
+    """What torch said to an operator that was called past its Python function: of memory, above
+    all, which is all that a smaller card lacks."""
+    from diffreg.ops._autograd import in_words  # run.py takes this module before there is a core
+
+    return in_words(error) if isinstance(error, RuntimeError) else error
