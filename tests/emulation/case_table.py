@@ -118,12 +118,14 @@ class Hidden(Case):
 
 class Beside(Case):
     """One number that counts is NaN: of the last sample beside some that count, too, of the first
-    beside none, so that no difference that counts reads it."""
+    beside none, so that no difference that counts reads it; but where an axis has one voxel, along
+    which a number less itself is NaN in one order of the axes and nothing in the other."""
 
     def arguments(self, shape: Shape, dtype: torch.dtype) -> tuple[Any, ...]:
         image, *others = self.inputs(shape, dtype)
         (mask,) = self.mask(shape, dtype)
-        mask[(0, 0, *(slice(max(n // 2 - 1, 0), n // 2 + 2) for n in shape.size))] = 0
+        if min(shape.size) > 1:
+            mask[(0, 0, *(slice(n // 2 - 1, n // 2 + 2) for n in shape.size))] = 0
         for sample in (0, -1):
             middle = (sample, 0, *(n // 2 for n in shape.size))
             image[middle], mask[middle] = torch.nan, 0.5
