@@ -45,10 +45,11 @@ CHECKPOINT is a
 "refined" is `--refine 10`, ten steps on from a network's result. "diffreg from" another tool is
 `--start` with what that tool found, and 20 iterations; what both take is told.
 
-Every tool gets the same two files on one grid, starts from the identity, and runs in a fresh
-process on one thread. One code reads every displacement as voxels (a head warped by it and by the
-tool itself differ by .0011 of 255 grey levels at most, four voxels and more from the border;
-greedy writes whole levels), takes the labels at the nearest voxel, and measures:
+Every tool gets the same two files on one grid, starts from the identity, where no other is named,
+and runs in a fresh process on one thread. One code reads every displacement as voxels (a head
+warped by it and by the tool itself differ by .0011 of 255 grey levels at most, four voxels and
+more from the border; greedy writes whole levels), takes the labels at the nearest voxel, and
+measures:
 
 - **Dice**: mean over people (the one whose image is fixed), in brackets its 95 % bootstrap
   interval; of fewer than {FEWEST} people there is none. **Worst** is the pair with the lowest.

@@ -82,8 +82,8 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     found = Found("variational", "+".join(goal.similarity), seconds)
     result = finished(prepared, displacement, inverse, found, ending)
     objective = described(goal, levels=levels, iterations=iterations) | _channels(search)
-    result.metrics.update(objective=objective, descent=counted, **began)
-    result.metrics.update(_beside(result, search))
+    beside = began | _beside(result, search)
+    result.metrics.update(objective=objective, descent=counted, **beside)
     if choice.metrics:
         result.metrics["contrast"] = choice.metrics
     return result
