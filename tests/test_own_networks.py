@@ -273,6 +273,25 @@ def test_the_command_line_finds_a_module_beside_the_settings(images, tmp_path, m
     sys.modules.pop("beside_nets")
 
 
+@pytest.mark.parametrize("command", ["register", "evaluate", "export"])
+def test_the_command_line_finds_a_module_in_the_working_folder(
+    nets, command, config, tmp_path, monkeypatch
+):
+    """The one that `diffreg train` found: it stood beside the settings."""
+    trainer(config(name="own_nets:Plain")).train()
+    sys.modules.pop("own_nets")
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+    monkeypatch.chdir(tmp_path)
+    pair = sorted(map(str, Path("images").iterdir()))[:2]
+    words = {
+        "register": [*pair, "-o", "out", "--no-report", "--checkpoint", "run/last.pt"],
+        "evaluate": ["images", "-o", "out", "--checkpoint", "run/last.pt", "--all-pairs"],
+        "export": ["run/last.pt", "-o", "net.pt2", "--pt2"],
+    }[command]
+    assert main([command, *words]) == 2  # it is not imported without being asked
+    assert main([command, *words, "--trust"]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["LocalNet", "VoxelMorph"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffreg.cli.options import (
+    find_modules_in,
     network_of,
     normalization_of,
     progress_bar,
@@ -122,8 +123,7 @@ def run_train(options: argparse.Namespace) -> int:
     if options.print_config:
         print(printed(config))
         return 0
-    # Modules of the user's own may stand beside the settings that name them.
-    sys.path.append(str(Path(options.config).absolute().parent))
+    find_modules_in(Path(options.config).parent)
     options.out = config.training.out  # where a disk is full, if one is
 
     def train(ranks: Ranks) -> str:

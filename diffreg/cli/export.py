@@ -71,6 +71,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 def _write(options: argparse.Namespace, path: Path, out: Path) -> str:
     """Write a program; what it is."""
+    from diffreg.cli.options import find_modules_in
     from diffreg.training.checkpoint import load_network, read_checkpoint
     from diffreg.training.config import Config
     from diffreg.training.export import check_out, exported, facts, shape_of, write_program
@@ -79,6 +80,8 @@ def _write(options: argparse.Namespace, path: Path, out: Path) -> str:
     check_out(out, ".onnx" if options.onnx else ".pt2")
     if options.onnx:
         check_tools()
+    if options.trust:
+        find_modules_in(Path())
     network = load_network(path, trust=options.trust)["network"]
     dimensions = Config.from_dict(read_checkpoint(path)["config"]).model.dimensions
     program = exported(network, dimensions, _size(options, dimensions), options.warped)

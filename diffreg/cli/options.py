@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffreg.cli.variational import in_words
@@ -22,6 +23,11 @@ def say_method(options: argparse.Namespace) -> None:
     if options.method is None and options.checkpoint is None:
         line = f"no --checkpoint: the variational method with {in_words(options)}"
         print(line, file=sys.stderr)
+
+
+def find_modules_in(folder: Path) -> None:
+    """Modules of the user's own may stand there, alone: packages come first."""
+    sys.path.append(str(folder.absolute()))
 
 
 def require_writers(page: bool = True) -> None:
@@ -58,6 +64,8 @@ def network_of(options: argparse.Namespace) -> dict[str, Any]:
     from diffreg.registration.devices import device_named
     from diffreg.training.checkpoint import load_network
 
+    if options.trust:
+        find_modules_in(Path())
     found = load_network(path, trust=True) if options.trust else load_network(path)
     return {**found, "network": found["network"].to(device_named(options.device))}
 
