@@ -374,6 +374,23 @@ def test_an_error_and_what_is_not_installed_are_named_on_the_page(tmp_path):
     assert "- not run so far, Heads, 2 mm: identity, diffreg, demons, SyNOnly, dipy SyN," in page
 
 
+def test_what_was_run_on_some_pairs_is_still_to_come(tmp_path):
+    """But for a network, which has seen the others, and where the plan itself has fewer."""
+    few = {person: PEOPLE[person] for person in "ab"}
+    runs = runs_of("diffreg", PEOPLE) + runs_of("greedy", few) + runs_of("VoxelMorph", few)
+    failed = runs_of("demons", dict.fromkeys("cdef", 0.5))
+    runs += [{**run, "error": "too thin"} for run in failed] + runs_of("demons", few)
+    runs += runs_of("diffreg", PEOPLE, group="brain1mm") + runs_of("elastix", few, group="brain1mm")
+    lines = written(runs, tmp_path).splitlines()
+    heads, fine = (
+        next(line for line in lines if line.startswith(f"- not run so far, Heads, {size}: "))
+        for size in ("2 mm", "1 mm")
+    )
+    assert ", greedy (run on 2 of 6 pairs), SyNOnly," in heads
+    assert "VoxelMorph" not in heads and "demons," not in heads
+    assert "elastix" not in fine and "dipy SyN" in fine
+
+
 def test_the_interval_of_few_people_is_none():
     assert summary.interval([0.5] * 4) is None
     low, high = summary.interval([0.5, 0.6, 0.7, 0.8, 0.9])

@@ -36,8 +36,8 @@ documents. This page is written by
 
 DIR is the folder of [data.md](data.md); without it there is nothing to compare, and the command
 says so. The other tools are installed into `.venv-peers`, in the versions of
-`bench/compare/constraints.txt`. All of it takes some two and a half hours of one core, cheap tools
-first; stopped at any moment it goes on where it was, and rows that are not run again stay.
+`bench/compare/constraints.txt`. All of it takes some four hours of one core, cheap tools first;
+stopped at any moment it goes on where it was, and rows that are not run again stay.
 CHECKPOINT is a
 [network of volumes](training.md#heads-in-3-d) for the heads at 2 mm, VOXELMORPH one of
 [VoxelMorph's](#settings). What begins with "diffreg lunet-" are the networks that
@@ -78,7 +78,8 @@ slice of MR / simulated CT; what keeps them from prostates, all of those
 a look at all people of its set. Nothing was tuned at 1 mm.
 Elsewhere than on heads elastix has its defaults: its setting for heads folded half of the first
 prostate. Demons and measures of one contrast are left out across modalities, but for SyNOnly CC on
-slices.
+slices, and with demons SimpleITK: its B-splines by mutual information, which elastix has too, were
+not run. VoxelMorph is on what its network was trained for, heads at 2 mm in one contrast.
 
 On thin stacks FireANTs stops: it gives its field 32 planes at least, and the images of the finest
 scale those that they have. "2 levels" are its scales 4 and 2, where it resizes both; that is half
@@ -254,13 +255,21 @@ def settings(groups: Row) -> list[str]:
 
 
 def to_come(groups: Row) -> list[str]:
-    """What of the plan has not been run on any pair."""
-    run = {(group, row["method"]) for group, rows in groups.items() for row in rows}
+    """What of the plan has not been run, on any pair or on some; networks may have seen those."""
+    tried = {
+        (group, row["method"]): row["pairs"] + sum(row["errors"].values())
+        for group, rows in groups.items()
+        for row in rows
+    }
+    most = {group: max(tried[group, row["method"]] for row in groups[group]) for group in groups}
     waiting: dict[str, list[str]] = {}
-    for task in PLAN:
-        names = waiting.setdefault(GROUPS[task.group].title, [])
-        if (task.group, task.method) not in run and task.method not in names:
-            names.append(task.method)
+    for group, method, pairs in PLAN:
+        names = waiting.setdefault(GROUPS[group].title, [])
+        wanted = min(most.get(group, 0), pairs or most.get(group, 0))
+        if (group, method) not in tried:
+            names += [] if method in names else [method]
+        elif tried[group, method] < wanted and method not in NETWORKS:
+            names.append(f"{method} (run on {tried[group, method]} of {wanted} pairs)")
     return [f"- not run so far, {on}: {', '.join(names)}" for on, names in waiting.items() if names]
 
 

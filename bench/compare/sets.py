@@ -130,5 +130,6 @@ PLAN = (
     *each("brain1mm", "demons", "SyNOnly", "dipy SyN"),
     *each("brain1mm", "elastix", pairs=1),
     *each("brain2mm", "SyNOnly CC"),
+    *each("brain1mm", "ConvexAdam", "FireANTs"),
     *each("brain1mm", "SyNOnly CC", pairs=1),
 )
