@@ -101,6 +101,45 @@ def test_memory_goes_back_at_once():
     assert grown["returned"] < 100 < 140 < grown["as usual"]
 
 
+PAIRS = """
+import re, sys
+from pathlib import Path
+import nibabel as nib, numpy as np
+from diffreg.data import prepared_pairs
+from diffreg.data.finding import find_pairs
+from diffreg.data.pairs import PairDataset
+from diffreg.data.store import Kept
+
+def held():
+    status = Path("/proc/self/smaps_rollup").read_text()  # without what is mapped of files
+    return int(re.search(r"^Anonymous: *([0-9]+)", status, re.M)[1]) / 1024
+
+found = []
+def sample(self, pair, made=prepared_pairs.PreparedPairs.sample):
+    found.append(held())
+    return made(self, pair)
+
+prepared_pairs.PreparedPairs.sample = sample
+prepared_pairs._READ[Kept] = 2**24
+folder, rows = Path(sys.argv[1]), ["moving,fixed"]
+image = np.random.default_rng(0).integers(0, 255, (48, 64, 64), dtype=np.uint8)
+for k in range(60):
+    for side in ("m", "f"):
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / f"{side}{k}.nii")
+    rows.append(f"m{k}.nii,f{k}.nii")
+(folder / "pairs.csv").write_text("\\n".join(rows))
+PairDataset(find_pairs([str(folder / "pairs.csv")], (), 3), cache=folder / "cache")
+print(max(found[20:]) - found[20])
+"""
+
+
+@pytest.mark.slow
+def test_pairs_are_made_ready_in_the_memory_of_a_few(tmp_path):
+    """However many, and of images that are smaller than a registration's fields."""
+    grown = subprocess.check_output([sys.executable, "-c", PAIRS, str(tmp_path)], text=True)
+    assert float(grown) < 10
+
+
 @pytest.mark.slow
 def test_a_registration_holds_few_fields():
     """Peak memory from file to file: floats a voxel, beyond what a small pair needs."""

@@ -36,6 +36,9 @@ __all__ = ["Batch", "PairDataset", "Sample", "find_pairs", "split_by_group"]
 # The size of what is drawn and the voxels' proportions, with the first image that has them.
 Grids = dict[tuple[tuple[int, ...], tuple[float, ...]], Path]
 _HELD = 0.5  # of the machine's memory, by images that were made ready
+# Bytes of blocks that go back at once while pairs are made ready into a folder: those of images of
+# any size. Between the files that are held meanwhile holes remained, more with every pair.
+_RETURNED = 2**18
 
 
 class PairDataset:
@@ -253,7 +256,7 @@ class PairDataset:
         if progress:
             pairs = require("tqdm", "progress bars").tqdm(pairs, "prepare", leave=False, delay=1)
         # Blocks of many sizes come and go: kept, they would break up gigabytes of memory.
-        with nullcontext() if self.holds else returned_memory():
+        with nullcontext() if self.holds else returned_memory(_RETURNED):
             for pair in pairs:
                 self._check_grid(pair, batches, grids)
                 sample = self.prepared.sample(pair)

@@ -47,17 +47,20 @@ def kept_memory() -> Iterator[None]:
 
 
 @contextmanager
-def returned_memory() -> Iterator[None]:
+def returned_memory(least: int = _RETURNED) -> Iterator[None]:
     """Freed blocks of some megabytes go back to the system at once inside.
 
     Settings of the whole process; where the C library is not glibc, nothing happens.
+
+    Args:
+        least: bytes of such a block.
     """
     library = _glibc()
     if library is None:
         yield
         return
     library.malloc_trim(0)
-    library.mallopt(_MMAP_THRESHOLD, _RETURNED)
+    library.mallopt(_MMAP_THRESHOLD, least)
     try:
         yield
     finally:
