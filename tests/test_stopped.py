@@ -78,9 +78,13 @@ def test_the_step_is_finished_and_kept(number, run, tmp_path, monkeypatch, capsy
             os.kill(os.getpid(), number)
         return step(self, at, batch)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(trainers.Steps, "take", told)
-        assert run("run") == 128 + number
+    before = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, which would be kept so
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(trainers.Steps, "take", told)
+            assert run("run") == 128 + number
+    finally:
+        signal.signal(number, before)
     assert "every checkpoint is whole; --resume goes on" in capsys.readouterr().err
     assert read_checkpoint(tmp_path / "run/last.pt")["step"] == 3
     if number == signal.SIGTERM:
