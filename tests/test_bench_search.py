@@ -8,14 +8,13 @@ import pytest
 import torch
 from test_variational import texture
 
-from diffreg.fields import fold_certificate, identity_grid
+from diffreg.fields import identity_grid
 from diffreg.losses import WEIGHTS, Objective
 from diffreg.ops import warp
 from diffreg.registration import descent, register_variational
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench" / "compare"))
 search = pytest.importorskip("search")
-composed = pytest.importorskip("composed")
 family = pytest.importorskip("family")
 histories = pytest.importorskip("histories")
 search_cases = pytest.importorskip("search_cases")
@@ -63,19 +62,6 @@ def test_a_setting_changes_one_thing():
     before = family.ACROSS["preset multimodal, mi"].objective(usual)
     assert before.similarity == {"mi": 1.0} and before.weights == WEIGHTS["multimodal"]
     assert family.ACROSS["without mi"].objective(usual).similarity == {"pls": 1.0, "lncc": 1.0}
-
-
-def test_composed_steps_come_near_and_are_gone_on_from():
-    given = case()
-    start = composed.composed(given, given.objective, (10, 10))
-    assert start.shape == (1, 2, 48, 40) and start.abs().max() > 0.5
-    nothing = torch.zeros_like(start)
-    assert family.reached(given, start) < 0.5 * family.reached(given, nothing)
-    found = family.registered(given, family.Setting(composed=(10, 10)))
-    assert family.reached(given, found) < family.reached(given, start)
-    assert fold_certificate(found).folded_cells == 0
-    flat = torch.ones(1, 3, 4, 5, 6)
-    assert torch.allclose(composed.smoothed(flat, [1.7, 0.5, 0.01]), flat)
 
 
 def test_of_two_starts_the_lower_objective_stays():

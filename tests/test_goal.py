@@ -90,20 +90,33 @@ def test_a_mixture_has_the_weights_of_its_kind():
 
 def test_levels_and_iterations():
     assert schedule_of() == Schedule()
-    assert schedule_of().on((64, 64)) == (3, (40, 40, 20))
-    assert schedule_of().on((256, 128)) == (4, (40, 40, 40, 20))
-    assert schedule_of().on((40, 64)) == (2, 60)  # as there are few levels
-    assert schedule_of(1).on((256, 256)) == (1, 60)
+    assert schedule_of().on((64, 64)) == (3, (40, 40, 20), 0)
+    assert schedule_of().on((256, 128)) == (4, (40, 40, 40, 20), 0)
+    assert schedule_of().on((40, 64)) == (2, 60, 0)  # as there are few levels
+    assert schedule_of(1).on((256, 256)) == (1, 60, 0)
     assert schedule_of(2, 7) == Schedule(2, 7)
-    assert schedule_of(3, [9, 8]).on((64, 64)) == (3, (9, 9, 8))
-    assert Schedule(3, (9, 8, 7)).on((40, 64)) == (2, (8, 7))  # the finest are left
-    assert Schedule(3, 9).on((64, 64)) == (3, 9)
+    assert schedule_of(3, [9, 8]).on((64, 64)) == (3, (9, 9, 8), 0)
+    assert Schedule(3, (9, 8, 7)).on((40, 64)) == (2, (8, 7), 0)  # the finest are left
+    assert Schedule(3, 9).on((64, 64)) == (3, 9, 0)
+
+
+def test_volumes_begin_with_composed_steps():
+    assert schedule_of().on((64, 64, 64)) == (3, (40, 40, 20), (50, 25, 5))
+    assert schedule_of().on((160, 160, 160)) == (4, (40, 40, 40, 20), (50, 50, 25, 5))
+    assert schedule_of().on((40, 64, 40)) == (2, (40, 20), (25, 5))
+    assert schedule_of(1).on((64, 64, 64)) == (1, 60, 5)
+    assert schedule_of(steps=0).on((40, 64, 40)) == (2, 60, 0)
+    assert schedule_of(steps=(9, 0)).on((64, 64)) == (3, (40, 40, 20), (9, 9, 0))
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
+        schedule_of(steps=-1)
+    with pytest.raises(ValueError, match="steps must be one number, or from 1 to 2"):
+        schedule_of(2, steps=(1, 2, 3))
 
 
 def test_the_method_takes_the_iterations_that_are_told():
     """Both know which levels a number is for."""
     images, counts = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0)), []
-    for iterations in ((9, 8), schedule_of(3, (9, 8)).on((64, 64))[1]):
+    for iterations in ((9, 8), schedule_of(3, (9, 8)).on((64, 64)).iterations):
         register_variational(
             *images, levels=3, iterations=iterations, progress=lambda *said: counts.append(said)
         )

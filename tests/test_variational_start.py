@@ -9,8 +9,8 @@ from diffreg.fields import make_diffeomorphic
 from diffreg.losses import Objective
 from diffreg.ops import jacobian_determinant, jacobian_determinant_reference
 from diffreg.registration import variational
-from diffreg.registration.unfolded import SMALLEST_DETERMINANT
-from diffreg.registration.variational import START_DETERMINANT, register_variational
+from diffreg.registration.unfolded import SMALLEST_DETERMINANT, START_DETERMINANT
+from diffreg.registration.variational import register_variational
 
 FOLDS = smooth(SIZE, 14.0, 0).double()
 SPIKE = torch.zeros(1, 2, *SIZE, dtype=torch.float64)

@@ -1,14 +1,13 @@
-"""The settings that are searched: what `register` does where nothing is said, and its neighbours.
+"""The settings that are searched: what `register` does with slices, and its neighbours.
 
-Each changes one thing, two of them two. All are arguments of `Objective` and
-`register_variational`; coarse levels that are stiffer by another power are its levels one by one,
-each with its own weights.
+Volumes begin with composed steps as well, which are one of the settings. Each changes one thing,
+two of them two. All are arguments of `Objective` and `register_variational`; coarse levels that are
+stiffer by another power are its levels one by one, each with its own weights.
 """
 
 from dataclasses import dataclass, field
 
 import torch
-from composed import composed
 from search_cases import Case
 
 from diffreg.fields import resize
@@ -16,7 +15,7 @@ from diffreg.losses import PRESETS, Objective
 from diffreg.ops import Weights
 from diffreg.registration import register_variational
 from diffreg.registration.pyramid import levels_of, possible_levels
-from diffreg.registration.variational import LEVELS, iterations_on
+from diffreg.registration.variational import LEVELS, STEPS, iterations_on
 
 FAST, LONG, FINE = (30, 30, 10), (100, 100, 60), (40, 40, 40)
 
@@ -34,8 +33,7 @@ class Setting:
         fewer: levels left out, the coarsest ones.
         iterations: as in `register_variational`.
         second: of the bending of a second start; the lower objective stays.
-        composed: composed steps on the last levels, coarse to fine, in place of coarse levels
-            (composed.py).
+        steps: composed ones, as in `register_variational`; none where nothing is said.
     """
 
     bending: float = 1.0
@@ -48,7 +46,7 @@ class Setting:
     fewer: int = 0
     iterations: tuple[int, ...] | None = None
     second: float | None = None
-    composed: tuple[int, ...] = ()
+    steps: int | tuple[int, ...] = 0
 
     def objective(self, usual: Objective) -> Objective:
         """The usual one with the changes."""
@@ -76,12 +74,10 @@ def registered(case: Case, setting: Setting) -> torch.Tensor:
         return continued(case, objective, setting.power, levels)
 
     def search(objective: Objective, levels: int, iterations=setting.iterations, start=None):
-        images = case.moving, case.fixed, objective
-        return register_variational(*images, levels, iterations, mask=case.mask, start=start)
+        images, steps = (case.moving, case.fixed, objective), setting.steps
+        more = {"mask": case.mask, "start": start, "steps": steps}
+        return register_variational(*images, levels, iterations, **more)
 
-    if setting.composed:
-        last = iterations_on(LEVELS)[-1]
-        return search(objective, 1, last, start=composed(case, objective, setting.composed))
     found = search(objective, levels)
     if setting.second is None:
         return found
@@ -106,7 +102,7 @@ def continued(case: Case, objective: Objective, power: int, levels: int) -> torc
         images = level.of_moving(moving), level.of_fixed(fixed)
         mask = None if case.mask is None else level.of_fixed(case.mask)
         start = resize(u, level.size)
-        u = register_variational(*images, own, 1, iterations, mask=mask, start=start)
+        u = register_variational(*images, own, 1, iterations, mask=mask, start=start, steps=0)
     return u
 
 
@@ -116,7 +112,7 @@ def reached(case: Case, u: torch.Tensor) -> float:
         return case.objective(case.moving, case.fixed, u, case.mask, False).total.item()
 
 
-USUAL = "as shipped"
+USUAL = "no composed steps"  # as slices are registered
 _SEARCHES = {
     USUAL: Setting(),
     "levels equally stiff": Setting(power=0),
@@ -134,7 +130,8 @@ _SEARCHES = {
     "iterations 40, 40, 40": Setting(iterations=FINE),
     "iterations 100, 100, 60": Setting(iterations=LONG),
     "two starts": Setting(second=0.25),
-    "composed start, 100, 50, 10": Setting(composed=(100, 50, 10)),
+    "composed steps 50, 25, 5": Setting(steps=STEPS),
+    "composed steps 100, 50, 10": Setting(steps=(100, 50, 10)),
 }
 WITHIN = {
     **_SEARCHES,

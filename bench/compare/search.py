@@ -1,7 +1,7 @@
 """The settings of `diffreg register` and their neighbours, chosen on other people's pairs.
 
     python bench/compare/search.py run --data DIR
-    python bench/compare/search.py run --data DIR --group "heads, 1 mm" --setting "as shipped"
+    python bench/compare/search.py run --data DIR --group "heads, 1 mm" --setting "bending / 2"
     python bench/compare/search.py table
 
 `run` registers every pair of the groups with every setting (family.py), appends one line of JSON

@@ -145,7 +145,7 @@ def lines_of(cells: Iterable[Iterable[str]]) -> list[str]:
 
 def summary(groups: Mapping[str, Row]) -> list[str]:
     """What choosing gains, a line for each group and kind of choice."""
-    head = ["pairs (people)", "as shipped", "chosen of", "chosen", "minus as shipped"]
+    head = ["pairs (people)", USUAL, "chosen of", "chosen", "minus it"]
     rows = [[*head, "CPU s, shipped", "chosen", "how often which"]]
     for group, found in groups.items():
         usual = found["settings"][0]["mean"]
@@ -165,7 +165,7 @@ def summary(groups: Mapping[str, Row]) -> list[str]:
 
 def table(found: Row) -> list[str]:
     """Every setting of a group."""
-    head = ["setting", "accuracy", "minus as shipped", "objective", "minus as shipped"]
+    head = ["setting", "accuracy", "minus the first", "objective", "minus the first"]
     rows = [[*head, "CPU s", "folded cells", "smallest determinant"]]
     for row in found["settings"]:
         mean, less = row["mean"], row["minus_shipped"]

@@ -26,7 +26,7 @@ PRESETS = (
     "paper",
 )
 # What --checkpoint leaves to none of these.
-OPTIONS = ("preset", "similarity", "weights", "levels", "iterations")
+OPTIONS = ("preset", "similarity", "weights", "levels", "iterations", "steps")
 
 
 def add_minimised(command: argparse.ArgumentParser) -> None:
@@ -65,6 +65,13 @@ def add_minimised(command: argparse.ArgumentParser) -> None:
         metavar="N|N,N,...",
         help="at most, on each level, or from coarse to fine, the last of the finest level and the "
         "first of all coarser ones (40,40,20)",
+    )
+    command.add_argument(
+        "--steps",
+        type=_steps,
+        metavar="N|N,N,...",
+        help="composed steps with which levels begin, told as iterations are, 0: none (50,25,5 of "
+        "volumes, 0 of slices and from a start)",
     )
 
 
@@ -105,7 +112,7 @@ def minimised_of(options: argparse.Namespace) -> dict[str, Any]:
 
     parts = {name: given.get(name) for name in ("preset", "similarity", "weights")}
     Goal(**parts).checked()
-    schedule_of(options.levels, options.iterations)
+    schedule_of(options.levels, options.iterations, options.steps)
     return given
 
 
@@ -217,11 +224,19 @@ def _whole(text: str) -> int:
 
 
 def _iterations(text: str) -> int | tuple[int, ...]:
+    return _of_levels(text, 1, "40,40,20")
+
+
+def _steps(text: str) -> int | tuple[int, ...]:
+    return _of_levels(text, 0, "50,25,5")
+
+
+def _of_levels(text: str, least: int, example: str) -> int | tuple[int, ...]:
     parts = text.split(",")
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) >= least for part in parts):
         raise argparse.ArgumentTypeError(
-            "must be a whole number from 1, or several, from coarse to fine, such as 40,40,20, got "
-            f"{text!r}"
+            f"must be a whole number from {least}, or several, from coarse to fine, such as "
+            f"{example}, got {text!r}"
         )
     numbers = tuple(int(part) for part in parts)
     return numbers if len(numbers) > 1 else numbers[0]

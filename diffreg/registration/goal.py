@@ -16,7 +16,7 @@ from diffreg.registration.contrast import Choice, choose
 from diffreg.registration.pyramid import possible_levels
 from diffreg.registration.result import SAME_CONTRAST
 from diffreg.registration.terms import changed
-from diffreg.registration.variational import LEVELS, iterations_on
+from diffreg.registration.variational import LEVELS, iterations_on, steps_on
 
 LARGEST = 1e30  # of a similarity's factors: single precision ends at 3e38
 
@@ -128,51 +128,68 @@ def with_proportions(objective: Objective, fixed: Image) -> Objective:
 
 
 class Schedule(NamedTuple):
-    """How many levels, and iterations at most: on each, or the last ones' from coarse to fine."""
+    """How many levels, iterations at most, and composed steps before them.
+
+    One number of all levels, or the last ones' from coarse to fine; None: the usual ones.
+    """
 
     levels: int = LEVELS
-    iterations: int | tuple[int, ...] | None = None  # the usual ones
+    iterations: int | tuple[int, ...] | None = None
+    steps: int | tuple[int, ...] | None = None
 
-    def on(self, shape: Sequence[int]) -> tuple[int, int | tuple[int, ...]]:
-        """For an image of this shape (*S), which may bear fewer levels: a number for each."""
+    def on(self, shape: Sequence[int]) -> Schedule:
+        """For an image of this shape (*S), which may bear fewer levels: nothing is None."""
         levels = possible_levels(shape, self.levels)
-        each = iterations_on(levels, self.iterations)
-        return levels, each[0] if len(set(each)) == 1 else tuple(each)
+        steps = steps_on(levels, len(shape), self.steps)
+        iterations = iterations_on(levels, self.iterations, any(steps))
+        return Schedule(levels, _one(iterations), _one(steps))
 
 
-def schedule_of(levels: Any = None, iterations: Any = None) -> Schedule:
-    """Levels and iterations as they were asked for.
+def schedule_of(levels: Any = None, iterations: Any = None, steps: Any = None) -> Schedule:
+    """Levels, iterations and composed steps as they were asked for.
 
     Args:
         levels: a whole number from 1; None: the usual ones.
         iterations: a whole number from 1, or several, from coarse to fine, the last of the finest
             level and the first of all coarser ones; None: the usual ones
             (`diffreg.registration.variational.iterations_on`).
+        steps: composed ones, likewise, from 0 (`diffreg.registration.variational.steps_on`).
 
     Raises:
-        TypeError, ValueError: something else, or more iterations than levels.
+        TypeError, ValueError: something else, or more numbers than levels.
 
     Example:
         >>> from diffreg.registration.goal import schedule_of
-        >>> schedule_of(4, (40, 30)).on((256, 256))
-        (4, (40, 40, 40, 30))
+        >>> schedule_of(4, (40, 30)).on((256, 256)).iterations
+        (40, 40, 40, 30)
     """
     levels = LEVELS if levels is None else _whole("levels", levels)
-    if iterations is None:
-        return Schedule(levels)
-    if isinstance(iterations, str) or not isinstance(iterations, Sequence):
-        return Schedule(levels, _whole("iterations", iterations))
-    if not 1 <= len(iterations) <= levels:
+    at_most = _numbers("iterations", iterations, levels, 1)
+    return Schedule(levels, at_most, _numbers("steps", steps, levels, 0))
+
+
+def _numbers(name: str, given: Any, levels: int, least: int) -> int | tuple[int, ...] | None:
+    """One number, or several, at most one a level."""
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        return _whole(name, given, least)
+    if not 1 <= len(given) <= levels:
         raise ValueError(
-            f"iterations must be one number, or from 1 to {levels}, as there are levels, from "
-            f"coarse to fine, got {list(iterations)}"
+            f"{name} must be one number, or from 1 to {levels}, as there are levels, from "
+            f"coarse to fine, got {list(given)}"
         )
-    return Schedule(levels, tuple(_whole("iterations of a level", n) for n in iterations))
+    return tuple(_whole(f"{name} of a level", number, least) for number in given)
 
 
-def _whole(name: str, number: Any) -> int:
-    """A whole number from 1."""
+def _whole(name: str, number: Any, least: int = 1) -> int:
+    """A whole number from the least one."""
     check_type(name, number, int)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
     return int(number)
+
+
+def _one(each: Sequence[int]) -> int | tuple[int, ...]:
+    """The number of all levels, where they have one."""
+    return each[0] if len(set(each)) == 1 else tuple(each)

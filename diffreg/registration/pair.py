@@ -65,6 +65,7 @@ def register(
     trained_on: Voxels | None = None,
     contrast_free: bool = False,
     start: Any = None,
+    steps: int | Sequence[int] | None = None,
 ) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
@@ -98,7 +99,7 @@ def register(
         levels: of the variational method, at most; None: 6. A small image bears fewer.
         iterations: of the variational method, at most: on each level, or several, from coarse to
             fine, the last of the finest level, the first of all coarser ones; None: (40, 40, 20),
-            and 60 on each of fewer than three levels.
+            and 60 on each of fewer than three levels of slices, of a single one of volumes.
         progress: of the variational method and the refinement.
         both_ways: register fixed onto moving too, for the inverse consistency among the metrics.
         guarantee: repair the displacement where it folds (`diffreg.fields.make_diffeomorphic`).
@@ -135,6 +136,9 @@ def register(
             first one first. Where it has a field, which is smoothed where it folds, the variational
             method goes on from there on the images' own grid alone, by 60 iterations where
             `iterations` is None. Of fields alone the nearest affine map is the affine start.
+        steps: of the variational method, composed steps (`diffreg.registration.composed`) with
+            which levels begin, told as iterations are, 0: none. None: (50, 25, 5) of volumes, 0 of
+            slices and from a start that has a field.
 
     Returns:
         The registration.
@@ -162,7 +166,7 @@ def register(
         beside = {"preset": preset, "weights": weights, "also": also or None}
         _check_free({**beside, "landmarks": landmarks})
     goal = Goal(objective, preset, similarity if network is None else None, weights).checked()
-    schedule, place = schedule_of(levels, iterations), device_named(device)
+    schedule, place = schedule_of(levels, iterations, steps), device_named(device)
     pair = _images(moving, fixed, fixed_mask, moving_mask)
     channels = [Channel.checked(k, given, pair) for k, given in enumerate(also, start=1)]
     points = None if landmarks is None else Landmarks.checked(landmarks, pair.fixed)
@@ -176,7 +180,7 @@ def register(
         begin = known_start(start, pair)
     if begin.displacement is not None:
         _check_goes_on(network, levels, both_ways)
-        schedule = schedule_of(1, iterations)
+        schedule = schedule_of(1, iterations, steps or 0)
     prepared = pair.prepared(normalization, begin.matrix)
     result: Registration | ValueError
     if network is None:

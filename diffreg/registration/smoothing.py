@@ -11,8 +11,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffreg.registration.unfolded import bounds_of, is_unfolded
-from diffreg.registration.variational import START_DETERMINANT
+from diffreg.registration.unfolded import START_DETERMINANT, bounds_of, is_unfolded
 
 ATTEMPTS = 8  # at each radius, from 1 voxel on, twice as many each time
 

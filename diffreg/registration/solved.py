@@ -52,7 +52,8 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     choice = chosen(prepared, search.goal)
     goal = with_proportions(choice.objective, prepared.fixed)
     stack = stacked(prepared, [channel.prepared(prepared) for channel in search.channels])
-    levels, iterations = search.schedule.on(prepared.fixed.shape)
+    schedule = search.schedule.on(prepared.fixed.shape)
+    levels, iterations, steps = schedule
     began, begin = {}, None
     if search.start is not None:
         began = {"start": measured(prepared, search.start)}
@@ -69,6 +70,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
             start=begin,
             channels=weights if search.channels else None,
             landmarks=points and points.in_voxels(prepared.fixed, prepared.affine, back),
+            steps=steps,
             counts=counts,
         )
         return found.to("cpu")
@@ -81,7 +83,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     inverse = solve(stack.turned, back=True) if ending.both_ways else None
     found = Found("variational", "+".join(goal.similarity), seconds)
     result = finished(prepared, displacement, inverse, found, ending)
-    objective = described(goal, levels=levels, iterations=iterations) | _channels(search)
+    objective = described(goal, **schedule._asdict()) | _channels(search)
     beside = began | _beside(result, search)
     result.metrics.update(objective=objective, descent=counted, **beside)
     if choice.metrics:

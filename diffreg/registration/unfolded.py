@@ -19,6 +19,8 @@ from diffreg.ops import jacobian_determinant
 SMALLEST_DETERMINANT = 1e-3
 KEPT = 0.2  # of a cell's bound, what a step must leave
 REACH = 3  # voxels over which a step is shortened about a cell, one more with every attempt
+# What a start that folds is repaired to: at the distance that steps keep from 0 none would be left.
+START_DETERMINANT = 0.2
 ATTEMPTS = 6
 MOST = 1 / 50  # of all cells: where a step fails in more, all of it is too long
 

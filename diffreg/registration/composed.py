@@ -1,0 +1,90 @@
+"""Composed, smoothed steps, as greedy and ANTs take them: how a level may begin.
+
+    d = -h g / max |g|          g: gradient of the similarity alone, smoothed by 1.73 voxels
+    u <- u o (id + d) + d       smoothed by 0.71 voxels
+
+No energy of u holds it back, a step is judged by what it adds; so volumes find their way to better
+minima than by the objective's own steps from coarse to fine. h falls from a voxel to a tenth of it.
+A step is a voxel long however little there is to gain: what they came to is kept where the images
+agree better than before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffreg.ops import warp
+from diffreg.registration.descent import ValueAndGradient
+from diffreg.registration.smoothing import smoothed
+
+OF_STEP, OF_WHOLE = 3**0.5, 0.5**0.5  # standard deviations, voxels: greedy's
+LAST = 0.1  # voxels, the longest vector of the last step
+LEAST = 0.05  # of a standard deviation that does anything
+
+
+def composed(
+    similarity: ValueAndGradient, u: Tensor, count: int, spacing: Sequence[float]
+) -> Tensor:
+    """The displacement after so many steps, without a fold, or the one before where it is no worse.
+
+    Args:
+        similarity: called with a displacement -> what is to fall, and its gradient.
+        u: displacement (1, D, *S), voxels, to begin with.
+        count: steps, from 1.
+        spacing: lengths of a voxel, of which the shortest axis's is the unit of the smoothing: a
+            thick slice is smoothed across less.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.registration.composed import composed
+        >>> total = lambda u: (u.sum(), torch.ones_like(u))
+        >>> composed(total, torch.zeros(1, 2, 8, 8), 1, (1, 1))[0, :, 4, 4]
+        tensor([-0.7071, -0.7071])
+    """
+    voxels = [min(spacing) / length for length in spacing]
+    start, values = u, []
+    for k in range(count):
+        value, gradient = similarity(u)
+        values.append(value)
+        gradient = blurred(gradient, [OF_STEP * part for part in voxels])
+        square = gradient.square().sum(1).max().clamp(min=torch.finfo(u.dtype).tiny)
+        length = 1 - (1 - LAST) * k / max(1, count - 1)
+        step = gradient.mul_(-length / square.sqrt())
+        u = blurred(warp(u, step, padding="border").add_(step), [OF_WHOLE * v for v in voxels])
+    u = smoothed(u)
+    return u if bool(similarity(u)[0] < values[0]) else start
+
+
+def blurred(field: Tensor, deviations: Sequence[float]) -> Tensor:
+    """By a Gaussian along each axis, the border repeated: sums in one order, unlike convolutions'.
+
+    Args:
+        field: (1, D, *S).
+        deviations: standard deviation along each axis, voxels.
+
+    Example:
+        >>> import torch
+        >>> from diffreg.registration.composed import blurred
+        >>> blurred(torch.eye(3).expand(1, 2, 3, 3), (1, 0))[0, 0, 1]
+        tensor([0.3005, 0.3991, 0.3005])
+    """
+    dimensions = len(deviations)
+    for axis, deviation in enumerate(deviations):
+        if deviation < LEAST:
+            continue
+        reach = max(1, round(3 * deviation))
+        shares = [math.exp(-(place**2) / (2 * deviation**2)) for place in range(reach + 1)]
+        middle, *sides = (share / (2 * sum(shares) - shares[0]) for share in shares)
+        border = [0] * (2 * dimensions)
+        border[2 * (dimensions - 1 - axis)] = border[2 * (dimensions - 1 - axis) + 1] = reach
+        wider, size = F.pad(field, border, mode="replicate"), field.shape[2 + axis]
+        field = wider.narrow(2 + axis, reach, size) * middle
+        for place, share in enumerate(sides, start=1):
+            for first in (reach - place, reach + place):
+                field.add_(wider.narrow(2 + axis, first, size), alpha=share)
+    return field
