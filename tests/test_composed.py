@@ -87,6 +87,11 @@ def test_more_is_found_than_without():
     assert reached[0] > reached[1] > reached[2]
 
 
+def test_what_has_no_weight_does_not_pull():
+    energies = Objective("ncc", weights=Weights(0, 1, 1, 1))
+    assert not register_variational(MOVING, FIXED, energies, levels=1, iterations=1).any()
+
+
 def test_slices_begin_without():
     images = MOVING[..., 10], FIXED[..., 10]
     usual = register_variational(*images, iterations=5)

@@ -170,6 +170,7 @@ MANIFEST = ("register", "pairs.csv", "-o", "out")
             "must be a whole number from 1, or several, from coarse",
         ),
         (("--iterations", "-3"), "argument --iterations: "),
+        (("--steps", "5,x"), "argument --steps: must be a whole number from 0, or several"),
     ],
 )
 def test_an_option_that_is_none_is_one_line(words, message, capsys):
@@ -187,6 +188,8 @@ def test_an_option_that_is_none_is_one_line(words, message, capsys):
         (("--iterations", "5,5", "--levels", "1"), "one number, or from 1 to 1"),
         (("--preset", "paper", "--checkpoint", "c.pt"), "--preset is of the variational method"),
         (("--levels", "2", "--checkpoint", "c.pt"), "--levels is of the variational method"),
+        (("--steps", "5,5", "--levels", "1"), "steps must be one number, or from 1 to 1"),
+        (("--steps", "0", "--checkpoint", "c.pt"), "--steps is of the variational method"),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_read_or_made(
@@ -208,15 +211,16 @@ WORDS = ("--preset", "paper", "--similarity", "ncc=1,lncc=.2", "--weights", "50,
 
 
 def test_the_command_line_says_it_all(folder, capsys):
-    assert main([*PAIR, *WORDS, "--iterations", "4,3"]) == 0
+    assert main([*PAIR, *WORDS, "--iterations", "4,3", "--steps", "2,1"]) == 0
     said = capsys.readouterr().err.splitlines()[0]
     assert said == "no --checkpoint: the variational method with the preset paper, ncc + 0.2 lncc"
     found = json.loads((folder / "out/metrics.json").read_text())["objective"]
     assert found["similarity"] == {"ncc": 1, "lncc": 0.2} and found["preset"] == "paper"
     assert list(found["weights"].values()) == [50, 1, 20, 2]
-    assert (found["levels"], found["iterations"]) == (2, [4, 3])
+    assert (found["levels"], found["iterations"], found["steps"]) == (2, [4, 3], [2, 1])
     page = (folder / "out/report.html").read_text()
-    assert "2 levels, at most 4, 3 iterations, from coarse to fine" in page
+    said = "2 levels, at most 4, 3 iterations, from coarse to fine, after 2, 1 composed steps"
+    assert said in page
     assert "similarity ncc + 0.2 lncc (preset paper)" in page
 
 
@@ -234,6 +238,8 @@ def test_a_manifest_takes_them_and_asks_again_where_they_change(folder, capsys):
     assert main([*words, "5"]) == 0
     assert "complete" not in capsys.readouterr().err
     assert json.loads(file.read_text())["objective"]["iterations"] == 5
+    assert main([*words, "5", "--steps", "1"]) == 0
+    assert json.loads(file.read_text())["objective"]["steps"] == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
 
 `run` registers every pair of the groups with every setting (family.py), appends one line of JSON
 each to --runs and goes on where it was stopped. `table` chooses a setting for each person on the
-others, and writes bench/results/variational_search.{json,md}. DIR is the folder of docs/data.md.
+others, and writes bench/results/variational_search.{json,md}, or NAME.{json,md} by --name. DIR is
+the folder of docs/data.md.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from family import ACROSS, FEW_EDGES, OTHERS, WITHIN, Setting, reached, register
 from search_cases import ACROSS as GROUPS_ACROSS
 from search_cases import FEW_EDGES as GROUPS_FEW_EDGES
 from search_cases import READERS, Case
-from search_table import write_results
+from search_table import NAME, write_results
 
 from diffreg.fields import fold_certificate
 
@@ -91,6 +92,7 @@ def parsed() -> argparse.Namespace:
         "--setting", choices=WITHIN | OTHERS | ACROSS | FEW_EDGES, nargs="+", default=[]
     )
     table = commands.add_parser("table", help="choose, and write the results")
+    table.add_argument("--name", default=NAME, help=f"of the files in bench/results ({NAME})")
     for command in (run, table):
         lines = ROOT / "build" / "variational_search.jsonl"
         command.add_argument("--runs", type=Path, default=lines)
@@ -101,7 +103,7 @@ def main() -> None:
     options = parsed()
     torch.set_num_threads(1)
     if options.command == "table":
-        return write_results(journal.read_some(options.runs, key).values())
+        return write_results(journal.read_some(options.runs, key).values(), name=options.name)
     if not (options.data / "volumes" / "pairs.csv").exists():
         print(f"skipped: there is no volumes/pairs.csv in {options.data}")
         return

@@ -13,10 +13,12 @@ from search_cases import READERS
 from summary import interval
 
 from diffreg.benchmark.run import machine
+from diffreg.registration.variational import STEPS
 
 RESULTS = Path(__file__).parents[1] / "results"
 FAMILY = WITHIN | OTHERS | ACROSS | FEW_EDGES
 AS_LONG = 1.25  # times the shipped setting's CPU seconds: what counts as no slower
+NAME = "variational_search"
 MEASURES = ("score", "dice", "error", "objective", "cpu_s")
 Runs = dict[str, dict]  # pair -> run
 Row = dict[str, Any]
@@ -24,17 +26,18 @@ ABOUT = f"""\
 # The settings of `register`, and their neighbours
 
 Written by bench/compare/search.py. Every pair is registered with every setting, each of which
-changes a thing or two of what `register` does where nothing is said ("{USUAL}"); q is how many of
-the finest voxels a level's is long, whose fourth power the bending of a level is multiplied by, as
-shipped. Images are prepared as by `register`; pairs are on one grid, without an affine start.
-Numbers of iterations are those of the finest three levels; where an image bears two, of those (60
-each, as shipped). "Two starts": from a registration with a quarter of the bending as well, on the
-finest level; the lower objective stays. "One level fewer" is without the coarsest. "Composed
-start": so many steps as greedy takes them on each level, then the finest level's 20 iterations.
+changes a thing or two of what `register` does with slices where nothing is said ("{USUAL}"). What
+it does with volumes is "composed steps {", ".join(map(str, STEPS))}", and was the first until 30
+November 2026. q is how many of the finest voxels a level's is long, whose fourth power the bending
+of a level is multiplied by. Images are prepared as by `register`; pairs are on one grid, without an
+affine start. Numbers of iterations and of composed steps are those of the finest three levels;
+where an image bears two, of those (60 iterations each where there are no composed steps). "Two
+starts": from a registration with a quarter of the bending as well, on the finest level; the lower
+objective stays. "One level fewer" is without the coarsest.
 
 Accuracy is the Dice of the labels that both images have (heads 130, in slices those of 20 voxels or
 more), and of MR / simulated CT minus the mean error of the displacement in the body, voxels. The
-objective is the shipped one's for all, without the price of leaving. Means over people, 95 %
+objective is that of the first for all, without the price of leaving. Means over people, 95 %
 bootstrap intervals over them; of fewer than five there is none. A person's setting is **chosen** on
 all others: the most accurate one, or the most accurate of those that take {AS_LONG} times the CPU
 seconds of the shipped one at most. CPU seconds are of the search alone, on one thread of a machine
@@ -186,12 +189,12 @@ def page(results: Row) -> str:
     return "\n".join(parts) + "\n"
 
 
-def write_results(runs: Iterable[dict], to: Path = RESULTS) -> None:
-    """variational_search.json and .md in `to`, whose groups that were not run again stay."""
-    file, about = to / "variational_search.json", machine("cpu")
+def write_results(runs: Iterable[dict], to: Path = RESULTS, name: str = NAME) -> None:
+    """NAME.json and .md in `to`, whose groups that were not run again stay."""
+    file, about = to / f"{name}.json", machine("cpu")
     of = {name: about[name] for name in ("commit", "processor")}
     groups = json.loads(file.read_text())["groups"] if file.exists() else {}
     groups |= {group: of | group_of(settings) for group, settings in complete(runs).items()}
     results = {"groups": {group: groups[group] for group in READERS if group in groups}}
     file.write_text(json.dumps(results, indent=1) + "\n")
-    (to / "variational_search.md").write_text(page(results))
+    (to / f"{name}.md").write_text(page(results))

@@ -290,11 +290,11 @@ def _register_pair(
             value, gradient = similar(u)
             return value + add_leaving(u, gradient, strength, extent), gradient
 
-        goal, regulariser = pinned(value_and_gradient, pins, start, spacing, own.weights)
         if steps:
-            alone = changed(own, own.similarity, Weights(1, 0, 0, 0))
-            pull = value_and_gradient_of(alone, *images, weights, each)
-            start = composed(pull, start, steps, spacing)
+            alone = changed(own, own.similarity, Weights(own.weights.similarity, 0, 0, 0))
+            of_similarity = value_and_gradient_of(alone, *images, weights, each)
+            start = composed(of_similarity, start, steps, spacing)
+        goal, regulariser = pinned(value_and_gradient, pins, start, spacing, own.weights)
         found = minimise(goal, start, regulariser, iterations, report_level, counts)
         displacement = found.sub_(offset)
     return displacement
