@@ -1,5 +1,6 @@
 """The table of a network that knows no contrast, and the contrast that it is tried on."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -50,3 +51,16 @@ def test_the_table_has_means_the_worst_and_the_pairs_that_fold(tmp_path):
         "| prostate | 2 | network | 0.500 | 0.250 | 2.50 |  | 0.25 | 1 | 2.0 |",
         "| heads | 1 | before | 0.400 | 0.400 |  |  | 0 | 0 |  |",
     ]
+
+
+def test_nothing_has_an_affine_start(tmp_path, monkeypatch):
+    """What the cards say of their figures."""
+    seen, pair = [], labelled.Pair("heads", *[tmp_path / name for name in "abcd"])
+    monkeypatch.setattr(across, "ours", lambda _, words, __: (seen.append(words), (None, {}))[1])
+    monkeypatch.setattr(across, "cases", lambda *_: [("heads", pair)])
+    monkeypatch.setattr(across, "no_displacement", lambda _: None)
+    monkeypatch.setattr(across, "fit", lambda *_: {})
+    monkeypatch.setattr(across, "certified", lambda _: {})
+    options = {"out": tmp_path / "out.jsonl", "methods": (), "checkpoint": "lunet-any"}
+    across.run(argparse.Namespace(**options))
+    assert len(seen) == 5 and all(words[:2] == ("--affine", "none") for words in seen)

@@ -14,7 +14,8 @@ from diffreg.data.prepare import prepare
 from diffreg.losses import PRESETS, Objective
 from diffreg.ops import Weights
 from diffreg.registration import register, register_variational
-from diffreg.registration.goal import Goal, Schedule, check_mapping, chosen, schedule_of
+from diffreg.registration.goal import Goal, check_mapping, chosen
+from diffreg.registration.schedule import Schedule, schedule_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NCC = Objective("ncc")
@@ -105,12 +106,12 @@ def test_volumes_begin_with_composed_steps():
     assert schedule_of().on((160, 160, 160)) == (4, (40, 40, 40, 20), (50, 50, 25, 5))
     assert schedule_of().on((40, 64, 40)) == (2, (40, 20), (25, 5))
     assert schedule_of(1).on((64, 64, 64)) == (1, 60, 5)
-    assert schedule_of(steps=0).on((40, 64, 40)) == (2, 60, 0)
-    assert schedule_of(steps=(9, 0)).on((64, 64)) == (3, (40, 40, 20), (9, 9, 0))
-    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
-        schedule_of(steps=-1)
-    with pytest.raises(ValueError, match="steps must be one number, or from 1 to 2"):
-        schedule_of(2, steps=(1, 2, 3))
+    assert schedule_of(composed_steps=0).on((40, 64, 40)) == (2, 60, 0)
+    assert schedule_of(composed_steps=(9, 0)).on((64, 64)) == (3, (40, 40, 20), (9, 9, 0))
+    with pytest.raises(ValueError, match="composed_steps must be at least 0, got -1"):
+        schedule_of(composed_steps=-1)
+    with pytest.raises(ValueError, match="composed_steps must be one number, or from 1 to 2"):
+        schedule_of(2, composed_steps=(1, 2, 3))
 
 
 def test_the_method_takes_the_iterations_that_are_told():
@@ -170,7 +171,10 @@ MANIFEST = ("register", "pairs.csv", "-o", "out")
             "must be a whole number from 1, or several, from coarse",
         ),
         (("--iterations", "-3"), "argument --iterations: "),
-        (("--steps", "5,x"), "argument --steps: must be a whole number from 0, or several"),
+        (
+            ("--composed-steps", "5,x"),
+            "argument --composed-steps: must be a whole number from 0, or several",
+        ),
     ],
 )
 def test_an_option_that_is_none_is_one_line(words, message, capsys):
@@ -188,8 +192,14 @@ def test_an_option_that_is_none_is_one_line(words, message, capsys):
         (("--iterations", "5,5", "--levels", "1"), "one number, or from 1 to 1"),
         (("--preset", "paper", "--checkpoint", "c.pt"), "--preset is of the variational method"),
         (("--levels", "2", "--checkpoint", "c.pt"), "--levels is of the variational method"),
-        (("--steps", "5,5", "--levels", "1"), "steps must be one number, or from 1 to 1"),
-        (("--steps", "0", "--checkpoint", "c.pt"), "--steps is of the variational method"),
+        (
+            ("--composed-steps", "5,5", "--levels", "1"),
+            "composed_steps must be one number, or from 1 to 1",
+        ),
+        (
+            ("--composed-steps", "0", "--checkpoint", "c.pt"),
+            "--composed_steps is of the variational method",
+        ),
     ],
 )
 def test_a_mistake_is_found_before_anything_is_read_or_made(
@@ -211,13 +221,13 @@ WORDS = ("--preset", "paper", "--similarity", "ncc=1,lncc=.2", "--weights", "50,
 
 
 def test_the_command_line_says_it_all(folder, capsys):
-    assert main([*PAIR, *WORDS, "--iterations", "4,3", "--steps", "2,1"]) == 0
+    assert main([*PAIR, *WORDS, "--iterations", "4,3", "--composed-steps", "2,1"]) == 0
     said = capsys.readouterr().err.splitlines()[0]
     assert said == "no --checkpoint: the variational method with the preset paper, ncc + 0.2 lncc"
     found = json.loads((folder / "out/metrics.json").read_text())["objective"]
     assert found["similarity"] == {"ncc": 1, "lncc": 0.2} and found["preset"] == "paper"
     assert list(found["weights"].values()) == [50, 1, 20, 2]
-    assert (found["levels"], found["iterations"], found["steps"]) == (2, [4, 3], [2, 1])
+    assert (found["levels"], found["iterations"], found["composed_steps"]) == (2, [4, 3], [2, 1])
     page = (folder / "out/report.html").read_text()
     said = "2 levels, at most 4, 3 iterations, from coarse to fine, after 2, 1 composed steps"
     assert said in page
@@ -238,8 +248,8 @@ def test_a_manifest_takes_them_and_asks_again_where_they_change(folder, capsys):
     assert main([*words, "5"]) == 0
     assert "complete" not in capsys.readouterr().err
     assert json.loads(file.read_text())["objective"]["iterations"] == 5
-    assert main([*words, "5", "--steps", "1"]) == 0
-    assert json.loads(file.read_text())["objective"]["steps"] == 1
+    assert main([*words, "5", "--composed-steps", "1"]) == 0
+    assert json.loads(file.read_text())["objective"]["composed_steps"] == 1
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_a_field_is_gone_on_from(images):
     assert began["folded_percent"] == 0
     assert f"start: given, with a field: NCC {began['ncc']:.3f}" in repr(more)
     assert more.metrics["objective"]["levels"] == 1 and more.metrics["objective"]["iterations"] == 3
-    nothing = diffreg.register(*images, affine=done.affine, levels=1, iterations=3, steps=0)
+    nothing = diffreg.register(
+        *images, affine=done.affine, levels=1, iterations=3, composed_steps=0
+    )
     assert more.metrics["after"]["ncc"] > nothing.metrics["after"]["ncc"] + 1e-4
 
 

@@ -74,7 +74,7 @@ def test_the_objective_is_what_was_minimised():
         "spacing": pytest.approx([1.0, 4 / 3]),
         "levels": 2,  # of 36 voxels, three levels would leave 9
         "iterations": 4,
-        "steps": 0,
+        "composed_steps": 0,
     }
     words = in_words(found)
     assert words["objective"] == "similarity ncc + 0.2 lncc"

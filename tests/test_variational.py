@@ -285,8 +285,16 @@ IMAGE = torch.zeros(1, 1, 20, 24)
         ((IMAGE, IMAGE, None, 1, "20"), ValueError, "must be whole numbers from 1, got 1, 20"),
         ((IMAGE, IMAGE, None, 1, (3, 2.5)), ValueError, r"must be whole numbers .* got 1, \(3, 2"),
         ((IMAGE, IMAGE, None, 1, []), ValueError, r"must be whole numbers from 1, got 1, \[\]"),
-        ((*(IMAGE, IMAGE, None, 1, 1), *7 * [None], -1), ValueError, "steps .* from 0, got -1"),
-        ((*(IMAGE, IMAGE, None, 1, 1), *7 * [None], []), ValueError, r"steps .* from 0, got \[\]"),
+        (
+            (*(IMAGE, IMAGE, None, 1, 1), *7 * [None], -1),
+            ValueError,
+            "composed_steps .* from 0, got -1",
+        ),
+        (
+            (*(IMAGE, IMAGE, None, 1, 1), *7 * [None], []),
+            ValueError,
+            r"composed_steps .* from 0, got \[\]",
+        ),
         ((IMAGE, IMAGE, None, 1, 1, IMAGE[0]), ValueError, r"mask must be .* got \[1, 20, 24\]"),
     ],
 )

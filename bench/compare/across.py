@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 from contrasts import simulated
 from labelled import Pair, certified, fit, read_pairs
-from registering import ours
+from registering import ALWAYS, ours
 from slice_pairs import head_slices, heart_slices, write_slices
 
 # SET -> what the moving image of is simulated, in another contrast.
@@ -35,7 +35,7 @@ SLICES = (
 
 
 def methods(checkpoint: str) -> dict[str, tuple[str, ...]]:
-    """Words of `diffreg register`, by name."""
+    """Words of `diffreg register`, by name; none has an affine start."""
     network = ("--checkpoint", checkpoint)
     return {
         "network": network,
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
                 u, cost = no_displacement(pair), {}
                 if words is not None:
                     with tempfile.TemporaryDirectory() as results:
-                        u, cost = ours(pair, words, Path(results))
+                        u, cost = ours(pair, (*ALWAYS, *words), Path(results))
                 found = fit(pair, u) | certified(u) | cost
                 found.pop("dice_labels", None)
                 row = {"set": name, "pair": pair.name, "method": method, **found}

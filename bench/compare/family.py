@@ -15,7 +15,7 @@ from diffreg.losses import PRESETS, Objective
 from diffreg.ops import Weights
 from diffreg.registration import register_variational
 from diffreg.registration.pyramid import levels_of, possible_levels
-from diffreg.registration.variational import LEVELS, STEPS, iterations_on
+from diffreg.registration.schedule import COMPOSED_STEPS, LEVELS, iterations_on
 
 FAST, LONG, FINE = (30, 30, 10), (100, 100, 60), (40, 40, 40)
 
@@ -75,7 +75,7 @@ def registered(case: Case, setting: Setting) -> torch.Tensor:
 
     def search(objective: Objective, levels: int, iterations=setting.iterations, start=None):
         images, steps = (case.moving, case.fixed, objective), setting.steps
-        more = {"mask": case.mask, "start": start, "steps": steps}
+        more = {"mask": case.mask, "start": start, "composed_steps": steps}
         return register_variational(*images, levels, iterations, **more)
 
     found = search(objective, levels)
@@ -102,7 +102,9 @@ def continued(case: Case, objective: Objective, power: int, levels: int) -> torc
         images = level.of_moving(moving), level.of_fixed(fixed)
         mask = None if case.mask is None else level.of_fixed(case.mask)
         start = resize(u, level.size)
-        u = register_variational(*images, own, 1, iterations, mask=mask, start=start, steps=0)
+        u = register_variational(
+            *images, own, 1, iterations, mask=mask, start=start, composed_steps=0
+        )
     return u
 
 
@@ -130,7 +132,7 @@ _SEARCHES = {
     "iterations 40, 40, 40": Setting(iterations=FINE),
     "iterations 100, 100, 60": Setting(iterations=LONG),
     "two starts": Setting(second=0.25),
-    "composed steps 50, 25, 5": Setting(steps=STEPS),
+    "composed steps 50, 25, 5": Setting(steps=COMPOSED_STEPS),
     "composed steps 100, 50, 10": Setting(steps=(100, 50, 10)),
 }
 WITHIN = {

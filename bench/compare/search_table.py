@@ -13,7 +13,7 @@ from search_cases import READERS
 from summary import interval
 
 from diffreg.benchmark.run import machine
-from diffreg.registration.variational import STEPS
+from diffreg.registration.schedule import COMPOSED_STEPS
 
 RESULTS = Path(__file__).parents[1] / "results"
 FAMILY = WITHIN | OTHERS | ACROSS | FEW_EDGES
@@ -26,21 +26,21 @@ ABOUT = f"""\
 # The settings of `register`, and their neighbours
 
 Written by bench/compare/search.py. Every pair is registered with every setting, each of which
-changes a thing or two of what `register` does with slices where nothing is said ("{USUAL}"). What
-it does with volumes is "composed steps {", ".join(map(str, STEPS))}", and was the first until 30
-November 2026. q is how many of the finest voxels a level's is long, whose fourth power the bending
-of a level is multiplied by. Images are prepared as by `register`; pairs are on one grid, without an
-affine start. Numbers of iterations and of composed steps are those of the finest three levels;
-where an image bears two, of those (60 iterations each where there are no composed steps). "Two
-starts": from a registration with a quarter of the bending as well, on the finest level; the lower
-objective stays. "One level fewer" is without the coarsest.
+changes a thing or two of what `register` does with slices where nothing is said ("{USUAL}", the
+first of each table). It is what it did with volumes, too, until 30 November 2026; these begin with
+"composed steps {", ".join(map(str, COMPOSED_STEPS))}" since. q is how many of the finest voxels a
+level's is long, whose fourth power the bending of a level is multiplied by. Images are prepared as
+by `register`; pairs are on one grid, without an affine start. Numbers of iterations and of composed
+steps are those of the finest three levels; where an image bears two, of those (60 iterations each
+where there are no composed steps). "Two starts": from a registration with a quarter of the bending
+as well, on the finest level; the lower objective stays. "One level fewer" is without the coarsest.
 
 Accuracy is the Dice of the labels that both images have (heads 130, in slices those of 20 voxels or
 more), and of MR / simulated CT minus the mean error of the displacement in the body, voxels. The
 objective is that of the first for all, without the price of leaving. Means over people, 95 %
 bootstrap intervals over them; of fewer than five there is none. A person's setting is **chosen** on
 all others: the most accurate one, or the most accurate of those that take {AS_LONG} times the CPU
-seconds of the shipped one at most. CPU seconds are of the search alone, on one thread of a machine
+seconds of the first at most. CPU seconds are of the search alone, on one thread of a machine
 with other work.
 """
 
@@ -149,7 +149,7 @@ def lines_of(cells: Iterable[Iterable[str]]) -> list[str]:
 def summary(groups: Mapping[str, Row]) -> list[str]:
     """What choosing gains, a line for each group and kind of choice."""
     head = ["pairs (people)", USUAL, "chosen of", "chosen", "minus it"]
-    rows = [[*head, "CPU s, shipped", "chosen", "how often which"]]
+    rows = [[*head, "CPU s, without", "chosen", "how often which"]]
     for group, found in groups.items():
         usual = found["settings"][0]["mean"]
         for kind, limit in (("chosen", "any"), ("chosen_no_slower", "no slower")):

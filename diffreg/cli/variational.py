@@ -26,7 +26,7 @@ PRESETS = (
     "paper",
 )
 # What --checkpoint leaves to none of these.
-OPTIONS = ("preset", "similarity", "weights", "levels", "iterations", "steps")
+OPTIONS = ("preset", "similarity", "weights", "levels", "iterations", "composed_steps")
 
 
 def add_minimised(command: argparse.ArgumentParser) -> None:
@@ -67,10 +67,10 @@ def add_minimised(command: argparse.ArgumentParser) -> None:
         "first of all coarser ones (40,40,20)",
     )
     command.add_argument(
-        "--steps",
-        type=_steps,
+        "--composed-steps",
+        type=_composed_steps,
         metavar="N|N,N,...",
-        help="composed steps with which levels begin, told as iterations are, 0: none (50,25,5 of "
+        help="steps with which levels begin, told as iterations are, 0: none (50,25,5 of "
         "volumes, 0 of slices and from a start)",
     )
 
@@ -108,11 +108,12 @@ def minimised_of(options: argparse.Namespace) -> dict[str, Any]:
     if options.checkpoint is not None:
         name = next(iter(given))
         raise ValueError(f"--{name} is of the variational method; a network keeps its own")
-    from diffreg.registration.goal import Goal, schedule_of
+    from diffreg.registration.goal import Goal
+    from diffreg.registration.schedule import schedule_of
 
     parts = {name: given.get(name) for name in ("preset", "similarity", "weights")}
     Goal(**parts).checked()
-    schedule_of(options.levels, options.iterations, options.steps)
+    schedule_of(options.levels, options.iterations, options.composed_steps)
     return given
 
 
@@ -227,7 +228,7 @@ def _iterations(text: str) -> int | tuple[int, ...]:
     return _of_levels(text, 1, "40,40,20")
 
 
-def _steps(text: str) -> int | tuple[int, ...]:
+def _composed_steps(text: str) -> int | tuple[int, ...]:
     return _of_levels(text, 0, "50,25,5")
 
 

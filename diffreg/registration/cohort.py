@@ -206,7 +206,7 @@ def _request(pair: Pair, method: Method, network: str, out: Path) -> str:
         [method.similarity, network, method.both_ways, method.guarantee, method.refine],
         [method.fill, method.normalization and astuple(method.normalization)],
         [method.affine, method.search],
-        [method.preset, method.weights, method.levels, method.iterations, method.steps],
+        [method.preset, method.weights, method.levels, method.iterations, method.composed_steps],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -226,7 +226,7 @@ def _one_by_one(jobs: Sequence[Job], method: Method) -> Iterator[tuple[Job, Regi
                     weights=method.weights,
                     levels=method.levels,
                     iterations=method.iterations,
-                    steps=method.steps,
+                    composed_steps=method.composed_steps,
                     affine=method.affine,
                     search=method.search,
                     device=method.device,

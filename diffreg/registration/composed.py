@@ -3,10 +3,10 @@
     d = -h g / max |g|          g: gradient of the similarity alone, smoothed by 1.73 voxels
     u <- u o (id + d) + d       smoothed by 0.71 voxels
 
-No energy of u holds it back, a step is judged by what it adds; so volumes find their way to better
-minima than by the objective's own steps from coarse to fine. h falls from a voxel to a tenth of it.
-A step is a voxel long however little there is to gain: what they came to is kept where the images
-agree better than before.
+No energy of u holds it back, so volumes find their way to better minima than by the objective's own
+steps from coarse to fine. h falls from a voxel of the level to a tenth of it. A step is that long
+however little there is to gain: what they came to is kept where the similarity fell. Landmarks
+count with the similarity. Steps are in voxels, the smoothing is by the shortest axis's length.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from diffreg.ops import warp
 from diffreg.registration.descent import ValueAndGradient
 from diffreg.registration.smoothing import smoothed
+from diffreg.registration.unfolded import is_unfolded
 
 OF_STEP, OF_WHOLE = 3**0.5, 0.5**0.5  # standard deviations, voxels: greedy's
 LAST = 0.1  # voxels, the longest vector of the last step
@@ -30,14 +31,19 @@ LEAST = 0.05  # of a standard deviation that does anything
 def composed(
     similarity: ValueAndGradient, u: Tensor, count: int, spacing: Sequence[float]
 ) -> Tensor:
-    """The displacement after so many steps, without a fold, or the one before where it is no worse.
+    """The displacement after so many steps, or the start where what is to fall did not.
 
     Args:
-        similarity: called with a displacement -> what is to fall, and its gradient.
-        u: displacement (1, D, *S), voxels, to begin with.
-        count: steps, from 1.
+        similarity: called with a displacement -> what is to fall, and its gradient; as often as
+            there are steps, and once more.
+        u: displacement (1, D, *S), voxels, to begin with, without a fold.
+        count: steps.
         spacing: lengths of a voxel, of which the shortest axis's is the unit of the smoothing: a
             thick slice is smoothed across less.
+
+    Source:
+        Steps of a smoothed gradient, smoothed: Avants et al. 2008 (ANTs), Yushkevich et al. 2016
+        (greedy); composed: Vercauteren et al. 2009.
 
     Example:
         >>> import torch
@@ -47,20 +53,23 @@ def composed(
         tensor([-0.7071, -0.7071])
     """
     voxels = [min(spacing) / length for length in spacing]
-    start, values = u, []
+    start, before = u, None
     for k in range(count):
         value, gradient = similarity(u)
-        values.append(value)
-        gradient = blurred(gradient, [OF_STEP * part for part in voxels])
+        before = value if before is None else before
+        gradient = gaussian(gradient, [OF_STEP * part for part in voxels])
+        _, exponent = torch.frexp(gradient.abs().max())  # by a power of two, or squares overflow
+        gradient = torch.ldexp(gradient, -exponent)
         square = gradient.square().sum(1).max().clamp(min=torch.finfo(u.dtype).tiny)
         length = 1 - (1 - LAST) * k / max(1, count - 1)
         step = gradient.mul_(-length / square.sqrt())
-        u = blurred(warp(u, step, padding="border").add_(step), [OF_WHOLE * v for v in voxels])
+        u = gaussian(warp(u, step, padding="border").add_(step), [OF_WHOLE * v for v in voxels])
     u = smoothed(u)
-    return u if bool(similarity(u)[0] < values[0]) else start
+    kept = before is not None and bool(similarity(u)[0] < before) and is_unfolded(u)
+    return u if kept else start
 
 
-def blurred(field: Tensor, deviations: Sequence[float]) -> Tensor:
+def gaussian(field: Tensor, deviations: Sequence[float]) -> Tensor:
     """By a Gaussian along each axis, the border repeated: sums in one order, unlike convolutions'.
 
     Args:
@@ -69,8 +78,8 @@ def blurred(field: Tensor, deviations: Sequence[float]) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from diffreg.registration.composed import blurred
-        >>> blurred(torch.eye(3).expand(1, 2, 3, 3), (1, 0))[0, 0, 1]
+        >>> from diffreg.registration.composed import gaussian
+        >>> gaussian(torch.eye(3).expand(1, 2, 3, 3), (1, 0))[0, 0, 1]
         tensor([0.3005, 0.3991, 0.3005])
     """
     dimensions = len(deviations)

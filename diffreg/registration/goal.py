@@ -1,11 +1,10 @@
-"""What the variational method minimises and how long: a preset, its parts, or as contrasts say."""
+"""What the variational method minimises: a preset, its parts, or as the contrasts say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffreg.data.comparable import check_type
 from diffreg.data.geometry import Image
 from diffreg.data.prepare import Prepared, relative_spacing
 from diffreg.losses import PRESETS, SIMILARITIES, Objective
@@ -13,10 +12,8 @@ from diffreg.ops import Weights
 from diffreg.ops._checks import check_choice
 from diffreg.ops._objective import checked_mixture, checked_weights
 from diffreg.registration.contrast import Choice, choose
-from diffreg.registration.pyramid import possible_levels
 from diffreg.registration.result import SAME_CONTRAST
 from diffreg.registration.terms import changed
-from diffreg.registration.variational import LEVELS, iterations_on, steps_on
 
 LARGEST = 1e30  # of a similarity's factors: single precision ends at 3e38
 
@@ -125,71 +122,3 @@ def with_proportions(objective: Objective, fixed: Image) -> Objective:
     if objective.spacing is None:
         return objective.with_spacing(relative_spacing(fixed))
     return objective
-
-
-class Schedule(NamedTuple):
-    """How many levels, iterations at most, and composed steps before them.
-
-    One number of all levels, or the last ones' from coarse to fine; None: the usual ones.
-    """
-
-    levels: int = LEVELS
-    iterations: int | tuple[int, ...] | None = None
-    steps: int | tuple[int, ...] | None = None
-
-    def on(self, shape: Sequence[int]) -> Schedule:
-        """For an image of this shape (*S), which may bear fewer levels: nothing is None."""
-        levels = possible_levels(shape, self.levels)
-        steps = steps_on(levels, len(shape), self.steps)
-        iterations = iterations_on(levels, self.iterations, any(steps))
-        return Schedule(levels, _one(iterations), _one(steps))
-
-
-def schedule_of(levels: Any = None, iterations: Any = None, steps: Any = None) -> Schedule:
-    """Levels, iterations and composed steps as they were asked for.
-
-    Args:
-        levels: a whole number from 1; None: the usual ones.
-        iterations: a whole number from 1, or several, from coarse to fine, the last of the finest
-            level and the first of all coarser ones; None: the usual ones
-            (`diffreg.registration.variational.iterations_on`).
-        steps: composed ones, likewise, from 0 (`diffreg.registration.variational.steps_on`).
-
-    Raises:
-        TypeError, ValueError: something else, or more numbers than levels.
-
-    Example:
-        >>> from diffreg.registration.goal import schedule_of
-        >>> schedule_of(4, (40, 30)).on((256, 256)).iterations
-        (40, 40, 40, 30)
-    """
-    levels = LEVELS if levels is None else _whole("levels", levels)
-    at_most = _numbers("iterations", iterations, levels, 1)
-    return Schedule(levels, at_most, _numbers("steps", steps, levels, 0))
-
-
-def _numbers(name: str, given: Any, levels: int, least: int) -> int | tuple[int, ...] | None:
-    """One number, or several, at most one a level."""
-    if given is None:
-        return None
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        return _whole(name, given, least)
-    if not 1 <= len(given) <= levels:
-        raise ValueError(
-            f"{name} must be one number, or from 1 to {levels}, as there are levels, from "
-            f"coarse to fine, got {list(given)}"
-        )
-    return tuple(_whole(f"{name} of a level", number, least) for number in given)
-
-
-def _whole(name: str, number: Any, least: int = 1) -> int:
-    """A whole number from the least one."""
-    check_type(name, number, int)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return int(number)
-
-
-def _one(each: Sequence[int]) -> int | tuple[int, ...]:
-    """The number of all levels, where they have one."""
-    return each[0] if len(set(each)) == 1 else tuple(each)

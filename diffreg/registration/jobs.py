@@ -28,8 +28,8 @@ class Method:
         network: None: the variational method.
         normalization: as the network was trained with.
         similarity: what is minimised, or what the network was trained with.
-        preset, weights, levels, iterations, steps: of the variational method, as `register` takes
-            them.
+        preset, weights, levels, iterations, composed_steps: of the variational method, as
+            `register` takes them.
         checkpoint: the network's file, which tells a result from that of another one.
         both_ways: register fixed onto moving too, for the inverse consistency.
         batch_size: pairs of one size that a network of images gets together.
@@ -64,7 +64,7 @@ class Method:
     weights: Sequence[float] | None = None
     levels: int | None = None
     iterations: int | Sequence[int] | None = None
-    steps: int | Sequence[int] | None = None
+    composed_steps: int | Sequence[int] | None = None
     trained_on: Voxels | None = None
     contrast_free: bool = False
     jacobian: bool = False

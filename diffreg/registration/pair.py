@@ -24,7 +24,7 @@ from diffreg.registration.channels import Channel
 from diffreg.registration.contrast import Choice, choose
 from diffreg.registration.devices import device_named
 from diffreg.registration.finished import Ending, Found, finished
-from diffreg.registration.goal import Goal, schedule_of, with_proportions
+from diffreg.registration.goal import Goal, with_proportions
 from diffreg.registration.judgement import as_trained, knows, started
 from diffreg.registration.known_start import known_start
 from diffreg.registration.landmarks import Landmarks
@@ -32,6 +32,7 @@ from diffreg.registration.predict import device_of, predict, refined
 from diffreg.registration.provenance import described, device_in_words
 from diffreg.registration.result import Registration
 from diffreg.registration.returned import Returned
+from diffreg.registration.schedule import schedule_of
 from diffreg.registration.solved import Search, solved
 from diffreg.system.memory import returned_memory
 from diffreg.system.torch_modes import usual_modes
@@ -65,7 +66,7 @@ def register(
     trained_on: Voxels | None = None,
     contrast_free: bool = False,
     start: Any = None,
-    steps: int | Sequence[int] | None = None,
+    composed_steps: int | Sequence[int] | None = None,
 ) -> Returned:
     """Find the map that brings the moving image onto the fixed one: an affine one, then a warp.
 
@@ -99,7 +100,7 @@ def register(
         levels: of the variational method, at most; None: 6. A small image bears fewer.
         iterations: of the variational method, at most: on each level, or several, from coarse to
             fine, the last of the finest level, the first of all coarser ones; None: (40, 40, 20),
-            and 60 on each of fewer than three levels of slices, of a single one of volumes.
+            and 60 on each where there is one level, or two without composed steps.
         progress: of the variational method and the refinement.
         both_ways: register fixed onto moving too, for the inverse consistency among the metrics.
         guarantee: repair the displacement where it folds (`diffreg.fields.make_diffeomorphic`).
@@ -136,7 +137,7 @@ def register(
             first one first. Where it has a field, which is smoothed where it folds, the variational
             method goes on from there on the images' own grid alone, by 60 iterations where
             `iterations` is None. Of fields alone the nearest affine map is the affine start.
-        steps: of the variational method, composed steps (`diffreg.registration.composed`) with
+        composed_steps: of the variational method, steps (`diffreg.registration.composed`) with
             which levels begin, told as iterations are, 0: none. None: (50, 25, 5) of volumes, 0 of
             slices and from a start that has a field.
 
@@ -166,7 +167,7 @@ def register(
         beside = {"preset": preset, "weights": weights, "also": also or None}
         _check_free({**beside, "landmarks": landmarks})
     goal = Goal(objective, preset, similarity if network is None else None, weights).checked()
-    schedule, place = schedule_of(levels, iterations, steps), device_named(device)
+    schedule, place = schedule_of(levels, iterations, composed_steps), device_named(device)
     pair = _images(moving, fixed, fixed_mask, moving_mask)
     channels = [Channel.checked(k, given, pair) for k, given in enumerate(also, start=1)]
     points = None if landmarks is None else Landmarks.checked(landmarks, pair.fixed)
@@ -180,7 +181,7 @@ def register(
         begin = known_start(start, pair)
     if begin.displacement is not None:
         _check_goes_on(network, levels, both_ways)
-        schedule = schedule_of(1, iterations, steps or 0)
+        schedule = schedule_of(1, iterations, composed_steps or 0)
     prepared = pair.prepared(normalization, begin.matrix)
     result: Registration | ValueError
     if network is None:

@@ -63,9 +63,17 @@ def pinned(
     if pins is None:
         return of_images, Regulariser(like, spacing, weights)
     pull = Pull(pins, like)
+    return pulled(of_images, pull), Pinned(like, spacing, weights, of_images, pull)
+
+
+def pulled(of_images: ValueAndGradient, pull: Pull) -> ValueAndGradient:
+    """With the landmarks' term.
+
+    Example: `pulled(of_images, Pull(pins, displacement))`
+    """
 
     def evaluate(displacement: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, gradient = of_images(displacement)
         return value + pull.add(displacement, gradient), gradient
 
-    return evaluate, Pinned(like, spacing, weights, of_images, pull)
+    return evaluate

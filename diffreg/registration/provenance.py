@@ -142,7 +142,7 @@ def _objective_in_words(found: Mapping[str, Any]) -> dict[str, str]:
         if not isinstance(iterations, int):
             each = f"{', '.join(map(str, iterations))} iterations, from coarse to fine"
         words["levels"] = f"{levels} level{'s' if levels > 1 else ''}, at most {each}"
-        steps = found.get("steps", 0)
+        steps = found.get("composed_steps", 0)
         if steps:
             each = str(steps) if isinstance(steps, int) else ", ".join(map(str, steps))
             words["levels"] += f", after {each} composed steps"

@@ -13,11 +13,12 @@ from torch import Tensor
 from diffreg.data.prepare import Prepared
 from diffreg.registration.channels import Channel, Stack, stacked
 from diffreg.registration.finished import Ending, Found, finished
-from diffreg.registration.goal import Goal, Schedule, chosen, with_proportions
+from diffreg.registration.goal import Goal, chosen, with_proportions
 from diffreg.registration.known_start import measured
 from diffreg.registration.landmarks import Landmarks
 from diffreg.registration.provenance import described, device_in_words
 from diffreg.registration.result import Registration
+from diffreg.registration.schedule import Schedule
 from diffreg.registration.smoothing import smoothed
 from diffreg.registration.variational import register_variational
 
@@ -53,7 +54,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
     goal = with_proportions(choice.objective, prepared.fixed)
     stack = stacked(prepared, [channel.prepared(prepared) for channel in search.channels])
     schedule = search.schedule.on(prepared.fixed.shape)
-    levels, iterations, steps = schedule
+    levels, iterations, composed_steps = schedule
     began, begin = {}, None
     if search.start is not None:
         began = {"start": measured(prepared, search.start)}
@@ -70,7 +71,7 @@ def solved(prepared: Prepared, search: Search, ending: Ending) -> Registration:
             start=begin,
             channels=weights if search.channels else None,
             landmarks=points and points.in_voxels(prepared.fixed, prepared.affine, back),
-            steps=steps,
+            composed_steps=composed_steps,
             counts=counts,
         )
         return found.to("cpu")

@@ -32,10 +32,17 @@ from diffreg.ops._checks import (
 )
 from diffreg.registration.composed import composed
 from diffreg.registration.descent import ValueAndGradient, minimise
-from diffreg.registration.landmarks import Pins
+from diffreg.registration.landmarks import Pins, Pull
 from diffreg.registration.leaving import STRENGTH, add_leaving
-from diffreg.registration.pinned import pinned
+from diffreg.registration.pinned import pinned, pulled
 from diffreg.registration.pyramid import Level, levels_of
+from diffreg.registration.schedule import (
+    LEVELS,
+    check_composed_steps,
+    check_numbers,
+    composed_steps_on,
+    iterations_on,
+)
 from diffreg.registration.terms import (
     Terms,
     changed,
@@ -48,11 +55,6 @@ from diffreg.system.torch_modes import usual_modes
 
 # Called with (iterations done, iterations at most) over all levels and samples.
 Progress = Callable[[int, int], None]
-ITERATIONS = (40, 40, 20)  # at most, on the finest three levels; on coarser ones as on the first
-FEW = 60  # on each level, where there are fewer than it takes, without and with composed steps:
-ENOUGH, ENOUGH_COMPOSED = 3, 2
-STEPS = (50, 25, 5)  # composed ones, with which levels of volumes begin, told as iterations are
-LEVELS = 6
 
 
 @usual_modes()
@@ -69,7 +71,7 @@ def register_variational(
     counts: Counter[str] | None = None,
     channels: Sequence[float] | None = None,
     landmarks: Pins | None = None,
-    steps: int | Sequence[int] | None = None,
+    composed_steps: int | Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Minimises the objective over the displacement, pair by pair, from coarse to fine.
 
@@ -85,7 +87,7 @@ def register_variational(
             only, and there are as many levels as the two longest axes have.
         iterations: at most, on each level, or one number a level, the last of the finest one; the
             first is that of all coarser levels. None: 40, 40, 20; where there are fewer levels and
-            no composed steps, 60 on each.
+            no composed steps, or one level, 60 on each.
         mask: weights (N, 1, *S) of the similarity on the fixed grid; None is 1.
         progress: called with (iterations done, iterations at most).
         start: displacement (N, D, *S), voxels, to begin from, such as a network's: `levels` is 1
@@ -98,7 +100,7 @@ def register_variational(
         channels: weight of each channel's similarity, which is its own then, as its mask may be,
             (N, C, *S) (`diffreg.registration.terms`); None: one similarity of all of them.
         landmarks: points that are to meet, in every sample (`diffreg.registration.landmarks`).
-        steps: composed ones (`diffreg.registration.composed`) with which levels begin, told as
+        composed_steps: steps (`diffreg.registration.composed`) with which levels begin, told as
             iterations are, 0: none. None: 50, 25, 5 of volumes, 0 of slices and from a start.
 
     Returns:
@@ -126,16 +128,17 @@ def register_variational(
         if bad:
             raise ValueError(f"{name} must be finite, {bad} of its values are NaN or infinite")
     weights = checked_masks(mask, fixed, dtype, channels)
-    _check_numbers(levels, iterations)
-    _check_steps(steps)
+    check_numbers(levels, iterations)
+    check_composed_steps(composed_steps)
     objective = Objective("ncc") if objective is None else objective
     if start is None:
         start = fixed.new_zeros(len(fixed), fixed.ndim - 2, *[1] * (fixed.ndim - 2))
     else:
-        start, levels, steps = _checked_start(start, fixed), 1, steps or 0
+        start, levels = _checked_start(start, fixed), 1
+        composed_steps = composed_steps or 0
     pyramid = levels_of(fixed.shape[2:], moving.shape[2:], margin, levels)
-    composed_steps = steps_on(len(pyramid), fixed.ndim - 2, steps)
-    at_most = iterations_on(len(pyramid), iterations, any(composed_steps))
+    before = composed_steps_on(len(pyramid), fixed.ndim - 2, composed_steps)
+    at_most = iterations_on(len(pyramid), iterations, any(before))
     counts = Counter() if counts is None else counts
     displacements = []
     for n in range(len(fixed)):
@@ -146,77 +149,10 @@ def register_variational(
 
         pair = moving[n : n + 1], fixed[n : n + 1], None if weights is None else weights[n : n + 1]
         begin = start[n : n + 1]
-        plan = Terms(objective, channels, landmarks), pyramid, at_most, composed_steps
+        plan = Terms(objective, channels, landmarks), pyramid, at_most, before
         displacements.append(_register_pair(*pair, begin, *plan, report, counts))
     empty = fixed.new_zeros(0, fixed.ndim - 2, *fixed.shape[2:])
     return torch.cat(displacements) if displacements else empty
-
-
-def iterations_on(
-    levels: int, iterations: int | Sequence[int] | None = None, composed: bool = False
-) -> list[int]:
-    """At most, on each of so many levels, as `register_variational` takes them.
-
-    Args:
-        levels, iterations: as there.
-        composed: whether a level begins with composed steps.
-
-    Example:
-        >>> from diffreg.registration.variational import iterations_on
-        >>> iterations_on(4), iterations_on(2), iterations_on(2, (9, 8, 7))
-        ([40, 40, 40, 20], [60, 60], [8, 7])
-    """
-    if iterations is None:
-        iterations = ITERATIONS if levels >= (ENOUGH_COMPOSED if composed else ENOUGH) else FEW
-    return _spread(levels, iterations)
-
-
-def steps_on(levels: int, dimensions: int, steps: int | Sequence[int] | None = None) -> list[int]:
-    """The composed steps with which each of so many levels begins.
-
-    Args:
-        levels, steps: as `register_variational` takes them.
-        dimensions: D of the images.
-
-    Example:
-        >>> from diffreg.registration.variational import steps_on
-        >>> steps_on(4, 3), steps_on(2, 3), steps_on(2, 2)
-        ([50, 50, 25, 5], [25, 5], [0, 0])
-    """
-    if steps is None:
-        steps = STEPS if dimensions == 3 else 0
-    return _spread(levels, steps)
-
-
-def _spread(levels: int, numbers: int | Sequence[int]) -> list[int]:
-    """One a level, from coarse to fine: the last of the finest, the first of all coarser ones."""
-    each = [numbers] if isinstance(numbers, int) else list(numbers)
-    return [each[0]] * (levels - len(each)) + each[-levels:]
-
-
-def _check_numbers(levels: int, iterations: int | Sequence[int] | None) -> None:
-    if not all(_is_whole(number, 1) for number in (levels, *_told(iterations, 1))):
-        raise ValueError(
-            f"levels and iterations must be whole numbers from 1, got {levels}, {iterations}"
-        )
-
-
-def _check_steps(steps: int | Sequence[int] | None) -> None:
-    if not all(_is_whole(number, 0) for number in _told(steps, 0)):
-        raise ValueError(f"steps must be whole numbers from 0, got {steps}")
-
-
-def _told(numbers: int | Sequence[int] | None, usual: int) -> Sequence[object]:
-    """The numbers one by one; of none, something that is no number."""
-    if numbers is None:
-        return [usual]
-    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
-        return [numbers]
-    return numbers or [None]
-
-
-def _is_whole(number: object, least: int) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= least
 
 
 def _checked_margin(margin, moving, fixed) -> Sequence[int]:
@@ -251,13 +187,13 @@ def _checked_start(start: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
 
 
 def _register_pair(
-    moving, fixed, mask, displacement, terms, pyramid, at_most, composed_steps, report, counts
+    moving, fixed, mask, displacement, terms, pyramid, at_most, before, report, counts
 ) -> torch.Tensor:
     objective, channels, landmarks = terms
     across = any(name in ACROSS for name in objective.similarity)
     lengths, strength = _lengths(objective, fixed.ndim - 2), STRENGTH * terms.of_similarity
     done = 0
-    for level, iterations, steps in zip(pyramid, at_most, composed_steps, strict=True):
+    for level, iterations, steps in zip(pyramid, at_most, before, strict=True):
         images = level.of_moving(moving), level.of_fixed(fixed)
         start = _unfolded_start(resize(displacement, level.size))  # between voxels it may fold
         # In voxels of the moving image: a constant changes neither energies nor determinants.
@@ -292,8 +228,11 @@ def _register_pair(
 
         if steps:
             alone = changed(own, own.similarity, Weights(own.weights.similarity, 0, 0, 0))
-            of_similarity = value_and_gradient_of(alone, *images, weights, each)
-            start = composed(of_similarity, start, steps, spacing)
+            pulls = value_and_gradient_of(alone, *images, weights, each)
+            if pins is not None:
+                pulls = pulled(pulls, Pull(pins, start))
+            start = composed(pulls, start, steps, spacing)
+            counts["evaluations"] += steps + 1
         goal, regulariser = pinned(value_and_gradient, pins, start, spacing, own.weights)
         found = minimise(goal, start, regulariser, iterations, report_level, counts)
         displacement = found.sub_(offset)
