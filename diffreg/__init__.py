@@ -1,5 +1,7 @@
 """Learned diffeomorphic image registration on hand-written kernels under PyTorch."""
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +22,12 @@ _PACKAGES = (
     *("registration", "training", "transforms"),
 )
 __all__ = ["__version__", *_ROOMS]
+
+# How long torch's threads spin while they wait, some microseconds in place of milliseconds, unless
+# the environment says something of it. On cores that are taken by others too they keep the one that
+# they wait for from its core: two heads took nine times as long. Read once, when torch is loaded.
+if "torch" not in sys.modules and not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:
