@@ -198,7 +198,7 @@ def test_an_option_that_is_none_is_one_line(words, message, capsys):
         ),
         (
             ("--composed-steps", "0", "--checkpoint", "c.pt"),
-            "--composed_steps is of the variational method",
+            "--composed-steps is of the variational method",
         ),
     ],
 )
@@ -211,10 +211,11 @@ def test_a_mistake_is_found_before_anything_is_read_or_made(
     assert not (folder / "out").exists()
 
 
-def test_displacements_leave_nothing_to_minimise(folder, capsys):
-    words = ("evaluate", "pairs.csv", "-o", "e", "--displacements", "d", "--weights", "1,1,1,1")
+@pytest.mark.parametrize(("option", "value"), [("weights", "1,1,1,1"), ("composed-steps", "5")])
+def test_displacements_leave_nothing_to_minimise(option, value, folder, capsys):
+    words = ("evaluate", "pairs.csv", "-o", "e", "--displacements", "d", f"--{option}", value)
     assert main(words) == 2
-    assert "leaves nothing to register: leave out --weights" in capsys.readouterr().err
+    assert f"leaves nothing to register: leave out --{option}" in capsys.readouterr().err
 
 
 WORDS = ("--preset", "paper", "--similarity", "ncc=1,lncc=.2", "--weights", "50,1,20,2")

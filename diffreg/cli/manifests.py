@@ -268,6 +268,7 @@ def _check_evaluate_options(options: argparse.Namespace) -> None:
         return
     for option in ("checkpoint", "method", *OPTIONS, "refine"):
         if getattr(options, option) not in (None, 0):
+            option = option.replace("_", "-")
             raise ValueError(f"--displacements leaves nothing to register: leave out --{option}")
 
 

@@ -107,7 +107,9 @@ def minimised_of(options: argparse.Namespace) -> dict[str, Any]:
         return {}
     if options.checkpoint is not None:
         name = next(iter(given))
-        raise ValueError(f"--{name} is of the variational method; a network keeps its own")
+        raise ValueError(
+            f"--{name.replace('_', '-')} is of the variational method; a network keeps its own"
+        )
     from diffreg.registration.goal import Goal
     from diffreg.registration.schedule import schedule_of
 
