@@ -133,7 +133,7 @@ def seen(monkeypatch, *images, **options):
     """What `register_variational` gives to `composed`, level by level."""
     calls = []
 
-    def record(similarity, u, count, spacing):
+    def record(similarity, u, count, spacing, report):
         calls.append((similarity, u, count, list(spacing)))
         return u
 
@@ -193,6 +193,16 @@ def test_more_is_found_than_without():
 def test_what_has_no_weight_does_not_pull():
     energies = Objective("ncc", weights=Weights(0, 1, 1, 1))
     assert not register_variational(MOVING, FIXED, energies, levels=1, iterations=1).any()
+
+
+def test_progress_counts_the_steps():
+    calls = []
+    register_variational(
+        MOVING, FIXED, iterations=4, composed_steps=3, progress=lambda *call: calls.append(call)
+    )
+    assert [done for done, _ in calls[:3]] == [1, 2, 3]
+    assert {most for _, most in calls} == {7}
+    assert calls[-1][0] == 7
 
 
 def test_slices_begin_without():

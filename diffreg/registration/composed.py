@@ -12,7 +12,7 @@ count with the similarity. Steps are in voxels, the smoothing is by the shortest
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,11 @@ LEAST = 0.05  # of a standard deviation that does anything
 
 
 def composed(
-    similarity: ValueAndGradient, u: Tensor, count: int, spacing: Sequence[float]
+    similarity: ValueAndGradient,
+    u: Tensor,
+    count: int,
+    spacing: Sequence[float],
+    report: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
     """The displacement after so many steps, or the start where what is to fall did not.
 
@@ -40,6 +44,7 @@ def composed(
         count: steps.
         spacing: lengths of a voxel, of which the shortest axis's is the unit of the smoothing: a
             thick slice is smoothed across less.
+        report: called with the steps done, after each.
 
     Source:
         Steps of a smoothed gradient, smoothed: Avants et al. 2008 (ANTs), Yushkevich et al. 2016
@@ -64,6 +69,7 @@ def composed(
         length = 1 - (1 - LAST) * k / max(1, count - 1)
         step = gradient.mul_(-length / square.sqrt())
         u = gaussian(warp(u, step, padding="border").add_(step), [OF_WHOLE * v for v in voxels])
+        report(k + 1)
     u = smoothed(u)
     kept = before is not None and bool(similarity(u)[0] < before) and is_unfolded(u)
     return u if kept else start

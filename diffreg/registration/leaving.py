@@ -15,12 +15,32 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffreg.registration.descent import ValueAndGradient
 from diffreg.registration.ordered import dot
 
 # Times the similarity's weight. All voxels led out by the image's length cost 1/3 of it, and that
 # must be more than any similarity can gain: `ncc` at most 2, from -1 to 1.
 STRENGTH = 8.0
 _VOXELS = 2**19  # at once: what is needed meanwhile stays small
+
+
+def staying(
+    of_images: ValueAndGradient, strength: float, extent: Sequence[int]
+) -> ValueAndGradient:
+    """With the price of leaving.
+
+    Args:
+        of_images: called with a displacement -> value and gradient.
+        strength, extent: as `add_leaving` takes them.
+
+    Example: `staying(of_images, STRENGTH, moving.shape[2:])`
+    """
+
+    def evaluate(displacement: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = of_images(displacement)
+        return value + add_leaving(displacement, gradient, strength, extent), gradient
+
+    return evaluate
 
 
 def add_leaving(

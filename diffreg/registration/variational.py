@@ -15,6 +15,7 @@ begin with composed steps (composed.py). Where the images differ by noise alone,
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -31,9 +32,9 @@ from diffreg.ops._checks import (
     check_tensor,
 )
 from diffreg.registration.composed import composed
-from diffreg.registration.descent import ValueAndGradient, minimise
+from diffreg.registration.descent import minimise
 from diffreg.registration.landmarks import Pins, Pull
-from diffreg.registration.leaving import STRENGTH, add_leaving
+from diffreg.registration.leaving import STRENGTH, staying
 from diffreg.registration.pinned import pinned, pulled
 from diffreg.registration.pyramid import Level, levels_of
 from diffreg.registration.schedule import (
@@ -53,7 +54,7 @@ from diffreg.registration.terms import (
 from diffreg.registration.unfolded import START_DETERMINANT, is_unfolded
 from diffreg.system.torch_modes import usual_modes
 
-# Called with (iterations done, iterations at most) over all levels and samples.
+# Called with (steps and iterations done, those at most) over all levels and samples.
 Progress = Callable[[int, int], None]
 
 
@@ -89,7 +90,7 @@ def register_variational(
             first is that of all coarser levels. None: 40, 40, 20; where there are fewer levels and
             no composed steps, or one level, 60 on each.
         mask: weights (N, 1, *S) of the similarity on the fixed grid; None is 1.
-        progress: called with (iterations done, iterations at most).
+        progress: called with (composed steps and iterations done, those at most).
         start: displacement (N, D, *S), voxels, to begin from, such as a network's: `levels` is 1
             then. Where it folds it is repaired first (`diffreg.fields.make_diffeomorphic`), and the
             objective ends no higher than there.
@@ -140,17 +141,19 @@ def register_variational(
     before = composed_steps_on(len(pyramid), fixed.ndim - 2, composed_steps)
     at_most = iterations_on(len(pyramid), iterations, any(before))
     counts = Counter() if counts is None else counts
+    plan = [Turn(*turn) for turn in zip(pyramid, at_most, before, strict=True)]
+    units = sum(turn.iterations + turn.steps for turn in plan)
     displacements = []
     for n in range(len(fixed)):
 
-        def report(done: int, offset: int = n * sum(at_most)) -> None:
+        def report(done: int, offset: int = n * units) -> None:
             if progress is not None:
-                progress(offset + done, len(fixed) * sum(at_most))
+                progress(offset + done, len(fixed) * units)
 
-        pair = moving[n : n + 1], fixed[n : n + 1], None if weights is None else weights[n : n + 1]
-        begin = start[n : n + 1]
-        plan = Terms(objective, channels, landmarks), pyramid, at_most, before
-        displacements.append(_register_pair(*pair, begin, *plan, report, counts))
+        one = slice(n, n + 1)
+        pair = Pair(moving[one], fixed[one], None if weights is None else weights[one])
+        terms = Terms(objective, channels, landmarks)
+        displacements.append(_register_pair(pair, start[one], terms, plan, report, counts))
     empty = fixed.new_zeros(0, fixed.ndim - 2, *fixed.shape[2:])
     return torch.cat(displacements) if displacements else empty
 
@@ -186,57 +189,89 @@ def _checked_start(start: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
     return torch.cat([_unfolded_start(each) for each in start.split(1)]) if len(start) else start
 
 
-def _register_pair(
-    moving, fixed, mask, displacement, terms, pyramid, at_most, before, report, counts
-) -> torch.Tensor:
-    objective, channels, landmarks = terms
-    across = any(name in ACROSS for name in objective.similarity)
-    lengths, strength = _lengths(objective, fixed.ndim - 2), STRENGTH * terms.of_similarity
-    done = 0
-    for level, iterations, steps in zip(pyramid, at_most, before, strict=True):
-        images = level.of_moving(moving), level.of_fixed(fixed)
-        start = _unfolded_start(resize(displacement, level.size))  # between voxels it may fold
-        # In voxels of the moving image: a constant changes neither energies nor determinants.
-        offset = _offset(level, start)
-        start = start + offset
-        weights = None if mask is None else level.of_fixed(mask)
-        warped = warp(images[0], start, padding=objective.padding)
-        share, each, pins = 1.0, channels, None
-        if landmarks is None:
-            told = structured_channels(warped, images[1], weights, channels, across)
-            weights, share, each = told
-        else:  # they may pull at what fits, which must hold against it
-            pins = landmarks.on(level.factors, level.margin)
-        done += iterations
-        if not share and pins is None:  # nothing is left to do but for finer levels
-            report(done)
-            displacement = start.sub_(offset)
-            continue
-        spacing = [h * f for h, f in zip(lengths, level.factors, strict=True)]
-        own = objective.with_spacing(spacing, _stiffer(objective.weights, spacing, lengths, share))
-        similar = value_and_gradient_of(own, *images, weights, each)
-        extent = images[0].shape[2:]
+class Pair(NamedTuple):
+    """Images and the weights of the similarity, (1, C, *S) each, of one sample."""
 
-        def report_level(ready: int, offset: int = done - iterations) -> None:
+    moving: torch.Tensor
+    fixed: torch.Tensor
+    mask: torch.Tensor | None
+
+    def on(self, level: Level) -> "Pair":
+        mask = None if self.mask is None else level.of_fixed(self.mask)
+        return Pair(level.of_moving(self.moving), level.of_fixed(self.fixed), mask)
+
+
+class Turn(NamedTuple):
+    """A level, and what it is given."""
+
+    level: Level
+    iterations: int  # at most
+    steps: int  # composed, before them
+
+
+def _register_pair(
+    pair: Pair,
+    displacement: torch.Tensor,
+    terms: Terms,
+    plan: Sequence[Turn],
+    report: Callable[[int], None],
+    counts: Counter[str],
+) -> torch.Tensor:
+    """The displacement (1, D, *S) of the last level."""
+    done = 0
+    for turn in plan:
+
+        def report_turn(ready: int, offset: int = done) -> None:
             report(offset + ready)
 
-        def value_and_gradient(
-            u: torch.Tensor, similar: ValueAndGradient = similar, extent: Sequence[int] = extent
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            value, gradient = similar(u)
-            return value + add_leaving(u, gradient, strength, extent), gradient
-
-        if steps:
-            alone = changed(own, own.similarity, Weights(own.weights.similarity, 0, 0, 0))
-            pulls = value_and_gradient_of(alone, *images, weights, each)
-            if pins is not None:
-                pulls = pulled(pulls, Pull(pins, start))
-            start = composed(pulls, start, steps, spacing)
-            counts["evaluations"] += steps + 1
-        goal, regulariser = pinned(value_and_gradient, pins, start, spacing, own.weights)
-        found = minimise(goal, start, regulariser, iterations, report_level, counts)
+        # Between voxels it may fold.
+        start = _unfolded_start(resize(displacement, turn.level.size))
+        # In voxels of the moving image: a constant changes neither energies nor determinants.
+        offset = _offset(turn.level, start)
+        found = _on_level(pair, start + offset, terms, turn, report_turn, counts)
         displacement = found.sub_(offset)
+        done += turn.steps + turn.iterations
     return displacement
+
+
+def _on_level(
+    pair: Pair,
+    start: torch.Tensor,
+    terms: Terms,
+    turn: Turn,
+    report: Callable[[int], None],
+    counts: Counter[str],
+) -> torch.Tensor:
+    """The displacement, margin included, that a level arrives at from its start."""
+    level, iterations, steps = turn
+    objective, channels, landmarks = terms
+    moving, fixed, mask = pair.on(level)
+    share, pins = 1.0, None
+    if landmarks is None:
+        across = any(name in ACROSS for name in objective.similarity)
+        warped = warp(moving, start, padding=objective.padding)
+        mask, share, channels = structured_channels(warped, fixed, mask, channels, across)
+    else:  # they may pull at what fits, which must hold against it
+        pins = landmarks.on(level.factors, level.margin)
+    if not share and pins is None:  # nothing is left to do but for finer levels
+        report(steps + iterations)
+        return start
+    lengths = _lengths(objective, fixed.ndim - 2)
+    spacing = [h * f for h, f in zip(lengths, level.factors, strict=True)]
+    own = objective.with_spacing(spacing, _stiffer(objective.weights, spacing, lengths, share))
+    images = moving, fixed, mask, channels
+    if steps:
+        alone = changed(own, own.similarity, Weights(own.weights.similarity, 0, 0, 0))
+        pulls = value_and_gradient_of(alone, *images)
+        if pins is not None:
+            pulls = pulled(pulls, Pull(pins, start))
+        start = composed(pulls, start, steps, spacing, report)
+        counts["evaluations"] += steps + 1
+    of_images = staying(
+        value_and_gradient_of(own, *images), STRENGTH * terms.of_similarity, moving.shape[2:]
+    )
+    goal, regulariser = pinned(of_images, pins, start, spacing, own.weights)
+    return minimise(goal, start, regulariser, iterations, lambda done: report(steps + done), counts)
 
 
 def _stiffer(
