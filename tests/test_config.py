@@ -1,6 +1,7 @@
 """Settings: what a TOML file may say, and one clear line for what it may not."""
 
 import dataclasses
+import textwrap
 
 import pytest
 
@@ -250,6 +251,38 @@ def test_what_follows_from_other_settings_is_printed_in_a_comment(name, write):
     own = write(f"[model]\nname = '{name}'\ndimensions = 3\nhalf_resolution = false")
     lines = printed(load_config(own)).splitlines()
     assert "half_resolution = false" in lines and "# final_learning_rate =" in lines
+
+
+def test_keywords_of_ones_own_that_are_left_out_are_printed_in_comments(write, capsys):
+    code = """
+        from torch import nn
+        class Net(nn.Module):
+            def __init__(self, width, depth=3, name=None, *, scale=(1.0, 2.0), **more):
+                super().__init__()
+        class Pairs:
+            def __init__(self, folder, count=10): ...
+        """
+    write(textwrap.dedent(code), "own_parts_printed.py")
+    text = """
+        [model]
+        name = "own_parts_printed:Net"
+        depth = 4
+        [data]
+        name = "own_parts_printed:Pairs"
+        settings = {folder = "here"}
+        """
+    assert main(["train", str(write(text)), "--print-config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    model = lines[lines.index("[model]") :]
+    assert model[3:7] == ["depth = 4", "# width =", "# scale = [1.0, 2.0]", ""]  # name is taken
+    data = lines.index('settings = {folder = "here"}')
+    assert lines[data + 1 : data + 3] == ["# count = 10", ""]
+
+
+def test_what_cannot_be_imported_is_printed_all_the_same(write):
+    lines = printed(load_config(write("[model]\nname = 'no_such:Net'\nwidth = 3"))).splitlines()
+    told = " ".join(line.removeprefix("# ") for line in lines[lines.index("width = 3") + 1 :])
+    assert told.startswith("What else it takes is not known here: model.name = 'no_such:Net' can")
 
 
 def test_the_command_line_prints_and_trains_not(write, capsys, tmp_path):

@@ -120,10 +120,11 @@ def run_train(options: argparse.Namespace) -> int:
     if options.config is None and not options.print_config:
         raise ValueError("CONFIG is missing, a TOML file; --print-config writes one to begin with")
     config = load_config(options.config, overrides) if options.config else Config()
+    if options.config is not None:
+        find_modules_in(Path(options.config).parent)
     if options.print_config:
         print(printed(config))
         return 0
-    find_modules_in(Path(options.config).parent)
     options.out = config.training.out  # where a disk is full, if one is
 
     def train(ranks: Ranks) -> str:

@@ -106,9 +106,9 @@ def callbacks_of(settings: Any, given: Sequence[Any] = ()) -> list[Any]:
     named = [_named(path) for path in settings.callbacks]
     for callback in (*named, *given):
         if isinstance(callback, type) or not any(hasattr(callback, name) for name in EVENTS):
+            got = repr(callback) if isinstance(callback, type) else type(callback).__name__
             raise TypeError(
-                f"a callback must be an object that has one of {', '.join(EVENTS)}, got "
-                f"{callback!r}"
+                f"a callback must be an object that has one of {', '.join(EVENTS)}, got {got}"
             )
     return [*own, *named, *given]
 

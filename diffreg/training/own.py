@@ -22,6 +22,11 @@ from diffreg.system.own_code import check_takes
 
 GIVEN = "given"  # the name of a network that is an object, not a path
 PLUGINS = "diffreg.models"  # the group of entry points
+UNNAMED = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.VAR_KEYWORD,
+)
 
 
 @dataclass(frozen=True)
@@ -205,12 +210,28 @@ def _class_of(model: OwnModel, setting: str) -> type[nn.Module]:
     return kind
 
 
-def _keywords(kind: type) -> Mapping[str, inspect.Parameter] | None:
-    """None: a class that is compiled says nothing of its arguments."""
+def _keywords(maker: Any) -> Mapping[str, inspect.Parameter] | None:
+    """None: what is compiled, or cannot be called, says nothing of its arguments."""
     try:
-        return inspect.signature(kind).parameters
-    except ValueError:
+        return inspect.signature(maker).parameters
+    except (TypeError, ValueError):
         return None
+
+
+def keywords_of(path: str, setting: str) -> dict[str, Any]:
+    """Keyword -> default of the class or function that an import path names; None: it has none.
+
+    Raises:
+        ImportError, ValueError: as `imported`.
+
+    Example:
+        >>> from diffreg.training.own import keywords_of
+        >>> keywords_of("diffreg.losses:SSD", "objective.similarity")
+        {'reduction': 'mean'}
+    """
+    keywords = _keywords(imported(path, setting)) or {}
+    named = (each for each in keywords.values() if each.kind not in UNNAMED)
+    return {each.name: None if each.default is each.empty else each.default for each in named}
 
 
 def _takes_dimensions(kind: type) -> bool:

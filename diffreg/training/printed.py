@@ -12,13 +12,15 @@ from typing import Any
 
 from diffreg.models import MODELS
 from diffreg.training.config import Config
-from diffreg.training.own import OwnModel
+from diffreg.training.own import OwnModel, is_path, keywords_of
 
 _WIDTH = 96
 
 
 def printed(config: Config) -> str:
     """All settings as commented TOML, which `load_config` reads as the same settings.
+
+    Classes of the user's own are imported, to tell the keywords that were left out.
 
     Args:
         config: the settings; those that have no value, or one that follows from the others where
@@ -41,6 +43,8 @@ def _section(name: str, settings: Any) -> str:
         lines.append(f"name = {toml(settings.name)}")
     if isinstance(settings, OwnModel):
         lines += [f"{_key(key)} = {toml(value)}" for key, value in settings.settings.items()]
+        taken = {"name": settings.name, **settings.settings}
+        lines += _left_out(settings.name, "model.name", taken)
         return "\n".join([*lines, ""])
     words = described(type(settings))
     for f in fields(settings):
@@ -49,7 +53,24 @@ def _section(name: str, settings: Any) -> str:
         line = f"{f.name} =" if value is None else f"{f.name} = {toml(value)}"
         follows = f.default is None and replace(settings, **{f.name: None}) == settings
         lines.append(f"# {line}" if follows else line)
+        if name == "data" and f.name == "settings" and settings.name:
+            lines += _left_out(settings.name, "data.name", value)
     return "\n".join([*lines, ""])
+
+
+def _left_out(path: str, setting: str, given: Mapping[str, Any]) -> list[str]:
+    """The keywords of a class of the user's own that are left out, in comments."""
+    if not is_path(path):
+        return []
+    try:
+        keywords = keywords_of(path, setting)
+    except (ImportError, ValueError) as error:
+        return _comment(f"What else it takes is not known here: {error}")
+    return [
+        f"# {_key(key)} = {'' if value is None else toml(value)}".rstrip()
+        for key, value in keywords.items()
+        if key not in given
+    ]
 
 
 def described(kind: type) -> dict[str, str]:
