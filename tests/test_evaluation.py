@@ -145,6 +145,7 @@ def test_of_many_labels_a_terminal_shows_those_that_overlap_least(tmp_path, caps
     assert run("evaluate", tmp_path / "pairs.csv", *words) == 0
     said = capsys.readouterr().out
     assert "above are the 5 of 12 labels that overlap least, all of them there and in eval" in said
+    assert "mean after" in said and "median" not in said  # those are on the page
     for measure in ("Dice", "HD95 (mm)", "ASSD (mm)"):
         name, _, unit = measure.partition(" ")
         told = [k for k in range(1, 13) if f"{name}, label {k} {unit}".strip() + " " in said]

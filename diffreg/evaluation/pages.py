@@ -48,7 +48,7 @@ def summary_table(summaries: Sequence[Summary]) -> Table:
 
 
 def in_short(summaries: Sequence[Summary]) -> tuple[Table, str]:
-    """The table that a terminal has room for: of many labels those that overlap least.
+    """The table that a terminal has room for: no medians, of many labels those that overlap least.
 
     Returns:
         The table, and what to say of its labels, "" where all are in it.
@@ -59,14 +59,15 @@ def in_short(summaries: Sequence[Summary]) -> tuple[Table, str]:
         if summary.measure.name.startswith("dice_label_")
     }
     left = sorted(overlap, key=overlap.__getitem__)[MOST_LABELS:]
-    if not left:
-        return summary_table(summaries), ""
     of_left = {f"{name}_label_{label}" for name in ("dice", "hd95", "assd") for label in left}
-    return (
-        summary_table([each for each in summaries if each.measure.name not in of_left]),
+    table = summary_table([each for each in summaries if each.measure.name not in of_left])
+    kept = [k for k, column in enumerate(table.columns) if not column.name.startswith("median")]
+    rows = [Row(row.label, [row.values[k] for k in kept]) for row in table.rows]
+    labels = (
         f"; above are the {MOST_LABELS} of {len(overlap)} labels that overlap least, all of them "
-        "there and in evaluation.csv and evaluation.json",
+        "there and in evaluation.csv and evaluation.json"
     )
+    return Table([table.columns[k] for k in kept], rows, table.label), labels if left else ""
 
 
 def group_table(records: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> Table:
