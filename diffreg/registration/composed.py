@@ -63,8 +63,10 @@ def composed(
         value, gradient = similarity(u)
         before = value if before is None else before
         gradient = gaussian(gradient, [OF_STEP * part for part in voxels])
-        _, exponent = torch.frexp(gradient.abs().max())  # by a power of two, or squares overflow
-        gradient = torch.ldexp(gradient, -exponent)
+        low, high = gradient.aminmax()
+        _, exponent = torch.frexp(torch.maximum(-low, high))
+        # By a power of two, or squares overflow; made of one number: ldexp takes it voxel by voxel.
+        gradient.mul_(torch.ldexp(torch.ones_like(low), -exponent))
         square = gradient.square().sum(1).max().clamp(min=torch.finfo(u.dtype).tiny)
         length = 1 - (1 - LAST) * k / max(1, count - 1)
         step = gradient.mul_(-length / square.sqrt())
