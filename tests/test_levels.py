@@ -222,3 +222,21 @@ def test_a_level_without_anything_to_do_keeps_its_start(monkeypatch):
     monkeypatch.setattr(terms, "structured", lambda *images: (None, 0.0))
     begin = known_warp()
     assert torch.equal(register_variational(*pair(), start=begin), begin)
+
+
+def test_what_folds_between_two_levels_is_smoothed(monkeypatch):
+    """A repair of 22 cells took 48 seconds, as many as the rest of twenty registrations."""
+    begun = []
+    minimise = variational.minimise
+
+    def folding(displacement, size):
+        u = torch.zeros(1, 2, *size, dtype=displacement.dtype)
+        u[0, 0, 8, 8] = 1.5  # beyond its neighbour
+        return u
+
+    monkeypatch.setattr(variational, "minimise", lambda *a: begun.append(a[1]) or minimise(*a))
+    monkeypatch.setattr(variational, "resize", folding)
+    monkeypatch.setattr(variational, "make_diffeomorphic", None)
+    register_variational(texture((32, 32)), texture((32, 32)).flip(3), iterations=1)
+    assert len(begun) == 2
+    assert all(bounds_of(u).min() > SMALLEST_DETERMINANT and u.max() > 0.1 for u in begun)

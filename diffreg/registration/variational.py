@@ -44,6 +44,7 @@ from diffreg.registration.schedule import (
     composed_steps_on,
     iterations_on,
 )
+from diffreg.registration.smoothing import smoothed
 from diffreg.registration.terms import (
     Terms,
     changed,
@@ -224,8 +225,8 @@ def _register_pair(
         def report_turn(ready: int, offset: int = done) -> None:
             report(offset + ready)
 
-        # Between voxels it may fold.
-        start = _unfolded_start(resize(displacement, turn.level.size))
+        # Between voxels it may fold: smoothed there, for a repair may take minutes.
+        start = _halved(smoothed(resize(displacement, turn.level.size)))
         # In voxels of the moving image: a constant changes neither energies nor determinants.
         offset = _offset(turn.level, start)
         found = _on_level(pair, start + offset, terms, turn, report_turn, counts)
@@ -305,6 +306,11 @@ def _unfolded_start(displacement: torch.Tensor) -> torch.Tensor:
     """
     if not is_unfolded(displacement):
         displacement = make_diffeomorphic(displacement, START_DETERMINANT).displacement
+    return _halved(displacement)
+
+
+def _halved(displacement: torch.Tensor) -> torch.Tensor:
+    """The field itself, or the largest half, quarter, ... of it that folds nowhere."""
     while not is_unfolded(displacement):
         displacement = displacement / 2
     return displacement
