@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, avg_pool3d
+from torch.nn.functional import avg_pool2d, avg_pool3d, pad
 
 from diffreg.data.prepare import Prepared
 from diffreg.losses import SIMILARITIES, Objective, usual_objective
@@ -158,8 +158,10 @@ def _foreground(image: Tensor) -> Tensor:
     slopes = torch.stack(image_gradient_reference(image)).square().sum(0).sqrt()
     flat = (slopes <= FLAT * slopes.amax()).to(image)
     pool = avg_pool2d if image.ndim == 4 else avg_pool3d
-    share = pool(flat, ROUND, 1, ROUND // 2, count_include_pad=False)
-    return (share < 0.5).to(image)
+    # More flat or more not: beyond the border is neither. Of a stack of fewer planes avg_pool3d
+    # takes no padding of its own.
+    around = pad(flat - 0.5, [ROUND // 2] * 2 * (image.ndim - 2))
+    return (pool(around, ROUND, 1) < 0).to(image)
 
 
 def _explained(given: Tensor, values: Tensor) -> float:
