@@ -31,7 +31,7 @@ META = torch.device("meta")
 
 
 class FromHost(TorchDispatchMode):
-    """Notes what has to do with the CPU."""
+    """Notes what has to do with the CPU, if with any number: torch 2.11's checkpoints make none."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class FromHost(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         value = function(*args, **(kwargs or {}))
         tensors = [t for t in tree_leaves((args, kwargs, value)) if isinstance(t, Tensor)]
-        if any(tensor.is_cpu for tensor in tensors):
+        if any(tensor.is_cpu and tensor.numel() for tensor in tensors):
             self.seen.append(function._schema.name)
         return value
 
