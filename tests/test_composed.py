@@ -36,7 +36,7 @@ PULL = value_and_gradient_of(Objective("ncc", ALONE), MOVING, FIXED)
 def test_steps_lead_to_the_fixed_image_without_a_fold():
     start = torch.zeros(1, 3, *SIZE)
     found = composed(PULL, start, 30, (1, 1, 1))
-    assert PULL(found)[0] < 0.3 * PULL(start)[0]
+    assert PULL(found)[0] < 0.4 * PULL(start)[0]
     assert fold_certificate(found).folded_cells == 0
     assert not start.any()  # the caller's is left alone
 
@@ -60,7 +60,7 @@ def test_a_thick_slice_is_smoothed_across_less():
     peak[..., 7, 7, 7] = 1
     gradients = iter([(torch.tensor(1.0), peak.clone()), (torch.tensor(0.0), peak)])
     u = composed(lambda _: next(gradients), torch.zeros_like(peak), 1, (1, 1, 4))[0, 0].abs()
-    assert u[7, 7, 7] > u[10, 7, 7] == u[7, 10, 7] > 0.05
+    assert u[7, 7, 7] > u[10, 7, 7] > 0.05 and torch.isclose(u[10, 7, 7], u[7, 10, 7])
     assert u[7, 7, 10] == 0
 
 
@@ -98,14 +98,14 @@ def test_a_step_is_composed_and_not_added():
 def test_the_whole_is_smoothed_after_a_step():
     start = torch.randn(1, 2, 12, 10, generator=torch.Generator().manual_seed(3)) / 8
     found = composed(falling(torch.zeros_like), start, 2, (1, 1))
-    wanted = gaussian(gaussian(start, [0.5**0.5] * 2), [0.5**0.5] * 2)
+    wanted = gaussian(gaussian(start, [0.5] * 2), [0.5] * 2)
     assert torch.allclose(found, wanted, atol=1e-6) and not torch.equal(found, start)
 
 
 def test_what_folds_is_smoothed_until_it_does_not():
     """Rarely a composed field: so from one that folds."""
     start = 4 * torch.randn(1, 2, 24, 20, generator=torch.Generator().manual_seed(3))
-    assert fold_certificate(gaussian(start, [0.5**0.5] * 2)).folded_cells > 0
+    assert fold_certificate(gaussian(start, [0.5] * 2)).folded_cells > 0
     found = composed(falling(torch.zeros_like), start, 1, (1, 1))
     assert found is not start and found.any()
     assert fold_certificate(found).folded_cells == 0
@@ -147,7 +147,7 @@ def test_a_level_says_its_own_voxels(monkeypatch):
     images = [blob((40, 36, 8), spread) for spread in (6.0, 8.0)]
     objective = Objective("ncc", spacing=(1.0, 1.0, 3.0))
     calls = seen(monkeypatch, *images, objective, levels=2)
-    assert [call[2:] for call in calls] == [(25, [2, 2, 3]), (5, [1, 1, 3])]
+    assert [call[2:] for call in calls] == [(50, [2, 2, 3]), (10, [1, 1, 3])]
 
 
 def test_the_similarity_alone_is_followed_with_mask_and_channels(monkeypatch):
@@ -176,7 +176,7 @@ def test_landmarks_are_followed_with_the_images():
         found = diffreg.register(
             *images, affine="none", levels=2, landmarks=(here, here + APART, weight)
         )
-        assert found.metrics["objective"]["composed_steps"] == (25, 5)
+        assert found.metrics["objective"]["composed_steps"] == (50, 10)
         assert found.metrics["landmarks"]["after_mm"]["mean"] < most
 
 
@@ -226,5 +226,5 @@ def test_what_was_done_is_told():
     done = diffreg.register(*images, affine="none", levels=1, iterations=3, composed_steps=(4,))
     assert done.metrics["objective"]["composed_steps"] == 4
     usual = diffreg.register(*images, affine="none", levels=1, iterations=3)
-    assert usual.metrics["objective"]["composed_steps"] == 5
+    assert usual.metrics["objective"]["composed_steps"] == 10
     assert usual.metrics["folded_percent"] == 0

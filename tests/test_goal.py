@@ -102,10 +102,10 @@ def test_levels_and_iterations():
 
 
 def test_volumes_begin_with_composed_steps():
-    assert schedule_of().on((64, 64, 64)) == (3, (40, 40, 20), (50, 25, 5))
-    assert schedule_of().on((160, 160, 160)) == (4, (40, 40, 40, 20), (50, 50, 25, 5))
-    assert schedule_of().on((40, 64, 40)) == (2, (40, 20), (25, 5))
-    assert schedule_of(1).on((64, 64, 64)) == (1, 60, 5)
+    assert schedule_of().on((64, 64, 64)) == (3, (40, 40, 20), (100, 50, 10))
+    assert schedule_of().on((160, 160, 160)) == (4, (40, 40, 40, 20), (100, 100, 50, 10))
+    assert schedule_of().on((40, 64, 40)) == (2, (40, 20), (50, 10))
+    assert schedule_of(1).on((64, 64, 64)) == (1, 60, 10)
     assert schedule_of(composed_steps=0).on((40, 64, 40)) == (2, 60, 0)
     assert schedule_of(composed_steps=(9, 0)).on((64, 64)) == (3, (40, 40, 20), (9, 9, 0))
     with pytest.raises(ValueError, match="composed_steps must be at least 0, got -1"):

@@ -132,8 +132,8 @@ _SEARCHES = {
     "iterations 40, 40, 40": Setting(iterations=FINE),
     "iterations 100, 100, 60": Setting(iterations=LONG),
     "two starts": Setting(second=0.25),
-    "composed steps 50, 25, 5": Setting(steps=COMPOSED_STEPS),
-    "composed steps 100, 50, 10": Setting(steps=(100, 50, 10)),
+    "composed steps 50, 25, 5": Setting(steps=(50, 25, 5)),
+    "composed steps 100, 50, 10": Setting(steps=COMPOSED_STEPS),
 }
 WITHIN = {
     **_SEARCHES,

@@ -70,7 +70,7 @@ def add_minimised(command: argparse.ArgumentParser) -> None:
         "--composed-steps",
         type=_composed_steps,
         metavar="N|N,N,...",
-        help="steps with which levels begin, told as iterations are, 0: none (50,25,5 of "
+        help="steps with which levels begin, told as iterations are, 0: none (100,50,10 of "
         "volumes, 0 of slices and from a start)",
     )
 
@@ -231,7 +231,7 @@ def _iterations(text: str) -> int | tuple[int, ...]:
 
 
 def _composed_steps(text: str) -> int | tuple[int, ...]:
-    return _of_levels(text, 0, "50,25,5")
+    return _of_levels(text, 0, "100,50,10")
 
 
 def _of_levels(text: str, least: int, example: str) -> int | tuple[int, ...]:

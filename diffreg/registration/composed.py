@@ -1,12 +1,12 @@
 """Composed, smoothed steps, as greedy and ANTs take them: how a level may begin.
 
-    d = -h g / max |g|          g: gradient of the similarity alone, smoothed by 1.73 voxels
-    u <- u o (id + d) + d       smoothed by 0.71 voxels
+    d = -g / max |g|            g: gradient of the similarity alone, smoothed by 1.73 voxels
+    u <- u o (id + d) + d       smoothed by half a voxel
 
 No energy of u holds it back, so volumes find their way to better minima than by the objective's own
-steps from coarse to fine. h falls from a voxel of the level to a tenth of it. A step is that long
-however little there is to gain: what they came to is kept where the similarity fell. Landmarks
-count with the similarity. Steps are in voxels, the smoothing is by the shortest axis's length.
+steps from coarse to fine. A step is a voxel of the level long however little there is to gain: what
+they came to is kept where the similarity fell. Landmarks count with the similarity. Steps are in
+voxels, the smoothing is by the shortest axis's length.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from diffreg.registration.descent import ValueAndGradient
 from diffreg.registration.smoothing import smoothed
 from diffreg.registration.unfolded import is_unfolded
 
-OF_STEP, OF_WHOLE = 3**0.5, 0.5**0.5  # standard deviations, voxels: greedy's
-LAST = 0.1  # voxels, the longest vector of the last step
+OF_STEP, OF_WHOLE = 3**0.5, 0.5  # standard deviations, voxels; greedy's, and less than its .71
 LEAST = 0.05  # of a standard deviation that does anything
 
 
@@ -59,7 +58,7 @@ def composed(
     """
     voxels = [min(spacing) / length for length in spacing]
     start, before = u, None
-    for k in range(count):
+    for number in range(1, count + 1):
         value, gradient = similarity(u)
         before = value if before is None else before
         gradient = gaussian(gradient, [OF_STEP * part for part in voxels])
@@ -68,10 +67,9 @@ def composed(
         # By a power of two, or squares overflow; made of one number: ldexp takes it voxel by voxel.
         gradient.mul_(torch.ldexp(torch.ones_like(low), -exponent))
         square = gradient.square().sum(1).max().clamp(min=torch.finfo(u.dtype).tiny)
-        length = 1 - (1 - LAST) * k / max(1, count - 1)
-        step = gradient.mul_(-length / square.sqrt())
+        step = gradient.mul_(-square.rsqrt())
         u = gaussian(warp(u, step, padding="border").add_(step), [OF_WHOLE * v for v in voxels])
-        report(k + 1)
+        report(number)
     u = smoothed(u)
     kept = before is not None and bool(similarity(u)[0] < before) and is_unfolded(u)
     return u if kept else start

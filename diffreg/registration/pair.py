@@ -138,8 +138,8 @@ def register(
             method goes on from there on the images' own grid alone, by 60 iterations where
             `iterations` is None. Of fields alone the nearest affine map is the affine start.
         composed_steps: of the variational method, steps (`diffreg.registration.composed`) with
-            which levels begin, told as iterations are, 0: none. None: (50, 25, 5) of volumes, 0 of
-            slices and from a start that has a field.
+            which levels begin, told as iterations are, 0: none. None: (100, 50, 10) of volumes, 0
+            of slices and from a start that has a field.
 
     Returns:
         The registration.

@@ -14,7 +14,7 @@ from diffreg.registration.pyramid import possible_levels
 
 LEVELS = 6
 ITERATIONS = (40, 40, 20)
-COMPOSED_STEPS = (50, 25, 5)  # of volumes
+COMPOSED_STEPS = (100, 50, 10)  # of volumes
 FEW = 60  # iterations on each level where there are fewer than three, or, with composed steps, two
 
 
@@ -49,7 +49,7 @@ def composed_steps_on(
     Example:
         >>> from diffreg.registration.schedule import composed_steps_on
         >>> composed_steps_on(4, 3), composed_steps_on(2, 3), composed_steps_on(2, 2)
-        ([50, 50, 25, 5], [25, 5], [0, 0])
+        ([100, 100, 50, 10], [50, 10], [0, 0])
     """
     if steps is None:
         steps = COMPOSED_STEPS if dimensions == 3 else 0

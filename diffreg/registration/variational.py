@@ -103,7 +103,7 @@ def register_variational(
             (N, C, *S) (`diffreg.registration.terms`); None: one similarity of all of them.
         landmarks: points that are to meet, in every sample (`diffreg.registration.landmarks`).
         composed_steps: steps (`diffreg.registration.composed`) with which levels begin, told as
-            iterations are, 0: none. None: 50, 25, 5 of volumes, 0 of slices and from a start.
+            iterations are, 0: none. None: 100, 50, 10 of volumes, 0 of slices and from a start.
 
     Returns:
         Displacement (N, D, *S), voxels; every determinant is positive.
