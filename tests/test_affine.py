@@ -137,6 +137,16 @@ def test_what_the_map_does_is_told():
     assert "scaled by +10 %; NCC 0." in found.words and "on the common voxels" in found.words
 
 
+def test_what_was_compared_is_told():
+    """Where headers leave hardly a voxel in common, two numbers are of different voxels."""
+    moving = phantom(3)
+    away = moving.affine.copy()
+    away[0, 3] += 0.93 * SPACING * SIZE[3][0]
+    found = register_affine(Image(moving.data, away), phantom(3), "translation", "ncc")
+    assert found.kept and not found.in_common and " on other voxels" in found.words
+    assert apart(found.matrix, np.linalg.inv(moving.affine @ np.linalg.inv(away))) < SPACING / 4
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_cropped_image_is_found(axis):
     world = MISPLACED["rigid"]

@@ -29,11 +29,12 @@ Written by bench/compare/search.py. Every pair is registered with every setting,
 changes a thing or two of what `register` does with slices where nothing is said ("{USUAL}", the
 first of each table). It is what it did with volumes, too, until 30 November 2026; they begin with
 composed steps since, now with "composed steps {", ".join(map(str, COMPOSED_STEPS))}". q is how many
-of the finest voxels a level's is long, whose fourth power the bending of a level is multiplied by. Images are prepared as
-by `register`; pairs are on one grid, without an affine start. Numbers of iterations and of composed
-steps are those of the finest three levels; where an image bears two, of those (60 iterations each
-where there are no composed steps). "Two starts": from a registration with a quarter of the bending
-as well, on the finest level; the lower objective stays. "One level fewer" is without the coarsest.
+of the finest voxels a level's is long, whose fourth power the bending of a level is multiplied by.
+Images are prepared as by `register`; pairs are on one grid, without an affine start. Numbers of
+iterations and of composed steps are those of the finest three levels; where an image bears two, of
+those (60 iterations each where there are no composed steps). "Two starts": from a registration with
+a quarter of the bending as well, on the finest level; the lower objective stays. "One level fewer"
+is without the coarsest.
 
 Accuracy is the Dice of the labels that both images have (heads 130, in slices those of 20 voxels or
 more), and of MR / simulated CT minus the mean error of the displacement in the body, voxels. The

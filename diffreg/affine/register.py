@@ -46,13 +46,15 @@ class AffineStart:
         similarity: "ncc", "mi" or "lncc".
         start: what the search began from where it found the map: "header", "centres of mass",
             "centres of the grids", or "turned by 90 degrees about the centres of mass".
-        before: the similarity by the headers alone, more is better, on the common voxels.
+        before: the similarity by the headers alone, more is better.
         after: the same by the map.
         kept: whether the map was better; else `matrix` is the identity. Where the images are one by
             the headers, or correlate by `ONE_CONTRAST` and less by the map, it is not.
         seconds: wall time.
         centre: (3,), the middle of the fixed image, RAS mm, whose shift is told.
         search: whether any turn was looked for.
+        in_common: whether both are over the voxels that both compare; each over its own where those
+            are less than `COMMON` of the fixed image, and then how many they are decides, too.
     """
 
     matrix: np.ndarray
@@ -65,6 +67,7 @@ class AffineStart:
     seconds: float
     centre: np.ndarray
     search: bool = False
+    in_common: bool = True
 
     @property
     def decomposition(self) -> Decomposition:
@@ -84,8 +87,8 @@ class AffineStart:
         scaled = f", scaled by {100 * (scale - 1):+.0f} %" if abs(scale - 1) >= 0.005 else ""
         return (
             f"{head}: turned by {turn:.1f} degrees, shifted by {shift:.1f} mm{scaled}; "
-            f"{name} {self.before:.2f} -> {self.after:.2f} on the common voxels, "
-            f"{self.seconds:.1f} s"
+            f"{name} {self.before:.2f} -> {self.after:.2f} on "
+            f"{'the common' if self.in_common else 'other'} voxels, {self.seconds:.1f} s"
         )
 
 
@@ -172,12 +175,13 @@ def found_affine(
         world, start, finest = identity, "header", levels(*pair, similarity)[-1]
     else:
         (start, world, _), finest = best_map(*pair, kind, similarity, search)
-    (before, loss_before), (after, loss_after) = _judged(finest, torch.stack([identity, world]))
+    judged, in_common = _judged(finest, torch.stack([identity, world]))
+    (before, loss_before), (after, loss_after) = judged
     kept = loss_after < loss_before and not _correlate_less(finest, torch.stack([identity, world]))
     matrix = frame @ _embedded(world.numpy()) @ np.linalg.inv(frame) if kept else np.eye(4)
     seconds = time.perf_counter() - begin
     known = kind, similarity, start, before, after if kept else before, kept, seconds
-    return AffineStart(matrix, *known, fixed.grid.centre, search)
+    return AffineStart(matrix, *known, fixed.grid.centre, search, in_common)
 
 
 def compared_by(similarity: str | Iterable[str] | None) -> str:
@@ -253,17 +257,18 @@ def _counted(image: Image, mask: Image | None) -> tuple[Tensor, Tensor | None]:
     return values, None if bool(chosen.all()) else chosen.to(torch.float32)
 
 
-def _judged(level: AffineLoss, worlds: Tensor) -> list[tuple[float, float]]:
-    """Similarity and loss of two maps, on the common voxels; each on its own if those are few."""
+def _judged(level: AffineLoss, worlds: Tensor) -> tuple[list[tuple[float, float]], bool]:
+    """Similarity and loss of two maps, on common voxels or, where those are few, on its own."""
     with torch.no_grad():
         cover = level.cover(worlds)
         common = cover.prod(0, keepdim=True)
-        if float(sums(common * level.shown)) < COMMON:
-            loss, value = level(worlds), level.compared(worlds, cover)
-        else:
+        in_common = float(sums(common * level.shown)) >= COMMON
+        if in_common:
             loss = value = level.compared(worlds, common.expand_as(cover).contiguous())
+        else:
+            loss, value = level(worlds), level.compared(worlds, cover)
     shown = -value if level.similarity == "mi" else 1 - value
-    return list(zip(shown.tolist(), loss.tolist(), strict=True))
+    return list(zip(shown.tolist(), loss.tolist(), strict=True)), in_common
 
 
 def _same(moving: Image, fixed: Image) -> bool:
